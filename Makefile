@@ -1,0 +1,41 @@
+# The two commands that a new machine needs are `make demo` and `make test`; the others are for those who work here.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check bench install clean
+
+demo: install  ## simulate, train three families with DDP, and show the leaderboard
+	$(BIN)/symbench data prepare quickstart
+	$(BIN)/symbench run quickstart
+	$(BIN)/symbench sync quickstart
+	$(BIN)/symbench leaderboard quickstart --html runs/quickstart.html
+	@echo
+	@echo "The report:   runs/quickstart.html   (open it in a browser)"
+	@echo "MLflow:       $(BIN)/symbench ui quickstart   (starts a server on this machine and prints the links)"
+
+test: install  ## the tests; parts that need what is not here are skipped and say why
+	$(BIN)/pytest
+
+check: install  ## what CI runs: format, lint, types, import directions, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench: install  ## cost of each baseline beside a plain convolution of the same width
+	$(BIN)/python -m benchmark.bench
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else "symbench needs Python 3.10 to 3.13; say which with `make PYTHON=python3.11 ...`")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:  ## remove the environment; the store (runs/) stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
