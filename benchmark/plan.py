@@ -1,0 +1,145 @@
+"""What a suite still has to do, and what that will cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from . import registry
+from .baseline import Task
+from .cell import Cell
+from .recorder import FINAL_STATES
+from .run import build
+from .suite import Suite
+
+BACKWARD_COST = 2
+"""A backward pass costs about two forward passes."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A finished training: what `cell` took."""
+
+    cell: Cell
+    training_seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds for one cell on this machine, early stopping left out; `measured` from a finished sibling."""
+
+    seconds: float
+    measured: bool
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """The cells of one dataset, level and model."""
+
+    dataset: str
+    preset: str
+    level: int | float | str
+    model: str
+    cells: int
+    finished: int
+    estimated_seconds: float
+    measured: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`left` are the cells still to run, in the suite's order; seconds are for one after another."""
+
+    rows: tuple[PlanRow, ...]
+    left: tuple[Cell, ...]
+    estimated_seconds: float
+
+
+def make_plan(suite: Suite, states: Mapping[str, str], timings: Iterable[Timing]) -> Plan:
+    """Compare `suite` with the `states` of its cells (by id) and estimate what is left."""
+    left = tuple(cell for cell in suite.cells if states.get(cell.id) not in FINAL_STATES)
+    known = {_like(timing.cell): timing.training_seconds for timing in timings}
+    groups: dict[tuple[str, str, int | float | str, str], list[Cell]] = {}
+    for cell in suite.cells:
+        key = (cell.dataset.name, cell.dataset.preset, cell.dataset.level, cell.model.name)
+        groups.setdefault(key, []).append(cell)
+    open_ids = {cell.id for cell in left}
+    rows = []
+    for key, cells in groups.items():
+        waiting = [cell for cell in cells if cell.id in open_ids]
+        estimates = [_estimate(cell, known) for cell in waiting]
+        rows.append(
+            PlanRow(
+                *key,
+                cells=len(cells),
+                finished=len(cells) - len(waiting),
+                estimated_seconds=sum(estimate.seconds for estimate in estimates),
+                measured=all(estimate.measured for estimate in estimates),
+            )
+        )
+    return Plan(tuple(rows), left, sum(row.estimated_seconds for row in rows))
+
+
+def _estimate(cell: Cell, known: Mapping[str, float]) -> Estimate:
+    if _like(cell) in known:
+        return Estimate(known[_like(cell)], measured=True)
+    return Estimate(_flops(cell) / _flops_per_second(), measured=False)
+
+
+def _like(cell: Cell) -> str:
+    """Cells that cost the same: equal but for seed and level."""
+    dataset = cell.dataset.model_copy(update={"level": 0})
+    return cell.model_copy(update={"seed": 0, "dataset": dataset}).model_dump_json()
+
+
+def _flops(cell: Cell) -> float:
+    """Floating-point operations of training and evaluating the cell, counted on one forward pass."""
+    dataset = registry.dataset(cell.dataset.name)
+    side = dataset.presets[cell.dataset.preset].cells
+    forward = _forward_flops(
+        cell.model_copy(update={"seed": 0, "dataset": cell.dataset.model_copy(update={"level": 0})}).model_dump_json(),
+        Task(cell.dataset.name, cell.protocol.input_frames, dataset.channels, side, side),
+    )
+    windows = {
+        name: len(split.runs) * len(split.starts) * split.steps
+        for name, split in dataset.splits(cell.protocol, cell.dataset.preset).items()
+    }
+    trained = registry.model(cell.model.name).trained
+    each_epoch = windows["train"] * (1 + BACKWARD_COST) + windows["validation"]
+    epochs = cell.train.epochs if trained else 0
+    return forward * (epochs * each_epoch + windows["future"] + windows["domain"])
+
+
+@cache
+def _forward_flops(cell_json: str, task: Task) -> float:
+    cell = Cell.model_validate_json(cell_json)
+    if registry.model(cell.model.name).supports(task) is not None:
+        return 0.0
+    model = build(cell, task).eval()
+    window = torch.zeros(1, task.input_frames, task.channels, task.height, task.width)
+    # Not inference_mode: the counter's hooks look for a graph.
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(window)
+    return float(counter.get_total_flops())
+
+
+@cache
+def _flops_per_second() -> float:
+    """Of a small convolution on the device that training would use."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    channels, side, batch = 64, 64, 16
+    convolution = torch.nn.Conv2d(channels, channels, 3, padding=1).to(device)
+    x = torch.randn(batch, channels, side, side, device=device)
+    repeats = 4
+    with torch.inference_mode():
+        convolution(x).sum().item()
+        started = time.perf_counter()
+        for _ in range(repeats):
+            convolution(x).sum().item()
+        seconds = time.perf_counter() - started
+    return repeats * 2 * batch * channels**2 * 9 * side**2 / seconds

@@ -1,0 +1,151 @@
+"""Finds baselines and datasets because their files lie in the right folder; nothing is registered by hand."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .baseline import Baseline
+    from .data.dataset import Dataset
+
+ENTRY_POINTS = "symbench.models"
+_plugins: dict[str, Path] = {}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a baseline or dataset comes from, and how to import it."""
+
+    origin: str
+    load: Callable[[], ModuleType]
+
+
+def add_plugin(path: Path) -> str:
+    """Make the baseline in the file `path` known under the file's name; returns the name."""
+    path = path.expanduser().resolve()
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"--plugin {path}: not a Python file")
+    if path.stem in _module_names("models") or _plugins.get(path.stem, path) != path:
+        raise UserError(f"--plugin {path}: a baseline named {path.stem!r} exists; rename the file")
+    _plugins[path.stem] = path
+    return path.stem
+
+
+def plugin_paths() -> tuple[Path, ...]:
+    """The plug-ins of this process, to be handed on to the workers."""
+    return tuple(_plugins.values())
+
+
+def model_names() -> list[str]:
+    """All known baselines, by name, without importing one."""
+    return sorted(_model_sources())
+
+
+def dataset_names() -> list[str]:
+    """All known datasets, by name."""
+    return sorted(_dataset_classes())
+
+
+def model(name: str) -> type[Baseline]:
+    """The baseline class called `name`. UserError: unknown name (with the nearest), or its file is broken."""
+    sources = _model_sources()
+    if name not in sources:
+        raise UserError(unknown("model", name, sources))
+    return _only_class(name, sources[name], "Baseline")
+
+
+def dataset(name: str) -> Dataset:
+    """The dataset called `name`. UserError: unknown name (with the nearest)."""
+    classes = _dataset_classes()
+    if name not in classes:
+        raise UserError(unknown("dataset", name, sorted(classes)))
+    return classes[name]()
+
+
+def unknown(kind: str, name: object, valid: Iterable[object]) -> str:
+    """The sentence for a name that does not exist: what is nearest, and what would be right."""
+    choices = [str(choice) for choice in valid]
+    near = difflib.get_close_matches(str(name), choices, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {str(name)!r}{hint} (valid: {', '.join(choices)})"
+
+
+@cache
+def _module_names(folder: str) -> tuple[str, ...]:
+    path = Path(__file__).parent / folder
+    return tuple(info.name for info in pkgutil.iter_modules([str(path)]) if not info.ispkg)
+
+
+@cache
+def _dataset_classes() -> dict[str, type[Dataset]]:
+    """Module name -> class, for the modules of data/ that define a dataset; the others are shared parts."""
+    modules = {name: importlib.import_module(f"{__package__}.data.{name}") for name in _module_names("data")}
+    defined = {name: _subclasses(module, "Dataset") for name, module in modules.items()}
+    return {name: classes[0] for name, classes in defined.items() if classes}
+
+
+def _model_sources() -> dict[str, Source]:
+    modules = {name: f"{__package__}.models.{name}" for name in _module_names("models")}
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        modules.setdefault(entry.name, entry.module)
+    sources = {name: Source(origin, partial(importlib.import_module, origin)) for name, origin in modules.items()}
+    for name, path in _plugins.items():
+        sources[name] = Source(str(path), partial(_import_file, name, path))
+    return sources
+
+
+def _import_file(name: str, path: Path) -> ModuleType:
+    qualified = f"symbench_plugin_{name}"
+    if qualified in sys.modules:
+        return sys.modules[qualified]
+    spec = importlib.util.spec_from_file_location(qualified, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[qualified] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[qualified]
+        raise
+    return module
+
+
+def _only_class(name: str, source: Source, base: str) -> type:
+    """The one subclass of `base` that the module defines."""
+    try:
+        module = source.load()
+    except Exception as error:  # a plug-in may raise anything; it is refused by name
+        raise UserError(f"{name} ({source.origin}) cannot be imported: {type(error).__name__}: {error}") from error
+    defined = _subclasses(module, base)
+    if len(defined) != 1:
+        raise UserError(f"{name} ({source.origin}) must define one subclass of {base}, found {len(defined)}")
+    missing = sorted(getattr(defined[0], "__abstractmethods__", ()))
+    if missing:
+        raise UserError(f"{name} ({source.origin}): {defined[0].__name__} lacks {', '.join(missing)}")
+    return defined[0]
+
+
+def _subclasses(module: ModuleType, base: str) -> list[type]:
+    """The classes that `module` itself defines on top of the contract called `base`."""
+    return [
+        member
+        for member in vars(module).values()
+        if inspect.isclass(member)
+        and member.__module__ == module.__name__
+        and base in {parent.__name__ for parent in member.__mro__[1:]}
+    ]

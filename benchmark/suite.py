@@ -1,0 +1,308 @@
+"""A suite: the YAML that a person writes, checked against the registry and expanded into cells.
+
+Wherever a scalar is allowed, a list is an axis of the grid. Every mistake is reported with file, line and key.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError
+
+from . import registry
+from .cell import Cell, DatasetChoice, Frozen, ModelChoice, PositiveInt, Protocol, Training
+from .errors import UserError
+
+SUITES_FOLDER = Path(__file__).parent.parent / "suites"
+Location = tuple[str | int, ...]
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+class Resources(Frozen):
+    """Where a cell's ranks run; none of this changes a result.
+
+    `gpus` is the number of GPUs (one rank on each), 0 the CPU; left out, the GPUs that are there are used, up to
+    `ranks`, and the CPU where there is none. `ranks` is the number of processes on a CPU.
+    """
+
+    gpus: Annotated[int, Field(ge=0)] | None = None
+    ranks: PositiveInt = 1
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named list of cells, each once, in the order of the file."""
+
+    name: str
+    path: Path
+    cells: tuple[Cell, ...]
+    resources: Resources
+
+    def only(self, expression: str) -> Suite:
+        """The cells for which every `key=value` of the comma-separated expression holds.
+
+        Keys: dataset, preset, level, model, seed, id, and every field of the models' Config. UserError: no such
+        key, or no cell is left.
+        """
+        cells = self.cells
+        for clause in filter(None, (part.strip() for part in expression.split(","))):
+            key, equals, value = (part.strip() for part in clause.partition("="))
+            if not equals:
+                raise UserError(f"--only {expression!r}: {clause!r} is not of the form key=value")
+            valid = sorted({known for cell in self.cells for known in _describe(cell)})
+            if key not in valid:
+                raise UserError(f"--only {expression!r}: {registry.unknown('key', key, valid)}")
+            values = {str(_describe(cell)[key]) for cell in cells if key in _describe(cell)}
+            cells = tuple(cell for cell in cells if str(_describe(cell).get(key)) == value)
+            if not cells:
+                raise UserError(f"--only {expression!r}: {registry.unknown(key, value, sorted(values))}")
+        return Suite(self.name, self.path, cells, self.resources)
+
+
+def available() -> list[str]:
+    """Names of the suites that come with symbench."""
+    return sorted(path.stem for path in SUITES_FOLDER.glob("*.yaml"))
+
+
+def load(name_or_path: str) -> Suite:
+    """Read, validate and expand a suite, named or as a path. UserError: all that is wrong with it, a line each."""
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = SUITES_FOLDER / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise UserError(f"{registry.unknown('suite', name_or_path, available())}; or give a path to a .yaml file")
+    return _Reader(path).suite()
+
+
+class _Reader:
+    """Validates one file; knows the line of every key."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.errors: list[tuple[int, str]] = []
+        self.tree = self._parse()
+
+    def suite(self) -> Suite:
+        required, optional = ("name", "datasets", "models"), ("protocol", "seeds", "train", "resources")
+        self._check_keys((), self.tree, (*required, *optional))
+        for key in required:
+            if key not in self.tree:
+                self._error((), f"the key {key!r} is missing")
+        self._stop_on_errors()
+
+        name = self.tree["name"]
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            self._error(("name",), "must be a line of text")
+        datasets = list(self._choices("datasets", self._datasets))
+        models = list(self._choices("models", self._models))
+        protocol_tree = self.tree.get("protocol", {})
+        if isinstance(protocol_tree, str):
+            protocol_tree = {"name": protocol_tree}
+        protocols = self._grid(("protocol",), protocol_tree, Protocol)
+        trainings = self._grid(("train",), self.tree.get("train", {}), Training)
+        resources = self._grid(("resources",), self.tree.get("resources", {}), Resources)
+        seeds = self._axis(("seeds",), self.tree.get("seeds", [0]))
+        self._stop_on_errors()
+        if len(resources) != 1:
+            self._error(("resources",), "takes no lists: resources are not an axis of the grid")
+        self._check_splits(datasets, protocols)
+        self._check_batches(trainings, resources[0])
+        self._stop_on_errors()
+
+        cells: dict[str, Cell] = {}
+        for dataset, model, protocol, train, (index, seed) in itertools.product(
+            datasets, models, protocols, trainings, enumerate(seeds)
+        ):
+            if index > 0 and not registry.model(model.name).trained:
+                continue
+            cell = self._validated(
+                ("seeds",),
+                Cell,
+                {"dataset": dataset, "model": model, "protocol": protocol, "train": train, "seed": seed},
+            )
+            if cell is not None:
+                cells.setdefault(cell.id, cell)
+        self._stop_on_errors()
+        return Suite(name, self.path, tuple(cells.values()), resources[0])
+
+    def _parse(self) -> CommentedMap:
+        try:
+            tree = YAML(typ="rt").load(self.path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path}: is not UTF-8 text") from error
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            where = f"{self.path}:{mark.line + 1}" if mark else str(self.path)
+            raise UserError(
+                f"{where}: not valid YAML: {(error.problem or 'cannot be parsed').splitlines()[0]}"
+            ) from error
+        if not isinstance(tree, CommentedMap):
+            raise UserError(f"{self.path}:1: a suite is a mapping with the keys name, datasets and models")
+        return tree
+
+    def _choices(self, section: str, expand: typing.Callable[..., Iterator[Any]]) -> Iterator[Any]:
+        """Each entry of a section: a bare name, or `name: {field: value or list}`."""
+        entries = self.tree[section]
+        if not isinstance(entries, CommentedSeq) or not entries:
+            self._error((section,), "must be a list of names, each with its settings if it has any")
+            return
+        for index, entry in enumerate(entries):
+            where: Location = (section, index)
+            name, settings = entry, {}
+            if isinstance(entry, CommentedMap) and len(entry) == 1:
+                ((name, settings),) = entry.items()
+                where = (section, index, name)
+            if not isinstance(name, str) or not isinstance(settings or {}, dict):
+                self._error(where, "must be a name, or a name with its settings: `- name: {key: value}`")
+                continue
+            yield from expand(where, name, settings or {})
+
+    def _datasets(self, where: Location, name: str, settings: Mapping[str, Any]) -> Iterator[DatasetChoice]:
+        if name not in registry.dataset_names():
+            self._error(where, registry.unknown("dataset", name, registry.dataset_names()))
+            return
+        dataset = registry.dataset(name)
+        defaults = {"name": name, "level": list(dataset.levels), "preset": next(iter(dataset.presets))}
+        for choice in self._grid(where, {**defaults, **settings}, DatasetChoice, own=("level", "preset", "grid")):
+            for key, value, valid in (
+                ("level", choice.level, dataset.levels),
+                ("preset", choice.preset, tuple(dataset.presets)),
+            ):
+                if value not in valid:
+                    self._error((*where, key), registry.unknown(f"{key} of {name}", value, valid))
+            yield choice
+
+    def _models(self, where: Location, name: str, settings: Mapping[str, Any]) -> Iterator[ModelChoice]:
+        try:
+            config_class = registry.model(name).Config
+        except UserError as error:
+            self._error(where, str(error))
+            return
+        for config in self._grid(where, settings, config_class):
+            yield ModelChoice(name=name, config=config.model_dump(mode="json"))
+
+    def _grid(
+        self, where: Location, settings: Any, schema: type[Settings], own: Sequence[str] | None = None
+    ) -> list[Settings]:
+        """Every combination of the lists in `settings`, validated; empty where something is wrong."""
+        if not isinstance(settings, Mapping):
+            self._error(where, "must be a mapping of keys to values")
+            return []
+        valid = tuple(schema.model_fields) if own is None else own
+        if not self._check_keys(where, {key: None for key in settings if key != "name" or own is None}, valid):
+            return []
+        axes = {}
+        for key, value in settings.items():
+            takes_list = _is_sequence(schema.model_fields[key].annotation)
+            is_axis = isinstance(value, list) and not (takes_list and not any(isinstance(v, list) for v in value))
+            axes[key] = self._axis((*where, key), value) if is_axis else [_plain(value)]
+        points = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
+        validated = (self._validated(where, schema, point) for point in points)
+        return [point for point in validated if point is not None]
+
+    def _axis(self, where: Location, values: Any) -> list[Any]:
+        axis = _plain(values) if isinstance(values, list) else [_plain(values)]
+        if not axis:
+            self._error(where, "an empty list leaves nothing to run")
+        repeated = [value for index, value in enumerate(axis) if value in axis[:index]]
+        if repeated:
+            self._error(where, f"{repeated[0]!r} stands there twice")
+        return axis
+
+    def _validated(self, where: Location, schema: type[Settings], point: Mapping[str, Any]) -> Settings | None:
+        try:
+            if schema is Cell:
+                return schema.model_validate(point)
+            return schema.model_validate_json(json.dumps(point))  # where a list may stand for a tuple
+        except ValidationError as error:
+            for problem in error.errors():
+                location = (*where, *problem["loc"][:1])
+                self._error(location, f"{problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})")
+        return None
+
+    def _check_keys(self, where: Location, mapping: Mapping[str, Any], valid: Sequence[str]) -> bool:
+        wrong = [key for key in mapping if key not in valid]
+        for key in wrong:
+            self._error((*where, key), registry.unknown("key", key, valid))
+        return not wrong
+
+    def _check_splits(self, datasets: Sequence[DatasetChoice], protocols: Sequence[Protocol]) -> None:
+        for (name, preset), protocol in itertools.product({(d.name, d.preset) for d in datasets}, protocols):
+            try:
+                registry.dataset(name).splits(protocol, preset)
+            except UserError as error:
+                self._error(("protocol",), f"{name} ({preset}): {error}")
+
+    def _check_batches(self, trainings: Sequence[Training], resources: Resources) -> None:
+        ranks = resources.gpus or resources.ranks
+        for size in {train.batch_size for train in trainings if train.batch_size % ranks}:
+            self._error(
+                ("train", "batch_size"),
+                f"{size} is not divisible by the {ranks} ranks of `resources`; it is the global batch",
+            )
+
+    def _error(self, where: Location, message: str) -> None:
+        line, name = self._line(where), ".".join(str(part) for part in where)
+        self.errors.append((line, f"{self.path}:{line}: {name + ': ' if name else ''}{message}"))
+
+    def _line(self, where: Location) -> int:
+        """The line of the deepest part of `where` that stands in the file."""
+        node: Any = self.tree
+        line = int(node.lc.line)
+        for part in where:
+            if not isinstance(node, CommentedMap | CommentedSeq):
+                break
+            try:
+                line = int(node.lc.key(part)[0] if isinstance(node, CommentedMap) else node.lc.item(part)[0])
+                node = node[part]
+            except (KeyError, IndexError, TypeError):
+                break
+        return line + 1
+
+    def _stop_on_errors(self) -> None:
+        if self.errors:
+            raise UserError("\n".join(dict.fromkeys(message for _, message in sorted(self.errors))))
+
+
+def _describe(cell: Cell) -> dict[str, Any]:
+    """What `--only` can ask of a cell."""
+    dataset = cell.dataset
+    return {
+        **cell.model.config,
+        "dataset": dataset.name,
+        "preset": dataset.preset,
+        "level": dataset.level,
+        "model": cell.model.name,
+        "seed": cell.seed,
+        "id": cell.id,
+    }
+
+
+def _is_sequence(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    if origin in (list, tuple):
+        return True
+    return any(_is_sequence(argument) for argument in typing.get_args(annotation))
+
+
+def _plain(value: Any) -> Any:
+    """Without ruamel's round-trip types, which remember how a scalar was written."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value

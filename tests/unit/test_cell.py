@@ -1,0 +1,55 @@
+"""The identity of a cell."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol, Training
+
+
+def a_cell(**changes: object) -> Cell:
+    fields = {
+        "dataset": DatasetChoice(name="smoke_rotation_levels", level=3, preset="small"),
+        "model": ModelChoice(name="convnet", config={"hidden": 64, "layers": 5, "kernel_size": 3}),
+        "protocol": Protocol(),
+        "train": Training(),
+        "seed": 0,
+    }
+    return Cell.model_validate({**fields, **changes})
+
+
+def test_identity_is_golden() -> None:
+    """A change here makes every stored result unknown: raise SCHEMA_VERSION only when a field changes its meaning."""
+    assert a_cell().id == "1633edef2a8de423"
+
+
+def test_identity_survives_json_and_key_order() -> None:
+    cell = a_cell()
+    document = json.loads(cell.model_dump_json())
+    assert Cell.model_validate(dict(reversed(document.items()))).id == cell.id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"train": Training(learning_rate=2e-3)},
+        {"protocol": Protocol(name="icml2022")},
+        {"dataset": DatasetChoice(name="smoke_rotation_levels", level=3, preset="small", grid="staggered")},
+        {"model": ModelChoice(name="convnet", config={"hidden": 65, "layers": 5, "kernel_size": 3})},
+    ],
+)
+def test_identity_changes_with_everything_that_changes_the_result(changes: dict[str, object]) -> None:
+    assert a_cell(**changes).id != a_cell().id
+
+
+@pytest.mark.parametrize("value", ["1", 1.5, -1, True, 2**31])
+def test_seed_is_strict(value: object) -> None:
+    with pytest.raises(ValidationError):
+        a_cell(seed=value)
+
+
+def test_nan_is_no_setting() -> None:
+    with pytest.raises(ValidationError):
+        Training(learning_rate=float("nan"))
