@@ -1,0 +1,193 @@
+"""How a field lies on disk: one HDF5 file for each (dataset, preset, level), complete or absent.
+
+The file holds one contiguous, uncompressed data set `field` (run, time, component, x, y) float32; all else is
+attributes of the root, structured ones as JSON. The checksum covers the field, so that equal fields have equal
+checksums whatever wrote them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, cast
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..cell import Level
+from ..errors import MachineError, UserError
+from ..groups import Grid, to_cell_centers
+from .dataset import EquivarianceError, Simulation
+
+FORMAT = "symbench field"
+FORMAT_VERSION = 1
+AXES = ("run", "time", "component", "x", "y")
+UNITS = {"field": "length / time", "spacing": "length", "time_step": "time"}
+LIBRARIES = ("phiflow", "numpy", "scipy", "torch", "h5py")
+
+
+@dataclass(frozen=True)
+class StoredField:
+    """A file read back: `field` is (run, time, 2, H, W) float32 on the CPU, the rest as `Simulation` has it."""
+
+    path: Path
+    dataset: str
+    preset: str
+    level: Level
+    field: Tensor
+    grid: Grid
+    spacing: float
+    time_step: float
+    parameters: Mapping[str, Any]
+    run_parameters: tuple[Mapping[str, Any], ...]
+    equivariance_errors: tuple[EquivarianceError, ...]
+    libraries: Mapping[str, str]
+    checksum: str
+
+    @property
+    def mean_absolute_error(self) -> float:
+        """The data equivariance error: the mean over the group elements, in the units of the field."""
+        return fmean(error.absolute for error in self.equivariance_errors)
+
+    @property
+    def mean_relative_error(self) -> float:
+        """The same, relative to the field."""
+        return fmean(error.relative for error in self.equivariance_errors)
+
+
+def data_path(folder: Path, dataset: str, preset: str, level: Level) -> Path:
+    """Where the field of a level lies under the data folder."""
+    return folder / dataset / preset / f"level_{level}.h5"
+
+
+def write(path: Path, dataset_name: str, preset: str, level: Level, simulation: Simulation) -> None:
+    """Write one level, and show it under its name only when it is whole and on the disk.
+
+    MachineError, and nothing left behind, where the disk is full or the folder does not let us.
+    """
+    field = np.ascontiguousarray(simulation.field, "<f4")
+    attributes = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "dataset": dataset_name,
+        "preset": preset,
+        "level": json.dumps(level),
+        "axes": json.dumps(AXES),
+        "units": json.dumps(UNITS),
+        "grid": simulation.grid,
+        "spacing": simulation.spacing,
+        "time_step": simulation.time_step,
+        "parameters": json.dumps(simulation.parameters, sort_keys=True),
+        "run_parameters": json.dumps(list(simulation.run_parameters), sort_keys=True),
+        "equivariance_errors": json.dumps([asdict(error) for error in simulation.equivariance_errors]),
+        "libraries": json.dumps({name: importlib.metadata.version(name) for name in LIBRARIES}),
+        "checksum": checksum(field),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(path, _hdf5(field, attributes))
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def read(path: Path, verify: bool = True) -> StoredField:
+    """Read a whole field into memory. MachineError where the file is missing, truncated, altered or not ours.
+
+    `verify` compares the checksum, which takes about as long as reading.
+    """
+    if not path.is_file():
+        raise MachineError(f"{path}: no such data file; `symbench data prepare SUITE` makes it")
+    try:
+        # A file under its final name never changes: no lock is needed, and network file systems may refuse one.
+        with h5py.File(path, "r", locking=False) as file:
+            stored = _stored_field(path, file)
+    except OSError as error:
+        raise MachineError(f"{path}: not a whole HDF5 file ({error}); {_REMEDY}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise MachineError(f"{path}: not a symbench field, or one whose description is broken; {_REMEDY}") from error
+    if verify and checksum(stored.field.numpy()) != stored.checksum:
+        raise MachineError(f"{path}: the field does not match its checksum, it was altered or damaged; {_REMEDY}")
+    return stored
+
+
+def load_field(path: Path, grid: Grid) -> StoredField:
+    """As `read`, with the velocity on the grid that a cell asks for: faces are averaged to cell centres.
+
+    The checksum stays that of the file. UserError where faces are asked for and the file holds cell centres.
+    """
+    stored = read(path)
+    if stored.grid == grid:
+        return stored
+    if grid == "staggered":
+        raise UserError(f"{path}: {stored.dataset} is given at cell centres and has no staggered grid")
+    return replace(stored, field=to_cell_centers(stored.field), grid=grid)
+
+
+def checksum(field: NDArray[np.float32]) -> str:
+    """sha256 in hex over the shape and the bytes of the field, little-endian."""
+    digest = hashlib.sha256(json.dumps(field.shape).encode())
+    digest.update(np.ascontiguousarray(field, "<f4").data)
+    return digest.hexdigest()
+
+
+_REMEDY = "delete it, and `symbench data prepare SUITE` makes it again"
+
+
+def _write_whole(path: Path, content: memoryview) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _hdf5(field: NDArray[np.float32], attributes: Mapping[str, Any]) -> memoryview:
+    """The bytes of the file, made in memory: HDF5 itself cannot close a file on a full disk."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.create_dataset("field", data=field)
+        file.attrs.update(attributes)
+    return buffer.getbuffer()
+
+
+def _stored_field(path: Path, file: h5py.File) -> StoredField:
+    attributes = file.attrs
+    if attributes["format"] != FORMAT:
+        raise ValueError("another format")
+    if attributes["format_version"] != FORMAT_VERSION:
+        version = attributes["format_version"]
+        raise MachineError(f"{path}: written in format {version}, this symbench reads {FORMAT_VERSION}; {_REMEDY}")
+    field = file["field"][()]
+    if field.dtype != np.float32 or field.ndim != len(AXES):
+        raise ValueError("field of another type or shape")
+    errors = json.loads(attributes["equivariance_errors"])
+    return StoredField(
+        path=path,
+        dataset=str(attributes["dataset"]),
+        preset=str(attributes["preset"]),
+        level=json.loads(attributes["level"]),
+        field=torch.from_numpy(field),
+        grid=cast(Grid, attributes["grid"]),
+        spacing=float(attributes["spacing"]),
+        time_step=float(attributes["time_step"]),
+        parameters=json.loads(attributes["parameters"]),
+        run_parameters=tuple(json.loads(attributes["run_parameters"])),
+        equivariance_errors=tuple(EquivarianceError(**error) for error in errors),
+        libraries=json.loads(attributes["libraries"]),
+        checksum=str(attributes["checksum"]),
+    )

@@ -1,0 +1,188 @@
+"""A field on disk: what comes back is what was written, and what is damaged is refused by name."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from benchmark.data import layout
+from benchmark.data.dataset import EquivarianceError, Simulation
+from benchmark.data.prepare import prepare
+from benchmark.errors import MachineError, UserError
+from benchmark.groups import to_cell_centers
+
+
+def simulation(grid: layout.Grid = "staggered") -> Simulation:
+    field = np.random.default_rng(0).standard_normal((2, 5, 2, 8, 6)).astype(np.float32)
+    return Simulation(
+        field=field,
+        grid=grid,
+        spacing=2.0,
+        time_step=0.5,
+        parameters={"steps": 5, "box": 64.0},
+        run_parameters=[{"inflow": [32.0, 5.0]}, {"inflow": [24.0, 5.0]}],
+        equivariance_errors=[EquivarianceError("rot90", 0.25, 0.5), EquivarianceError("rot45", 0.75, 1.5, False)],
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = layout.data_path(tmp_path, "toy", "small", 3)
+    layout.write(path, "toy", "small", 3, simulation())
+    return path
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(str(found.relative_to(folder)) for found in folder.rglob("*") if found.is_file())
+
+
+def test_the_path_of_a_level(tmp_path: Path) -> None:
+    assert layout.data_path(tmp_path, "toy", "small", 0.5) == tmp_path / "toy" / "small" / "level_0.5.h5"
+
+
+def test_roundtrip(path: Path, tmp_path: Path) -> None:
+    stored, written = layout.read(path), simulation()
+    assert stored.field.dtype == torch.float32
+    assert np.array_equal(stored.field.numpy(), written.field)
+    assert (stored.dataset, stored.preset, stored.level, stored.grid) == ("toy", "small", 3, "staggered")
+    assert (stored.spacing, stored.time_step) == (2.0, 0.5)
+    assert stored.parameters == written.parameters
+    assert list(stored.run_parameters) == written.run_parameters
+    assert list(stored.equivariance_errors) == written.equivariance_errors
+    assert (stored.mean_absolute_error, stored.mean_relative_error) == (0.5, 1.0)
+    assert stored.libraries["phiflow"]
+    assert left_in(tmp_path) == ["toy/small/level_3.h5"]
+
+
+def test_the_field_is_contiguous_and_described(path: Path) -> None:
+    with h5py.File(path) as file:
+        assert file["field"].chunks is None
+        assert file["field"].compression is None
+        assert '"component"' in file.attrs["axes"]
+        assert "length" in file.attrs["units"]
+
+
+def test_the_same_field_makes_the_same_file(path: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.h5"
+    layout.write(again, "toy", "small", 3, simulation())
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_the_grid_that_a_cell_asks_for(path: Path, tmp_path: Path) -> None:
+    field = torch.from_numpy(simulation().field)
+    assert torch.equal(layout.load_field(path, "staggered").field, field)
+    centered = layout.load_field(path, "centered")
+    assert torch.equal(centered.field, to_cell_centers(field))
+    assert centered.grid == "centered"
+    centers_only = tmp_path / "centers.h5"
+    layout.write(centers_only, "toy", "small", 3, simulation("centered"))
+    assert torch.equal(layout.load_field(centers_only, "centered").field, field)
+    with pytest.raises(UserError, match="no staggered grid"):
+        layout.load_field(centers_only, "staggered")
+
+
+def test_missing(tmp_path: Path) -> None:
+    path = tmp_path / "level_0.h5"
+    with pytest.raises(MachineError) as caught:
+        layout.read(path)
+    assert str(caught.value) == f"{path}: no such data file; `symbench data prepare SUITE` makes it"
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
+def test_truncated(path: Path, kept: float) -> None:
+    os.truncate(path, int(kept * path.stat().st_size))
+    with pytest.raises(MachineError, match=r"level_3\.h5: not a whole HDF5 file"):
+        layout.read(path)
+
+
+def test_an_altered_byte(path: Path) -> None:
+    with h5py.File(path) as file:
+        offset = file["field"].id.get_offset()
+    with path.open("r+b") as raw:
+        raw.seek(offset + 101)
+        byte = raw.read(1)[0]
+        raw.seek(offset + 101)
+        raw.write(bytes([byte ^ 1]))
+    with pytest.raises(MachineError, match=r"level_3\.h5: the field does not match its checksum"):
+        layout.read(path)
+    assert layout.read(path, verify=False).field.shape == (2, 5, 2, 8, 6)
+
+
+def test_a_changed_shape_is_noticed(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        field = file["field"][()]
+        del file["field"]
+        file["field"] = field.reshape(5, 2, 2, 8, 6)
+    with pytest.raises(MachineError, match="checksum"):
+        layout.read(path)
+
+
+@pytest.mark.parametrize("attribute", ["format", "grid", "checksum", "equivariance_errors"])
+def test_without_its_description(path: Path, attribute: str) -> None:
+    with h5py.File(path, "r+") as file:
+        del file.attrs[attribute]
+    with pytest.raises(MachineError, match="not a symbench field"):
+        layout.read(path)
+
+
+def test_another_version(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = 99
+    with pytest.raises(MachineError, match="written in format 99"):
+        layout.read(path)
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    text = tmp_path / "notes.h5"
+    text.write_text("not HDF5")
+    with pytest.raises(MachineError, match=r"notes\.h5: not a whole HDF5 file"):
+        layout.read(text)
+    foreign = tmp_path / "foreign.h5"
+    with h5py.File(foreign, "w") as file:
+        file["field"] = np.zeros((2, 3))
+    with pytest.raises(MachineError, match=r"foreign\.h5: not a symbench field"):
+        layout.read(foreign)
+
+
+@pytest.fixture
+def file_size_limit() -> Iterator[None]:
+    """The kernel refuses to let a file grow beyond some bytes, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("file_size_limit")
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match=r"new\.h5: cannot be written \(File too large\)"):
+        layout.write(tmp_path / "new.h5", "toy", "small", 3, simulation())
+    assert left_in(tmp_path) == []
+
+
+def test_a_failed_write_keeps_what_was_there(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = path.read_bytes()
+
+    def refuse(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(KeyboardInterrupt):
+        layout.write(path, "toy", "small", 3, simulation())
+    assert path.read_bytes() == before
+    assert left_in(tmp_path) == ["toy/small/level_3.h5"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "toy").write_text("a file is in the way")
+    with pytest.raises(MachineError, match="cannot be written"):
+        layout.write(tmp_path / "toy" / "small" / "level_0.h5", "toy", "small", 0, simulation())
+    with pytest.raises(MachineError, match="cannot write there"):
+        prepare("smoke_rotation_levels", "small", [0], tmp_path / "toy", lambda done, total: None)
