@@ -1,0 +1,48 @@
+"""The plain convolutional network: equivariant under translation alone, free in everything else."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..baseline import Baseline, Choice, SearchSpace, Task
+from ..cell import Frozen, PositiveInt
+from .layers.sizes import KernelSize
+
+
+class ConvNet(Baseline):
+    """`layers` convolutions with ReLU between them: no normalisation, no pooling, zero padding, any grid."""
+
+    class Config(Frozen):
+        """`hidden` is the number of channels; `kernel_size` must be odd, so that the grid stays as it is."""
+
+        hidden: PositiveInt = 64
+        layers: PositiveInt = 5
+        kernel_size: KernelSize = 3
+
+    family = "cnn"
+    symmetries = ("translation",)
+    source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 5, the CNN of the comparison"
+    search_space: ClassVar[SearchSpace] = {
+        "hidden": Choice((32, 64, 128, 256)),
+        "layers": Choice((3, 5, 7)),
+        "kernel_size": Choice((3, 5)),
+    }
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        inner = [config.hidden] * (config.layers - 1)
+        widths = [task.input_frames * task.channels, *inner, task.channels]
+        modules: list[nn.Module] = []
+        for wide_in, wide_out in pairwise(widths):
+            modules += [
+                nn.Conv2d(wide_in, wide_out, config.kernel_size, padding=config.kernel_size // 2),
+                nn.ReLU(),
+            ]
+        self.network = nn.Sequential(*modules[:-1])
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> (B, C, H, W)."""
+        return self.network(x_BTCHW.flatten(1, 2))

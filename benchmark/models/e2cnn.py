@@ -1,0 +1,52 @@
+"""E(2)-steerable CNN: strictly equivariant under C_N and translation, through the e2cnn library."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from ..baseline import Baseline, Choice, SearchSpace, Task
+from ..cell import Frozen, PositiveInt
+from .layers.sizes import KernelSize
+from .layers.steerable import steerable_network
+
+
+class E2CNN(Baseline):
+    """T vector fields (irrep 1) -> `hidden` regular fields of C_N, `layers` deep -> one vector field.
+
+    On the grid, the quarter turns are kept to round-off, the eighths of C8 up to the sampling of the kernels.
+    """
+
+    class Config(Frozen):
+        """`hidden` counts regular fields, each of `order` channels."""
+
+        hidden: PositiveInt = 64
+        order: Literal[4, 8] = 4
+        layers: PositiveInt = 5
+        kernel_size: KernelSize = 3
+
+    family = "strict"
+    symmetries = ("rotation", "translation")
+    source = "Weiler, Cesa 2019 (arXiv 1911.08251), section 2; e2cnn"
+    search_space: ClassVar[SearchSpace] = {
+        "hidden": Choice((16, 32, 64, 128)),
+        "order": Choice((4, 8)),
+        "layers": Choice((3, 5, 7)),
+        "kernel_size": Choice((3, 5)),
+    }
+
+    @classmethod
+    def supports(cls, task: Task) -> str | None:
+        """A rotation acts on the two components of one velocity."""
+        return None if task.channels == 2 else f"needs 2 velocity components, {task.dataset} has {task.channels}"
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        self.network = steerable_network(
+            config.order, task.input_frames, config.hidden, config.layers, config.kernel_size, relaxed=False
+        )
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        """(B, T, 2, H, W) -> (B, 2, H, W)."""
+        return self.network(x_BTCHW.flatten(1, 2))

@@ -1,0 +1,177 @@
+"""Steerable convolutions of C_N, strict and relaxed, through the e2cnn library.
+
+e2cnn supplies the representations, the basis of kernels and the variance of the initial coefficients (Weiler,
+Cesa 2019, arXiv 1911.08251). Its own R2Conv is not used as a layer: it keeps the expanded filter as a buffer that
+comes and goes with train() and eval(), so that state dicts of the two modes do not fit each other and copies fail
+after eval(). Here the filter is a parametrization of the convolution's weight, which `parametrize.cached()` expands
+once for many calls. The output is that of R2Conv with the same coefficients (tests/unit/test_steerable.py).
+
+Letters: N order of the group; O, I fields out and in; a, b components within a field (2 for a vector, N for
+the regular representation); L basis kernels; K kernel size.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from e2cnn import gspaces
+from e2cnn.nn import FieldType, R2Conv
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+
+Field = Literal["vector", "regular"]
+
+LAST_LAYER_GAIN = 0.05
+"""The last layer starts with so much of its He deviation: a network begins with a forecast near zero, as a ConvNet
+does under torch's own initialisation, and not with noise as large as the field."""
+
+
+def field_type(order: int, field: Field, multiplicity: int) -> FieldType:
+    """`multiplicity` fields of C_N: vectors (irrep 1, component 0 along x), or the regular representation."""
+    space = gspaces.Rot2dOnR2(order)
+    return FieldType(space, multiplicity * [space.irrep(1) if field == "vector" else space.regular_repr])
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What e2cnn knows of the layers from one field to one field."""
+
+    kernels: Tensor
+    """(K, K, L, a, b): Phi_l at each position."""
+    deviation: Tensor
+    """(L,): standard deviation of the initial coefficients."""
+    bias: Tensor
+    """(a, 0 or 1): the direction that the group leaves alone, if there is one."""
+
+
+@cache
+def kernel_basis(order: int, field_in: Field, field_out: Field, kernel_size: int) -> Basis:
+    """e2cnn's basis with its default rings and band limit: L = 24 regular to regular for C4 and K = 3.
+
+    The deviation is e2cnn's generalized He initialisation: variance 1 / (n m), with n the kinds of input irreps
+    that reach an output irrep and m the number of coefficients from one such kind. m is proportional to the number
+    of input fields, so one is counted here and the layer divides by I; e2cnn lists all O I L coefficients.
+    """
+    fields = field_type(order, field_in, 1), field_type(order, field_out, 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "indexing with dtype torch.uint8", UserWarning)  # e2cnn's masks
+        one = R2Conv(*fields, kernel_size, initialize=False)
+    size = one.basisexpansion.dimension()
+    kernels = torch.stack([one.basisexpansion(row) for row in torch.eye(size)])  # (L, a, b, K K)
+    entries = [(item["in_irrep"], item["out_irreps_position"]) for item in one.basisexpansion.get_basis_info()]
+    count = Counter(entries)
+    kinds = Counter(out for _, out in count)
+    variance = torch.tensor([1 / (kinds[entry[1]] * count[entry]) for entry in entries])
+    return Basis(
+        kernels.unflatten(-1, (kernel_size, kernel_size)).permute(3, 4, 0, 1, 2).contiguous(),
+        variance.sqrt(),
+        one.bias_expansion if one.bias is not None else torch.zeros(kernels.shape[1], 0),
+    )
+
+
+class ExpandFilter(nn.Module):
+    """Coefficients (O, I, L), or (K, K, O, I, L) with one for each position -> filter (O a, I b, K, K)."""
+
+    kernels: Tensor
+
+    def __init__(self, kernels: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("kernels", kernels.clone())  # the cached one is shared by all layers
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        positions = "yx" if coefficients.ndim == 5 else ""
+        filters = torch.einsum(f"{positions}oil,yxlab->oaibyx", coefficients, self.kernels)
+        return filters.flatten(2, 3).flatten(0, 1)
+
+
+class ExpandBias(nn.Module):
+    """One number for each field (O,) -> bias (O a,), along the direction that the group leaves alone."""
+
+    direction: Tensor
+
+    def __init__(self, direction: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("direction", direction.clone())
+
+    def forward(self, bias: Tensor) -> Tensor:
+        return (bias[:, None] * self.direction).flatten()
+
+
+class SteerableConv2d(nn.Module):
+    """Convolution with K(y) = sum_l w_l Phi_l(y), strict, or K(y) = sum_l w_l(y) Phi_l(y), relaxed.
+
+    Phi_l spans the kernels with Phi(g y) = rho_out(g) Phi(y) rho_in(g^-1), and w is in R^{O x I x L}. Source:
+    Wang, Walters, Yu 2022, section 4.2. Zero padding keeps the grid. A relaxed layer starts with w constant over y,
+    thus as an equivariant one; the published code starts it at random.
+    """
+
+    def __init__(
+        self,
+        order: int,
+        fields_in: tuple[Field, int],
+        fields_out: tuple[Field, int],
+        kernel_size: int,
+        relaxed: bool = False,
+    ) -> None:
+        super().__init__()
+        (field_in, many_in), (field_out, many_out) = fields_in, fields_out
+        basis = kernel_basis(order, field_in, field_out, kernel_size)
+        size = len(basis.deviation)
+        coefficients = torch.randn(many_out, many_in, size) * basis.deviation / math.sqrt(many_in)
+        if relaxed:
+            coefficients = coefficients.expand(kernel_size, kernel_size, -1, -1, -1).clone()
+        self.padding = kernel_size // 2
+        self.weight = nn.Parameter(coefficients)
+        register_parametrization(self, "weight", ExpandFilter(basis.kernels), unsafe=True)
+        if basis.bias.shape[1] == 0:
+            self.register_parameter("bias", None)  # a vector has no invariant direction
+        else:
+            self.bias = nn.Parameter(torch.zeros(many_out))
+            register_parametrization(self, "bias", ExpandBias(basis.bias[:, 0]), unsafe=True)
+
+    @property
+    def coefficients(self) -> nn.Parameter:
+        """w: (O, I, L), or (K, K, O, I, L) where relaxed. A strict w broadcasts into a relaxed one."""
+        return self.get_parameter("parametrizations.weight.original")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, I b, H, W) -> (B, O a, H, W)."""
+        return F.conv2d(x, self.weight, self.bias, padding=self.padding)
+
+    def roughness(self) -> Tensor:
+        """mean |w(y) - w(y')| over neighbours along both axes of the kernel: 0 if and only if w is constant.
+
+        The published code runs through the flattened kernel, and so takes the end of one row and the beginning of
+        the next for neighbours.
+        """
+        w = self.coefficients
+        return 0.5 * (w.diff(dim=0).abs().mean() + w.diff(dim=1).abs().mean())
+
+
+def steerable_network(
+    order: int, frames: int, hidden: int, layers: int, kernel_size: int, relaxed: bool
+) -> nn.Sequential:
+    """`frames` vector fields -> `hidden` regular fields -> ... -> one vector field, by `layers` convolutions.
+
+    ReLU acts on each component of a regular field, which the group only permutes. There is no normalisation:
+    e2cnn's InnerBatchNorm takes its statistics over the windows of one rank, so that two ranks would not train
+    as one process, and a forecast would depend on the other windows in its batch.
+    """
+    inner: list[tuple[Field, int]] = [("regular", hidden)] * (layers - 1)
+    fields: list[tuple[Field, int]] = [("vector", frames), *inner, ("vector", 1)]
+    modules: list[nn.Module] = []
+    for before, after in pairwise(fields):
+        modules += [SteerableConv2d(order, before, after, kernel_size, relaxed), nn.ReLU()]
+    last = modules[-2]
+    assert isinstance(last, SteerableConv2d)
+    with torch.no_grad():
+        last.coefficients.mul_(LAST_LAYER_GAIN)
+    return nn.Sequential(*modules[:-1])

@@ -1,0 +1,29 @@
+"""Persistence: the next frame is the last one. What every forecast must beat."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..baseline import Baseline, Task
+from ..cell import Frozen
+
+
+class Persistence(Baseline):
+    """y = x_T. It has nothing to learn, and commutes with every transformation of the frames."""
+
+    class Config(Frozen):
+        """No hyperparameters."""
+
+    family = "reference"
+    symmetries = ("translation", "rotation", "scale")
+    source = "standard reference in forecasting"
+    trained = False
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> (B, C, H, W): a copy of the last frame, which is no change."""
+        last = x_BTCHW[:, -1]
+        return torch.zeros_like(last) if self.task.target == "change" else last.clone()

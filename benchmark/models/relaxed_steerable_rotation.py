@@ -1,0 +1,66 @@
+"""Relaxed steerable CNN for rotation: each position of the kernel has its own coefficients."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from ..cell import Frozen, PositiveInt
+from .layers.sizes import KernelSize
+from .layers.steerable import SteerableConv2d, steerable_network
+
+
+class RelaxedSteerableRotation(Baseline):
+    """The network of `e2cnn` with K(y) = sum_l w_l(y) Phi_l(y), w: K^2 -> R^{c_out x c_in x L}.
+
+    It starts equivariant, w being constant over y, and leaves the symmetry as far as the data pull and the
+    penalty allows: alpha x the sum over layers of mean |w(y) - w(y')| over neighbouring y, y' (Wang, Walters,
+    Yu 2022, section 4.2). Different from the published code: alpha enters linearly and on every device,
+    neighbours are those of the two-dimensional kernel, and the start is not random.
+    """
+
+    class Config(Frozen):
+        """`hidden` counts regular fields, each of `order` channels; `penalty` is alpha."""
+
+        hidden: PositiveInt = 32
+        order: Literal[4, 8] = 4
+        layers: PositiveInt = 5
+        kernel_size: Annotated[KernelSize, Field(ge=3)] = 3
+        penalty: Annotated[float, Field(ge=0)] = 0.0
+
+    family = "relaxed"
+    symmetries = ("rotation", "translation")
+    source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.2"
+    search_space: ClassVar[SearchSpace] = {
+        "hidden": Choice((16, 32, 64, 92)),
+        "layers": Choice((3, 5, 7)),
+        "kernel_size": Choice((3, 5)),
+        "penalty": LogUniform(1e-7, 1e-3),
+    }
+
+    @classmethod
+    def supports(cls, task: Task) -> str | None:
+        """A rotation acts on the two components of one velocity."""
+        return None if task.channels == 2 else f"needs 2 velocity components, {task.dataset} has {task.channels}"
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        self.coefficient = config.penalty
+        self.network = steerable_network(
+            config.order, task.input_frames, config.hidden, config.layers, config.kernel_size, relaxed=True
+        )
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        """(B, T, 2, H, W) -> (B, 2, H, W)."""
+        return self.network(x_BTCHW.flatten(1, 2))
+
+    def penalty(self) -> Tensor:
+        """alpha x the summed roughness of the layers; for alpha > 0 zero if and only if every w is constant."""
+        if self.coefficient == 0:
+            return super().penalty()
+        layers = [layer for layer in self.network if isinstance(layer, SteerableConv2d)]
+        return self.coefficient * torch.stack([layer.roughness() for layer in layers]).sum()
