@@ -1,0 +1,81 @@
+"""Ranks: the only file that knows torch.distributed. Everything else sees a `World`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train one cell together."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0, which alone writes files."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def maximum(self, value: float) -> float:
+        """The largest over ranks."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return float(tensor)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Average the gradients of `module` over ranks; alone, the module itself."""
+        if self.size == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def single() -> World:
+    """One process on the CPU."""
+    return World(0, 1, torch.device("cpu"))
+
+
+@contextmanager
+def join(rank: int, size: int, device: torch.device, rendezvous: Path) -> Iterator[World]:
+    """Meet the other ranks through the file `rendezvous`, which does not exist before and is on a shared disk.
+
+    nccl on GPUs, gloo on CPUs. The process group is destroyed at the end, also after an error.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if size == 1:
+        yield World(rank, size, device)
+        return
+    # One machine: gloo must not depend on what the host's name resolves to.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, init_method=f"file://{rendezvous}", rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT
+    )
+    try:
+        yield World(rank, size, device)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,91 @@
+"""Forecasting and symmetry metrics, as sums that add up exactly over batches and ranks.
+
+Shape letters as in baseline.py: B windows, S rolled-out steps, C components, H and W the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .groups import Grid, rotate
+
+VRMSE_EPSILON = 1e-7
+"""Added to the variance (Ohana et al. 2024, The Well, appendix)."""
+TURNS = (1, 2, 3)
+"""The elements of C4 that are not the identity, in quarter turns."""
+
+
+@dataclass
+class ForecastError:
+    """Sums over windows, kept for each rolled-out step in float64, so that no window counts twice or half.
+
+    `squared` (S,) the squared errors, `variance` (S,) the spatial variances of the truth times their pixels,
+    `count` (S,) the numbers they are means over.
+    """
+
+    squared: Tensor
+    variance: Tensor
+    count: Tensor
+
+    @classmethod
+    def zero(cls, steps: int, device: torch.device) -> ForecastError:
+        return cls(*(torch.zeros(steps, dtype=torch.float64, device=device) for _ in range(3)))
+
+    def add(self, prediction_BSCHW: Tensor, truth_BSCHW: Tensor) -> None:
+        """Count a batch of roll-outs in."""
+        truth = truth_BSCHW.double()
+        others = (0, 2, 3, 4)
+        self.squared += (prediction_BSCHW.double() - truth).square().sum(others)
+        self.variance += (truth - truth.mean((-2, -1), keepdim=True)).square().sum(others)
+        self.count += truth[:, 0].numel()
+
+    def rmse(self) -> float:
+        """Root of the mean squared error over windows, steps, components and pixels, in units of the field."""
+        return float((self.squared.sum() / self.count.sum()).sqrt())
+
+    def rmse_by_step(self) -> list[float]:
+        """The same for each rolled-out step."""
+        return [float(value) for value in (self.squared / self.count).sqrt()]
+
+    def vrmse(self) -> float:
+        """sqrt(MSE / (variance + 1e-7)), both means over all snapshots; 1 is as good as each snapshot's mean."""
+        total = self.count.sum()
+        variance = self.variance.sum() / total
+        return float((self.squared.sum() / total / (variance + VRMSE_EPSILON)).sqrt())
+
+
+@dataclass
+class ModelEquivarianceError:
+    """Mean |f(g x) - g f(x)| over windows, the non-trivial g of C4, components and pixels (PROTOCOL: one step).
+
+    `difference` and `field` are sums over windows of that difference and of |f(x)|; `count` what they are means over.
+    """
+
+    difference: Tensor
+    field: Tensor
+    count: Tensor
+
+    @classmethod
+    def zero(cls, device: torch.device) -> ModelEquivarianceError:
+        return cls(*(torch.zeros((), dtype=torch.float64, device=device) for _ in range(3)))
+
+    def add(self, model: Callable[[Tensor], Tensor], x_BTCHW: Tensor, grid: Grid) -> None:
+        """Count a batch of inputs in."""
+        prediction = model(x_BTCHW).double()
+        for turns in TURNS:
+            difference = model(rotate(x_BTCHW, turns, grid)).double() - rotate(prediction, turns, grid)
+            self.difference += difference.abs().sum() / len(TURNS)
+        self.field += prediction.abs().sum()
+        self.count += prediction.numel()
+
+    def absolute(self) -> float:
+        """In units of the field."""
+        return float(self.difference / self.count)
+
+    def relative(self) -> float:
+        """Divided by mean |f(x)|; 0 where the prediction is 0."""
+        return float(self.difference / self.field) if float(self.field) > 0 else 0.0

@@ -1,0 +1,88 @@
+"""What a running cell tells the world. The store implements it; rank 0 alone calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from .data.dataset import SplitName
+
+State = Literal["running", "done", "diverged", "failed", "n/a"]
+FINAL_STATES: frozenset[State] = frozenset({"done", "diverged", "n/a"})
+"""A cell in one of these is a result and is not run again."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """The content of status.json; `heartbeat` is seconds since 1970, `failure` the class of a failure."""
+
+    state: State
+    attempt: int = 1
+    epoch: int = 0
+    epochs: int = 0
+    heartbeat: float = 0.0
+    host: str = ""
+    pid: int = 0
+    failure: str = ""
+    message: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of history.jsonl; RMSE in the units of the field, over all rolled-out steps."""
+
+    epoch: int
+    train_loss: float
+    train_rmse: float
+    validation_rmse: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """A few rolled-out windows of one split, float32: (n, T or S, C, H, W)."""
+
+    split: SplitName
+    input: Any
+    truth: Any
+    prediction: Any
+    windows: list[tuple[int, int]] = field(default_factory=list)
+    """(run, first frame) of each."""
+
+
+class Recorder(Protocol):
+    """Where the record of one cell goes. Every file is complete or absent."""
+
+    @property
+    def checkpoint_path(self) -> Path: ...
+
+    def progress(self, history: Sequence[Epoch], epochs: int) -> None:
+        """Before the first and after each epoch: the history so far, which is also a heartbeat."""
+
+    def environment(self, environment: Mapping[str, Any]) -> None: ...
+
+    def rollouts(self, rollouts: Sequence[Rollouts], grid: str) -> None: ...
+
+    def finish(self, state: State, metrics: Mapping[str, Any], message: str = "") -> None:
+        """The cell is a result: `done`, `diverged` or `n/a`; `metrics` may be partial for the last two."""
+
+
+class Follower:
+    """The recorder of the other ranks: knows where the checkpoint is and writes nothing."""
+
+    def __init__(self, checkpoint_path: Path) -> None:
+        self.checkpoint_path = checkpoint_path
+
+    def progress(self, history: Sequence[Epoch], epochs: int) -> None: ...
+
+    def environment(self, environment: Mapping[str, Any]) -> None: ...
+
+    def rollouts(self, rollouts: Sequence[Rollouts], grid: str) -> None: ...
+
+    def finish(self, state: State, metrics: Mapping[str, Any], message: str = "") -> None: ...

@@ -1,0 +1,238 @@
+"""The training loop: rolled-out loss, Adam, exponential schedule, early stopping, exact resume.
+
+The model stays a single-device module; ranks, precision, compilation and filter caching are applied here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .baseline import Baseline
+from .cell import Training
+from .data.windows import Windows
+from .distributed import World
+from .errors import MachineError, UserError
+from .evaluation import forecast_error, roll_out
+from .files import replacing
+from .recorder import Epoch
+
+EARLY_STOP_WINDOW = 5
+OnEpoch = Callable[[Sequence[Epoch]], None]
+
+
+@dataclass
+class Progress:
+    """Everything that the next epoch depends on, besides the weights and the optimiser."""
+
+    history: list[Epoch] = field(default_factory=list)
+    best_rmse: float = math.inf
+    best_epoch: int = 0
+    best_model: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        return sum(epoch.seconds for epoch in self.history)
+
+
+class DivergedError(Exception):
+    """The loss is no longer finite after `progress`. That is a result, not a failure."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(f"the loss is not finite in epoch {len(progress.history) + 1}")
+        self.progress = progress
+
+
+class RolledOutLoss(nn.Module):
+    """Sum over rolled-out steps of the MSE, without teacher forcing, plus the model's penalty.
+
+    (B, T, C, H, W), (B, S, C, H, W) -> the loss and, for the record, its first part without gradient.
+    """
+
+    def __init__(self, model: Baseline, settings: Training, device: torch.device, cache_filters: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.device_type = device.type
+        self.bf16 = settings.precision == "bf16"
+        self.cache_filters = cache_filters
+
+    def forward(self, x_BTCHW: Tensor, y_BSCHW: Tensor) -> tuple[Tensor, Tensor]:
+        # Filters are expanded once for the whole roll-out; a compiler removes the repetition by itself.
+        with parametrize.cached() if self.cache_filters else nullcontext():
+            prediction = roll_out(self.model, x_BTCHW, y_BSCHW.shape[1], self.device_type, self.bf16)
+            error = (prediction - y_BSCHW).square().mean((0, 2, 3, 4)).sum()
+            return error + self.model.penalty().to(error.device), error.detach()
+
+
+def fit(
+    model: Baseline,
+    train: Windows,
+    validation: Windows,
+    settings: Training,
+    seed: int,
+    world: World,
+    checkpoint: Path,
+    on_epoch: OnEpoch,
+) -> Progress:
+    """Train `model` in place and leave the best weights, by validation RMSE, in it.
+
+    Goes on from `checkpoint` where that exists, as if never interrupted; writes it after each epoch. Calls
+    `on_epoch` with the history so far on rank 0, first before training. Raises DivergedError; UserError where the
+    windows cannot fill a batch.
+    """
+    if len(train) < settings.batch_size:
+        raise UserError(f"train.batch_size: {settings.batch_size} is more than the {len(train)} training windows")
+    if settings.precision == "tf32" and world.device.type != "cuda":
+        raise UserError("train.precision: tf32 needs a GPU; use fp32 or bf16 on a CPU")
+    use_precision(settings.precision)
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loss: nn.Module = RolledOutLoss(model, settings, world.device, cache_filters=not settings.compile)
+    if settings.compile:
+        loss = torch.compile(loss)  # type: ignore[assignment]
+    loss = world.wrap(loss)
+    optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, settings.learning_rate_decay)
+
+    progress = _resume(checkpoint, model, optimizer, schedule, world) if checkpoint.exists() else Progress()
+    if world.is_main:
+        on_epoch(progress.history)
+    while not _is_over(progress.history, settings):
+        epoch = len(progress.history)
+        started = time.perf_counter()
+        learning_rate = optimizer.param_groups[0]["lr"]
+        model.train()
+        error = _train_epoch(loss, model, train, optimizer, settings, _epoch_seed(seed, epoch), world)
+        schedule.step()
+        rmse = forecast_error(model, validation, world, settings.precision).rmse()
+        if not (math.isfinite(error) and math.isfinite(rmse)):
+            raise DivergedError(progress)
+        seconds = time.perf_counter() - started
+        progress.history.append(Epoch(epoch + 1, error, math.sqrt(error / train.steps), rmse, learning_rate, seconds))
+        if rmse < progress.best_rmse:
+            progress.best_rmse, progress.best_epoch = rmse, epoch + 1
+            progress.best_model = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        if world.is_main:
+            _save(checkpoint, model, optimizer, schedule, progress)
+            on_epoch(progress.history)
+    model.load_state_dict(progress.best_model)
+    return progress
+
+
+def use_precision(precision: str) -> None:
+    """Let matrix units round float32 to tf32, or not; bf16 is applied around the model."""
+    tf32 = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def _train_epoch(
+    loss: nn.Module,
+    model: Baseline,
+    windows: Windows,
+    optimizer: torch.optim.Optimizer,
+    settings: Training,
+    seed: int,
+    world: World,
+) -> float:
+    """One pass over shuffled windows; returns the mean loss without penalty.
+
+    Each rank takes its slice of every global batch. A last batch that is not full is left for another epoch, since
+    it would otherwise weigh as much as a full one.
+    """
+    torch.manual_seed(seed + world.rank)
+    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
+    batches = order[: len(order) // settings.batch_size * settings.batch_size].view(-1, settings.batch_size)
+    share = settings.batch_size // world.size
+    total = torch.zeros((), dtype=torch.float64, device=world.device)
+    for batch in batches[:, world.rank * share : (world.rank + 1) * share].to(world.device):
+        x, y = windows.batch(batch)
+        optimizer.zero_grad(set_to_none=True)
+        value, error = loss(x, y)
+        value.backward()
+        if settings.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+        optimizer.step()
+        total += error.double()
+    return float(world.sum(total)) / (len(batches) * world.size)
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """Shuffling and noise of an epoch depend on nothing else, so that a resumed run sees the same."""
+    return (seed * 1_000_003 + epoch * 1009) % 2**31
+
+
+def _is_over(history: Sequence[Epoch], settings: Training) -> bool:
+    done = len(history)
+    if done >= settings.epochs:
+        return True
+    if settings.early_stop_after is None or done < max(settings.early_stop_after, 2 * EARLY_STOP_WINDOW):
+        return False
+    rmse = [epoch.validation_rmse for epoch in history]
+    return sum(rmse[-EARLY_STOP_WINDOW:]) >= sum(rmse[-2 * EARLY_STOP_WINDOW : -EARLY_STOP_WINDOW])
+
+
+def _save(
+    path: Path,
+    model: Baseline,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    progress: Progress,
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "history": [asdict(epoch) for epoch in progress.history],
+        "best_rmse": progress.best_rmse,
+        "best_epoch": progress.best_epoch,
+        "best_model": progress.best_model,
+    }
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """What `fit` saved: state dicts, numbers and lists only. MachineError where the file cannot be read."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged file
+        raise MachineError(f"{path}: not a readable checkpoint; delete it to train from the start ({error})") from error
+    return state
+
+
+def _resume(
+    path: Path,
+    model: Baseline,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    world: World,
+) -> Progress:
+    state = load_checkpoint(path, world.device)
+    model.train()
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    history = [Epoch(**epoch) for epoch in state["history"]]
+    return Progress(history, state["best_rmse"], state["best_epoch"], state["best_model"])
+
+
+@contextmanager
+def deterministic(seed: int) -> Iterator[None]:
+    """Same seed, same machine, same numbers: seeds torch and takes cuDNN's choice of algorithm away."""
+    torch.manual_seed(seed)
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
