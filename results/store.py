@@ -1,0 +1,248 @@
+"""The store: one folder of files for each cell, `STORE/cells/<id>/`, each file complete or absent.
+
+It is the only truth; leaderboards, the report and MLflow are views of it. Only the recorder of a running cell
+writes there, under a lock on that cell, so that no cell is trained twice at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+from pydantic import ValidationError
+
+from benchmark.cell import Cell
+from benchmark.errors import MachineError
+from benchmark.files import replacing, write_json, write_text
+from benchmark.recorder import Epoch, Rollouts, State, Status
+
+LOCK_PATIENCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one cell; `metrics` is empty until it is a result."""
+
+    cell: Cell
+    status: Status
+    metrics: Mapping[str, Any]
+    history: Sequence[Epoch]
+    environment: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def predictions_path(self) -> Path:
+        return self.folder / "predictions.h5"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A folder in the store that does not hold a readable record, and why."""
+
+    folder: Path
+    reason: str
+
+
+class Store:
+    """All that symbench writes, below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def data_folder(self) -> Path:
+        return self.root / "data"
+
+    def cell_folder(self, cell_id: str) -> Path:
+        return self.root / "cells" / cell_id
+
+    def make(self) -> None:
+        """Create the store's folders. MachineError where that is not allowed."""
+        try:
+            (self.root / "cells").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(f"store {self.root}: cannot be written: {error.strerror or error}") from error
+        if not os.access(self.root / "cells", os.W_OK):
+            raise MachineError(f"store {self.root}: no permission to write; set SYMBENCH_STORE or --store")
+
+    def read(self, cells: Sequence[Cell]) -> tuple[dict[str, Record], list[Broken]]:
+        """The records of `cells` that exist, by id, and the folders that could not be read."""
+        records, broken = {}, []
+        for cell in cells:
+            folder = self.cell_folder(cell.id)
+            try:
+                record = read_record(folder)
+            except (OSError, ValueError, TypeError) as error:
+                broken.append(Broken(folder, _reason(error)))
+                continue
+            if record is None:
+                continue
+            if record.cell.id == cell.id:
+                records[cell.id] = record
+            else:
+                broken.append(Broken(folder, "cell.json describes another cell"))
+        return records, broken
+
+    @contextmanager
+    def only_run(self) -> Iterator[None]:
+        """Hold the store for one `symbench run`. MachineError where another holds it."""
+        with _locked(self.root / "run.lock") as holder:
+            if holder is not None:
+                raise MachineError(f"store {self.root}: another `symbench run` is at work here ({holder}); wait for it")
+            yield
+
+    def being_run(self, cell: Cell) -> bool:
+        """Whether a live worker on this machine holds the cell."""
+        path = self.cell_folder(cell.id) / "lock"
+        if not path.exists():
+            return False
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def fail(self, record: Record, failure: str, message: str) -> None:
+        """Record that the process of `record` died without a word of its own."""
+        status = replace(record.status, state="failed", failure=failure, message=message)
+        write_json(record.folder / "status.json", status.to_json())
+
+    @contextmanager
+    def recorder(self, cell: Cell) -> Iterator[CellRecorder | None]:
+        """The recorder of `cell`, held by this process alone; None where another process holds it."""
+        folder = self.cell_folder(cell.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / "lock", LOCK_PATIENCE_SECONDS) as holder:
+            yield CellRecorder(cell, folder) if holder is None else None
+
+
+class CellRecorder:
+    """Writes the record of one cell (benchmark.recorder.Recorder)."""
+
+    def __init__(self, cell: Cell, folder: Path) -> None:
+        self.cell = cell
+        self.folder = folder
+        self.status = Status("running", attempt=_last_attempt(folder) + 1, host=socket.gethostname(), pid=os.getpid())
+
+    def start(self) -> None:
+        """A new attempt begins."""
+        write_json(self.folder / "cell.json", {"id": self.cell.id, **self.cell.model_dump(mode="json")})
+        self._write_status()
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def progress(self, history: Sequence[Epoch], epochs: int) -> None:
+        lines = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in history)
+        write_text(self.folder / "history.jsonl", lines)
+        self.status = replace(self.status, epoch=len(history), epochs=epochs)
+        self._write_status()
+
+    def environment(self, environment: Mapping[str, Any]) -> None:
+        write_json(self.folder / "environment.json", environment)
+
+    def rollouts(self, rollouts: Sequence[Rollouts], grid: str) -> None:
+        with replacing(self.folder / "predictions.h5") as temporary, h5py.File(temporary, "w") as file:
+            file.attrs["grid"] = grid
+            for rollout in rollouts:
+                group = file.create_group(rollout.split)
+                group.attrs["windows"] = rollout.windows
+                for name in ("input", "truth", "prediction"):
+                    group.create_dataset(name, data=getattr(rollout, name))
+
+    def finish(self, state: State, metrics: Mapping[str, Any], message: str = "") -> None:
+        write_json(self.folder / "metrics.json", dict(metrics))
+        self.status = replace(self.status, state=state, message=message)
+        self._write_status()
+
+    def fail(self, failure: str, message: str) -> None:
+        """The cell did not become a result; `failure` is the class, which decides what happens next."""
+        self.status = replace(self.status, state="failed", failure=failure, message=message)
+        self._write_status()
+
+    def _write_status(self) -> None:
+        self.status = replace(self.status, heartbeat=time.time())
+        write_json(self.folder / "status.json", self.status.to_json())
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in `folder`; None where there is none. OSError or ValueError where it cannot be read."""
+    if not (folder / "status.json").exists():
+        return None
+    document = _read_json(folder / "cell.json")
+    document.pop("id", None)
+    status = Status(**_read_json(folder / "status.json"))
+    return Record(
+        cell=Cell.model_validate(document),
+        status=status,
+        metrics=_read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {},
+        history=_read_history(folder / "history.jsonl"),
+        environment=_read_json(folder / "environment.json") if (folder / "environment.json").exists() else {},
+        folder=folder,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
+    return document
+
+
+def _read_history(path: Path) -> list[Epoch]:
+    if not path.exists():
+        return []
+    return [Epoch(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _last_attempt(folder: Path) -> int:
+    try:
+        return int(_read_json(folder / "status.json")["attempt"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"cell.json: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error)
+
+
+@contextmanager
+def _locked(path: Path, patience_seconds: float = 0.0) -> Iterator[str | None]:
+    """Hold an exclusive lock on `path`, which the system lets go when the process dies.
+
+    Yields None once it is held, or who holds it.
+    """
+    deadline = time.monotonic() + patience_seconds
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    yield file.read().strip() or "unknown process"
+                    return
+                time.sleep(0.05)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield None
