@@ -1,0 +1,422 @@
+"""The command line: the one file that knows all rooms.
+
+Imports of torch, phiflow and mlflow take seconds, so a command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .errors import MachineError, SymbenchError
+
+if TYPE_CHECKING:
+    from results.store import Broken, Record, Store
+
+    from .suite import Suite
+
+Command = Callable[..., Any]
+
+
+class Examples(click.Command):
+    """A command whose help ends with an example, printed as it stands."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.epilog:
+            with formatter.section("Example"):
+                for line in self.epilog.splitlines():
+                    formatter.write(f"  {line}\n")
+
+
+def _plugins(ctx: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> None:
+    from . import registry
+
+    for path in paths:
+        registry.add_plugin(path)
+
+
+_suite = click.argument("suite")
+_store = click.option(
+    "--store",
+    "store_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="SYMBENCH_STORE",
+    default="runs",
+    show_default=True,
+    help="Folder of data and results; also $SYMBENCH_STORE.",
+)
+_only = click.option("--only", metavar="EXPR", default="", help="Only some cells: 'model=convnet,seed=0'.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON with stable field names.")
+_plugin = click.option(
+    "--plugin",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    callback=_plugins,
+    expose_value=False,
+    is_eager=True,
+    metavar="FILE",
+    help="A Python file with one more baseline.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="symbench")
+def cli() -> None:
+    """Benchmark approximately equivariant networks on dynamics.
+
+    A suite names datasets, symmetry-breaking levels, models and seeds; each combination is a cell, trained once.
+    """
+
+
+def command(name: str, *decorators: Callable[[Command], Command], example: str) -> Callable[[Command], Command]:
+    """A command of the group with its options and an example in its help."""
+
+    def register(function: Command) -> Command:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return cli.command(name, cls=Examples, epilog=example)(function)
+
+    return register
+
+
+@command(
+    "list",
+    click.argument("what", type=click.Choice(["models", "datasets", "suites"]), required=False),
+    _json,
+    _plugin,
+    example="symbench list models",
+)
+def list_(what: str | None, as_json: bool) -> None:
+    """Show the models, datasets and suites that there are."""
+    from . import catalogue
+
+    sections = {"models": catalogue.models, "datasets": catalogue.datasets, "suites": catalogue.suites}
+    rows = {name: list_rows() for name, list_rows in sections.items() if what in (None, name)}
+    if as_json:
+        _print_json(rows if what is None else rows[what])
+        return
+    for name, section in rows.items():
+        _print_table(name, section)
+
+
+@cli.group()
+def data() -> None:
+    """Simulate and look at the data of a suite."""
+
+
+@data.command("prepare", cls=Examples, epilog="symbench data prepare quickstart")
+@_suite
+@_store
+def data_prepare(suite: str, store_folder: Path) -> None:
+    """Simulate what SUITE needs and the store does not have yet."""
+    from .data.prepare import prepare
+
+    loaded, store = _load(suite), _open(store_folder)
+    wanted: dict[tuple[str, str], list[Any]] = {}
+    for cell in loaded.cells:
+        levels = wanted.setdefault((cell.dataset.name, cell.dataset.preset), [])
+        if cell.dataset.level not in levels:
+            levels.append(cell.dataset.level)
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        for (name, preset), levels in wanted.items():
+            task = progress.add_task(f"{name} ({preset})")
+            show = partial(_show_progress, progress, task)
+            made = prepare(name, preset, levels, store.data_folder, show)
+            progress.update(task, completed=1, total=1)
+            for path in made:
+                click.echo(f"simulated {path}")
+            click.echo(f"{name} ({preset}): {len(levels)} levels ready, {len(made)} of them new")
+
+
+@command(
+    "plan",
+    _suite,
+    _only,
+    _store,
+    _json,
+    _plugin,
+    example="symbench plan quickstart\nsymbench plan my-suite.yaml --json",
+)
+def plan(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
+    """Count the cells of SUITE, what is done, and what the rest will cost on this machine."""
+    from .plan import Timing, make_plan
+
+    loaded, store = _load(suite, only), _open(store_folder)
+    records = _records(loaded, store)
+    done = [record for record in records.values() if record.status.state == "done"]
+    result = make_plan(
+        loaded,
+        {key: record.status.state for key, record in records.items()},
+        [Timing(record.cell, record.metrics["training_seconds"]) for record in done],
+    )
+    rows = [
+        {
+            "dataset": row.dataset,
+            "preset": row.preset,
+            "level": row.level,
+            "model": row.model,
+            "cells": row.cells,
+            "finished": row.finished,
+            "estimated_seconds": round(row.estimated_seconds, 1),
+            "estimate": "" if row.cells == row.finished else "measured" if row.measured else "from FLOPs",
+        }
+        for row in result.rows
+    ]
+    total, left = len(loaded.cells), len(result.left)
+    summary = {
+        "suite": loaded.name,
+        "cells": total,
+        "finished": total - left,
+        "left": left,
+        "estimated_seconds": round(result.estimated_seconds, 1),
+    }
+    if as_json:
+        _print_json({**summary, "rows": rows})
+        return
+    _print_table(loaded.name, rows)
+    click.echo(f"{total} cells: {total - left} finished, {left} left, at most {_duration(result.estimated_seconds)}")
+
+
+@command(
+    "run",
+    _suite,
+    _only,
+    _store,
+    _plugin,
+    example="symbench run quickstart\nsymbench run quickstart --only 'model=convnet,seed=0'",
+)
+def run(suite: str, only: str, store_folder: Path) -> None:
+    """Run every cell of SUITE that is not finished; going on after an interruption is the same command."""
+    from cluster.display import Display
+    from cluster.launch import run as launch
+
+    loaded, store = _load(suite, only), _open(store_folder)
+    try:
+        with Display(Console(stderr=True)) as display:
+            outcome = launch(loaded, store, display)
+    except KeyboardInterrupt:
+        click.echo("interrupted; the same command goes on from the last finished epoch", err=True)
+        sys.exit(130)
+    click.echo(
+        f"{loaded.name}: {outcome.done} cells run, {outcome.skipped} were finished, {len(outcome.failed)} failed"
+    )
+    for record in outcome.failed:
+        click.echo(f"failed: {record.cell}: {record.status.failure}: {record.status.message}", err=True)
+    if outcome.failed:
+        sys.exit(1)
+
+
+@command("status", _suite, _only, _store, _json, _plugin, example="symbench status quickstart --only level=9")
+def status(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
+    """Show how far each cell of SUITE is; changes nothing."""
+    loaded, store = _load(suite, only), _open(store_folder)
+    records = _records(loaded, store)
+    rows = []
+    for cell in loaded.cells:
+        record = records.get(cell.id)
+        state: str = record.status.state if record else "waiting"
+        if state == "running" and not store.being_run(cell):
+            state = "interrupted"
+        rows.append(
+            {
+                "id": cell.id,
+                "dataset": cell.dataset.name,
+                "level": cell.dataset.level,
+                "model": cell.model.name,
+                "seed": cell.seed,
+                "state": state,
+                "epoch": f"{record.status.epoch}/{record.status.epochs}" if record and record.status.epochs else "",
+                "message": (record.status.failure or record.status.message) if record else "",
+            }
+        )
+    if as_json:
+        _print_json(rows)
+        return
+    _print_table(loaded.name, rows)
+    counts = {state: sum(row["state"] == state for row in rows) for state in dict.fromkeys(r["state"] for r in rows)}
+    click.echo(", ".join(f"{count} {state}" for state, count in counts.items()))
+
+
+@command(
+    "leaderboard",
+    _suite,
+    _only,
+    _store,
+    _json,
+    _plugin,
+    click.option("--metric", default="rmse_future", show_default=True, help="What the models are ranked by."),
+    click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write the report as one file."),
+    example="symbench leaderboard quickstart --metric rmse_domain --html board.html",
+)
+def leaderboard(suite: str, only: str, store_folder: Path, as_json: bool, metric: str, html: Path | None) -> None:
+    """Rank the models of SUITE: mean and standard deviation over seeds, for each level."""
+    from results import report
+    from results.leaderboard import aggregate, to_json
+    from results.table import to_table
+
+    from .files import write_text
+
+    loaded, store = _load(suite, only), _open(store_folder)
+    records, broken = store.read(loaded.cells)
+    _name_broken(broken)
+    rows = aggregate(loaded.cells, records, metric)
+    if as_json:
+        _print_json(to_json(rows))
+    else:
+        _console().print(to_table(rows, metric))
+    if html is not None:
+        write_text(html, report.render(store, loaded, records, broken, metric))
+        click.echo(f"wrote {html}", err=True)
+
+
+@command(
+    "sync",
+    _suite,
+    _store,
+    _plugin,
+    click.option("--tracking-uri", help="An MLflow server or database; by default mlflow.db in the store."),
+    example="symbench sync quickstart\nsymbench sync quickstart --tracking-uri http://127.0.0.1:5000",
+)
+def sync(suite: str, store_folder: Path, tracking_uri: str | None) -> None:
+    """Show the results of SUITE in MLflow; doing it again changes only what is new."""
+    from results import mlflow_view, report
+
+    loaded, store = _load(suite), _open(store_folder)
+    records, broken = store.read(loaded.cells)
+    _name_broken(broken)
+    html = report.render(store, loaded, records, broken)
+    synced = mlflow_view.sync(store, loaded, records, tracking_uri, html)
+    click.echo(
+        f"{loaded.name}: {synced.created} runs created, {synced.updated} updated, {synced.unchanged} unchanged, "
+        f"{synced.removed} removed"
+    )
+
+
+@command(
+    "ui",
+    _store,
+    click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address."),
+    click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535)),
+    example="symbench ui --port 5001",
+)
+def ui(store_folder: Path, host: str, port: int) -> None:
+    """Start MLflow's pages on this machine and print the links to the boards; Ctrl-C ends it."""
+    import os
+    import subprocess
+
+    from results import mlflow_view
+
+    store = _open(store_folder)
+    if not (store.root / "mlflow.db").is_file():
+        raise MachineError(f"store {store.root}: nothing to show yet; `symbench sync SUITE` fills MLflow")
+    _require_free(host, port)
+    uri = mlflow_view.default_tracking_uri(store)
+    command_line = mlflow_view.ui_command(uri, mlflow_view.artifact_folder(store), host, port)
+    for name, experiment in mlflow_view.boards(uri).items():
+        click.echo(f"{name}: {mlflow_view.board_url(f'http://{host}:{port}', experiment)}")
+    click.echo("The pages are there in a few seconds; Ctrl-C ends the server.")
+    with subprocess.Popen(command_line, env={**os.environ, **mlflow_view.ENVIRONMENT}) as server:
+        try:
+            status = server.wait()
+        except KeyboardInterrupt:
+            server.terminate()
+            return
+    if status:
+        raise MachineError(f"the MLflow server ended with status {status}; its message stands above")
+
+
+def _require_free(host: str, port: int) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise MachineError(f"--port {port}: cannot be used on {host} ({error.strerror}); choose another") from error
+
+
+def _show_progress(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
+
+
+def _load(suite: str, only: str = "") -> Suite:
+    from . import suite as suites
+
+    loaded = suites.load(suite)
+    return loaded.only(only) if only else loaded
+
+
+def _open(folder: Path) -> Store:
+    from results.store import Store
+
+    return Store(folder)
+
+
+def _records(suite: Suite, store: Store) -> dict[str, Record]:
+    """The readable records; the others are named on stderr."""
+    records, broken = store.read(suite.cells)
+    _name_broken(broken)
+    return records
+
+
+def _name_broken(broken: list[Broken]) -> None:
+    for item in broken:
+        click.echo(f"skipped {item.folder}: {item.reason}", err=True)
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=1))
+
+
+def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left")
+    for key in rows[0] if rows else ():
+        table.add_column(key.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row.values()))
+    _console().print(table)
+
+
+def _console() -> Console:
+    """As wide as the terminal; where there is none, wide enough for every table."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def main() -> None:
+    """The console script: one clear message and an exit status for whatever a person can mend."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SymbenchError as error:
+        click.echo(f"symbench: {error}", err=True)
+        sys.exit(error.exit_status)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)

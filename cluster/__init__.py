@@ -1,0 +1,1 @@
+"""Where it runs: launching jobs, and the worker inside them."""

@@ -1,0 +1,81 @@
+"""How a launch looks: a progress bar on a terminal, a plain line for each finished cell in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from benchmark.cell import Cell
+from benchmark.recorder import FINAL_STATES
+from results.store import Record
+
+
+class Display:
+    """Shows the cells of one launch; each finished cell is announced once."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task("", total=None)
+        self.announced: set[str] = set()
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def start(self, cells: Sequence[Cell], records: Mapping[str, Record]) -> None:
+        """All cells of the suite and what is known of them."""
+        self.announced = {key for key, record in records.items() if record.status.state in FINAL_STATES}
+        self.progress.update(self.task, total=len(cells), completed=len(self.announced), description="starting")
+
+    def update(self, records: Mapping[str, Record]) -> None:
+        """The records that changed since the launch."""
+        for key, record in records.items():
+            status = record.status
+            if status.state == "running":
+                self.progress.update(self.task, description=f"{escape(str(record.cell))}: {_epoch(record)}")
+            elif key not in self.announced:
+                self.announced.add(key)
+                self.progress.update(self.task, completed=len(self.announced))
+                self.console.print(f"{escape(str(record.cell))}: {_ending(record)}", highlight=False, soft_wrap=True)
+
+
+def _epoch(record: Record) -> str:
+    status = record.status
+    if not record.history:
+        return "starting"
+    return f"epoch {status.epoch}/{status.epochs}, validation RMSE {record.history[-1].validation_rmse:.3f}"
+
+
+def _ending(record: Record) -> str:
+    status, metrics = record.status, record.metrics
+    if status.state == "failed":
+        return f"[red]failed[/] ({escape(status.failure)}): {escape(status.message)}"
+    if status.state == "done":
+        return f"RMSE future {metrics['rmse_future']:.3f}, domain {metrics['rmse_domain']:.3f}"
+    return f"[yellow]{status.state}[/]: {escape(status.message)}"

@@ -1,0 +1,152 @@
+"""Runs the open cells of a suite on this machine, through submitit's local executor."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import submitit
+import torch
+
+from benchmark import registry
+from benchmark.cell import Cell
+from benchmark.data.layout import data_path
+from benchmark.environment import available_cpus
+from benchmark.errors import MachineError, UserError
+from benchmark.recorder import FINAL_STATES
+from benchmark.suite import Resources, Suite
+from results.store import Record, Store
+
+from .display import Display
+from .job import Job
+from .worker import run_job
+
+POLL_SECONDS = 0.5
+NEVER_MINUTES = 60 * 24 * 365
+"""submitit's local executor wants a time limit; a laptop has none."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a launch came to: cells by how they ended; `skipped` were results before."""
+
+    done: int
+    failed: tuple[Record, ...]
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Ranks of a job and where they compute."""
+
+    device: Literal["cpu", "cuda"]
+    ranks: int
+
+
+def place(resources: Resources, batch_sizes: Sequence[int]) -> Placement:
+    """Ranks on this machine. MachineError: fewer GPUs than asked for. UserError: batch not divisible."""
+    there = torch.cuda.device_count()
+    if resources.gpus is not None and resources.gpus > there:
+        raise MachineError(f"resources.gpus: {resources.gpus} asked for, this machine has {there}")
+    gpus = min(resources.ranks, there) if resources.gpus is None else resources.gpus
+    placement = Placement("cuda", gpus) if gpus else Placement("cpu", resources.ranks)
+    for size in batch_sizes:
+        if size % placement.ranks:
+            raise UserError(f"train.batch_size: {size} is not divisible by the {placement.ranks} ranks")
+    return placement
+
+
+def run(suite: Suite, store: Store, display: Display) -> Outcome:
+    """Run every cell of `suite` that is not a result, each tried once; goes on until none is left.
+
+    A job that dies takes no sibling with it: the cell that was running is marked failed, the others get a new job.
+    Raises MachineError where another run holds the store or a cell. On KeyboardInterrupt the job is stopped first.
+    """
+    store.make()
+    with store.only_run():
+        records, _ = store.read(suite.cells)
+        left = [cell for cell in suite.cells if not _is_result(records, cell)]
+        skipped = len(suite.cells) - len(left)
+        held = [cell for cell in left if store.being_run(cell)]
+        if held:
+            raise MachineError(f"{len(held)} cells are still being run by an earlier job ({held[0]}); wait for it")
+        _check_data(left, store)
+        placement = place(suite.resources, sorted({cell.train.batch_size for cell in left}))
+        display.start(suite.cells, records)
+        tried: set[str] = set()
+        while waiting := [cell for cell in left if cell.id not in tried]:
+            ended = _run_job(waiting, store, placement, display)
+            tried |= ended
+            if not ended:
+                raise MachineError(f"the job ended before its first cell began; see the logs in {store.root / 'jobs'}")
+        records, _ = store.read(suite.cells)
+    failed = tuple(records[cell.id] for cell in left if not _is_result(records, cell))
+    return Outcome(len(left) - len(failed), failed, skipped)
+
+
+def _run_job(cells: Sequence[Cell], store: Store, placement: Placement, display: Display) -> set[str]:
+    """One job with `cells`; returns the ids of those that were begun."""
+    (store.root / "jobs").mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=store.root / "jobs"))
+    job = Job(
+        store=store.root.resolve(),
+        cells=tuple(cells),
+        plugins=registry.plugin_paths(),
+        device=placement.device,
+        ranks=placement.ranks,
+        threads=max(1, available_cpus() // placement.ranks),
+    )
+    job_file = folder / "job.json"
+    job_file.write_text(job.model_dump_json(indent=1), encoding="utf-8")
+    executor = submitit.LocalExecutor(folder=folder)
+    executor.update_parameters(
+        timeout_min=NEVER_MINUTES,
+        tasks_per_node=placement.ranks,
+        gpus_per_node=placement.ranks if placement.device == "cuda" else 0,
+    )
+    started = time.time()
+    handle = executor.submit(run_job, str(job_file))
+    begun: dict[str, Record] = {}
+    try:
+        while not handle.done():
+            begun = _begun(cells, store, started)
+            display.update(begun)
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        handle.cancel()
+        while not handle.done():
+            time.sleep(POLL_SECONDS)
+        raise
+    begun = _begun(cells, store, started)
+    for record in begun.values():
+        if record.status.state == "running":
+            store.fail(record, "killed", f"the process died without a word; see the logs in {folder}")
+    begun = _begun(cells, store, started)
+    display.update(begun)
+    return set(begun)
+
+
+def _begun(cells: Sequence[Cell], store: Store, started: float) -> dict[str, Record]:
+    """The records that were written since `started`, by id."""
+
+    def is_new(cell: Cell) -> bool:
+        path = store.cell_folder(cell.id) / "status.json"
+        return path.exists() and path.stat().st_mtime >= started
+
+    records, _ = store.read([cell for cell in cells if is_new(cell)])
+    return {key: record for key, record in records.items() if record.status.heartbeat >= started}
+
+
+def _check_data(cells: Sequence[Cell], store: Store) -> None:
+    for cell in cells:
+        path = data_path(store.data_folder, cell.dataset.name, cell.dataset.preset, cell.dataset.level)
+        if not path.is_file():
+            raise MachineError(f"{path}: no such data file; `symbench data prepare SUITE` makes it")
+
+
+def _is_result(records: dict[str, Record], cell: Cell) -> bool:
+    return cell.id in records and records[cell.id].status.state in FINAL_STATES

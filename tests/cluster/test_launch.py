@@ -1,0 +1,254 @@
+"""Launching for real: submitit's local executor, gloo ranks, processes killed in the middle."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmark import suite as suites
+from benchmark.suite import Suite
+from results.store import Record, Store
+
+SYMBENCH = Path(sys.executable).with_name("symbench")
+MakeSuite = Callable[..., Path]
+
+TOY = '''
+"""A baseline dropped into a folder: one number for each component."""
+import torch
+from benchmark.baseline import Baseline
+
+class Gain(Baseline):
+    family, symmetries, source = "cnn", (), "test"
+    def __init__(self, config, task):
+        super().__init__(config, task)
+        self.gain = torch.nn.Parameter(torch.zeros(task.channels, 1, 1))
+    def forward(self, x):
+        {body}
+'''
+
+
+def symbench(*arguments: object, store: Store) -> subprocess.CompletedProcess[str]:
+    command = [str(SYMBENCH), *map(str, arguments), "--store", str(store.root)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def start(*arguments: object, store: Store) -> subprocess.Popen[bytes]:
+    """In a process group of its own, as a shell starts it."""
+    command = [str(SYMBENCH), *map(str, arguments), "--store", str(store.root)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def records(path: Path, store: Store) -> list[Record]:
+    found, broken = store.read(suites.load(str(path)).cells)
+    assert not broken
+    return list(found.values())
+
+
+def wait_for_epoch(path: Path, store: Store, epoch: int) -> Record:
+    loaded: Suite = suites.load(str(path))
+    for _ in range(600):
+        for record in store.read(loaded.cells)[0].values():
+            if record.status.state == "running" and record.status.epoch >= epoch:
+                return record
+        time.sleep(0.1)
+    raise AssertionError(f"no cell reached epoch {epoch}")
+
+
+def losses(record: Record) -> list[object]:
+    return [replace(epoch, seconds=0.0) for epoch in record.history]
+
+
+def outcome(record: Record) -> dict[str, object]:
+    """The metrics that a second training must give again."""
+    costs = {"training_seconds", "samples_per_second", "peak_memory_bytes"}
+    return {key: value for key, value in record.metrics.items() if key not in costs}
+
+
+def test_a_suite_runs_and_the_second_start_finds_it_done(store: Store, make_suite: MakeSuite) -> None:
+    path = make_suite(models="[persistence, {convnet: {hidden: 4}}]", seeds="[0, 1]", ranks=2)
+    first = symbench("run", path, store=store)
+    assert first.returncode == 0, first.stderr
+    assert "3 cells run, 0 were finished, 0 failed" in first.stdout
+    done = records(path, store)
+    assert [record.status.state for record in done] == ["done"] * 3
+    for record in done:
+        files = {file.name for file in record.folder.iterdir()}
+        assert {"cell.json", "status.json", "metrics.json", "environment.json", "predictions.h5"} <= files
+        assert not [name for name in files if name.endswith(".tmp")]
+        assert record.environment["world_size"] == 2
+    before = {file: file.stat().st_mtime_ns for file in store.root.rglob("cells/*/*")}
+    second = symbench("run", path, store=store)
+    assert second.returncode == 0
+    assert "0 cells run, 3 were finished" in second.stdout
+    assert {file: file.stat().st_mtime_ns for file in store.root.rglob("cells/*/*")} == before
+
+
+def test_two_ranks_equal_one(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
+    """Same global batch: the same curve and the same metrics, to the rounding of a sum in another order."""
+    models = "[{convnet: {hidden: 4}}, {e2cnn: {hidden: 2}}, {relaxed_steerable_rotation: {hidden: 2, penalty: 0.01}}]"
+    symbench("run", make_suite(models=models), store=store)
+    alone = records(make_suite(models=models), store)
+    other = Store(tmp_path / "other")
+    other.make()
+    (other.root / "data").symlink_to(store.data_folder.resolve())
+    result = symbench("run", make_suite(models=models, ranks=2), store=other)
+    assert result.returncode == 0, result.stderr
+    for one, two in zip(alone, records(make_suite(models=models, ranks=2), other), strict=True):
+        assert two.environment["world_size"] == 2
+        assert one.cell.id == two.cell.id
+        for left, right in zip(one.history, two.history, strict=True):
+            assert right.train_loss == pytest.approx(left.train_loss, rel=1e-4)
+            assert right.validation_rmse == pytest.approx(left.validation_rmse, rel=1e-4)
+        for name in ("rmse_future", "rmse_domain", "vrmse_future"):
+            assert two.metrics[name] == pytest.approx(one.metrics[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_in_mid_training_it_goes_on_bit_for_bit(
+    store: Store, make_suite: MakeSuite, tmp_path: Path, ranks: int
+) -> None:
+    path = make_suite(epochs=40, ranks=ranks)
+    launched = start("run", path, store=store)
+    running = wait_for_epoch(path, store, 3)
+    os.killpg(launched.pid, signal.SIGKILL)
+    launched.wait()
+    status = symbench("status", path, "--json", store=store)
+    assert '"state": "interrupted"' in status.stdout
+    again = symbench("run", path, store=store)
+    assert again.returncode == 0, again.stderr
+    (resumed,) = records(path, store)
+    assert resumed.status.attempt == 2
+    assert len(resumed.history) == 40
+    # The second attempt began where the first had stopped: what it had written was not trained again.
+    assert list(resumed.history[: len(running.history)]) == list(running.history)
+
+    undisturbed = Store(tmp_path / "undisturbed")
+    undisturbed.make()
+    (undisturbed.root / "data").symlink_to(store.data_folder.resolve())
+    symbench("run", path, store=undisturbed)
+    (whole,) = records(path, undisturbed)
+    assert losses(resumed) == losses(whole)
+    assert outcome(resumed) == outcome(whole)
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(store: Store, make_suite: MakeSuite) -> None:
+    path = make_suite(epochs=60)
+    launched = start("run", path, store=store)
+    wait_for_epoch(path, store, 2)
+    os.killpg(launched.pid, signal.SIGINT)
+    assert launched.wait(timeout=60) == 130
+    (record,) = records(path, store)
+    assert not store.being_run(record.cell)
+    assert (record.status.state, record.status.failure) == ("failed", "cancelled")
+    again = symbench("run", path, store=store)
+    assert again.returncode == 0, again.stderr
+    assert records(path, store)[0].status.state == "done"
+
+
+def test_one_failing_cell_stops_no_sibling(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
+    (tmp_path / "faulty.py").write_text(TOY.format(body='raise RuntimeError("no such luck")'), encoding="utf-8")
+    path = make_suite(models="[faulty, {convnet: {hidden: 4}}]", ranks=2)
+    result = symbench("run", path, "--plugin", tmp_path / "faulty.py", store=store)
+    assert result.returncode == 1
+    assert "code_error: RuntimeError: no such luck" in result.stderr
+    assert "1 cells run, 0 were finished, 1 failed" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_a_process_that_dies_without_a_word_is_noticed(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
+    body = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    (tmp_path / "fatal.py").write_text(TOY.format(body=body), encoding="utf-8")
+    path = make_suite(models="[fatal, {convnet: {hidden: 4}}]")
+    result = symbench("run", path, "--plugin", tmp_path / "fatal.py", store=store)
+    assert result.returncode == 1
+    assert "killed: the process died without a word" in result.stderr
+    assert "1 cells run, 0 were finished, 1 failed" in result.stdout
+
+
+def test_nan_is_a_result(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
+    (tmp_path / "bomb.py").write_text(TOY.format(body="return x[:, -1] * (self.gain + 1e38) * 1e38"), encoding="utf-8")
+    path = make_suite(models="[bomb]")
+    result = symbench("run", path, "--plugin", tmp_path / "bomb.py", store=store)
+    assert result.returncode == 0, result.stderr
+    assert "diverged" in result.stderr
+    again = symbench("run", path, "--plugin", tmp_path / "bomb.py", store=store)
+    assert "0 cells run, 1 were finished" in again.stdout
+
+
+def test_a_toy_baseline_in_a_folder_trains_and_reaches_the_board(
+    store: Store, make_suite: MakeSuite, tmp_path: Path
+) -> None:
+    (tmp_path / "gain.py").write_text(TOY.format(body="return x[:, -1] * (1 + self.gain)"), encoding="utf-8")
+    path = make_suite(models="[persistence, gain]", epochs=30)
+    plugin = ("--plugin", tmp_path / "gain.py")
+    assert symbench("run", path, *plugin, store=store).returncode == 0
+    board = symbench("leaderboard", path, *plugin, store=store)
+    assert board.returncode == 0, board.stderr
+    assert "gain" in board.stdout
+    still, gain = sorted(records(path, store), key=lambda record: record.cell.model.name != "persistence")
+    assert gain.metrics["rmse_future"] < still.metrics["rmse_future"]  # the field decays, and it learnt that
+
+
+class TestRefusals:
+    """Each one clear line and exit status 2 or 3; nothing lost, nothing run twice."""
+
+    def refused(self, result: subprocess.CompletedProcess[str], status: int, *parts: str) -> None:
+        assert result.returncode == status, result.stderr
+        assert "Traceback" not in result.stderr
+        for part in parts:
+            assert part in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+    def test_a_misspelt_key(self, store: Store, make_suite: MakeSuite) -> None:
+        path = make_suite()
+        path.write_text(path.read_text().replace("seeds", "sedes"))
+        self.refused(symbench("run", path, store=store), 2, f"{path}:6", "did you mean 'seeds'")
+
+    def test_an_unknown_model(self, store: Store, make_suite: MakeSuite) -> None:
+        result = symbench("plan", make_suite(models="[convnett]"), store=store)
+        self.refused(result, 2, "unknown model 'convnett'; did you mean 'convnet'?")
+
+    def test_a_batch_that_the_ranks_cannot_share(self, store: Store, make_suite: MakeSuite) -> None:
+        result = symbench("run", make_suite(ranks=3), store=store)
+        self.refused(result, 2, "train.batch_size: 8 is not divisible by the 3 ranks")
+
+    def test_missing_data(self, store: Store, make_suite: MakeSuite) -> None:
+        next(store.data_folder.rglob("*.h5")).unlink()
+        self.refused(symbench("run", make_suite(), store=store), 3, "no such data file", "symbench data prepare")
+
+    def test_a_second_run_in_the_same_store(self, store: Store, make_suite: MakeSuite) -> None:
+        path = make_suite(epochs=200)
+        first = start("run", path, store=store)
+        try:
+            wait_for_epoch(path, store, 1)
+            self.refused(symbench("run", path, store=store), 3, "another `symbench run` is at work here")
+            assert records(path, store)[0].status.attempt == 1
+        finally:
+            os.killpg(first.pid, signal.SIGINT)
+            first.wait(timeout=60)
+
+    def test_an_orphaned_job_is_not_run_twice(self, store: Store, make_suite: MakeSuite) -> None:
+        path = make_suite(epochs=200)
+        first = start("run", path, store=store)
+        wait_for_epoch(path, store, 1)
+        first.kill()  # the launcher alone: its job goes on
+        first.wait()
+        try:
+            self.refused(symbench("run", path, store=store), 3, "still being run by an earlier job")
+        finally:
+            os.killpg(first.pid, signal.SIGKILL)
+
+    def test_a_store_that_cannot_be_written(self, make_suite: MakeSuite, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        result = symbench("run", make_suite(), store=Store(tmp_path / "file" / "store"))
+        self.refused(result, 3, "cannot be written")
+
+    @pytest.mark.parametrize("arguments", [("run", "nonsense"), ("run", "quickstart", "--only", "seed=9")])
+    def test_wrong_names(self, store: Store, arguments: Sequence[str]) -> None:
+        self.refused(symbench(*arguments, store=store), 2, "unknown")
