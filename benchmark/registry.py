@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .errors import UserError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "symbench.models"
 _plugins: dict[str, Path] = {}
+Contract = TypeVar("Contract")
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,24 @@ def dataset_names() -> list[str]:
 
 def model(name: str) -> type[Baseline]:
     """The baseline class called `name`. UserError: unknown name (with the nearest), or its file is broken."""
+    from .baseline import Baseline  # torch takes seconds to import
+
     sources = _model_sources()
     if name not in sources:
         raise UserError(unknown("model", name, sources))
-    return _only_class(name, sources[name], "Baseline")
+    where = f"{name} ({sources[name].origin})"
+    try:
+        module = sources[name].load()
+    except Exception as error:  # a plug-in may raise anything; it is refused by name
+        raise UserError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+    classes = _subclasses(module, Baseline)  # type: ignore[type-abstract]
+    if len(classes) != 1:
+        raise UserError(f"{where} must define one subclass of Baseline, found {len(classes)}")
+    declared = [key for key in ("family", "symmetries", "source") if not hasattr(classes[0], key)]
+    missing = sorted(getattr(classes[0], "__abstractmethods__", ())) + declared
+    if missing:
+        raise UserError(f"{where}: {classes[0].__name__} lacks {', '.join(missing)}")
+    return classes[0]
 
 
 def dataset(name: str) -> Dataset:
@@ -93,9 +108,11 @@ def _module_names(folder: str) -> tuple[str, ...]:
 @cache
 def _dataset_classes() -> dict[str, type[Dataset]]:
     """Module name -> class, for the modules of data/ that define a dataset; the others are shared parts."""
+    from .data.dataset import Dataset  # torch takes seconds to import
+
     modules = {name: importlib.import_module(f"{__package__}.data.{name}") for name in _module_names("data")}
-    defined = {name: _subclasses(module, "Dataset") for name, module in modules.items()}
-    return {name: classes[0] for name, classes in defined.items() if classes}
+    defined = {name: _subclasses(module, Dataset) for name, module in modules.items()}  # type: ignore[type-abstract]
+    return {name: classes[0] for name, classes in defined.items() if classes and not inspect.isabstract(classes[0])}
 
 
 def _model_sources() -> dict[str, Source]:
@@ -125,27 +142,10 @@ def _import_file(name: str, path: Path) -> ModuleType:
     return module
 
 
-def _only_class(name: str, source: Source, base: str) -> type:
-    """The one subclass of `base` that the module defines."""
-    try:
-        module = source.load()
-    except Exception as error:  # a plug-in may raise anything; it is refused by name
-        raise UserError(f"{name} ({source.origin}) cannot be imported: {type(error).__name__}: {error}") from error
-    defined = _subclasses(module, base)
-    if len(defined) != 1:
-        raise UserError(f"{name} ({source.origin}) must define one subclass of {base}, found {len(defined)}")
-    missing = sorted(getattr(defined[0], "__abstractmethods__", ()))
-    if missing:
-        raise UserError(f"{name} ({source.origin}): {defined[0].__name__} lacks {', '.join(missing)}")
-    return defined[0]
-
-
-def _subclasses(module: ModuleType, base: str) -> list[type]:
-    """The classes that `module` itself defines on top of the contract called `base`."""
+def _subclasses(module: ModuleType, contract: type[Contract]) -> list[type[Contract]]:
+    """The classes that `module` itself defines on top of `contract`."""
     return [
         member
         for member in vars(module).values()
-        if inspect.isclass(member)
-        and member.__module__ == module.__name__
-        and base in {parent.__name__ for parent in member.__mro__[1:]}
+        if inspect.isclass(member) and member.__module__ == module.__name__ and issubclass(member, contract)
     ]

@@ -7,6 +7,7 @@ writes there, under a lock on that cell, so that no cell is trained twice at onc
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import socket
@@ -153,13 +154,16 @@ class CellRecorder:
         write_json(self.folder / "environment.json", environment)
 
     def rollouts(self, rollouts: Sequence[Rollouts], grid: str) -> None:
-        with replacing(self.folder / "predictions.h5") as temporary, h5py.File(temporary, "w") as file:
+        buffer = io.BytesIO()  # in memory: HDF5 itself cannot close a file on a full disk
+        with h5py.File(buffer, "w") as file:
             file.attrs["grid"] = grid
             for rollout in rollouts:
                 group = file.create_group(rollout.split)
                 group.attrs["windows"] = rollout.windows
                 for name in ("input", "truth", "prediction"):
                     group.create_dataset(name, data=getattr(rollout, name))
+        with replacing(self.folder / "predictions.h5") as temporary:
+            temporary.write_bytes(buffer.getbuffer())
 
     def finish(self, state: State, metrics: Mapping[str, Any], message: str = "") -> None:
         write_json(self.folder / "metrics.json", dict(metrics))

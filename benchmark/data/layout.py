@@ -11,8 +11,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from torch import Tensor
 
 from ..cell import Level
 from ..errors import MachineError, UserError
+from ..files import replacing
 from ..groups import Grid, to_cell_centers
 from .dataset import EquivarianceError, Simulation
 
@@ -94,11 +93,8 @@ def write(path: Path, dataset_name: str, preset: str, level: Level, simulation: 
         "libraries": json.dumps({name: importlib.metadata.version(name) for name in LIBRARIES}),
         "checksum": checksum(field),
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, _hdf5(field, attributes))
-    except OSError as error:
-        raise MachineError(f"{path}: cannot be written ({error.strerror or error})") from error
+    with replacing(path) as temporary:
+        temporary.write_bytes(_hdf5(field, attributes))
 
 
 def read(path: Path, verify: bool = True) -> StoredField:
@@ -142,18 +138,6 @@ def checksum(field: NDArray[np.float32]) -> str:
 
 
 _REMEDY = "delete it, and `symbench data prepare SUITE` makes it again"
-
-
-def _write_whole(path: Path, content: memoryview) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _hdf5(field: NDArray[np.float32], attributes: Mapping[str, Any]) -> memoryview:

@@ -3,19 +3,18 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import start, symbench
 
 from benchmark import suite as suites
 from benchmark.suite import Suite
 from results.store import Record, Store
 
-SYMBENCH = Path(sys.executable).with_name("symbench")
 MakeSuite = Callable[..., Path]
 
 TOY = '''
@@ -31,17 +30,6 @@ class Gain(Baseline):
     def forward(self, x):
         {body}
 '''
-
-
-def symbench(*arguments: object, store: Store) -> subprocess.CompletedProcess[str]:
-    command = [str(SYMBENCH), *map(str, arguments), "--store", str(store.root)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-
-
-def start(*arguments: object, store: Store) -> subprocess.Popen[bytes]:
-    """In a process group of its own, as a shell starts it."""
-    command = [str(SYMBENCH), *map(str, arguments), "--store", str(store.root)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def records(path: Path, store: Store) -> list[Record]:

@@ -1,0 +1,71 @@
+"""Baselines are found by their files; a broken one is refused by name and the others go on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmark import catalogue, registry
+from benchmark.errors import UserError
+
+GOOD = """
+from benchmark.baseline import Baseline
+class Still(Baseline):
+    family, symmetries, source = "reference", (), "test"
+    def __init__(self, config, task): super().__init__(config, task)
+    def forward(self, x): return x[:, -1]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _forget_plugins() -> Iterator[None]:
+    before = dict(registry._plugins)
+    yield
+    registry._plugins.clear()
+    registry._plugins.update(before)
+
+
+def plugin(folder: Path, name: str, text: str) -> str:
+    (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    return registry.add_plugin(folder / f"{name}.py")
+
+
+def test_what_lies_in_the_folder_is_found() -> None:
+    folder = Path(registry.__file__).parent / "models"
+    assert registry.model_names() == sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+    assert "smoke_rotation_levels" in registry.dataset_names()
+    assert "dataset" not in registry.dataset_names()
+
+
+def test_a_plugin_is_known_by_its_file_name(tmp_path: Path) -> None:
+    assert plugin(tmp_path, "still", GOOD) == "still"
+    assert registry.model("still").__name__ == "Still"
+    assert "still" in registry.model_names()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("syntax", "def (", "cannot be imported: SyntaxError"),
+        ("raises", "1 / 0", "cannot be imported: ZeroDivisionError"),
+        ("empty", "", "must define one subclass of Baseline, found 0"),
+        ("twice", GOOD + GOOD.replace("Still", "Other"), "found 2"),
+        ("no_forward", GOOD.replace("def forward", "def backward"), "Still lacks forward"),
+        ("no_family", GOOD.replace("family, symmetries, source =", "_a, symmetries, source ="), "Still lacks family"),
+    ],
+)
+def test_a_broken_plugin_is_refused_by_name(tmp_path: Path, name: str, text: str, reason: str) -> None:
+    plugin(tmp_path, name, text)
+    with pytest.raises(UserError, match=name) as caught:
+        registry.model(name)
+    assert reason in str(caught.value)
+    rows = {row["name"]: row for row in catalogue.models()}
+    assert rows[name]["family"] == "refused"
+    assert rows["convnet"]["family"] == "cnn"
+
+
+def test_a_plugin_cannot_take_a_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a baseline named 'convnet' exists"):
+        plugin(tmp_path, "convnet", GOOD)
+    with pytest.raises(UserError, match="not a Python file"):
+        registry.add_plugin(tmp_path / "none.py")
