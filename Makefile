@@ -31,7 +31,7 @@ bench: install  ## cost of each baseline beside a plain convolution of the same 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else "symbench needs Python 3.10 to 3.13; say which with `make PYTHON=python3.11 ...`")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else "symbench needs Python 3.10 to 3.13; say which with `make PYTHON=python3.11 ...`")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

@@ -72,9 +72,8 @@ def join(rank: int, size: int, device: torch.device, rendezvous: Path) -> Iterat
     # One machine: gloo must not depend on what the host's name resolves to.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, init_method=f"file://{rendezvous}", rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT
-    )
+    store = dist.FileStore(str(rendezvous), size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     try:
         yield World(rank, size, device)
     finally:

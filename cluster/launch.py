@@ -91,7 +91,7 @@ def run(suite: Suite, store: Store, display: Display) -> Outcome:
 def _run_job(cells: Sequence[Cell], store: Store, placement: Placement, display: Display) -> set[str]:
     """One job with `cells`; returns the ids of those that were begun."""
     (store.root / "jobs").mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=store.root / "jobs"))
+    folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=store.root / "jobs")).resolve()
     job = Job(
         store=store.root.resolve(),
         cells=tuple(cells),

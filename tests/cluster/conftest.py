@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Store:
         run_parameters=[{} for _ in range(8)],
         equivariance_errors=[EquivarianceError("rot90", 0.5, 0.25)],
     )
-    store = Store(tmp_path / "store")
+    store = Store(tmp_path / "störe with spaces")
     store.make()
     write(data_path(store.data_folder, DATASET, PRESET, 0), DATASET, PRESET, 0, simulation)
     return store
