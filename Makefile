@@ -13,7 +13,7 @@ demo: install  ## simulate, train three families with DDP, and show the leaderbo
 	$(BIN)/symbench leaderboard quickstart --html runs/quickstart.html
 	@echo
 	@echo "The report:   runs/quickstart.html   (open it in a browser)"
-	@echo "MLflow:       $(BIN)/symbench ui quickstart   (starts a server on this machine and prints the links)"
+	@echo "MLflow:       $(BIN)/symbench ui   (starts a server on this machine and prints the links)"
 
 test: install  ## the tests; parts that need what is not here are skipped and say why
 	$(BIN)/pytest

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .suite import Suite
 
 Command = Callable[..., Any]
+NEVER_WRAPPED = {"id", "name", "dataset", "model", "state"}
+"""Columns that a person copies from."""
 
 
 class Examples(click.Command):
@@ -173,7 +176,7 @@ def plan(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
             "model": row.model,
             "cells": row.cells,
             "finished": row.finished,
-            "estimated_seconds": round(row.estimated_seconds, 1),
+            "estimated_seconds": round(row.estimated_seconds, 2),
             "estimate": "" if row.cells == row.finished else "measured" if row.measured else "from FLOPs",
         }
         for row in result.rows
@@ -184,7 +187,7 @@ def plan(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
         "cells": total,
         "finished": total - left,
         "left": left,
-        "estimated_seconds": round(result.estimated_seconds, 1),
+        "estimated_seconds": round(result.estimated_seconds, 2),
     }
     if as_json:
         _print_json({**summary, "rows": rows})
@@ -388,9 +391,9 @@ def _print_json(document: Any) -> None:
 def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
-    table = Table(title=Text(title), title_justify="left")
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for key in rows[0] if rows else ():
-        table.add_column(key.replace("_", " "), overflow="fold")
+        table.add_column(key.replace("_", " "), overflow="fold", no_wrap=key in NEVER_WRAPPED)
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row.values()))
     _console().print(table)

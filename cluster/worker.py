@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
 from contextlib import nullcontext
 from pathlib import Path
@@ -53,6 +54,8 @@ def _run(cell: Cell, store: Store, world: World) -> None:
         try:
             run_cell(cell, recorder, world, store.data_folder)
         except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt):
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # submitit sends it once more; what follows is short
             traceback.print_exc()
             if isinstance(recorder, CellRecorder):
                 recorder.fail(failure_class(error), describe(error))

@@ -104,6 +104,7 @@ def against_data_error(rows: Sequence[Row], metric: str, look: Mapping[str, Styl
         if metric == "model_equivariance_error":
             axes.axline((0, 0), slope=1, color=INK, lw=1, ls=(0, (4, 4)), alpha=0.6)
         axes.set_xlabel("measured data equivariance error (field units)")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_ylabel(f"{METRICS[metric].title} ({METRICS[metric].unit})")
         axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])  # a marker at zero is whole
         _name_ends(axes, ends, look)

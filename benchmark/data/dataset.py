@@ -95,12 +95,12 @@ class Dataset(ABC):
 def disjoint_splits(
     frames: int, training_runs: Sequence[int], unseen_runs: Sequence[int], protocol: Protocol
 ) -> dict[SplitName, Split]:
-    """The `disjoint` protocol: training, validation and future are successive blocks of frames (13/20, 1/10, 1/4).
+    """The `disjoint` protocol: training, validation and future are successive blocks of frames (3/5, 3/20, 1/4).
 
     No frame belongs to two of them, and `domain` takes all frames of runs that are in none. Test windows start
     every half roll-out, so that neighbouring ones say something new. UserError where a block cannot hold a window.
     """
-    train_end, validation_end = frames * 13 // 20, frames * 3 // 4
+    train_end, validation_end = frames * 3 // 5, frames * 3 // 4
     stride = max(1, protocol.test_steps // 2)
 
     def windows(name: SplitName, runs: Sequence[int], first: int, end: int, steps: int, stride: int) -> Split:

@@ -28,7 +28,7 @@ class E2CNN(Baseline):
 
     family = "strict"
     symmetries = ("rotation", "translation")
-    source = "Weiler, Cesa 2019 (arXiv 1911.08251), section 2; e2cnn"
+    source = "Weiler, Cesa 2019 (arXiv 1911.08251), through e2cnn"
     search_space: ClassVar[SearchSpace] = {
         "hidden": Choice((16, 32, 64, 128)),
         "order": Choice((4, 8)),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support import start, symbench
 
+from benchmark import registry
 from benchmark import suite as suites
 from benchmark.suite import Suite
 from results.store import Record, Store
@@ -170,9 +171,11 @@ def test_nan_is_a_result(store: Store, make_suite: MakeSuite, tmp_path: Path) ->
 
 
 def test_a_toy_baseline_in_a_folder_trains_and_reaches_the_board(
-    store: Store, make_suite: MakeSuite, tmp_path: Path
+    store: Store, make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gain.py").write_text(TOY.format(body="return x[:, -1] * (1 + self.gain)"), encoding="utf-8")
+    monkeypatch.setattr(registry, "_plugins", {})
+    registry.add_plugin(tmp_path / "gain.py")
     path = make_suite(models="[persistence, gain]", epochs=30)
     plugin = ("--plugin", tmp_path / "gain.py")
     assert symbench("run", path, *plugin, store=store).returncode == 0

@@ -162,7 +162,7 @@ def file_size_limit() -> Iterator[None]:
 
 @pytest.mark.usefixtures("file_size_limit")
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match=r"new\.h5: cannot be written \(File too large\)"):
+    with pytest.raises(MachineError, match=r"new\.h5: cannot be written: File too large"):
         layout.write(tmp_path / "new.h5", "toy", "small", 3, simulation())
     assert left_in(tmp_path) == []
 

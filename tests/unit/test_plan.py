@@ -34,7 +34,7 @@ def test_unmeasured_cells_are_estimated_from_flops() -> None:
 
 def test_flops_of_a_convolution_are_counted() -> None:
     cell = next(c for c in suite.load("quickstart").cells if c.model.name == "convnet")
-    side, kernel, hidden, frames = 32, 9, 24, 4
+    side, kernel, hidden, frames = 32, 9, 32, 2
     weights = kernel * (frames * 2 * hidden + 3 * hidden * hidden + hidden * 2)
     task = Task(cell.dataset.name, frames, 2, side, side)
     assert _forward_flops(cell.model_dump_json(), task) == 2 * weights * side**2

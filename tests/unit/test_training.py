@@ -136,6 +136,22 @@ def test_clipping_and_bf16_run(tmp_path: Path) -> None:
     assert math.isfinite(progress.best_rmse)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # inductor's own
+def test_compiled_is_the_same_training(tmp_path: Path) -> None:
+    class Plain(Linear):
+        def forward(self, x_BTCHW: Tensor) -> Tensor:
+            return self.mix(x_BTCHW.flatten(1, 2))
+
+    best = []
+    for compiled in (False, True):
+        with deterministic(0):
+            model = Plain(Plain.Config(), TASK)
+            settings = SETTINGS.model_copy(update={"compile": compiled, "epochs": 2})
+            progress = fit(model, *windows(), settings, 0, single(), tmp_path / f"{compiled}.pt", lambda history: None)
+        best.append(progress.best_rmse)
+    assert best[1] == pytest.approx(best[0], rel=1e-5)
+
+
 def test_divergence_is_said_with_what_was_trained(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"learning_rate": 1e30, "epochs": 5})
     with pytest.raises(DivergedError, match="not finite"):

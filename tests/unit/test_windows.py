@@ -53,7 +53,7 @@ def test_disjoint_splits_share_no_frame(frames: int, protocol: Protocol) -> None
 
 
 def test_disjoint_says_what_does_not_fit() -> None:
-    with pytest.raises(UserError, match="a future window of 10 input and 20 target frames does not fit into the 23"):
+    with pytest.raises(UserError, match="a validation window of 10 input and 6 target frames does not fit into the 13"):
         disjoint_splits(90, (0,), (1,), Protocol())
 
 
