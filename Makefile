@@ -26,7 +26,7 @@ check: install  ## what CI runs: format, lint, types, import directions, tests
 	$(BIN)/pytest
 
 bench: install  ## cost of each baseline beside a plain convolution of the same width
-	$(BIN)/python -m benchmark.bench
+	$(BIN)/python -m benchmark.bench --hidden 92 e2cnn relaxed_steerable_rotation
 
 install: $(INSTALLED)
 
