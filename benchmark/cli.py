@@ -119,6 +119,7 @@ def data() -> None:
 @data.command("prepare", cls=Examples, epilog="symbench data prepare quickstart")
 @_suite
 @_store
+@_plugin
 def data_prepare(suite: str, store_folder: Path) -> None:
     """Simulate what SUITE needs and the store does not have yet."""
     from .data.prepare import prepare
@@ -177,7 +178,7 @@ def plan(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
             "cells": row.cells,
             "finished": row.finished,
             "estimated_seconds": round(row.estimated_seconds, 2),
-            "estimate": "" if row.cells == row.finished else "measured" if row.measured else "from FLOPs",
+            "estimate": row.basis,
         }
         for row in result.rows
     ]
@@ -193,7 +194,7 @@ def plan(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
         _print_json({**summary, "rows": rows})
         return
     _print_table(loaded.name, rows)
-    click.echo(f"{total} cells: {total - left} finished, {left} left, at most {_duration(result.estimated_seconds)}")
+    click.echo(f"{total} cells: {total - left} finished, {left} left, about {_duration(result.estimated_seconds)}")
 
 
 @command(
@@ -245,7 +246,7 @@ def status(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
                 "seed": cell.seed,
                 "state": state,
                 "epoch": f"{record.status.epoch}/{record.status.epochs}" if record and record.status.epochs else "",
-                "message": (record.status.failure or record.status.message) if record else "",
+                "message": ": ".join(filter(None, (record.status.failure, record.status.message))) if record else "",
             }
         )
     if as_json:
@@ -328,9 +329,9 @@ def ui(store_folder: Path, host: str, port: int) -> None:
     store = _open(store_folder)
     if not (store.root / "mlflow.db").is_file():
         raise MachineError(f"store {store.root}: nothing to show yet; `symbench sync SUITE` fills MLflow")
-    _require_free(host, port)
     uri = mlflow_view.default_tracking_uri(store)
     command_line = mlflow_view.ui_command(uri, mlflow_view.artifact_folder(store), host, port)
+    _require_free(host, port)
     for name, experiment in mlflow_view.boards(uri).items():
         click.echo(f"{name}: {mlflow_view.board_url(f'http://{host}:{port}', experiment)}")
     click.echo("The pages are there in a few seconds; Ctrl-C ends the server.")

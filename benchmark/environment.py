@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import inspect
 import os
 import platform
 import socket
@@ -33,6 +35,11 @@ def describe(world: World) -> dict[str, Any]:
         "world_size": world.size,
         "threads": torch.get_num_threads(),
     }
+
+
+def source_digest(model_class: type) -> str:
+    """sha256 of the file that defines the model, since a plug-in stands in no commit of ours."""
+    return hashlib.sha256(Path(inspect.getfile(model_class)).read_bytes()).hexdigest()
 
 
 def available_cpus() -> int:

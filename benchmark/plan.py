@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,10 +32,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds for one cell on this machine, early stopping left out; `measured` from a finished sibling."""
+    """Seconds for one cell on this machine, early stopping left out, and what they come from."""
 
     seconds: float
-    measured: bool
+    basis: Literal["measured", "from FLOPs", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class PlanRow:
     cells: int
     finished: int
     estimated_seconds: float
-    measured: bool
+    basis: str
+    """`measured` on a finished sibling, `from FLOPs`, `unknown` where the model cannot be built; empty if done."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def make_plan(suite: Suite, states: Mapping[str, str], timings: Iterable[Timing]
                 cells=len(cells),
                 finished=len(cells) - len(waiting),
                 estimated_seconds=sum(estimate.seconds for estimate in estimates),
-                measured=all(estimate.measured for estimate in estimates),
+                basis=", ".join(dict.fromkeys(estimate.basis for estimate in estimates)),
             )
         )
     return Plan(tuple(rows), left, sum(row.estimated_seconds for row in rows))
@@ -87,8 +89,11 @@ def make_plan(suite: Suite, states: Mapping[str, str], timings: Iterable[Timing]
 
 def _estimate(cell: Cell, known: Mapping[str, float]) -> Estimate:
     if _like(cell) in known:
-        return Estimate(known[_like(cell)], measured=True)
-    return Estimate(_flops(cell) / _flops_per_second(), measured=False)
+        return Estimate(known[_like(cell)], "measured")
+    try:
+        return Estimate(_flops(cell) / _flops_per_second(), "from FLOPs")
+    except Exception:  # noqa: BLE001 - a plug-in may raise anything; the run will say it of that cell
+        return Estimate(0.0, "unknown")
 
 
 def _like(cell: Cell) -> str:

@@ -71,7 +71,7 @@ def model(name: str) -> type[Baseline]:
     where = f"{name} ({sources[name].origin})"
     try:
         module = sources[name].load()
-    except Exception as error:  # a plug-in may raise anything; it is refused by name
+    except (Exception, SystemExit) as error:  # a plug-in may raise anything; it is refused by name
         raise UserError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
     classes = _subclasses(module, Baseline)  # type: ignore[type-abstract]
     if len(classes) != 1:
@@ -93,10 +93,10 @@ def dataset(name: str) -> Dataset:
 
 def unknown(kind: str, name: object, valid: Iterable[object]) -> str:
     """The sentence for a name that does not exist: what is nearest, and what would be right."""
-    choices = [str(choice) for choice in valid]
+    choices = {str(choice): choice for choice in valid}
     near = difflib.get_close_matches(str(name), choices, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {str(name)!r}{hint} (valid: {', '.join(choices)})"
+    hint = f"; did you mean {choices[near[0]]!r}?" if near else ""
+    return f"unknown {kind} {name!r}{hint} (valid: {', '.join(choices)})"
 
 
 @cache

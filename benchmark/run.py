@@ -17,6 +17,7 @@ from .data.dataset import SplitName
 from .data.layout import StoredField, data_path, load_field
 from .data.windows import Windows
 from .distributed import World
+from .errors import MachineError
 from .evaluation import equivariance_error, example_rollouts, forecast_error
 from .recorder import Recorder
 from .training import DivergedError, Progress, deterministic, fit
@@ -34,9 +35,12 @@ def run_cell(cell: Cell, recorder: Recorder, world: World, data_folder: Path) ->
     stored = cell_data(cell, data_folder)
     model_class = registry.model(cell.model.name)
     task = task_of(cell, stored)
-    recorder.environment(
-        {**environment.describe(world), "data_file": stored.path.name, "data_checksum": stored.checksum}
-    )
+    provenance = {
+        "model_file_sha256": environment.source_digest(model_class),
+        "data_file": stored.path.name,
+        "data_checksum": stored.checksum,
+    }
+    recorder.environment({**environment.describe(world), **provenance})
     reason = model_class.supports(task)
     if reason is not None:
         recorder.finish("n/a", {}, reason)
@@ -59,9 +63,10 @@ def run_cell(cell: Cell, recorder: Recorder, world: World, data_folder: Path) ->
                     lambda history: recorder.progress(history, cell.train.epochs),
                 )
         except DivergedError as error:
-            recorder.finish("diverged", _costs(model, error.progress, windows, world), str(error))
+            recorder.finish("diverged", _costs(cell, model, error.progress, windows, world), str(error))
             return
-        metrics = _evaluate(cell, model, windows, world) | _costs(model, trained, windows, world)
+        costs = _costs(cell, model, trained, windows, world)
+        metrics = _evaluate(cell, model, windows, world) | costs
         for name, value in (("", stored.mean_absolute_error), ("_relative", stored.mean_relative_error)):
             metrics[f"data_equivariance_error{name}"] = value
         if world.is_main:
@@ -77,9 +82,12 @@ def run_cell(cell: Cell, recorder: Recorder, world: World, data_folder: Path) ->
 
 
 def cell_data(cell: Cell, data_folder: Path) -> StoredField:
-    """The field that the cell learns, on the grid that it asks for. MachineError where the file is missing."""
+    """The field that the cell learns, on the grid that it asks for. MachineError: missing, or of something else."""
     dataset = cell.dataset
-    return load_field(data_path(data_folder, dataset.name, dataset.preset, dataset.level), dataset.grid)
+    stored = load_field(data_path(data_folder, dataset.name, dataset.preset, dataset.level), dataset.grid)
+    if (stored.dataset, stored.preset, stored.level) != (dataset.name, dataset.preset, dataset.level):
+        raise MachineError(f"{stored.path}: holds {stored.dataset} ({stored.preset}) level {stored.level}; delete it")
+    return stored
 
 
 def task_of(cell: Cell, stored: StoredField) -> Task:
@@ -116,7 +124,9 @@ def _evaluate(cell: Cell, model: Baseline, windows: Mapping[SplitName, Windows],
     return metrics
 
 
-def _costs(model: Baseline, trained: Progress, windows: Mapping[SplitName, Windows], world: World) -> dict[str, Any]:
+def _costs(
+    cell: Cell, model: Baseline, trained: Progress, windows: Mapping[SplitName, Windows], world: World
+) -> dict[str, Any]:
     """What the result cost; `samples_per_second` counts training windows, validation included in the time."""
     epochs = len(trained.history)
     costs: dict[str, Any] = {
@@ -129,7 +139,8 @@ def _costs(model: Baseline, trained: Progress, windows: Mapping[SplitName, Windo
         costs["peak_memory_bytes"] = int(world.maximum(peak))
     if epochs:
         costs["best_epoch"] = trained.best_epoch
-        costs["samples_per_second"] = epochs * len(windows["train"]) / trained.seconds
+        batches = len(windows["train"]) // cell.train.batch_size
+        costs["samples_per_second"] = epochs * batches * cell.train.batch_size / trained.seconds
     return costs
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from . import registry
 from .cell import Cell, DatasetChoice, Frozen, ModelChoice, PositiveInt, Protocol, Training
@@ -24,6 +24,7 @@ from .errors import UserError
 
 SUITES_FOLDER = Path(__file__).parent.parent / "suites"
 Location = tuple[str | int, ...]
+_Plain = bool | int | float | str | list | dict | None
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
@@ -104,26 +105,27 @@ class _Reader:
             self._error(("name",), "must be a line of text")
         datasets = list(self._choices("datasets", self._datasets))
         models = list(self._choices("models", self._models))
-        protocol_tree = self.tree.get("protocol", {})
-        if isinstance(protocol_tree, str):
-            protocol_tree = {"name": protocol_tree}
-        protocols = self._grid(("protocol",), protocol_tree, Protocol)
-        trainings = self._grid(("train",), self.tree.get("train", {}), Training)
-        resources = self._grid(("resources",), self.tree.get("resources", {}), Resources)
+        protocol = self.tree.get("protocol")
+        named = isinstance(protocol, str | CommentedSeq)
+        protocols = self._grid(("protocol",), {"name": protocol} if named else protocol, Protocol)
+        trainings = self._grid(("train",), self.tree.get("train"), Training)
+        resources = self._grid(("resources",), self.tree.get("resources"), Resources)
         seeds = self._axis(("seeds",), self.tree.get("seeds", [0]))
         self._stop_on_errors()
         if len(resources) != 1:
             self._error(("resources",), "takes no lists: resources are not an axis of the grid")
-        self._check_splits(datasets, protocols)
-        self._check_batches(trainings, resources[0])
+        self._check_splits(datasets, protocols, trainings)
+        self._check_ranks(trainings, resources[0])
         self._stop_on_errors()
 
         cells: dict[str, Cell] = {}
         for dataset, model, protocol, train, (index, seed) in itertools.product(
             datasets, models, protocols, trainings, enumerate(seeds)
         ):
-            if index > 0 and not registry.model(model.name).trained:
-                continue
+            if not registry.model(model.name).trained:
+                if index > 0:
+                    continue
+                train = Training()  # so that it is one cell, however the others are trained
             cell = self._validated(
                 ("seeds",),
                 Cell,
@@ -136,17 +138,21 @@ class _Reader:
 
     def _parse(self) -> CommentedMap:
         try:
-            tree = YAML(typ="rt").load(self.path.read_text(encoding="utf-8"))
+            text = self.path.read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise UserError(f"{self.path}: is not UTF-8 text") from error
+        try:
+            tree = YAML(typ="rt").load(text)
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = f"{self.path}:{mark.line + 1}" if mark else str(self.path)
             raise UserError(
                 f"{where}: not valid YAML: {(error.problem or 'cannot be parsed').splitlines()[0]}"
             ) from error
+        except (YAMLError, ValueError, RecursionError) as error:
+            raise UserError(f"{self.path}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
         if not isinstance(tree, CommentedMap):
             raise UserError(f"{self.path}:1: a suite is a mapping with the keys name, datasets and models")
         return tree
@@ -181,6 +187,8 @@ class _Reader:
             ):
                 if value not in valid:
                     self._error((*where, key), registry.unknown(f"{key} of {name}", value, valid))
+            if choice.level in dataset.levels:  # as the dataset writes it: 3.0 is 3
+                choice = choice.model_copy(update={"level": dataset.levels[dataset.levels.index(choice.level)]})
             yield choice
 
     def _models(self, where: Location, name: str, settings: Mapping[str, Any]) -> Iterator[ModelChoice]:
@@ -196,6 +204,7 @@ class _Reader:
         self, where: Location, settings: Any, schema: type[Settings], own: Sequence[str] | None = None
     ) -> list[Settings]:
         """Every combination of the lists in `settings`, validated; empty where something is wrong."""
+        settings = {} if settings is None else settings
         if not isinstance(settings, Mapping):
             self._error(where, "must be a mapping of keys to values")
             return []
@@ -206,13 +215,16 @@ class _Reader:
         for key, value in settings.items():
             takes_list = _is_sequence(schema.model_fields[key].annotation)
             is_axis = isinstance(value, list) and not (takes_list and not any(isinstance(v, list) for v in value))
-            axes[key] = self._axis((*where, key), value) if is_axis else [_plain(value)]
+            axes[key] = self._axis((*where, key), value if is_axis else [value])
         points = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
         validated = (self._validated(where, schema, point) for point in points)
         return [point for point in validated if point is not None]
 
     def _axis(self, where: Location, values: Any) -> list[Any]:
         axis = _plain(values) if isinstance(values, list) else [_plain(values)]
+        if any(not isinstance(value, _Plain) for value in axis):
+            self._error(where, "must be made of numbers, texts, true, false and null")
+            return []
         if not axis:
             self._error(where, "an empty list leaves nothing to run")
         repeated = [value for index, value in enumerate(axis) if value in axis[:index]]
@@ -226,9 +238,10 @@ class _Reader:
                 return schema.model_validate(point)
             return schema.model_validate_json(json.dumps(point))  # where a list may stand for a tuple
         except ValidationError as error:
-            for problem in error.errors():
-                location = (*where, *problem["loc"][:1])
-                self._error(location, f"{problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})")
+            problems = {problem["loc"][:1]: problem for problem in reversed(error.errors())}  # the first of each key
+            for location, problem in problems.items():
+                message = problem["msg"].removeprefix("Value error, ")
+                self._error((*where, *location), f"{message} (got {problem['input']!r})")
         return None
 
     def _check_keys(self, where: Location, mapping: Mapping[str, Any], valid: Sequence[str]) -> bool:
@@ -237,20 +250,29 @@ class _Reader:
             self._error((*where, key), registry.unknown("key", key, valid))
         return not wrong
 
-    def _check_splits(self, datasets: Sequence[DatasetChoice], protocols: Sequence[Protocol]) -> None:
+    def _check_splits(
+        self, datasets: Sequence[DatasetChoice], protocols: Sequence[Protocol], trainings: Sequence[Training]
+    ) -> None:
+        largest = max(train.batch_size for train in trainings)
         for (name, preset), protocol in itertools.product({(d.name, d.preset) for d in datasets}, protocols):
             try:
-                registry.dataset(name).splits(protocol, preset)
+                split = registry.dataset(name).splits(protocol, preset)["train"]
             except UserError as error:
                 self._error(("protocol",), f"{name} ({preset}): {error}")
+                continue
+            windows = len(split.runs) * len(split.starts)
+            if largest > windows:
+                self._error(
+                    ("train", "batch_size"),
+                    f"{largest} is more than the {windows} training windows of {name} ({preset})",
+                )
 
-    def _check_batches(self, trainings: Sequence[Training], resources: Resources) -> None:
+    def _check_ranks(self, trainings: Sequence[Training], resources: Resources) -> None:
         ranks = resources.gpus or resources.ranks
+        written = "batch_size" in (self.tree.get("train") or {})
+        where = ("train", "batch_size") if written else ("resources",)
         for size in {train.batch_size for train in trainings if train.batch_size % ranks}:
-            self._error(
-                ("train", "batch_size"),
-                f"{size} is not divisible by the {ranks} ranks of `resources`; it is the global batch",
-            )
+            self._error(where, f"{size} is not divisible by the {ranks} ranks of `resources`; it is the global batch")
 
     def _error(self, where: Location, message: str) -> None:
         line, name = self._line(where), ".".join(str(part) for part in where)

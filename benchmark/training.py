@@ -91,8 +91,6 @@ def fit(
     """
     if len(train) < settings.batch_size:
         raise UserError(f"train.batch_size: {settings.batch_size} is more than the {len(train)} training windows")
-    if settings.precision == "tf32" and world.device.type != "cuda":
-        raise UserError("train.precision: tf32 needs a GPU; use fp32 or bf16 on a CPU")
     use_precision(settings.precision)
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

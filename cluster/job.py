@@ -22,3 +22,5 @@ class Job(BaseModel):
     ranks: PositiveInt
     threads: PositiveInt
     """CPU threads of each rank."""
+    visible_gpus: str | None
+    """CUDA_VISIBLE_DEVICES of the person who launched, if set."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,9 +15,10 @@ import torch
 
 from benchmark import registry
 from benchmark.cell import Cell
-from benchmark.data.layout import data_path
+from benchmark.data.layout import data_path, require
 from benchmark.environment import available_cpus
 from benchmark.errors import MachineError, UserError
+from benchmark.files import write_text
 from benchmark.recorder import FINAL_STATES
 from benchmark.suite import Resources, Suite
 from results.store import Record, Store
@@ -48,16 +50,15 @@ class Placement:
 
 
 def place(resources: Resources, batch_sizes: Sequence[int]) -> Placement:
-    """Ranks on this machine. MachineError: fewer GPUs than asked for. UserError: batch not divisible."""
+    """Ranks on this machine; `batch_sizes` are divisible by what was asked for. MachineError: too few GPUs."""
     there = torch.cuda.device_count()
     if resources.gpus is not None and resources.gpus > there:
         raise MachineError(f"resources.gpus: {resources.gpus} asked for, this machine has {there}")
-    gpus = min(resources.ranks, there) if resources.gpus is None else resources.gpus
-    placement = Placement("cuda", gpus) if gpus else Placement("cpu", resources.ranks)
-    for size in batch_sizes:
-        if size % placement.ranks:
-            raise UserError(f"train.batch_size: {size} is not divisible by the {placement.ranks} ranks")
-    return placement
+    gpus = resources.gpus
+    if gpus is None:  # as many as there are, up to the ranks asked for, that can share every batch
+        usable = range(1, min(resources.ranks, there) + 1)
+        gpus = max((n for n in usable if not any(size % n for size in batch_sizes)), default=0)
+    return Placement("cuda", gpus) if gpus else Placement("cpu", resources.ranks)
 
 
 def run(suite: Suite, store: Store, display: Display) -> Outcome:
@@ -69,29 +70,35 @@ def run(suite: Suite, store: Store, display: Display) -> Outcome:
     store.make()
     with store.only_run():
         records, _ = store.read(suite.cells)
-        left = [cell for cell in suite.cells if not _is_result(records, cell)]
+        left = [cell for cell in suite.cells if not store.is_result(cell)]
         skipped = len(suite.cells) - len(left)
         held = [cell for cell in left if store.being_run(cell)]
         if held:
             raise MachineError(f"{len(held)} cells are still being run by an earlier job ({held[0]}); wait for it")
-        _check_data(left, store)
-        placement = place(suite.resources, sorted({cell.train.batch_size for cell in left}))
+        for cell in left:
+            require(data_path(store.data_folder, cell.dataset.name, cell.dataset.preset, cell.dataset.level))
+        trained = [cell for cell in left if registry.model(cell.model.name).trained]
+        placement = place(suite.resources, [cell.train.batch_size for cell in trained])
+        if placement.device == "cpu" and any(cell.train.precision == "tf32" for cell in trained):
+            raise UserError("train.precision: tf32 needs a GPU; use fp32 or bf16 on a CPU")
         display.start(suite.cells, records)
         tried: set[str] = set()
         while waiting := [cell for cell in left if cell.id not in tried]:
-            ended = _run_job(waiting, store, placement, display)
-            tried |= ended
-            if not ended:
-                raise MachineError(f"the job ended before its first cell began; see the logs in {store.root / 'jobs'}")
-        records, _ = store.read(suite.cells)
-    failed = tuple(records[cell.id] for cell in left if not _is_result(records, cell))
+            begun = _run_job(waiting, store, placement, display)
+            tried |= begun
+            if not begun:
+                raise MachineError(
+                    f"the job ended before {waiting[0]} began; see the logs in {store.root / 'jobs'},"
+                    " and whether another process holds that cell"
+                )
+        records, _ = store.read(left)
+    failed = tuple(record for record in records.values() if record.status.state not in FINAL_STATES)
     return Outcome(len(left) - len(failed), failed, skipped)
 
 
 def _run_job(cells: Sequence[Cell], store: Store, placement: Placement, display: Display) -> set[str]:
     """One job with `cells`; returns the ids of those that were begun."""
-    (store.root / "jobs").mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=store.root / "jobs")).resolve()
+    folder = _job_folder(store)
     job = Job(
         store=store.root.resolve(),
         cells=tuple(cells),
@@ -99,9 +106,10 @@ def _run_job(cells: Sequence[Cell], store: Store, placement: Placement, display:
         device=placement.device,
         ranks=placement.ranks,
         threads=max(1, available_cpus() // placement.ranks),
+        visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
     )
     job_file = folder / "job.json"
-    job_file.write_text(job.model_dump_json(indent=1), encoding="utf-8")
+    write_text(job_file, job.model_dump_json(indent=1))
     executor = submitit.LocalExecutor(folder=folder)
     executor.update_parameters(
         timeout_min=NEVER_MINUTES,
@@ -123,11 +131,21 @@ def _run_job(cells: Sequence[Cell], store: Store, placement: Placement, display:
         raise
     begun = _begun(cells, store, started)
     for record in begun.values():
-        if record.status.state == "running":
+        if record.status.state == "running" and not store.being_run(record.cell):
             store.fail(record, "killed", f"the process died without a word; see the logs in {folder}")
     begun = _begun(cells, store, started)
     display.update(begun)
     return set(begun)
+
+
+def _job_folder(store: Store) -> Path:
+    """A new folder for a job and its logs."""
+    try:
+        (store.root / "jobs").mkdir(exist_ok=True)
+        name = tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=store.root / "jobs")
+    except OSError as error:
+        raise MachineError(f"{store.root / 'jobs'}: cannot be written: {error.strerror}") from error
+    return Path(name).resolve()
 
 
 def _begun(cells: Sequence[Cell], store: Store, started: float) -> dict[str, Record]:
@@ -139,14 +157,3 @@ def _begun(cells: Sequence[Cell], store: Store, started: float) -> dict[str, Rec
 
     records, _ = store.read([cell for cell in cells if is_new(cell)])
     return {key: record for key, record in records.items() if record.status.heartbeat >= started}
-
-
-def _check_data(cells: Sequence[Cell], store: Store) -> None:
-    for cell in cells:
-        path = data_path(store.data_folder, cell.dataset.name, cell.dataset.preset, cell.dataset.level)
-        if not path.is_file():
-            raise MachineError(f"{path}: no such data file; `symbench data prepare SUITE` makes it")
-
-
-def _is_result(records: dict[str, Record], cell: Cell) -> bool:
-    return cell.id in records and records[cell.id].status.state in FINAL_STATES

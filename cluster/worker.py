@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import traceback
 from contextlib import nullcontext
@@ -14,9 +15,9 @@ from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.distributed import World, join
 from benchmark.errors import MachineError, UserError
-from benchmark.recorder import FINAL_STATES, Follower
+from benchmark.recorder import Follower
 from benchmark.run import run_cell
-from results.store import CellRecorder, Store, read_record
+from results.store import CellRecorder, Store
 
 from .job import Job
 
@@ -31,6 +32,8 @@ def run_job(job_file: str) -> None:
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
     for plugin in job.plugins:
         registry.add_plugin(plugin)
+    if job.visible_gpus is not None:  # submitit's local executor counts from 0, whatever this machine's user chose
+        os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
     task = submitit.JobEnvironment()
     torch.set_num_threads(job.threads)
     device = torch.device("cuda", task.local_rank) if job.device == "cuda" else torch.device("cpu")
@@ -45,13 +48,13 @@ def _run(cell: Cell, store: Store, world: World) -> None:
     """One cell under its lock, which rank 0 holds for all."""
     checkpoint = store.cell_folder(cell.id) / "checkpoint.pt"
     with store.recorder(cell) if world.is_main else nullcontext(Follower(checkpoint)) as recorder:
-        skip = recorder is None or (isinstance(recorder, CellRecorder) and _is_result(recorder.folder))
+        skip = recorder is None or (isinstance(recorder, CellRecorder) and store.is_result(cell))
         if world.maximum(float(skip)) or recorder is None:
             return
-        if isinstance(recorder, CellRecorder):
-            recorder.start()
         print(f"{cell.id} {cell}", flush=True)
         try:
+            if isinstance(recorder, CellRecorder):
+                recorder.start()
             run_cell(cell, recorder, world, store.data_folder)
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, KeyboardInterrupt):
@@ -61,11 +64,6 @@ def _run(cell: Cell, store: Store, world: World) -> None:
                 recorder.fail(failure_class(error), describe(error))
             if world.size > 1 or isinstance(error, KeyboardInterrupt):
                 raise
-
-
-def _is_result(folder: Path) -> bool:
-    record = read_record(folder)
-    return record is not None and record.status.state in FINAL_STATES
 
 
 def failure_class(error: BaseException) -> str:

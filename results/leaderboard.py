@@ -81,7 +81,7 @@ class Row:
 def aggregate(cells: Sequence[Cell], records: Mapping[str, Record], metric: str = "rmse_future") -> list[Row]:
     """One row for each setting among `cells`, sorted by dataset, level and `metric`, the best first.
 
-    Rows with a diverged seed or without the number come last in their level. UserError: no such metric.
+    Rows that lack a seed or the number come last in their level. UserError: no such metric.
     """
     if metric not in METRICS:
         raise UserError(registry.unknown("metric", metric, METRICS))
@@ -96,7 +96,7 @@ def aggregate(cells: Sequence[Cell], records: Mapping[str, Record], metric: str 
         numeric = isinstance(row.level, int | float)
         level = (not numeric, row.level if numeric else 0, str(row.level))
         value = row.metrics.get(metric)
-        last = value is None or row.count("diverged") > 0
+        last = value is None or not row.complete
         return (*row.panel, level, row.contest[-1], last, sign * value.mean if value else 0.0, row.label)
 
     return sorted(rows, key=order)

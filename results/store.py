@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.files import replacing, write_json, write_text
-from benchmark.recorder import Epoch, Rollouts, State, Status
+from benchmark.recorder import FINAL_STATES, Epoch, Rollouts, State, Status
 
 LOCK_PATIENCE_SECONDS = 2.0
+_STATUS = TypeAdapter(Status)
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ class Store:
                 broken.append(Broken(folder, "cell.json describes another cell"))
         return records, broken
 
+    def is_result(self, cell: Cell) -> bool:
+        """Whether the cell is finished for good; an unreadable record is not, and is made again."""
+        records, _ = self.read([cell])
+        return cell.id in records and records[cell.id].status.state in FINAL_STATES
+
     @contextmanager
     def only_run(self) -> Iterator[None]:
         """Hold the store for one `symbench run`. MachineError where another holds it."""
@@ -122,7 +128,10 @@ class Store:
     def recorder(self, cell: Cell) -> Iterator[CellRecorder | None]:
         """The recorder of `cell`, held by this process alone; None where another process holds it."""
         folder = self.cell_folder(cell.id)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(f"{folder}: cannot be written: {error.strerror}") from error
         with _locked(folder / "lock", LOCK_PATIENCE_SECONDS) as holder:
             yield CellRecorder(cell, folder) if holder is None else None
 
@@ -186,7 +195,9 @@ def read_record(folder: Path) -> Record | None:
         return None
     document = _read_json(folder / "cell.json")
     document.pop("id", None)
-    status = Status(**_read_json(folder / "status.json"))
+    status = _STATUS.validate_python(_read_json(folder / "status.json"))
+    if status.state in FINAL_STATES and not (folder / "metrics.json").exists():
+        raise ValueError(f"status.json says {status.state}, but there is no metrics.json")
     return Record(
         cell=Cell.model_validate(document),
         status=status,
@@ -220,7 +231,7 @@ def _last_attempt(folder: Path) -> int:
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"cell.json: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return f"{error.title}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
     return str(error)
 
 

@@ -107,7 +107,7 @@ def disjoint_splits(
         starts = tuple(range(first, end - protocol.input_frames - steps + 1, stride))
         if not starts:
             raise UserError(
-                f"protocol: a {name} window of {protocol.input_frames} input and {steps} target frames does not fit"
+                f"a {name} window of {protocol.input_frames} input and {steps} target frames does not fit"
                 f" into the {end - first} frames of that split; choose fewer input_frames, train_steps or test_steps"
             )
         return Split(tuple(runs), starts, steps)

@@ -70,6 +70,12 @@ def data_path(folder: Path, dataset: str, preset: str, level: Level) -> Path:
     return folder / dataset / preset / f"level_{level}.h5"
 
 
+def require(path: Path) -> None:
+    """MachineError, which says how to make it, where there is no such file."""
+    if not path.is_file():
+        raise MachineError(f"{path}: no such data file; `symbench data prepare SUITE` makes it")
+
+
 def write(path: Path, dataset_name: str, preset: str, level: Level, simulation: Simulation) -> None:
     """Write one level, and show it under its name only when it is whole and on the disk.
 
@@ -102,8 +108,7 @@ def read(path: Path, verify: bool = True) -> StoredField:
 
     `verify` compares the checksum, which takes about as long as reading.
     """
-    if not path.is_file():
-        raise MachineError(f"{path}: no such data file; `symbench data prepare SUITE` makes it")
+    require(path)
     try:
         # A file under its final name never changes: no lock is needed, and network file systems may refuse one.
         with h5py.File(path, "r", locking=False) as file:

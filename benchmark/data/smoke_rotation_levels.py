@@ -99,7 +99,7 @@ class SmokeRotationLevels(Dataset):
             if not starts:
                 first = numbers[0] + WINDOW_OFFSET
                 raise UserError(
-                    f"protocol: {name} windows start at frame {first} of {frames} ({preset}); input_frames and"
+                    f"{name} windows start at frame {first} of {frames} ({preset}); input_frames and"
                     f" steps may sum up to {frames - first} at most, not {protocol.input_frames} + {steps}"
                 )
             return Split(runs, starts, steps)

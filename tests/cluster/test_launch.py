@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from support import start, symbench
 
 from benchmark import registry
@@ -160,6 +161,19 @@ def test_a_process_that_dies_without_a_word_is_noticed(store: Store, make_suite:
     assert "1 cells run, 0 were finished, 1 failed" in result.stdout
 
 
+def test_an_unreadable_record_is_made_again_without_training_again(store: Store, make_suite: MakeSuite) -> None:
+    path = make_suite(models="[{convnet: {hidden: 4}}, persistence]")
+    symbench("run", path, store=store)
+    before = next(record for record in records(path, store) if record.cell.model.name == "convnet")
+    (before.folder / "metrics.json").write_text('{"rmse_future": 0.')
+    again = symbench("run", path, store=store)
+    assert again.returncode == 0, again.stderr
+    assert "1 cells run, 1 were finished" in again.stdout
+    after = next(record for record in records(path, store) if record.cell.model.name == "convnet")
+    assert list(after.history) == list(before.history)
+    assert outcome(after) == outcome(before)
+
+
 def test_nan_is_a_result(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
     (tmp_path / "bomb.py").write_text(TOY.format(body="return x[:, -1] * (self.gain + 1e38) * 1e38"), encoding="utf-8")
     path = make_suite(models="[bomb]")
@@ -208,6 +222,21 @@ class TestRefusals:
     def test_a_batch_that_the_ranks_cannot_share(self, store: Store, make_suite: MakeSuite) -> None:
         result = symbench("run", make_suite(ranks=3), store=store)
         self.refused(result, 2, "train.batch_size: 8 is not divisible by the 3 ranks")
+
+    def test_tf32_without_a_gpu(self, store: Store, make_suite: MakeSuite) -> None:
+        path = make_suite()
+        path.write_text(path.read_text().replace("epochs: 3", "epochs: 3, precision: tf32"))
+        if not torch.cuda.is_available():
+            self.refused(symbench("run", path, store=store), 2, "tf32 needs a GPU")
+
+    def test_data_of_another_level(self, store: Store, make_suite: MakeSuite) -> None:
+        path = make_suite()
+        path.write_text(path.read_text().replace("level: 0", "level: 1"))
+        there = next(store.data_folder.rglob("*.h5"))
+        there.rename(there.with_name("level_1.h5"))
+        result = symbench("run", path, store=store)
+        assert result.returncode == 1
+        assert "holds smoke_rotation_levels (small) level 0" in result.stderr
 
     def test_missing_data(self, store: Store, make_suite: MakeSuite) -> None:
         next(store.data_folder.rglob("*.h5")).unlink()

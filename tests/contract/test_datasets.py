@@ -122,7 +122,7 @@ def test_disjoint_shares_no_frame(dataset_name: str) -> None:
 
 @pytest.mark.parametrize("name", ["disjoint", "icml2022"])
 def test_windows_that_do_not_fit_are_refused(dataset: Dataset, name: str) -> None:
-    with pytest.raises(UserError, match="protocol: "):
+    with pytest.raises(UserError, match="window"):
         dataset.splits(Protocol.model_validate({"name": name, "test_steps": 1000}), "tiny")
 
 
@@ -186,6 +186,6 @@ def test_a_broken_file_is_made_again(tmp_path: Path) -> None:
 def test_unknown_presets_and_levels(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown preset 'tinny'; did you mean 'tiny'"):
         prepare("toy", "tinny", [0], tmp_path, no_progress)
-    with pytest.raises(UserError, match=r"unknown level '7'.*valid: 0, 1, 2"):
+    with pytest.raises(UserError, match=r"unknown level 7.*valid: 0, 1, 2"):
         prepare("toy", "tiny", [0, 7], tmp_path, no_progress)
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ def test_done_cells_are_not_left_and_measured_siblings_are_used() -> None:
     plan = make_plan(loaded, {first.id: "done"}, [Timing(first, 12.0)])
     assert len(plan.left) == len(loaded.cells) - 1
     assert sum(row.finished for row in plan.rows) == 1
-    assert all(row.measured for row in plan.rows)
+    assert all(row.basis == "measured" for row in plan.rows)
     assert plan.estimated_seconds == pytest.approx(12.0 * len(plan.left))
 
 
@@ -29,7 +29,7 @@ def test_unmeasured_cells_are_estimated_from_flops() -> None:
     plan = make_plan(suite.load("quickstart"), {}, [])
     trained = [row for row in plan.rows if row.model != "persistence"]
     assert all(math.isfinite(row.estimated_seconds) and row.estimated_seconds > 0 for row in trained)
-    assert not any(row.measured for row in trained)
+    assert all(row.basis == "from FLOPs" for row in trained)
 
 
 def test_flops_of_a_convolution_are_counted() -> None:

@@ -83,7 +83,7 @@ def test_only_explains(write: Write, expression: str, message: str) -> None:
         ("hidden:", "hiden:", 7, "models.1.convnet.hiden: unknown key 'hiden'; did you mean 'hidden'?"),
         ("- convnet", "- convnett", 7, "unknown model 'convnett'; did you mean 'convnet'?"),
         ("- smoke_rotation_levels", "- smoke_rotation_level", 4, "did you mean 'smoke_rotation_levels'?"),
-        ("[0, 3]", "[0, 30]", 4, "level: unknown level of smoke_rotation_levels '30'"),
+        ("[0, 3]", "[0, 30]", 4, "level: unknown level of smoke_rotation_levels 30"),
         ("preset: small", "preset: smal", 4, "did you mean 'small'?"),
         ("batch_size: 4", "batch_size: 5", 9, "train.batch_size: 5 is not divisible by the 2 ranks"),
         ("batch_size: 4", "batch_size: four", 9, "train.batch_size: Input should be a valid integer"),
@@ -97,6 +97,11 @@ def test_only_explains(write: Write, expression: str, message: str) -> None:
         ("name: tiny", "name: tiny\nname: again", 2, "duplicate key"),
         ("train: {", "train: {{", 10, "not valid YAML"),
         ("- persistence", "- {persistence: 3}", 6, "must be a name"),
+        ("[0, 3]", '"3"', 4, "unknown level of smoke_rotation_levels '3'; did you mean 3?"),
+        ("[0, 3]", "2001-01-01", 4, "must be made of numbers, texts"),
+        ("[0, 3]", "[3, 3.0]", 4, "stands there twice"),
+        ("batch_size: 4", "batch_size: 4000", 9, "4000 is more than the 128 training windows"),
+        ("protocol: {name: disjoint, input_frames: 1, test_steps: 10}", "protocol: nonsense", 2, "protocol.name"),
     ],
 )
 def test_mistakes_are_named_with_line_and_key(write: Write, old: str, new: str, line: int, message: str) -> None:
@@ -105,6 +110,31 @@ def test_mistakes_are_named_with_line_and_key(write: Write, old: str, new: str, 
         suite.load(path)
     assert f"{path}:{line}: " in str(caught.value)
     assert message in str(caught.value)
+
+
+def test_a_level_has_one_identity_however_it_is_written(write: Write) -> None:
+    cells = suite.load(write(GOOD)).cells
+    assert [cell.id for cell in suite.load(write(GOOD.replace("[0, 3]", "[0.0, 3.0]"))).cells] == [c.id for c in cells]
+
+
+def test_sections_may_be_empty_and_protocols_an_axis(write: Write) -> None:
+    loaded = suite.load(
+        write(GOOD.replace("seeds: [0, 1, 2]", "seeds: 0").replace("resources: {ranks: 2}", "resources:"))
+    )
+    assert loaded.resources.ranks == 1
+    assert {cell.seed for cell in loaded.cells} == {0}
+    both = GOOD.replace("name: disjoint, input_frames: 1", "name: [disjoint, icml2022], input_frames: 1")
+    assert {cell.protocol.name for cell in suite.load(write(both)).cells} == {"disjoint", "icml2022"}
+
+
+def test_an_untrained_baseline_is_one_cell_however_the_others_are_trained(write: Write) -> None:
+    loaded = suite.load(write(GOOD.replace("epochs: 2", "epochs: [2, 3]"))).only("model=persistence")
+    assert len(loaded.cells) == 2  # one for each level
+
+
+def test_control_characters_are_refused(write: Write) -> None:
+    with pytest.raises(UserError, match="not valid YAML"):
+        suite.load(write(GOOD + "\x01"))
 
 
 def test_all_mistakes_are_told_at_once(write: Write) -> None:

@@ -161,9 +161,6 @@ def test_divergence_is_said_with_what_was_trained(tmp_path: Path) -> None:
 def test_what_cannot_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than the 36 training windows"):
         train(tmp_path / "c.pt", SETTINGS.model_copy(update={"batch_size": 64}))
-    if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="tf32 needs a GPU"):
-            train(tmp_path / "c.pt", SETTINGS.model_copy(update={"precision": "tf32"}))
     (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(MachineError, match=r"broken\.pt: not a readable checkpoint"):
         train(tmp_path / "broken.pt", SETTINGS)
