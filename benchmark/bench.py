@@ -8,13 +8,12 @@ the peak memory of each is measured in a process of its own, above what a step o
 from __future__ import annotations
 
 import json
-import resource
+import math
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from . import registry
 from .baseline import Baseline, Task
 from .cell import Training
+from .environment import peak_memory_bytes, reset_peak_memory
 from .training import RolledOutLoss
 
 FRAMES_IN, FRAMES_OUT = 10, 2
@@ -77,30 +77,21 @@ def channels(model: Baseline, grid: int) -> int:
     return widest
 
 
-def peak_memory(name: str, hidden: int, batch: int, grid: int) -> int:
-    """Peak of three training steps, in the units of this machine; to be called in a fresh process."""
+def peak_memory(name: str, hidden: int, batch: int, grid: int) -> float:
+    """Peak of three training steps, in bytes; to be called in a fresh process."""
     training_step(build(name, 2, 16), 1, 16)()
-    if DEVICE.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    before = _peak()
+    reset_peak_memory(DEVICE)
+    before = peak_memory_bytes(DEVICE)
     step = training_step(build(name, hidden, grid), batch, grid)
     for _ in range(3):
         step()
-    return _peak() - before
+    after = peak_memory_bytes(DEVICE)
+    return math.nan if before is None or after is None else after - before  # not every system tells
 
 
-def _peak() -> int:
-    if DEVICE.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():  # on Linux ru_maxrss begins with the peak of the parent
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _peak_memory_apart(*arguments: object) -> int:
+def _peak_memory_apart(*arguments: object) -> float:
     call = f"from benchmark.bench import peak_memory; print(peak_memory(*{arguments!r}))"
-    return int(subprocess.check_output([sys.executable, "-c", call], text=True))
+    return float(subprocess.check_output([sys.executable, "-c", call], text=True))
 
 
 def compare(names: list[str], hidden: int, batch: int, grid: int, repeats: int) -> list[dict[str, Any]]:

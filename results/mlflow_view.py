@@ -7,11 +7,11 @@ so a record that changed is imported anew and its old run deleted; the digest of
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import ipaddress
 import json
 import logging
+import math
 import os
 import sqlite3
 import sys
@@ -28,7 +28,7 @@ from benchmark.suite import Suite
 
 from .leaderboard import aggregate
 from .mlflow_runs import LONGEST_TAG, NOTE, VIEW_COLUMNS, Import, board_run, cell_run
-from .store import Record, Store
+from .store import Record, Store, locked
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -66,7 +66,9 @@ def sync(
     wanted = [cell_run(record) for record in records.values()]
     if records:
         wanted.append(board_run(aggregate(suite.cells, records), records, report_html))
-    with _alone(store), _client(uri) as client:
+    store.make()
+    # One sync of a store at a time: two that create the database at once leave it broken.
+    with locked(store.root / "mlflow.lock", math.inf), _client(uri) as client:
         experiment_id = _experiment(client, suite, store, local=uri.startswith("sqlite:"))
         return _import_all(client, experiment_id, wanted)
 
@@ -191,15 +193,6 @@ def _view_state() -> str:
         "runListHidden": False,
     }
     return "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
-
-
-@contextmanager
-def _alone(store: Store) -> Iterator[None]:
-    """One sync of a store at a time: two that create the database at once leave it broken."""
-    store.make()
-    with (store.root / "mlflow.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -102,7 +102,7 @@ class Store:
     @contextmanager
     def only_run(self) -> Iterator[None]:
         """Hold the store for one `symbench run`. MachineError where another holds it."""
-        with _locked(self.root / "run.lock") as holder:
+        with locked(self.root / "run.lock") as holder:
             if holder is not None:
                 raise MachineError(f"store {self.root}: another `symbench run` is at work here ({holder}); wait for it")
             yield
@@ -132,7 +132,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise MachineError(f"{folder}: cannot be written: {error.strerror}") from error
-        with _locked(folder / "lock", LOCK_PATIENCE_SECONDS) as holder:
+        with locked(folder / "lock", LOCK_PATIENCE_SECONDS) as holder:
             yield CellRecorder(cell, folder) if holder is None else None
 
 
@@ -236,7 +236,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _locked(path: Path, patience_seconds: float = 0.0) -> Iterator[str | None]:
+def locked(path: Path, patience_seconds: float = 0.0) -> Iterator[str | None]:
     """Hold an exclusive lock on `path`, which the system lets go when the process dies.
 
     Yields None once it is held, or who holds it.

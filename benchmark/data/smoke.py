@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.fft import dctn, idctn
 
 from ..errors import MachineError
+from ..groups import divergence
 from .dataset import Progress
 
 BOX = 64.0
@@ -97,22 +99,19 @@ def project(faces: NDArray[np.float64], spacing: float) -> NDArray[np.float64]:
     modes_x, modes_y = (2 * np.cos(np.pi * np.arange(n) / n) - 2 for n in faces.shape[-2:])
     eigenvalues = (modes_x[:, None] + modes_y) / spacing**2
     eigenvalues[0, 0] = 1.0  # the mean pressure: undetermined, and the mean divergence is zero
-    pressure = idctn(dctn(divergence(faces, spacing), axes=(-2, -1)) / eigenvalues, axes=(-2, -1))
+    pressure = idctn(dctn(_divergence(faces, spacing), axes=(-2, -1)) / eigenvalues, axes=(-2, -1))
     projected = faces.copy()
     projected[..., 0, 1:, :] -= np.diff(pressure, axis=-2) / spacing
     projected[..., 1, :, 1:] -= np.diff(pressure, axis=-1) / spacing
     return projected
 
 
-def divergence(faces: NDArray[np.float64], spacing: float) -> NDArray[np.float64]:
-    """Outflow of each cell per area, in 1 / time: (..., 2, X, Y) -> (..., X, Y); `groups.divergence` in float64."""
-    outflow_x = np.diff(faces[..., 0, :, :], axis=-2, append=0.0)
-    outflow_y = np.diff(faces[..., 1, :, :], axis=-1, append=0.0)
-    return (outflow_x + outflow_y) / spacing
+def _divergence(faces: NDArray[np.float64], spacing: float) -> NDArray[np.float64]:
+    return divergence(torch.from_numpy(faces), spacing).numpy()
 
 
 def _require_no_divergence(faces: NDArray[np.float64], spacing: float, step: int) -> None:
-    worst = float(np.abs(divergence(faces, spacing)).max())
+    worst = float(np.abs(_divergence(faces, spacing)).max())
     if not worst < DIVERGENCE_LIMIT:  # written so that NaN is refused, too
         raise MachineError(
             f"smoke simulation: step {step + 1} leaves a divergence of {worst:.2g} (limit {DIVERGENCE_LIMIT:.0e});"
