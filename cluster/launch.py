@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,7 @@ from .job import Job
 from .worker import run_job
 
 POLL_SECONDS = 0.5
+CTRL_C_PATIENCE_SECONDS = 3.0
 NEVER_MINUTES = 60 * 24 * 365
 """submitit's local executor wants a time limit; a laptop has none."""
 
@@ -117,7 +119,8 @@ def _run_job(cells: Sequence[Cell], store: Store, placement: Placement, display:
         gpus_per_node=placement.ranks if placement.device == "cuda" else 0,
     )
     started = time.time()
-    handle = executor.submit(run_job, str(job_file))
+    with _stderr_into(folder / "controller.log"):
+        handle = executor.submit(run_job, str(job_file))
     begun: dict[str, Record] = {}
     try:
         while not handle.done():
@@ -125,9 +128,7 @@ def _run_job(cells: Sequence[Cell], store: Store, placement: Placement, display:
             display.update(begun)
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
-        handle.cancel()
-        while not handle.done():
-            time.sleep(POLL_SECONDS)
+        _stop(handle)
         raise
     begun = _begun(cells, store, started)
     for record in begun.values():
@@ -136,6 +137,30 @@ def _run_job(cells: Sequence[Cell], store: Store, placement: Placement, display:
     begun = _begun(cells, store, started)
     display.update(begun)
     return set(begun)
+
+
+@contextmanager
+def _stderr_into(log: Path) -> Iterator[None]:
+    """What is started here has its stderr in `log`: submitit's controller prints a traceback when it is stopped."""
+    kept = os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _stop(job: submitit.Job[None]) -> None:
+    """Wait until the job is gone. Ctrl-C on a terminal has reached it, too; a signal to us alone has not."""
+    for _ in range(int(CTRL_C_PATIENCE_SECONDS / POLL_SECONDS)):
+        if job.done():
+            return
+        time.sleep(POLL_SECONDS)
+    job.cancel()
+    while not job.done():
+        time.sleep(POLL_SECONDS)
 
 
 def _job_folder(store: Store) -> Path:

@@ -81,5 +81,7 @@ def failure_class(error: BaseException) -> str:
 
 def describe(error: BaseException) -> str:
     """One line for the status."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the next run goes on from the last finished epoch"
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError | MachineError) else f"{type(error).__name__}: {text}"
