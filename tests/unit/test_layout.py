@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -151,18 +152,19 @@ def test_foreign_files(tmp_path: Path) -> None:
         layout.read(foreign)
 
 
-@pytest.fixture
-def file_size_limit() -> Iterator[None]:
-    """The kernel refuses to let a file grow beyond some bytes, as it does on a full disk."""
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """The kernel refuses to let a file grow beyond some bytes; nothing else may be written meanwhile."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("file_size_limit")
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match=r"new\.h5: cannot be written: File too large"):
+    with pytest.raises(MachineError, match=r"new\.h5: cannot be written: File too large"), full_disk():
         layout.write(tmp_path / "new.h5", "toy", "small", 3, simulation())
     assert left_in(tmp_path) == []
 
