@@ -133,8 +133,12 @@ def _import_file(name: str, path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python module")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules[qualified] = module
+    sys.modules[qualified] = module  # before it runs: annotations are resolved through it
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit):
+        del sys.modules[qualified]
+        raise
     return module
 
 

@@ -43,11 +43,22 @@ def test_a_plugin_is_known_by_its_file_name(tmp_path: Path) -> None:
     assert "still" in registry.model_names()
 
 
+def test_a_plugin_has_a_config_with_lazy_annotations(tmp_path: Path) -> None:
+    text = "from __future__ import annotations\n" + GOOD.replace(
+        "class Still(Baseline):",
+        "from benchmark.cell import Frozen, PositiveInt\n"
+        "class Still(Baseline):\n    class Config(Frozen):\n        hidden: PositiveInt = 4",
+    )
+    plugin(tmp_path, "lazy", text)
+    assert registry.model("lazy").Config.model_validate({"hidden": 8}).model_dump() == {"hidden": 8}
+
+
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
         ("syntax", "def (", "cannot be imported: SyntaxError"),
         ("raises", "1 / 0", "cannot be imported: ZeroDivisionError"),
+        ("leaves", "raise SystemExit(5)", "cannot be imported: SystemExit"),
         ("empty", "", "must define one subclass of Baseline, found 0"),
         ("twice", GOOD + GOOD.replace("Still", "Other"), "found 2"),
         ("no_forward", GOOD.replace("def forward", "def backward"), "Still lacks forward"),
