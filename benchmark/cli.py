@@ -5,7 +5,6 @@ Imports of torch, phiflow and mlflow take seconds, so a command imports what it 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from .errors import MachineError, SymbenchError
+from .terminal import Examples, console, duration, print_json, print_table
 
 if TYPE_CHECKING:
     from results.store import Broken, Record, Store
@@ -26,18 +24,6 @@ if TYPE_CHECKING:
     from .suite import Suite
 
 Command = Callable[..., Any]
-NEVER_WRAPPED = {"id", "name", "dataset", "model", "state"}
-"""Columns that a person copies from."""
-
-
-class Examples(click.Command):
-    """A command whose help ends with an example, printed as it stands."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        if self.epilog:
-            with formatter.section("Example"):
-                for line in self.epilog.splitlines():
-                    formatter.write(f"  {line}\n")
 
 
 def _plugins(ctx: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> None:
@@ -105,10 +91,10 @@ def list_(what: str | None, as_json: bool) -> None:
     sections = {"models": catalogue.models, "datasets": catalogue.datasets, "suites": catalogue.suites}
     rows = {name: list_rows() for name, list_rows in sections.items() if what in (None, name)}
     if as_json:
-        _print_json(rows if what is None else rows[what])
+        print_json(rows if what is None else rows[what])
         return
     for name, section in rows.items():
-        _print_table(name, section)
+        print_table(name, section)
 
 
 @cli.group()
@@ -130,14 +116,14 @@ def data_prepare(suite: str, store_folder: Path) -> None:
         levels = wanted.setdefault((cell.dataset.name, cell.dataset.preset), [])
         if cell.dataset.level not in levels:
             levels.append(cell.dataset.level)
-    console = Console(stderr=True)
+    stderr = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:.0f} %"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
         for (name, preset), levels in wanted.items():
             task = progress.add_task(f"{name} ({preset})")
             show = partial(_show_progress, progress, task)
@@ -191,10 +177,10 @@ def plan(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
         "estimated_seconds": round(result.estimated_seconds, 2),
     }
     if as_json:
-        _print_json({**summary, "rows": rows})
+        print_json({**summary, "rows": rows})
         return
-    _print_table(loaded.name, rows)
-    click.echo(f"{total} cells: {total - left} finished, {left} left, about {_duration(result.estimated_seconds)}")
+    print_table(loaded.name, rows)
+    click.echo(f"{total} cells: {total - left} finished, {left} left, about {duration(result.estimated_seconds)}")
 
 
 @command(
@@ -250,9 +236,9 @@ def status(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
             }
         )
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
-    _print_table(loaded.name, rows)
+    print_table(loaded.name, rows)
     counts = {state: sum(row["state"] == state for row in rows) for state in dict.fromkeys(r["state"] for r in rows)}
     click.echo(", ".join(f"{count} {state}" for state, count in counts.items()))
 
@@ -281,9 +267,9 @@ def leaderboard(suite: str, only: str, store_folder: Path, as_json: bool, metric
     _name_broken(broken)
     rows = aggregate(loaded.cells, records, metric)
     if as_json:
-        _print_json(to_json(rows))
+        print_json(to_json(rows))
     else:
-        _console().print(to_table(rows, metric))
+        console().print(to_table(rows, metric))
     if html is not None:
         write_text(html, report.render(store, loaded, records, broken, metric))
         click.echo(f"wrote {html}", err=True)
@@ -383,32 +369,6 @@ def _records(suite: Suite, store: Store) -> dict[str, Record]:
 def _name_broken(broken: list[Broken]) -> None:
     for item in broken:
         click.echo(f"skipped {item.folder}: {item.reason}", err=True)
-
-
-def _print_json(document: Any) -> None:
-    click.echo(json.dumps(document, indent=1))
-
-
-def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
-    from rich.text import Text
-
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for key in rows[0] if rows else ():
-        table.add_column(key.replace("_", " "), overflow="fold", no_wrap=key in NEVER_WRAPPED)
-    for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))
-    _console().print(table)
-
-
-def _console() -> Console:
-    """As wide as the terminal; where there is none, wide enough for every table."""
-    return Console(width=None if sys.stdout.isatty() else 120)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def main() -> None:

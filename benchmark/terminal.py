@@ -1,0 +1,53 @@
+"""How the commands speak: help with an example, tables, JSON, durations."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+NEVER_WRAPPED = {"id", "name", "dataset", "model", "state"}
+"""Columns that a person copies from."""
+
+
+class Examples(click.Command):
+    """A command whose help ends with an example, printed as it stands."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.epilog:
+            with formatter.section("Example"):
+                for line in self.epilog.splitlines():
+                    formatter.write(f"  {line}\n")
+
+
+def print_json(document: Any) -> None:
+    """For programs: one document on stdout."""
+    click.echo(json.dumps(document, indent=1))
+
+
+def print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    """For people: the keys of the first row are the headings; nothing in a cell is taken for markup."""
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for key in rows[0] if rows else ():
+        table.add_column(key.replace("_", " "), overflow="fold", no_wrap=key in NEVER_WRAPPED)
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row.values()))
+    console().print(table)
+
+
+def console() -> Console:
+    """As wide as the terminal; where there is none, wide enough for every table."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def duration(seconds: float) -> str:
+    """Rounded as a person would say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
