@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -15,7 +16,12 @@ from torch.nn.utils import parametrize
 
 from benchmark import registry
 from benchmark.baseline import Baseline, Choice, Family, Symmetry, Task
+from benchmark.cell import Training
+from benchmark.data.dataset import Split
+from benchmark.data.windows import Windows
+from benchmark.distributed import single
 from benchmark.groups import rotate
+from benchmark.training import deterministic, fit
 
 FRAMES = 3
 SQUARE, WIDE, ODD = ((12, 12), (12, 9), (11, 13))
@@ -75,6 +81,27 @@ def test_declares_what_it_is(name: str) -> None:
     assert set(baseline.symmetries) <= set(get_args(Symmetry))
     assert baseline.source.strip()
     assert (baseline.__doc__ or "").strip()
+
+
+def test_resume_equals_no_interruption(name: str, tmp_path: Path) -> None:
+    """Training stopped after an epoch and taken up by another process gives the same bits."""
+    if not registry.model(name).trained:
+        pytest.skip("has nothing to train")
+    on = supported(name)
+    field = noise(on, windows=1).repeat_interleave(4, dim=1) * 0.9 ** torch.arange(4 * FRAMES)[:, None, None, None]
+    windows = Windows.of(field, Split((0,), tuple(range(8)), 1), FRAMES)
+
+    def train(checkpoint: str, epochs: int) -> Baseline:
+        settings = Training(epochs=epochs, batch_size=4, early_stop_after=None)
+        with deterministic(0):
+            model = build(name, on)
+            fit(model, windows, windows, settings, 0, single(), tmp_path / checkpoint, lambda history: None)
+        return model
+
+    whole = train("whole.pt", 3)
+    train("parts.pt", 1)
+    resumed = train("parts.pt", 3)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
 def test_runs_on_some_task(name: str) -> None:
