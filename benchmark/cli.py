@@ -21,6 +21,7 @@ from .terminal import Examples, console, duration, print_json, print_table
 if TYPE_CHECKING:
     from results.store import Broken, Record, Store
 
+    from .cell import Level
     from .suite import Suite
 
 Command = Callable[..., Any]
@@ -111,11 +112,9 @@ def data_prepare(suite: str, store_folder: Path) -> None:
     from .data.prepare import prepare
 
     loaded, store = _load(suite), _open(store_folder)
-    wanted: dict[tuple[str, str], list[Any]] = {}
+    wanted: dict[tuple[str, str], dict[Level, None]] = {}  # levels once each, in the suite's order
     for cell in loaded.cells:
-        levels = wanted.setdefault((cell.dataset.name, cell.dataset.preset), [])
-        if cell.dataset.level not in levels:
-            levels.append(cell.dataset.level)
+        wanted.setdefault((cell.dataset.name, cell.dataset.preset), {})[cell.dataset.level] = None
     stderr = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

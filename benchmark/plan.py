@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import registry
 from .baseline import Task
-from .cell import Cell
+from .cell import Cell, Level
 from .recorder import FINAL_STATES
 from .run import build
 from .suite import Suite
@@ -44,7 +44,7 @@ class PlanRow:
 
     dataset: str
     preset: str
-    level: int | float | str
+    level: Level
     model: str
     cells: int
     finished: int
@@ -66,7 +66,7 @@ def make_plan(suite: Suite, states: Mapping[str, str], timings: Iterable[Timing]
     """Compare `suite` with the `states` of its cells (by id) and estimate what is left."""
     left = tuple(cell for cell in suite.cells if states.get(cell.id) not in FINAL_STATES)
     known = {_like(timing.cell): timing.training_seconds for timing in timings}
-    groups: dict[tuple[str, str, int | float | str, str], list[Cell]] = {}
+    groups: dict[tuple[str, str, Level, str], list[Cell]] = {}
     for cell in suite.cells:
         key = (cell.dataset.name, cell.dataset.preset, cell.dataset.level, cell.model.name)
         groups.setdefault(key, []).append(cell)
@@ -106,10 +106,8 @@ def _flops(cell: Cell) -> float:
     """Floating-point operations of training and evaluating the cell, counted on one forward pass."""
     dataset = registry.dataset(cell.dataset.name)
     side = dataset.presets[cell.dataset.preset].cells
-    forward = _forward_flops(
-        cell.model_copy(update={"seed": 0, "dataset": cell.dataset.model_copy(update={"level": 0})}).model_dump_json(),
-        Task(cell.dataset.name, cell.protocol.input_frames, dataset.channels, side, side),
-    )
+    task = Task(cell.dataset.name, cell.protocol.input_frames, dataset.channels, side, side)
+    forward = _forward_flops(_like(cell), task)
     windows = {
         name: len(split.runs) * len(split.starts) * split.steps
         for name, split in dataset.splits(cell.protocol, cell.dataset.preset).items()

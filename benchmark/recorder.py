@@ -28,6 +28,11 @@ class Status:
     failure: str = ""
     message: str = ""
 
+    @property
+    def is_result(self) -> bool:
+        """Whether the cell is finished for good."""
+        return self.state in FINAL_STATES
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -62,6 +67,9 @@ class Recorder(Protocol):
     @property
     def checkpoint_path(self) -> Path: ...
 
+    def start(self) -> None:
+        """A new attempt begins."""
+
     def progress(self, history: Sequence[Epoch], epochs: int) -> None:
         """Before the first and after each epoch: the history so far, which is also a heartbeat."""
 
@@ -72,12 +80,17 @@ class Recorder(Protocol):
     def finish(self, state: State, metrics: Mapping[str, Any], message: str = "") -> None:
         """The cell is a result: `done`, `diverged` or `n/a`; `metrics` may be partial for the last two."""
 
+    def fail(self, failure: str, message: str) -> None:
+        """The cell did not become a result; `failure` is the class, which decides what happens next."""
+
 
 class Follower:
     """The recorder of the other ranks: knows where the checkpoint is and writes nothing."""
 
     def __init__(self, checkpoint_path: Path) -> None:
         self.checkpoint_path = checkpoint_path
+
+    def start(self) -> None: ...
 
     def progress(self, history: Sequence[Epoch], epochs: int) -> None: ...
 
@@ -86,3 +99,5 @@ class Follower:
     def rollouts(self, rollouts: Sequence[Rollouts], grid: str) -> None: ...
 
     def finish(self, state: State, metrics: Mapping[str, Any], message: str = "") -> None: ...
+
+    def fail(self, failure: str, message: str) -> None: ...

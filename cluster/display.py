@@ -17,7 +17,6 @@ from rich.progress import (
 )
 
 from benchmark.cell import Cell
-from benchmark.recorder import FINAL_STATES
 from results.store import Record
 
 
@@ -50,7 +49,7 @@ class Display:
 
     def start(self, cells: Sequence[Cell], records: Mapping[str, Record]) -> None:
         """All cells of the suite and what is known of them."""
-        self.announced = {key for key, record in records.items() if record.status.state in FINAL_STATES}
+        self.announced = {key for key, record in records.items() if record.status.is_result}
         self.progress.update(self.task, total=len(cells), completed=len(self.announced), description="starting")
 
     def update(self, records: Mapping[str, Record]) -> None:

@@ -20,7 +20,6 @@ from benchmark.data.layout import data_path, require
 from benchmark.environment import available_cpus
 from benchmark.errors import MachineError, UserError
 from benchmark.files import write_text
-from benchmark.recorder import FINAL_STATES
 from benchmark.suite import Resources, Suite
 from results.store import Record, Store
 
@@ -72,7 +71,8 @@ def run(suite: Suite, store: Store, display: Display) -> Outcome:
     store.make()
     with store.only_run():
         records, _ = store.read(suite.cells)
-        left = [cell for cell in suite.cells if not store.is_result(cell)]
+        finished = {key for key, record in records.items() if record.status.is_result}
+        left = [cell for cell in suite.cells if cell.id not in finished]
         skipped = len(suite.cells) - len(left)
         held = [cell for cell in left if store.being_run(cell)]
         if held:
@@ -93,8 +93,10 @@ def run(suite: Suite, store: Store, display: Display) -> Outcome:
                     f"the job ended before {waiting[0]} began; see the logs in {store.root / 'jobs'},"
                     " and whether another process holds that cell"
                 )
-        records, _ = store.read(left)
-    failed = tuple(record for record in records.values() if record.status.state not in FINAL_STATES)
+        records, broken = store.read(left)
+        if broken:
+            raise MachineError(f"{broken[0].folder}: cannot be read back: {broken[0].reason}")
+    failed = tuple(record for record in records.values() if not record.status.is_result)
     return Outcome(len(left) - len(failed), failed, skipped)
 
 
@@ -121,17 +123,14 @@ def _run_job(cells: Sequence[Cell], store: Store, placement: Placement, display:
     started = time.time()
     with _stderr_into(folder / "controller.log"):
         handle = executor.submit(run_job, str(job_file))
-    begun: dict[str, Record] = {}
     try:
         while not handle.done():
-            begun = _begun(cells, store, started)
-            display.update(begun)
+            display.update(_begun(cells, store, started))
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         _stop(handle)
         raise
-    begun = _begun(cells, store, started)
-    for record in begun.values():
+    for record in _begun(cells, store, started).values():
         if record.status.state == "running" and not store.being_run(record.cell):
             store.fail(record, "killed", f"the process died without a word; see the logs in {folder}")
     begun = _begun(cells, store, started)

@@ -17,7 +17,7 @@ from benchmark.distributed import World, join
 from benchmark.errors import MachineError, UserError
 from benchmark.recorder import Follower
 from benchmark.run import run_cell
-from results.store import CellRecorder, Store
+from results.store import Store
 
 from .job import Job
 
@@ -48,20 +48,18 @@ def _run(cell: Cell, store: Store, world: World) -> None:
     """One cell under its lock, which rank 0 holds for all."""
     checkpoint = store.cell_folder(cell.id) / "checkpoint.pt"
     with store.recorder(cell) if world.is_main else nullcontext(Follower(checkpoint)) as recorder:
-        skip = recorder is None or (isinstance(recorder, CellRecorder) and store.is_result(cell))
+        skip = recorder is None or (world.is_main and store.is_result(cell))
         if world.maximum(float(skip)) or recorder is None:
             return
         print(f"{cell.id} {cell}", flush=True)
         try:
-            if isinstance(recorder, CellRecorder):
-                recorder.start()
+            recorder.start()
             run_cell(cell, recorder, world, store.data_folder)
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, KeyboardInterrupt):
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # submitit sends it once more; what follows is short
             traceback.print_exc()
-            if isinstance(recorder, CellRecorder):
-                recorder.fail(failure_class(error), describe(error))
+            recorder.fail(failure_class(error), describe(error))
             if world.size > 1 or isinstance(error, KeyboardInterrupt):
                 raise
 

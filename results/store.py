@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.files import replacing, write_json, write_text
-from benchmark.recorder import FINAL_STATES, Epoch, Rollouts, State, Status
+from benchmark.recorder import Epoch, Rollouts, State, Status
 
 LOCK_PATIENCE_SECONDS = 2.0
 _STATUS = TypeAdapter(Status)
@@ -97,7 +97,7 @@ class Store:
     def is_result(self, cell: Cell) -> bool:
         """Whether the cell is finished for good; an unreadable record is not, and is made again."""
         records, _ = self.read([cell])
-        return cell.id in records and records[cell.id].status.state in FINAL_STATES
+        return cell.id in records and records[cell.id].status.is_result
 
     @contextmanager
     def only_run(self) -> Iterator[None]:
@@ -145,7 +145,6 @@ class CellRecorder:
         self.status = Status("running", attempt=_last_attempt(folder) + 1, host=socket.gethostname(), pid=os.getpid())
 
     def start(self) -> None:
-        """A new attempt begins."""
         write_json(self.folder / "cell.json", {"id": self.cell.id, **self.cell.model_dump(mode="json")})
         self._write_status()
 
@@ -180,7 +179,6 @@ class CellRecorder:
         self._write_status()
 
     def fail(self, failure: str, message: str) -> None:
-        """The cell did not become a result; `failure` is the class, which decides what happens next."""
         self.status = replace(self.status, state="failed", failure=failure, message=message)
         self._write_status()
 
@@ -196,7 +194,7 @@ def read_record(folder: Path) -> Record | None:
     document = _read_json(folder / "cell.json")
     document.pop("id", None)
     status = _STATUS.validate_python(_read_json(folder / "status.json"))
-    if status.state in FINAL_STATES and not (folder / "metrics.json").exists():
+    if status.is_result and not (folder / "metrics.json").exists():
         raise ValueError(f"status.json says {status.state}, but there is no metrics.json")
     return Record(
         cell=Cell.model_validate(document),
