@@ -37,7 +37,8 @@ Symmetry = Literal["translation", "rotation", "scale"]
 class Task:
     """What a model must fit: `channels` components on an (H, W) grid from `input_frames` frames.
 
-    `target` says whether `forward` gives the next frame or its change from the last one.
+    `target` says whether `forward` gives the next frame or its change from the last one. In a `periodic` box what
+    leaves at one side enters at the other: convolutions pad circularly there.
     """
 
     dataset: str
@@ -46,6 +47,12 @@ class Task:
     height: int
     width: int
     target: Target = "frame"
+    periodic: bool = False
+
+    @property
+    def padding_mode(self) -> Literal["zeros", "circular"]:
+        """As torch's convolutions call it."""
+        return "circular" if self.periodic else "zeros"
 
 
 @dataclass(frozen=True)

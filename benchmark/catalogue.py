@@ -37,7 +37,9 @@ def datasets() -> list[dict[str, Any]]:
                 "name": name,
                 "group": dataset.group,
                 "levels": ", ".join(map(str, dataset.levels)),
-                "presets": ", ".join(f"{key} ({p.cells}x{p.cells})" for key, p in dataset.presets.items()),
+                "presets": ", ".join(
+                    f"{key} ({p.height}x{p.width}, {p.frames} frames)" for key, p in dataset.presets.items()
+                ),
                 "level_meaning": dataset.level_meaning,
                 "source": dataset.source,
             }

@@ -7,55 +7,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from .cli_data import data
 from .errors import MachineError, SymbenchError
+from .options import json_option, only_option, plugin_option, store_option, suite_argument
 from .terminal import Examples, console, duration, print_json, print_table
 
 if TYPE_CHECKING:
     from results.store import Broken, Record, Store
 
-    from .cell import Level
     from .suite import Suite
 
 Command = Callable[..., Any]
-
-
-def _plugins(ctx: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> None:
-    from . import registry
-
-    for path in paths:
-        registry.add_plugin(path)
-
-
-_suite = click.argument("suite")
-_store = click.option(
-    "--store",
-    "store_folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="SYMBENCH_STORE",
-    default="runs",
-    show_default=True,
-    help="Folder of data and results; also $SYMBENCH_STORE.",
-)
-_only = click.option("--only", metavar="EXPR", default="", help="Only some cells: 'model=convnet,seed=0'.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON with stable field names.")
-_plugin = click.option(
-    "--plugin",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    callback=_plugins,
-    expose_value=False,
-    is_eager=True,
-    metavar="FILE",
-    help="A Python file with one more baseline.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -65,6 +33,9 @@ def cli() -> None:
 
     A suite names datasets, symmetry-breaking levels, models and seeds; each combination is a cell, trained once.
     """
+
+
+cli.add_command(data)
 
 
 def command(name: str, *decorators: Callable[[Command], Command], example: str) -> Callable[[Command], Command]:
@@ -81,8 +52,8 @@ def command(name: str, *decorators: Callable[[Command], Command], example: str) 
 @command(
     "list",
     click.argument("what", type=click.Choice(["models", "datasets", "suites"]), required=False),
-    _json,
-    _plugin,
+    json_option,
+    plugin_option,
     example="symbench list models",
 )
 def list_(what: str | None, as_json: bool) -> None:
@@ -98,48 +69,13 @@ def list_(what: str | None, as_json: bool) -> None:
         print_table(name, section)
 
 
-@cli.group()
-def data() -> None:
-    """Simulate and look at the data of a suite."""
-
-
-@data.command("prepare", cls=Examples, epilog="symbench data prepare quickstart")
-@_suite
-@_store
-@_plugin
-def data_prepare(suite: str, store_folder: Path) -> None:
-    """Simulate what SUITE needs and the store does not have yet."""
-    from .data.prepare import prepare
-
-    loaded, store = _load(suite), _open(store_folder)
-    wanted: dict[tuple[str, str], dict[Level, None]] = {}  # levels once each, in the suite's order
-    for cell in loaded.cells:
-        wanted.setdefault((cell.dataset.name, cell.dataset.preset), {})[cell.dataset.level] = None
-    stderr = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
-        for (name, preset), levels in wanted.items():
-            task = progress.add_task(f"{name} ({preset})")
-            show = partial(_show_progress, progress, task)
-            made = prepare(name, preset, levels, store.data_folder, show)
-            progress.update(task, completed=1, total=1)
-            for path in made:
-                click.echo(f"simulated {path}")
-            click.echo(f"{name} ({preset}): {len(levels)} levels ready, {len(made)} of them new")
-
-
 @command(
     "plan",
-    _suite,
-    _only,
-    _store,
-    _json,
-    _plugin,
+    suite_argument,
+    only_option,
+    store_option,
+    json_option,
+    plugin_option,
     example="symbench plan quickstart\nsymbench plan my-suite.yaml --json",
 )
 def plan(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
@@ -184,10 +120,10 @@ def plan(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
 
 @command(
     "run",
-    _suite,
-    _only,
-    _store,
-    _plugin,
+    suite_argument,
+    only_option,
+    store_option,
+    plugin_option,
     example="symbench run quickstart\nsymbench run quickstart --only 'model=convnet,seed=0'",
 )
 def run(suite: str, only: str, store_folder: Path) -> None:
@@ -211,7 +147,15 @@ def run(suite: str, only: str, store_folder: Path) -> None:
         sys.exit(1)
 
 
-@command("status", _suite, _only, _store, _json, _plugin, example="symbench status quickstart --only level=9")
+@command(
+    "status",
+    suite_argument,
+    only_option,
+    store_option,
+    json_option,
+    plugin_option,
+    example="symbench status quickstart --only level=9",
+)
 def status(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
     """Show how far each cell of SUITE is; changes nothing."""
     loaded, store = _load(suite, only), _open(store_folder)
@@ -244,11 +188,11 @@ def status(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
 
 @command(
     "leaderboard",
-    _suite,
-    _only,
-    _store,
-    _json,
-    _plugin,
+    suite_argument,
+    only_option,
+    store_option,
+    json_option,
+    plugin_option,
     click.option("--metric", default="rmse_future", show_default=True, help="What the models are ranked by."),
     click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write the report as one file."),
     example="symbench leaderboard quickstart --metric rmse_domain --html board.html",
@@ -276,9 +220,9 @@ def leaderboard(suite: str, only: str, store_folder: Path, as_json: bool, metric
 
 @command(
     "sync",
-    _suite,
-    _store,
-    _plugin,
+    suite_argument,
+    store_option,
+    plugin_option,
     click.option("--tracking-uri", help="An MLflow server or database; by default mlflow.db in the store."),
     example="symbench sync quickstart\nsymbench sync quickstart --tracking-uri http://127.0.0.1:5000",
 )
@@ -299,7 +243,7 @@ def sync(suite: str, store_folder: Path, tracking_uri: str | None) -> None:
 
 @command(
     "ui",
-    _store,
+    store_option,
     click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address."),
     click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535)),
     example="symbench ui --port 5001",
@@ -339,10 +283,6 @@ def _require_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise MachineError(f"--port {port}: cannot be used on {host} ({error.strerror}); choose another") from error
-
-
-def _show_progress(progress: Progress, task: TaskID, done: int, total: int) -> None:
-    progress.update(task, completed=done, total=total)
 
 
 def _load(suite: str, only: str = "") -> Suite:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from .baseline import Baseline
 from .data.dataset import SplitName
 from .data.windows import Windows
 from .distributed import World
-from .groups import Grid
+from .groups import Element
 from .metrics import ForecastError, ModelEquivarianceError
 from .recorder import Rollouts
 
@@ -43,13 +43,15 @@ def forecast_error(model: Baseline, windows: Windows, world: World, precision: s
     return error
 
 
-def equivariance_error(model: Baseline, windows: Windows, grid: Grid, world: World) -> ModelEquivarianceError:
-    """The model's one-step equivariance error over all windows and ranks, in float32."""
+def equivariance_error(
+    model: Baseline, windows: Windows, group: Sequence[Element], world: World
+) -> ModelEquivarianceError:
+    """The model's one-step equivariance error over `group`, all windows and ranks, in float32."""
     error = ModelEquivarianceError.zero(world.device)
     model.eval()
     with torch.inference_mode(), parametrize.cached():
         for x, _ in _share(windows, world):
-            error.add(model.next_frame, x, grid)
+            error.add(model.next_frame, x, group)
     for sums in (error.difference, error.field, error.count):
         world.sum(sums)
     return error

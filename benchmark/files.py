@@ -1,4 +1,4 @@
-"""Files that are complete or absent."""
+"""Where files lie, and that they are complete or absent."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MachineError
+
+
+def data_folder(store: Path) -> Path:
+    """Where a store keeps its fields."""
+    return store / "data"
 
 
 @contextmanager

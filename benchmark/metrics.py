@@ -5,18 +5,16 @@ Shape letters as in baseline.py: B windows, S rolled-out steps, C components, H 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .groups import Grid, rotate
+from .groups import Element
 
 VRMSE_EPSILON = 1e-7
 """Added to the variance (Ohana et al. 2024, The Well, appendix)."""
-TURNS = (1, 2, 3)
-"""The elements of C4 that are not the identity, in quarter turns."""
 
 
 @dataclass
@@ -60,9 +58,10 @@ class ForecastError:
 
 @dataclass
 class ModelEquivarianceError:
-    """Mean |f(g x) - g f(x)| over windows, the non-trivial g of C4, components and pixels (PROTOCOL: one step).
+    """Mean |f(g x) - g f(x)| over windows, the non-trivial g, components and pixels (Wang, Walters, Yu 2022).
 
-    `difference` and `field` are sums over windows of that difference and of |f(x)|; `count` what they are means over.
+    Where g brings something in from outside the box, those pixels are left out. `difference` and `field` are sums over
+    windows of that mean and of mean |f(x)|; `count` is the number of windows.
     """
 
     difference: Tensor
@@ -73,14 +72,14 @@ class ModelEquivarianceError:
     def zero(cls, device: torch.device) -> ModelEquivarianceError:
         return cls(*(torch.zeros((), dtype=torch.float64, device=device) for _ in range(3)))
 
-    def add(self, model: Callable[[Tensor], Tensor], x_BTCHW: Tensor, grid: Grid) -> None:
+    def add(self, model: Callable[[Tensor], Tensor], x_BTCHW: Tensor, group: Sequence[Element]) -> None:
         """Count a batch of inputs in."""
         prediction = model(x_BTCHW).double()
-        for turns in TURNS:
-            difference = model(rotate(x_BTCHW, turns, grid)).double() - rotate(prediction, turns, grid)
-            self.difference += difference.abs().sum() / len(TURNS)
-        self.field += prediction.abs().sum()
-        self.count += prediction.numel()
+        for element in group:
+            difference = model(element.act(x_BTCHW)).double() - element.act(prediction)
+            self.difference += element.valid(difference).abs().mean((1, 2, 3)).sum() / len(group)
+        self.field += prediction.abs().mean((1, 2, 3)).sum()
+        self.count += len(x_BTCHW)
 
     def absolute(self) -> float:
         """In units of the field."""

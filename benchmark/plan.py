@@ -105,8 +105,16 @@ def _like(cell: Cell) -> str:
 def _flops(cell: Cell) -> float:
     """Floating-point operations of training and evaluating the cell, counted on one forward pass."""
     dataset = registry.dataset(cell.dataset.name)
-    side = dataset.presets[cell.dataset.preset].cells
-    task = Task(cell.dataset.name, cell.protocol.input_frames, dataset.channels, side, side)
+    size = dataset.presets[cell.dataset.preset]
+    task = Task(
+        cell.dataset.name,
+        cell.protocol.input_frames,
+        dataset.channels,
+        size.height,
+        size.width,
+        cell.protocol.target,
+        dataset.periodic,
+    )
     forward = _forward_flops(_like(cell), task)
     windows = {
         name: len(split.runs) * len(split.starts) * split.steps

@@ -19,6 +19,7 @@ from .data.windows import Windows
 from .distributed import World
 from .errors import MachineError
 from .evaluation import equivariance_error, example_rollouts, forecast_error
+from .groups import elements
 from .recorder import Recorder
 from .training import DivergedError, Progress, deterministic, fit
 
@@ -68,7 +69,8 @@ def run_cell(cell: Cell, recorder: Recorder, world: World, data_folder: Path) ->
         costs = _costs(cell, model, trained, windows, world)
         metrics = _evaluate(cell, model, windows, world) | costs
         for name, value in (("", stored.mean_absolute_error), ("_relative", stored.mean_relative_error)):
-            metrics[f"data_equivariance_error{name}"] = value
+            if value is not None:
+                metrics[f"data_equivariance_error{name}"] = value
         if world.is_main:
             examples = [
                 example_rollouts(model, windows[split], split, EXAMPLES, cell.train.precision) for split in TEST_SPLITS
@@ -93,7 +95,8 @@ def cell_data(cell: Cell, data_folder: Path) -> StoredField:
 def task_of(cell: Cell, stored: StoredField) -> Task:
     """What the model has to fit."""
     _, _, channels, height, width = stored.field.shape
-    return Task(cell.dataset.name, cell.protocol.input_frames, channels, height, width, cell.protocol.target)
+    periodic = registry.dataset(cell.dataset.name).periodic
+    return Task(cell.dataset.name, cell.protocol.input_frames, channels, height, width, cell.protocol.target, periodic)
 
 
 def cell_windows(cell: Cell, stored: StoredField, device: torch.device) -> Mapping[SplitName, Windows]:
@@ -118,7 +121,9 @@ def _evaluate(cell: Cell, model: Baseline, windows: Mapping[SplitName, Windows],
         metrics[f"rmse_{split}"] = error.rmse()
         metrics[f"rmse_{split}_by_step"] = error.rmse_by_step()
         metrics[f"vrmse_{split}"] = error.vrmse()
-    symmetry = equivariance_error(model, windows["validation"], cell.dataset.grid, world)
+    dataset = registry.dataset(cell.dataset.name)
+    group = elements(dataset.group, cell.dataset.grid, dataset.periodic, *windows["validation"].field.shape[-2:])
+    symmetry = equivariance_error(model, windows["validation"], group, world)
     metrics["model_equivariance_error"] = symmetry.absolute()
     metrics["model_equivariance_error_relative"] = symmetry.relative()
     return metrics

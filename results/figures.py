@@ -22,6 +22,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from benchmark.data.show.pictures import LOOK
+
 from .leaderboard import Row
 from .quantities import METRICS, Statistic
 
@@ -38,25 +40,17 @@ MARKERS = "osD^vPX<>"
 INK = "#010203"
 """Stands for `currentColor`, which matplotlib does not know."""
 SETTINGS: Any = {
+    **LOOK,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
     "svg.fonttype": "none",
     "svg.hashsalt": "symbench",
-    "font.family": "sans-serif",
-    "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "xtick.color": INK,
     "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#808890",
-    "grid.alpha": 0.25,
-    "image.composite_image": False,
-    "text.parse_math": False,
 }
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from benchmark.data.show.pictures import show_plane
+
 from .figures import SETTINGS, to_svg
 from .leaderboard import Row
 from .store import Record
@@ -68,15 +70,7 @@ def picture(rows: Sequence[Row], records: Mapping[str, Record]) -> str | None:
         image = None
         for axes_line, (label, speed) in zip(grid, lines, strict=True):
             for axes, step in zip(axes_line, steps, strict=True):
-                image = axes.imshow(
-                    speed[step].T,
-                    origin="lower",
-                    cmap=colors,
-                    vmin=0,
-                    vmax=float(truth.max()) or 1.0,
-                    interpolation="none",
-                )
-                axes.set_axis_off()
+                image = show_plane(axes, speed[step], colors, 0.0, float(truth.max()) or 1.0)
             axes_line[0].set_title(label, loc="left", fontsize=9, pad=3)
         for axes, step in zip(grid[0], steps, strict=True):
             axes.text(0.5, 1.2, f"step {step + 1}", transform=axes.transAxes, ha="center", fontsize=9)

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
-from benchmark.files import replacing, write_json, write_text
+from benchmark.files import data_folder, replacing, write_json, write_text
 from benchmark.recorder import Epoch, Rollouts, State, Status
 
 LOCK_PATIENCE_SECONDS = 2.0
@@ -62,7 +62,7 @@ class Store:
 
     @property
     def data_folder(self) -> Path:
-        return self.root / "data"
+        return data_folder(self.root)
 
     def cell_folder(self, cell_id: str) -> Path:
         return self.root / "cells" / cell_id

@@ -27,10 +27,10 @@ from ..cell import Level
 from ..errors import MachineError, UserError
 from ..files import replacing
 from ..groups import Grid, to_cell_centers
-from .dataset import EquivarianceError, Simulation
+from .dataset import IMPORTED, EquivarianceError, Part, Simulation
 
 FORMAT = "symbench field"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 AXES = ("run", "time", "component", "x", "y")
 UNITS = {"field": "length / time", "spacing": "length", "time_step": "time"}
 LIBRARIES = ("phiflow", "numpy", "scipy", "torch", "h5py")
@@ -46,23 +46,28 @@ class StoredField:
     level: Level
     field: Tensor
     grid: Grid
+    divergence_free: bool
     spacing: float
     time_step: float
     parameters: Mapping[str, Any]
     run_parameters: tuple[Mapping[str, Any], ...]
     equivariance_errors: tuple[EquivarianceError, ...]
     libraries: Mapping[str, str]
+    recipe: str
     checksum: str
 
     @property
-    def mean_absolute_error(self) -> float:
-        """The data equivariance error: the mean over the group elements, in the units of the field."""
-        return fmean(error.absolute for error in self.equivariance_errors)
+    def mean_absolute_error(self) -> float | None:
+        """The data equivariance error: the mean over the group elements, in the units of the field.
+
+        None for fields that were not simulated: nobody knows what the transformed set-up would have done.
+        """
+        return fmean(error.absolute for error in self.equivariance_errors) if self.equivariance_errors else None
 
     @property
-    def mean_relative_error(self) -> float:
+    def mean_relative_error(self) -> float | None:
         """The same, relative to the field."""
-        return fmean(error.relative for error in self.equivariance_errors)
+        return fmean(error.relative for error in self.equivariance_errors) if self.equivariance_errors else None
 
 
 def data_path(folder: Path, dataset: str, preset: str, level: Level) -> Path:
@@ -70,15 +75,29 @@ def data_path(folder: Path, dataset: str, preset: str, level: Level) -> Path:
     return folder / dataset / preset / f"level_{level}.h5"
 
 
+def part_path(folder: Path, dataset: str, preset: str, part: Part) -> Path:
+    """Where a simulated part waits until the levels that need it are assembled."""
+    return folder / dataset / preset / "parts" / f"{part.key}.h5"
+
+
 def require(path: Path) -> None:
     """MachineError, which says how to make it, where there is no such file."""
     if not path.is_file():
-        raise MachineError(f"{path}: no such data file; `symbench data prepare SUITE` makes it")
+        raise MachineError(f"{path}: no such data file; {_origin(path)}")
 
 
-def write(path: Path, dataset_name: str, preset: str, level: Level, simulation: Simulation) -> None:
+def _origin(path: Path) -> str:
+    """How the file of that name is made."""
+    dataset, preset = path.parent.parent.name, path.parent.name
+    if preset == IMPORTED:
+        return f"`symbench data import {dataset} FOLDER` makes it from the published files"
+    return "`symbench data prepare SUITE` makes it"
+
+
+def write(path: Path, dataset_name: str, preset: str, level: Level, simulation: Simulation, recipe: str = "") -> None:
     """Write one level, and show it under its name only when it is whole and on the disk.
 
+    `recipe` identifies the parts that it was assembled from; empty for imported files.
     MachineError, and nothing left behind, where the disk is full or the folder does not let us.
     """
     field = np.ascontiguousarray(simulation.field, "<f4")
@@ -91,16 +110,35 @@ def write(path: Path, dataset_name: str, preset: str, level: Level, simulation: 
         "axes": json.dumps(AXES),
         "units": json.dumps(UNITS),
         "grid": simulation.grid,
+        "divergence_free": simulation.divergence_free,
         "spacing": simulation.spacing,
         "time_step": simulation.time_step,
         "parameters": json.dumps(simulation.parameters, sort_keys=True),
         "run_parameters": json.dumps(list(simulation.run_parameters), sort_keys=True),
         "equivariance_errors": json.dumps([asdict(error) for error in simulation.equivariance_errors]),
         "libraries": json.dumps({name: importlib.metadata.version(name) for name in LIBRARIES}),
+        "recipe": recipe,
         "checksum": checksum(field),
     }
     with replacing(path) as temporary:
         temporary.write_bytes(_hdf5(field, attributes))
+
+
+def write_part(path: Path, field: NDArray[np.float32]) -> None:
+    """Keep what a part gave, whole or not at all. MachineError as in `write`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(_hdf5(np.ascontiguousarray(field, "<f4"), {"checksum": checksum(field)}))
+
+
+def read_part(path: Path) -> NDArray[np.float32] | None:
+    """What `write_part` kept; None where there is no such file, or one that is not as it was written."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            field: NDArray[np.float32] = file["field"][()]
+            intact = checksum(field) == file.attrs["checksum"]
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+    return field if intact else None
 
 
 def read(path: Path, verify: bool = True) -> StoredField:
@@ -114,11 +152,13 @@ def read(path: Path, verify: bool = True) -> StoredField:
         with h5py.File(path, "r", locking=False) as file:
             stored = _stored_field(path, file)
     except OSError as error:
-        raise MachineError(f"{path}: not a whole HDF5 file ({error}); {_REMEDY}") from error
+        raise MachineError(f"{path}: not a whole HDF5 file ({error}); {remedy(path)}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise MachineError(f"{path}: not a symbench field, or one whose description is broken; {_REMEDY}") from error
+        raise MachineError(
+            f"{path}: not a symbench field, or one whose description is broken; {remedy(path)}"
+        ) from error
     if verify and checksum(stored.field.numpy()) != stored.checksum:
-        raise MachineError(f"{path}: the field does not match its checksum, it was altered or damaged; {_REMEDY}")
+        raise MachineError(f"{path}: the field does not match its checksum, it was altered or damaged; {remedy(path)}")
     return stored
 
 
@@ -142,7 +182,9 @@ def checksum(field: NDArray[np.float32]) -> str:
     return digest.hexdigest()
 
 
-_REMEDY = "delete it, and `symbench data prepare SUITE` makes it again"
+def remedy(path: Path) -> str:
+    """What to do about a broken file."""
+    return f"delete it; {_origin(path)} again"
 
 
 def _hdf5(field: NDArray[np.float32], attributes: Mapping[str, Any]) -> memoryview:
@@ -160,7 +202,7 @@ def _stored_field(path: Path, file: h5py.File) -> StoredField:
         raise ValueError("another format")
     if attributes["format_version"] != FORMAT_VERSION:
         version = attributes["format_version"]
-        raise MachineError(f"{path}: written in format {version}, this symbench reads {FORMAT_VERSION}; {_REMEDY}")
+        raise MachineError(f"{path}: written in format {version}, this symbench reads {FORMAT_VERSION}; {remedy(path)}")
     field = file["field"][()]
     if field.dtype != np.float32 or field.ndim != len(AXES):
         raise ValueError("field of another type or shape")
@@ -172,11 +214,13 @@ def _stored_field(path: Path, file: h5py.File) -> StoredField:
         level=json.loads(attributes["level"]),
         field=torch.from_numpy(field),
         grid=cast(Grid, attributes["grid"]),
+        divergence_free=bool(attributes["divergence_free"]),
         spacing=float(attributes["spacing"]),
         time_step=float(attributes["time_step"]),
         parameters=json.loads(attributes["parameters"]),
         run_parameters=tuple(json.loads(attributes["run_parameters"])),
         equivariance_errors=tuple(EquivarianceError(**error) for error in errors),
         libraries=json.loads(attributes["libraries"]),
+        recipe=str(attributes["recipe"]),
         checksum=str(attributes["checksum"]),
     )

@@ -1,36 +1,231 @@
-"""Makes the data files that a suite needs and that are not there yet."""
+"""Makes the data files that a suite needs and that are not there yet.
+
+A level is assembled from parts, which are simulated in processes of their own and wait on disk: an interruption costs
+the parts that were being simulated, and the same call goes on. What a part gives does not depend on the number of
+processes: each computes on one thread, and its runs are always the same.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
+import os
+import signal
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from .. import registry
 from ..cell import Level
 from ..errors import MachineError, UserError
-from .dataset import Dataset, Progress
-from .layout import data_path, read, write
+from .dataset import IMPORTED, Dataset, Part, Simulation
+from .layout import data_path, part_path, read, read_part, write, write_part
+
+TotalProgress = Callable[[int, int], None]
+"""Called with (done, total) work."""
+POLL_SECONDS = 0.5
 
 
-def prepare(dataset_name: str, preset: str, levels: Iterable[Level], folder: Path, progress: Progress) -> list[Path]:
-    """Simulate and write the levels whose file is missing or broken; returns the paths of those that were made.
+@dataclass(frozen=True)
+class Outline:
+    """What is missing: `levels` with the parts of each, in the suite's order; `paths` of the levels' files."""
 
-    Each file appears when it is whole, so an interruption costs only the levels that are not yet written.
-    UserError: unknown dataset, preset or level. MachineError: the folder cannot be written to, or the disk is full.
+    name: str
+    preset: str
+    folder: Path
+    levels: Mapping[Level, Sequence[Part]]
+    paths: Mapping[Level, Path]
+
+    def part_path(self, part: Part) -> Path:
+        """Where a part waits."""
+        return part_path(self.folder, self.name, self.preset, part)
+
+    def missing_parts(self) -> list[Part]:
+        """Each part that is not simulated yet, once; of one level, the longest first."""
+        parts: dict[str, Part] = {}
+        for needed in self.levels.values():
+            for part in sorted(needed, key=lambda part: -part.work):
+                parts.setdefault(part.key, part)
+        return [part for part in parts.values() if read_part(self.part_path(part)) is None]
+
+
+def outline(
+    dataset_name: str, preset: str, levels: Iterable[Level], folder: Path, solver: str | None = None
+) -> Outline:
+    """Compare what is wanted with what is there; a broken file counts as missing.
+
+    UserError: unknown dataset, preset, level or solver. MachineError: the folder cannot be written to, or the data
+    are not to be simulated but imported, with how to get them.
     """
     dataset = registry.dataset(dataset_name)
     if preset not in dataset.presets:
         raise UserError(registry.unknown("preset", preset, dataset.presets))
-    wanted = dict.fromkeys(_declared(dataset, level) for level in levels)
-    paths = {level: data_path(folder, dataset_name, preset, level) for level in wanted}
-    missing = [level for level in wanted if not _is_whole(paths[level], (dataset_name, preset, level))]
-    if not missing:
-        return []
-    _require_writable(paths[missing[0]].parent)
-    for level, simulation in dataset.simulate(missing, preset, progress):
-        write(paths[level], dataset_name, preset, level, simulation)
-    return [paths[level] for level in missing]
+    parts: dict[Level, list[Part]] = {}
+    paths = {}
+    for level in dict.fromkeys(_declared(dataset, level) for level in levels):
+        path = data_path(folder, dataset_name, preset, level)
+        simulated = [] if preset == IMPORTED else dataset.parts(level, preset)
+        needed = [part.solved_by(solver) for part in simulated] if solver else list(simulated)
+        if not _is_whole(path, (dataset_name, preset, level, _recipe(needed))):
+            parts[level], paths[level] = needed, path
+    for path in paths.values():
+        if preset == IMPORTED:
+            _refuse_imported(dataset_name, dataset, path)
+        _require_writable(path.parent)
+    return Outline(dataset_name, preset, folder, parts, paths)
+
+
+def _recipe(parts: Sequence[Part]) -> str:
+    """Changes when what is simulated for a level does, so that older files are made again."""
+    return hashlib.sha256("".join(part.key for part in parts).encode()).hexdigest()[:16] if parts else ""
+
+
+def _refuse_imported(name: str, dataset: Dataset, path: Path) -> NoReturn:
+    assert dataset.published_files is not None
+    raise MachineError(
+        f"{path}: no such data file, and {name} ({IMPORTED}) is not simulated here: {dataset.published_files.where};"
+        f" then `symbench data import {name} FOLDER`"
+    )
+
+
+def prepare(work: Outline, progress: TotalProgress, processes: int = 1) -> Iterator[Path]:
+    """Simulate and write what is missing; yields the path of each level as it appears, whole.
+
+    With a GPU one process is enough. MachineError: a simulation fails, or the disk is full; what was finished stays.
+    """
+    parts = work.missing_parts()
+    total = sum(part.work for part in parts)
+    waiting = dict(work.levels)
+    running = _in_processes if processes > 1 and len(parts) > 1 and not torch.cuda.is_available() else _in_turn
+    open_keys = {part.key for part in parts}
+    for finished in running(work, parts, lambda done: progress(done, total), processes):
+        open_keys.discard(finished)
+        for level in [level for level, needed in waiting.items() if not open_keys & {part.key for part in needed}]:
+            yield assemble(work, level)
+            done = waiting.pop(level)
+            still_needed = {part.key for needed in waiting.values() for part in needed}
+            for part in done:
+                if part.key not in still_needed:
+                    work.part_path(part).unlink(missing_ok=True)
+    with suppress(OSError):  # parts of levels that nobody asked for this time
+        (data_path(work.folder, work.name, work.preset, 0).parent / "parts").rmdir()
+
+
+def simulate_part(work: Outline, part: Part, progress: Callable[[int], None]) -> str:
+    """Simulate one part, on one thread, and leave it on disk; returns its key."""
+    with _one_thread():
+        write_part(work.part_path(part), part.simulate(progress))
+    return part.key
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def assemble(work: Outline, level: Level) -> Path:
+    """Write the level, all of whose parts are on disk."""
+    parts = work.levels[level]
+    fields = [_field(work, part) for part in parts]
+    simulation = registry.dataset(work.name).assemble(level, work.preset, fields)
+    solver = getattr(parts[0], "solver", None)
+    if solver is not None:
+        simulation = replace(simulation, parameters={**simulation.parameters, "solver": solver})
+    write(work.paths[level], work.name, work.preset, level, simulation, _recipe(parts))
+    return work.paths[level]
+
+
+def _field(work: Outline, part: Part) -> NDArray[np.float32]:
+    """Another process that prepares the same may have removed it: then it is simulated again."""
+    field = read_part(work.part_path(part))
+    if field is None:
+        simulate_part(work, part, lambda done: None)
+        field = read_part(work.part_path(part))
+        if field is None:
+            raise MachineError(f"{work.part_path(part)}: cannot be read back")
+    return field
+
+
+def _in_turn(work: Outline, parts: Sequence[Part], show: Callable[[int], None], processes: int) -> Iterator[str]:
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        show(done)
+
+    yield ""  # levels whose parts an earlier attempt has simulated
+    for part in parts:
+        yield simulate_part(work, part, count)
+
+
+def _in_processes(work: Outline, parts: Sequence[Part], show: Callable[[int], None], processes: int) -> Iterator[str]:
+    """Fresh processes, since torch's threads do not survive a fork."""
+    context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
+    counter = context.Value("q", 0)
+    pool = ProcessPoolExecutor(processes, context, _start_worker, (counter,))
+    yield ""
+    try:
+        waiting: set[Future[str]] = {pool.submit(_work, work, part) for part in parts}
+        while waiting:
+            finished, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
+            show(counter.value)
+            for future in finished:
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise MachineError(
+            f"{work.name} ({work.preset}): a simulating process was killed, perhaps for its memory;"
+            " the same command goes on from what is finished"
+        ) from error
+    finally:
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()  # after an error or Ctrl-C nobody waits for what they are doing
+        pool.shutdown(cancel_futures=True)
+
+
+_counter: Any = None
+
+
+def _start_worker(counter: Any) -> None:
+    global _counter
+    _counter = counter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
+
+
+def _work(work: Outline, part: Part) -> str:
+    return simulate_part(work, part, _count)
+
+
+def _count(more: int) -> None:
+    with _counter.get_lock():
+        _counter.value += more
+
+
+def processes_here() -> int:
+    """As many as this process may use cores."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def simulate(dataset: Dataset, level: Level, preset: str) -> Simulation:
+    """One level in this process, without a file."""
+    with _one_thread():
+        fields = [part.simulate(lambda done: None) for part in dataset.parts(level, preset)]
+    return dataset.assemble(level, preset, fields)
 
 
 def _declared(dataset: Dataset, level: Level) -> Level:
@@ -40,14 +235,14 @@ def _declared(dataset: Dataset, level: Level) -> Level:
     return dataset.levels[dataset.levels.index(level)]
 
 
-def _is_whole(path: Path, identity: tuple[str, str, Level]) -> bool:
+def _is_whole(path: Path, identity: tuple[str, str, Level, str]) -> bool:
     if not path.exists():
         return False
     try:
         stored = read(path)
     except MachineError:
         return False
-    return (stored.dataset, stored.preset, stored.level) == identity
+    return (stored.dataset, stored.preset, stored.level, stored.recipe) == identity
 
 
 def _require_writable(folder: Path) -> None:

@@ -13,7 +13,7 @@ from .layers.sizes import KernelSize
 
 
 class ConvNet(Baseline):
-    """`layers` convolutions with ReLU between them: no normalisation, no pooling, zero padding, any grid."""
+    """`layers` convolutions with ReLU between them: no normalisation, no pooling, any grid."""
 
     class Config(Frozen):
         """`hidden` is the number of channels; `kernel_size` must be odd, so that the grid stays as it is."""
@@ -38,7 +38,13 @@ class ConvNet(Baseline):
         modules: list[nn.Module] = []
         for wide_in, wide_out in pairwise(widths):
             modules += [
-                nn.Conv2d(wide_in, wide_out, config.kernel_size, padding=config.kernel_size // 2),
+                nn.Conv2d(
+                    wide_in,
+                    wide_out,
+                    config.kernel_size,
+                    padding=config.kernel_size // 2,
+                    padding_mode=task.padding_mode,
+                ),
                 nn.ReLU(),
             ]
         self.network = nn.Sequential(*modules[:-1])

@@ -44,7 +44,13 @@ class E2CNN(Baseline):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         self.network = steerable_network(
-            config.order, task.input_frames, config.hidden, config.layers, config.kernel_size, relaxed=False
+            config.order,
+            task.input_frames,
+            config.hidden,
+            config.layers,
+            config.kernel_size,
+            relaxed=False,
+            padding_mode=task.padding_mode,
         )
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:

@@ -51,7 +51,13 @@ class RelaxedSteerableRotation(Baseline):
         super().__init__(config, task)
         self.coefficient = config.penalty
         self.network = steerable_network(
-            config.order, task.input_frames, config.hidden, config.layers, config.kernel_size, relaxed=True
+            config.order,
+            task.input_frames,
+            config.hidden,
+            config.layers,
+            config.kernel_size,
+            relaxed=True,
+            padding_mode=task.padding_mode,
         )
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The actions of C4 against fields that are known in closed form."""
+"""The actions of the groups against fields that are known in closed form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.groups import Grid, divergence, rotate, to_cell_centers
+from benchmark.groups import Grid, GroupName, divergence, elements, rotate, shift, to_cell_centers, zoom
 
 GRIDS: tuple[Grid, ...] = ("centered", "staggered")
 SHAPES = [(6, 6), (5, 8), (8, 3)]
@@ -121,3 +121,42 @@ def test_invariant_fields_stay(formula: Formula, quarter_turns: int) -> None:
 def test_turning_faces_as_if_they_were_centers_is_half_a_cell_off() -> None:
     field = with_walls(6, 6)
     assert (rotate(field, 1, "centered") - rotate(field, 1, "staggered")).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("factor", [1.25, 2.0])
+def test_zoom_enlarges_lengths_and_velocities(grid: Grid, factor: float) -> None:
+    """F'(p) = s F(p / s) of a linear field, which bilinear interpolation keeps exactly."""
+
+    def linear(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 + 2 * x - y, 3 - x + 0.5 * y
+
+    def enlarged(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        u, v = linear(x / factor, y / factor)
+        return factor * u, factor * v
+
+    torch.testing.assert_close(zoom(sampled(linear, 12, grid), factor, grid), sampled(enlarged, 12, grid))
+
+
+def test_shifts_move_whole_cells() -> None:
+    field = torch.arange(12.0).reshape(3, 4)
+    assert shift(field, 1, 2, periodic=False).tolist() == [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 4, 5]]
+    assert torch.equal(shift(field, 1, 2, periodic=True), field.roll((1, 2), (0, 1)))
+
+
+def test_shifted_swirl_stays_without_divergence_inside() -> None:
+    """A shift by whole cells is exact on the staggered grid, too."""
+    field = swirl(8, 8)
+    moved = shift(field, 2, 1, periodic=False)
+    torch.testing.assert_close(divergence(moved, 1.0)[2:-1, 1:-1], divergence(field, 1.0)[:-3, :-2])
+
+
+@pytest.mark.parametrize("group", ["C4", "translation", "scale"])
+def test_elements_are_named_and_honest_about_interpolation(group: GroupName) -> None:
+    found = elements(group, "centered", periodic=True, height=16, width=8)
+    assert len({element.name for element in found}) == len(found) >= 3
+    assert {element.exact for element in found} == {group != "scale"}
+    field = torch.randn(5, 2, 16, 8)
+    for element in found:
+        assert not torch.equal(element.act(field).reshape(-1), field.reshape(-1))
+        assert torch.equal(element.valid(field), field)

@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,7 +16,7 @@ import torch
 
 from benchmark.data import layout
 from benchmark.data.dataset import EquivarianceError, Simulation
-from benchmark.data.prepare import prepare
+from benchmark.data.prepare import outline
 from benchmark.errors import MachineError, UserError
 from benchmark.groups import to_cell_centers
 
@@ -25,6 +26,7 @@ def simulation(grid: layout.Grid = "staggered") -> Simulation:
     return Simulation(
         field=field,
         grid=grid,
+        divergence_free=False,
         spacing=2.0,
         time_step=0.5,
         parameters={"steps": 5, "box": 64.0},
@@ -58,8 +60,19 @@ def test_roundtrip(path: Path, tmp_path: Path) -> None:
     assert list(stored.run_parameters) == written.run_parameters
     assert list(stored.equivariance_errors) == written.equivariance_errors
     assert (stored.mean_absolute_error, stored.mean_relative_error) == (0.5, 1.0)
+    assert (stored.divergence_free, stored.recipe) == (False, "")
     assert stored.libraries["phiflow"]
     assert left_in(tmp_path) == ["toy/small/level_3.h5"]
+
+
+def test_an_imported_field_has_no_measured_error(tmp_path: Path) -> None:
+    path = layout.data_path(tmp_path, "toy", "imported", "paper")
+    layout.write(path, "toy", "imported", "paper", replace(simulation(), equivariance_errors=()), "a recipe")
+    stored = layout.read(path)
+    assert (stored.mean_absolute_error, stored.mean_relative_error, stored.recipe) == (None, None, "a recipe")
+    path.unlink()
+    with pytest.raises(MachineError, match="`symbench data import toy FOLDER` makes it from the published files"):
+        layout.read(path)
 
 
 def test_the_field_is_contiguous_and_described(path: Path) -> None:
@@ -187,4 +200,4 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="cannot be written"):
         layout.write(tmp_path / "toy" / "small" / "level_0.h5", "toy", "small", 0, simulation())
     with pytest.raises(MachineError, match="cannot write there"):
-        prepare("smoke_rotation_levels", "small", [0], tmp_path / "toy", lambda done, total: None)
+        outline("smoke_rotation_levels", "small", [0], tmp_path / "toy")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmark.groups import rotate
+from benchmark.groups import elements, rotate
 from benchmark.metrics import ForecastError, ModelEquivarianceError
 
 CPU = torch.device("cpu")
@@ -39,15 +39,31 @@ def test_uneven_batches_add_up_exactly() -> None:
 
 def test_equivariance_error_of_known_maps() -> None:
     x = torch.randn(4, 3, 2, 6, 6)
+    turns = elements("C4", "centered", False, 6, 6)
     last = ModelEquivarianceError.zero(CPU)
-    last.add(lambda window: window[:, -1], x, "centered")
+    last.add(lambda window: window[:, -1], x, turns)
     assert last.absolute() == 0.0
 
     # Adding a constant wind (1, 0) turns into (0, 1), (-1, 0), (0, -1): mean |difference| is 1 for every turn.
     wind = torch.tensor([1.0, 0.0])[:, None, None]
     windy = ModelEquivarianceError.zero(CPU)
-    windy.add(lambda window: 0 * window[:, -1] + wind, x, "centered")
+    windy.add(lambda window: 0 * window[:, -1] + wind, x, turns)
     expected = [(wind - rotate(wind.expand(2, 1, 1), turns, "centered")).abs().mean() for turns in (1, 2, 3)]
     assert [float(value) for value in expected] == [1.0, 1.0, 1.0]
     assert windy.absolute() == pytest.approx(1.0, rel=1e-6)
     assert windy.relative() == pytest.approx(2.0, rel=1e-6)  # mean |f(x)| over both components is 1 / 2
+
+
+def test_equivariance_error_of_a_position_leaves_out_what_comes_from_outside() -> None:
+    """f adds the x position: moved by s cells it is s short, wherever the box is still seen."""
+    x = torch.randn(3, 2, 2, 8, 8)
+    places = torch.arange(8.0)[:, None].expand(2, 8, 8)
+    for periodic in (False, True):
+        moved = ModelEquivarianceError.zero(CPU)
+        (element,) = [one for one in elements("translation", "centered", periodic, 8, 8) if one.name == "shift+1+0"]
+        moved.add(lambda window: window[:, -1] + places, x, [element])
+        assert moved.absolute() == pytest.approx(1.0 if not periodic else (7 * 1 + 7) / 8, rel=1e-6)
+    last = ModelEquivarianceError.zero(CPU)
+    for group in ("translation", "scale"):
+        last.add(lambda window: window[:, -1], x, elements(group, "staggered", False, 8, 8))
+    assert last.absolute() == pytest.approx(0, abs=1e-6)

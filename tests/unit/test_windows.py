@@ -7,7 +7,7 @@ import torch
 
 from benchmark import registry
 from benchmark.cell import Protocol
-from benchmark.data.dataset import Split, disjoint_splits
+from benchmark.data.dataset import Preset, PublishedWindows, Split, divide
 from benchmark.data.windows import Windows
 from benchmark.errors import UserError
 
@@ -45,7 +45,7 @@ def test_a_batch_of_one_and_of_none() -> None:
 @pytest.mark.parametrize("protocol", [Protocol(), Protocol(input_frames=1, train_steps=6, test_steps=7)])
 @pytest.mark.parametrize("frames", [120, 310])
 def test_disjoint_splits_share_no_frame(frames: int, protocol: Protocol) -> None:
-    splits = disjoint_splits(frames, (0, 1), (2, 3), protocol)
+    splits = divide(Preset(4, 4, frames), (0, 1), (2, 3), protocol, PublishedWindows())
     touched = [frames_of(split, protocol.input_frames) for split in splits.values()]
     assert sum(len(one) for one in touched) == len(set.union(*touched))
     assert max(frame for _, frame in set.union(*touched)) < frames
@@ -54,7 +54,7 @@ def test_disjoint_splits_share_no_frame(frames: int, protocol: Protocol) -> None
 
 def test_disjoint_says_what_does_not_fit() -> None:
     with pytest.raises(UserError, match="a validation window of 10 input and 6 target frames does not fit into the 13"):
-        disjoint_splits(90, (0,), (1,), Protocol())
+        divide(Preset(4, 4, 90), (0,), (1,), Protocol(), PublishedWindows())
 
 
 def test_published_windows_of_the_level_experiment() -> None:

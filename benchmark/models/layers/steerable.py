@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 Field = Literal["vector", "regular"]
+PaddingMode = Literal["zeros", "circular"]
 
 LAST_LAYER_GAIN = 0.05
 """The last layer starts with so much of its He deviation: a network begins with a forecast near zero, as a ConvNet
@@ -109,7 +110,7 @@ class SteerableConv2d(nn.Module):
     """Convolution with K(y) = sum_l w_l Phi_l(y), strict, or K(y) = sum_l w_l(y) Phi_l(y), relaxed.
 
     Phi_l spans the kernels with Phi(g y) = rho_out(g) Phi(y) rho_in(g^-1), and w is in R^{O x I x L}. Source:
-    Wang, Walters, Yu 2022, section 4.2. Zero padding keeps the grid. A relaxed layer starts with w constant over y,
+    Wang, Walters, Yu 2022, section 4.2. Padding keeps the grid. A relaxed layer starts with w constant over y,
     thus as an equivariant one; the published code starts it at random.
     """
 
@@ -120,6 +121,7 @@ class SteerableConv2d(nn.Module):
         fields_out: tuple[Field, int],
         kernel_size: int,
         relaxed: bool = False,
+        padding_mode: PaddingMode = "zeros",
     ) -> None:
         super().__init__()
         (field_in, many_in), (field_out, many_out) = fields_in, fields_out
@@ -129,6 +131,7 @@ class SteerableConv2d(nn.Module):
         if relaxed:
             coefficients = coefficients.expand(kernel_size, kernel_size, -1, -1, -1).clone()
         self.padding = kernel_size // 2
+        self.periodic = padding_mode == "circular"
         self.weight = nn.Parameter(coefficients)
         register_parametrization(self, "weight", ExpandFilter(basis.kernels), unsafe=True)
         if basis.bias.shape[1] == 0:
@@ -144,6 +147,8 @@ class SteerableConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I b, H, W) -> (B, O a, H, W)."""
+        if self.periodic:
+            return F.conv2d(F.pad(x, 4 * [self.padding], "circular"), self.weight, self.bias)
         return F.conv2d(x, self.weight, self.bias, padding=self.padding)
 
     def roughness(self) -> Tensor:
@@ -157,7 +162,13 @@ class SteerableConv2d(nn.Module):
 
 
 def steerable_network(
-    order: int, frames: int, hidden: int, layers: int, kernel_size: int, relaxed: bool
+    order: int,
+    frames: int,
+    hidden: int,
+    layers: int,
+    kernel_size: int,
+    relaxed: bool,
+    padding_mode: PaddingMode = "zeros",
 ) -> nn.Sequential:
     """`frames` vector fields -> `hidden` regular fields -> ... -> one vector field, by `layers` convolutions.
 
@@ -169,7 +180,7 @@ def steerable_network(
     fields: list[tuple[Field, int]] = [("vector", frames), *inner, ("vector", 1)]
     modules: list[nn.Module] = []
     for before, after in pairwise(fields):
-        modules += [SteerableConv2d(order, before, after, kernel_size, relaxed), nn.ReLU()]
+        modules += [SteerableConv2d(order, before, after, kernel_size, relaxed, padding_mode), nn.ReLU()]
     last = modules[-2]
     assert isinstance(last, SteerableConv2d)
     with torch.no_grad():

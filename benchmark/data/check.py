@@ -1,0 +1,139 @@
+"""What is wrong with a stored file, in sentences for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from pathlib import Path
+
+from torch import Tensor
+
+from .. import registry
+from ..cell import Level, Protocol
+from ..errors import MachineError, UserError
+from ..groups import divergence
+from .dataset import IMPORTED, Dataset, Split, SplitName
+from .layout import StoredField, read, remedy
+
+DIVERGENCE_LIMIT = 1e-5
+"""Of the largest |velocity| of a run over the width of a cell; float32 leaves about 1e-7."""
+
+PROTOCOLS = (Protocol(name="disjoint"), Protocol(name="icml2022"))
+
+
+def check(path: Path, dataset_name: str, preset: str, level: Level) -> list[str]:
+    """The problems of the file that should hold this level; [] if there is none.
+
+    Each is a sentence that names what is wrong and what would be right, and does not repeat the path. The field is read
+    once, and looked at run by run.
+    """
+    try:
+        dataset = registry.dataset(dataset_name)
+        for kind, name, valid in (("preset", preset, dataset.presets), ("level", level, dataset.levels)):
+            if name not in valid:
+                raise UserError(registry.unknown(kind, name, valid))
+        stored = read(path)
+    except (UserError, MachineError) as error:
+        return [str(error).removeprefix(f"{path}: ")]
+    problems = [*_identity(stored, dataset_name, preset, level), *_shape(stored, dataset, preset)]
+    problems += [*_description(stored), *_values(stored)]
+    if stored.divergence_free and stored.grid == "staggered" and stored.spacing > 0 and stored.field.shape[2] == 2:
+        problems += _divergence(stored)
+    return [f"{problem}; {remedy(path)}" for problem in problems]
+
+
+def _identity(stored: StoredField, dataset_name: str, preset: str, level: Level) -> Iterator[str]:
+    held, wanted = (stored.dataset, stored.preset, stored.level), (dataset_name, preset, level)
+    if held != wanted:
+        found, right = (f"{name} level {level} ({preset})" for name, preset, level in (held, wanted))
+        yield f"it holds {found}, and by its name it should hold {right}"
+
+
+def _shape(stored: StoredField, dataset: Dataset, preset: str) -> Iterator[str]:
+    runs, frames, *cells = stored.field.shape
+    size = dataset.presets[preset]
+    right = [dataset.channels, size.height, size.width]
+    if cells != right:
+        yield f"its field has components, height and width {_by(cells)}, the preset {preset} {_by(right)}"
+    if frames < size.frames or (frames > size.frames and preset != IMPORTED):
+        least = "at least " if preset == IMPORTED else ""
+        yield f"it has {frames} frames a run, and the preset {preset} {least}{size.frames}"
+    splits = [split for protocol in PROTOCOLS for split in shortest_splits(dataset, protocol, preset).values()]
+    needed = max((run for split in splits for run in split.runs), default=-1) + 1
+    if needed and runs != needed:
+        yield f"it has {runs} runs, and the splits name the runs 0 to {needed - 1}"
+    if len(stored.run_parameters) != runs:
+        yield f"it has {runs} runs, and describes the parameters of {len(stored.run_parameters)}"
+
+
+def _by(sizes: list[int]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def shortest_splits(dataset: Dataset, protocol: Protocol, preset: str) -> Mapping[SplitName, Split]:
+    """The splits with windows of two frames, whose runs are those of any window; {} where even they do not fit."""
+    shortest = protocol.model_copy(update={"input_frames": 1, "train_steps": 1, "test_steps": 1})
+    try:
+        return dataset.splits(shortest, preset)
+    except UserError:
+        return {}
+
+
+def _description(stored: StoredField) -> Iterator[str]:
+    for name, value in (("spacing", stored.spacing), ("time_step", stored.time_step)):
+        if not (isfinite(value) and value > 0):
+            yield f"its {name} is {value}, and should be a positive number"
+    wrong = [
+        f"the {kind} one of {error.element} is {value}"
+        for error in stored.equivariance_errors
+        for kind, value in (("absolute", error.absolute), ("relative", error.relative))
+        if not (isinstance(value, int | float) and isfinite(value) and value >= 0)
+    ]
+    if wrong:
+        yield f"equivariance errors: {_some(wrong)}, and each should be a number, 0 or more"
+
+
+def _values(stored: StoredField) -> Iterator[str]:
+    broken: list[str] = []
+    still: list[int] = []
+    for number, run in enumerate(stored.field):
+        finite = run.isfinite().flatten(1)
+        if not finite.all():
+            frame = int((~finite.all(1)).nonzero()[0])
+            broken.append(f"{int((~finite).sum())} in run {number} from frame {frame} on")
+        if not run.any():
+            still.append(number)
+    if broken:
+        yield f"values that are not finite: {_some(broken)}, and every velocity should be a number"
+    if still:
+        yield f"no flow at all: run {_some(list(map(str, still)))} is zero everywhere, and something should move"
+
+
+def _divergence(stored: StoredField) -> Iterator[str]:
+    found = []
+    for number, run in enumerate(stored.field):
+        worst, frame, largest = _worst_divergence(run)
+        if worst > DIVERGENCE_LIMIT * largest:
+            found.append(f"{worst / stored.spacing:.2g} / time in run {number}, frame {frame}")
+    if found:
+        yield f"divergence: {_some(found)}, and the file says that there is none"
+
+
+def _worst_divergence(run: Tensor) -> tuple[float, int, float]:
+    """The largest |divergence| of a run (time, 2, H, W) times the width of a cell, its frame, the largest |velocity|.
+
+    Frames that are not finite, which are named elsewhere, are left out.
+    """
+    frames = run.isfinite().flatten(1).all(1).nonzero()[:, 0]
+    if not run.numel() or not len(frames):
+        return 0.0, 0, 0.0
+    finite = run[frames].double()
+    by_frame = divergence(finite, spacing=1.0).abs().amax((-2, -1))
+    worst = int(by_frame.argmax())
+    return float(by_frame[worst]), int(frames[worst]), float(finite.abs().max())
+
+
+def _some(items: list[str], most: int = 3) -> str:
+    """The first few, and how many there are more."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more

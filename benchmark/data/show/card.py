@@ -1,0 +1,172 @@
+"""The data card: what a person should know before training on a data set, in Markdown."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ... import registry
+from ...cell import Protocol
+from ..check import PROTOCOLS, shortest_splits
+from ..dataset import IMPORTED, Dataset
+from .info import short
+from .planes import run_labels
+
+GROUPS = {"C4": "quarter turns", "translation": "translations", "scale": "changes of scale"}
+MOST_ELEMENTS = 8
+"""Of more group elements than these only the lowest and the highest error are shown."""
+ENDS: Mapping[str, Any] = {"the lowest": min, "the highest": max}
+KINDS = {"Exact": True, "Interpolated": False}
+Description = Mapping[str, Any]
+
+
+class Markdown(str):
+    """Text that is Markdown already, and is not escaped again."""
+
+
+def card(dataset_name: str, preset: str, descriptions: Sequence[Description], pictures: Mapping[str, PurePath]) -> str:
+    """A data card for one dataset and preset, with the levels that `descriptions` (at least one) tell of, in order.
+
+    Each is what `info.describe` gave. `pictures` maps a caption to a path, relative to the card. Whatever comes from a
+    file is escaped. UserError: unknown dataset.
+    """
+    dataset = registry.dataset(dataset_name)
+    present = [d["level"] for d in descriptions]
+    errors, many_elements = _errors(descriptions)
+    environment = Environment(
+        loader=PackageLoader("benchmark.data.show"),
+        autoescape=False,  # it would escape for HTML
+        finalize=lambda value: value if isinstance(value, Markdown) else escape(value),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("card.md.jinja").render(
+        name=dataset_name,
+        preset=preset,
+        dataset=dataset,
+        docstring=Markdown(inspect.getdoc(type(dataset)) or ""),
+        group=GROUPS[dataset.group],
+        pictures=pictures,
+        protocol=Protocol(),
+        imported=preset == IMPORTED,
+        first=descriptions[0],
+        last=descriptions[-1],
+        levels=_levels(descriptions),
+        errors=errors,
+        many_elements=many_elements,
+        parameters=_parameters(descriptions),
+        libraries=list(dict.fromkeys(f"{key} {value}" for d in descriptions for key, value in d["libraries"].items())),
+        runs=_runs(descriptions[-1]),
+        checksums=table(["file", "sha256"], ([d["file"], d["checksum"]] for d in descriptions)),
+        interpolated=any(not error["exact"] for d in descriptions for error in d["equivariance_errors"]),
+        divergent=[d["level"] for d in descriptions if not d["divergence_free"]],
+        unmeasured=[d["level"] for d in descriptions if d["mean_absolute_error"] is None],
+        absent=[level for level in dataset.levels if level not in present],
+        literal_name=Markdown(dataset_name),
+        literal_levels=Markdown(f"[{', '.join(map(str, present))}]"),
+        literal=lambda value: Markdown(repr(value)),
+        link=lambda path: Markdown(quote(path.as_posix())),
+        short=short,
+        splits=_splits(dataset, preset, descriptions[0]),
+    )
+
+
+def escape(value: object) -> str:
+    """Text of any origin as it stands, on one line: neither Markdown nor HTML, nor the end of a table cell."""
+    text = "".join(character if character.isprintable() else " " for character in str(value))
+    return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", text)
+
+
+def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> Markdown:
+    """A Markdown table; all cells are escaped."""
+    lines = [[escape(cell) for cell in line] for line in (heads, *rows)]
+    lines.insert(1, ["---"] * len(heads))
+    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def _levels(descriptions: Sequence[Description]) -> Markdown:
+    heads = ["level", "as a number", "runs", "frames", "rms", "max", "error", "relative", "MB"]
+    numbers = ("rms", "max", "mean_absolute_error", "mean_relative_error")
+    rows = []
+    for d in descriptions:
+        known = [d["level"], short(d["level_value"]), d["runs"], d["frames"]]
+        rows.append([*known, *(short(d[key]) for key in numbers), f"{d['bytes'] / 1e6:.1f}"])
+    return table(heads, rows)
+
+
+def _errors(descriptions: Sequence[Description]) -> tuple[Markdown, str]:
+    """A table of the absolute errors, and where there are too many elements for it to hold, their names."""
+    by_level = [{error["element"]: error for error in d["equivariance_errors"]} for d in descriptions]
+    exact = {name: error["exact"] for errors in by_level for name, error in errors.items()}
+    heads = [f"level {d['level']}" for d in descriptions]
+    if not exact:
+        return Markdown(), ""
+    if len(exact) <= MOST_ELEMENTS:
+        rows = [
+            [name, "exact" if exact[name] else "interpolated"]
+            + [short(errors[name]["absolute"]) if name in errors else "-" for errors in by_level]
+            for name in exact
+        ]
+        return table(["group element", "its action", *heads], rows), ""
+    found = [[error["absolute"] for error in errors.values() if error["absolute"] is not None] for errors in by_level]
+    ends = [[name, *(short(end(values, default=None)) for values in found)] for name, end in ENDS.items()]
+    kinds = {kind: [name for name in exact if exact[name] == is_exact] for kind, is_exact in KINDS.items()}
+    named = [f"{kind}: {', '.join(names)}." for kind, names in kinds.items() if names]
+    return table(["of all elements", *heads], ends), " ".join(named)
+
+
+def _splits(dataset: Dataset, preset: str, description: Description) -> Iterator[tuple[str, str, Markdown]]:
+    """Name of a protocol, why its default windows do not fit, if so, and its splits."""
+    for protocol in PROTOCOLS:
+        found = description["splits"][protocol.name]
+        runs: dict[str, Sequence[int]] = {name: split["runs"] for name, split in found.items() if name != "reason"}
+        if "reason" in found:
+            runs |= {name: split.runs for name, split in shortest_splits(dataset, protocol, preset).items()}
+        rows = ([name, ranges(which), found.get(name, {}).get("windows", 0)] for name, which in runs.items())
+        yield protocol.name, found.get("reason", ""), table(["split", "runs", "windows"], rows) if runs else Markdown()
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Whole numbers in short.
+
+    >>> ranges([7, 0, 1, 2])
+    '0-2, 7'
+    """
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in spans)
+
+
+def _parameters(descriptions: Sequence[Description]) -> Markdown:
+    """What all levels were made with; where they differ, all values."""
+    values: dict[str, dict[str, None]] = {}
+    for d in descriptions:
+        for key, value in _leaves(d["parameters"]):
+            values.setdefault(key, {})[value] = None
+    return table(["parameter", "value"], ([key, " or ".join(found)] for key, found in values.items()))
+
+
+def _leaves(document: Description, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The values of a JSON object by their dotted names: `box.size`, `64.0`."""
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value)
+
+
+def _runs(description: Description) -> Markdown:
+    labels = run_labels(description["run_parameters"])
+    return table(["run", "what is its own"], enumerate(labels))

@@ -1,0 +1,203 @@
+"""Pictures of a data set: what a field looks like, and how far its levels break the symmetry.
+
+Same field, same bytes: no date and no version is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from math import sqrt
+from pathlib import Path
+from statistics import fmean
+from textwrap import fill
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from numpy.typing import NDArray
+
+from ...cell import Level
+from ...files import replacing
+from ..dataset import PAPER, EquivarianceError
+from ..layout import StoredField
+from .planes import COLORS, UNIT, Planes, quickening, spread
+
+Kind = Literal["absolute", "relative"]
+Element = tuple[str, bool]
+"""A group element's name, and whether it is exact."""
+
+LOOK: Any = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#808890",
+    "grid.alpha": 0.25,
+    "image.composite_image": False,
+    "text.parse_math": False,
+}
+"""What all figures share, those of the report too."""
+INK, SOFT, FRAME = "#1b1f24", "#57606a", "#808890"
+SERIES = ("#2f7ed8", "#d1495b", "#2e9b57", "#c27a00", "#9163c9", "#0e8fa8", "#8c7f86", "#c2549d")
+DASHES: Mapping[bool, Any] = {True: "-", False: (0, (4, 2.5))}
+"""Whether a group element is exact -> how its line is drawn."""
+DOTS_PER_INCH = 110
+PANEL_AREA, WIDEST_PANEL, GAP, TITLE, SHEET_SIDE = 2.5, 2.32, 0.08, 0.35, 9.6
+"""Of a contact sheet, in inches (and square inches): its panels, what lies between them, and its sides at most."""
+MOST_ROWS, MOST_COLUMNS = 5, 6
+
+
+@dataclass(frozen=True)
+class LevelErrors:
+    """The measured errors of one level, and the knob that made them as a number."""
+
+    level: Level
+    knob: float
+    errors: tuple[EquivarianceError, ...]
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any]) -> LevelErrors:
+        """From what `info.describe` says."""
+        errors = (
+            EquivarianceError(error["element"], error["absolute"], error["relative"], error["exact"])
+            for error in description["equivariance_errors"]
+            if None not in error.values()
+        )
+        return cls(description["level"], description["level_value"], tuple(errors))
+
+    def mean(self, kind: Kind) -> float:
+        """Over the group elements."""
+        return fmean(getattr(error, kind) for error in self.errors)
+
+
+def contact_sheet(stored: StoredField, path: Path) -> None:
+    """Write a PNG: a few runs, one a row, at a few times, one a column; the colour is the vorticity.
+
+    x to the right, y up, all panels in one colour scale; time is counted from the first frame of the file.
+    MachineError where `path` cannot be written.
+    """
+    runs, frames, _, height, width = stored.field.shape
+    wide = min(sqrt(PANEL_AREA * height / width), WIDEST_PANEL)
+    tall = wide * width / height
+    columns = quickening(frames, min(int(SHEET_SIDE / (wide + GAP)), MOST_COLUMNS))
+    rows = spread(runs, min(max(int(SHEET_SIDE / (tall + TITLE)), 2), MOST_ROWS))
+    planes = Planes.of(stored, rows, columns)
+    size = (len(columns) * (wide + GAP) + 1.1, len(rows) * (tall + TITLE) + 0.65)
+    with _drawing(path, *size) as figure:
+        for (row, column), plane in zip(np.ndindex(planes.values.shape[:2]), chain(*planes.values), strict=True):
+            left, bottom = 0.1 + column * (wide + GAP), 0.1 + (len(rows) - 1 - row) * (tall + TITLE)
+            axes = figure.add_axes((left / size[0], bottom / size[1], wide / size[0], tall / size[1]))
+            image = show_plane(axes, plane, COLORS, -planes.limit, planes.limit)
+            if column == 0:
+                axes.set_title(planes.titles[row], loc="left", fontsize=9, pad=4)
+            if row == 0:
+                time = f"time {planes.times[column]:g}"
+                figure.text((left + wide / 2) / size[0], 1 - 0.5 / size[1], time, ha="center", fontsize=9)
+        name = f"{stored.dataset}, level {stored.level}, preset {stored.preset}"
+        figure.text(0.1 / size[0], 1 - 0.22 / size[1], name, fontsize=11, weight="bold")
+        _color_bar(figure, image, size)
+
+
+def show_plane(axes: Axes, plane: NDArray[np.float32], colors: Any, low: float, high: float) -> AxesImage:
+    """Draw numbers (X, Y) with x to the right and y up, a colour for each cell, in a thin frame."""
+    image = axes.imshow(plane.T, origin="lower", cmap=colors, vmin=low, vmax=high, interpolation="none")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set(visible=True, color=FRAME, linewidth=0.6)
+    return image
+
+
+def _color_bar(figure: Figure, image: AxesImage, size: tuple[float, float]) -> None:
+    tall = min(0.5 * size[1], 2.6)
+    bar = figure.add_axes((1 - 0.82 / size[0], 0.5 - tall / size[1] / 2, 0.13 / size[0], tall / size[1]))
+    figure.colorbar(image, cax=bar, extend="both").outline.set_visible(False)
+    bar.set_title(f"vorticity\n({UNIT})", fontsize=9, pad=10)
+    bar.tick_params(labelsize=8)
+    bar.grid(visible=False)
+
+
+def symmetry_breaking(points: Sequence[LevelErrors], path: Path, knob: str = "level") -> bool:
+    """Write a PNG: the measured data equivariance error of each level against its `knob`, absolute and relative.
+
+    A thin line for each group element and a thick one for their mean; the level `paper` is marked. False, and nothing
+    written, where no level has an error. MachineError where `path` cannot be written.
+    """
+    measured = sorted((point for point in points if point.errors), key=lambda point: point.knob)
+    if not measured:
+        return False
+    with _drawing(path, 9.2, 3.9) as figure:
+        wide, narrow = figure.subplots(1, 2, width_ratios=(1.8, 1))
+        figure.subplots_adjust(left=0.06, right=0.8, bottom=0.19, top=0.9, wspace=0.22)
+        _draw_errors(wide, measured, "absolute")
+        _draw_errors(narrow, measured, "relative")
+        wide.set_title("measured data equivariance error (field units)", loc="left", fontsize=10)
+        narrow.set_title("relative to the field", loc="left", fontsize=10)
+        figure.supxlabel(fill(knob, 100), x=0.425, y=0.02, fontsize=10)
+        figure.legend(*wide.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(0.81, 0.53), frameon=False)
+    return True
+
+
+def _draw_errors(axes: Axes, points: Sequence[LevelErrors], kind: Kind) -> None:
+    highest = max(getattr(error, kind) for point in points for error in point.errors)
+    axes.set_ylim(-0.03 * (highest or 1.0), 1.06 * (highest or 1.0))  # a marker at zero is whole
+    axes.locator_params(axis="x", nbins=5)
+    knobs = [point.knob for point in points]
+    twice = len(set(knobs)) < len(knobs)  # then `paper` differs from a level in something else than the knob
+    joined = [point for point in points if point.level != PAPER] if twice else points
+    elements = list(dict.fromkeys((error.element, error.exact) for point in points for error in point.errors))
+    few = len(elements) <= len(SERIES)
+    (_draw_few if few else _draw_many)(axes, joined, elements, kind)
+    y = [point.mean(kind) for point in joined]
+    below = 1.5 if few else 3  # few may be as large as their mean, and are seen on it
+    axes.plot([p.knob for p in joined], y, color=INK, lw=2.8, marker="o", markersize=6, label="mean", zorder=below)
+    for paper in (point for point in points if point.level == PAPER):
+        at = (paper.knob, paper.mean(kind))
+        axes.plot(*at, color=INK, marker="*", markersize=17, mec="white", ls="", label="paper", zorder=4)
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+        axes.annotate("paper", at, (8, -14), textcoords="offset points", fontsize=9, weight="bold", bbox=box)
+
+
+def _draw_few(axes: Axes, points: Sequence[LevelErrors], elements: Sequence[Element], kind: Kind) -> None:
+    """Each in its colour, named in the legend."""
+    for color, (name, exact) in zip(SERIES, elements, strict=False):
+        x, y = _line(points, (name, exact), kind)
+        axes.plot(x, y, color=color, lw=1.2, ls=DASHES[exact], marker="o", markersize=2.5, label=_say(name, exact))
+
+
+def _draw_many(axes: Axes, points: Sequence[LevelErrors], elements: Sequence[Element], kind: Kind) -> None:
+    """Thin and grey, with one name for all."""
+    for exact in (True, False):
+        lines = [_line(points, element, kind) for element in elements if element[1] == exact]
+        names = [_say(f"{len(lines)} element{'s'[: len(lines) > 1]}", exact), *["_"] * len(lines)]
+        for name, (x, y) in zip(names, lines, strict=False):
+            axes.plot(x, y, color=SOFT, lw=0.8, alpha=0.4, ls=DASHES[exact], label=name)
+
+
+def _line(points: Sequence[LevelErrors], element: Element, kind: Kind) -> tuple[list[float], list[float]]:
+    """Knobs and errors of one element, at the levels that have it."""
+    found = [(point, error) for point in points for error in point.errors if (error.element, error.exact) == element]
+    return [point.knob for point, _ in found], [getattr(error, kind) for _, error in found]
+
+
+def _say(element: str, exact: bool) -> str:
+    return element if exact else f"{element}\n(interpolated)"
+
+
+@contextmanager
+def _drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure of so many inches in the house style, without pyplot's global state; then it is written as PNG."""
+    ink: Any = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    with matplotlib.rc_context({**LOOK, **ink}):
+        figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
+        FigureCanvasAgg(figure)
+        yield figure
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -1,0 +1,214 @@
+"""Making data files: in parts, in processes, after an interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support import SYMBENCH
+
+from benchmark import registry
+from benchmark.cell import Level, Protocol
+from benchmark.data.dataset import Dataset, Part, Preset, Progress, Simulation, Split, SplitName
+from benchmark.data.layout import read
+from benchmark.data.prepare import outline, prepare
+from benchmark.errors import UserError
+
+
+@dataclass(frozen=True)
+class ToyPart(Part):
+    """A constant; 2 is interrupted."""
+
+    value: int
+
+    @property
+    def work(self) -> int:
+        return 1
+
+    def simulate(self, progress: Progress) -> NDArray[np.float32]:
+        if self.value == 2:
+            raise KeyboardInterrupt
+        progress(1)
+        return np.full((1, 2, 2, 4, 4), float(self.value), np.float32)
+
+
+class Toy(Dataset):
+    """A dataset without physics: level l needs the parts 0 and l."""
+
+    group = "C4"
+    levels = (0, 1, 2)
+    level_meaning = "nothing"
+    presets = {"tiny": Preset(4, 4, 2)}  # noqa: RUF012 - a constant of the class
+    source = "this test"
+
+    def parts(self, level: Level, preset: str) -> list[ToyPart]:
+        return [ToyPart(0), ToyPart(int(level))]
+
+    def assemble(self, level: Level, preset: str, fields: Sequence[NDArray[np.float32]]) -> Simulation:
+        return Simulation(fields[1], "centered", False, 1.0, 1.0, {}, [{}], [])
+
+    def splits(self, protocol: Protocol, preset: str) -> Mapping[SplitName, Split]:
+        return {}
+
+
+def make(folder: Path, levels: Sequence[Level], seen: list[tuple[int, int]] | None = None) -> list[Path]:
+    def show(done: int, total: int) -> None:
+        if seen is not None:
+            seen.append((done, total))
+
+    return list(prepare(outline("toy", "tiny", levels, folder), show))
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "dataset", lambda name: Toy())
+
+
+@pytest.mark.usefixtures("toy")
+def test_parts_are_simulated_once_and_leave_nothing(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    make(tmp_path, [0, 1], seen)
+    assert seen == [(1, 2), (2, 2)]
+    assert sorted(str(found.relative_to(tmp_path)) for found in tmp_path.rglob("*.*")) == [
+        "toy/tiny/level_0.h5",
+        "toy/tiny/level_1.h5",
+    ]
+    assert not (tmp_path / "toy" / "tiny" / "parts").exists()
+
+
+@pytest.mark.usefixtures("toy")
+def test_an_interruption_costs_only_what_was_being_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, [2, 1])
+    assert not list(tmp_path.rglob("level_*"))
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, [1, 2])
+    assert [found.name for found in tmp_path.rglob("level_*")] == ["level_1.h5"]
+    assert make(tmp_path, [1]) == []
+
+    monkeypatch.setattr(ToyPart, "simulate", lambda self, progress: np.full((1, 2, 2, 4, 4), 7, np.float32))
+    (second,) = make(tmp_path, [2])
+    assert read(second).field.unique().tolist() == [7.0]
+    assert make(tmp_path, [0, 1, 2]) == [second.with_name("level_0.h5")]
+    assert read(second.with_name("level_0.h5")).field.unique().tolist() == [7.0]
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_part_that_waits_is_not_simulated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, [2])
+    (waiting,) = (tmp_path / "toy" / "tiny" / "parts").iterdir()
+    assert waiting.name == f"{ToyPart(0).key}.h5"
+    simulated = []
+
+    def simulate(self: ToyPart, progress: Progress) -> NDArray[np.float32]:
+        simulated.append(self.value)
+        return np.full((1, 2, 2, 4, 4), 7, np.float32)
+
+    monkeypatch.setattr(ToyPart, "simulate", simulate)
+    make(tmp_path, [2])
+    assert simulated == [2]
+    assert not waiting.parent.exists()
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_damaged_part_is_simulated_again(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, [2])
+    (waiting,) = (tmp_path / "toy" / "tiny" / "parts").iterdir()
+    content = bytearray(waiting.read_bytes())
+    content[-1] ^= 1
+    waiting.write_bytes(content)
+    (path,) = make(tmp_path, [0])
+    assert read(path).field.unique().tolist() == [0.0]
+
+
+@pytest.mark.usefixtures("toy")
+def test_broken_misplaced_and_outdated_files_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = make(tmp_path, [1])
+    path.write_bytes(path.read_bytes()[:100])
+    assert make(tmp_path, [0, 1.0]) == [path.with_name("level_0.h5"), path]
+    assert read(path).field.unique().tolist() == [1.0]
+    path.write_bytes(path.with_name("level_0.h5").read_bytes())
+    assert make(tmp_path, [0, 1]) == [path]
+    monkeypatch.setattr(Toy, "parts", lambda self, level, preset: [ToyPart(0), ToyPart(int(level) + 10)])
+    assert make(tmp_path, [1]) == [path]
+    assert read(path).field.unique().tolist() == [11.0]
+
+
+@pytest.mark.usefixtures("toy")
+def test_unknown_presets_levels_and_solvers(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown preset 'tinny'; did you mean 'tiny'"):
+        outline("toy", "tinny", [0], tmp_path)
+    with pytest.raises(UserError, match=r"unknown level 7.*valid: 0, 1, 2"):
+        outline("toy", "tiny", [0, 7], tmp_path)
+    with pytest.raises(UserError, match="one solver only"):
+        outline("toy", "tiny", [0], tmp_path, "phiflow")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_number_of_processes_changes_no_byte(tmp_path: Path) -> None:
+    made = {}
+    for processes in (1, 2):
+        work = outline("smoke_rotation_levels", "small", [1], tmp_path / str(processes))
+        (made[processes],) = prepare(work, lambda done, total: None, processes)
+    assert made[1].read_bytes() == made[2].read_bytes()
+
+
+@pytest.fixture
+def simulating(tmp_path: Path) -> subprocess.Popen[str]:
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(
+        "name: killed\ndatasets: [{smoke_scale: {preset: small, level: 0}}]\nmodels: [persistence]\n"
+        "protocol: {input_frames: 2, train_steps: 2, test_steps: 2}\n"
+    )
+    command = [SYMBENCH, "data", "prepare", str(suite), "--store", str(tmp_path), "--processes", "2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(lambda: len(list(tmp_path.glob("data/smoke_scale/small/parts/*.h5"))) > 1)
+    return process
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in listed.stdout.split()]
+
+
+def test_control_c_ends_quickly_keeps_the_parts_and_goes_on(simulating: subprocess.Popen[str], tmp_path: Path) -> None:
+    workers = children(simulating.pid)
+    os.killpg(simulating.pid, signal.SIGINT)
+    _, errors = simulating.communicate(timeout=60)
+    assert simulating.returncode == 130
+    assert errors.strip() == "interrupted"
+    wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    parts = tmp_path / "data" / "smoke_scale" / "small" / "parts"
+    kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.h5")}
+    assert len(kept) > 1
+    assert not list(parts.glob(".*"))  # no temporary files
+
+
+def test_a_killed_worker_is_one_clear_error(simulating: subprocess.Popen[str]) -> None:
+    for worker in children(simulating.pid):
+        if "spawn_main" in Path(f"/proc/{worker}/cmdline").read_text():
+            os.kill(worker, signal.SIGKILL)
+            break
+    _, errors = simulating.communicate(timeout=120)
+    assert simulating.returncode == 3
+    assert "a simulating process was killed" in errors
+    assert "Traceback" not in errors
