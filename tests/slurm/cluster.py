@@ -1,0 +1,291 @@
+"""Starts and stops a real SLURM of two nodes on this machine, for the tests. Needs root, and packages.txt installed.
+
+    python tests/slurm/cluster.py up [--root DIR]        starts what does not run, waits until all of it answers
+    python tests/slurm/cluster.py status [--root DIR]    exit status 0 if all of it runs, 1 otherwise
+    python tests/slurm/cluster.py down [--root DIR]      stops everything and keeps the logs
+
+Each host is a network namespace with an address and a host name of its own, so that jobs see two machines, and
+`ip -n n2 link set eth0 down` is a node lost; `up` mends that. Files, /tmp and process ids are shared.
+
+    this machine     10.77.0.1                  clients only; nothing of the cluster listens here
+    head             10.77.0.10                 munged, mariadbd, slurmdbd, slurmctld
+    n1, n2           10.77.0.11, 10.77.0.12     slurmd, and the jobs
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BRIDGE, BRIDGE_ADDRESS = "symbench0", "10.77.0.1"
+NODES = {"n1": "10.77.0.11", "n2": "10.77.0.12"}
+HOSTS = {"head": "10.77.0.10", **NODES}
+HOSTS_FILE, HOSTS_MARK = Path("/etc/hosts"), "# symbench test cluster"
+INTERFACES, NAMESPACES = Path("/sys/class/net"), Path("/run/netns")
+READY = {"idle", "mixed", "allocated", "completing"}
+LOCK = Path("/run/symbench-slurm.lock")
+PROGRAMS = ("ip", "nsenter", "munged", "mariadb-install-db", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "sinfo")
+PATIENCE_SECONDS = 60  # on a free machine each daemon answers within one
+
+
+class ClusterError(Exception):
+    """What this machine lacks or could not do, in words."""
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A server of the cluster, which runs on `host` and logs to log/NAME.log."""
+
+    name: str
+    host: str
+    command: list[str]
+    answers: Callable[[], bool]
+
+    def pids(self) -> list[int]:
+        return pids_on(self.host, self.command[0])
+
+
+def daemons(root: Path) -> list[Daemon]:
+    """In the order in which they start: without slurmdbd the controller would begin with no accounting."""
+    munge, mysql = f"{root}/munge/socket", f"{root}/run/mysql.socket"
+    munged = f"munged --foreground --force --socket={munge} --pid-file={root}/run/munged.pid"
+    munged += f" --key-file={root}/munge/key --seed-file={root}/munge/seed"
+    mariadbd = f"mariadbd --no-defaults --user=root --skip-networking --datadir={root}/mysql"
+    mariadbd += f" --socket={mysql} --pid-file={root}/run/mariadbd.pid"
+
+    def node_is_ready(node: str) -> bool:
+        return client(root, "sinfo", "--noheader", f"--nodes={node}", "--format=%T") in READY
+
+    return [
+        Daemon("munged", "head", munged.split(), lambda: client(root, "munge", f"--socket={munge}", "-n") != ""),
+        Daemon("mariadbd", "head", mariadbd.split(), lambda: accepts(mysql)),
+        Daemon("slurmdbd", "head", ["slurmdbd"], lambda: client(root, "sacctmgr", "show", "stats") != ""),
+        Daemon("slurmctld", "head", ["slurmctld"], lambda: "is UP" in client(root, "scontrol", "ping")),
+        Daemon("slurmd-n1", "n1", ["slurmd", "-N", "n1"], lambda: node_is_ready("n1")),
+        Daemon("slurmd-n2", "n2", ["slurmd", "-N", "n2"], lambda: node_is_ready("n2")),
+    ]
+
+
+def client_environment(root: Path) -> dict[str, str]:
+    return {"SLURM_CONF": f"{root}/etc/slurm.conf"}
+
+
+def is_up(root: Path) -> bool:
+    """Asked as a client, so that no root is needed. sacct sees jobs once slurmdbd has heard of the controller."""
+    if not (INTERFACES / BRIDGE).exists():  # the question would leave this machine
+        return False
+    states = client(root, "sinfo", "--noheader", "--Node", "--format=%T").split()
+    if len(states) < len(NODES) or not READY.issuperset(states):
+        return False
+    return client(root, "sacctmgr", "--noheader", "show", "cluster", "format=ControlHost") == HOSTS["head"]
+
+
+def up(root: Path) -> bool:
+    """Start what does not run; False: everything did."""
+    make_files(root)
+    make_network(root)
+    started = False
+    for daemon in daemons(root):
+        if not (daemon.pids() and daemon.answers()):
+            start(daemon, root)
+            started = True
+    wait_until(lambda: is_up(root), "sinfo has no two ready nodes, or sacct no cluster", root / "log/slurmctld.log")
+    return started
+
+
+def down(root: Path) -> None:
+    """SIGKILL throughout: nothing of the cluster is kept, so nothing needs time to be saved."""
+    for host in reversed(HOSTS):
+        while pids := pids_on(host):
+            kill(pids)
+            time.sleep(0.05)
+        if (NAMESPACES / host).exists():
+            run("ip", "netns", "delete", host)
+    if (INTERFACES / BRIDGE).exists():
+        run("ip", "link", "delete", BRIDGE)
+    write_hosts([])
+    for folder in ("etc", "gpus", "munge", "mysql", "mysql.part", "run", "spool", "state"):
+        shutil.rmtree(root / folder, ignore_errors=True)
+
+
+def make_files(root: Path) -> None:
+    for folder in ("etc", "gpus", "log", "munge", "run", "spool/n1", "spool/n2", "state"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for gpu in (root / "gpus/gpu0", root / "gpus/gpu1"):
+        if not gpu.is_symlink():
+            gpu.symlink_to("/dev/null")
+    for template in (HERE / "etc").glob("*.conf"):
+        path = root / "etc" / template.name
+        path.touch(mode=0o600 if path.name == "slurmdbd.conf" else 0o644)  # slurmdbd refuses what others can read
+        path.write_text(template.read_text(encoding="utf-8").replace("@ROOT@", str(root)), encoding="utf-8")
+    key = root / "munge" / "key"
+    if not key.exists():
+        key.touch(mode=0o600)
+        key.write_bytes(os.urandom(128))
+    if not (root / "mysql").exists():
+        part = root / "mysql.part"
+        shutil.rmtree(part, ignore_errors=True)
+        options = ("--auth-root-authentication-method=socket", "--skip-test-db", "--user=root")
+        run("mariadb-install-db", "--no-defaults", *options, f"--datadir={part}")
+        part.rename(root / "mysql")
+
+
+def make_network(root: Path) -> None:
+    """The bridge, a namespace for each host, and their names; a link that was taken down comes up again."""
+    if not (INTERFACES / BRIDGE).exists():
+        run("ip", "link", "add", BRIDGE, "type", "bridge")
+    run("ip", "link", "set", BRIDGE, "up", "alias", str(root))
+    run("ip", "address", "replace", f"{BRIDGE_ADDRESS}/24", "dev", BRIDGE)
+    for host, address in HOSTS.items():
+        cable = f"symbench-{host}"
+        if not (NAMESPACES / host).exists():
+            run("ip", "netns", "add", host)
+        if not (INTERFACES / cable).exists():
+            run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", host)
+        run("ip", "link", "set", cable, "up", "master", BRIDGE)
+        run("ip", "-n", host, "address", "replace", f"{address}/24", "dev", "eth0")
+        for link in ("lo", "eth0"):
+            run("ip", "-n", host, "link", "set", link, "up")
+    write_hosts([f"{address} {host}" for host, address in HOSTS.items()])
+
+
+def write_hosts(entries: list[str]) -> None:
+    """In place and not by renaming: in a container /etc/hosts is a mount."""
+    before = HOSTS_FILE.read_text(encoding="utf-8").splitlines()
+    after = [line for line in before if not line.endswith(HOSTS_MARK)] + [f"{entry} {HOSTS_MARK}" for entry in entries]
+    if after != before:
+        HOSTS_FILE.write_text("".join(f"{line}\n" for line in after), encoding="utf-8")
+
+
+def start(daemon: Daemon, root: Path) -> None:
+    """Start it, in place of one that hangs."""
+    kill(daemon.pids())
+    log = root / "log" / f"{daemon.name}.log"
+    # `ip netns exec` would mount a /sys in which slurmd finds no cgroup; nsenter leaves it alone.
+    enter = ("nsenter", f"--net={NAMESPACES / daemon.host}", "unshare", "--uts")
+    shell = ("sh", "-c", f'hostname {daemon.host} && exec "$@"', "sh")
+    # A batch job begins in slurmd's environment, so nothing of ours is handed on.
+    environment = {"PATH": os.environ["PATH"], "MYSQL_UNIX_PORT": f"{root}/run/mysql.socket"} | client_environment(root)
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            (*enter, *shell, *daemon.command),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def serves() -> bool:
+        if process.poll() is not None and not daemon.pids():  # those of SLURM go into the background
+            raise ClusterError(f"{daemon.name} ended; {tail(log)}")
+        return daemon.answers()
+
+    wait_until(serves, f"{daemon.name} does not answer", log)
+
+
+def wait_until(condition: Callable[[], bool], complaint: str, log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{complaint} (waited {PATIENCE_SECONDS} s); {tail(log)}")
+        time.sleep(0.1)
+
+
+def tail(log: Path) -> str:
+    return "\n".join([f"the end of {log}:", *log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]])
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClusterError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
+
+
+def client(root: Path, *command: str) -> str:
+    """What a command of SLURM prints; empty if it fails or does not come to an end."""
+    environment = os.environ | client_environment(root)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=10, check=False)
+    except (subprocess.TimeoutExpired, FileNotFoundError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def accepts(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(path) == 0
+
+
+def pids_on(host: str, program: str | None = None) -> list[int]:
+    done = subprocess.run(("ip", "netns", "pids", host), capture_output=True, text=True, check=False)
+    pids = []
+    for pid in done.stdout.split():
+        with suppress(OSError):  # it has ended
+            if program in (None, Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()):
+                pids.append(int(pid))
+    return pids
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def check_machine(root: Path) -> None:
+    if os.geteuid() != 0:
+        raise ClusterError("needs root, for network namespaces and SLURM's daemons")
+    if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
+        raise ClusterError(f"{', '.join(missing)} not found; install the packages in {HERE / 'packages.txt'}")
+    alias = INTERFACES / BRIDGE / "ifalias"
+    owner = alias.read_text(encoding="utf-8").strip() if alias.exists() else ""
+    if owner not in ("", str(root)):
+        raise ClusterError(f"this machine has a cluster already; `down --root {owner}` stops it")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A real SLURM of two nodes on this machine.")
+    parser.add_argument("command", choices=("up", "status", "down"))
+    default = os.environ.get("SYMBENCH_SLURM_ROOT", "/tmp/symbench-slurm")
+    parser.add_argument("--root", type=Path, default=Path(default), help=f"where its files are (default: {default})")
+    arguments = parser.parse_args()
+    root = arguments.root.resolve()
+    if arguments.command == "status":
+        if not is_up(root):
+            print("not running")
+            return 1
+        print("running")
+    else:
+        check_machine(root)
+        with LOCK.open("w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if arguments.command == "down":
+                down(root)
+                print("stopped")
+                return 0
+            print("started" if up(root) else "already running")
+    for name, value in client_environment(root).items():
+        print(f"export {name}={value}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ClusterError, OSError) as error:
+        print(f"cluster.py: {error}", file=sys.stderr)
+        sys.exit(3)
