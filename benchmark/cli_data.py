@@ -1,4 +1,4 @@
-"""`symbench data`: simulate, import, check and show the fields."""
+"""`symbench data`: simulate, import, check and show the fields. Part of the composition root, as cli.py is."""
 
 from __future__ import annotations
 
@@ -35,9 +35,14 @@ def data() -> None:
     """Simulate, import and look at the data."""
 
 
-@data.command("prepare", cls=Examples, epilog="symbench data prepare quickstart")
+@data.command(
+    "prepare",
+    cls=Examples,
+    epilog="symbench data prepare quickstart\nsymbench data prepare icml2022-scale --on my-site.yaml",
+)
 @suite_argument
 @store_option
+@click.option("--on", "site", metavar="SITE", help="Simulate in an array of SLURM jobs; a site's name or its YAML.")
 @click.option("--processes", type=click.IntRange(min=1), help="Simulations at once; by default one for each core.")
 @click.option(
     "--solver",
@@ -45,11 +50,15 @@ def data() -> None:
     help="Simulate as the published code does, slowly, into the folder data_phiflow of the store, for comparison.",
 )
 @plugin_option
-def prepare(suite: str, store_folder: Path, processes: int | None, solver: str | None) -> None:
+def prepare(suite: str, store_folder: Path, site: str | None, processes: int | None, solver: str | None) -> None:
     """Simulate what SUITE needs and the store does not have yet; after Ctrl-C the same command goes on."""
+    from cluster import site as sites
+    from cluster.simulate import simulate_on
+
     from .data.prepare import outline, processes_here
     from .data.prepare import prepare as simulate
 
+    place = sites.load(site) if site is not None and site != "local" else None
     wanted: dict[tuple[str, str], list[Level]] = {}
     for name, preset, level in _of_suite(suite):
         wanted.setdefault((name, preset), []).append(level)
@@ -58,6 +67,8 @@ def prepare(suite: str, store_folder: Path, processes: int | None, solver: str |
     for work, levels in outlines:
         label = f"{work.name} ({work.preset})"
         with _progress(label) as show:
+            if place is not None:
+                simulate_on(place, work, store_folder, show)
             for path in simulate(work, show, processes or processes_here()):
                 click.echo(f"simulated {path}")
         click.echo(f"{label}: {levels} {'level' if levels == 1 else 'levels'} ready, {len(work.levels)} new")

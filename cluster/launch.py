@@ -102,7 +102,7 @@ def run(suite: Suite, store: Store, display: Display) -> Outcome:
 
 def _run_job(cells: Sequence[Cell], store: Store, placement: Placement, display: Display) -> set[str]:
     """One job with `cells`; returns the ids of those that were begun."""
-    folder = _job_folder(store)
+    folder = job_folder(store.root)
     job = Job(
         store=store.root.resolve(),
         cells=tuple(cells),
@@ -162,13 +162,13 @@ def _stop(job: submitit.Job[None]) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _job_folder(store: Store) -> Path:
+def job_folder(store_root: Path) -> Path:
     """A new folder for a job and its logs."""
     try:
-        (store.root / "jobs").mkdir(exist_ok=True)
-        name = tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=store.root / "jobs")
+        (store_root / "jobs").mkdir(parents=True, exist_ok=True)
+        name = tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=store_root / "jobs")
     except OSError as error:
-        raise MachineError(f"{store.root / 'jobs'}: cannot be written: {error.strerror}") from error
+        raise MachineError(f"{store_root / 'jobs'}: cannot be written: {error.strerror}") from error
     return Path(name).resolve()
 
 

@@ -42,6 +42,7 @@ class Outline:
     name: str
     preset: str
     folder: Path
+    solver: str | None
     levels: Mapping[Level, Sequence[Part]]
     paths: Mapping[Level, Path]
 
@@ -81,7 +82,7 @@ def outline(
         if preset == IMPORTED:
             _refuse_imported(dataset_name, dataset, path)
         _require_writable(path.parent)
-    return Outline(dataset_name, preset, folder, parts, paths)
+    return Outline(dataset_name, preset, folder, solver, parts, paths)
 
 
 def _recipe(parts: Sequence[Part]) -> str:

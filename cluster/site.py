@@ -1,0 +1,68 @@
+"""A site: how one cluster is used, as a person writes it in YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from benchmark.cell import Frozen, PositiveFloat, PositiveInt
+from benchmark.errors import UserError
+from benchmark.registry import unknown
+
+SITES_FOLDER = Path(__file__).parent / "sites"
+Word = Annotated[str, Field(pattern=r"^[\w.,:&|\[\]()*+-]+$")]
+"""What SLURM takes as a name or an expression of names; nothing that a shell would take for more."""
+
+
+class Site(Frozen):
+    """One SLURM cluster. `setup` are lines of shell that run in each job before Python does."""
+
+    scheduler: Literal["slurm"]
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    constraint: Word | None = None
+    minutes: PositiveInt = 60
+    cpus: PositiveInt = 1
+    memory_gb: PositiveFloat = 4.0
+    setup: tuple[str, ...] = ()
+    jobs: PositiveInt = 32
+    """At most so many jobs of an array at once."""
+
+
+def available() -> list[str]:
+    """Names of the sites that come with symbench."""
+    return sorted(path.stem for path in SITES_FOLDER.glob("*.yaml"))
+
+
+def load(name_or_path: str) -> Site:
+    """Read a site, named or as a path to a .yaml file. UserError: unknown name, not YAML, a wrong key or value."""
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = SITES_FOLDER / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise UserError(f"{unknown('site', name_or_path, available())}; or give a path to a .yaml file")
+    try:
+        tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (YAMLError, ValueError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a site is a mapping; valid keys: {', '.join(Site.model_fields)}")
+    wrong = [key for key in tree if key not in Site.model_fields]
+    if wrong:
+        raise UserError("\n".join(f"{path}: {unknown('key', key, Site.model_fields)}" for key in wrong))
+    try:
+        return Site.model_validate({**tree, "setup": _lines(tree.get("setup", ()))})
+    except ValidationError as error:
+        lines = [f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+        raise UserError("\n".join(lines)) from error
+
+
+def _lines(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
