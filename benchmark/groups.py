@@ -44,11 +44,14 @@ class Element:
 
 
 def elements(group: GroupName, grid: Grid, periodic: bool, height: int, width: int) -> tuple[Element, ...]:
-    """The non-trivial elements over which a model's equivariance error is the mean, for fields (..., 2, H, W)."""
+    """The non-trivial elements over which a model's equivariance error is the mean, for fields (..., 2, H, W).
+
+    They keep the shape of the grid: of the quarter turns a wide grid has the half turn alone, for a network may have
+    weights for each pixel, and all on a board are to be compared over the same elements.
+    """
     if group == "C4":
-        return tuple(
-            Element(f"rot{90 * k}", partial(rotate, quarter_turns=k, grid=grid), _all, True) for k in (1, 2, 3)
-        )
+        turns = (1, 2, 3) if height == width else (2,)
+        return tuple(Element(f"rot{90 * k}", partial(rotate, quarter_turns=k, grid=grid), _all, True) for k in turns)
     if group == "scale":
         return tuple(
             Element(f"scale{factor:g}", partial(zoom, factor=factor, grid=grid), _all, False) for factor in SCALES

@@ -9,10 +9,11 @@ import pytest
 from support import SYMBENCH, symbench
 
 from benchmark.cli import cli
+from benchmark.cli_data import data
 from results.store import Store
 
 MakeSuite = Callable[..., Path]
-COMMANDS = [*((name,) for name in cli.commands if name != "data"), ("data", "prepare")]
+COMMANDS = [*((name,) for name in cli.commands if name != "data"), *(("data", name) for name in data.commands)]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
