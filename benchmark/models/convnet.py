@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..baseline import Baseline, Choice, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
+from .layers.convolutions import convolutional_network
 from .layers.sizes import KernelSize
 
 
@@ -33,21 +33,7 @@ class ConvNet(Baseline):
 
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
-        inner = [config.hidden] * (config.layers - 1)
-        widths = [task.input_frames * task.channels, *inner, task.channels]
-        modules: list[nn.Module] = []
-        for wide_in, wide_out in pairwise(widths):
-            modules += [
-                nn.Conv2d(
-                    wide_in,
-                    wide_out,
-                    config.kernel_size,
-                    padding=config.kernel_size // 2,
-                    padding_mode=task.padding_mode,
-                ),
-                nn.ReLU(),
-            ]
-        self.network = nn.Sequential(*modules[:-1])
+        self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """(B, T, C, H, W) -> (B, C, H, W)."""

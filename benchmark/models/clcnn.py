@@ -1,0 +1,113 @@
+"""Constrained locally connected network: each pixel has filters of its own, and neighbours are held together."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import product
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from ..cell import Frozen, PositiveInt
+from .layers.convolutions import convolutional_network
+from .layers.sizes import KernelSize
+
+
+class LocallyConnected2d(nn.Module):
+    """f(x) = b + sum_y W(x, y) f_in(x + y), W: (H, W) -> R^{O x I x K x K}; W starts as one convolution's everywhere.
+
+    Each weight meets each window once, so a matrix product for each pixel is all the reuse there is.
+    """
+
+    def __init__(
+        self,
+        grid: tuple[int, int],
+        channels_in: int,
+        channels_out: int,
+        kernel_size: int,
+        padding: int,
+        padding_mode: Literal["zeros", "circular"] = "zeros",
+    ) -> None:
+        super().__init__()
+        convolution = nn.Conv2d(channels_in, channels_out, kernel_size)
+        assert convolution.bias is not None
+        self.kernel_size, self.padding = kernel_size, padding
+        self.periodic = padding_mode == "circular"
+        one = convolution.weight.detach().permute(0, 2, 3, 1).flatten(1)
+        self.weight = nn.Parameter(one.expand(*grid, -1, -1).clone())  # (H, W, O, K K I)
+        self.bias = nn.Parameter(convolution.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, I, H, W) -> (B, O, H, W). ValueError: another grid than that of the filters."""
+        height, width = self.weight.shape[:2]
+        if x.shape[-2:] != (height, width):
+            got = " x ".join(map(str, x.shape[-2:]))
+            raise ValueError(f"there is a filter for each pixel of a {height} x {width} grid; the field is {got}")
+        padded = F.pad(x, 4 * [self.padding], "circular" if self.periodic else "constant")
+        padded = padded.permute(2, 3, 1, 0).contiguous()  # twice as fast as F.unfold, whose pixels come last
+        positions = product(range(self.kernel_size), repeat=2)
+        seen = torch.cat([padded[i : i + height, j : j + width] for i, j in positions], dim=2)  # (H, W, K K I, B)
+        return (self.weight @ seen).permute(3, 2, 0, 1) + self.bias[:, None, None]
+
+    def roughness(self) -> Tensor:
+        """mean |W(x) - W(x')| over pixels x and their neighbours x' along both axes: 0 if and only if W is constant.
+
+        In a periodic box the last pixel of an axis and the first are neighbours, too.
+        """
+        w = self.weight
+        differences = (w - w.roll(1, axis) if self.periodic else w.diff(dim=axis) for axis in (0, 1))
+        return 0.5 * torch.stack([difference.abs().mean() for difference in differences]).sum()
+
+
+class CLCNN(Baseline):
+    """The ConvNet with filters W(x, y) of their own at each pixel x.
+
+    It starts as the ConvNet, W being the same at all pixels, and leaves the symmetry as far as the data pull and the
+    penalty allows: alpha x the sum over layers of mean |W(x) - W(x')| over neighbouring pixels (Wang, Walters, Yu 2022,
+    section 5, the constrained locally connected network of the comparison). Different from the published code: that
+    starts each pixel's filters at random, never adds its bias, has ELU for ReLU, and twice this penalty.
+
+    What it costs, by definition: H W times the filters of the ConvNet, in memory as in parameters (on 64 x 64 with 10
+    frames, 13.6 M of them for 8 channels and 41.3 M for 16, four times that with gradients and Adam). A filter is read
+    once for each window, with no neighbour to share it, so a step is bound by memory. The weights belong to one grid:
+    the network cannot be applied to any other.
+    """
+
+    class Config(Frozen):
+        """`hidden` is the number of channels; `penalty` is alpha."""
+
+        hidden: PositiveInt = 8
+        layers: PositiveInt = 5
+        kernel_size: KernelSize = 3
+        penalty: Annotated[float, Field(ge=0)] = 1.0
+
+    family = "approximate"
+    symmetries = ("translation",)
+    source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 5, CLCNN"
+    search_space: ClassVar[SearchSpace] = {
+        "hidden": Choice((4, 8, 16)),
+        "layers": Choice((3, 5)),
+        "kernel_size": Choice((3, 5)),
+        "penalty": LogUniform(1e-3, 1e2),
+    }
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        self.coefficient = config.penalty
+        layer = partial(LocallyConnected2d, (task.height, task.width))
+        self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, layer)
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> (B, C, H, W). ValueError: another grid than the task's."""
+        return self.network(x_BTCHW.flatten(1, 2))
+
+    def penalty(self) -> Tensor:
+        """alpha x the summed roughness of the layers; for alpha > 0 zero if and only if all pixels' filters agree."""
+        if self.coefficient == 0:
+            return super().penalty()
+        layers = [layer for layer in self.network if isinstance(layer, LocallyConnected2d)]
+        return self.coefficient * torch.stack([layer.roughness() for layer in layers]).sum()

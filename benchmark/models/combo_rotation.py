@@ -1,0 +1,67 @@
+"""Combo for rotation: free convolutions first, equivariant ones after them."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from ..baseline import Baseline, Choice, SearchSpace, Task
+from ..cell import Frozen, PositiveInt
+from .layers.convolutions import convolutions
+from .layers.sizes import KernelSize
+from .layers.steerable import steerable_network
+
+
+class ComboRotation(Baseline):
+    """The network of `e2cnn` with its first `free_layers` convolutions free: f = f_equivariant o f_free.
+
+    f_free: (B, T 2, H, W) -> (B, `hidden` N, H, W) finds features in which the dynamics may be equivariant, and
+    f_equivariant takes them for `hidden` regular fields of C_N, whether they turn as such or not (Wang, Walters, Yu
+    2022, section 5, the combination of the comparison). Different from the published code: no normalisation over the
+    batch, and the equivariant layers are the last ones of `e2cnn`, the small start of its forecast included.
+    """
+
+    class Config(Frozen):
+        """`hidden` counts regular fields, each of `order` channels; the free layers have as many channels."""
+
+        hidden: PositiveInt = 32
+        order: Literal[4, 8] = 4
+        free_layers: PositiveInt = 2
+        equivariant_layers: PositiveInt = 3
+        kernel_size: KernelSize = 3
+
+    family = "approximate"
+    symmetries = ("rotation", "translation")
+    source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 5, Combo"
+    search_space: ClassVar[SearchSpace] = {
+        "hidden": Choice((16, 32, 64)),
+        "order": Choice((4, 8)),
+        "free_layers": Choice((1, 2, 3)),
+        "equivariant_layers": Choice((2, 3, 4)),
+        "kernel_size": Choice((3, 5)),
+    }
+
+    @classmethod
+    def supports(cls, task: Task) -> str | None:
+        """A rotation acts on the two components of one velocity."""
+        return None if task.channels == 2 else f"needs 2 velocity components, {task.dataset} has {task.channels}"
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        widths = [task.input_frames * task.channels] + [config.hidden * config.order] * config.free_layers
+        free = convolutions(widths, config.kernel_size, task.padding_mode)
+        strict = steerable_network(
+            config.order,
+            task.input_frames,
+            config.hidden,
+            config.free_layers + config.equivariant_layers,
+            config.kernel_size,
+            relaxed=False,
+            padding_mode=task.padding_mode,
+        )
+        self.network = nn.Sequential(*free, *list(strict)[len(free) :])
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        """(B, T, 2, H, W) -> (B, 2, H, W)."""
+        return self.network(x_BTCHW.flatten(1, 2))

@@ -1,0 +1,37 @@
+"""Plain convolutions that keep the grid, with ReLU between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal
+
+from torch import nn
+
+from ...baseline import Task
+
+
+def convolutions(
+    widths: Sequence[int],
+    kernel_size: int,
+    padding_mode: Literal["zeros", "circular"],
+    convolution: Callable[..., nn.Module] = nn.Conv2d,
+) -> list[nn.Module]:
+    """A convolution from each width to the next, each followed by ReLU; `convolution` is called as nn.Conv2d."""
+    modules: list[nn.Module] = []
+    for wide_in, wide_out in pairwise(widths):
+        padding = kernel_size // 2
+        modules += [
+            convolution(wide_in, wide_out, kernel_size, padding=padding, padding_mode=padding_mode),
+            nn.ReLU(),
+        ]
+    return modules
+
+
+def convolutional_network(
+    task: Task, hidden: int, layers: int, kernel_size: int, convolution: Callable[..., nn.Module] = nn.Conv2d
+) -> nn.Sequential:
+    """(B, T C, H, W) -> (B, C, H, W) by `layers` convolutions, `hidden` channels and ReLU between them."""
+    inner = [hidden] * (layers - 1)
+    widths = [task.input_frames * task.channels, *inner, task.channels]
+    return nn.Sequential(*convolutions(widths, kernel_size, task.padding_mode, convolution)[:-1])

@@ -1,0 +1,80 @@
+"""Relaxed group convolution for rotation: each orientation of the features is read with weights of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from ..cell import Frozen, PositiveInt
+from .layers.group_rotation import RotationGroupConv2d, rotation_group_network
+from .layers.sizes import KernelSize
+
+
+class RelaxedGroupRotation(Baseline):
+    """T velocities -> `hidden` functions on Z^2 x C4, `layers` deep -> one velocity, by relaxed group convolutions.
+
+    [f ~* psi](g) = sum_h f(h) sum_l w_l(h) psi_l(g^-1 h): L filter banks psi_l, and one number w_l(h) for each bank and
+    turn. It starts equivariant, w being constant over the turns, and leaves the symmetry as far as the data pull and
+    the penalty allows: alpha x the sum over layers of mean |w_l(h) - w_l(h')| over neighbouring turns (Wang, Walters,
+    Yu 2022, section 4.1).
+
+    The published code differs: there w belongs to the turn g that is written, and not to the one that is read, as in
+    the paper; no ReLU follows a layer, and no bias; filters are turned by interpolation; the lifting layer swaps H and
+    W; the penalty is over some of the pairs of turns, and enters as (alpha c)^2.
+    """
+
+    class Config(Frozen):
+        """`hidden` counts functions on the group, each of 4 channels; `banks` is L; `penalty` is alpha.
+
+        With 130 functions and 3 banks it has the 5.6 M parameters at which rotation is compared.
+        """
+
+        hidden: PositiveInt = 32
+        layers: PositiveInt = 5
+        banks: PositiveInt = 3
+        kernel_size: KernelSize = 3
+        penalty: Annotated[float, Field(ge=0)] = 0.0
+
+    family = "relaxed"
+    symmetries = ("rotation", "translation")
+    source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.1"
+    search_space: ClassVar[SearchSpace] = {
+        "hidden": Choice((16, 32, 64, 130)),
+        "layers": Choice((3, 5, 7)),
+        "banks": Choice((1, 2, 3, 4)),
+        "kernel_size": Choice((3, 5)),
+        "penalty": LogUniform(1e-7, 1e-3),
+    }
+
+    @classmethod
+    def supports(cls, task: Task) -> str | None:
+        """A rotation acts on the two components of one velocity."""
+        return None if task.channels == 2 else f"needs 2 velocity components, {task.dataset} has {task.channels}"
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        self.coefficient = config.penalty
+        self.network = rotation_group_network(
+            task.input_frames,
+            config.hidden,
+            config.layers,
+            config.kernel_size,
+            config.banks,
+            relaxed=True,
+            padding_mode=task.padding_mode,
+        )
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        """(B, T, 2, H, W) -> (B, 2, H, W)."""
+        return self.network(x_BTCHW.flatten(1, 2))
+
+    def penalty(self) -> Tensor:
+        """alpha x the summed roughness of the layers; for alpha > 0 zero if and only if every w is constant."""
+        if self.coefficient == 0:
+            return super().penalty()
+        layers = [layer for layer in self.network if isinstance(layer, RotationGroupConv2d)]
+        return self.coefficient * torch.stack([layer.roughness() for layer in layers]).sum()

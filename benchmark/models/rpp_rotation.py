@@ -1,0 +1,118 @@
+"""Residual pathway prior for rotation: an equivariant path and a free one beside it, which costs more."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from ..cell import Frozen, PositiveInt
+from .layers.sizes import KernelSize
+from .layers.steerable import SteerableConv2d, steerable_network
+
+
+class ResidualPathway(nn.Module):
+    """y = (K + W) * x + b: K the filter of a steerable convolution, W that of a free one, which starts at zero.
+
+    Both paths are linear, so their sum is one convolution with the sum of their filters.
+    """
+
+    def __init__(self, equivariant: SteerableConv2d) -> None:
+        super().__init__()
+        self.equivariant = equivariant
+        channels_out, channels_in, kernel_size, _ = equivariant.weight.shape
+        self.free = nn.Conv2d(
+            channels_in,
+            channels_out,
+            kernel_size,
+            padding=equivariant.padding,
+            padding_mode="circular" if equivariant.periodic else "zeros",
+        )
+        nn.init.zeros_(self.free.weight)
+        nn.init.zeros_(self.free.get_parameter("bias"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, I b, H, W) -> (B, O a, H, W)."""
+        free = dict(self.free.named_parameters())
+        both = {"weight": free["weight"] + self.equivariant.weight}
+        if self.equivariant.bias is not None:
+            both["bias"] = free["bias"] + self.equivariant.bias
+        return functional_call(self.free, both, (x,))
+
+
+class RPPRotation(Baseline):
+    """The network of `e2cnn` with a free convolution beside each steerable one: y = K * x + W * x + b.
+
+    Gaussian priors on both, that of the equivariant path being the wider one, are the penalty lambda_K |w|^2 + lambda_W
+    |W, b|^2, w the coefficients of K and lambda the inverse of a prior's variance up to a common factor (Finzi, Benton,
+    Wilson 2021). Training's weight decay, where there is one, adds half of itself to both lambdas. The free
+    path starts at zero, where its prior is densest, and the network therefore as `e2cnn`; Finzi's code starts it at
+    1e-3 of the other path, the published code of Wang, Walters, Yu 2022 as any convolution.
+
+    The default lambdas are those of Finzi's convolutional networks. Different from the code of Wang, Walters, Yu: that
+    has lambda_K = 0 and lambda_W = 1e-6, which beside a weight decay of 4e-4 is hardly a prior; it runs two
+    convolutions in place of one, and normalises over the batch.
+    """
+
+    class Config(Frozen):
+        """`hidden` counts regular fields, each of `order` channels; the penalties are lambda_K and lambda_W."""
+
+        hidden: PositiveInt = 32
+        order: Literal[4, 8] = 4
+        layers: PositiveInt = 5
+        kernel_size: KernelSize = 3
+        equivariant_penalty: Annotated[float, Field(ge=0)] = 1e-4
+        free_penalty: Annotated[float, Field(ge=0)] = 1e-2
+
+    family = "approximate"
+    symmetries = ("rotation", "translation")
+    source = "Finzi, Benton, Wilson 2021 (arXiv 2112.01388); Wang, Walters, Yu 2022, section 5, RPP"
+    search_space: ClassVar[SearchSpace] = {
+        "hidden": Choice((16, 32, 64)),
+        "order": Choice((4, 8)),
+        "layers": Choice((3, 5, 7)),
+        "kernel_size": Choice((3, 5)),
+        "equivariant_penalty": LogUniform(1e-7, 1e-3),
+        "free_penalty": LogUniform(1e-6, 1e-1),
+    }
+
+    @classmethod
+    def supports(cls, task: Task) -> str | None:
+        """A rotation acts on the two components of one velocity."""
+        return None if task.channels == 2 else f"needs 2 velocity components, {task.dataset} has {task.channels}"
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        self.equivariant_coefficient, self.free_coefficient = config.equivariant_penalty, config.free_penalty
+        strict = steerable_network(
+            config.order,
+            task.input_frames,
+            config.hidden,
+            config.layers,
+            config.kernel_size,
+            relaxed=False,
+            padding_mode=task.padding_mode,
+        )
+        self.network = nn.Sequential(
+            *(ResidualPathway(module) if isinstance(module, SteerableConv2d) else module for module in strict)
+        )
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        """(B, T, 2, H, W) -> (B, 2, H, W)."""
+        return self.network(x_BTCHW.flatten(1, 2))
+
+    def penalty(self) -> Tensor:
+        """lambda_K |w|^2 + lambda_W |W, b|^2, summed over the layers."""
+        layers = [layer for layer in self.network if isinstance(layer, ResidualPathway)]
+        equivariant = [layer.equivariant.coefficients for layer in layers]
+        free = list(chain.from_iterable(layer.free.parameters() for layer in layers))
+        return self.equivariant_coefficient * squared_norm(equivariant) + self.free_coefficient * squared_norm(free)
+
+
+def squared_norm(parameters: list[nn.Parameter]) -> Tensor:
+    return torch.stack([parameter.square().sum() for parameter in parameters]).sum()
