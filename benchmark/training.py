@@ -55,7 +55,7 @@ class DivergedError(Exception):
 class RolledOutLoss(nn.Module):
     """Sum over rolled-out steps of the MSE, without teacher forcing, plus the model's penalty.
 
-    (B, T, C, H, W), (B, S, C, H, W) -> the loss and, for the record, its first part without gradient.
+    (B, T, C, H, W), (B, S, C, H, W) -> the loss and, for the record, its first part.
     """
 
     def __init__(self, model: Baseline, settings: Training, device: torch.device, cache_filters: bool) -> None:
@@ -70,7 +70,8 @@ class RolledOutLoss(nn.Module):
         with parametrize.cached() if self.cache_filters else nullcontext():
             prediction = roll_out(self.model, x_BTCHW, y_BSCHW.shape[1], self.device_type, self.bf16)
             error = (prediction - y_BSCHW).square().mean((0, 2, 3, 4)).sum()
-            return error + self.model.penalty().to(error.device), error.detach()
+            # Not detached here: a compiler may make one tensor of both where there is no penalty.
+            return error + self.model.penalty().to(error.device), error
 
 
 def fit(
@@ -93,7 +94,9 @@ def fit(
         raise UserError(f"train.batch_size: {settings.batch_size} is more than the {len(train)} training windows")
     use_precision(settings.precision)
     if settings.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for parameter in model.parameters():  # Module.to would refuse those with five axes
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     loss: nn.Module = RolledOutLoss(model, settings, world.device, cache_filters=not settings.compile)
     if settings.compile:
         loss = torch.compile(loss)  # type: ignore[assignment]
@@ -160,7 +163,7 @@ def _train_epoch(
         if settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
         optimizer.step()
-        total += error.double()
+        total += error.detach().double()
     return float(world.sum(total)) / (len(batches) * world.size)
 
 

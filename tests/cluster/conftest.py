@@ -35,6 +35,7 @@ def store(tmp_path: Path) -> Store:
     simulation = Simulation(
         field=start * decay,
         grid="staggered",
+        divergence_free=False,
         spacing=8.0,
         time_step=1.0,
         parameters={},

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmark import registry
 from benchmark.baseline import Baseline, Task
 from benchmark.cell import Frozen, Training
 from benchmark.data.dataset import Split
@@ -142,6 +143,9 @@ def test_compiled_is_the_same_training(tmp_path: Path) -> None:
         def forward(self, x_BTCHW: Tensor) -> Tensor:
             return self.mix(x_BTCHW.flatten(1, 2))
 
+        def penalty(self) -> Tensor:
+            return torch.zeros(())  # as most baselines: nothing that has a gradient
+
     best = []
     for compiled in (False, True):
         with deterministic(0):
@@ -149,6 +153,19 @@ def test_compiled_is_the_same_training(tmp_path: Path) -> None:
             settings = SETTINGS.model_copy(update={"compile": compiled, "epochs": 2})
             progress = fit(model, *windows(), settings, 0, single(), tmp_path / f"{compiled}.pt", lambda history: None)
         best.append(progress.best_rmse)
+    assert best[1] == pytest.approx(best[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["convnet", "relaxed_steerable_rotation"])
+def test_channels_last_is_the_same_training(tmp_path: Path, name: str) -> None:
+    """Weights with four axes and with five."""
+    best = []
+    for channels_last in (False, True):
+        with deterministic(0):
+            model = registry.model(name)(registry.model(name).Config.model_validate({"hidden": 4}), TASK)
+            settings = SETTINGS.model_copy(update={"channels_last": channels_last, "epochs": 2})
+            path = tmp_path / f"{channels_last}.pt"
+            best.append(fit(model, *windows(), settings, 0, single(), path, lambda history: None).best_rmse)
     assert best[1] == pytest.approx(best[0], rel=1e-5)
 
 
