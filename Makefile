@@ -25,8 +25,9 @@ check: install  ## what CI runs: format, lint, types, import directions, tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-bench: install  ## cost of each baseline beside a plain convolution of the same width
+bench: install  ## cost of each baseline beside a plain convolution of the same width; the simulator beside PhiFlow
 	$(BIN)/python -m benchmark.bench --hidden 92 e2cnn relaxed_steerable_rotation
+	$(BIN)/python -m benchmark.bench_simulator
 
 install: $(INSTALLED)
 
