@@ -26,7 +26,7 @@ from .data.smoke_rotation_levels import SmokeRotationLevels
 from .data.smoke_translation import SmokeTranslation
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-DIRECT: tuple[Any, ...] = ("scipy-direct",)
+DIRECT: tuple[Any, ...] = ("scipy-direct", 1e-5, 1e-9)
 SOME_RUNS = slice(0, 35, 8)
 LATE = 100
 """Steps at the end over which energies are compared."""
