@@ -1,0 +1,204 @@
+"""Steerable convolutions of scalings and translations, strict and relaxed.
+
+A zoom by r takes a velocity field F(p) to r F(p / r), time being left alone, and a function on scales h(s, p) to
+h(s / r, p / r). A convolution commutes with both if its filters at all scales s share their coefficients,
+
+    K_s(y) = s^(a - b) sum_l w_l s^-2 Phi_l(y / s),     a, b = 1 for a velocity, 0 for a function on scales,
+
+where a belongs to the output and b to the input: lifting divides by the scale, projecting multiplies by it. So a
+function on scales is a number without unit, on which biases and ReLU may act. Phi_l are 2-D Hermite-Gaussian functions,
+basis A of Sosnovik, Szmaja, Smeulders 2020 (arXiv 1910.11093); as in the code of Wang, Walters, Yu 2022, a layer does
+not mix scales. On a grid all this holds up to the sampling of Phi_l and up to the ends of
+the range of scales: what a zoom moves beyond them is lost.
+
+Letters: S scales; O, I channels out and in; L basis functions; K kernel size at scale 1; P positions of all filters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import numpy as np
+import pydantic
+import torch
+import torch.nn.functional as F
+from numpy.polynomial.hermite_e import hermevander
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+
+from ...cell import PositiveFloat
+from .steerable import LAST_LAYER_GAIN, Field, PaddingMode
+
+
+def _increasing(scales: tuple[float, ...]) -> tuple[float, ...]:
+    if any(small >= large for small, large in pairwise(scales)):
+        raise ValueError(f"must increase, not {scales}")
+    return scales
+
+
+Scales = Annotated[tuple[PositiveFloat, ...], pydantic.Field(min_length=1), pydantic.AfterValidator(_increasing)]
+"""Standard deviations of the basis functions, in cells."""
+Projection = Literal["max", "mean"]
+
+
+def half_width(kernel_size: int, scale: float) -> int:
+    """The filter at `scale` reaches as many cells to each side as its square of side K s touches."""
+    return math.ceil((kernel_size * scale - 1) / 2)
+
+
+def _axis(kernel_size: int, scale: float) -> Tensor:
+    """(K, 2 half + 1): He_n(y / s) exp(-y^2 / 2 s^2) / s of the orders n < K along one axis.
+
+    The outermost cells count by the share of them that lies within K s: without it a filter would be cut at another
+    multiple of s at each scale, which made the equivariance error up to six times as large.
+    """
+    half = half_width(kernel_size, scale)
+    y = np.arange(-half, half + 1)
+    inside = np.clip(kernel_size * scale / 2 + 0.5 - abs(y), 0, 1)
+    polynomials = hermevander(y / scale, kernel_size - 1).T
+    return torch.from_numpy(polynomials * np.exp(-0.5 * (y / scale) ** 2) / scale * inside)
+
+
+def hermite_gaussian(kernel_size: int, scale: float) -> Tensor:
+    """s^-2 Phi_l(y / s): (L, 2 half + 1, 2 half + 1) with L = K^2, the pairs of orders below K along both axes.
+
+    The norm is 1 at scale 1 (not at each scale: a zoomed filter answers to a zoomed field as strongly).
+    """
+    axis = _axis(kernel_size, scale) / _axis(kernel_size, 1.0).norm(dim=1, keepdim=True)
+    return torch.einsum("my,nx->mnyx", axis, axis).flatten(0, 1).float()
+
+
+def _positions(kernel_size: int, half: int) -> Tensor:
+    """(K, K, 2 half + 1, 2 half + 1): 1 where a position of a filter takes its w from that of the K x K positions.
+
+    It is that position itself where it lies among the K x K around the centre, otherwise the nearest of them.
+    """
+    nearest = (torch.arange(-half, half + 1) + kernel_size // 2).clamp(0, kernel_size - 1)
+    one = F.one_hot(nearest, kernel_size).float()
+    return torch.einsum("ya,xb->abyx", one, one)
+
+
+class ExpandFilters(nn.Module):
+    """Coefficients (O, I, L), or (K, K, O, I, L) with some for each position -> filters (O, I, P) at all scales."""
+
+    basis: Tensor
+
+    def __init__(self, kernel_size: int, scales: Sequence[float], power: int, relaxed: bool) -> None:
+        super().__init__()
+        parts = []
+        for scale in scales:
+            functions = scale**power * hermite_gaussian(kernel_size, scale)  # (L, y, x)
+            if relaxed:
+                where = _positions(kernel_size, half_width(kernel_size, scale))
+                functions = where[:, :, None] * functions  # (K, K, L, y, x)
+            parts.append(functions.flatten(-2))
+        self.register_buffer("basis", torch.cat(parts, dim=-1))
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        positions = "yx" if coefficients.ndim == 5 else ""
+        return torch.einsum(f"{positions}oil,{positions}lp->oip", coefficients, self.basis)
+
+
+class ScaleConv2d(nn.Module):
+    """Convolution with K_s(y), strict, or with w_l(y) in place of w_l, relaxed.
+
+    w is in R^{O x I x L}, relaxed a function of the K x K kernel positions in cells, the same at every scale, so that
+    K_s is no longer K_1 enlarged (Wang, Walters, Yu 2022, section 4.2); larger filters take w from the nearest of these
+    positions. A relaxed layer starts with w constant over y, thus as an equivariant one; the published code starts it
+    at random. Padding keeps the grid. The deviation of w is He's for unit filters, sqrt(2 / (I L)).
+    """
+
+    def __init__(
+        self,
+        scales: Sequence[float],
+        channels_in: tuple[Field, int],
+        channels_out: tuple[Field, int],
+        kernel_size: int,
+        relaxed: bool = False,
+        padding_mode: PaddingMode = "zeros",
+    ) -> None:
+        super().__init__()
+        (field_in, many_in), (field_out, many_out) = channels_in, channels_out
+        coefficients = torch.randn(many_out, many_in, kernel_size**2) * math.sqrt(2 / (many_in * kernel_size**2))
+        if relaxed:
+            coefficients = coefficients.expand(kernel_size, kernel_size, -1, -1, -1).clone()
+        self.halves = [half_width(kernel_size, scale) for scale in scales]
+        self.periodic = padding_mode == "circular"
+        self.weight = nn.Parameter(coefficients)
+        power = (field_out == "vector") - (field_in == "vector")
+        expand = ExpandFilters(kernel_size, scales, power, relaxed)
+        register_parametrization(self, "weight", expand, unsafe=True)
+        # A velocity that is the same at every scale would not be the same after a zoom.
+        self.bias = None if field_out == "vector" else nn.Parameter(torch.zeros(many_out))
+
+    @property
+    def coefficients(self) -> nn.Parameter:
+        """w: (O, I, L), or (K, K, O, I, L) where relaxed. A strict w broadcasts into a relaxed one."""
+        return self.get_parameter("parametrizations.weight.original")
+
+    def filters(self) -> list[Tensor]:
+        """K_s, (O, I, 2 half + 1, 2 half + 1), for each scale."""
+        sizes = [2 * half + 1 for half in self.halves]
+        parts = self.weight.split([size**2 for size in sizes], dim=-1)
+        return [part.unflatten(-1, (size, size)) for part, size in zip(parts, sizes, strict=True)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(S, B, I, H, W) -> (S, B, O, H, W); a velocity is the same at all S."""
+        return torch.stack([self._convolve(*one) for one in zip(x, self.filters(), self.halves, strict=True)])
+
+    def _convolve(self, x: Tensor, kernel: Tensor, half: int) -> Tensor:
+        if self.periodic:
+            return F.conv2d(F.pad(x, 4 * [half], "circular"), kernel, self.bias)
+        return F.conv2d(x, kernel, self.bias, padding=half)
+
+    def roughness(self) -> Tensor:
+        """mean |w(y) - w(y')| over neighbours along both axes of the kernel: 0 if and only if w is constant."""
+        w = self.coefficients
+        return 0.5 * (w.diff(dim=0).abs().mean() + w.diff(dim=1).abs().mean())
+
+
+class ScaleNetwork(nn.Module):
+    """`frames` velocity fields -> `hidden` functions on scales -> ... -> a velocity at each scale -> one velocity.
+
+    `layers` convolutions with ReLU between them; the projection takes the largest value of each component over the
+    scales, or their mean.
+    """
+
+    def __init__(
+        self,
+        scales: Sequence[float],
+        frames: int,
+        hidden: int,
+        layers: int,
+        kernel_size: int,
+        projection: Projection,
+        relaxed: bool,
+        padding_mode: PaddingMode = "zeros",
+    ) -> None:
+        super().__init__()
+        inner: list[tuple[Field, int]] = [("regular", hidden)] * (layers - 1)
+        fields: list[tuple[Field, int]] = [("vector", 2 * frames), *inner, ("vector", 2)]
+        convolutions = [
+            ScaleConv2d(scales, before, after, kernel_size, relaxed, padding_mode) for before, after in pairwise(fields)
+        ]
+        with torch.no_grad():
+            convolutions[-1].coefficients.mul_(LAST_LAYER_GAIN)
+        self.scales = len(scales)
+        self.projection = projection
+        self.layers = nn.Sequential(*convolutions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 2 frames, H, W) -> (B, 2, H, W)."""
+        *inner, last = self.layers
+        h = x.expand(self.scales, *x.shape)
+        for layer in inner:
+            h = layer(h).relu()
+        velocities = last(h)
+        return velocities.amax(0) if self.projection == "max" else velocities.mean(0)
+
+    def roughness(self) -> Tensor:
+        """Summed over the layers of a relaxed network."""
+        return torch.stack([layer.roughness() for layer in self.layers if isinstance(layer, ScaleConv2d)]).sum()
