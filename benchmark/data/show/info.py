@@ -57,7 +57,6 @@ def describe(stored: StoredField, dataset: Dataset) -> dict[str, Any]:
         "run_parameters": _finite(list(stored.run_parameters)),
         "libraries": dict(stored.libraries),
         "recipe": stored.recipe,
-        "recipe": stored.recipe,
         "checksum": stored.checksum,
     }
 
