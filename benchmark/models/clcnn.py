@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import product
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
-from .layers.convolutions import convolutional_network
+from .layers.convolutions import PaddingMode, convolutional_network, roughness
 from .layers.sizes import KernelSize
 
 
@@ -30,7 +30,7 @@ class LocallyConnected2d(nn.Module):
         channels_out: int,
         kernel_size: int,
         padding: int,
-        padding_mode: Literal["zeros", "circular"] = "zeros",
+        padding_mode: PaddingMode = "zeros",
     ) -> None:
         super().__init__()
         convolution = nn.Conv2d(channels_in, channels_out, kernel_size)
@@ -58,9 +58,7 @@ class LocallyConnected2d(nn.Module):
 
         In a periodic box the last pixel of an axis and the first are neighbours, too.
         """
-        w = self.weight
-        differences = (w - w.roll(1, axis) if self.periodic else w.diff(dim=axis) for axis in (0, 1))
-        return 0.5 * torch.stack([difference.abs().mean() for difference in differences]).sum()
+        return roughness(self.weight, (0, 1), self.periodic)
 
 
 class CLCNN(Baseline):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
-from .layers.convolutions import convolutional_network
+from .layers.convolutions import PaddingMode, convolutional_network, roughness
 from .layers.sizes import KernelSize
 
 
@@ -33,7 +33,7 @@ class RelaxedConv2d(nn.Module):
         channels_out: int,
         kernel_size: int,
         padding: int,
-        padding_mode: Literal["zeros", "circular"] = "zeros",
+        padding_mode: PaddingMode = "zeros",
     ) -> None:
         super().__init__()
         self.padding = padding
@@ -64,8 +64,7 @@ class RelaxedConv2d(nn.Module):
 
         In a periodic box the last pixel of an axis and the first are neighbours, too.
         """
-        differences = (self.w - self.w.roll(1, axis) if self.periodic else self.w.diff(dim=axis) for axis in (1, 2))
-        return 0.5 * torch.stack([difference.abs().mean() for difference in differences]).sum()
+        return roughness(self.w, (1, 2), self.periodic)
 
 
 class RelaxedGroupTranslation(Baseline):

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from ..baseline import Baseline, Choice, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
-from .layers.convolutions import convolutions
-from .layers.steerable import LAST_LAYER_GAIN
+from .layers.convolutions import LAST_LAYER_GAIN, convolutions
 
 KERNEL_SIZE = 3
 

@@ -1,4 +1,4 @@
-"""Plain convolutions that keep the grid, with ReLU between them."""
+"""What several baselines share: plain convolutions that keep the grid, and how weights differ from place to place."""
 
 from __future__ import annotations
 
@@ -6,15 +6,30 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...baseline import Task
+
+PaddingMode = Literal["zeros", "circular"]
+LAST_LAYER_GAIN = 0.05
+"""The last layer of a network with He's initialisation starts with so much of its deviation: the first forecast is near
+zero, as a ConvNet's is under torch's own initialisation, and not noise as large as the field."""
+
+
+def roughness(w: Tensor, axes: tuple[int, int], periodic: bool = False) -> Tensor:
+    """mean |w(p) - w(p')| over neighbours p, p' along both `axes`: 0 if and only if w is constant over them.
+
+    In a `periodic` box the last place of an axis and the first are neighbours, too.
+    """
+    differences = (w - w.roll(1, axis) if periodic else w.diff(dim=axis) for axis in axes)
+    return 0.5 * torch.stack([difference.abs().mean() for difference in differences]).sum()
 
 
 def convolutions(
     widths: Sequence[int],
     kernel_size: int,
-    padding_mode: Literal["zeros", "circular"],
+    padding_mode: PaddingMode,
     convolution: Callable[..., nn.Module] = nn.Conv2d,
 ) -> list[nn.Module]:
     """A convolution from each width to the next, each followed by ReLU; `convolution` is called as nn.Conv2d."""

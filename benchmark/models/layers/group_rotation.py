@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from .steerable import LAST_LAYER_GAIN, ExpandBias, Field, PaddingMode
+from .convolutions import LAST_LAYER_GAIN, PaddingMode
+from .steerable import ExpandBias, Field
 
 ORDER = 4
 

@@ -27,12 +27,9 @@ from e2cnn.nn import FieldType, R2Conv
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-Field = Literal["vector", "regular"]
-PaddingMode = Literal["zeros", "circular"]
+from .convolutions import LAST_LAYER_GAIN, PaddingMode, roughness
 
-LAST_LAYER_GAIN = 0.05
-"""The last layer starts with so much of its He deviation: a network begins with a forecast near zero, as a ConvNet
-does under torch's own initialisation, and not with noise as large as the field."""
+Field = Literal["vector", "regular"]
 
 
 def field_type(order: int, field: Field, multiplicity: int) -> FieldType:
@@ -157,8 +154,7 @@ class SteerableConv2d(nn.Module):
         The published code runs through the flattened kernel, and so takes the end of one row and the beginning of
         the next for neighbours.
         """
-        w = self.coefficients
-        return 0.5 * (w.diff(dim=0).abs().mean() + w.diff(dim=1).abs().mean())
+        return roughness(self.coefficients, (0, 1))
 
 
 def steerable_network(
