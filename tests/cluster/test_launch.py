@@ -103,7 +103,7 @@ def test_two_ranks_equal_one(store: Store, make_suite: MakeSuite, tmp_path: Path
             assert right.train_loss == pytest.approx(left.train_loss, rel=1e-4)
             assert right.validation_rmse == pytest.approx(left.validation_rmse, rel=1e-4)
         for name in ("rmse_future", "rmse_domain", "vrmse_future"):
-            assert two.metrics[name] == pytest.approx(one.metrics[name], rel=1e-4)
+            assert two.metrics[name] == pytest.approx(one.metrics[name], rel=1e-3)  # a roll-out amplifies it
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
