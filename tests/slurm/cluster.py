@@ -22,6 +22,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -260,7 +261,7 @@ def check_machine(root: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="A real SLURM of two nodes on this machine.")
     parser.add_argument("command", choices=("up", "status", "down"))
-    default = os.environ.get("SYMBENCH_SLURM_ROOT", "/tmp/symbench-slurm")
+    default = os.environ.get("SYMBENCH_SLURM_ROOT", os.path.join(tempfile.gettempdir(), "symbench-slurm"))
     parser.add_argument("--root", type=Path, default=Path(default), help=f"where its files are (default: {default})")
     arguments = parser.parse_args()
     root = arguments.root.resolve()
