@@ -261,8 +261,8 @@ def check_machine(root: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="A real SLURM of two nodes on this machine.")
     parser.add_argument("command", choices=("up", "status", "down"))
-    default = os.environ.get("SYMBENCH_SLURM_ROOT", os.path.join(tempfile.gettempdir(), "symbench-slurm"))
-    parser.add_argument("--root", type=Path, default=Path(default), help=f"where its files are (default: {default})")
+    default = Path(os.environ.get("SYMBENCH_SLURM_ROOT", Path(tempfile.gettempdir()) / "symbench-slurm"))
+    parser.add_argument("--root", type=Path, default=default, help=f"where its files are (default: {default})")
     arguments = parser.parse_args()
     root = arguments.root.resolve()
     if arguments.command == "status":
