@@ -87,7 +87,11 @@ def test_a_suite_runs_and_the_second_start_finds_it_done(store: Store, make_suit
 
 
 def test_two_ranks_equal_one(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
-    """Same global batch: the same curve and the same metrics, to the rounding of a sum in another order."""
+    """Same global batch: the same curve and the same metrics, to the rounding of a sum in another order.
+
+    The first epoch shows whether gradients and penalty are right. Later the kink of an L1 penalty turns rounding into
+    a step of another sign, and a roll-out amplifies that.
+    """
     models = json.dumps([{name: narrow(name)} for name in registry.model_names()])  # every registered baseline
     symbench("run", make_suite(models=models), store=store)
     alone = records(make_suite(models=models), store)
@@ -99,11 +103,12 @@ def test_two_ranks_equal_one(store: Store, make_suite: MakeSuite, tmp_path: Path
     for one, two in zip(alone, records(make_suite(models=models, ranks=2), other), strict=True):
         assert two.environment["world_size"] == 2
         assert one.cell.id == two.cell.id
-        for left, right in zip(one.history, two.history, strict=True):
-            assert right.train_loss == pytest.approx(left.train_loss, rel=1e-4)
-            assert right.validation_rmse == pytest.approx(left.validation_rmse, rel=1e-4)
+        for epoch, (left, right) in enumerate(zip(one.history, two.history, strict=True)):
+            tolerance = 1e-6 if epoch == 0 else 5e-3
+            assert right.train_loss == pytest.approx(left.train_loss, rel=tolerance)
+            assert right.validation_rmse == pytest.approx(left.validation_rmse, rel=tolerance)
         for name in ("rmse_future", "rmse_domain", "vrmse_future"):
-            assert two.metrics[name] == pytest.approx(one.metrics[name], rel=1e-3)  # a roll-out amplifies it
+            assert two.metrics[name] == pytest.approx(one.metrics[name], rel=5e-3)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
