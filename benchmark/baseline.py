@@ -54,6 +54,10 @@ class Task:
         """As torch's convolutions call it."""
         return "circular" if self.periodic else "zeros"
 
+    def lacks_velocity(self) -> str | None:
+        """Why a model that acts on the two components of one velocity cannot run; None where it can."""
+        return None if self.channels == 2 else f"needs 2 velocity components, {self.dataset} has {self.channels}"
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -52,13 +52,16 @@ def data() -> None:
 @plugin_option
 def prepare(suite: str, store_folder: Path, site: str | None, processes: int | None, solver: str | None) -> None:
     """Simulate what SUITE needs and the store does not have yet; after Ctrl-C the same command goes on."""
-    from cluster import site as sites
-    from cluster.simulate import simulate_on
-
-    from .data.prepare import outline, processes_here
+    from .data.prepare import outline
     from .data.prepare import prepare as simulate
+    from .environment import available_cpus
 
-    place = sites.load(site) if site is not None and site != "local" else None
+    place = None
+    if site is not None and site != "local":
+        from cluster import site as sites
+        from cluster.simulate import simulate_on
+
+        place = sites.load(site)
     wanted: dict[tuple[str, str], list[Level]] = {}
     for name, preset, level in _of_suite(suite):
         wanted.setdefault((name, preset), []).append(level)
@@ -69,7 +72,7 @@ def prepare(suite: str, store_folder: Path, site: str | None, processes: int | N
         with _progress(label) as show:
             if place is not None:
                 simulate_on(place, work, store_folder, show)
-            for path in simulate(work, show, processes or processes_here()):
+            for path in simulate(work, show, processes or available_cpus()):
                 click.echo(f"simulated {path}")
         click.echo(f"{label}: {levels} {'level' if levels == 1 else 'levels'} ready, {len(work.levels)} new")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -215,11 +214,6 @@ def _work(work: Outline, part: Part) -> str:
 def _count(more: int) -> None:
     with _counter.get_lock():
         _counter.value += more
-
-
-def processes_here() -> int:
-    """As many as this process may use cores."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def simulate(dataset: Dataset, level: Level, preset: str) -> Simulation:

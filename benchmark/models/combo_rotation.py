@@ -45,7 +45,7 @@ class ComboRotation(Baseline):
     @classmethod
     def supports(cls, task: Task) -> str | None:
         """A rotation acts on the two components of one velocity."""
-        return None if task.channels == 2 else f"needs 2 velocity components, {task.dataset} has {task.channels}"
+        return task.lacks_velocity()
 
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
