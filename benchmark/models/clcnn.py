@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from ..baseline import Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
-from .layers.convolutions import PaddingMode, convolutional_network, roughness
+from .layers.convolutions import PaddingMode, convolutional_network
+from .layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
 from .layers.sizes import KernelSize
 
 
-class LocallyConnected2d(nn.Module):
+class LocallyConnected2d(RelaxedLayer):
     """f(x) = b + sum_y W(x, y) f_in(x + y), W: (H, W) -> R^{O x I x K x K}; W starts as one convolution's everywhere.
 
     Each weight meets each window once, so a matrix product for each pixel is all the reuse there is.
@@ -61,7 +62,7 @@ class LocallyConnected2d(nn.Module):
         return roughness(self.weight, (0, 1), self.periodic)
 
 
-class CLCNN(Baseline):
+class CLCNN(RelaxedBaseline):
     """The ConvNet with filters W(x, y) of their own at each pixel x.
 
     It starts as the ConvNet, W being the same at all pixels, and leaves the symmetry as far as the data pull and the
@@ -102,10 +103,3 @@ class CLCNN(Baseline):
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """(B, T, C, H, W) -> (B, C, H, W). ValueError: another grid than the task's."""
         return self.network(x_BTCHW.flatten(1, 2))
-
-    def penalty(self) -> Tensor:
-        """alpha x the summed roughness of the layers; for alpha > 0 zero if and only if all pixels' filters agree."""
-        if self.coefficient == 0:
-            return super().penalty()
-        layers = [layer for layer in self.network if isinstance(layer, LocallyConnected2d)]
-        return self.coefficient * torch.stack([layer.roughness() for layer in layers]).sum()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from ..baseline import Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
-from .layers.group_rotation import RotationGroupConv2d, rotation_group_network
+from .layers.group_rotation import rotation_group_network
+from .layers.relaxation import RelaxedBaseline
 from .layers.sizes import KernelSize
 
 
-class RelaxedGroupRotation(Baseline):
+class RelaxedGroupRotation(RelaxedBaseline):
     """T velocities -> `hidden` functions on Z^2 x C4, `layers` deep -> one velocity, by relaxed group convolutions.
 
     [f ~* psi](g) = sum_h f(h) sum_l w_l(h) psi_l(g^-1 h): L filter banks psi_l, and one number w_l(h) for each bank and
@@ -71,10 +71,3 @@ class RelaxedGroupRotation(Baseline):
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """(B, T, 2, H, W) -> (B, 2, H, W)."""
         return self.network(x_BTCHW.flatten(1, 2))
-
-    def penalty(self) -> Tensor:
-        """alpha x the summed roughness of the layers; for alpha > 0 zero if and only if every w is constant."""
-        if self.coefficient == 0:
-            return super().penalty()
-        layers = [layer for layer in self.network if isinstance(layer, RotationGroupConv2d)]
-        return self.coefficient * torch.stack([layer.roughness() for layer in layers]).sum()

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from ..baseline import Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
-from .layers.convolutions import PaddingMode, convolutional_network, roughness
+from .layers.convolutions import PaddingMode, convolutional_network
+from .layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
 from .layers.sizes import KernelSize
 
 
-class RelaxedConv2d(nn.Module):
+class RelaxedConv2d(RelaxedLayer):
     """[f ~* psi](x) = b + sum_l w_l(x) sum_y f(x + y) psi_l(y), w: {1..L} x H x W -> R, shared by all channels.
 
     w starts constant, so the layer starts as the convolution with w sum_l psi_l; w = 1 / sqrt(L) gives that filter the
@@ -67,7 +68,7 @@ class RelaxedConv2d(nn.Module):
         return roughness(self.w, (1, 2), self.periodic)
 
 
-class RelaxedGroupTranslation(Baseline):
+class RelaxedGroupTranslation(RelaxedBaseline):
     """The ConvNet with `banks` filters in place of one, mixed by a weight w_l(x) for each bank and pixel.
 
     It starts equivariant, w being constant over the pixels, and leaves the symmetry as far as the data pull and the
@@ -109,10 +110,3 @@ class RelaxedGroupTranslation(Baseline):
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """(B, T, C, H, W) -> (B, C, H, W). ValueError: another grid than the task's."""
         return self.network(x_BTCHW.flatten(1, 2))
-
-    def penalty(self) -> Tensor:
-        """alpha x the summed roughness of the layers; for alpha > 0 zero if and only if every w is constant."""
-        if self.coefficient == 0:
-            return super().penalty()
-        layers = [layer for layer in self.network if isinstance(layer, RelaxedConv2d)]
-        return self.coefficient * torch.stack([layer.roughness() for layer in layers]).sum()

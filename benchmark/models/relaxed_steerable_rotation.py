@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from ..baseline import Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
+from .layers.relaxation import RelaxedBaseline
 from .layers.sizes import KernelSize
-from .layers.steerable import SteerableConv2d, steerable_network
+from .layers.steerable import steerable_network
 
 
-class RelaxedSteerableRotation(Baseline):
+class RelaxedSteerableRotation(RelaxedBaseline):
     """The network of `e2cnn` with K(y) = sum_l w_l(y) Phi_l(y), w: K^2 -> R^{c_out x c_in x L}.
 
     It starts equivariant, w being constant over y, and leaves the symmetry as far as the data pull and the
@@ -63,10 +63,3 @@ class RelaxedSteerableRotation(Baseline):
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """(B, T, 2, H, W) -> (B, 2, H, W)."""
         return self.network(x_BTCHW.flatten(1, 2))
-
-    def penalty(self) -> Tensor:
-        """alpha x the summed roughness of the layers; for alpha > 0 zero if and only if every w is constant."""
-        if self.coefficient == 0:
-            return super().penalty()
-        layers = [layer for layer in self.network if isinstance(layer, SteerableConv2d)]
-        return self.coefficient * torch.stack([layer.roughness() for layer in layers]).sum()

@@ -7,13 +7,14 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from ..baseline import Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
+from .layers.relaxation import RelaxedBaseline
 from .layers.scale import Projection, ScaleNetwork, Scales
 from .layers.sizes import KernelSize
 
 
-class RelaxedSteerableScale(Baseline):
+class RelaxedSteerableScale(RelaxedBaseline):
     """The network of `sesn` with K_s(y) = s^-2 sum_l w_l(y) Phi_l(y / s), w: K^2 -> R^{c_out x c_in x L}.
 
     y counts cells and not multiples of s, so that a w that varies lets each scale have a filter of its own. It starts
@@ -68,7 +69,3 @@ class RelaxedSteerableScale(Baseline):
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """(B, T, 2, H, W) -> (B, 2, H, W)."""
         return self.network(x_BTCHW.flatten(1, 2))
-
-    def penalty(self) -> Tensor:
-        """alpha x the summed roughness of the layers; for alpha > 0 zero if and only if every w is constant."""
-        return self.coefficient * self.network.roughness() if self.coefficient else super().penalty()

@@ -1,4 +1,4 @@
-"""What several baselines share: plain convolutions that keep the grid, and how weights differ from place to place."""
+"""What several baselines share: plain convolutions that keep the grid."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...baseline import Task
 
@@ -15,15 +14,6 @@ PaddingMode = Literal["zeros", "circular"]
 LAST_LAYER_GAIN = 0.05
 """The last layer of a network with He's initialisation starts with so much of its deviation: the first forecast is near
 zero, as a ConvNet's is under torch's own initialisation, and not noise as large as the field."""
-
-
-def roughness(w: Tensor, axes: tuple[int, int], periodic: bool = False) -> Tensor:
-    """mean |w(p) - w(p')| over neighbours p, p' along both `axes`: 0 if and only if w is constant over them.
-
-    In a `periodic` box the last place of an axis and the first are neighbours, too.
-    """
-    differences = (w - w.roll(1, axis) if periodic else w.diff(dim=axis) for axis in axes)
-    return 0.5 * torch.stack([difference.abs().mean() for difference in differences]).sum()
 
 
 def convolutions(

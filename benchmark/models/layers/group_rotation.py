@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from .convolutions import LAST_LAYER_GAIN, PaddingMode
+from .relaxation import RelaxedLayer
 from .steerable import ExpandBias, Field
 
 ORDER = 4
@@ -64,7 +65,7 @@ def _along_axes(filters: Tensor, axis: int) -> Tensor:
     return forth - back
 
 
-class RotationGroupConv2d(nn.Conv2d):
+class RotationGroupConv2d(nn.Conv2d, RelaxedLayer):
     """[f ~* psi](g) = sum_h f(h) sum_l w_l(h) psi_l(g^-1 h), g and h in Z^2 x C4, w: {1..L} x C4 -> R.
 
     w_l(h) sees the turn of h and not its cell, so that translation is kept; where it is constant, rotation is, too, and

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from ...cell import PositiveFloat
-from .convolutions import LAST_LAYER_GAIN, PaddingMode, roughness
+from .convolutions import LAST_LAYER_GAIN, PaddingMode
+from .relaxation import RelaxedLayer, roughness
 from .steerable import Field
 
 
@@ -103,7 +104,7 @@ class ExpandFilters(nn.Module):
         return torch.einsum(f"{positions}oil,{positions}lp->oip", coefficients, self.basis)
 
 
-class ScaleConv2d(nn.Module):
+class ScaleConv2d(RelaxedLayer):
     """Convolution with K_s(y), strict, or with w_l(y) in place of w_l, relaxed.
 
     w is in R^{O x I x L}, relaxed a function of the K x K kernel positions in cells, the same at every scale, so that
@@ -198,7 +199,3 @@ class ScaleNetwork(nn.Module):
             h = layer(h).relu()
         velocities = last(h)
         return velocities.amax(0) if self.projection == "max" else velocities.mean(0)
-
-    def roughness(self) -> Tensor:
-        """Summed over the layers of a relaxed network."""
-        return torch.stack([layer.roughness() for layer in self.layers if isinstance(layer, ScaleConv2d)]).sum()

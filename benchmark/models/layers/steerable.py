@@ -27,7 +27,8 @@ from e2cnn.nn import FieldType, R2Conv
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from .convolutions import LAST_LAYER_GAIN, PaddingMode, roughness
+from .convolutions import LAST_LAYER_GAIN, PaddingMode
+from .relaxation import RelaxedLayer, roughness
 
 Field = Literal["vector", "regular"]
 
@@ -103,7 +104,7 @@ class ExpandBias(nn.Module):
         return (bias[:, None] * self.direction).flatten()
 
 
-class SteerableConv2d(nn.Module):
+class SteerableConv2d(RelaxedLayer):
     """Convolution with K(y) = sum_l w_l Phi_l(y), strict, or K(y) = sum_l w_l(y) Phi_l(y), relaxed.
 
     Phi_l spans the kernels with Phi(g y) = rho_out(g) Phi(y) rho_in(g^-1), and w is in R^{O x I x L}. Source:
