@@ -10,6 +10,10 @@ ordinary single-device `nn.Module`; training, ranks, precision and roll-out are 
 4. If the relaxation is penalised, return it from `penalty()`, its coefficient included.
 5. If it cannot run on some task, return the reason from `supports(task)`; the reason reaches the leaderboard.
 
+A method that changes how a network is trained has three more places, all of which do nothing if left alone:
+`augment` (other windows), `regularization` (a loss on these windows) and `before_step` (a schedule, or a rule that
+watches the gradients).
+
 A weight that is expanded from coefficients (a filter from a basis) is registered with
 `torch.nn.utils.parametrize`: the training loop then expands it once for each optimiser step and not once for each
 rolled-out step.
@@ -28,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from .cell import Frozen, Target
+from .groups import Grid
 
 Family = Literal["relaxed", "strict", "cnn", "approximate", "reference"]
 Symmetry = Literal["translation", "rotation", "scale"]
@@ -38,7 +43,8 @@ class Task:
     """What a model must fit: `channels` components on an (H, W) grid from `input_frames` frames.
 
     `target` says whether `forward` gives the next frame or its change from the last one. In a `periodic` box what
-    leaves at one side enters at the other: convolutions pad circularly there.
+    leaves at one side enters at the other: convolutions pad circularly there. `grid` says where the components of a
+    velocity live within a cell, for those who transform it.
     """
 
     dataset: str
@@ -48,6 +54,7 @@ class Task:
     width: int
     target: Target = "frame"
     periodic: bool = False
+    grid: Grid = "centered"
 
     @property
     def padding_mode(self) -> Literal["zeros", "circular"]:
@@ -116,3 +123,22 @@ class Baseline(nn.Module, ABC):
     def penalty(self) -> Tensor:
         """A scalar added to the loss, coefficient included; zero for a model without one."""
         return torch.zeros(())
+
+    def augment(self, x_BTCHW: Tensor, y_BSCHW: Tensor, draws_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The windows and their targets as the loss is to see them.
+
+        `draws` are uniform in [0, 1), one for each window, and the same however many ranks share the batch: chance
+        comes from them alone.
+        """
+        return x_BTCHW, y_BSCHW
+
+    def regularization(self, x_BTCHW: Tensor, draws_B: Tensor) -> Tensor:
+        """A scalar added to the loss that depends on the windows, coefficient included; `draws` as in `augment`."""
+        return torch.zeros(())
+
+    def before_step(self, progress: float) -> None:
+        """Called before each step of the optimiser, when gradients are there and equal on all ranks.
+
+        `progress` is the part of training that is done, in [0, 1), early stopping left out. What is remembered
+        between calls belongs in buffers, which checkpoints keep.
+        """

@@ -50,10 +50,11 @@ def training_step(model: Baseline, batch: int, grid: int) -> Callable[[], None]:
     optimizer = torch.optim.Adam(model.parameters())
     x = torch.randn(batch, FRAMES_IN, 2, grid, grid, device=DEVICE)
     y = torch.randn(batch, FRAMES_OUT, 2, grid, grid, device=DEVICE)
+    draws = torch.rand(batch, device=DEVICE)
 
     def step() -> None:
         optimizer.zero_grad()
-        loss(x, y)[0].backward()
+        loss(x, y, draws)[0].backward()
         optimizer.step()
         if fast:
             torch.cuda.synchronize()

@@ -114,6 +114,7 @@ def _flops(cell: Cell) -> float:
         size.width,
         cell.protocol.target,
         dataset.periodic,
+        cell.dataset.grid,
     )
     forward = _forward_flops(_like(cell), task)
     windows = {

@@ -95,8 +95,16 @@ def cell_data(cell: Cell, data_folder: Path) -> StoredField:
 def task_of(cell: Cell, stored: StoredField) -> Task:
     """What the model has to fit."""
     _, _, channels, height, width = stored.field.shape
-    periodic = registry.dataset(cell.dataset.name).periodic
-    return Task(cell.dataset.name, cell.protocol.input_frames, channels, height, width, cell.protocol.target, periodic)
+    return Task(
+        cell.dataset.name,
+        cell.protocol.input_frames,
+        channels,
+        height,
+        width,
+        cell.protocol.target,
+        registry.dataset(cell.dataset.name).periodic,
+        cell.dataset.grid,
+    )
 
 
 def cell_windows(cell: Cell, stored: StoredField, device: torch.device) -> Mapping[SplitName, Windows]:

@@ -53,9 +53,9 @@ class DivergedError(Exception):
 
 
 class RolledOutLoss(nn.Module):
-    """Sum over rolled-out steps of the MSE, without teacher forcing, plus the model's penalty.
+    """Sum over rolled-out steps of the MSE, without teacher forcing, plus what the model adds to it.
 
-    (B, T, C, H, W), (B, S, C, H, W) -> the loss and, for the record, its first part.
+    Windows (B, T, C, H, W), targets (B, S, C, H, W), draws (B,) -> the loss and, for the record, its first part.
     """
 
     def __init__(self, model: Baseline, settings: Training, device: torch.device, cache_filters: bool) -> None:
@@ -65,13 +65,17 @@ class RolledOutLoss(nn.Module):
         self.bf16 = settings.precision == "bf16"
         self.cache_filters = cache_filters
 
-    def forward(self, x_BTCHW: Tensor, y_BSCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BTCHW: Tensor, y_BSCHW: Tensor, draws_B: Tensor) -> tuple[Tensor, Tensor]:
+        x_BTCHW, y_BSCHW = self.model.augment(x_BTCHW, y_BSCHW, draws_B)
         # Filters are expanded once for the whole roll-out; a compiler removes the repetition by itself.
         with parametrize.cached() if self.cache_filters else nullcontext():
             prediction = roll_out(self.model, x_BTCHW, y_BSCHW.shape[1], self.device_type, self.bf16)
             error = (prediction - y_BSCHW).square().mean((0, 2, 3, 4)).sum()
-            # Not detached here: a compiler may make one tensor of both where there is no penalty.
-            return error + self.model.penalty().to(error.device), error
+            with torch.autocast(self.device_type, torch.bfloat16, enabled=self.bf16):
+                regularization = self.model.regularization(x_BTCHW, draws_B)
+            added = self.model.penalty().to(error.device) + regularization.float().to(error.device)
+            # Not detached here: a compiler may make one tensor of both where nothing is added.
+            return error + added, error
 
 
 def fit(
@@ -112,7 +116,7 @@ def fit(
         started = time.perf_counter()
         learning_rate = optimizer.param_groups[0]["lr"]
         model.train()
-        error = _train_epoch(loss, model, train, optimizer, settings, _epoch_seed(seed, epoch), world)
+        error = _train_epoch(loss, model, train, optimizer, settings, seed, epoch, world)
         schedule.step()
         rmse = forecast_error(model, validation, world, settings.precision).rmse()
         if not (math.isfinite(error) and math.isfinite(rmse)):
@@ -143,23 +147,28 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     settings: Training,
     seed: int,
+    epoch: int,
     world: World,
 ) -> float:
-    """One pass over shuffled windows; returns the mean loss without penalty.
+    """One pass over shuffled windows; returns the mean forecast loss, nothing added.
 
     Each rank takes its slice of every global batch. A last batch that is not full is left for another epoch, since
     it would otherwise weigh as much as a full one.
     """
-    torch.manual_seed(seed + world.rank)
-    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))
+    torch.manual_seed(_epoch_seed(seed, epoch) + world.rank)
+    generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
+    order = torch.randperm(len(windows), generator=generator)
     batches = order[: len(order) // settings.batch_size * settings.batch_size].view(-1, settings.batch_size)
+    draws = torch.rand(batches.shape, generator=generator)
     share = settings.batch_size // world.size
+    mine = slice(world.rank * share, (world.rank + 1) * share)
     total = torch.zeros((), dtype=torch.float64, device=world.device)
-    for batch in batches[:, world.rank * share : (world.rank + 1) * share].to(world.device):
-        x, y = windows.batch(batch)
+    for step, (batch, drawn) in enumerate(zip(batches[:, mine], draws[:, mine], strict=True)):
+        x, y = windows.batch(batch.to(world.device))
         optimizer.zero_grad(set_to_none=True)
-        value, error = loss(x, y)
+        value, error = loss(x, y, drawn.to(world.device))
         value.backward()
+        model.before_step((epoch + step / len(batches)) / settings.epochs)
         if settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
         optimizer.step()
