@@ -106,6 +106,11 @@ class Baseline(nn.Module, ABC):
         """None where the baseline can run on `task`, otherwise the reason why not, in a few words."""
         return None
 
+    @classmethod
+    def refusal(cls, config: Any, task: Task) -> str | None:
+        """What `supports` says; a baseline whose settings decide asks them, too."""
+        return cls.supports(task)
+
     @abstractmethod
     def __init__(self, config: Any, task: Task) -> None:
         super().__init__()

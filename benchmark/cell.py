@@ -48,6 +48,17 @@ class ModelChoice(Frozen):
     name: str
     config: dict[str, Any]
 
+    def settings(self) -> dict[str, Any]:
+        """The Config's fields; a network within them by its name and by fields of its own, as `network.hidden`."""
+        flat: dict[str, Any] = {}
+        for key, value in self.config.items():
+            if isinstance(value, dict) and value.keys() == {"name", "config"}:
+                inner = ModelChoice(**value)
+                flat |= {key: inner.name, **{f"{key}.{field}": own for field, own in inner.settings().items()}}
+            else:
+                flat[key] = value
+        return flat
+
 
 class Protocol(Frozen):
     """How the frames are divided and rolled out (Wang, Walters, Yu 2022, section 5).

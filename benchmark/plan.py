@@ -15,7 +15,6 @@ from . import registry
 from .baseline import Task
 from .cell import Cell, Level
 from .recorder import FINAL_STATES
-from .run import build
 from .suite import Suite
 
 BACKWARD_COST = 2
@@ -130,9 +129,10 @@ def _flops(cell: Cell) -> float:
 @cache
 def _forward_flops(cell_json: str, task: Task) -> float:
     cell = Cell.model_validate_json(cell_json)
-    if registry.model(cell.model.name).supports(task) is not None:
+    baseline, config = registry.configured(cell.model)
+    if baseline.refusal(config, task) is not None:
         return 0.0
-    model = build(cell, task).eval()
+    model = baseline(config, task).eval()
     window = torch.zeros(1, task.input_frames, task.channels, task.height, task.width)
     # Not inference_mode: the counter's hooks look for a graph.
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import json
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import UserError
 
 if TYPE_CHECKING:
     from .baseline import Baseline
+    from .cell import ModelChoice
     from .data.dataset import Dataset
 
 ENTRY_POINTS = "symbench.models"
@@ -81,6 +83,12 @@ def model(name: str) -> type[Baseline]:
     if missing:
         raise UserError(f"{where}: {classes[0].__name__} lacks {', '.join(missing)}")
     return classes[0]
+
+
+def configured(choice: ModelChoice) -> tuple[type[Baseline], Any]:
+    """The baseline class of `choice` and its Config. UserError as `model`; ValidationError: the settings are wrong."""
+    baseline = model(choice.name)
+    return baseline, baseline.Config.model_validate_json(json.dumps(choice.config))
 
 
 def dataset(name: str) -> Dataset:

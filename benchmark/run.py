@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +33,7 @@ def run_cell(cell: Cell, recorder: Recorder, world: World, data_folder: Path) ->
     Raises UserError and MachineError for what a person can mend; divergence is a result.
     """
     stored = cell_data(cell, data_folder)
-    model_class = registry.model(cell.model.name)
+    model_class, config = registry.configured(cell.model)
     task = task_of(cell, stored)
     provenance = {
         "model_file_sha256": environment.source_digest(model_class),
@@ -42,14 +41,14 @@ def run_cell(cell: Cell, recorder: Recorder, world: World, data_folder: Path) ->
         "data_checksum": stored.checksum,
     }
     recorder.environment({**environment.describe(world), **provenance})
-    reason = model_class.supports(task)
+    reason = model_class.refusal(config, task)
     if reason is not None:
         recorder.finish("n/a", {}, reason)
         return
     environment.reset_peak_memory(world.device)
     windows = cell_windows(cell, stored, world.device)
     with deterministic(cell.seed):
-        model = build(cell, task).to(world.device)
+        model = model_class(config, task).to(world.device)
         trained = Progress()
         try:
             if model.trained:
@@ -112,12 +111,6 @@ def cell_windows(cell: Cell, stored: StoredField, device: torch.device) -> Mappi
     splits = registry.dataset(cell.dataset.name).splits(cell.protocol, cell.dataset.preset)
     field = stored.field.to(device)
     return {name: Windows.of(field, split, cell.protocol.input_frames) for name, split in splits.items()}
-
-
-def build(cell: Cell, task: Task) -> Baseline:
-    """The cell's model, freshly initialised from torch's random state."""
-    model_class = registry.model(cell.model.name)
-    return model_class(model_class.Config.model_validate_json(json.dumps(cell.model.config)), task)
 
 
 def _evaluate(cell: Cell, model: Baseline, windows: Mapping[SplitName, Windows], world: World) -> dict[str, Any]:

@@ -164,15 +164,17 @@ class _Reader:
             self._error((section,), "must be a list of names, each with its settings if it has any")
             return
         for index, entry in enumerate(entries):
-            where: Location = (section, index)
-            name, settings = entry, {}
-            if isinstance(entry, CommentedMap) and len(entry) == 1:
-                ((name, settings),) = entry.items()
-                where = (section, index, name)
-            if not isinstance(name, str) or not isinstance(settings or {}, dict):
-                self._error(where, "must be a name, or a name with its settings: `- name: {key: value}`")
-                continue
-            yield from expand(where, name, settings or {})
+            yield from self._choice((section, index), entry, expand)
+
+    def _choice(self, where: Location, entry: Any, expand: typing.Callable[..., Iterator[Any]]) -> Iterator[Any]:
+        name, settings = entry, {}
+        if isinstance(entry, CommentedMap) and len(entry) == 1:
+            ((name, settings),) = entry.items()
+            where = (*where, name)
+        if not isinstance(name, str) or not isinstance(settings or {}, dict):
+            self._error(where, "must be a name, or a name with its settings: `name: {key: value}`")
+            return
+        yield from expand(where, name, settings or {})
 
     def _datasets(self, where: Location, name: str, settings: Mapping[str, Any]) -> Iterator[DatasetChoice]:
         if name not in registry.dataset_names():
@@ -197,8 +199,22 @@ class _Reader:
         except UserError as error:
             self._error(where, str(error))
             return
-        for config in self._grid(where, settings, config_class):
+        expanded = {
+            key: self._networks((*where, key), value) if _is_network(config_class, key) else value
+            for key, value in settings.items()
+        }
+        if any(value == [] != settings[key] for key, value in expanded.items()):
+            return  # a network in it is wrong, and that has been said
+        for config in self._grid(where, expanded, config_class):
             yield ModelChoice(name=name, config=config.model_dump(mode="json"))
+
+    def _networks(self, where: Location, value: Any) -> list[dict[str, Any]]:
+        """The networks that a wrapper is given: as in `models`, one entry or a list of them."""
+        if isinstance(value, CommentedSeq):
+            entries = [((*where, index), entry) for index, entry in enumerate(value)]
+        else:
+            entries = [(where, value)]
+        return [choice.model_dump() for place, entry in entries for choice in self._choice(place, entry, self._models)]
 
     def _grid(
         self, where: Location, settings: Any, schema: type[Settings], own: Sequence[str] | None = None
@@ -301,7 +317,7 @@ def _describe(cell: Cell) -> dict[str, Any]:
     """What `--only` can ask of a cell."""
     dataset = cell.dataset
     return {
-        **cell.model.config,
+        **cell.model.settings(),
         "dataset": dataset.name,
         "preset": dataset.preset,
         "level": dataset.level,
@@ -309,6 +325,10 @@ def _describe(cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "id": cell.id,
     }
+
+
+def _is_network(config: type[BaseModel], key: str) -> bool:
+    return key in config.model_fields and config.model_fields[key].annotation is ModelChoice
 
 
 def _is_sequence(annotation: Any) -> bool:

@@ -140,7 +140,7 @@ def family_and_source(model: str) -> tuple[str, str]:
 
 def _labels(settings: Sequence[Cell]) -> list[str]:
     """Model names, each with those settings that tell it from another row of the same model."""
-    described = [{**c.protocol.model_dump(), **c.train.model_dump(), **c.model.config} for c in settings]
+    described = [{**c.protocol.model_dump(), **c.train.model_dump(), **c.model.settings()} for c in settings]
     seen: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for cell, setting in zip(settings, described, strict=True):
         for key, value in setting.items():
@@ -175,7 +175,7 @@ def _row(cells: Sequence[Cell], records: Mapping[str, Record], label: str) -> Ro
         label=label,
         family=family,
         source=source,
-        config=first.model.config,
+        config=first.model.settings(),
         protocol=first.protocol.model_dump(),
         train=first.train.model_dump(),
         seeds=tuple(_seed(cell, record) for cell, record in zip(cells, found, strict=True)),

@@ -65,7 +65,7 @@ def cell_run(record: Record) -> Import:
         **known,
         "preset": cell.dataset.preset,
         "grid": cell.dataset.grid,
-        **{f"config.{key}": value for key, value in cell.model.config.items()},
+        **{f"config.{key}": value for key, value in cell.model.settings().items()},
         **{f"protocol.{key}": value for key, value in cell.protocol.model_dump().items()},
         **{f"train.{key}": value for key, value in cell.train.model_dump().items()},
     }

@@ -1,0 +1,77 @@
+"""Methods that change how a network is trained or called, and not the network: each takes any other baseline."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError
+from torch import Tensor
+
+from ... import registry
+from ...baseline import Baseline, Task
+from ...cell import Frozen, ModelChoice
+from ...errors import UserError
+
+
+def _resolved(network: Any) -> ModelChoice:
+    """`convnet`, `{convnet: {hidden: 64}}` or a ModelChoice's own form, with every setting written out."""
+    if isinstance(network, ModelChoice):
+        network = network.model_dump()
+    if isinstance(network, dict) and network.keys() == {"name", "config"}:
+        name, settings = network["name"], network["config"]
+    elif isinstance(network, dict) and len(network) == 1:
+        ((name, settings),) = network.items()
+    else:
+        name, settings = network, {}
+    if not isinstance(name, str):
+        raise ValueError("must be a model's name, or a name with its settings: {convnet: {hidden: 64}}")
+    try:
+        baseline = registry.model(name)
+        if not baseline.trained:
+            raise ValueError(f"{name} has nothing to train")
+        config = baseline.Config.model_validate_json(json.dumps(settings or {}))
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, (name, *problem["loc"])))
+        raise ValueError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from error
+    return ModelChoice(name=name, config=config.model_dump(mode="json"))
+
+
+Network = Annotated[ModelChoice, BeforeValidator(_resolved)]
+"""The field of a Config that says which network is wrapped, and how it is set."""
+
+
+def network(name: str = "convnet") -> Any:
+    """The default of such a field."""
+    return Field(default_factory=lambda: _resolved(name))
+
+
+class Wrapper(Baseline):
+    """Calls `self.network`, pays its penalty, and runs where it runs; a subclass adds what is its own."""
+
+    class Config(Frozen):
+        """`network` is the baseline that is wrapped."""
+
+        network: Network = network()
+
+    @classmethod
+    def refusal(cls, config: Config, task: Task) -> str | None:
+        """What the wrapper cannot do, or what the network cannot."""
+        baseline, settings = registry.configured(config.network)
+        return cls.supports(task) or baseline.refusal(settings, task)
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        baseline, settings = registry.configured(config.network)
+        self.network = baseline(settings, task)
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> (B, C, H, W)."""
+        return self.network(x_BTCHW)
+
+    def penalty(self) -> Tensor:
+        """That of the network."""
+        return self.network.penalty()
