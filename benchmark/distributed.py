@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +25,8 @@ class World:
     rank: int
     size: int
     device: torch.device
+    control: dist.ProcessGroup | None = None
+    """Where ranks talk through their CPUs; None is the group of all."""
 
     @property
     def is_main(self) -> bool:
@@ -44,6 +46,27 @@ class World:
         tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return float(tensor)
+
+    def any(self, flag: bool) -> bool:
+        """Whether a rank says so. Through the CPU, so that work on GPUs is not waited for."""
+        if self.size == 1:
+            return flag
+        tensor = torch.tensor(float(flag))
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, self.control)
+        return bool(tensor)
+
+    def gather(self, value: float) -> list[float]:
+        """The value of each rank, on all of them."""
+        if self.size == 1:
+            return [value]
+        values = torch.zeros(self.size, dtype=torch.float64)
+        values[self.rank] = value
+        dist.all_reduce(values, group=self.control)
+        return [float(one) for one in values]
+
+    def keeping_gradients(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Backward passes of a wrapped `module` within add to its gradients, and ranks do not average them yet."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Average the gradients of `module` over ranks; alone, the module itself."""
@@ -75,6 +98,6 @@ def join(rank: int, size: int, device: torch.device, rendezvous: Path) -> Iterat
     store = dist.FileStore(str(rendezvous), size)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     try:
-        yield World(rank, size, device)
+        yield World(rank, size, device, dist.new_group(backend="gloo") if backend == "nccl" else None)
     finally:
         dist.destroy_process_group()

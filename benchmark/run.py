@@ -12,6 +12,7 @@ import torch
 from . import environment, registry
 from .baseline import Baseline, Task
 from .cell import Cell
+from .checkpoint import Progress
 from .data.dataset import SplitName
 from .data.layout import StoredField, data_path, load_field
 from .data.windows import Windows
@@ -20,7 +21,7 @@ from .errors import MachineError
 from .evaluation import equivariance_error, example_rollouts, forecast_error
 from .groups import elements
 from .recorder import Recorder
-from .training import DivergedError, Progress, deterministic, fit
+from .training import DivergedError, deterministic, fit
 
 EXAMPLES = 2
 """Rolled-out windows kept of each test split, for pictures."""

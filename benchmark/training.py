@@ -9,9 +9,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,29 +18,27 @@ from torch.nn.utils import parametrize
 
 from .baseline import Baseline
 from .cell import Training
+from .checkpoint import Checkpoint, Position, Progress, share_of
 from .data.windows import Windows
 from .distributed import World
-from .errors import MachineError, UserError
+from .errors import UserError
 from .evaluation import forecast_error, roll_out
-from .files import replacing
 from .recorder import Epoch
 
 EARLY_STOP_WINDOW = 5
 OnEpoch = Callable[[Sequence[Epoch]], None]
 
 
-@dataclass
-class Progress:
-    """Everything that the next epoch depends on, besides the weights and the optimiser."""
+@dataclass(frozen=True)
+class Control:
+    """How a training is run, none of which changes its result but for rounding.
 
-    history: list[Epoch] = field(default_factory=list)
-    best_rmse: float = math.inf
-    best_epoch: int = 0
-    best_model: dict[str, Tensor] = field(default_factory=dict)
+    `stop` is asked before each step, on every rank; where one says yes, all save and stop. `micro_batch` is the most
+    windows that a rank takes at once: a larger share of the batch is summed up in parts.
+    """
 
-    @property
-    def seconds(self) -> float:
-        return sum(epoch.seconds for epoch in self.history)
+    stop: Callable[[], bool] = lambda: False
+    micro_batch: int | None = None
 
 
 class DivergedError(Exception):
@@ -50,6 +47,10 @@ class DivergedError(Exception):
     def __init__(self, progress: Progress) -> None:
         super().__init__(f"the loss is not finite in epoch {len(progress.history) + 1}")
         self.progress = progress
+
+
+class StoppedError(Exception):
+    """Training was asked to stop and has saved where it is; the same call goes on from there."""
 
 
 class RolledOutLoss(nn.Module):
@@ -87,12 +88,13 @@ def fit(
     world: World,
     checkpoint: Path,
     on_epoch: OnEpoch,
+    control: Control = Control(),
 ) -> Progress:
     """Train `model` in place and leave the best weights, by validation RMSE, in it.
 
-    Goes on from `checkpoint` where that exists, as if never interrupted; writes it after each epoch. Calls
-    `on_epoch` with the history so far on rank 0, first before training. Raises DivergedError; UserError where the
-    windows cannot fill a batch.
+    Goes on from `checkpoint` where that exists, as if never interrupted; writes it after each epoch, and where
+    `control.stop` says so. Calls `on_epoch` with the history so far on rank 0, first before training. Raises
+    DivergedError, StoppedError; UserError where the windows cannot fill a batch.
     """
     if len(train) < settings.batch_size:
         raise UserError(f"train.batch_size: {settings.batch_size} is more than the {len(train)} training windows")
@@ -107,27 +109,33 @@ def fit(
     loss = world.wrap(loss)
     optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, settings.learning_rate_decay)
-
-    progress = _resume(checkpoint, model, optimizer, schedule, world) if checkpoint.exists() else Progress()
+    saved = Checkpoint(checkpoint, model, optimizer, schedule)
+    progress = saved.restore(world)
     if world.is_main:
         on_epoch(progress.history)
     while not _is_over(progress.history, settings):
-        epoch = len(progress.history)
         started = time.perf_counter()
         learning_rate = optimizer.param_groups[0]["lr"]
         model.train()
-        error = _train_epoch(loss, model, train, optimizer, settings, seed, epoch, world)
+        error = _train_epoch(loss, model, train, optimizer, settings, seed, world, progress, control)
+        if error is None:
+            progress.position.seconds += time.perf_counter() - started
+            if world.is_main:
+                saved.save(progress)
+            raise StoppedError
         schedule.step()
         rmse = forecast_error(model, validation, world, settings.precision).rmse()
         if not (math.isfinite(error) and math.isfinite(rmse)):
             raise DivergedError(progress)
-        seconds = time.perf_counter() - started
-        progress.history.append(Epoch(epoch + 1, error, math.sqrt(error / train.steps), rmse, learning_rate, seconds))
+        epoch = len(progress.history) + 1
+        seconds = progress.position.seconds + time.perf_counter() - started
+        progress.history.append(Epoch(epoch, error, math.sqrt(error / train.steps), rmse, learning_rate, seconds))
+        progress.position = Position()
         if rmse < progress.best_rmse:
-            progress.best_rmse, progress.best_epoch = rmse, epoch + 1
+            progress.best_rmse, progress.best_epoch = rmse, epoch
             progress.best_model = {key: value.detach().clone() for key, value in model.state_dict().items()}
         if world.is_main:
-            _save(checkpoint, model, optimizer, schedule, progress)
+            saved.save(progress)
             on_epoch(progress.history)
     model.load_state_dict(progress.best_model)
     return progress
@@ -147,38 +155,48 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     settings: Training,
     seed: int,
-    epoch: int,
     world: World,
-) -> float:
-    """One pass over shuffled windows; returns the mean forecast loss, nothing added.
+    progress: Progress,
+    control: Control,
+) -> float | None:
+    """The rest of one pass over shuffled windows; the mean forecast loss of the whole pass, nothing added.
 
     Each rank takes its slice of every global batch. A last batch that is not full is left for another epoch, since
-    it would otherwise weigh as much as a full one.
+    it would otherwise weigh as much as a full one. None where it was stopped; `progress.position` then says where.
     """
-    torch.manual_seed(_epoch_seed(seed, epoch) + world.rank)
-    generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
+    epoch, first = len(progress.history), progress.position.step
+    generator = torch.Generator().manual_seed(_step_seed(seed, epoch, 0))
     order = torch.randperm(len(windows), generator=generator)
     batches = order[: len(order) // settings.batch_size * settings.batch_size].view(-1, settings.batch_size)
     draws = torch.rand(batches.shape, generator=generator)
     share = settings.batch_size // world.size
     mine = slice(world.rank * share, (world.rank + 1) * share)
-    total = torch.zeros((), dtype=torch.float64, device=world.device)
-    for step, (batch, drawn) in enumerate(zip(batches[:, mine], draws[:, mine], strict=True)):
-        x, y = windows.batch(batch.to(world.device))
+    summed = share_of(progress.position.error, world) if first else 0.0
+    total = torch.tensor(summed, dtype=torch.float64, device=world.device)
+    for step in range(first, len(batches)):
+        if world.any(control.stop()):
+            progress.position.step, progress.position.error = step, world.gather(float(total))
+            return None
+        torch.manual_seed(_step_seed(seed, epoch, step) + world.rank)
         optimizer.zero_grad(set_to_none=True)
-        value, error = loss(x, y, drawn.to(world.device))
-        value.backward()
+        parts = list(zip(*(t[step, mine].split(control.micro_batch or share) for t in (batches, draws)), strict=True))
+        for number, (batch, drawn) in enumerate(parts, start=1):
+            x, y = windows.batch(batch.to(world.device))
+            with world.keeping_gradients(loss) if number < len(parts) else nullcontext():
+                value, error = loss(x, y, drawn.to(world.device))
+                weight = len(batch) / share
+                (value * weight if len(parts) > 1 else value).backward()
+            total += weight * error.detach().double()
         model.before_step((epoch + step / len(batches)) / settings.epochs)
         if settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
         optimizer.step()
-        total += error.detach().double()
     return float(world.sum(total)) / (len(batches) * world.size)
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    """Shuffling and noise of an epoch depend on nothing else, so that a resumed run sees the same."""
-    return (seed * 1_000_003 + epoch * 1009) % 2**31
+def _step_seed(seed: int, epoch: int, step: int) -> int:
+    """Shuffling and noise of a step depend on nothing else, so that a resumed run sees the same."""
+    return (seed * 1_000_003 + epoch * 1009 + step * 7_368_787) % 2**31
 
 
 def _is_over(history: Sequence[Epoch], settings: Training) -> bool:
@@ -189,51 +207,6 @@ def _is_over(history: Sequence[Epoch], settings: Training) -> bool:
         return False
     rmse = [epoch.validation_rmse for epoch in history]
     return sum(rmse[-EARLY_STOP_WINDOW:]) >= sum(rmse[-2 * EARLY_STOP_WINDOW : -EARLY_STOP_WINDOW])
-
-
-def _save(
-    path: Path,
-    model: Baseline,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    progress: Progress,
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "history": [asdict(epoch) for epoch in progress.history],
-        "best_rmse": progress.best_rmse,
-        "best_epoch": progress.best_epoch,
-        "best_model": progress.best_model,
-    }
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
-
-
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """What `fit` saved: state dicts, numbers and lists only. MachineError where the file cannot be read."""
-    try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged file
-        raise MachineError(f"{path}: not a readable checkpoint; delete it to train from the start ({error})") from error
-    return state
-
-
-def _resume(
-    path: Path,
-    model: Baseline,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    world: World,
-) -> Progress:
-    state = load_checkpoint(path, world.device)
-    model.train()
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    history = [Epoch(**epoch) for epoch in state["history"]]
-    return Progress(history, state["best_rmse"], state["best_epoch"], state["best_model"])
 
 
 @contextmanager

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from benchmark import registry
 from benchmark.baseline import Baseline, Task
 from benchmark.cell import Frozen, Training
+from benchmark.checkpoint import Progress
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
 from benchmark.distributed import single
 from benchmark.errors import MachineError, UserError
-from benchmark.training import DivergedError, Progress, deterministic, fit
+from benchmark.training import Control, DivergedError, StoppedError, deterministic, fit
 
 TASK = Task("toy", input_frames=2, channels=2, height=6, width=5)
 
@@ -181,3 +182,47 @@ def test_what_cannot_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(MachineError, match=r"broken\.pt: not a readable checkpoint"):
         train(tmp_path / "broken.pt", SETTINGS)
+
+
+@pytest.mark.parametrize("stops", [(0,), (1,), (7,), (14, 15, 40)], ids=str)
+def test_stopped_between_any_steps_it_goes_on_as_if_never_stopped(tmp_path: Path, stops: tuple[int, ...]) -> None:
+    """36 windows in batches of 5: 7 steps an epoch, so these stops lie at its beginning, within it and at its end."""
+    whole, history = train(tmp_path / "whole.pt", SETTINGS)
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked - 1 in stops
+
+    for _ in stops:
+        with deterministic(0), pytest.raises(StoppedError):
+            fit(
+                Linear(Linear.Config(), TASK),
+                *windows(),
+                SETTINGS,
+                0,
+                single(),
+                tmp_path / "parts.pt",
+                lambda history: None,
+                Control(stop),
+            )
+    resumed, parts = train(tmp_path / "parts.pt", SETTINGS)
+    assert same(whole, resumed)
+    assert [replace(e, seconds=0) for e in parts.history] == [replace(e, seconds=0) for e in history.history]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3])
+def test_micro_batches_sum_up_to_the_batch(tmp_path: Path, micro_batch: int) -> None:
+    """The same gradient in parts, a last smaller one included: the loss of a part weighs as its windows."""
+    best = []
+    for control in (Control(), Control(micro_batch=micro_batch)):
+        with deterministic(0):
+            baseline = registry.model("rpp_rotation")  # its penalty is smooth
+            model = baseline(baseline.Config.model_validate({"hidden": 2}), TASK)
+            settings = SETTINGS.model_copy(update={"epochs": 2})
+            path = tmp_path / f"{control.micro_batch}.pt"
+            progress = fit(model, *windows(), settings, 0, single(), path, lambda history: None, control)
+        best.append(progress.history[0].train_loss)
+        best.append(progress.history[0].validation_rmse)
+    assert best[2:] == pytest.approx(best[:2], rel=1e-4)

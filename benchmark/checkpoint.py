@@ -1,0 +1,95 @@
+"""The checkpoint of a training: everything that the next step depends on, in one file that is complete or absent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .distributed import World
+from .errors import MachineError
+from .files import replacing
+from .recorder import Epoch
+
+
+@dataclass
+class Position:
+    """How far the present epoch is: steps done, their summed loss on each rank, and what they took."""
+
+    step: int = 0
+    error: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
+class Progress:
+    """Everything that the next step depends on, besides the weights and the optimiser."""
+
+    history: list[Epoch] = field(default_factory=list)
+    position: Position = field(default_factory=Position)
+    best_rmse: float = math.inf
+    best_epoch: int = 0
+    best_model: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        return sum(epoch.seconds for epoch in self.history)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is saved to `path` and restored from it."""
+
+    path: Path
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+
+    def save(self, progress: Progress) -> None:
+        """Write all of it, in place of what is there."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "history": [asdict(epoch) for epoch in progress.history],
+            "position": asdict(progress.position),
+            "best_rmse": progress.best_rmse,
+            "best_epoch": progress.best_epoch,
+            "best_model": progress.best_model,
+        }
+        with replacing(self.path) as temporary:
+            torch.save(state, temporary)
+
+    def restore(self, world: World) -> Progress:
+        """Set model, optimiser and schedule to what was saved; a fresh Progress where nothing was."""
+        if not self.path.exists():
+            return Progress()
+        state = read(self.path, world.device)
+        self.model.train()
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        history = [Epoch(**epoch) for epoch in state["history"]]
+        position = Position(**state["position"])
+        return Progress(history, position, state["best_rmse"], state["best_epoch"], state["best_model"])
+
+
+def share_of(errors: Sequence[float], world: World) -> float:
+    """What this rank has summed; where there are other ranks than there were, the first takes it all."""
+    if len(errors) == world.size:
+        return errors[world.rank]
+    return math.fsum(errors) if world.is_main else 0.0
+
+
+def read(path: Path, device: torch.device) -> dict[str, Any]:
+    """State dicts, numbers and lists only. MachineError where the file cannot be read."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged file
+        raise MachineError(f"{path}: not a readable checkpoint; delete it to train from the start ({error})") from error
+    return state
