@@ -1,7 +1,7 @@
 """The store: one folder of files for each cell, `STORE/cells/<id>/`, each file complete or absent.
 
 It is the only truth; leaderboards, the report and MLflow are views of it. Only the recorder of a running cell
-writes there, under a lock on that cell, so that no cell is trained twice at once.
+writes there, under a lease on that cell, so that no cell is trained twice at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from benchmark.errors import MachineError
 from benchmark.files import data_folder, replacing, write_json, write_text
 from benchmark.recorder import Epoch, Rollouts, State, Status
 
-LOCK_PATIENCE_SECONDS = 2.0
+from . import lease
+
 _STATUS = TypeAdapter(Status)
 
 
@@ -52,6 +53,10 @@ class Broken:
 
     folder: Path
     reason: str
+
+
+class LeaseLostError(Exception):
+    """This process no longer holds the cell."""
 
 
 class Store:
@@ -108,16 +113,8 @@ class Store:
             yield
 
     def being_run(self, cell: Cell) -> bool:
-        """Whether a live worker on this machine holds the cell."""
-        path = self.cell_folder(cell.id) / "lock"
-        if not path.exists():
-            return False
-        with path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        """Whether a live worker holds the cell, here or on another machine."""
+        return lease.live_holder(self.cell_folder(cell.id)) is not None
 
     def fail(self, record: Record, failure: str, message: str) -> None:
         """Record that the process of `record` died without a word of its own."""
@@ -132,19 +129,28 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise MachineError(f"{folder}: cannot be written: {error.strerror}") from error
-        with locked(folder / "lock", LOCK_PATIENCE_SECONDS) as holder:
-            yield CellRecorder(cell, folder) if holder is None else None
+        mine = lease.acquire(folder)
+        if mine is None:
+            yield None
+            return
+        with mine.kept():
+            yield CellRecorder(cell, folder, mine)
 
 
 class CellRecorder:
-    """Writes the record of one cell (benchmark.recorder.Recorder)."""
+    """Writes the record of one cell (benchmark.recorder.Recorder) while it holds the cell's lease.
 
-    def __init__(self, cell: Cell, folder: Path) -> None:
+    LeaseLostError where another has taken over, after this process was given up for dead: then nothing is written.
+    """
+
+    def __init__(self, cell: Cell, folder: Path, mine: lease.Lease) -> None:
         self.cell = cell
         self.folder = folder
-        self.status = Status("running", attempt=_last_attempt(folder) + 1, host=socket.gethostname(), pid=os.getpid())
+        self.lease = mine
+        self.status = Status("running", attempt=mine.number, host=mine.holder.host, pid=mine.holder.pid)
 
     def start(self) -> None:
+        self._require_lease()
         write_json(self.folder / "cell.json", {"id": self.cell.id, **self.cell.model_dump(mode="json")})
         self._write_status()
 
@@ -153,15 +159,18 @@ class CellRecorder:
         return self.folder / "checkpoint.pt"
 
     def progress(self, history: Sequence[Epoch], epochs: int) -> None:
+        self._require_lease()
         lines = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in history)
         write_text(self.folder / "history.jsonl", lines)
         self.status = replace(self.status, epoch=len(history), epochs=epochs)
         self._write_status()
 
     def environment(self, environment: Mapping[str, Any]) -> None:
+        self._require_lease()
         write_json(self.folder / "environment.json", environment)
 
     def rollouts(self, rollouts: Sequence[Rollouts], grid: str) -> None:
+        self._require_lease()
         buffer = io.BytesIO()  # in memory: HDF5 itself cannot close a file on a full disk
         with h5py.File(buffer, "w") as file:
             file.attrs["grid"] = grid
@@ -174,6 +183,7 @@ class CellRecorder:
             temporary.write_bytes(buffer.getbuffer())
 
     def finish(self, state: State, metrics: Mapping[str, Any], message: str = "") -> None:
+        self._require_lease()
         write_json(self.folder / "metrics.json", dict(metrics))
         self.status = replace(self.status, state=state, message=message)
         self._write_status()
@@ -182,7 +192,12 @@ class CellRecorder:
         self.status = replace(self.status, state="failed", failure=failure, message=message)
         self._write_status()
 
+    def _require_lease(self) -> None:
+        if self.lease.lost:
+            raise LeaseLostError(f"{self.folder}: another process has taken the cell over")
+
     def _write_status(self) -> None:
+        self._require_lease()
         self.status = replace(self.status, heartbeat=time.time())
         write_json(self.folder / "status.json", self.status.to_json())
 
@@ -217,13 +232,6 @@ def _read_history(path: Path) -> list[Epoch]:
     if not path.exists():
         return []
     return [Epoch(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _last_attempt(folder: Path) -> int:
-    try:
-        return int(_read_json(folder / "status.json")["attempt"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
 
 
 def _reason(error: Exception) -> str:
