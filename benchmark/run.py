@@ -21,17 +21,18 @@ from .errors import MachineError
 from .evaluation import equivariance_error, example_rollouts, forecast_error
 from .groups import elements
 from .recorder import Recorder
-from .training import DivergedError, deterministic, fit
+from .training import Control, DivergedError, deterministic, fit
 
 EXAMPLES = 2
 """Rolled-out windows kept of each test split, for pictures."""
 TEST_SPLITS: tuple[SplitName, ...] = ("future", "domain")
 
 
-def run_cell(cell: Cell, recorder: Recorder, world: World, data_folder: Path) -> None:
+def run_cell(cell: Cell, recorder: Recorder, world: World, data_folder: Path, control: Control) -> None:
     """Train and evaluate `cell`, and leave its record; goes on where an earlier attempt stopped.
 
-    Raises UserError and MachineError for what a person can mend; divergence is a result.
+    Raises UserError and MachineError for what a person can mend, StoppedError where `control` stopped the training;
+    divergence is a result.
     """
     stored = cell_data(cell, data_folder)
     model_class, config = registry.configured(cell.model)
@@ -62,6 +63,7 @@ def run_cell(cell: Cell, recorder: Recorder, world: World, data_folder: Path) ->
                     world,
                     recorder.checkpoint_path,
                     lambda history: recorder.progress(history, cell.train.epochs),
+                    control,
                 )
         except DivergedError as error:
             recorder.finish("diverged", _costs(cell, model, error.progress, windows, world), str(error))

@@ -33,11 +33,13 @@ OnEpoch = Callable[[Sequence[Epoch]], None]
 class Control:
     """How a training is run, none of which changes its result but for rounding.
 
-    `stop` is asked before each step, on every rank; where one says yes, all save and stop. `micro_batch` is the most
-    windows that a rank takes at once: a larger share of the batch is summed up in parts.
+    `stop` is asked before each step, on every rank; where one says yes, all save and stop. `is_ours` is asked before
+    that save, which is not ours to make where another process has taken over. `micro_batch` is the most windows that a
+    rank takes at once: a larger share of the batch is summed up in parts.
     """
 
     stop: Callable[[], bool] = lambda: False
+    is_ours: Callable[[], bool] = lambda: True
     micro_batch: int | None = None
 
 
@@ -120,7 +122,7 @@ def fit(
         error = _train_epoch(loss, model, train, optimizer, settings, seed, world, progress, control)
         if error is None:
             progress.position.seconds += time.perf_counter() - started
-            if world.is_main:
+            if world.is_main and control.is_ours():
                 saved.save(progress)
             raise StoppedError
         schedule.step()
