@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from .errors import MachineError
+from .files import write_json
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 
@@ -76,28 +82,56 @@ class World:
         return DistributedDataParallel(module, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
+def is_communication_error(error: BaseException) -> bool:
+    """Whether ranks have lost each other; gloo says so in plain RuntimeErrors."""
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 def single() -> World:
     """One process on the CPU."""
     return World(0, 1, torch.device("cpu"))
 
 
 @contextmanager
-def join(rank: int, size: int, device: torch.device, rendezvous: Path) -> Iterator[World]:
-    """Meet the other ranks through the file `rendezvous`, which does not exist before and is on a shared disk.
+def join(rank: int, size: int, device: torch.device, rendezvous: Path, nodes: int = 1) -> Iterator[World]:
+    """Meet the other ranks, which may be on several `nodes`; nccl on GPUs, gloo on CPUs.
 
-    nccl on GPUs, gloo on CPUs. The process group is destroyed at the end, also after an error.
+    `rendezvous` is a file on a disk that all see, which does not exist before: in it rank 0 says where it listens. The
+    process group is destroyed at the end, also after an error.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if size == 1:
         yield World(rank, size, device)
         return
-    # One machine: gloo must not depend on what the host's name resolves to.
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    if nodes == 1:  # gloo must not depend on what the host's name resolves to
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     backend = "nccl" if device.type == "cuda" else "gloo"
-    store = dist.FileStore(str(rendezvous), size)
+    store = _listen(rendezvous, size, nodes) if rank == 0 else _meet(rendezvous, size)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     try:
         yield World(rank, size, device, dist.new_group(backend="gloo") if backend == "nccl" else None)
     finally:
         dist.destroy_process_group()
+
+
+def _listen(rendezvous: Path, size: int, nodes: int) -> dist.TCPStore:
+    """On a port that is free, so that jobs beside this one do not matter."""
+    host = "127.0.0.1" if nodes == 1 else socket.gethostname()
+    store = dist.TCPStore(host, 0, size, is_master=True, timeout=COLLECTIVE_TIMEOUT, wait_for_workers=False)
+    write_json(rendezvous, {"host": host, "port": store.port})
+    return store
+
+
+def _meet(rendezvous: Path, size: int) -> dist.TCPStore:
+    deadline = time.monotonic() + COLLECTIVE_TIMEOUT.total_seconds()
+    while not rendezvous.exists():
+        if time.monotonic() > deadline:
+            raise MachineError(f"{rendezvous}: rank 0 has not come; is this disk the same on all nodes?")
+        time.sleep(0.1)
+        rendezvous.parent.stat()  # a network disk may go on saying that it is not there
+    there = json.loads(rendezvous.read_text(encoding="utf-8"))
+    return dist.TCPStore(there["host"], there["port"], size, is_master=False, timeout=COLLECTIVE_TIMEOUT)

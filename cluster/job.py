@@ -1,11 +1,12 @@
-"""A job: cells that one group of ranks runs one after another, as JSON that a worker reads."""
+"""A job: cells that groups of ranks run one after another, as JSON that a worker reads."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from benchmark.cell import Cell
 
@@ -20,7 +21,17 @@ class Job(BaseModel):
     plugins: tuple[Path, ...]
     device: Literal["cpu", "cuda"]
     ranks: PositiveInt
+    """Processes that train a cell together."""
+    nodes: PositiveInt = 1
+    lanes: PositiveInt = 1
+    """Groups of ranks that work side by side, each on cells of its own."""
     threads: PositiveInt
     """CPU threads of each rank."""
-    visible_gpus: str | None
-    """CUDA_VISIBLE_DEVICES of the person who launched, if set."""
+    visible_gpus: str | None = None
+    """CUDA_VISIBLE_DEVICES of the person who launched, if set; on a cluster the scheduler sets it."""
+    micro_batches: Mapping[str, PositiveInt] = {}
+    """Cell id -> windows at once on each rank, where a whole share of the batch did not fit."""
+    requeues: NonNegativeInt = 0
+    """How often the job may put itself back into the queue when its time is up."""
+    scratch: str | None = None
+    """A folder of each node to which data are copied first; variables of the shell in it are the job's."""

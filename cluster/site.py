@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, NonNegativeInt, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -19,7 +19,7 @@ Word = Annotated[str, Field(pattern=r"^[\w.,:&|\[\]()*+-]+$")]
 
 
 class Site(Frozen):
-    """One SLURM cluster. `setup` are lines of shell that run in each job before Python does."""
+    """One SLURM cluster. `setup` and `python` are shell, run in each job as they stand; nothing else reaches one."""
 
     scheduler: Literal["slurm"]
     partition: Word | None = None
@@ -27,11 +27,37 @@ class Site(Frozen):
     qos: Word | None = None
     constraint: Word | None = None
     minutes: PositiveInt = 60
+    """Time limit of a job. One that is not done by then saves, and is put back into the queue."""
+    signal_seconds: PositiveInt = 120
+    """So long before the limit a job is told to save; longer than a step and an evaluation take."""
+    gpus_per_node: NonNegativeInt = 0
+    """0 on a cluster without GPUs."""
+    gres: Word | None = None
+    """How GPUs are asked for where `--gpus-per-node` is not understood: `gpu`, `gpu:a100`."""
     cpus: PositiveInt = 1
+    """For each rank, that is for each GPU."""
     memory_gb: PositiveFloat = 4.0
+    """For each rank."""
     setup: tuple[str, ...] = ()
+    """Lines of shell before Python starts."""
+    python: str | None = None
+    """The command that starts Python in a job, a container's for instance; by default the one that runs here."""
+    srun: tuple[str, ...] = ()
+    """More arguments of srun."""
     jobs: PositiveInt = 32
     """At most so many jobs of an array at once."""
+    max_array_size: PositiveInt | None = None
+    """SLURM's limit; by default the controller is asked."""
+    job_minutes: PositiveInt = 30
+    """Small cells are packed into jobs of about so long."""
+    cells_per_job: PositiveInt = 200
+    """At most so many cells in a job."""
+    cells_per_gpu: PositiveInt = 1
+    """So many one-rank cells share a GPU, side by side."""
+    scratch: str | None = None
+    """A folder on each node's own disk, to which data are copied first; may hold variables, as `$TMPDIR`."""
+    gflops: PositiveFloat | None = None
+    """Sustained speed of one rank, for estimates; by default 5000 on a GPU, 50 on a CPU."""
 
 
 def available() -> list[str]:
@@ -58,11 +84,9 @@ def load(name_or_path: str) -> Site:
     if wrong:
         raise UserError("\n".join(f"{path}: {unknown('key', key, Site.model_fields)}" for key in wrong))
     try:
-        return Site.model_validate({**tree, "setup": _lines(tree.get("setup", ()))})
+        return Site.model_validate(
+            {key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()}
+        )
     except ValidationError as error:
         lines = [f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
         raise UserError("\n".join(lines)) from error
-
-
-def _lines(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value

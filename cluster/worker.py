@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import time
 import traceback
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,19 +16,27 @@ import torch
 from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.distributed import World, join
-from benchmark.errors import MachineError, UserError
+from benchmark.files import write_json
 from benchmark.recorder import Follower
 from benchmark.run import run_cell
-from results.store import Store
+from benchmark.training import Control, StoppedError
+from results.store import CellRecorder, LeaseLostError, Store
 
+from . import failures, slurm
 from .job import Job
+from .signals import Signals
+from .staging import stage
+
+WORD_SECONDS = 3.0
+"""How long rank 0 waits to hear from another rank why it was left alone."""
 
 
 def run_job(job_file: str) -> None:
-    """Run every cell of the job in `job_file` that is not a result yet.
+    """Run every cell of the job in `job_file` that is not a result yet and that nobody else runs.
 
     An error ends a cell and is recorded. With several ranks it also ends the job, since the others may wait in a
-    collective; the launcher then starts a new job with the cells that are left.
+    collective; who launched it starts a new job with the cells that are left. When the time is up, all save, and the
+    job puts itself back into the queue.
     """
     path = Path(job_file)
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
@@ -35,51 +45,91 @@ def run_job(job_file: str) -> None:
     if job.visible_gpus is not None:  # submitit's local executor counts from 0, whatever this machine's user chose
         os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
     task = submitit.JobEnvironment()
+    on_slurm = task.cluster == "slurm"
+    signals = Signals()
+    if on_slurm:
+        signals.listen()
     torch.set_num_threads(job.threads)
-    device = torch.device("cuda", task.local_rank) if job.device == "cuda" else torch.device("cpu")
-    rendezvous = path.with_name(f"rendezvous-{task.job_id}")
-    with join(task.global_rank, job.ranks, device, rendezvous) as world:
+    lane, rank = divmod(task.global_rank, job.ranks)
+    device = _device(job, task.local_rank)
+    start = os.environ.get("SLURM_RESTART_COUNT", "0")
+    rendezvous = path.with_name(f"rendezvous-{task.job_id}-{start}-{lane}.json")
+    with join(rank, job.ranks, device, rendezvous, job.nodes) as world:
         store = Store(job.store)
+        words = path.with_name(f"words-{task.job_id}-{start}-{lane}")
         for cell in job.cells:
-            _run(cell, store, world)
+            if world.any(signals.stop):
+                break
+            _run(cell, job, store, world, signals, words)
+    stopped = path.with_name(f"stopped-{task.job_id}-{start}")
+    if signals.time_is_up and rank == 0:
+        stopped.mkdir(exist_ok=True)
+        (stopped / str(lane)).touch()
+    if signals.time_is_up and task.global_rank == 0 and int(start) < job.requeues:
+        _wait_for(stopped, job.lanes)
+        slurm.requeue(task.job_id)
 
 
-def _run(cell: Cell, store: Store, world: World) -> None:
-    """One cell under its lock, which rank 0 holds for all."""
+def _device(job: Job, local_rank: int) -> torch.device:
+    """Lanes share the GPUs of a node in turn."""
+    if job.device == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, words: Path) -> None:
+    """One cell under its lease, which rank 0 holds for all."""
     checkpoint = store.cell_folder(cell.id) / "checkpoint.pt"
     with store.recorder(cell) if world.is_main else nullcontext(Follower(checkpoint)) as recorder:
         skip = recorder is None or (world.is_main and store.is_result(cell))
-        if world.maximum(float(skip)) or recorder is None:
+        if world.any(skip) or recorder is None:
             return
         print(f"{cell.id} {cell}", flush=True)
+
+        def is_ours() -> bool:
+            return not (isinstance(recorder, CellRecorder) and recorder.lease.lost)
+
+        control = Control(lambda: signals.stop or not is_ours(), is_ours, job.micro_batches.get(cell.id))
         try:
             recorder.start()
-            run_cell(cell, recorder, world, store.data_folder)
+            run_cell(cell, recorder, world, stage(store.data_folder, cell, job.scratch), control)
+        except LeaseLostError as error:
+            print(error, flush=True)
+            if world.size > 1:  # the others do not know, and may wait in a collective
+                raise
+        except StoppedError:
+            if is_ours():
+                why = "time_limit" if signals.time_is_up else "preempted"
+                recorder.fail(why, "saved where it was; goes on when it is started again")
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, KeyboardInterrupt):
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # submitit sends it once more; what follows is short
             traceback.print_exc()
-            recorder.fail(failure_class(error), describe(error))
+            recorder.fail(*_what_happened(error, world, words))
             if world.size > 1 or isinstance(error, KeyboardInterrupt):
                 raise
 
 
-def failure_class(error: BaseException) -> str:
-    """The class of a failure, which decides what is done about it."""
-    if isinstance(error, KeyboardInterrupt):
-        return "cancelled"
-    if isinstance(error, UserError):
-        return "input"
-    if isinstance(error, MachineError):
-        return "machine"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "out_of_memory"
-    return "code_error"
+def _what_happened(error: BaseException, world: World, words: Path) -> tuple[str, str]:
+    """Class and message. A rank that was left alone asks whether another one has said why."""
+    failure, message = failures.of_exception(error), failures.describe(error)
+    if world.size == 1:
+        return failure, message
+    words.mkdir(exist_ok=True)
+    if failure != "communication":
+        write_json(words / f"{world.rank}.json", {"failure": failure, "message": f"rank {world.rank}: {message}"})
+        return failure, message
+    deadline = time.monotonic() + WORD_SECONDS
+    while time.monotonic() < deadline and world.is_main:
+        for path in sorted(words.glob("*.json")):
+            said = json.loads(path.read_text(encoding="utf-8"))
+            return said["failure"], said["message"]
+        time.sleep(0.1)
+    return failure, message
 
 
-def describe(error: BaseException) -> str:
-    """One line for the status."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; the next run goes on from the last finished epoch"
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UserError | MachineError) else f"{type(error).__name__}: {text}"
+def _wait_for(stopped: Path, lanes: int) -> None:
+    """Until every lane has saved: putting the job back into the queue kills them."""
+    deadline = time.monotonic() + 60
+    while len(list(stopped.iterdir())) < lanes and time.monotonic() < deadline:
+        time.sleep(0.1)

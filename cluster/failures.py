@@ -1,0 +1,78 @@
+"""Why a cell did not become a result, and what is done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from benchmark.distributed import is_communication_error
+from benchmark.errors import MachineError, UserError
+
+
+@dataclass(frozen=True)
+class Policy:
+    """`retries` is how often a cell is sent again by itself; `halve` makes its micro-batch smaller each time."""
+
+    meaning: str
+    retries: int
+    halve: bool = False
+
+
+POLICIES: Final[Mapping[str, Policy]] = {
+    "preempted": Policy("the scheduler took the node for another job", retries=20),
+    "time_limit": Policy("the job's time was up", retries=20),
+    "node_failure": Policy("the node died or was cut off", retries=5),
+    "communication": Policy("ranks lost each other", retries=3),
+    "killed": Policy("the process died without a word", retries=2),
+    "gpu_out_of_memory": Policy("the model did not fit on the GPU", retries=3, halve=True),
+    "host_out_of_memory": Policy("the job needed more memory than it had", retries=2, halve=True),
+    "machine": Policy("a file or a device is missing or full", retries=1),
+    "input": Policy("the suite asks for something that cannot be", retries=0),
+    "code_error": Policy("the model or symbench raised an error", retries=0),
+    "cancelled": Policy("somebody cancelled it", retries=0),
+}
+"""What can happen to a cell. A diverged one is a result and does not stand here."""
+
+_SLURM: Final[Mapping[str, str]] = {
+    "TIMEOUT": "time_limit",
+    "DEADLINE": "time_limit",
+    "PREEMPTED": "preempted",
+    "NODE_FAIL": "node_failure",
+    "BOOT_FAIL": "node_failure",
+    "REVOKED": "node_failure",
+    "OUT_OF_MEMORY": "host_out_of_memory",
+    "CANCELLED": "cancelled",
+}
+
+
+def of_exception(error: BaseException) -> str:
+    """The class of what was raised within a cell."""
+    if isinstance(error, KeyboardInterrupt):
+        return "cancelled"
+    if isinstance(error, UserError):
+        return "input"
+    if isinstance(error, MachineError):
+        return "machine"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "gpu_out_of_memory"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
+        return "host_out_of_memory"
+    if is_communication_error(error):
+        return "communication"
+    return "code_error"
+
+
+def of_job(state: str) -> str:
+    """The class of a cell that was running when SLURM ended its job in `state`, as sacct writes it."""
+    return _SLURM.get(state.split()[0] if state else "", "killed")
+
+
+def describe(error: BaseException) -> str:
+    """One line for the status."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the next run goes on from the last finished epoch"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError | MachineError) else f"{type(error).__name__}: {text}"

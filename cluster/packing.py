@@ -1,0 +1,85 @@
+"""Divides cells into jobs: small ones share a job, and no job is much longer than it has to be."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmark import registry
+from benchmark.cell import Cell
+from benchmark.errors import UserError
+from benchmark.suite import Resources, Suite
+
+from .site import Site
+
+GFLOPS = {"cuda": 5000.0, "cpu": 50.0}
+"""What a rank sustains, roughly, where the site does not say."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a job asks for. `ranks` train a cell together, `lanes` such groups work side by side."""
+
+    device: Literal["cpu", "cuda"]
+    ranks: int
+    nodes: int = 1
+    lanes: int = 1
+
+    @property
+    def tasks_per_node(self) -> int:
+        return self.ranks * self.lanes // self.nodes
+
+    def gpus_per_node(self, site: Site) -> int:
+        """Lanes of one rank share GPUs."""
+        if self.device == "cpu":
+            return 0
+        return max(1, self.tasks_per_node // (site.cells_per_gpu if self.ranks == 1 else 1))
+
+
+def shape_of(resources: Resources, site: Site, batch_sizes: Sequence[int]) -> Shape:
+    """Where the cells of a suite run on `site`. UserError: it does not have that, or a batch cannot be shared."""
+    gpus = resources.gpus if resources.gpus is not None else min(resources.ranks, site.gpus_per_node * resources.nodes)
+    ranks, nodes = gpus or resources.ranks, resources.nodes
+    if ranks % nodes:
+        raise UserError(f"resources: {ranks} ranks cannot be spread evenly over {nodes} nodes")
+    if gpus and ranks // nodes > site.gpus_per_node:
+        each = ranks // nodes
+        raise UserError(f"resources.gpus: {gpus} on {nodes} nodes is {each} each; the site has {site.gpus_per_node}")
+    if wrong := [size for size in batch_sizes if size % ranks]:
+        raise UserError(f"train.batch_size: {wrong[0]} is not divisible by the {ranks} ranks of a cell")
+    lanes = site.cells_per_gpu if ranks == 1 and gpus else 1
+    return Shape("cuda" if gpus else "cpu", ranks, nodes, lanes)
+
+
+def shapes(suite: Suite, cells: Sequence[Cell], site: Site) -> dict[Shape, list[Cell]]:
+    """The cells by what they need: what is not trained needs one rank and no GPU."""
+    groups: dict[Shape, list[Cell]] = {}
+    batch_sizes = [cell.train.batch_size for cell in cells if registry.model(cell.model.name).trained]
+    trained = shape_of(suite.resources, site, batch_sizes)
+    for cell in cells:
+        shape = trained if registry.model(cell.model.name).trained else Shape("cpu", 1)
+        groups.setdefault(shape, []).append(cell)
+    return groups
+
+
+def pack(cells: Sequence[Cell], seconds: Mapping[str, float], site: Site, lanes: int) -> list[list[Cell]]:
+    """Jobs of about `site.job_minutes`, the longest cell first; a cell longer than that has a job of its own.
+
+    `seconds` is the estimate for each cell by id. As few jobs as that takes, each with about the same work, and no
+    more cells in one than `site.cells_per_job`.
+    """
+    if not cells:
+        return []
+    target = 60.0 * site.job_minutes * lanes
+    total = sum(seconds[cell.id] for cell in cells)
+    count = max(1, -(-len(cells) // site.cells_per_job), min(len(cells), round(total / target)))
+    jobs: list[list[Cell]] = [[] for _ in range(count)]
+    least = [(0.0, index) for index in range(count)]
+    for cell in sorted(cells, key=lambda cell: -seconds[cell.id]):
+        work, index = heapq.heappop(least)
+        jobs[index].append(cell)
+        if len(jobs[index]) < site.cells_per_job:
+            heapq.heappush(least, (work + seconds[cell.id], index))
+    return [job for job in jobs if job]

@@ -1,0 +1,149 @@
+"""A suite on a cluster: what is sent, what came of it, and what is sent again. Nobody has to stay and watch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark import registry
+from benchmark import suite as suites
+from benchmark.cell import Cell
+from benchmark.data.layout import data_path, require
+from benchmark.errors import MachineError
+from benchmark.files import write_text
+from benchmark.plan import Timing, estimated_seconds
+from benchmark.suite import Suite
+from results import mlflow_view, report
+from results.store import Record, Store
+
+from . import failures, slurm
+from .packing import GFLOPS, shapes
+from .site import Site
+from .submit import Batch, Submission, batches, submissions, submit
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a launch would send: `left` are the cells of `batches`, which `waits` holds those of earlier jobs not."""
+
+    left: tuple[Cell, ...]
+    batches: tuple[Batch, ...]
+    finished: int
+    elsewhere: int
+    """Cells that earlier jobs have in hand."""
+    seconds: Mapping[str, float]
+
+
+def work_for(suite: Suite, store: Store, site: Site, only: Iterable[str] | None = None) -> Work:
+    """The cells of `suite` (of `only`, by id) that are not a result and that no job has in hand, divided into jobs.
+
+    MachineError: data are missing. UserError: the site cannot run them.
+    """
+    records, _ = store.read(suite.cells)
+    finished = {key for key, record in records.items() if record.status.is_result}
+    in_hand = cells_in_hand(store)
+    wanted = set(only) if only is not None else {cell.id for cell in suite.cells}
+    open_cells = [cell for cell in suite.cells if cell.id not in finished and cell.id in wanted]
+    left = [cell for cell in open_cells if cell.id not in in_hand and not store.being_run(cell)]
+    for dataset in dict.fromkeys(cell.dataset for cell in left):
+        require(data_path(store.data_folder, dataset.name, dataset.preset, dataset.level))
+    seconds = estimates(suite, left, records, site)
+    return Work(
+        tuple(left), tuple(batches(suite, left, seconds, site)), len(finished), len(open_cells) - len(left), seconds
+    )
+
+
+def estimates(suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], site: Site) -> dict[str, float]:
+    """Seconds for each cell by id, on the ranks that it will have."""
+    seconds: dict[str, float] = {}
+    done = [record for record in records.values() if record.status.state == "done"]
+    for shape, members in shapes(suite, cells, site).items():
+        speed = 1e9 * (site.gflops or GFLOPS[shape.device]) * shape.ranks
+        timings = [Timing(record.cell, record.metrics["training_seconds"]) for record in done]
+        seconds |= estimated_seconds(members, timings, speed)
+    return seconds
+
+
+def launch(suite: Suite, store: Store, site: Site, work: Work) -> Submission:
+    """Send it, and the job that collects. MachineError: SLURM does not answer or refuses."""
+    store.make()
+    return submit(suite, store, site, work.batches, collect)
+
+
+def cells_in_hand(store: Store) -> set[str]:
+    """Ids of the cells whose jobs wait or run. MachineError where jobs were sent and SLURM does not answer."""
+    sent = submissions(store)
+    if not sent:
+        return set()
+    queue = slurm.queue()
+    if queue is None:
+        raise MachineError("squeue does not answer, and jobs of this store may be in the queue; try again later")
+    return {cell for one in sent for job, cells in one.jobs.items() if job in queue for cell in cells}
+
+
+def collect(submission_file: str) -> None:
+    """What the last job does: name what failed, send again what may go better, and show the rest.
+
+    It may be called at any time after the jobs, and more than once.
+    """
+    submission = Submission.model_validate_json(Path(submission_file).read_text(encoding="utf-8"))
+    for plugin in submission.plugins:
+        registry.add_plugin(plugin)
+    suite, store = suites.load(str(submission.suite_file)), Store(submission.store)
+    failed = settle(suite, store, submission)
+    again = [
+        cell_id
+        for cell_id, failure in failed.items()
+        if submission.attempts.get(cell_id, 0) < failures.POLICIES[failure].retries
+    ]
+    if again:
+        _send_again(suite, store, submission, {cell_id: failed[cell_id] for cell_id in again})
+    show(suite, store)
+
+
+def settle(suite: Suite, store: Store, submission: Submission) -> dict[str, str]:
+    """Cell id -> class of failure, of all that the jobs left without a result; records that died are marked so."""
+    states = slurm.accounts(submission.jobs)
+    queue = slurm.queue() or {}
+    by_id = {cell.id: cell for cell in suite.cells}
+    failed: dict[str, str] = {}
+    for job, cell_ids in submission.jobs.items():
+        cells = [by_id[cell_id] for cell_id in cell_ids if cell_id in by_id]
+        records, _ = store.read(cells)
+        for cell in cells:
+            record = records.get(cell.id)
+            if (record and record.status.is_result) or job in queue or store.being_run(cell):
+                continue
+            failure = failures.of_job(states.get(job, ""))
+            if record is not None and record.status.state == "failed":
+                failed[cell.id] = record.status.failure if record.status.failure in failures.POLICIES else "code_error"
+                continue
+            failed[cell.id] = failure
+            if record is not None:
+                store.fail(record, failure, f"job {job} ended: {failures.POLICIES[failure].meaning}")
+    return failed
+
+
+def _send_again(suite: Suite, store: Store, submission: Submission, failed: Mapping[str, str]) -> None:
+    work = work_for(suite, store, submission.site, failed)
+    micro_batches = {}
+    for cell in work.left:
+        if failures.POLICIES[failed[cell.id]].halve:
+            halved = cell.train.batch_size // 2 ** (submission.attempts.get(cell.id, 0) + 1)
+            micro_batches[cell.id] = max(1, halved // max(1, suite.resources.gpus or suite.resources.ranks))
+    attempts = {**submission.attempts, **{key: submission.attempts.get(key, 0) + 1 for key in failed}}
+    if work.left:
+        submit(suite, store, submission.site, work.batches, collect, attempts, micro_batches)
+
+
+def show(suite: Suite, store: Store) -> None:
+    """Bring MLflow and the report up to date; `STORE/<suite file>.html`."""
+    records, broken = store.read(suite.cells)
+    html = report.render(store, suite, records, broken)
+    write_text(store.root / f"{_file_name(suite.name)}.html", html)
+    mlflow_view.sync(store, suite, records, None, html)
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
