@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..baseline import Baseline, Choice, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
+from .layers.lift import field_encoder, lifted_features
 from .layers.sizes import KernelSize
 from .layers.steerable import SteerableConv2d, steerable_network
 
@@ -65,7 +65,7 @@ class LiftRotation(Baseline):
             relaxed=False,
             padding_mode=task.padding_mode,
         )
-        lifted, middle = math.ceil(config.hidden / 4), 2 * (config.layers // 2)
+        lifted, middle = lifted_features(config.hidden), 2 * (config.layers // 2)
         network[middle] = SteerableConv2d(
             config.order,
             ("regular", config.hidden + lifted),
@@ -74,15 +74,7 @@ class LiftRotation(Baseline):
             padding_mode=task.padding_mode,
         )
         self.before, self.after = network[:middle], network[middle:]
-        self.encoder = nn.Sequential(
-            nn.AdaptiveAvgPool2d(config.encoder_grid),
-            nn.Flatten(),
-            nn.Linear(task.input_frames * task.channels * config.encoder_grid**2, config.encoder_hidden),
-            nn.ReLU(),
-            nn.Linear(config.encoder_hidden, config.encoder_hidden),
-            nn.ReLU(),
-            nn.Linear(config.encoder_hidden, lifted * config.order),
-        )
+        self.encoder = field_encoder(task, config.encoder_grid, config.encoder_hidden, lifted * config.order)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """(B, T, 2, H, W) -> (B, 2, H, W)."""

@@ -2,50 +2,34 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from ..baseline import Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
+from .layers.residual_pathway import ResidualPathwayBaseline, SummedPathways
 from .layers.sizes import KernelSize
 from .layers.steerable import SteerableConv2d, steerable_network
 
 
-class ResidualPathway(nn.Module):
-    """y = (K + W) * x + b: K the filter of a steerable convolution, W that of a free one, which starts at zero.
-
-    Both paths are linear, so their sum is one convolution with the sum of their filters.
-    """
+class ResidualPathway(SummedPathways):
+    """A steerable convolution with a free one of its size beside it: (B, I b, H, W) -> (B, O a, H, W)."""
 
     def __init__(self, equivariant: SteerableConv2d) -> None:
-        super().__init__()
-        self.equivariant = equivariant
         channels_out, channels_in, kernel_size, _ = equivariant.weight.shape
-        self.free = nn.Conv2d(
+        free = nn.Conv2d(
             channels_in,
             channels_out,
             kernel_size,
             padding=equivariant.padding,
             padding_mode="circular" if equivariant.periodic else "zeros",
         )
-        nn.init.zeros_(self.free.weight)
-        nn.init.zeros_(self.free.get_parameter("bias"))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, I b, H, W) -> (B, O a, H, W)."""
-        free = dict(self.free.named_parameters())
-        both = {"weight": free["weight"] + self.equivariant.weight}
-        if self.equivariant.bias is not None:
-            both["bias"] = free["bias"] + self.equivariant.bias
-        return functional_call(self.free, both, (x,))
+        super().__init__(equivariant, free)
 
 
-class RPPRotation(Baseline):
+class RPPRotation(ResidualPathwayBaseline):
     """The network of `e2cnn` with a free convolution beside each steerable one: y = K * x + W * x + b.
 
     Gaussian priors on both, that of the equivariant path being the wider one, are the penalty lambda_K |w|^2 + lambda_W
@@ -105,14 +89,3 @@ class RPPRotation(Baseline):
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """(B, T, 2, H, W) -> (B, 2, H, W)."""
         return self.network(x_BTCHW.flatten(1, 2))
-
-    def penalty(self) -> Tensor:
-        """lambda_K |w|^2 + lambda_W |W, b|^2, summed over the layers."""
-        layers = [layer for layer in self.network if isinstance(layer, ResidualPathway)]
-        equivariant = [layer.equivariant.coefficients for layer in layers]
-        free = list(chain.from_iterable(layer.free.parameters() for layer in layers))
-        return self.equivariant_coefficient * squared_norm(equivariant) + self.free_coefficient * squared_norm(free)
-
-
-def squared_norm(parameters: list[nn.Parameter]) -> Tensor:
-    return torch.stack([parameter.square().sum() for parameter in parameters]).sum()

@@ -104,6 +104,28 @@ class ExpandFilters(nn.Module):
         return torch.einsum(f"{positions}oil,{positions}lp->oip", coefficients, self.basis)
 
 
+def split_filters(weight: Tensor, halves: Sequence[int]) -> list[Tensor]:
+    """(O, I, P) -> (O, I, 2 half + 1, 2 half + 1) for each scale."""
+    sizes = [2 * half + 1 for half in halves]
+    parts = weight.split([size**2 for size in sizes], dim=-1)
+    return [part.unflatten(-1, (size, size)) for part, size in zip(parts, sizes, strict=True)]
+
+
+def convolve_at_scales(x: Tensor, weight: Tensor, bias: Tensor | None, halves: Sequence[int], periodic: bool) -> Tensor:
+    """(S, B, I, H, W) -> (S, B, O, H, W), with the filters (O, I, P) and one bias, (O,), or one at each scale, (S, O).
+
+    Padding keeps the grid.
+    """
+    biases = [None] * len(halves) if bias is None else list(bias.expand(len(halves), -1))
+    convolved = []
+    for one, kernel, offset, half in zip(x, split_filters(weight, halves), biases, halves, strict=True):
+        if periodic:
+            convolved.append(F.conv2d(F.pad(one, 4 * [half], "circular"), kernel, offset))
+        else:
+            convolved.append(F.conv2d(one, kernel, offset, padding=half))
+    return torch.stack(convolved)
+
+
 class ScaleConv2d(RelaxedLayer):
     """Convolution with K_s(y), strict, or with w_l(y) in place of w_l, relaxed.
 
@@ -143,18 +165,11 @@ class ScaleConv2d(RelaxedLayer):
 
     def filters(self) -> list[Tensor]:
         """K_s, (O, I, 2 half + 1, 2 half + 1), for each scale."""
-        sizes = [2 * half + 1 for half in self.halves]
-        parts = self.weight.split([size**2 for size in sizes], dim=-1)
-        return [part.unflatten(-1, (size, size)) for part, size in zip(parts, sizes, strict=True)]
+        return split_filters(self.weight, self.halves)
 
     def forward(self, x: Tensor) -> Tensor:
         """(S, B, I, H, W) -> (S, B, O, H, W); a velocity is the same at all S."""
-        return torch.stack([self._convolve(*one) for one in zip(x, self.filters(), self.halves, strict=True)])
-
-    def _convolve(self, x: Tensor, kernel: Tensor, half: int) -> Tensor:
-        if self.periodic:
-            return F.conv2d(F.pad(x, 4 * [half], "circular"), kernel, self.bias)
-        return F.conv2d(x, kernel, self.bias, padding=half)
+        return convolve_at_scales(x, self.weight, self.bias, self.halves, self.periodic)
 
     def roughness(self) -> Tensor:
         """mean |w(y) - w(y')| over neighbours along both axes of the kernel: 0 if and only if w is constant."""
@@ -193,9 +208,19 @@ class ScaleNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 2 frames, H, W) -> (B, 2, H, W)."""
-        *inner, last = self.layers
+        return self.after(self.before(x, 0), 0)
+
+    def before(self, x: Tensor, layer: int) -> Tensor:
+        """What enters the convolution number `layer`, from 0: (B, 2 frames, H, W) -> (S, B, channels, H, W)."""
         h = x.expand(self.scales, *x.shape)
-        for layer in inner:
-            h = layer(h).relu()
+        for convolution in list(self.layers)[:layer]:
+            h = convolution(h).relu()
+        return h
+
+    def after(self, h: Tensor, layer: int) -> Tensor:
+        """What the convolutions from number `layer` on make of it: (S, B, channels, H, W) -> (B, 2, H, W)."""
+        *inner, last = list(self.layers)[layer:]
+        for convolution in inner:
+            h = convolution(h).relu()
         velocities = last(h)
         return velocities.amax(0) if self.projection == "max" else velocities.mean(0)

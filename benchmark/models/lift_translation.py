@@ -1,0 +1,90 @@
+"""Lift expansion for translation: features of the whole field, found by a free encoder, enter a ConvNet."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..baseline import Baseline, Choice, SearchSpace, Task
+from ..cell import Frozen, PositiveInt
+from .layers.convolutions import convolutional_network
+from .layers.lift import field_encoder, lifted_features
+from .layers.sizes import KernelSize
+
+
+def hat_functions(cells: int, nodes: int, periodic: bool, device: torch.device) -> Tensor:
+    """(cells, nodes): the weights with which linear interpolation takes the centre of a cell from those of the tiles.
+
+    Beyond the outermost centres the nearest one counts alone; in a periodic box the last and the first are neighbours.
+    """
+    place = (torch.arange(cells, device=device) + 0.5) * (nodes / cells) - 0.5
+    if not periodic:
+        place = place.clamp(0, nodes - 1)
+    images = torch.tensor([-nodes, 0, nodes] if periodic else [0], device=device)
+    distance = place[:, None, None] - images[:, None] - torch.arange(nodes, device=device)
+    return (1 - distance.abs()).clamp(min=0).sum(1)
+
+
+class LiftTranslation(Baseline):
+    """y = f_2(f_1(x), e(x)): the ConvNet, cut in two as f_2 o f_1, and a free encoder e.
+
+    The group being that of translations, a function on it has a number for each pixel: e(x) in R^{E x H x W}, E =
+    `hidden` / 4, joins the features that enter the middle convolution (Wang, Walters, Zhu, Platt 2021, lift expansion;
+    Wang, Walters, Yu 2022, section 5, Lift). Whether e(x) moves with x is left to training.
+
+    e reads the field averaged over `encoder_grid`^2 tiles and gives E numbers for each tile, from which those of the
+    pixels are interpolated linearly; therefore its weights fit any grid (`layers/lift.py`). Different from the
+    published code: there e reads all pixels of a grid that is written into it, and gives `hidden` numbers that are the
+    same at all of them; and no normalisation over the batch.
+    """
+
+    class Config(Frozen):
+        """`hidden` is the number of channels; `encoder_hidden` is the width of e."""
+
+        hidden: PositiveInt = 64
+        layers: Annotated[int, Field(ge=3)] = 5
+        kernel_size: KernelSize = 3
+        encoder_hidden: PositiveInt = 128
+        encoder_grid: PositiveInt = 8
+
+    family = "approximate"
+    symmetries = ("translation",)
+    source = "Wang, Walters, Zhu, Platt 2021 (arXiv 2110.15443); Wang, Walters, Yu 2022, section 5, Lift"
+    search_space: ClassVar[SearchSpace] = {
+        "hidden": Choice((32, 64, 128, 256)),
+        "layers": Choice((3, 5, 7)),
+        "kernel_size": Choice((3, 5)),
+        "encoder_hidden": Choice((64, 128, 256)),
+        "encoder_grid": Choice((4, 8, 16)),
+    }
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        network = convolutional_network(task, config.hidden, config.layers, config.kernel_size)
+        lifted, middle = lifted_features(config.hidden), 2 * (config.layers // 2)
+        network[middle] = nn.Conv2d(
+            config.hidden + lifted,
+            config.hidden,
+            config.kernel_size,
+            padding=config.kernel_size // 2,
+            padding_mode=task.padding_mode,
+        )
+        self.before, self.after = network[:middle], network[middle:]
+        self.encoder_grid = config.encoder_grid
+        self.encoder = field_encoder(task, config.encoder_grid, config.encoder_hidden, lifted * config.encoder_grid**2)
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> (B, C, H, W)."""
+        x = x_BTCHW.flatten(1, 2)
+        return self.after(torch.cat((self.before(x), self.at_pixels(self.encoder(x), x.shape[-2:])), dim=1))
+
+    def at_pixels(self, tiles: Tensor, grid: torch.Size) -> Tensor:
+        """Numbers for tiles, (B, E `encoder_grid`^2) -> numbers for pixels, (B, E, H, W)."""
+        tiles = tiles.unflatten(1, (-1, self.encoder_grid, self.encoder_grid))
+        rows, columns = (
+            hat_functions(cells, self.encoder_grid, self.task.periodic, tiles.device).to(tiles.dtype) for cells in grid
+        )
+        return rows @ tiles @ columns.T
