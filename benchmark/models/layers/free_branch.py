@@ -1,0 +1,91 @@
+"""A free filter beside that of a steerable convolution, and how a quarter turn acts on filters.
+
+The branch is a second parametrization of the convolution's weight, after the expansion of the equivariant filter: both
+paths are linear, so that their sum is one convolution, and `parametrize.cached()` adds the filters once in a roll-out.
+
+Letters as in `steerable`: O, I fields out and in; a, b components within a field (2 for a vector, N for the regular
+representation of C_N); K kernel size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+
+from .steerable import SteerableConv2d
+
+
+def _turn_components(fields: Tensor, axis: int) -> Tensor:
+    """rho of a quarter turn on an axis of 2 components, a vector, or of N, a regular field."""
+    components = fields.shape[axis]
+    if components == 2:
+        first, second = fields.unbind(axis)
+        return torch.stack((-second, first), axis)
+    return fields.roll(components // 4, axis)
+
+
+def quarter_turn(filters: Tensor, fields: tuple[int, int]) -> Tensor:
+    """g W: y -> rho_out(g) W(g^-1 y) rho_in(g^-1), (O a, I b, K, K), with (a, b) = `fields`; a permutation with signs.
+
+    Also for C_8: its quarter turns are what a square grid keeps exactly.
+    """
+    blocks = filters.unflatten(1, (-1, fields[1])).unflatten(0, (-1, fields[0])).rot90(1, (-2, -1))
+    return _turn_components(_turn_components(blocks, 1), 3).flatten(2, 3).flatten(0, 1)
+
+
+def asymmetric_part(filters: Tensor, fields: tuple[int, int]) -> Tensor:
+    """W - P(W), with P(W) the mean of W in its four turns: zero if and only if W is equivariant under quarter turns."""
+    half = filters + quarter_turn(quarter_turn(filters, fields), fields)
+    return filters - (half + quarter_turn(half, fields)) / 4
+
+
+class FreeBranch(nn.Module):
+    """K -> K + s W, with W (O a, I b, K, K) free and `strength` s a number that is set, not trained.
+
+    s is a buffer: another value compiles nothing again, and checkpoints keep it. Unless `in_evaluation`, the branch is
+    there in train mode only: in eval mode K is left as it is. W starts at zero.
+    """
+
+    strength: Tensor
+
+    def __init__(self, layer: SteerableConv2d, strength: float, in_evaluation: bool) -> None:
+        """The branch that is to be attached to `layer`."""
+        super().__init__()
+        components_out, components_in = layer.get_buffer("parametrizations.weight.0.kernels").shape[-2:]
+        self.fields = components_out, components_in
+        self.in_evaluation = in_evaluation
+        self.filters = nn.Parameter(torch.zeros_like(layer.weight))
+        self.register_buffer("strength", torch.tensor(strength))
+
+    def forward(self, equivariant: Tensor) -> Tensor:
+        """K -> K + s W, or K."""
+        if self.training or self.in_evaluation:
+            return equivariant + self.strength * self.filters
+        return equivariant
+
+
+def steerable_layers(network: nn.Module) -> list[SteerableConv2d]:
+    return [layer for layer in network.modules() if isinstance(layer, SteerableConv2d)]
+
+
+def add_free_branches(network: nn.Module, strength: float, in_evaluation: bool) -> list[FreeBranch]:
+    """One for each steerable convolution of `network`, in its order; the layer's `weight` is K + s W from then on."""
+    layers = steerable_layers(network)
+    branches = [FreeBranch(layer, strength, in_evaluation) for layer in layers]
+    for layer, branch in zip(layers, branches, strict=True):
+        register_parametrization(layer, "weight", branch, unsafe=True)
+    return branches
+
+
+def free_branch(layer: SteerableConv2d) -> FreeBranch:
+    """The branch that was added to `layer`."""
+    branch = layer.get_submodule("parametrizations.weight.1")
+    assert isinstance(branch, FreeBranch)
+    return branch
+
+
+def equivariant_filters(layer: SteerableConv2d) -> Tensor:
+    """K of a layer with a branch."""
+    filters: Tensor = layer.get_submodule("parametrizations.weight.0")(layer.coefficients)
+    return filters
