@@ -50,20 +50,32 @@ def network(name: str = "convnet") -> Any:
 
 
 class Wrapper(Baseline):
-    """Calls `self.network`, pays its penalty, and runs where it runs; a subclass adds what is its own."""
+    """Calls `self.network` at every place of the contract, and runs where it runs; a subclass adds what is its own."""
 
     class Config(Frozen):
         """`network` is the baseline that is wrapped."""
 
         network: Network = network()
 
+    width_field = "network"
+
     @classmethod
-    def refusal(cls, config: Config, task: Task) -> str | None:
+    def refusal(cls, config: Any, task: Task) -> str | None:
         """What the wrapper cannot do, or what the network cannot."""
         baseline, settings = registry.configured(config.network)
         return cls.supports(task) or baseline.refusal(settings, task)
 
-    def __init__(self, config: Config, task: Task) -> None:
+    @classmethod
+    def widened(cls, config: Any, width: int) -> Any:
+        """The width is that of the network."""
+        baseline, settings = registry.configured(config.network)
+        wide = baseline.widened(settings, width)
+        if wide is None:
+            return None
+        choice = ModelChoice(name=config.network.name, config=wide.model_dump(mode="json"))
+        return cls.Config.model_validate({**config.model_dump(), cls.width_field: choice})
+
+    def __init__(self, config: Any, task: Task) -> None:
         super().__init__(config, task)
         baseline, settings = registry.configured(config.network)
         self.network = baseline(settings, task)
@@ -75,3 +87,15 @@ class Wrapper(Baseline):
     def penalty(self) -> Tensor:
         """That of the network."""
         return self.network.penalty()
+
+    def augment(self, x_BTCHW: Tensor, y_BSCHW: Tensor, draws_B: Tensor) -> tuple[Tensor, Tensor]:
+        """As the network does."""
+        return self.network.augment(x_BTCHW, y_BSCHW, draws_B)
+
+    def regularization(self, x_BTCHW: Tensor, draws_B: Tensor) -> Tensor:
+        """That of the network."""
+        return self.network.regularization(x_BTCHW, draws_B)
+
+    def before_step(self, progress: float) -> None:
+        """As the network does."""
+        self.network.before_step(progress)

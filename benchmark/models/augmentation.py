@@ -1,0 +1,55 @@
+"""Group augmentation: a network that is to learn the symmetry from transformed windows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..baseline import Task
+from ..groups import GroupName
+from .layers.group_draws import choose, task_elements, transformed
+from .layers.wrapper import Wrapper
+
+
+class Augmentation(Wrapper):
+    """Trains `network` on (g x, g y) in place of (x, y), with a random g of the group for each window.
+
+    g is the identity or one of the elements over which the equivariance error is measured, all equally likely: for C4
+    the quarter turns (on a wide grid the half turn alone, since a batch has one shape), for translation three shifts,
+    for scale three enlargements, of which the identity is the only one that loses no detail. The frames of a window and
+    its targets are transformed alike; forecasts are those of the network. It costs nothing that can be measured.
+
+    In a box with walls a shift brings in what nobody has seen, and the window has to be complete: n/a there.
+    """
+
+    class Config(Wrapper.Config):
+        """`network` is trained on windows transformed by `group`."""
+
+        group: GroupName = "C4"
+
+    family = "cnn"
+    symmetries = ()
+    source = "Chen, Dobriban, Lee 2020, group augmentation (arXiv 1907.10905)"
+
+    @classmethod
+    def supports(cls, task: Task) -> str | None:
+        """The groups act on the two components of one velocity."""
+        return task.lacks_velocity()
+
+    @classmethod
+    def refusal(cls, config: Any, task: Task) -> str | None:
+        """Shifts need a periodic box."""
+        if config.group == "translation" and not task.periodic:
+            return "a window that is shifted in a box with walls has cells without a value"
+        return super().refusal(config, task)
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        self.group = task_elements(config.group, task)
+
+    def augment(self, x_BTCHW: Tensor, y_BSCHW: Tensor, draws_B: Tensor) -> tuple[Tensor, Tensor]:
+        """(g x, g y), g drawn for each window."""
+        x_BTCHW, y_BSCHW = super().augment(x_BTCHW, y_BSCHW, draws_B)
+        which_B = choose(draws_B, len(self.group) + 1)  # the last one is the identity
+        return transformed(x_BTCHW, self.group, which_B), transformed(y_BSCHW, self.group, which_B)

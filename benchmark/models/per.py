@@ -1,0 +1,95 @@
+"""PER: several symmetries, each with a price of its own, which training sets by how much the weights break it."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..baseline import LogUniform, SearchSpace, Task
+from .layers.projection import HALF_TURN, MIRROR_X, MIRROR_Y, ROTATIONS, ProjectionWrapper
+
+Coefficient = Annotated[float, Field(ge=0)]
+GROUPS = (ROTATIONS, HALF_TURN, MIRROR_X, MIRROR_Y)
+
+
+class PER(ProjectionWrapper):
+    """Adds sum over groups i of lambda_i sum over layers of |T - P_i(T)|^2 to the loss of `network`.
+
+    T is the affine map of a convolution, P_i the projection to those that commute with the group G_i
+    (`layers/projection.py` says how it acts on the channels): the quarter turns, the half turn among them, and the
+    mirrors of x and of y, apart from each other since a force along one axis leaves but one of them. A projection is a
+    mean over a group that permutes the weights, so the penalty is exact and needs no forward pass.
+
+    The strengths are tuned during training, as in the paper: at the part `tuned_at` of it each lambda_i is divided by
+    r_i / min r, with r_i the group's sum of squares, the minimum over groups with lambda_i > 0. What the data have
+    pulled away from a symmetry weakens its price from then on, and the symmetry that holds best keeps its own. The
+    published code takes the smallest r_i of the epochs before, and the ratio to a power; here both are plain.
+
+    The lambdas start equal, no group being preferred, at 1e-3: with a ConvNet of 64 channels each group starts with
+    about 0.05. Projected are networks of plain convolutions; others are n/a. Forecasts cost what they did, a training
+    step some copies of the weights.
+    """
+
+    coefficients: Tensor
+    tuned: Tensor
+
+    class Config(ProjectionWrapper.Config):
+        """The lambdas, and the part of training after which they are tuned; null: they stay as they are."""
+
+        rotation_penalty: Coefficient = 1e-3
+        half_turn_penalty: Coefficient = 1e-3
+        mirror_x_penalty: Coefficient = 1e-3
+        mirror_y_penalty: Coefficient = 1e-3
+        tuned_at: Annotated[float, Field(gt=0, lt=1)] | None = 0.05
+
+    family = "approximate"
+    symmetries = ("rotation",)
+    source = "Kim, Lee, Yang, Lee 2023, PER (arXiv 2306.00356)"
+    search_space: ClassVar[SearchSpace] = {
+        "rotation_penalty": LogUniform(1e-5, 1e-1),
+        "half_turn_penalty": LogUniform(1e-5, 1e-1),
+        "mirror_x_penalty": LogUniform(1e-5, 1e-1),
+        "mirror_y_penalty": LogUniform(1e-5, 1e-1),
+    }
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        penalties = (
+            config.rotation_penalty,
+            config.half_turn_penalty,
+            config.mirror_x_penalty,
+            config.mirror_y_penalty,
+        )
+        self.tuned_at = config.tuned_at
+        self.groups = [index for index, penalty in enumerate(penalties) if penalty > 0]
+        self.register_buffer("coefficients", torch.tensor(penalties))
+        self.register_buffer("tuned", torch.tensor(False))
+        self._settled = False
+
+    def squares(self) -> Tensor:
+        """r_i of the groups that have a lambda: the sum over layers of |T - P_i(T)|^2."""
+        each = [[layer.deviation(GROUPS[index]).square() for layer in self.layers] for index in self.groups]
+        return torch.stack([torch.stack(group).sum() for group in each])
+
+    def penalty(self) -> Tensor:
+        """sum over i of lambda_i r_i, and that of the network."""
+        if not self.groups:
+            return super().penalty()
+        return super().penalty() + (self.coefficients[self.groups] * self.squares()).sum()
+
+    def before_step(self, progress: float) -> None:
+        """Tunes the lambdas, once, when it is time."""
+        super().before_step(progress)
+        if self._settled or not self.groups or self.tuned_at is None or progress < self.tuned_at:
+            return
+        self._settled = True  # read on from here without asking the device
+        if self.tuned:
+            return
+        with torch.no_grad():
+            squares = self.squares()
+            smallest = torch.finfo(squares.dtype).tiny
+            self.coefficients[self.groups] *= (squares.min() / squares.clamp(min=smallest)).clamp(max=1)
+            self.tuned.fill_(True)

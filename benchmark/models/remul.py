@@ -1,0 +1,67 @@
+"""REMUL: equivariance as a second task, learnt beside the forecast."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..baseline import LogUniform, SearchSpace, Task
+from ..groups import GroupName
+from .layers.group_draws import choose, other_draws, regions, task_elements, transformed
+from .layers.wrapper import Wrapper
+
+
+class Remul(Wrapper):
+    """Adds beta x mean |f(g x) - g f(x)|^2 to the loss, with a random g of the group for each window.
+
+    f is one step of `network`, g one of the non-trivial elements over which the equivariance error is measured (on a
+    wide grid, of the quarter turns, the half turn alone); the mean is over windows, components and the cells where
+    g f(x) is defined. The weights of the two losses are constant, as in the paper's first scheme, and that of the
+    objective is 1; its other scheme, which adapts them to the gradients (GradNorm), is not offered.
+
+    beta is 1 by default: both losses are mean squares of one forecast frame, in the same units, so that a frame's
+    departure from the symmetry costs as much as an error of the same size in one rolled-out step.
+
+    A training step costs two more forward passes, and their gradients: with S rolled-out steps (S + 2) / S of the
+    network's time and memory. Forecasts cost what they did.
+    """
+
+    region: Tensor
+
+    class Config(Wrapper.Config):
+        """`network` learns to be equivariant under `group`; `penalty` is beta."""
+
+        group: GroupName = "C4"
+        penalty: Annotated[float, Field(ge=0)] = 1.0
+
+    family = "approximate"
+    symmetries = ("rotation",)
+    source = "Elhag, Rusch, Di Giovanni, Bronstein 2024, REMUL (arXiv 2410.17878)"
+    search_space: ClassVar[SearchSpace] = {"penalty": LogUniform(1e-2, 1e2)}
+
+    @classmethod
+    def supports(cls, task: Task) -> str | None:
+        """The groups act on the two components of one velocity."""
+        return task.lacks_velocity()
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        self.coefficient = config.penalty
+        self.group = task_elements(config.group, task)
+        self.register_buffer("region", regions(self.group, task.height, task.width), persistent=False)
+
+    def regularization(self, x_BTCHW: Tensor, draws_B: Tensor) -> Tensor:
+        """beta x mean |f(g x) - g f(x)|^2."""
+        others = super().regularization(x_BTCHW, draws_B)
+        if self.coefficient == 0:
+            return others
+        which_B = choose(other_draws(draws_B), len(self.group))  # an augmentation takes the draws as they are
+        both = torch.cat((x_BTCHW, transformed(x_BTCHW, self.group, which_B)))
+        y_BCHW, of_transformed_BCHW = self.network(both).float().chunk(2)
+        difference = of_transformed_BCHW - transformed(y_BCHW, self.group, which_B)
+        region_BHW = self.region[which_B]
+        squares_B = (difference.square().mean(1) * region_BHW).sum((1, 2)) / region_BHW.sum((1, 2))
+        return others + self.coefficient * squares_B.mean()
