@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# Baselines and options of the table, for instance `make bench BENCH="e2cnn --batch 2"` or `BENCH=--quick`.
+BENCH ?=
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test check bench install clean
@@ -25,8 +27,8 @@ check: install  ## what CI runs: format, lint, types, import directions, tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-bench: install  ## cost of each baseline beside a plain convolution of the same width; the simulator beside PhiFlow
-	$(BIN)/python -m benchmark.bench --hidden 92 e2cnn relaxed_steerable_rotation
+bench: install  ## cost of each baseline beside its arithmetic limit; the simulator beside PhiFlow
+	$(BIN)/python -m benchmark.bench $(BENCH)
 	$(BIN)/python -m benchmark.bench_simulator
 
 install: $(INSTALLED)

@@ -72,8 +72,9 @@ class CLCNN(RelaxedBaseline):
 
     What it costs, by definition: H W times the filters of the ConvNet, in memory as in parameters (on 64 x 64 with 10
     frames, 13.6 M of them for 8 channels and 41.3 M for 16, four times that with gradients and Adam). A filter is read
-    once for each window, with no neighbour to share it, so a step is bound by memory. The weights belong to one grid:
-    the network cannot be applied to any other.
+    once for each window, with no neighbour to share it, so a step is bound by memory: the penalty, which reads all
+    filters again, makes a step of two windows 2.1 x as long as its matrix products. The weights belong to one grid: the
+    network cannot be applied to any other.
     """
 
     class Config(Frozen):
