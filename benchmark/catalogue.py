@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from . import registry, suite
+from .baseline import Task
+from .blame import blame
+from .cell import ModelChoice
 from .errors import UserError
+
+STANDARD = Task("standard", input_frames=10, channels=2, height=64, width=64)
+"""The task of the smoke datasets under the published protocol; parameters are counted on it."""
 
 
 def models() -> list[dict[str, Any]]:
-    """One row a baseline; a broken one stands there with its reason."""
-    return [_model(name) for name in registry.model_names()]
+    """One row a baseline."""
+    return [model(name) for name in registry.model_names()]
 
 
-def _model(name: str) -> dict[str, Any]:
+def model(name: str) -> dict[str, Any]:
+    """The row of a baseline; a broken one stands there as refused, with its reason in place of the source.
+
+    `parameters` are those of the default width, None where the baseline does not run on the standard task.
+    """
+    row = {"name": name, "family": "refused", "symmetries": "", "parameters": None, "settings": ""}
     try:
         baseline = registry.model(name)
     except UserError as error:
-        return {"name": name, "family": "refused", "symmetries": "", "settings": "", "source": str(error)}
+        return {**row, "source": str(error)}
+    try:
+        config = baseline.Config()
+        count = None
+        if baseline.refusal(config, STANDARD) is None:
+            count = sum(parameter.numel() for parameter in baseline(config, STANDARD).parameters())
+        settings = ModelChoice(name=name, config=config.model_dump(mode="json")).settings()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
+        return {**row, "source": f"{name}: cannot be built: {blame(error, inspect.getsourcefile(baseline))}"}
     return {
         "name": name,
         "family": baseline.family,
         "symmetries": ", ".join(baseline.symmetries),
-        "settings": ", ".join(f"{key}={field.default}" for key, field in baseline.Config.model_fields.items()),
+        "parameters": count,
+        "settings": ", ".join(f"{key}={value}" for key, value in settings.items()),
         "source": baseline.source,
     }
 
@@ -55,3 +77,25 @@ def suites() -> list[dict[str, Any]]:
         chosen = dict.fromkeys(cell.model.name for cell in loaded.cells)
         rows.append({"name": name, "cells": len(loaded.cells), "models": ", ".join(chosen)})
     return rows
+
+
+def for_people(section: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as a terminal shows them: numbers rounded, and no settings of models, which are long."""
+    if section != "models":
+        return list(rows)
+    shown = []
+    for row in rows:
+        kept = {key: value for key, value in row.items() if key != "settings"}
+        shown.append({**kept, "parameters": rounded(row["parameters"])})
+    return shown
+
+
+def rounded(count: int | None) -> str:
+    """A number of parameters in three digits: 976 k, 5.60 M."""
+    if count is None:
+        return ""
+    for unit, name in ((10**6, "M"), (10**3, "k")):
+        if count >= 0.9995 * unit:
+            size = count / unit
+            return f"{size:.{max(0, 3 - len(str(round(size))))}f} {name}"
+    return str(count)

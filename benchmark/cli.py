@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from .cli_data import data
+from .cli_run import COMMANDS
 from .errors import MachineError, SymbenchError
 from .options import json_option, only_option, plugin_option, store_option, suite_argument
 from .terminal import Examples, console, duration, print_json, print_table
@@ -36,6 +37,8 @@ def cli() -> None:
 
 
 cli.add_command(data)
+for running in COMMANDS:
+    cli.add_command(running)
 
 
 def command(name: str, *decorators: Callable[[Command], Command], example: str) -> Callable[[Command], Command]:
@@ -51,22 +54,76 @@ def command(name: str, *decorators: Callable[[Command], Command], example: str) 
 
 @command(
     "list",
-    click.argument("what", type=click.Choice(["models", "datasets", "suites"]), required=False),
+    click.argument("what", type=click.Choice(["models", "datasets", "suites", "sites"]), required=False),
     json_option,
     plugin_option,
     example="symbench list models",
 )
 def list_(what: str | None, as_json: bool) -> None:
-    """Show the models, datasets and suites that there are."""
+    """Show the models, datasets, suites and sites that there are."""
+    from cluster import site as sites
+
     from . import catalogue
 
-    sections = {"models": catalogue.models, "datasets": catalogue.datasets, "suites": catalogue.suites}
+    sections = {
+        "models": catalogue.models,
+        "datasets": catalogue.datasets,
+        "suites": catalogue.suites,
+        "sites": sites.rows,
+    }
     rows = {name: list_rows() for name, list_rows in sections.items() if what in (None, name)}
     if as_json:
         print_json(rows if what is None else rows[what])
         return
     for name, section in rows.items():
-        print_table(name, section)
+        print_table(name, catalogue.for_people(name, section))
+
+
+@command(
+    "check-baseline",
+    click.argument("baseline", metavar="NAME|FILE"),
+    json_option,
+    plugin_option,
+    example="symbench check-baseline convnet\nsymbench check-baseline my_model.py --json",
+)
+def check_baseline(baseline: str, as_json: bool) -> None:
+    """Run the contract of a baseline, by NAME or in a FILE of its own, on small made-up fields."""
+    from . import contract, registry
+
+    name = registry.add_plugin(Path(baseline)) if baseline.endswith(".py") else baseline
+    candidate = contract.Candidate.named(name)
+    results = []
+    with Console(stderr=True).status("") as status:
+        for check in contract.CHECKS:
+            status.update(check.name.replace("_", " "))
+            results.append(contract.examine(check, candidate))
+    failed = [result for result in results if result.outcome == "failed"]
+    if as_json:
+        checks = [
+            {
+                "check": result.check.name,
+                "demand": result.check.demand,
+                "outcome": result.outcome,
+                "reason": result.reason,
+                "seconds": round(result.seconds, 2),
+            }
+            for result in results
+        ]
+        print_json({"name": name, "passed": not failed, "checks": checks})
+    else:
+        rows = [
+            {
+                "check": result.check.name.replace("_", " "),
+                "result": ": ".join(filter(None, (result.outcome.replace("failed", "FAILED"), result.reason))),
+                "seconds": f"{result.seconds:.2f}",
+            }
+            for result in results
+        ]
+        print_table(name, rows)
+        counts = {outcome: sum(result.outcome == outcome for result in results) for outcome in contract.OUTCOMES}
+        click.echo(f"{name}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}")
+    if failed:
+        sys.exit(1)
 
 
 @command(
@@ -116,74 +173,6 @@ def plan(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
         return
     print_table(loaded.name, rows)
     click.echo(f"{total} cells: {total - left} finished, {left} left, about {duration(result.estimated_seconds)}")
-
-
-@command(
-    "run",
-    suite_argument,
-    only_option,
-    store_option,
-    plugin_option,
-    example="symbench run quickstart\nsymbench run quickstart --only 'model=convnet,seed=0'",
-)
-def run(suite: str, only: str, store_folder: Path) -> None:
-    """Run every cell of SUITE that is not finished; going on after an interruption is the same command."""
-    from cluster.display import Display
-    from cluster.launch import run as launch
-
-    loaded, store = _load(suite, only), _open(store_folder)
-    try:
-        with Display(Console(stderr=True)) as display:
-            outcome = launch(loaded, store, display)
-    except KeyboardInterrupt:
-        click.echo("interrupted; the same command goes on from the last finished epoch", err=True)
-        sys.exit(130)
-    click.echo(
-        f"{loaded.name}: {outcome.done} cells run, {outcome.skipped} were finished, {len(outcome.failed)} failed"
-    )
-    for record in outcome.failed:
-        click.echo(f"failed: {record.cell}: {record.status.failure}: {record.status.message}", err=True)
-    if outcome.failed:
-        sys.exit(1)
-
-
-@command(
-    "status",
-    suite_argument,
-    only_option,
-    store_option,
-    json_option,
-    plugin_option,
-    example="symbench status quickstart --only level=9",
-)
-def status(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
-    """Show how far each cell of SUITE is; changes nothing."""
-    loaded, store = _load(suite, only), _open(store_folder)
-    records = _records(loaded, store)
-    rows = []
-    for cell in loaded.cells:
-        record = records.get(cell.id)
-        state: str = record.status.state if record else "waiting"
-        if state == "running" and not store.being_run(cell):
-            state = "interrupted"
-        rows.append(
-            {
-                "id": cell.id,
-                "dataset": cell.dataset.name,
-                "level": cell.dataset.level,
-                "model": cell.model.name,
-                "seed": cell.seed,
-                "state": state,
-                "epoch": f"{record.status.epoch}/{record.status.epochs}" if record and record.status.epochs else "",
-                "message": ": ".join(filter(None, (record.status.failure, record.status.message))) if record else "",
-            }
-        )
-    if as_json:
-        print_json(rows)
-        return
-    print_table(loaded.name, rows)
-    counts = {state: sum(row["state"] == state for row in rows) for state in dict.fromkeys(r["state"] for r in rows)}
-    click.echo(", ".join(f"{count} {state}" for state, count in counts.items()))
 
 
 @command(

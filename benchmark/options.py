@@ -25,6 +25,9 @@ store_option = click.option(
     help="Folder of data and results; also $SYMBENCH_STORE.",
 )
 only_option = click.option("--only", metavar="EXPR", default="", help="Only some cells: 'model=convnet,seed=0'.")
+site_option = click.option(
+    "--on", "site", metavar="SITE", default="local", show_default=True, help="This machine, or a cluster: name or YAML."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON with stable field names.")
 plugin_option = click.option(
     "--plugin",

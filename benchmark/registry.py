@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
+from .blame import blame
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -25,27 +26,42 @@ if TYPE_CHECKING:
     from .data.dataset import Dataset
 
 ENTRY_POINTS = "symbench.models"
+MODELS_FOLDER = Path(__file__).resolve().parent / "models"
 _plugins: dict[str, Path] = {}
 Contract = TypeVar("Contract")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a baseline or dataset comes from, and how to import it."""
+    """Where a baseline comes from, and how to import it; `file` is the file of a plug-in."""
 
     origin: str
     load: Callable[[], ModuleType]
+    file: Path | None = None
 
 
 def add_plugin(path: Path) -> str:
-    """Make the baseline in the file `path` known under the file's name; returns the name."""
+    """Make the baseline in the file `path` known under the file's name; returns the name.
+
+    A file of `benchmark/models/` is known already.
+    """
     path = path.expanduser().resolve()
     if path.suffix != ".py" or not path.is_file():
-        raise UserError(f"--plugin {path}: not a Python file")
-    if path.stem in _module_names("models") or _plugins.get(path.stem, path) != path:
-        raise UserError(f"--plugin {path}: a baseline named {path.stem!r} exists; rename the file")
+        raise UserError(f"plug-in {path}: not a Python file")
+    known = path.stem in _module_names("models")
+    if known and path.parent == MODELS_FOLDER:
+        return path.stem
+    if known or _plugins.get(path.stem, path) != path:
+        raise UserError(f"plug-in {path}: a baseline named {path.stem!r} exists; rename the file")
     _plugins[path.stem] = path
     return path.stem
+
+
+def replace_plugins(paths: Iterable[Path]) -> None:
+    """Know these plug-ins and no others, as a process that serves many others must."""
+    _plugins.clear()
+    for path in paths:
+        add_plugin(path)
 
 
 def plugin_paths() -> tuple[Path, ...]:
@@ -70,19 +86,43 @@ def model(name: str) -> type[Baseline]:
     sources = _model_sources()
     if name not in sources:
         raise UserError(unknown("model", name, sources))
-    where = f"{name} ({sources[name].origin})"
+    source = sources[name]
+    where = f"{name} ({source.origin})"
     try:
-        module = sources[name].load()
+        module = source.load()
     except (Exception, SystemExit) as error:  # a plug-in may raise anything; it is refused by name
-        raise UserError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+        raise UserError(f"{where} cannot be imported: {blame(error, source.file)}") from error
     classes = _subclasses(module, Baseline)  # type: ignore[type-abstract]
     if len(classes) != 1:
         raise UserError(f"{where} must define one subclass of Baseline, found {len(classes)}")
-    declared = [key for key in ("family", "symmetries", "source") if not hasattr(classes[0], key)]
-    missing = sorted(getattr(classes[0], "__abstractmethods__", ())) + declared
-    if missing:
-        raise UserError(f"{where}: {classes[0].__name__} lacks {', '.join(missing)}")
+    wrong = _misdeclared(classes[0])
+    if wrong is not None:
+        raise UserError(f"{where}: {classes[0].__name__} {wrong}")
     return classes[0]
+
+
+def _misdeclared(baseline: type[Baseline]) -> str | None:
+    """What a subclass of Baseline lacks or declares wrongly, or None."""
+    from .baseline import Family, Symmetry
+    from .cell import Frozen
+
+    declared = [key for key in ("family", "symmetries", "source") if not hasattr(baseline, key)]
+    missing = sorted(getattr(baseline, "__abstractmethods__", ())) + declared
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    if baseline.family not in get_args(Family):
+        return f"declares the {unknown('family', baseline.family, get_args(Family))}"
+    if not isinstance(baseline.symmetries, tuple):
+        return f"declares symmetries = {baseline.symmetries!r}, which is no tuple, as ('rotation',) is"
+    for symmetry in baseline.symmetries:
+        if symmetry not in get_args(Symmetry):
+            return f"declares the {unknown('symmetry', symmetry, get_args(Symmetry))}"
+    if not isinstance(baseline.source, str):
+        return f"declares source = {baseline.source!r}, which is no text"
+    if not (inspect.isclass(baseline.Config) and issubclass(baseline.Config, Frozen)):
+        return "has a Config that is no subclass of benchmark.cell.Frozen"
+    required = [key for key, field in baseline.Config.model_fields.items() if field.is_required()]
+    return f"has a Config without a default for {', '.join(required)}" if required else None
 
 
 def configured(choice: ModelChoice) -> tuple[type[Baseline], Any]:
@@ -129,14 +169,15 @@ def _model_sources() -> dict[str, Source]:
         modules.setdefault(entry.name, entry.module)
     sources = {name: Source(origin, partial(importlib.import_module, origin)) for name, origin in modules.items()}
     for name, path in _plugins.items():
-        sources[name] = Source(str(path), partial(_import_file, name, path))
+        sources[name] = Source(str(path), partial(_import_file, name, path), path)
     return sources
 
 
 def _import_file(name: str, path: Path) -> ModuleType:
     qualified = f"symbench_plugin_{name}"
-    if qualified in sys.modules:
-        return sys.modules[qualified]
+    loaded = sys.modules.get(qualified)
+    if loaded is not None and loaded.__file__ == str(path):
+        return loaded
     spec = importlib.util.spec_from_file_location(qualified, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python module")

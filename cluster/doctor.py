@@ -220,7 +220,7 @@ def _log(folder: Path, job_id: str) -> str:
     return ""
 
 
-def verdict(findings: list[Finding]) -> None:
+def require_ready(findings: list[Finding]) -> None:
     """MachineError where something failed."""
     failed = [finding.check for finding in findings if finding.verdict == "failed"]
     if failed:

@@ -73,13 +73,34 @@ def launch(suite: Suite, store: Store, site: Site, work: Work) -> Submission:
 
 def cells_in_hand(store: Store) -> set[str]:
     """Ids of the cells whose jobs wait or run. MachineError where jobs were sent and SLURM does not answer."""
-    sent = submissions(store)
-    if not sent:
-        return set()
-    queue = slurm.queue()
-    if queue is None:
+    cells, answered = in_hand(store)
+    if not answered:
         raise MachineError("squeue does not answer, and jobs of this store may be in the queue; try again later")
-    return {cell for one in sent for job, cells in one.jobs.items() if job in queue for cell in cells}
+    return cells
+
+
+def in_hand(store: Store) -> tuple[set[str], bool]:
+    """Ids of the cells whose jobs wait or run, and whether that is known: SLURM is asked if jobs were ever sent."""
+    sent = submissions(store)
+    queue = slurm.queue() if sent else {}
+    if queue is None:
+        return set(), False
+    return {cell for one in sent for job, cells in one.jobs.items() if job in queue for cell in cells}, True
+
+
+def live_jobs(store: Store, suite: Suite) -> list[str]:
+    """Jobs of `suite` that wait or run, the collectors included. MachineError where SLURM does not answer."""
+    sent = [one for one in submissions(store) if one.suite == suite.name]
+    queue = slurm.queue() if sent else {}
+    if queue is None:
+        raise MachineError("squeue does not answer; try again later")
+    return [job for one in sent for job in (*one.jobs, one.collector) if job in queue]
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Take them out of the queue. MachineError where SLURM refuses."""
+    if reason := slurm.cancel(jobs):
+        raise MachineError(f"scancel: {reason}")
 
 
 def collect(submission_file: str) -> None:

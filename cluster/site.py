@@ -65,6 +65,12 @@ def available() -> list[str]:
     return sorted(path.stem for path in SITES_FOLDER.glob("*.yaml"))
 
 
+def rows() -> list[dict[str, object]]:
+    """What there is to choose from, for a table."""
+    keys = ("partition", "minutes", "gpus_per_node", "cpus", "memory_gb", "jobs")
+    return [{"name": name, **{key: getattr(load(name), key) for key in keys}} for name in available()]
+
+
 def load(name_or_path: str) -> Site:
     """Read a site, named or as a path to a .yaml file. UserError: unknown name, not YAML, a wrong key or value."""
     path = Path(name_or_path)

@@ -1,0 +1,103 @@
+"""Two ranks equal one process: the same steps are made by both, and the weights compared."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from .. import registry
+from ..blame import blame
+from ..cell import Training
+from ..distributed import World, join, single
+from ..training import RolledOutLoss
+from .candidate import CPU, Candidate, Violation, drawn, noise, require, targets
+
+STEPS, BATCH = 2, 4
+RATE = 0.05
+TOLERANCE = 3e-4
+"""Of the change of a weight, relative to the largest change in the model (measured: at most 2e-5)."""
+
+Weights = dict[str, NDArray[Any]]
+
+
+def two_ranks_equal_one(candidate: Candidate) -> str | None:
+    """Two steps of gradient descent by two ranks (gloo) that share each batch give the weights of one process."""
+    if not candidate.baseline.trained:
+        return "it has nothing to train"
+    start = _weights(candidate.build(candidate.task()))
+    alone = _train(candidate, single())
+    with tempfile.TemporaryDirectory() as folder:
+        rendezvous = Path(folder, "rendezvous")
+        plugins = registry.plugin_paths()
+        jobs = [_pair().submit(_on_rank, candidate.name, plugins, rank, rendezvous) for rank in range(2)]
+        try:
+            results = [job.result() for job in jobs]
+        except BrokenProcessPool:
+            _pair.cache_clear()  # the next baseline gets another pair
+            results = ["the process died without a word"]
+    for rank, together in enumerate(results):
+        if isinstance(together, str):
+            raise Violation(f"on two ranks: {together}")
+        change = max(abs(alone[key] - start[key]).max() for key in alone)
+        errors = {key: float(abs(together[key] - alone[key]).max() / change) for key in alone}
+        worst = max(errors, key=lambda key: errors[key])
+        require(
+            errors[worst] <= TOLERANCE,
+            f"after {STEPS} steps, {worst} on rank {rank} of two differs from one process by {errors[worst]:.1e} of"
+            f" what was changed, expected at most {TOLERANCE:.0e}: a loss must be a mean over windows, and chance must"
+            " come from the draws",
+        )
+    return None
+
+
+@cache
+def _pair() -> ProcessPoolExecutor:
+    """Two processes that serve all checks, since each takes seconds to import torch. Not forked: torch has threads."""
+    return ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+
+
+def _on_rank(name: str, plugins: Sequence[Path], rank: int, rendezvous: Path) -> Weights | str:
+    """The weights after training, or what went wrong, as text: an author's exception need not travel."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # whoever asked hears those of his own process
+    file = None
+    try:
+        registry.replace_plugins(plugins)
+        candidate = Candidate.named(name)
+        file = candidate.file
+        with join(rank, 2, CPU, rendezvous) as world:
+            return _train(candidate, world)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
+        return blame(error, file)
+
+
+def _train(candidate: Candidate, world: World) -> Weights:
+    """As an epoch does it, without Adam, which makes a full step of a gradient that is zero but for rounding."""
+    on = candidate.task()
+    model = candidate.build(on)
+    loss = world.wrap(RolledOutLoss(model, Training(), CPU, cache_filters=True))
+    optimizer = torch.optim.SGD(model.parameters(), RATE)
+    share = BATCH // world.size
+    mine = slice(world.rank * share, (world.rank + 1) * share)
+    torch.manual_seed(world.rank)
+    for step in range(STEPS):
+        x, y, draws = noise(on, BATCH, seed=step), targets(on, BATCH, seed=10 + step), drawn(BATCH, seed=20 + step)
+        optimizer.zero_grad()
+        loss(x[mine], y[mine], draws[mine])[0].backward()
+        model.before_step(step / STEPS)
+        optimizer.step()
+    return _weights(model)
+
+
+def _weights(model: torch.nn.Module) -> Weights:
+    return {key: parameter.detach().numpy().copy() for key, parameter in model.named_parameters()}

@@ -1,0 +1,111 @@
+"""What training asks of a baseline: gradients, chance from the draws alone, exact resume, any number of ranks."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from ..baseline import Baseline
+from ..cell import Training
+from ..data.dataset import Split
+from ..data.windows import Windows
+from ..distributed import single
+from ..recorder import Epoch
+from ..training import deterministic, fit
+from .candidate import FRAMES, Candidate, drawn, loss, noise, require, targets
+from .ranks import two_ranks_equal_one
+
+UNTRAINED = "it has nothing to train"
+
+
+class _InterruptedError(Exception):
+    pass
+
+
+def every_parameter_gets_a_gradient(candidate: Candidate) -> str | None:
+    """One loss, as training has it, reaches every parameter; a baseline without parameters says `trained = False`."""
+    on, trained = candidate.task(), candidate.baseline.trained
+    model = candidate.build(on)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    require((count > 0) == trained, f"trained is {trained}, and it has {count} parameters")
+    if not trained:
+        return None
+    loss(model, noise(on), targets(on)).backward()
+    for key, parameter in model.named_parameters():
+        require(parameter.grad is not None, f"{key} gets no gradient")
+        assert parameter.grad is not None
+        require(bool(parameter.grad.isfinite().all()), f"the gradient of {key} is not finite")
+        require(bool(parameter.grad.abs().max() > 0), f"the gradient of {key} is zero everywhere")
+    model.before_step(0.0)
+    for key, parameter in model.named_parameters():
+        finite = parameter.grad is None or bool(parameter.grad.isfinite().all())
+        require(finite, f"before_step makes the gradient of {key} infinite or NaN")
+    return None
+
+
+def chance_comes_from_the_draws(candidate: Candidate) -> str | None:
+    """`augment` keeps the shapes and its arguments, and the loss is the same for the same draws, whatever the seed.
+
+    Random numbers of torch differ from rank to rank; what is drawn for a window does not.
+    """
+    if not candidate.baseline.trained:
+        return UNTRAINED
+    on = candidate.task()
+    model, x, y = candidate.build(on), noise(on), targets(on)
+    seen = model.augment(x, y, drawn(len(x)))
+    shapes = tuple(tuple(field.shape) for field in seen)
+    expected = (tuple(x.shape), tuple(y.shape))
+    require(shapes == expected, f"augment gives shapes {shapes}, expected {expected}")
+    require(torch.equal(x, noise(on)) and torch.equal(y, targets(on)), "augment changes its arguments in place")
+    added = model.regularization(x, drawn(len(x)))
+    require(added.ndim == 0, f"regularization has shape {tuple(added.shape)}, expected a scalar")
+    values = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        values.append(loss(model, x, y).item())
+    require(values[0] == values[1], f"the loss of the same windows and draws is {values[0]:.6g} and {values[1]:.6g}")
+    return None
+
+
+def resume_equals_no_interruption(candidate: Candidate) -> str | None:
+    """Training interrupted after an epoch and taken up by another process gives the same bits."""
+    if not candidate.baseline.trained:
+        return UNTRAINED
+    on = candidate.task()
+    field = noise(on, windows=1).repeat_interleave(4, dim=1) * 0.9 ** torch.arange(4 * FRAMES)[:, None, None, None]
+    windows = Windows.of(field, Split((0,), tuple(range(8)), 1), FRAMES)
+    settings = Training(epochs=3, batch_size=4, early_stop_after=None)
+
+    def train(checkpoint: Path, epochs: int = settings.epochs) -> Baseline:
+        def interrupt(history: Sequence[Epoch]) -> None:
+            if len(history) == epochs < settings.epochs:
+                raise _InterruptedError
+
+        with deterministic(0), suppress(_InterruptedError):
+            model = candidate.build(on)
+            fit(model, windows, windows, settings, 0, single(), checkpoint, interrupt)
+        return model
+
+    with tempfile.TemporaryDirectory() as folder:
+        whole = train(Path(folder, "whole.pt"))
+        train(Path(folder, "parts.pt"), 1)
+        resumed = train(Path(folder, "parts.pt"))
+    state = resumed.state_dict()
+    differing = [key for key, value in whole.state_dict().items() if not torch.equal(value, state[key])]
+    require(not differing, f"resumed after the first of three epochs, other values are in {', '.join(differing)}")
+    return None
+
+
+CHECKS: Mapping[str, Callable[[Candidate], str | None]] = {
+    check.__name__: check
+    for check in (
+        every_parameter_gets_a_gradient,
+        chance_comes_from_the_draws,
+        resume_equals_no_interruption,
+        two_ranks_equal_one,
+    )
+}
