@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SYMBENCH, symbench
+from support import SYMBENCH
 
 from benchmark import suite as suites
 from results.store import Record, Store
@@ -86,15 +86,14 @@ def cluster(slurm: dict[str, str], store: Store, tmp_path: Path) -> Cluster:
 
 
 def undisturbed(cluster: Cluster, suite: Path, folder: Path) -> list[Record]:
-    """The same cells in one go, on this machine."""
+    """The same cells in one go, on the same cluster."""
     alone = Store(folder / "alone")
     alone.make()
     (alone.root / "data").symlink_to(cluster.store.data_folder.resolve())
-    os.environ["OMP_NUM_THREADS"] = "1"
-    done = symbench("run", suite, store=alone)
-    assert done.returncode == 0, done.stderr
-    found, _ = alone.read(suites.load(str(suite)).cells)
-    return [found[cell.id] for cell in suites.load(str(suite)).cells]
+    other = Cluster(cluster.environment, alone, folder)
+    other.run(suite)
+    other.wait_for_all()
+    return other.records(suite)
 
 
 def same(one: Record, other: Record) -> bool:
