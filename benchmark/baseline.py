@@ -3,7 +3,8 @@
 One file in `benchmark/models/`, whose name is the baseline's name, holds one subclass of `Baseline`. It is an
 ordinary single-device `nn.Module`; training, ranks, precision and roll-out are applied from outside. To add one:
 
-1. Give it a `Config` (typed, frozen, every field with its default) and the class attributes below.
+1. Give it a `Config` (typed, frozen, every field with its default; its width is `hidden`) and the class attributes
+   below.
 2. Build the layers in `__init__(config, task)`; `task` tells the input frames, channels and grid.
 3. Write `forward(x_BTCHW) -> y_BCHW`: the next frame from `task.input_frames` frames, or, without any change to a
    network, how it differs from the last one: which of the two is the suite's choice (`protocol.target`).
@@ -98,6 +99,8 @@ class Baseline(nn.Module, ABC):
     """Paper and section, as on the board."""
     search_space: ClassVar[SearchSpace] = {}
     """Config field -> what tuning may try."""
+    width_field: ClassVar[str] = "hidden"
+    """The Config field that says how wide the network is, which a suite's `budget` of parameters decides."""
     trained: ClassVar[bool] = True
     """False for a baseline without parameters: it is evaluated once, whatever the seeds."""
 
@@ -110,6 +113,13 @@ class Baseline(nn.Module, ABC):
     def refusal(cls, config: Any, task: Task) -> str | None:
         """What `supports` says; a baseline whose settings decide asks them, too."""
         return cls.supports(task)
+
+    @classmethod
+    def widened(cls, config: Any, width: int) -> Any:
+        """`config` with that width; None where there is none to set."""
+        if cls.width_field not in cls.Config.model_fields:
+            return None
+        return cls.Config.model_validate({**config.model_dump(), cls.width_field: width})
 
     @abstractmethod
     def __init__(self, config: Any, task: Task) -> None:

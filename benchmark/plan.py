@@ -9,10 +9,8 @@ from functools import cache
 from typing import Literal
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from . import registry
-from .baseline import Task
+from . import costs, registry
 from .cell import Cell, Level
 from .recorder import FINAL_STATES
 from .suite import Suite
@@ -86,6 +84,24 @@ def make_plan(suite: Suite, states: Mapping[str, str], timings: Iterable[Timing]
     return Plan(tuple(rows), left, sum(row.estimated_seconds for row in rows))
 
 
+def estimated_seconds(cells: Iterable[Cell], timings: Iterable[Timing], flops_per_second: float) -> dict[str, float]:
+    """Seconds for each cell by id: as long as a finished sibling took, or its FLOPs at this speed.
+
+    A cell whose model cannot be built counts for nothing; the run will say it of that cell.
+    """
+    known = {_like(timing.cell): timing.training_seconds for timing in timings}
+    seconds = {}
+    for cell in cells:
+        like = _like(cell)
+        if like not in known:
+            try:
+                known[like] = _flops(cell) / flops_per_second
+            except Exception:  # noqa: BLE001 - a plug-in may raise anything
+                known[like] = 0.0
+        seconds[cell.id] = known[like]
+    return seconds
+
+
 def _estimate(cell: Cell, known: Mapping[str, float]) -> Estimate:
     if _like(cell) in known:
         return Estimate(known[_like(cell)], "measured")
@@ -104,18 +120,7 @@ def _like(cell: Cell) -> str:
 def _flops(cell: Cell) -> float:
     """Floating-point operations of training and evaluating the cell, counted on one forward pass."""
     dataset = registry.dataset(cell.dataset.name)
-    size = dataset.presets[cell.dataset.preset]
-    task = Task(
-        cell.dataset.name,
-        cell.protocol.input_frames,
-        dataset.channels,
-        size.height,
-        size.width,
-        cell.protocol.target,
-        dataset.periodic,
-        cell.dataset.grid,
-    )
-    forward = _forward_flops(_like(cell), task)
+    forward = _forward_flops(_like(cell))
     windows = {
         name: len(split.runs) * len(split.starts) * split.steps
         for name, split in dataset.splits(cell.protocol, cell.dataset.preset).items()
@@ -127,17 +132,13 @@ def _flops(cell: Cell) -> float:
 
 
 @cache
-def _forward_flops(cell_json: str, task: Task) -> float:
+def _forward_flops(cell_json: str) -> int:
     cell = Cell.model_validate_json(cell_json)
+    task = costs.task_of(cell.dataset, cell.protocol)
     baseline, config = registry.configured(cell.model)
     if baseline.refusal(config, task) is not None:
-        return 0.0
-    model = baseline(config, task).eval()
-    window = torch.zeros(1, task.input_frames, task.channels, task.height, task.width)
-    # Not inference_mode: the counter's hooks look for a graph.
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(window)
-    return float(counter.get_total_flops())
+        return 0
+    return costs.flops(costs.built(baseline, config, task))
 
 
 @cache

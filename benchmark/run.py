@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import environment, registry
-from .baseline import Baseline, Task
+from . import costs, environment, registry
+from .baseline import Baseline
 from .cell import Cell
 from .checkpoint import Progress
+from .contract.faults import author_errors, refuse_faulty
 from .data.dataset import SplitName
 from .data.layout import StoredField, data_path, load_field
 from .data.windows import Windows
@@ -36,21 +38,26 @@ def run_cell(cell: Cell, recorder: Recorder, world: World, data_folder: Path, co
     """
     stored = cell_data(cell, data_folder)
     model_class, config = registry.configured(cell.model)
-    task = task_of(cell, stored)
+    task = costs.task_of(cell.dataset, cell.protocol, stored.field.shape[2:])
     provenance = {
         "model_file_sha256": environment.source_digest(model_class),
         "data_file": stored.path.name,
         "data_checksum": stored.checksum,
     }
     recorder.environment({**environment.describe(world), **provenance})
-    reason = model_class.refusal(config, task)
+    with author_errors(cell.model.name, model_class):
+        reason = model_class.refusal(config, task)
     if reason is not None:
         recorder.finish("n/a", {}, reason)
         return
     environment.reset_peak_memory(world.device)
     windows = cell_windows(cell, stored, world.device)
     with deterministic(cell.seed):
-        model = model_class(config, task).to(world.device)
+        with author_errors(cell.model.name, model_class):
+            model = model_class(config, task)
+        model = model.to(world.device)
+        # Before training, and without a random number of it: the epochs seed themselves.
+        refuse_faulty(cell.model.name, model, windows["train"].batch(torch.zeros(1, dtype=torch.long))[0])
         trained = Progress()
         try:
             if model.trained:
@@ -68,8 +75,8 @@ def run_cell(cell: Cell, recorder: Recorder, world: World, data_folder: Path, co
         except DivergedError as error:
             recorder.finish("diverged", _costs(cell, model, error.progress, windows, world), str(error))
             return
-        costs = _costs(cell, model, trained, windows, world)
-        metrics = _evaluate(cell, model, windows, world) | costs
+        spent = _costs(cell, model, trained, windows, world)
+        metrics = _evaluate(cell, model, windows, world) | spent
         for name, value in (("", stored.mean_absolute_error), ("_relative", stored.mean_relative_error)):
             if value is not None:
                 metrics[f"data_equivariance_error{name}"] = value
@@ -92,21 +99,6 @@ def cell_data(cell: Cell, data_folder: Path) -> StoredField:
     if (stored.dataset, stored.preset, stored.level) != (dataset.name, dataset.preset, dataset.level):
         raise MachineError(f"{stored.path}: holds {stored.dataset} ({stored.preset}) level {stored.level}; delete it")
     return stored
-
-
-def task_of(cell: Cell, stored: StoredField) -> Task:
-    """What the model has to fit."""
-    _, _, channels, height, width = stored.field.shape
-    return Task(
-        cell.dataset.name,
-        cell.protocol.input_frames,
-        channels,
-        height,
-        width,
-        cell.protocol.target,
-        registry.dataset(cell.dataset.name).periodic,
-        cell.dataset.grid,
-    )
 
 
 def cell_windows(cell: Cell, stored: StoredField, device: torch.device) -> Mapping[SplitName, Windows]:
@@ -138,19 +130,23 @@ def _costs(
 ) -> dict[str, Any]:
     """What the result cost; `samples_per_second` counts training windows, validation included in the time."""
     epochs = len(trained.history)
-    costs: dict[str, Any] = {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    spent: dict[str, Any] = {
+        "parameters": costs.parameters(model),
         "epochs": epochs,
         "training_seconds": trained.seconds,
     }
     peak = environment.peak_memory_bytes(world.device)
     if peak is not None:
-        costs["peak_memory_bytes"] = int(world.maximum(peak))
+        spent["peak_memory_bytes"] = int(world.maximum(peak))
+    try:
+        spent["flops"] = costs.flops(model, world.device)  # after the peak was read: it is none of the training's
+    except Exception as error:  # noqa: BLE001 - of a plug-in that takes no zeros, say; the training stands
+        warnings.warn(f"the FLOPs cannot be counted: {type(error).__name__}: {error}", stacklevel=2)
     if epochs:
-        costs["best_epoch"] = trained.best_epoch
+        spent["best_epoch"] = trained.best_epoch
         batches = len(windows["train"]) // cell.train.batch_size
-        costs["samples_per_second"] = epochs * batches * cell.train.batch_size / trained.seconds
-    return costs
+        spent["samples_per_second"] = epochs * batches * cell.train.batch_size / trained.seconds
+    return spent
 
 
 def _is_finite(value: Any) -> bool:

@@ -1,6 +1,8 @@
 """A suite: the YAML that a person writes, checked against the registry and expanded into cells.
 
-Wherever a scalar is allowed, a list is an axis of the grid. Every mistake is reported with file, line and key.
+Wherever a scalar is allowed, a list is an axis of the grid. A `budget` of parameters, of the suite or of a model, is
+solved for the model's width on each task, so that a cell holds the width. Every mistake is reported with file, line
+and key.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -18,7 +21,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from . import registry
+from . import budget, registry
 from .cell import Cell, DatasetChoice, Frozen, ModelChoice, PositiveInt, Protocol, Training
 from .errors import UserError
 
@@ -32,11 +35,13 @@ class Resources(Frozen):
     """Where a cell's ranks run; none of this changes a result.
 
     `gpus` is the number of GPUs (one rank on each), 0 the CPU; left out, the GPUs that are there are used, up to
-    `ranks`, and the CPU where there is none. `ranks` is the number of processes on a CPU.
+    `ranks`, and the CPU where there is none. `ranks` is the number of processes on a CPU. Both are those of one cell,
+    spread evenly over `nodes` of a cluster.
     """
 
     gpus: Annotated[int, Field(ge=0)] | None = None
     ranks: PositiveInt = 1
+    nodes: PositiveInt = 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,15 @@ def load(name_or_path: str) -> Suite:
     return _Reader(path).suite()
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A model of the file, where it stands, and how many parameters it is to have (None: its width is given)."""
+
+    where: Location
+    choice: ModelChoice
+    budget: int | None
+
+
 class _Reader:
     """Validates one file; knows the line of every key."""
 
@@ -91,9 +105,10 @@ class _Reader:
         self.path = path
         self.errors: list[tuple[int, str]] = []
         self.tree = self._parse()
+        self.budgets = self._budgets(("budget",), self.tree.get("budget"))
 
     def suite(self) -> Suite:
-        required, optional = ("name", "datasets", "models"), ("protocol", "seeds", "train", "resources")
+        required, optional = ("name", "datasets", "models"), ("protocol", "seeds", "train", "budget", "resources")
         self._check_keys((), self.tree, (*required, *optional))
         for key in required:
             if key not in self.tree:
@@ -119,9 +134,12 @@ class _Reader:
         self._stop_on_errors()
 
         cells: dict[str, Cell] = {}
-        for dataset, model, protocol, train, (index, seed) in itertools.product(
+        for dataset, entry, protocol, train, (index, seed) in itertools.product(
             datasets, models, protocols, trainings, enumerate(seeds)
         ):
+            model = self._sized(entry, dataset, protocol)
+            if model is None:
+                continue
             if not registry.model(model.name).trained:
                 if index > 0:
                     continue
@@ -193,14 +211,35 @@ class _Reader:
                 choice = choice.model_copy(update={"level": dataset.levels[dataset.levels.index(choice.level)]})
             yield choice
 
-    def _models(self, where: Location, name: str, settings: Mapping[str, Any]) -> Iterator[ModelChoice]:
+    def _models(self, where: Location, name: str, settings: Mapping[str, Any]) -> Iterator[_Entry]:
+        """The models of one entry, each with every budget that it is asked to keep."""
+        budgets, place = self.budgets, where
+        if "budget" in settings:
+            place = (*where, "budget")
+            budgets = self._budgets(place, settings["budget"])
+            settings = {key: value for key, value in settings.items() if key != "budget"}
+        budgeted = any(size is not None for size in budgets)
+        for choice in self._configured(where, name, settings, budgeted):
+            if registry.model(name).trained:
+                yield from (_Entry(place, choice, size) for size in budgets)
+                continue
+            if budgeted and place != where:
+                self._error(place, f"{name} has nothing to train, and so no size")
+            yield _Entry(place, choice, None)
+
+    def _configured(
+        self, where: Location, name: str, settings: Mapping[str, Any], budgeted: bool
+    ) -> Iterator[ModelChoice]:
         try:
-            config_class = registry.model(name).Config
+            baseline = registry.model(name)
         except UserError as error:
             self._error(where, str(error))
             return
+        config_class, width = baseline.Config, baseline.width_field
+        if budgeted and width in settings and not _is_network(config_class, width):
+            self._error((*where, width), f"the budget decides {width!r}; leave it out, or say `budget: null` here")
         expanded = {
-            key: self._networks((*where, key), value) if _is_network(config_class, key) else value
+            key: self._networks((*where, key), value, budgeted) if _is_network(config_class, key) else value
             for key, value in settings.items()
         }
         if any(value == [] != settings[key] for key, value in expanded.items()):
@@ -208,13 +247,33 @@ class _Reader:
         for config in self._grid(where, expanded, config_class):
             yield ModelChoice(name=name, config=config.model_dump(mode="json"))
 
-    def _networks(self, where: Location, value: Any) -> list[dict[str, Any]]:
-        """The networks that a wrapper is given: as in `models`, one entry or a list of them."""
+    def _networks(self, where: Location, value: Any, budgeted: bool) -> list[dict[str, Any]]:
+        """The networks that a wrapper is given: as in `models`, one entry or a list of them, under its budget."""
         if isinstance(value, CommentedSeq):
             entries = [((*where, index), entry) for index, entry in enumerate(value)]
         else:
             entries = [(where, value)]
-        return [choice.model_dump() for place, entry in entries for choice in self._choice(place, entry, self._models)]
+        expand = partial(self._configured, budgeted=budgeted)
+        return [choice.model_dump() for place, entry in entries for choice in self._choice(place, entry, expand)]
+
+    def _budgets(self, where: Location, value: Any) -> list[int | None]:
+        budgets = []
+        for written in self._axis(where, value):
+            try:
+                budgets.append(budget.parse(written))
+            except ValueError as error:
+                self._error(where, str(error))
+        return budgets
+
+    def _sized(self, entry: _Entry, dataset: DatasetChoice, protocol: Protocol) -> ModelChoice | None:
+        """The model at the width that its budget allows on this task; None where that fails, which is said."""
+        if entry.budget is None:
+            return entry.choice
+        try:
+            return budget.sized(entry.choice, entry.budget, dataset, protocol)
+        except ValueError as error:
+            self._error(entry.where, str(error))
+            return None
 
     def _grid(
         self, where: Location, settings: Any, schema: type[Settings], own: Sequence[str] | None = None

@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 
 from .leaderboard import Row, family_and_source, to_json
-from .quantities import METRICS, is_number, written_statistic
+from .quantities import METRICS, is_number, statistic, written_statistic
 from .store import Record
 
 VIEW_VERSION = 1
 """Raised when records are imported differently, so that the next sync does it again."""
-VIEW_COLUMNS = ("rmse_future", "rmse_domain", "model_equivariance_error", "parameters")
+VIEW_COLUMNS = ("rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
+SIZES = ("parameters", "flops")
+NOTE_COLUMNS = ("rmse_future", "rmse_domain", *SIZES)
 LONGEST_KEY, LONGEST_PARAMETER, LONGEST_TAG = 250, 6000, 5000
 NOTE = (
     "One run is one cell (data set, level, model, seed); the run LEADERBOARD holds the report. Errors are in field"
@@ -70,6 +72,12 @@ def cell_run(record: Record) -> Import:
         **{f"train.{key}": value for key, value in cell.train.model_dump().items()},
     }
     told = {"kind": "cell", "state": status.state, "message": status.message, "source": source, **known}
+    # MLflow shows its metrics digit by digit; in a tag they can be read.
+    told |= {
+        name: written_statistic(name, value)
+        for name in SIZES
+        if (value := statistic([record.metrics.get(name)])) is not None
+    }
     finals = [(name, record.metrics[name], end, 0) for name in METRICS if name in record.metrics]
     curves = [
         (name, getattr(epoch, name), start + round(1000 * passed), epoch.epoch)
@@ -108,11 +116,10 @@ def board_run(rows: list[Row], records: Mapping[str, Record], report_html: str) 
 
 def _note(rows: list[Row]) -> str:
     """The board as Markdown, as many rows as a note may hold; the whole of it is the artifact report.html."""
-    lines = [f"{NOTE}\n", "| level | model | RMSE future | RMSE domain | seeds |", "|---|---|---|---|---|"]
+    headings = " | ".join(METRICS[name].title for name in NOTE_COLUMNS)
+    lines = [f"{NOTE}\n", f"| level | model | {headings} | seeds |", "|---" * (3 + len(NOTE_COLUMNS)) + "|"]
     for row in rows:
-        numbers = [
-            written_statistic(name, row.metrics[name]) if name in row.metrics else "-" for name in VIEW_COLUMNS[:2]
-        ]
+        numbers = [written_statistic(name, row.metrics[name]) if name in row.metrics else "-" for name in NOTE_COLUMNS]
         seeds = f"{row.count('done')}/{len(row.seeds)} {row.remark}"
         texts = (str(row.level), row.label, *numbers, seeds)
         lines.append("| " + " | ".join(re.sub(r"([\\|<>`*_\[\]])", r"\\\1", " ".join(t.split())) for t in texts) + " |")

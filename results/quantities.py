@@ -11,16 +11,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Metric:
-    """A number on the board: how it is headed, explained and shown (value / `divisor`, in `unit`)."""
+    """A number on the board: how it is headed, explained and shown.
+
+    It is value / `divisor` in `unit`, or, where it is `prefixed`, 5.6 M of the unit.
+    """
 
     title: str
     unit: str
     meaning: str
     higher_is_better: bool = False
     divisor: float = 1.0
+    prefixed: bool = False
 
 
 FIELD = "field units"
+PREFIXES = ("", "k", "M", "G", "T", "P")
 CURVES = ("rmse_future_by_step", "rmse_domain_by_step")
 """Lists over rolled-out steps."""
 
@@ -44,7 +49,14 @@ METRICS: Mapping[str, Metric] = {
     "data_equivariance_error_relative": Metric(
         "Relative data equivariance error", "1", "Data equivariance error over the mean |field|"
     ),
-    "parameters": Metric("Parameters", "count", "Trainable parameters of the model"),
+    "parameters": Metric("Params", "count", "Trainable parameters of the model", prefixed=True),
+    "flops": Metric(
+        "FLOPs",
+        "a step",
+        "Floating-point operations of one forecast step of one window: matrix products, convolutions and Fourier"
+        " transforms (5 N log2 N), filters expanded beforehand",
+        prefixed=True,
+    ),
     "samples_per_second": Metric("Speed", "samples/s", "Training samples per second, all ranks", higher_is_better=True),
     "peak_memory_bytes": Metric("Memory", "MiB", "Peak memory of a rank in training", divisor=2**20),
     "training_seconds": Metric("Training", "s", "Time spent in training"),
@@ -55,7 +67,10 @@ METRICS: Mapping[str, Metric] = {
 
 @dataclass(frozen=True)
 class Statistic:
-    """Mean over the `n` seeds that have the number, and their sample standard deviation (None below two)."""
+    """Mean over the `n` seeds that have the number, and their sample standard deviation (None below two).
+
+    The mean of counts is an integer where it can be one.
+    """
 
     mean: float
     std: float | None
@@ -68,7 +83,9 @@ def statistic(values: Sequence[Any]) -> Statistic | None:
     if not numbers:
         return None
     std = statistics.stdev(numbers) if len(numbers) > 1 else None
-    return Statistic(statistics.fmean(numbers), std, len(numbers))
+    mean = statistics.fmean(numbers)
+    counted = mean.is_integer() and all(isinstance(value, int) for value in values if is_number(value))
+    return Statistic(int(mean) if counted else mean, std, len(numbers))
 
 
 def curve(values: Sequence[Any]) -> tuple[Statistic, ...]:
@@ -96,8 +113,20 @@ def written(value: float, integer: bool = False) -> str:
 def written_statistic(name: str, value: Statistic) -> str:
     """`mean ± std` in the unit of the metric; the standard deviation only where there is a spread to tell."""
     metric = METRICS[name]
-    mean = written(value.mean / metric.divisor, integer=metric.unit == "count" and value.mean.is_integer())
+    if metric.prefixed:
+        return _prefixed(value)
+    mean = written(value.mean / metric.divisor, integer=metric.unit == "count" and float(value.mean).is_integer())
     return f"{mean} ± {written_spread(mean, value.std / metric.divisor)}" if value.std else mean
+
+
+def _prefixed(value: Statistic) -> str:
+    """Three digits and a prefix of the SI, as in `5.60 M`; what is below a thousand as it is."""
+    rounded = float(f"{value.mean:.3g}")
+    power = min(math.floor(math.log10(rounded)), 3 * len(PREFIXES) - 1) if rounded >= 1000 else 0
+    divisor, prefix = 1000 ** (power // 3), PREFIXES[power // 3]
+    mean = f"{rounded / divisor:.{2 - power % 3}f}" if prefix else written(value.mean, float(value.mean).is_integer())
+    spread = f" ± {written_spread(mean, value.std / divisor)}" if value.std else ""
+    return f"{mean}{spread} {prefix}".rstrip()
 
 
 def written_spread(mean: str, std: float) -> str:

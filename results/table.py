@@ -14,12 +14,14 @@ from rich.text import Text
 from .leaderboard import Row, best
 from .quantities import METRICS, written_statistic
 
-COLUMNS = ("rmse_future", "rmse_domain", "model_equivariance_error", "parameters")
+COLUMNS = ("rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
+GIVES_WAY = "model_equivariance_error"
+"""Left out where the board is sorted by a number that is not among them."""
 
 
 def to_table(rows: Sequence[Row], metric: str = "rmse_future") -> Group:
     """A table for each dataset, its levels apart and the best of each in bold; fits 100 columns."""
-    columns = COLUMNS if metric in COLUMNS else (metric, *COLUMNS[:-1])
+    columns = COLUMNS if metric in COLUMNS else tuple(metric if name == GIVES_WAY else name for name in COLUMNS)
     winners = {name: best(rows, name) for name in {metric, "rmse_future", "rmse_domain"}}
     tables: list[RenderableType] = []
     for (dataset, preset, grid), members in groupby(enumerate(rows), key=lambda item: item[1].panel):

@@ -116,6 +116,7 @@ def _metrics(cell: Cell) -> dict[str, object]:
         "data_equivariance_error": broken,
         "data_equivariance_error_relative": 2 * broken,
         "parameters": 5_600_000,
+        "flops": 30_550_000_000,
         "samples_per_second": 410.0,
         "peak_memory_bytes": 1.5 * 2**30,
         "training_seconds": 12.0,

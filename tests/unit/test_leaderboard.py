@@ -101,6 +101,44 @@ def test_the_table_fits_a_terminal_and_keeps_names_literal(full_board, new_board
 
 def test_numbers_are_written_without_noise():
     assert [written(v) for v in (0.0, 0.17499999, 3e-7, 1234.56)] == ["0", "0.1750", "3.00e-07", "1235"]
-    assert written_statistic("parameters", Statistic(5_600_000.0, 0.0, 2)) == "5600000"
+    assert written_statistic("epochs", Statistic(6, 0.0, 2)) == "6"
     assert written_statistic("peak_memory_bytes", Statistic(2.0**20, None, 1)) == "1.000"
     assert written_statistic("rmse_future", Statistic(0.8, 1e-6, 2)) == "0.8000 ± 1e-06"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((0, "0"), (12.5, "12.50"), (512, "512"), (1234, "1.23 k"), (999_499, "999 k"), (999_999, "1.00 M")),
+        *((5_594_336, "5.59 M"), (30_550_000_000, "30.6 G"), (728e9, "728 G"), (1.5e12, "1.50 T"), (3e18, "3000 P")),
+    ],
+)
+def test_sizes_are_written_with_a_prefix(value, text):
+    assert written_statistic("flops", Statistic(value, None, 1)) == text
+
+
+def test_a_size_that_differs_between_seeds_tells_its_spread_in_the_same_unit():
+    assert written_statistic("parameters", Statistic(5.6e6, 2e4, 2)) == "5.60 ± 0.02 M"
+
+
+def test_parameters_and_flops_are_on_the_board_and_integers_in_json(full_board):
+    console = Console(width=100, file=io.StringIO(), color_system=None)
+    console.print(to_table(rows_of(full_board)))
+    text = console.file.getvalue()
+    assert "Params" in text
+    assert "FLOPs" in text
+    assert "5.60 M" in text
+    assert "30.6 G" in text
+    told = json.dumps(leaderboard.to_json(rows_of(full_board))[0]["metrics"]["flops"])
+    assert told == '{"mean": 30550000000, "std": 0.0, "n": 2}'
+
+
+def test_records_from_before_flops_were_counted_still_read(new_board, new_cell):
+    board = new_board([new_cell(seed=seed) for seed in (0, 1)])
+    with board.recording(new_cell(seed=0)) as recorder:
+        recorder.finish("done", {"rmse_future": 2.0, "parameters": 1000})
+    board.finish(new_cell(seed=1), rmse_future=2.0, parameters=1001, flops=4_000_000)
+    (row,) = rows_of(board)
+    assert row.metrics["flops"] == Statistic(4_000_000, None, 1)
+    assert row.metrics["parameters"].mean == 1000.5
+    assert written_statistic("flops", row.metrics["flops"]) == "4.00 M"

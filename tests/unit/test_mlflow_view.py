@@ -85,6 +85,8 @@ def test_a_run_tells_what_the_record_tells(small_board, new_cell):
     assert run.data.params["dataset"] == "smoke_rotation_levels"
     assert run.data.metrics["rmse_future"] == record.metrics["rmse_future"]
     assert run.data.tags["symbench.state"] == "done"
+    assert (run.data.tags["symbench.parameters"], run.data.tags["symbench.flops"]) == ("5.60 M", "30.6 G")
+    assert run.data.metrics["flops"] == 30_550_000_000
     client = MlflowClient(mlflow_view.default_tracking_uri(small_board.store))
     curve = client.get_metric_history(run.info.run_id, "validation_rmse")
     assert [(point.step, point.value) for point in curve] == [(e.epoch, e.validation_rmse) for e in record.history]
@@ -92,6 +94,8 @@ def test_a_run_tells_what_the_record_tells(small_board, new_cell):
     assert [point.value for point in steps] == record.metrics["rmse_future_by_step"]
 
     (board,) = runs(small_board, "tags.`symbench.kind` = 'leaderboard'")
+    assert "| RMSE future | RMSE domain | Params | FLOPs | seeds |" in board.data.tags["mlflow.note.content"]
+    assert "| 5.60 M | 30.6 G | 1/1 " in board.data.tags["mlflow.note.content"]
     assert {a.path for a in client.list_artifacts(board.info.run_id)} == {"report.html", "leaderboard.json"}
     (diverged,) = runs(small_board, "tags.`symbench.state` = 'diverged'")
     assert diverged.info.status == "FINISHED"

@@ -5,8 +5,7 @@ import math
 import pytest
 
 from benchmark import suite
-from benchmark.plan import Timing, _forward_flops, make_plan
-from benchmark.run import Task
+from benchmark.plan import Timing, make_plan
 
 
 def test_done_cells_are_not_left_and_measured_siblings_are_used() -> None:
@@ -30,11 +29,3 @@ def test_unmeasured_cells_are_estimated_from_flops() -> None:
     trained = [row for row in plan.rows if row.model != "persistence"]
     assert all(math.isfinite(row.estimated_seconds) and row.estimated_seconds > 0 for row in trained)
     assert all(row.basis == "from FLOPs" for row in trained)
-
-
-def test_flops_of_a_convolution_are_counted() -> None:
-    cell = next(c for c in suite.load("quickstart").cells if c.model.name == "convnet")
-    side, kernel, hidden, frames = 32, 9, 32, 2
-    weights = kernel * (frames * 2 * hidden + 3 * hidden * hidden + hidden * 2)
-    task = Task(cell.dataset.name, frames, 2, side, side)
-    assert _forward_flops(cell.model_dump_json(), task) == 2 * weights * side**2
