@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BENCH ?=
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench install clean
+.PHONY: demo test check bench install slurm-up slurm-down clean
 
 demo: install  ## simulate, train three families with DDP, and show the leaderboard
 	$(BIN)/symbench data prepare quickstart
@@ -39,6 +39,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
+
+slurm-up: install  ## a real SLURM of two nodes on this machine, to try `--on test-cluster`; needs root and its packages
+	$(BIN)/python tests/slurm/cluster.py up
+
+slurm-down:
+	$(BIN)/python tests/slurm/cluster.py down
 
 clean:  ## remove the environment; the store (runs/) stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

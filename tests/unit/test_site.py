@@ -48,8 +48,8 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_an_unknown_site() -> None:
-    with pytest.raises(UserError, match="unknown site 'exampel'; did you mean 'example'"):
-        site.load("exampel")
+    with pytest.raises(UserError, match="unknown site 'gpu-clutser'; did you mean 'gpu-cluster'"):
+        site.load("gpu-clutser")
 
 
 def test_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
