@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from . import registry, suite
+from . import costs, registry, suite
 from .baseline import Task
 from .blame import blame
 from .cell import ModelChoice
@@ -35,7 +35,7 @@ def model(name: str) -> dict[str, Any]:
         config = baseline.Config()
         count = None
         if baseline.refusal(config, STANDARD) is None:
-            count = sum(parameter.numel() for parameter in baseline(config, STANDARD).parameters())
+            count = costs.parameters(costs.built(baseline, config, STANDARD))
         settings = ModelChoice(name=name, config=config.model_dump(mode="json")).settings()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
         return {**row, "source": f"{name}: cannot be built: {blame(error, inspect.getsourcefile(baseline))}"}

@@ -17,16 +17,14 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from . import budget, registry
 from .cell import Cell, DatasetChoice, Frozen, ModelChoice, PositiveInt, Protocol, Training
 from .errors import UserError
+from .yaml_file import Location, YamlFile, plain
 
 SUITES_FOLDER = Path(__file__).parent.parent / "suites"
-Location = tuple[str | int, ...]
 _Plain = bool | int | float | str | list | dict | None
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -103,8 +101,8 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.errors: list[tuple[int, str]] = []
-        self.tree = self._parse()
+        self.file = YamlFile(path, "a suite is a mapping with the keys name, datasets and models")
+        self.tree = self.file.tree
         self.budgets = self._budgets(("budget",), self.tree.get("budget"))
 
     def suite(self) -> Suite:
@@ -112,12 +110,12 @@ class _Reader:
         self._check_keys((), self.tree, (*required, *optional))
         for key in required:
             if key not in self.tree:
-                self._error((), f"the key {key!r} is missing")
-        self._stop_on_errors()
+                self.file.error((), f"the key {key!r} is missing")
+        self.file.stop_on_errors()
 
         name = self.tree["name"]
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            self._error(("name",), "must be a line of text")
+            self.file.error(("name",), "must be a line of text")
         datasets = list(self._choices("datasets", self._datasets))
         models = list(self._choices("models", self._models))
         protocol = self.tree.get("protocol")
@@ -126,12 +124,12 @@ class _Reader:
         trainings = self._grid(("train",), self.tree.get("train"), Training)
         resources = self._grid(("resources",), self.tree.get("resources"), Resources)
         seeds = self._axis(("seeds",), self.tree.get("seeds", [0]))
-        self._stop_on_errors()
+        self.file.stop_on_errors()
         if len(resources) != 1:
-            self._error(("resources",), "takes no lists: resources are not an axis of the grid")
+            self.file.error(("resources",), "takes no lists: resources are not an axis of the grid")
         self._check_splits(datasets, protocols, trainings)
         self._check_ranks(trainings, resources[0])
-        self._stop_on_errors()
+        self.file.stop_on_errors()
 
         cells: dict[str, Cell] = {}
         for dataset, entry, protocol, train, (index, seed) in itertools.product(
@@ -151,35 +149,14 @@ class _Reader:
             )
             if cell is not None:
                 cells.setdefault(cell.id, cell)
-        self._stop_on_errors()
+        self.file.stop_on_errors()
         return Suite(name, self.path, tuple(cells.values()), resources[0])
-
-    def _parse(self) -> CommentedMap:
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.path}: is not UTF-8 text") from error
-        try:
-            tree = YAML(typ="rt").load(text)
-        except MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            where = f"{self.path}:{mark.line + 1}" if mark else str(self.path)
-            raise UserError(
-                f"{where}: not valid YAML: {(error.problem or 'cannot be parsed').splitlines()[0]}"
-            ) from error
-        except (YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"{self.path}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
-        if not isinstance(tree, CommentedMap):
-            raise UserError(f"{self.path}:1: a suite is a mapping with the keys name, datasets and models")
-        return tree
 
     def _choices(self, section: str, expand: typing.Callable[..., Iterator[Any]]) -> Iterator[Any]:
         """Each entry of a section: a bare name, or `name: {field: value or list}`."""
         entries = self.tree[section]
         if not isinstance(entries, CommentedSeq) or not entries:
-            self._error((section,), "must be a list of names, each with its settings if it has any")
+            self.file.error((section,), "must be a list of names, each with its settings if it has any")
             return
         for index, entry in enumerate(entries):
             yield from self._choice((section, index), entry, expand)
@@ -190,13 +167,13 @@ class _Reader:
             ((name, settings),) = entry.items()
             where = (*where, name)
         if not isinstance(name, str) or not isinstance(settings or {}, dict):
-            self._error(where, "must be a name, or a name with its settings: `name: {key: value}`")
+            self.file.error(where, "must be a name, or a name with its settings: `name: {key: value}`")
             return
         yield from expand(where, name, settings or {})
 
     def _datasets(self, where: Location, name: str, settings: Mapping[str, Any]) -> Iterator[DatasetChoice]:
         if name not in registry.dataset_names():
-            self._error(where, registry.unknown("dataset", name, registry.dataset_names()))
+            self.file.error(where, registry.unknown("dataset", name, registry.dataset_names()))
             return
         dataset = registry.dataset(name)
         defaults = {"name": name, "level": list(dataset.levels), "preset": next(iter(dataset.presets))}
@@ -206,7 +183,7 @@ class _Reader:
                 ("preset", choice.preset, tuple(dataset.presets)),
             ):
                 if value not in valid:
-                    self._error((*where, key), registry.unknown(f"{key} of {name}", value, valid))
+                    self.file.error((*where, key), registry.unknown(f"{key} of {name}", value, valid))
             if choice.level in dataset.levels:  # as the dataset writes it: 3.0 is 3
                 choice = choice.model_copy(update={"level": dataset.levels[dataset.levels.index(choice.level)]})
             yield choice
@@ -224,7 +201,7 @@ class _Reader:
                 yield from (_Entry(place, choice, size) for size in budgets)
                 continue
             if budgeted and place != where:
-                self._error(place, f"{name} has nothing to train, and so no size")
+                self.file.error(place, f"{name} has nothing to train, and so no size")
             yield _Entry(place, choice, None)
 
     def _configured(
@@ -233,11 +210,11 @@ class _Reader:
         try:
             baseline = registry.model(name)
         except UserError as error:
-            self._error(where, str(error))
+            self.file.error(where, str(error))
             return
         config_class, width = baseline.Config, baseline.width_field
         if budgeted and width in settings and not _is_network(config_class, width):
-            self._error((*where, width), f"the budget decides {width!r}; leave it out, or say `budget: null` here")
+            self.file.error((*where, width), f"the budget decides {width!r}; leave it out, or say `budget: null` here")
         expanded = {
             key: self._networks((*where, key), value, budgeted) if _is_network(config_class, key) else value
             for key, value in settings.items()
@@ -262,7 +239,7 @@ class _Reader:
             try:
                 budgets.append(budget.parse(written))
             except ValueError as error:
-                self._error(where, str(error))
+                self.file.error(where, str(error))
         return budgets
 
     def _sized(self, entry: _Entry, dataset: DatasetChoice, protocol: Protocol) -> ModelChoice | None:
@@ -272,7 +249,7 @@ class _Reader:
         try:
             return budget.sized(entry.choice, entry.budget, dataset, protocol)
         except ValueError as error:
-            self._error(entry.where, str(error))
+            self.file.error(entry.where, str(error))
             return None
 
     def _grid(
@@ -281,7 +258,7 @@ class _Reader:
         """Every combination of the lists in `settings`, validated; empty where something is wrong."""
         settings = {} if settings is None else settings
         if not isinstance(settings, Mapping):
-            self._error(where, "must be a mapping of keys to values")
+            self.file.error(where, "must be a mapping of keys to values")
             return []
         valid = tuple(schema.model_fields) if own is None else own
         if not self._check_keys(where, {key: None for key in settings if key != "name" or own is None}, valid):
@@ -296,15 +273,15 @@ class _Reader:
         return [point for point in validated if point is not None]
 
     def _axis(self, where: Location, values: Any) -> list[Any]:
-        axis = _plain(values) if isinstance(values, list) else [_plain(values)]
+        axis = plain(values) if isinstance(values, list) else [plain(values)]
         if any(not isinstance(value, _Plain) for value in axis):
-            self._error(where, "must be made of numbers, texts, true, false and null")
+            self.file.error(where, "must be made of numbers, texts, true, false and null")
             return []
         if not axis:
-            self._error(where, "an empty list leaves nothing to run")
+            self.file.error(where, "an empty list leaves nothing to run")
         repeated = [value for index, value in enumerate(axis) if value in axis[:index]]
         if repeated:
-            self._error(where, f"{repeated[0]!r} stands there twice")
+            self.file.error(where, f"{repeated[0]!r} stands there twice")
         return axis
 
     def _validated(self, where: Location, schema: type[Settings], point: Mapping[str, Any]) -> Settings | None:
@@ -316,13 +293,13 @@ class _Reader:
             problems = {problem["loc"][:1]: problem for problem in reversed(error.errors())}  # the first of each key
             for location, problem in problems.items():
                 message = problem["msg"].removeprefix("Value error, ")
-                self._error((*where, *location), f"{message} (got {problem['input']!r})")
+                self.file.error((*where, *location), f"{message} (got {problem['input']!r})")
         return None
 
     def _check_keys(self, where: Location, mapping: Mapping[str, Any], valid: Sequence[str]) -> bool:
         wrong = [key for key in mapping if key not in valid]
         for key in wrong:
-            self._error((*where, key), registry.unknown("key", key, valid))
+            self.file.error((*where, key), registry.unknown("key", key, valid))
         return not wrong
 
     def _check_splits(
@@ -333,11 +310,11 @@ class _Reader:
             try:
                 split = registry.dataset(name).splits(protocol, preset)["train"]
             except UserError as error:
-                self._error(("protocol",), f"{name} ({preset}): {error}")
+                self.file.error(("protocol",), f"{name} ({preset}): {error}")
                 continue
             windows = len(split.runs) * len(split.starts)
             if largest > windows:
-                self._error(
+                self.file.error(
                     ("train", "batch_size"),
                     f"{largest} is more than the {windows} training windows of {name} ({preset})",
                 )
@@ -347,29 +324,9 @@ class _Reader:
         written = "batch_size" in (self.tree.get("train") or {})
         where = ("train", "batch_size") if written else ("resources",)
         for size in {train.batch_size for train in trainings if train.batch_size % ranks}:
-            self._error(where, f"{size} is not divisible by the {ranks} ranks of `resources`; it is the global batch")
-
-    def _error(self, where: Location, message: str) -> None:
-        line, name = self._line(where), ".".join(str(part) for part in where)
-        self.errors.append((line, f"{self.path}:{line}: {name + ': ' if name else ''}{message}"))
-
-    def _line(self, where: Location) -> int:
-        """The line of the deepest part of `where` that stands in the file."""
-        node: Any = self.tree
-        line = int(node.lc.line)
-        for part in where:
-            if not isinstance(node, CommentedMap | CommentedSeq):
-                break
-            try:
-                line = int(node.lc.key(part)[0] if isinstance(node, CommentedMap) else node.lc.item(part)[0])
-                node = node[part]
-            except (KeyError, IndexError, TypeError):
-                break
-        return line + 1
-
-    def _stop_on_errors(self) -> None:
-        if self.errors:
-            raise UserError("\n".join(dict.fromkeys(message for _, message in sorted(self.errors))))
+            self.file.error(
+                where, f"{size} is not divisible by the {ranks} ranks of `resources`; it is the global batch"
+            )
 
 
 def _describe(cell: Cell) -> dict[str, Any]:
@@ -395,15 +352,3 @@ def _is_sequence(annotation: Any) -> bool:
     if origin in (list, tuple):
         return True
     return any(_is_sequence(argument) for argument in typing.get_args(annotation))
-
-
-def _plain(value: Any) -> Any:
-    """Without ruamel's round-trip types, which remember how a scalar was written."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value

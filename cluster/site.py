@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from benchmark.cell import Frozen, PositiveFloat, PositiveInt
 from benchmark.errors import UserError
 from benchmark.registry import unknown
+from benchmark.yaml_file import YamlFile, plain
 
 SITES_FOLDER = Path(__file__).parent / "sites"
 Word = Annotated[str, Field(pattern=r"^[\w.,:&|\[\]()*+-]+$")]
@@ -78,21 +77,18 @@ def load(name_or_path: str) -> Site:
         path = SITES_FOLDER / f"{name_or_path}.yaml"
         if not path.is_file():
             raise UserError(f"{unknown('site', name_or_path, available())}; or give a path to a .yaml file")
-    try:
-        tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (YAMLError, ValueError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: a site is a mapping; valid keys: {', '.join(Site.model_fields)}")
-    wrong = [key for key in tree if key not in Site.model_fields]
-    if wrong:
-        raise UserError("\n".join(f"{path}: {unknown('key', key, Site.model_fields)}" for key in wrong))
+    file = YamlFile(path, f"a site is a mapping; valid keys: {', '.join(Site.model_fields)}")
+    tree = plain(file.tree)
+    for key in tree:
+        if key not in Site.model_fields:
+            file.error((key,), unknown("key", key, Site.model_fields))
+    file.stop_on_errors()
     try:
         return Site.model_validate(
             {key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()}
         )
     except ValidationError as error:
-        lines = [f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
-        raise UserError("\n".join(lines)) from error
+        for problem in error.errors():
+            file.error(problem["loc"], f"{problem['msg']} (got {problem['input']!r})")
+        file.stop_on_errors()
+        raise
