@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from .cli_data import data
-from .cli_run import COMMANDS
+from .cli_models import COMMANDS as MODEL_COMMANDS
+from .cli_run import COMMANDS as RUN_COMMANDS
 from .errors import MachineError, SymbenchError
 from .options import json_option, only_option, plugin_option, store_option, suite_argument
 from .terminal import Examples, console, duration, print_json, print_table
@@ -37,8 +37,8 @@ def cli() -> None:
 
 
 cli.add_command(data)
-for running in COMMANDS:
-    cli.add_command(running)
+for one in (*RUN_COMMANDS, *MODEL_COMMANDS):
+    cli.add_command(one)
 
 
 def command(name: str, *decorators: Callable[[Command], Command], example: str) -> Callable[[Command], Command]:
@@ -77,53 +77,6 @@ def list_(what: str | None, as_json: bool) -> None:
         return
     for name, section in rows.items():
         print_table(name, catalogue.for_people(name, section))
-
-
-@command(
-    "check-baseline",
-    click.argument("baseline", metavar="NAME|FILE"),
-    json_option,
-    plugin_option,
-    example="symbench check-baseline convnet\nsymbench check-baseline my_model.py --json",
-)
-def check_baseline(baseline: str, as_json: bool) -> None:
-    """Run the contract of a baseline, by NAME or in a FILE of its own, on small made-up fields."""
-    from . import contract, registry
-
-    name = registry.add_plugin(Path(baseline)) if baseline.endswith(".py") else baseline
-    candidate = contract.Candidate.named(name)
-    results = []
-    with Console(stderr=True).status("") as status:
-        for check in contract.CHECKS:
-            status.update(check.name.replace("_", " "))
-            results.append(contract.examine(check, candidate))
-    failed = [result for result in results if result.outcome == "failed"]
-    if as_json:
-        checks = [
-            {
-                "check": result.check.name,
-                "demand": result.check.demand,
-                "outcome": result.outcome,
-                "reason": result.reason,
-                "seconds": round(result.seconds, 2),
-            }
-            for result in results
-        ]
-        print_json({"name": name, "passed": not failed, "checks": checks})
-    else:
-        rows = [
-            {
-                "check": result.check.name.replace("_", " "),
-                "result": ": ".join(filter(None, (result.outcome.replace("failed", "FAILED"), result.reason))),
-                "seconds": f"{result.seconds:.2f}",
-            }
-            for result in results
-        ]
-        print_table(name, rows)
-        counts = {outcome: sum(result.outcome == outcome for result in results) for outcome in contract.OUTCOMES}
-        click.echo(f"{name}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}")
-    if failed:
-        sys.exit(1)
 
 
 @command(

@@ -130,10 +130,11 @@ def status(suite: str, only: str, store_folder: Path, as_json: bool, watch: bool
 def _status_rows(suite: Suite, store: Store) -> list[dict[str, Any]]:
     from cluster.remote import in_hand
 
+    queued, answered = in_hand(store)  # first: it may take long, and cells go on meanwhile
+    held = {cell.id for cell in suite.cells if store.being_run(cell)}
     records, broken = store.read(suite.cells)
     for item in broken:
         click.echo(f"skipped {item.folder}: {item.reason}", err=True)
-    queued, answered = in_hand(store)
     finished = sum(record.status.is_result for record in records.values())
     if not answered and finished < len(suite.cells):
         click.echo("squeue does not answer: what waits in the queue is not known", err=True)
@@ -142,7 +143,7 @@ def _status_rows(suite: Suite, store: Store) -> list[dict[str, Any]]:
         record = records.get(cell.id)
         state: str = record.status.state if record else "waiting"
         if record is None or not record.status.is_result:
-            if store.being_run(cell):
+            if cell.id in held:
                 state = "running"
             elif cell.id in queued:
                 state = "queued"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,15 @@ from benchmark.files import write_text
 from benchmark.plan import Timing, estimated_seconds
 from benchmark.suite import Suite
 from results import mlflow_view, report
+from results.lease import BEAT_SECONDS, STALE_SECONDS
 from results.store import Record, Store
 
 from . import failures, slurm
 from .packing import GFLOPS, shapes
 from .site import Site
 from .submit import Batch, Submission, batches, submissions, submit
+
+POLL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ def collect(submission_file: str) -> None:
     for plugin in submission.plugins:
         registry.add_plugin(plugin)
     suite, store = suites.load(str(submission.suite_file)), Store(submission.store)
+    _wait_for_the_dead(suite, store, submission)
     failed = settle(suite, store, submission)
     again = [
         cell_id
@@ -121,6 +126,15 @@ def collect(submission_file: str) -> None:
     if again:
         _send_again(suite, store, submission, {cell_id: failed[cell_id] for cell_id in again})
     show(suite, store)
+
+
+def _wait_for_the_dead(suite: Suite, store: Store, submission: Submission) -> None:
+    """Until nobody holds a cell of these jobs any more, or somebody goes on holding it who is alive."""
+    sent = {cell_id for cells in submission.jobs.values() for cell_id in cells}
+    cells = [cell for cell in suite.cells if cell.id in sent]
+    deadline = time.monotonic() + STALE_SECONDS + BEAT_SECONDS
+    while any(store.being_run(cell) for cell in cells) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
 
 
 def settle(suite: Suite, store: Store, submission: Submission) -> dict[str, str]:

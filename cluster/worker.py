@@ -20,6 +20,7 @@ from benchmark.files import write_json
 from benchmark.recorder import Follower
 from benchmark.run import run_cell
 from benchmark.training import Control, StoppedError
+from results.lease import BEAT_SECONDS, STALE_SECONDS
 from results.store import CellRecorder, LeaseLostError, Store
 
 from . import failures, slurm
@@ -27,6 +28,7 @@ from .job import Job
 from .signals import Signals
 from .staging import stage
 
+WAIT_SECONDS = 5.0
 WORD_SECONDS = 3.0
 """How long rank 0 waits to hear from another rank why it was left alone."""
 
@@ -57,10 +59,23 @@ def run_job(job_file: str) -> None:
     with join(rank, job.ranks, device, rendezvous, job.nodes) as world:
         store = Store(job.store)
         words = path.with_name(f"words-{task.job_id}-{start}-{lane}")
-        for cell in job.cells:
-            if world.any(signals.stop):
+        held = list(job.cells)
+        # Whoever holds a cell may be this job before its node died: then the lease goes stale, and the cell is ours.
+        patience = STALE_SECONDS + BEAT_SECONDS if on_slurm and job.lanes == 1 else 0.0
+        deadline = time.monotonic() + patience
+        while held and not world.any(signals.stop):
+            tried, held = held, []
+            for cell in tried:
+                if world.any(signals.stop):
+                    break
+                if not _run(cell, job, store, world, signals, words):
+                    held.append(cell)
+            if world.any(time.monotonic() > deadline):
                 break
-            _run(cell, job, store, world, signals, words)
+            if len(held) == len(tried):
+                time.sleep(WAIT_SECONDS)
+            else:
+                deadline = time.monotonic() + patience
     stopped = path.with_name(f"stopped-{task.job_id}-{start}")
     if signals.time_is_up and rank == 0:
         stopped.mkdir(exist_ok=True)
@@ -77,13 +92,14 @@ def _device(job: Job, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
-def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, words: Path) -> None:
-    """One cell under its lease, which rank 0 holds for all."""
+def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, words: Path) -> bool:
+    """One cell under its lease, which rank 0 holds for all; False where another process holds it."""
     checkpoint = store.cell_folder(cell.id) / "checkpoint.pt"
     with store.recorder(cell) if world.is_main else nullcontext(Follower(checkpoint)) as recorder:
-        skip = recorder is None or (world.is_main and store.is_result(cell))
-        if world.any(skip) or recorder is None:
-            return
+        if world.any(recorder is None) or recorder is None:
+            return False
+        if world.any(world.is_main and store.is_result(cell)):
+            return True
         print(f"{cell.id} {cell}", flush=True)
 
         def is_ours() -> bool:
@@ -108,6 +124,7 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
             recorder.fail(*_what_happened(error, world, words))
             if world.size > 1 or isinstance(error, KeyboardInterrupt):
                 raise
+    return True
 
 
 def _what_happened(error: BaseException, world: World, words: Path) -> tuple[str, str]:

@@ -155,7 +155,9 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(store: Store, make_su
 
 
 def test_one_failing_cell_stops_no_sibling(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
-    (tmp_path / "faulty.py").write_text(TOY.format(body="return 1 / 0 if self.training else x[:, -1]"), encoding="utf-8")
+    (tmp_path / "faulty.py").write_text(
+        TOY.format(body="return 1 / 0 if self.training else x[:, -1]"), encoding="utf-8"
+    )
     path = make_suite(models="[faulty, {convnet: {hidden: 4}}]", ranks=2)
     result = symbench("run", path, "--plugin", tmp_path / "faulty.py", store=store)
     assert result.returncode == 1

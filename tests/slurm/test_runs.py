@@ -6,8 +6,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ SITE = (
     "job_minutes: 1, setup: ['export OMP_NUM_THREADS=1']}"
 )
 PATIENCE_SECONDS = 240
+CLUSTER = Path(__file__).with_name("cluster.py")
 MakeSuite = Callable[..., Path]
 
 
@@ -58,6 +60,11 @@ class Cluster:
             assert time.monotonic() < deadline, (self.queue(), self.logs())
             time.sleep(0.2)
 
+    def clear(self) -> None:
+        if left := [line.split()[0] for line in self.queue()]:
+            self.slurm("scancel", *left)
+        self.wait_for_all()
+
     def wait_for_all(self) -> None:
         """Until the queue is empty, the collector's jobs included."""
         self.wait_until(lambda: not self.queue())
@@ -79,10 +86,12 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(slurm: dict[str, str], store: Store, tmp_path: Path) -> Cluster:
+def cluster(slurm: dict[str, str], store: Store, tmp_path: Path) -> Iterator[Cluster]:
+    """Idle before and after, whatever a test left."""
     made = Cluster(slurm, store, tmp_path)
-    assert not made.queue(), "the test cluster is not idle"
-    return made
+    made.clear()
+    yield made
+    made.clear()
 
 
 def undisturbed(cluster: Cluster, suite: Path, folder: Path) -> list[Record]:
@@ -238,3 +247,52 @@ def test_the_doctor_says_what_is_wrong(cluster: Cluster) -> None:
     found = cluster.symbench("doctor", "--on", cluster.site)
     assert found.returncode == 3
     assert "not ready: environment" in found.stderr
+
+
+def test_a_node_that_dies_loses_nothing(cluster: Cluster, make_suite: MakeSuite, tmp_path: Path) -> None:
+    """Its network is gone and its processes are dead; SLURM gives it up, and the job goes on elsewhere."""
+    suite = make_suite(epochs=60)
+    cluster.run(suite)
+    record = cluster.wait_for_epoch(suite, 3)
+    lost = record.status.host
+    subprocess.run(["ip", "-n", lost, "link", "set", "eth0", "down"], check=True)
+    try:
+        os.kill(record.status.pid, signal.SIGKILL)
+        cluster.wait_until(lambda: cluster.records(suite)[0].status.is_result)
+    finally:
+        mended = subprocess.run([sys.executable, str(CLUSTER), "up"], capture_output=True, text=True, check=False)
+    assert mended.returncode == 0, mended.stderr
+    (record,) = cluster.records(suite)
+    assert record.status.state == "done", cluster.logs()
+    assert record.status.host != lost
+    cluster.wait_for_all()
+    assert same(record, undisturbed(cluster, suite, tmp_path)[0])
+
+
+def test_the_controller_and_accounting_may_be_away(cluster: Cluster, make_suite: MakeSuite) -> None:
+    """slurmctld is started anew while a job runs, and slurmdbd is dead: squeue alone has to do."""
+    suite = make_suite(epochs=5000)
+    suite.write_text(suite.read_text().replace("batch_size: 8", "batch_size: 8, early_stop_after: null"))
+    cluster.run(suite)
+    cluster.wait_for_epoch(suite, 2)
+    for daemon in ("slurmctld", "slurmdbd"):
+        subprocess.run(["pkill", "-TERM", "-x", daemon], check=True)
+        cluster.wait_until(lambda name=daemon: subprocess.run(["pgrep", "-x", name], check=False).returncode == 1)
+    away = cluster.symbench("status", suite)
+    assert away.returncode == 0, away.stderr
+    assert "running" in away.stdout
+    refused = cluster.symbench("run", suite, "--on", cluster.site)
+    assert refused.returncode == 3
+    assert "squeue does not answer" in refused.stderr
+    mended = subprocess.run([sys.executable, str(CLUSTER), "up"], capture_output=True, text=True, check=False)
+    assert mended.returncode == 0, mended.stderr
+    subprocess.run(["pkill", "-KILL", "-x", "slurmdbd"], check=True)
+    try:
+        assert cluster.symbench("cancel", suite).returncode == 0
+        cluster.wait_for_all()
+        short = make_suite(epochs=3)
+        cluster.run(short)
+        cluster.wait_for_all()
+    finally:
+        subprocess.run([sys.executable, str(CLUSTER), "up"], capture_output=True, check=False)
+    assert [record.status.state for record in cluster.records(short)] == ["done"], cluster.logs()
