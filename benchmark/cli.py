@@ -17,7 +17,7 @@ from .cli_models import COMMANDS as MODEL_COMMANDS
 from .cli_run import COMMANDS as RUN_COMMANDS
 from .errors import MachineError, SymbenchError
 from .options import json_option, only_option, plugin_option, store_option, suite_argument
-from .terminal import Examples, console, duration, print_json, print_table
+from .terminal import Examples, console, print_json, print_table
 
 if TYPE_CHECKING:
     from results.store import Broken, Record, Store
@@ -77,55 +77,6 @@ def list_(what: str | None, as_json: bool) -> None:
         return
     for name, section in rows.items():
         print_table(name, catalogue.for_people(name, section))
-
-
-@command(
-    "plan",
-    suite_argument,
-    only_option,
-    store_option,
-    json_option,
-    plugin_option,
-    example="symbench plan quickstart\nsymbench plan my-suite.yaml --json",
-)
-def plan(suite: str, only: str, store_folder: Path, as_json: bool) -> None:
-    """Count the cells of SUITE, what is done, and what the rest will cost on this machine."""
-    from .plan import Timing, make_plan
-
-    loaded, store = _load(suite, only), _open(store_folder)
-    records = _records(loaded, store)
-    done = [record for record in records.values() if record.status.state == "done"]
-    result = make_plan(
-        loaded,
-        {key: record.status.state for key, record in records.items()},
-        [Timing(record.cell, record.metrics["training_seconds"]) for record in done],
-    )
-    rows = [
-        {
-            "dataset": row.dataset,
-            "preset": row.preset,
-            "level": row.level,
-            "model": row.model,
-            "cells": row.cells,
-            "finished": row.finished,
-            "estimated_seconds": round(row.estimated_seconds, 2),
-            "estimate": row.basis,
-        }
-        for row in result.rows
-    ]
-    total, left = len(loaded.cells), len(result.left)
-    summary = {
-        "suite": loaded.name,
-        "cells": total,
-        "finished": total - left,
-        "left": left,
-        "estimated_seconds": round(result.estimated_seconds, 2),
-    }
-    if as_json:
-        print_json({**summary, "rows": rows})
-        return
-    print_table(loaded.name, rows)
-    click.echo(f"{total} cells: {total - left} finished, {left} left, about {duration(result.estimated_seconds)}")
 
 
 @command(

@@ -23,6 +23,76 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 5.0
 
 
+@click.command(cls=Examples, epilog="symbench plan quickstart\nsymbench plan my-suite.yaml --on my-site.yaml --json")
+@suite_argument
+@only_option
+@site_option
+@store_option
+@json_option
+@plugin_option
+def plan(suite: str, only: str, site: str, store_folder: Path, as_json: bool) -> None:
+    """Count the cells of SUITE, what is done, and what the rest will cost, here or on a cluster; changes nothing."""
+    from cluster import remote
+    from cluster import site as sites
+    from cluster.submit import batches
+    from results.store import Store
+
+    from . import suite as suites
+    from .plan import make_plan
+
+    loaded = suites.load(suite)
+    loaded = loaded.only(only) if only else loaded
+    records, broken = Store(store_folder).read(loaded.cells)
+    for item in broken:
+        click.echo(f"skipped {item.folder}: {item.reason}", err=True)
+    place = None if site == "local" else sites.load(site)
+    speed = None if place is None else remote.speeds(loaded, loaded.cells, place)
+    states = {key: record.status.state for key, record in records.items()}
+    result = make_plan(loaded, states, remote.timings(records), speed)
+    rows = [
+        {
+            "dataset": row.dataset,
+            "preset": row.preset,
+            "level": row.level,
+            "model": row.model,
+            "cells": row.cells,
+            "finished": row.finished,
+            "estimated_seconds": round(row.estimated_seconds, 2),
+            "estimate": row.basis,
+        }
+        for row in result.rows
+    ]
+    total, left = len(loaded.cells), len(result.left)
+    summary: dict[str, Any] = {
+        "suite": loaded.name,
+        "cells": total,
+        "finished": total - left,
+        "left": left,
+        "estimated_seconds": round(result.estimated_seconds, 2),
+    }
+    told = f"{total} cells: {total - left} finished, {left} left, about {duration(result.estimated_seconds)}"
+    if place is not None:
+        seconds = remote.expected_seconds(loaded, result.left, records, place)
+        work = batches(loaded, result.left, seconds, place)
+        jobs = [
+            (batch.shape, sum(seconds[cell.id] for cell in job) / batch.shape.lanes)
+            for batch in work
+            for job in batch.jobs
+        ]
+        summary["jobs"] = len(jobs)
+        summary["longest_job_seconds"] = round(max((each for _, each in jobs), default=0.0), 2)
+        summary["rank_hours"] = round(sum(shape.ranks * shape.lanes * each for shape, each in jobs) / 3600, 3)
+        told += (
+            f" in all; {summary['jobs']} jobs, the longest about {duration(summary['longest_job_seconds'])}; "
+            f"{summary['rank_hours']:.3g} {'GPU' if place.gpus_per_node else 'rank'}-hours"
+        )
+    if as_json:
+        print_json({**summary, "rows": rows})
+        return
+    print_table(loaded.name, rows)
+    click.echo(told)
+
+
 @click.command(
     cls=Examples,
     epilog="symbench run quickstart\nsymbench run quickstart --only 'model=convnet,seed=0'\n"
@@ -271,4 +341,4 @@ def logs(cell: str, store_folder: Path) -> None:
         click.echo("\n".join(log.lines))
 
 
-COMMANDS = (run, status, retry, cancel, logs, doctor)
+COMMANDS = (plan, run, status, retry, cancel, logs, doctor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -15,6 +15,8 @@ from .cell import Cell, Level
 from .recorder import FINAL_STATES
 from .suite import Suite
 
+Speed = Callable[[Cell], float]
+"""Floating-point operations a second of all ranks of a cell."""
 BACKWARD_COST = 2
 """A backward pass costs about two forward passes."""
 
@@ -29,7 +31,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds for one cell on this machine, early stopping left out, and what they come from."""
+    """Seconds for one cell, early stopping left out, and what they come from."""
 
     seconds: float
     basis: Literal["measured", "from FLOPs", "unknown"]
@@ -59,54 +61,44 @@ class Plan:
     estimated_seconds: float
 
 
-def make_plan(suite: Suite, states: Mapping[str, str], timings: Iterable[Timing]) -> Plan:
-    """Compare `suite` with the `states` of its cells (by id) and estimate what is left."""
+def make_plan(suite: Suite, states: Mapping[str, str], timings: Iterable[Timing], speed: Speed | None = None) -> Plan:
+    """Compare `suite` with the `states` of its cells (by id) and estimate what is left, by default on this machine."""
     left = tuple(cell for cell in suite.cells if states.get(cell.id) not in FINAL_STATES)
-    known = {_like(timing.cell): timing.training_seconds for timing in timings}
+    expected = estimates(left, timings, speed or (lambda cell: _flops_per_second()))
     groups: dict[tuple[str, str, Level, str], list[Cell]] = {}
     for cell in suite.cells:
         key = (cell.dataset.name, cell.dataset.preset, cell.dataset.level, cell.model.name)
         groups.setdefault(key, []).append(cell)
-    open_ids = {cell.id for cell in left}
     rows = []
     for key, cells in groups.items():
-        waiting = [cell for cell in cells if cell.id in open_ids]
-        estimates = [_estimate(cell, known) for cell in waiting]
+        waiting = [expected[cell.id] for cell in cells if cell.id in expected]
         rows.append(
             PlanRow(
                 *key,
                 cells=len(cells),
                 finished=len(cells) - len(waiting),
-                estimated_seconds=sum(estimate.seconds for estimate in estimates),
-                basis=", ".join(dict.fromkeys(estimate.basis for estimate in estimates)),
+                estimated_seconds=sum(estimate.seconds for estimate in waiting),
+                basis=", ".join(dict.fromkeys(estimate.basis for estimate in waiting)),
             )
         )
     return Plan(tuple(rows), left, sum(row.estimated_seconds for row in rows))
 
 
-def estimated_seconds(cells: Iterable[Cell], timings: Iterable[Timing], flops_per_second: float) -> dict[str, float]:
-    """Seconds for each cell by id: as long as a finished sibling took, or its FLOPs at this speed.
-
-    A cell whose model cannot be built counts for nothing; the run will say it of that cell.
-    """
-    known = {_like(timing.cell): timing.training_seconds for timing in timings}
-    seconds = {}
+def estimates(cells: Iterable[Cell], timings: Iterable[Timing], speed: Speed) -> dict[str, Estimate]:
+    """For each cell by id: what a finished sibling took, or its FLOPs at the `speed` at which it will run."""
+    known = {_like(timing.cell): Estimate(timing.training_seconds, "measured") for timing in timings}
+    expected = {}
     for cell in cells:
         like = _like(cell)
         if like not in known:
-            try:
-                known[like] = _flops(cell) / flops_per_second
-            except Exception:  # noqa: BLE001 - a plug-in may raise anything
-                known[like] = 0.0
-        seconds[cell.id] = known[like]
-    return seconds
+            known[like] = _estimate(cell, speed)
+        expected[cell.id] = known[like]
+    return expected
 
 
-def _estimate(cell: Cell, known: Mapping[str, float]) -> Estimate:
-    if _like(cell) in known:
-        return Estimate(known[_like(cell)], "measured")
+def _estimate(cell: Cell, speed: Speed) -> Estimate:
     try:
-        return Estimate(_flops(cell) / _flops_per_second(), "from FLOPs")
+        return Estimate(_flops(cell) / speed(cell), "from FLOPs")
     except Exception:  # noqa: BLE001 - a plug-in may raise anything; the run will say it of that cell
         return Estimate(0.0, "unknown")
 

@@ -11,9 +11,9 @@ from benchmark import registry
 from benchmark import suite as suites
 from benchmark.cell import Cell
 from benchmark.data.layout import data_path, require
-from benchmark.errors import MachineError
+from benchmark.errors import MachineError, UserError
 from benchmark.files import write_text
-from benchmark.plan import Timing, estimated_seconds
+from benchmark.plan import Speed, Timing, estimates
 from benchmark.suite import Suite
 from results import mlflow_view, report
 from results.lease import BEAT_SECONDS, STALE_SECONDS
@@ -52,21 +52,45 @@ def work_for(suite: Suite, store: Store, site: Site, only: Iterable[str] | None 
     left = [cell for cell in open_cells if cell.id not in in_hand and not store.being_run(cell)]
     for dataset in dict.fromkeys(cell.dataset for cell in left):
         require(data_path(store.data_folder, dataset.name, dataset.preset, dataset.level))
-    seconds = estimates(suite, left, records, site)
+    seconds = expected_seconds(suite, left, records, site)
+    _require_that_they_end(left, seconds, site)
     return Work(
         tuple(left), tuple(batches(suite, left, seconds, site)), len(finished), len(open_cells) - len(left), seconds
     )
 
 
-def estimates(suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], site: Site) -> dict[str, float]:
-    """Seconds for each cell by id, on the ranks that it will have."""
-    seconds: dict[str, float] = {}
+def _require_that_they_end(cells: Sequence[Cell], seconds: Mapping[str, float], site: Site) -> None:
+    times = failures.POLICIES["time_limit"].retries + 1
+    for cell in cells:
+        if seconds[cell.id] > 60 * site.minutes * times:
+            raise UserError(
+                f"{cell}: about {seconds[cell.id] / 3600:.0f} h, and a job has {site.minutes} minutes {times} times; "
+                "ask for more ranks or fewer epochs, or for a longer limit in the site file"
+            )
+
+
+def expected_seconds(
+    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], site: Site
+) -> dict[str, float]:
+    """Estimates for each cell by id, on the ranks that it will have."""
+    speed_of = speeds(suite, cells, site)
+    return {key: estimate.seconds for key, estimate in estimates(cells, timings(records), speed_of).items()}
+
+
+def speeds(suite: Suite, cells: Sequence[Cell], site: Site) -> Speed:
+    """How fast a cell of `suite` runs on `site`. UserError where it cannot."""
+    by_shape = {
+        cell.id: 1e9 * (site.gflops or GFLOPS[shape.device]) * shape.ranks
+        for shape, members in shapes(suite, cells, site).items()
+        for cell in members
+    }
+    return lambda cell: by_shape[cell.id]
+
+
+def timings(records: Mapping[str, Record]) -> list[Timing]:
+    """What finished cells took."""
     done = [record for record in records.values() if record.status.state == "done"]
-    for shape, members in shapes(suite, cells, site).items():
-        speed = 1e9 * (site.gflops or GFLOPS[shape.device]) * shape.ranks
-        timings = [Timing(record.cell, record.metrics["training_seconds"]) for record in done]
-        seconds |= estimated_seconds(members, timings, speed)
-    return seconds
+    return [Timing(record.cell, record.metrics["training_seconds"]) for record in done]
 
 
 def launch(suite: Suite, store: Store, site: Site, work: Work) -> Submission:
