@@ -15,7 +15,6 @@ from benchmark.errors import MachineError, UserError
 from benchmark.files import write_text
 from benchmark.plan import Speed, Timing, estimates
 from benchmark.suite import Suite
-from results import mlflow_view, report
 from results.lease import BEAT_SECONDS, STALE_SECONDS
 from results.store import Record, Store
 
@@ -198,6 +197,8 @@ def _send_again(suite: Suite, store: Store, submission: Submission, failed: Mapp
 
 def show(suite: Suite, store: Store) -> None:
     """Bring MLflow and the report up to date; `STORE/<suite file>.html`."""
+    from results import mlflow_view, report  # MLflow and matplotlib take seconds to import
+
     records, broken = store.read(suite.cells)
     html = report.render(store, suite, records, broken)
     write_text(store.root / f"{_file_name(suite.name)}.html", html)

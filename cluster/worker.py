@@ -59,28 +59,23 @@ def run_job(job_file: str) -> None:
     with join(rank, job.ranks, device, rendezvous, job.nodes) as world:
         store = Store(job.store)
         words = path.with_name(f"words-{task.job_id}-{start}-{lane}")
-        held = list(job.cells)
         # Whoever holds a cell may be this job before its node died: then the lease goes stale, and the cell is ours.
         patience = STALE_SECONDS + BEAT_SECONDS if on_slurm and job.lanes == 1 else 0.0
-        deadline = time.monotonic() + patience
-        while held and not world.any(signals.stop):
-            tried, held = held, []
-            for cell in tried:
-                if world.any(signals.stop):
-                    break
-                if not _run(cell, job, store, world, signals, words):
-                    held.append(cell)
-            if world.any(time.monotonic() > deadline):
-                break
-            if len(held) == len(tried):
-                time.sleep(WAIT_SECONDS)
-            else:
+        left, deadline = list(job.cells), 0.0
+        while left:
+            held = [cell for cell in left if not _run(cell, job, store, world, signals, words)]
+            if len(held) < len(left) or deadline == 0.0:
                 deadline = time.monotonic() + patience
+            left = held
+            if world.any(signals.stop or time.monotonic() >= deadline):
+                break
+            time.sleep(WAIT_SECONDS if held else 0.0)
+        time_is_up = world.any(signals.time_is_up)
     stopped = path.with_name(f"stopped-{task.job_id}-{start}")
-    if signals.time_is_up and rank == 0:
+    if time_is_up and rank == 0:
         stopped.mkdir(exist_ok=True)
         (stopped / str(lane)).touch()
-    if signals.time_is_up and task.global_rank == 0 and int(start) < job.requeues:
+    if time_is_up and task.global_rank == 0 and int(start) < job.requeues:
         _wait_for(stopped, job.lanes)
         slurm.requeue(task.job_id)
 
@@ -93,7 +88,9 @@ def _device(job: Job, local_rank: int) -> torch.device:
 
 
 def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, words: Path) -> bool:
-    """One cell under its lease, which rank 0 holds for all; False where another process holds it."""
+    """One cell under its lease, which rank 0 holds for all; False where another process has it, or all are to stop."""
+    if world.any(signals.stop):
+        return False
     checkpoint = store.cell_folder(cell.id) / "checkpoint.pt"
     with store.recorder(cell) if world.is_main else nullcontext(Follower(checkpoint)) as recorder:
         if world.any(recorder is None) or recorder is None:
@@ -115,7 +112,7 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
                 raise
         except StoppedError:
             if is_ours():
-                why = "time_limit" if signals.time_is_up else "preempted"
+                why = "preempted" if signals.terminated else "time_limit"
                 recorder.fail(why, "saved where it was; goes on when it is started again")
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, KeyboardInterrupt):

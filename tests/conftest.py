@@ -1,60 +1,24 @@
-"""A store with a small random field in place of simulated smoke, and suites over it."""
+"""Fixtures of several folders."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
+from support import store_in, suite_in
 
-from benchmark import registry
-from benchmark.data.dataset import EquivarianceError, Simulation
-from benchmark.data.layout import data_path, write
 from results.store import Store
-
-DATASET, PRESET = "smoke_rotation_levels", "small"
-SUITE = """\
-name: tiny
-protocol: {{name: disjoint, input_frames: 1, train_steps: 2, test_steps: 4}}
-datasets:
-  - smoke_rotation_levels: {{level: 0, preset: small}}
-models: {models}
-seeds: {seeds}
-train: {{epochs: {epochs}, batch_size: 8, learning_rate: 1e-3}}
-resources: {{ranks: {ranks}}}
-"""
 
 MakeSuite = Callable[..., Path]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A field of 8 x 8 cells whose frames decay, with the runs and frames of the real preset."""
-    frames = registry.dataset(DATASET).presets[PRESET].frames
-    start = np.random.default_rng(0).standard_normal((8, 1, 2, 8, 8), dtype=np.float32)
-    decay = np.float32(0.97) ** np.arange(frames, dtype=np.float32)[None, :, None, None, None]
-    simulation = Simulation(
-        field=start * decay,
-        grid="staggered",
-        divergence_free=False,
-        spacing=8.0,
-        time_step=1.0,
-        parameters={},
-        run_parameters=[{} for _ in range(8)],
-        equivariance_errors=[EquivarianceError("rot90", 0.5, 0.25)],
-    )
-    store = Store(tmp_path / "störe with spaces")
-    store.make()
-    write(data_path(store.data_folder, DATASET, PRESET, 0), DATASET, PRESET, 0, simulation)
-    return store
+    """One with a small random field in place of simulated smoke."""
+    return store_in(tmp_path / "störe with spaces")
 
 
 @pytest.fixture
 def make_suite(tmp_path: Path) -> MakeSuite:
-    """Writes a suite file; keywords: models, seeds, epochs, ranks."""
-
-    def make(models: str = "[{convnet: {hidden: 4}}]", seeds: str = "[0]", epochs: int = 3, ranks: int = 1) -> Path:
-        path = tmp_path / "tiny.yaml"
-        path.write_text(SUITE.format(models=models, seeds=seeds, epochs=epochs, ranks=ranks), encoding="utf-8")
-        return path
-
-    return make
+    """Writes a suite file over that field; keywords: models, seeds, epochs, ranks."""
+    return partial(suite_in, tmp_path)

@@ -1,13 +1,31 @@
-"""Calls the command line as a person does, with the store as a relative path."""
+"""What tests of several folders use: the command line as a person calls it, and small stores and suites."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from benchmark import registry
+from benchmark.data.dataset import EquivarianceError, Simulation
+from benchmark.data.layout import data_path, write
 from results.store import Store
 
 SYMBENCH = Path(sys.executable).with_name("symbench")
+
+
+DATASET, PRESET = "smoke_rotation_levels", "small"
+SUITE = """\
+name: tiny
+protocol: {{name: disjoint, input_frames: 1, train_steps: 2, test_steps: 4}}
+datasets:
+  - smoke_rotation_levels: {{level: 0, preset: small}}
+models: {models}
+seeds: {seeds}
+train: {{epochs: {epochs}, batch_size: 8, learning_rate: 1e-3}}
+resources: {{ranks: {ranks}}}
+"""
 
 
 def symbench(*arguments: object, store: Store | None) -> subprocess.CompletedProcess[str]:
@@ -20,3 +38,32 @@ def start(*arguments: object, store: Store) -> subprocess.Popen[bytes]:
     """In a process group of its own, as a shell starts it."""
     command = [str(SYMBENCH), *map(str, arguments), "--store", os.path.relpath(store.root)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def store_in(folder: Path) -> Store:
+    """A field of 8 x 8 cells whose frames decay, with the runs and frames of the real preset, always the same."""
+    frames = registry.dataset(DATASET).presets[PRESET].frames
+    start = np.random.default_rng(0).standard_normal((8, 1, 2, 8, 8), dtype=np.float32)
+    decay = np.float32(0.97) ** np.arange(frames, dtype=np.float32)[None, :, None, None, None]
+    simulation = Simulation(
+        field=start * decay,
+        grid="staggered",
+        divergence_free=False,
+        spacing=8.0,
+        time_step=1.0,
+        parameters={},
+        run_parameters=[{} for _ in range(8)],
+        equivariance_errors=[EquivarianceError("rot90", 0.5, 0.25)],
+    )
+    store = Store(folder)
+    store.make()
+    write(data_path(store.data_folder, DATASET, PRESET, 0), DATASET, PRESET, 0, simulation)
+    return store
+
+
+def suite_in(
+    folder: Path, models: str = "[{convnet: {hidden: 4}}]", seeds: str = "[0]", epochs: int = 3, ranks: int = 1
+) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(SUITE.format(models=models, seeds=seeds, epochs=epochs, ranks=ranks), encoding="utf-8")
+    return path

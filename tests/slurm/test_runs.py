@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SYMBENCH
+from support import SYMBENCH, store_in, suite_in
 
 from benchmark import suite as suites
 from results.store import Record, Store
@@ -94,15 +94,16 @@ def cluster(slurm: dict[str, str], store: Store, tmp_path: Path) -> Iterator[Clu
     made.clear()
 
 
-def undisturbed(cluster: Cluster, suite: Path, folder: Path) -> list[Record]:
-    """The same cells in one go, on the same cluster."""
-    alone = Store(folder / "alone")
-    alone.make()
-    (alone.root / "data").symlink_to(cluster.store.data_folder.resolve())
-    other = Cluster(cluster.environment, alone, folder)
-    other.run(suite)
-    other.wait_for_all()
-    return other.records(suite)
+@pytest.fixture(scope="module")
+def undisturbed(slurm: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """The cell that others are stopped in, run in one go on the same cluster."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    alone = Cluster(slurm, store_in(folder / "store"), folder)
+    suite = suite_in(folder, epochs=60)
+    alone.run(suite)
+    alone.wait_for_all()
+    (record,) = alone.records(suite)
+    return record
 
 
 def same(one: Record, other: Record) -> bool:
@@ -132,7 +133,7 @@ def test_submitted_and_left_alone_it_ends_with_a_board(cluster: Cluster, make_su
 
 
 def test_stopped_three_times_the_result_is_the_same_bit_for_bit(
-    cluster: Cluster, make_suite: MakeSuite, tmp_path: Path
+    cluster: Cluster, make_suite: MakeSuite, undisturbed: Record
 ) -> None:
     """The signal before the time limit: the job saves, puts itself back into the queue, and goes on."""
     suite = make_suite(epochs=60)
@@ -152,7 +153,7 @@ def test_stopped_three_times_the_result_is_the_same_bit_for_bit(
     assert record.status.state == "done", cluster.logs()
     assert record.status.attempt == 4
     assert [epoch.epoch for epoch in record.history] == list(range(1, 61))
-    assert same(record, undisturbed(cluster, suite, tmp_path)[0])
+    assert same(record, undisturbed)
 
 
 def test_cancelled_from_outside_it_is_not_sent_again(cluster: Cluster, make_suite: MakeSuite) -> None:
@@ -201,7 +202,7 @@ class Faulty(ConvNet):
 
 
 def test_a_killed_process_is_noticed_and_its_cell_sent_again(
-    cluster: Cluster, make_suite: MakeSuite, tmp_path: Path
+    cluster: Cluster, make_suite: MakeSuite, undisturbed: Record
 ) -> None:
     """As the kernel kills when memory runs out: no word from the process; the last job sees it and sends it again."""
     suite = make_suite(epochs=60)
@@ -212,7 +213,7 @@ def test_a_killed_process_is_noticed_and_its_cell_sent_again(
     (record,) = cluster.records(suite)
     assert record.status.state == "done", cluster.logs()
     assert len(list((cluster.store.root / "jobs").glob("*/submission.json"))) == 2
-    assert same(record, undisturbed(cluster, suite, tmp_path)[0])
+    assert same(record, undisturbed)
 
 
 def test_two_submissions_at_once_run_each_cell_once(cluster: Cluster, make_suite: MakeSuite) -> None:
@@ -249,7 +250,7 @@ def test_the_doctor_says_what_is_wrong(cluster: Cluster) -> None:
     assert "not ready: environment" in found.stderr
 
 
-def test_a_node_that_dies_loses_nothing(cluster: Cluster, make_suite: MakeSuite, tmp_path: Path) -> None:
+def test_a_node_that_dies_loses_nothing(cluster: Cluster, make_suite: MakeSuite, undisturbed: Record) -> None:
     """Its network is gone and its processes are dead; SLURM gives it up, and the job goes on elsewhere."""
     suite = make_suite(epochs=60)
     cluster.run(suite)
@@ -266,7 +267,7 @@ def test_a_node_that_dies_loses_nothing(cluster: Cluster, make_suite: MakeSuite,
     assert record.status.state == "done", cluster.logs()
     assert record.status.host != lost
     cluster.wait_for_all()
-    assert same(record, undisturbed(cluster, suite, tmp_path)[0])
+    assert same(record, undisturbed)
 
 
 def test_the_controller_and_accounting_may_be_away(cluster: Cluster, make_suite: MakeSuite) -> None:
