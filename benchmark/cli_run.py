@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from dataclasses import replace
@@ -16,6 +17,7 @@ from .options import json_option, only_option, plugin_option, site_option, store
 from .terminal import Examples, duration, print_json, print_table
 
 if TYPE_CHECKING:
+    from cluster.site import Site
     from results.store import Record, Store
 
     from .suite import Suite
@@ -23,14 +25,33 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 5.0
 
 
+def _hours(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:gpu|rank)?h", value)
+    if match is None:
+        raise click.BadParameter("must be hours of all ranks together, as 200gpuh")
+    return float(match[1])
+
+
+budget_option = click.option(
+    "--budget",
+    "hours",
+    callback=_hours,
+    metavar="200gpuh",
+    help="On a cluster: only as many seeds and levels as this pays for, each with all models.",
+)
+
+
 @click.command(cls=Examples, epilog="symbench plan quickstart\nsymbench plan my-suite.yaml --on my-site.yaml --json")
 @suite_argument
 @only_option
 @site_option
+@budget_option
 @store_option
 @json_option
 @plugin_option
-def plan(suite: str, only: str, site: str, store_folder: Path, as_json: bool) -> None:
+def plan(suite: str, only: str, site: str, hours: float | None, store_folder: Path, as_json: bool) -> None:
     """Count the cells of SUITE, what is done, and what the rest will cost, here or on a cluster; changes nothing."""
     from cluster import remote
     from cluster import site as sites
@@ -46,6 +67,8 @@ def plan(suite: str, only: str, site: str, store_folder: Path, as_json: bool) ->
     for item in broken:
         click.echo(f"skipped {item.folder}: {item.reason}", err=True)
     place = None if site == "local" else sites.load(site)
+    if hours is not None:
+        loaded = remote.affordable(loaded, Store(store_folder), _require_site(place), hours)
     speed = None if place is None else remote.speeds(loaded, loaded.cells, place)
     states = {key: record.status.state for key, record in records.items()}
     result = make_plan(loaded, states, remote.timings(records), speed)
@@ -101,10 +124,11 @@ def plan(suite: str, only: str, site: str, store_folder: Path, as_json: bool) ->
 @suite_argument
 @only_option
 @site_option
+@budget_option
 @click.option("--dry-run", is_flag=True, help="Print what would be given to sbatch, and send nothing.")
 @store_option
 @plugin_option
-def run(suite: str, only: str, site: str, dry_run: bool, store_folder: Path) -> None:
+def run(suite: str, only: str, site: str, hours: float | None, dry_run: bool, store_folder: Path) -> None:
     """Run every cell of SUITE that is not finished; going on after an interruption is the same command.
 
     On a cluster the jobs are sent, and this command ends: nobody has to stay. The last job brings MLflow and the
@@ -120,9 +144,11 @@ def run(suite: str, only: str, site: str, dry_run: bool, store_folder: Path) -> 
     if site == "local":
         if dry_run:
             raise UserError("--dry-run: there is no sbatch to show without `--on SITE`; see `symbench plan`")
+        if hours is not None:
+            _require_site(None)
         _run_here(loaded, store)
     else:
-        _run_there(loaded, store, site, dry_run)
+        _run_there(loaded, store, site, dry_run, hours)
 
 
 def _run_here(suite: Suite, store: Store) -> None:
@@ -142,12 +168,20 @@ def _run_here(suite: Suite, store: Store) -> None:
         sys.exit(1)
 
 
-def _run_there(suite: Suite, store: Store, site: str, dry_run: bool) -> None:
+def _require_site(site: Site | None) -> Site:
+    if site is None:
+        raise UserError("--budget: is for a cluster, with `--on SITE`; on this machine choose cells with --only")
+    return site
+
+
+def _run_there(suite: Suite, store: Store, site: str, dry_run: bool, hours: float | None = None) -> None:
     from cluster import remote
     from cluster import site as sites
     from cluster.submit import script
 
     place = sites.load(site)
+    if hours is not None:
+        suite = remote.affordable(suite, store, place, hours)
     work = remote.work_for(suite, store, place)
     told = f"{work.finished} finished" + (f", {work.elsewhere} in earlier jobs" if work.elsewhere else "")
     if not work.left:

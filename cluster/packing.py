@@ -64,6 +64,26 @@ def shapes(suite: Suite, cells: Sequence[Cell], site: Site) -> dict[Shape, list[
     return groups
 
 
+def within(cells: Sequence[Cell], rank_seconds: Mapping[str, float], budget: float) -> list[Cell]:
+    """Those of `cells` that `budget` rank-seconds pay for, chosen fairly: what is compared is run whole or not at all.
+
+    A block is one seed on one level under one protocol and training, for all models; blocks are taken seed by seed,
+    each if it still fits.
+    """
+    blocks: dict[str, list[Cell]] = {}
+    for cell in sorted(cells, key=lambda cell: cell.seed):  # stable: otherwise the order of the suite
+        trained = registry.model(cell.model.name).trained
+        block = (cell.seed, cell.dataset, cell.protocol, cell.train) if trained else (cell.dataset, cell.protocol)
+        blocks.setdefault(repr(block), []).append(cell)
+    chosen: set[str] = set()
+    for block_cells in blocks.values():
+        cost = sum(rank_seconds[cell.id] for cell in block_cells)
+        if cost <= budget:
+            budget -= cost
+            chosen |= {cell.id for cell in block_cells}
+    return [cell for cell in cells if cell.id in chosen]
+
+
 def pack(cells: Sequence[Cell], seconds: Mapping[str, float], site: Site, lanes: int) -> list[list[Cell]]:
     """Jobs of about `site.job_minutes`, the longest cell first; a cell longer than that has a job of its own.
 

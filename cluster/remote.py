@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmark import registry
@@ -19,7 +19,7 @@ from results.lease import BEAT_SECONDS, STALE_SECONDS
 from results.store import Record, Store
 
 from . import failures, slurm
-from .packing import GFLOPS, shapes
+from .packing import GFLOPS, shapes, within
 from .site import Site
 from .submit import Batch, Submission, batches, submissions, submit
 
@@ -36,6 +36,24 @@ class Work:
     elsewhere: int
     """Cells that earlier jobs have in hand."""
     seconds: Mapping[str, float]
+
+
+def affordable(suite: Suite, store: Store, site: Site, hours: float) -> Suite:
+    """`suite` without the open cells that `hours` of all ranks together do not pay for; results cost nothing."""
+    records, _ = store.read(suite.cells)
+    left = [cell for cell in suite.cells if not (cell.id in records and records[cell.id].status.is_result)]
+    seconds = expected_seconds(suite, left, records, site)
+    cost = {
+        cell.id: seconds[cell.id] * shape.ranks
+        for shape, members in shapes(suite, left, site).items()
+        for cell in members
+    }
+    paid = {cell.id for cell in within(left, cost, 3600 * hours)}
+    if not any(cost[cell_id] for cell_id in paid) and any(cost.values()):
+        whole = sum(cost.values()) / 3600
+        raise UserError(f"--budget: {hours:g} h do not pay for one seed of all models; the suite takes {whole:.3g} h")
+    open_ids = {cell.id for cell in left}
+    return replace(suite, cells=tuple(cell for cell in suite.cells if cell.id in paid or cell.id not in open_ids))
 
 
 def work_for(suite: Suite, store: Store, site: Site, only: Iterable[str] | None = None) -> Work:

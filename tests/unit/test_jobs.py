@@ -15,7 +15,7 @@ from benchmark.cell import Cell
 from benchmark.errors import MachineError, UserError
 from benchmark.suite import Suite
 from cluster import failures, remote, slurm
-from cluster.packing import Shape, pack, shape_of, shapes
+from cluster.packing import Shape, pack, shape_of, shapes, within
 from cluster.site import Site
 from cluster.submit import batches, script
 from results.store import Store
@@ -63,6 +63,28 @@ def test_no_job_has_more_cells_than_allowed_and_work_is_even(tmp_path: Path) -> 
     work = [sum(seconds[cell.id] for cell in job) for job in pack(cells, seconds, SITE, 1)]
     assert len(work) == 13
     assert max(work) - min(work) <= 6 * len(work)
+
+
+def test_a_budget_pays_for_whole_seeds_of_all_models(tmp_path: Path) -> None:
+    path = tmp_path / "fair.yaml"
+    path.write_text(
+        "name: fair\nprotocol: {input_frames: 1, train_steps: 2, test_steps: 4}\n"
+        "datasets: [{smoke_rotation_levels: {level: [0, 3], preset: small}}]\n"
+        "models: [persistence, {convnet: {hidden: 4}}, {e2cnn: {hidden: 2}}]\n"
+        "seeds: [0, 1, 2]\ntrain: {batch_size: 8}\n"
+    )
+    cells = suites.load(str(path)).cells
+    cost = {cell.id: {"persistence": 0.0, "convnet": 1.0, "e2cnn": 9.0}[cell.model.name] for cell in cells}
+
+    def chosen(budget: float) -> set[tuple[object, ...]]:
+        kept = [cell for cell in within(cells, cost, budget) if cell.model.name != "persistence"]
+        return {(cell.seed, cell.dataset.level, cell.model.name) for cell in kept}
+
+    both = ("convnet", "e2cnn")
+    assert chosen(9.9) == set()
+    assert chosen(19.9) == {(0, 0, name) for name in both}
+    assert chosen(35.0) == {(0, 0, n) for n in both} | {(0, 3, n) for n in both} | {(1, 0, n) for n in both}
+    assert len(within(cells, cost, 60.0)) == len(cells)
 
 
 def test_arrays_are_split_at_the_limit(tmp_path: Path) -> None:
