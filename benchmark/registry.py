@@ -81,13 +81,18 @@ def dataset_names() -> list[str]:
 
 def model(name: str) -> type[Baseline]:
     """The baseline class called `name`. UserError: unknown name (with the nearest), or its file is broken."""
-    from .baseline import Baseline  # torch takes seconds to import
-
     sources = _model_sources()
     if name not in sources:
         raise UserError(unknown("model", name, sources))
-    source = sources[name]
-    where = f"{name} ({source.origin})"
+    return _model_at(name, sources[name].origin)
+
+
+@cache
+def _model_at(name: str, origin: str) -> type[Baseline]:
+    """The class, imported and looked over once; a broken one is looked at again."""
+    from .baseline import Baseline  # torch takes seconds to import
+
+    source, where = _model_sources()[name], f"{name} ({origin})"
     try:
         module = source.load()
     except (Exception, SystemExit) as error:  # a plug-in may raise anything; it is refused by name
@@ -163,11 +168,17 @@ def _dataset_classes() -> dict[str, type[Dataset]]:
     return {name: classes[0] for name, classes in defined.items() if classes and not inspect.isabstract(classes[0])}
 
 
-def _model_sources() -> dict[str, Source]:
+@cache
+def _installed_models() -> dict[str, Source]:
+    """Those of this package and of installed ones; looking through what is installed takes milliseconds."""
     modules = {name: f"{__package__}.models.{name}" for name in _module_names("models")}
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         modules.setdefault(entry.name, entry.module)
-    sources = {name: Source(origin, partial(importlib.import_module, origin)) for name, origin in modules.items()}
+    return {name: Source(origin, partial(importlib.import_module, origin)) for name, origin in modules.items()}
+
+
+def _model_sources() -> dict[str, Source]:
+    sources = dict(_installed_models())
     for name, path in _plugins.items():
         sources[name] = Source(str(path), partial(_import_file, name, path), path)
     return sources
