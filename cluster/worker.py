@@ -117,7 +117,7 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, KeyboardInterrupt):
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # submitit sends it once more; what follows is short
-            traceback.print_exc()
+            print(traceback.format_exc(), flush=True)  # where `symbench logs` finds it
             recorder.fail(*_what_happened(error, world, words))
             if world.size > 1 or isinstance(error, KeyboardInterrupt):
                 raise

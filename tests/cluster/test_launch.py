@@ -164,6 +164,22 @@ def test_one_failing_cell_stops_no_sibling(store: Store, make_suite: MakeSuite, 
     assert "code_error: ZeroDivisionError: division by zero" in result.stderr
     assert "1 cells run, 0 were finished, 1 failed" in result.stdout
     assert "Traceback" not in result.stderr
+    plugin = ("--plugin", tmp_path / "faulty.py")
+    failed = next(
+        row["id"]
+        for row in json.loads(symbench("status", path, "--json", *plugin, store=store).stdout)
+        if row["state"] == "failed"
+    )
+    log = symbench("logs", failed[:6], store=store)
+    assert log.stdout.startswith(f"{failed} ")
+    assert "ZeroDivisionError" in log.stdout
+    assert "convnet" not in log.stdout
+    wrong = symbench("retry", path, "--failed", "code_eror", *plugin, store=store)
+    assert wrong.returncode == 2
+    assert "unknown reason 'code_eror'; did you mean 'code_error'" in wrong.stderr
+    again = symbench("retry", path, "--failed", "code_error", *plugin, store=store)
+    assert again.returncode == 1
+    assert "0 cells run, 0 were finished, 1 failed" in again.stdout
 
 
 def test_a_process_that_dies_without_a_word_is_noticed(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:

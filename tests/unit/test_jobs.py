@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import store_in
 
 from benchmark import suite as suites
 from benchmark.cell import Cell
@@ -221,6 +222,30 @@ def test_no_answer_is_no_answer(says: Callable[..., None], tmp_path: Path, monke
     assert remote.in_hand(Store(tmp_path / "runs")) == (set(), False)
     says("squeue", "12 RUNNING")
     assert remote.in_hand(Store(tmp_path / "runs")) == ({"a"}, True)
+
+
+def test_what_did_not_fit_is_sent_again_in_smaller_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch 8 on two ranks: 4 windows each, then 2, then 1; the batch itself stays. Other failures change nothing."""
+    suite, store = suite_of(tmp_path, "{gpus: 2}"), store_in(tmp_path / "store")
+    memory, network, untouched = (cell.id for cell in suite.cells[1:])
+    sent: list[tuple[set[str], dict[str, int], dict[str, int]]] = []
+
+    def submit(*arguments: object) -> None:
+        *_, work, _, attempts, micro_batches = arguments
+        cells = {cell.id for batch in work for job in batch.jobs for cell in job}  # type: ignore[attr-defined]
+        sent.append((cells, dict(attempts), dict(micro_batches)))  # type: ignore[call-overload]
+
+    monkeypatch.setattr(remote, "submit", submit)
+    submission = remote.Submission(
+        suite="many", suite_file=suite.path, store=store.root, site=SITE, plugins=(), jobs={"1": (memory, network)}
+    )
+    for _ in range(3):
+        remote._send_again(suite, store, submission, {memory: "gpu_out_of_memory", network: "communication"})
+        submission = submission.model_copy(update={"attempts": sent[-1][1]})
+    assert [cells for cells, _, _ in sent] == [{memory, network}] * 3
+    assert [attempts for _, attempts, _ in sent] == [{memory: n, network: n} for n in (1, 2, 3)]
+    assert [parts for _, _, parts in sent] == [{memory: 2}, {memory: 1}, {memory: 1}]
+    assert untouched not in sent[-1][0]
 
 
 @pytest.mark.parametrize(
