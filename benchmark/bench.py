@@ -90,7 +90,8 @@ def record(model: Baseline, batch: int, grid: int) -> Recorded:
 
 
 def training_step(loss: nn.Module, batch: int, grid: int) -> Callable[[], None]:
-    """One optimiser step on noise."""
+    """One optimiser step on noise, with what a baseline does before it."""
+    before_step = loss.model.before_step if isinstance(loss, RolledOutLoss) else lambda progress: None
     x, y, draws = _windows(batch, grid)
     optimizer = torch.optim.Adam(loss.parameters())
     if FAST:
@@ -99,6 +100,7 @@ def training_step(loss: nn.Module, batch: int, grid: int) -> Callable[[], None]:
     def step() -> None:
         optimizer.zero_grad()
         loss(x, y, draws)[0].backward()
+        before_step(0.5)
         optimizer.step()
         if FAST:
             torch.cuda.synchronize()

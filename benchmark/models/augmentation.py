@@ -42,6 +42,8 @@ class Augmentation(Wrapper):
         """Shifts need a periodic box."""
         if config.group == "translation" and not task.periodic:
             return "a window that is shifted in a box with walls has cells without a value"
+        if config.network.name == "augmentation":
+            return "an augmentation around another one would draw the same numbers"
         return super().refusal(config, task)
 
     def __init__(self, config: Config, task: Task) -> None:

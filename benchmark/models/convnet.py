@@ -13,7 +13,11 @@ from .layers.sizes import KernelSize
 
 
 class ConvNet(Baseline):
-    """`layers` convolutions with ReLU between them: no normalisation, no pooling, any grid."""
+    """v_0 = x, v_{l+1} = relu(K_l * v_l + b_l), y = K_L * v_{L-1} + b_L, with L = `layers`.
+
+    (B, T, C, H, W) -> (B, C, H, W), any grid; padded, so that the grid stays. Different from the published code: no
+    normalisation over the batch.
+    """
 
     class Config(Frozen):
         """`hidden` is the number of channels; `kernel_size` must be odd, so that the grid stays as it is."""

@@ -15,7 +15,12 @@ from .layers.steerable import steerable_network
 class E2CNN(Baseline):
     """T vector fields (irrep 1) -> `hidden` regular fields of C_N, `layers` deep -> one vector field.
 
-    On the grid, the quarter turns are kept to round-off, the eighths of C8 up to the sampling of the kernels.
+    (B, T, 2, H, W) -> (B, 2, H, W), any grid; each layer is y(x) = b + sum_y sum_l w_l Phi_l(y) f(x + y), with Phi_l
+    e2cnn's basis of kernels that commute with C_N, and ReLU between them. On the grid, the quarter turns are kept to
+    round-off, the eighths of C8 up to the sampling of the kernels: of components at cell centres, that is (`grid:
+    centered`). Staggered components are turned as if they lay there, half a cell off, as in the published code.
+
+    Different from the code of Wang, Walters, Yu 2022: no normalisation over the batch, and the last layer starts small.
     """
 
     class Config(Frozen):

@@ -13,6 +13,8 @@ from .layers.projection import HALF_TURN, MIRROR_X, MIRROR_Y, ROTATIONS, Project
 
 Coefficient = Annotated[float, Field(ge=0)]
 GROUPS = (ROTATIONS, HALF_TURN, MIRROR_X, MIRROR_Y)
+FLOOR = 0.01
+"""Symmetries that the weights break by less than this part of their own squares are not told apart."""
 
 
 class PER(ProjectionWrapper):
@@ -23,10 +25,11 @@ class PER(ProjectionWrapper):
     mirrors of x and of y, apart from each other since a force along one axis leaves but one of them. A projection is a
     mean over a group that permutes the weights, so the penalty is exact and needs no forward pass.
 
-    The strengths are tuned during training, as in the paper: at the part `tuned_at` of it each lambda_i is divided by
-    r_i / min r, with r_i the group's sum of squares, the minimum over groups with lambda_i > 0. What the data have
-    pulled away from a symmetry weakens its price from then on, and the symmetry that holds best keeps its own. The
-    published code takes the smallest r_i of the epochs before, and the ratio to a power; here both are plain.
+    The strengths are tuned during training: at the part `tuned_at` of it each lambda_i is divided by
+    r_i / min r, with r_i the group's sum of squares over what random weights have of it, 1 - 1 / |G_i|, the minimum
+    over groups with lambda_i > 0. What the data have pulled away from a symmetry weakens its price from then on, and
+    the symmetry that holds best keeps its own. The published code takes the smallest sum of the epochs before, as it
+    is, by which a group never holds better than its subgroup, and the ratio to a power.
 
     The lambdas start equal, no group being preferred, at 1e-3: with a ConvNet of 64 channels each group starts with
     about 0.05. Projected are networks of plain convolutions; others are n/a. Forecasts cost what they did, a training
@@ -89,7 +92,8 @@ class PER(ProjectionWrapper):
         if self.tuned:
             return
         with torch.no_grad():
-            squares = self.squares()
-            smallest = torch.finfo(squares.dtype).tiny
-            self.coefficients[self.groups] *= (squares.min() / squares.clamp(min=smallest)).clamp(max=1)
+            whole = torch.stack([part.square().sum() for layer in self.layers for part in layer.parts()]).sum()
+            shares = torch.tensor([1 - 1 / len(GROUPS[index]) for index in self.groups], device=whole.device)
+            broken = (self.squares() / shares).clamp(min=(FLOOR * whole).clamp(min=torch.finfo(whole.dtype).tiny))
+            self.coefficients[self.groups] *= broken.min() / broken
             self.tuned.fill_(True)

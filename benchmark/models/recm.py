@@ -37,8 +37,8 @@ class Modulation(nn.Module):
         lambda <- (1 - r) lambda + r gap
 
     The square root is the length that h would have if d were noise around zero. gap is a Lipschitz function of the
-    state (h, sqrt v). After each step W is made no longer than K (a max-norm constraint), so that |N(F)| / |F| is below
-    lambda, and lambda falls unless a gradient that is asymmetric on average holds it. At its limit it is what the
+    state (h, sqrt v). Before each step W is made no longer than K (a max-norm constraint), so that |N(F)| / |F| is
+    below lambda, and lambda falls unless a gradient that is asymmetric on average holds it. At its limit it is what the
     asymmetric part of the filter needs: lambda |W| = |N(F)|, |W| <= |K|.
     """
 

@@ -37,6 +37,7 @@ class RelaxedSteerableRotation(RelaxedBaseline):
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.2"
     search_space: ClassVar[SearchSpace] = {
         "hidden": Choice((16, 32, 64, 92)),
+        "order": Choice((4, 8)),
         "layers": Choice((3, 5, 7)),
         "kernel_size": Choice((3, 5)),
         "penalty": LogUniform(1e-7, 1e-3),

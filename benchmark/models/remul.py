@@ -22,6 +22,8 @@ class Remul(Wrapper):
     g f(x) is defined. The weights of the two losses are constant, as in the paper's first scheme, and that of the
     objective is 1; its other scheme, which adapts them to the gradients (GradNorm), is not offered.
 
+    The equivariance loss compares two forecasts and no target, as the measured model equivariance error does.
+
     beta is 1 by default: both losses are mean squares of one forecast frame, in the same units, so that a frame's
     departure from the symmetry costs as much as an error of the same size in one rolled-out step.
 

@@ -121,6 +121,12 @@ def test_penalty_of_a_relaxed_network_is_kept() -> None:
         assert wrapper.penalty() == wrapper.network.penalty() > 0
 
 
+def test_an_augmentation_of_an_augmentation_is_refused() -> None:
+    """Both would pick by the same draws."""
+    config = Augmentation.Config.model_validate({"network": "augmentation"})
+    assert "the same numbers" in (Augmentation.refusal(config, TASK) or "")
+
+
 # Random elements
 
 
@@ -485,6 +491,18 @@ def test_per_weakens_the_symmetry_that_the_weights_break() -> None:
             again.layers[0].convolution.bias[3] = 7.0
             again.before_step(0.2)
             torch.testing.assert_close(again.coefficients, tuned)
+
+
+def test_per_keeps_the_price_of_a_symmetry_that_holds() -> None:
+    """A network that starts equivariant keeps it; random weights prefer no group, not the smaller ones either."""
+    model = build(PER, network={"relaxed_group_rotation": {"hidden": 4}})
+    model.before_step(0.5)
+    torch.testing.assert_close(model.coefficients[:2], torch.full((2,), 1e-3))
+    assert (model.coefficients[2:] > 0).all()
+    assert (model.coefficients[2:] < 5e-4).all()
+    plain = build(PER, network={"convnet": {"hidden": 32}})
+    plain.before_step(0.5)
+    assert plain.coefficients.min() > 0.9e-3
 
 
 def test_per_of_an_equivariant_network_is_not_tuned_to_nothing() -> None:

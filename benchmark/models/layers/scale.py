@@ -101,7 +101,8 @@ class ExpandFilters(nn.Module):
 
     def forward(self, coefficients: Tensor) -> Tensor:
         positions = "yx" if coefficients.ndim == 5 else ""
-        return torch.einsum(f"{positions}oil,{positions}lp->oip", coefficients, self.basis)
+        with torch.autocast(coefficients.device.type, enabled=False):  # it would round w, and what is relaxed in it
+            return torch.einsum(f"{positions}oil,{positions}lp->oip", coefficients, self.basis)
 
 
 def split_filters(weight: Tensor, halves: Sequence[int]) -> list[Tensor]:

@@ -87,7 +87,8 @@ class ExpandFilter(nn.Module):
 
     def forward(self, coefficients: Tensor) -> Tensor:
         positions = "yx" if coefficients.ndim == 5 else ""
-        filters = torch.einsum(f"{positions}oil,yxlab->oaibyx", coefficients, self.kernels)
+        with torch.autocast(coefficients.device.type, enabled=False):  # it would round w, and what is relaxed in it
+            filters = torch.einsum(f"{positions}oil,yxlab->oaibyx", coefficients, self.kernels)
         return filters.flatten(2, 3).flatten(0, 1)
 
 
