@@ -67,13 +67,16 @@ class Checkpoint:
 
     def restore(self, world: World) -> Progress:
         """Set model, optimiser and schedule to what was saved; a fresh Progress where nothing was."""
-        if not self.path.exists():
+        if not world.any(self.path.exists()):
             return Progress()
         state = read(self.path, world.device)
         self.model.train()
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        there = world.gather(len(state["history"]) + state["position"]["step"] / 1e9)
+        if len(set(there)) > 1:
+            raise MachineError(f"{self.path}: ranks read different states of it; is this disk the same on all nodes?")
         history = [Epoch(**epoch) for epoch in state["history"]]
         position = Position(**state["position"])
         return Progress(history, position, state["best_rmse"], state["best_epoch"], state["best_model"])

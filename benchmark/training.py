@@ -136,6 +136,8 @@ def fit(
         if rmse < progress.best_rmse:
             progress.best_rmse, progress.best_epoch = rmse, epoch
             progress.best_model = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        if world.any(not control.is_ours()):
+            raise StoppedError  # whoever has taken over writes from now on
         if world.is_main:
             saved.save(progress)
             on_epoch(progress.history)

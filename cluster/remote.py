@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import submitit
+
 from benchmark import registry
 from benchmark import suite as suites
 from benchmark.cell import Cell
@@ -28,7 +30,7 @@ POLL_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Work:
-    """What a launch would send: `left` are the cells of `batches`, which `waits` holds those of earlier jobs not."""
+    """What a launch would send: `left` are the cells of `batches`; those that earlier jobs have in hand are not."""
 
     left: tuple[Cell, ...]
     batches: tuple[Batch, ...]
@@ -164,9 +166,12 @@ def collect(submission_file: str) -> None:
         for cell_id, failure in failed.items()
         if submission.attempts.get(cell_id, 0) < failures.POLICIES[failure].retries
     ]
-    if again:
-        _send_again(suite, store, submission, {cell_id: failed[cell_id] for cell_id in again})
-    show(suite, store)
+    try:
+        if again:
+            with submitit.helpers.clean_env():  # the jobs are not to inherit what SLURM has set for this one
+                _send_again(suite, store, submission, {cell_id: failed[cell_id] for cell_id in again})
+    finally:
+        show(suite, store)
 
 
 def _wait_for_the_dead(suite: Suite, store: Store, submission: Submission) -> None:
@@ -192,8 +197,9 @@ def settle(suite: Suite, store: Store, submission: Submission) -> dict[str, str]
             if (record and record.status.is_result) or job in queue or store.being_run(cell):
                 continue
             failure = failures.of_job(states.get(job, ""))
-            if record is not None and record.status.state == "failed":
-                failed[cell.id] = record.status.failure if record.status.failure in failures.POLICIES else "code_error"
+            told = record.status.failure if record is not None and record.status.state == "failed" else ""
+            if told and not (failure == "cancelled" and told in ("preempted", "time_limit")):
+                failed[cell.id] = told if told in failures.POLICIES else "code_error"
                 continue
             failed[cell.id] = failure
             if record is not None:

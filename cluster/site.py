@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from benchmark.cell import Frozen, PositiveFloat, PositiveInt
 from benchmark.errors import UserError
@@ -58,6 +58,12 @@ class Site(Frozen):
     gflops: PositiveFloat | None = None
     """Sustained speed of one rank, for estimates; by default 5000 on a GPU, 50 on a CPU."""
 
+    @model_validator(mode="after")
+    def _there_is_time_before_the_signal(self) -> Site:
+        if self.signal_seconds >= 60 * self.minutes:
+            raise ValueError(f"signal_seconds ({self.signal_seconds}) must be less than minutes ({self.minutes}) x 60")
+        return self
+
 
 def available() -> list[str]:
     """Names of the sites that come with symbench."""
@@ -89,6 +95,7 @@ def load(name_or_path: str) -> Site:
         )
     except ValidationError as error:
         for problem in error.errors():
-            file.error(problem["loc"], f"{problem['msg']} (got {problem['input']!r})")
+            got = f" (got {problem['input']!r})" if problem["loc"] else ""
+            file.error(problem["loc"], problem["msg"].removeprefix("Value error, ") + got)
         file.stop_on_errors()
         raise

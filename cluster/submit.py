@@ -58,7 +58,7 @@ class Batch:
 
 def batches(suite: Suite, cells: Sequence[Cell], seconds: Mapping[str, float], site: Site) -> list[Batch]:
     """The arrays that run `cells`: one for each shape and MaxArraySize jobs. `seconds` are estimates by cell id."""
-    most = site.max_array_size or int(slurm.settings().get("MaxArraySize", DEFAULT_MAX_ARRAY_SIZE))
+    most = site.max_array_size or max(1, int(slurm.settings().get("MaxArraySize", DEFAULT_MAX_ARRAY_SIZE)))
     made = []
     for shape, members in shapes(suite, cells, site).items():
         jobs = [tuple(job) for job in pack(members, seconds, site, shape.lanes)]
@@ -112,6 +112,9 @@ def submit(
         after = "afterany:" + ":".join(sorted({job.partition("_")[0] for job in jobs}))
         executor = executor_for(folder, site, Shape("cpu", 1), f"symbench collect {suite.name}", after)
         collector = executor.submit(collect, str(folder / "submission.json"))
+    except KeyboardInterrupt:
+        slurm.cancel({job.partition("_")[0] for job in jobs})
+        raise
     except (RuntimeError, submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError) as error:
         if jobs:
             slurm.cancel({job.partition("_")[0] for job in jobs})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 import traceback
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import submitit
@@ -16,6 +18,7 @@ import torch
 from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.distributed import World, join
+from benchmark.errors import MachineError
 from benchmark.files import write_json
 from benchmark.recorder import Follower
 from benchmark.run import run_cell
@@ -75,7 +78,7 @@ def run_job(job_file: str) -> None:
     if time_is_up and rank == 0:
         stopped.mkdir(exist_ok=True)
         (stopped / str(lane)).touch()
-    if time_is_up and task.global_rank == 0 and int(start) < job.requeues:
+    if time_is_up and left and task.global_rank == 0 and int(start) < job.requeues:
         _wait_for(stopped, job.lanes)
         slurm.requeue(task.job_id)
 
@@ -84,7 +87,12 @@ def _device(job: Job, local_rank: int) -> torch.device:
     """Lanes share the GPUs of a node in turn."""
     if job.device == "cpu":
         return torch.device("cpu")
-    return torch.device("cuda", local_rank % torch.cuda.device_count())
+    there = torch.cuda.device_count()
+    if there == 0:
+        raise MachineError(
+            f"torch sees no GPU on {socket.gethostname()}; `symbench doctor --on SITE` looks for the reason"
+        )
+    return torch.device("cuda", local_rank % there)
 
 
 def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, words: Path) -> bool:
@@ -92,7 +100,7 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
     if world.any(signals.stop):
         return False
     checkpoint = store.cell_folder(cell.id) / "checkpoint.pt"
-    with store.recorder(cell) if world.is_main else nullcontext(Follower(checkpoint)) as recorder:
+    with _holding(cell, store) if world.is_main else nullcontext(Follower(checkpoint)) as recorder:
         if world.any(recorder is None) or recorder is None:
             return False
         if world.any(world.is_main and store.is_result(cell)):
@@ -113,15 +121,29 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
         except StoppedError:
             if is_ours():
                 why = "preempted" if signals.terminated else "time_limit"
-                recorder.fail(why, "saved where it was; goes on when it is started again")
+                with suppress(LeaseLostError):
+                    recorder.fail(why, "saved where it was; goes on when it is started again")
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, KeyboardInterrupt):
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # submitit sends it once more; what follows is short
             print(traceback.format_exc(), flush=True)  # where `symbench logs` finds it
-            recorder.fail(*_what_happened(error, world, words))
+            with suppress(LeaseLostError):
+                recorder.fail(*_what_happened(error, world, words))
             if world.size > 1 or isinstance(error, KeyboardInterrupt):
                 raise
     return True
+
+
+@contextmanager
+def _holding(cell: Cell, store: Store) -> Iterator[CellRecorder | None]:
+    """The recorder; None also where the cell's folder cannot be written, which the siblings need not suffer for."""
+    with ExitStack() as stack:
+        try:
+            recorder = stack.enter_context(store.recorder(cell))
+        except MachineError as error:
+            print(f"{cell.id} {cell}\n{error}", flush=True)
+            recorder = None
+        yield recorder
 
 
 def _what_happened(error: BaseException, world: World, words: Path) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -74,8 +75,10 @@ class Lease:
         done = threading.Event()
 
         def beat() -> None:
-            while not done.wait(BEAT_SECONDS) and not self.lost:
+            while not done.wait(BEAT_SECONDS):
                 with suppress(OSError):  # a disk that is away for a moment; if for long, the lease is lost
+                    if self.lost:
+                        return
                     os.utime(self.path)
 
         thread = threading.Thread(target=beat, name="lease", daemon=True)
@@ -136,7 +139,8 @@ def live_holder(folder: Path) -> Holder | None:
 
 
 def _highest(folder: Path) -> int:
-    return max((int(path.stem.removeprefix("lease-")) for path in folder.glob("lease-*.json")), default=0)
+    names = (re.fullmatch(r"lease-(\d+)\.json", path.name) for path in folder.glob("lease-*.json"))
+    return max((int(name[1]) for name in names if name), default=0)
 
 
 def _name(number: int) -> str:

@@ -117,9 +117,13 @@ class Store:
         return lease.live_holder(self.cell_folder(cell.id)) is not None
 
     def fail(self, record: Record, failure: str, message: str) -> None:
-        """Record that the process of `record` died without a word of its own."""
-        status = replace(record.status, state="failed", failure=failure, message=message)
-        write_json(record.folder / "status.json", status.to_json())
+        """Record that the process of `record` died without a word of its own, unless somebody has taken the cell up."""
+        with self.recorder(record.cell) as recorder:
+            if recorder is not None and not self.is_result(record.cell):
+                write_json(
+                    record.folder / "status.json",
+                    replace(record.status, state="failed", failure=failure, message=message).to_json(),
+                )
 
     @contextmanager
     def recorder(self, cell: Cell) -> Iterator[CellRecorder | None]:
