@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,11 @@ def roughness(w: Tensor, axes: tuple[int, ...], periodic: bool = False) -> Tenso
     """
     differences = (w - w.roll(1, axis) if periodic else w.diff(dim=axis) for axis in axes)
     return torch.stack([difference.abs().mean() for difference in differences]).mean()
+
+
+def full_precision(w: Tensor) -> AbstractContextManager[Any]:
+    """Autocast off where filters are made of `w`: rounded to bf16, a small relaxation would be lost."""
+    return nullcontext() if w.is_meta else torch.autocast(w.device.type, enabled=False)
 
 
 class RelaxedLayer(nn.Module, ABC):

@@ -31,7 +31,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from ...cell import PositiveFloat
 from .convolutions import LAST_LAYER_GAIN, PaddingMode
-from .relaxation import RelaxedLayer, roughness
+from .relaxation import RelaxedLayer, full_precision, roughness
 from .steerable import Field
 
 
@@ -101,7 +101,7 @@ class ExpandFilters(nn.Module):
 
     def forward(self, coefficients: Tensor) -> Tensor:
         positions = "yx" if coefficients.ndim == 5 else ""
-        with torch.autocast(coefficients.device.type, enabled=False):  # it would round w, and what is relaxed in it
+        with full_precision(coefficients):
             return torch.einsum(f"{positions}oil,{positions}lp->oip", coefficients, self.basis)
 
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from .convolutions import LAST_LAYER_GAIN, PaddingMode
-from .relaxation import RelaxedLayer, roughness
+from .relaxation import RelaxedLayer, full_precision, roughness
 
 Field = Literal["vector", "regular"]
 
@@ -87,7 +87,7 @@ class ExpandFilter(nn.Module):
 
     def forward(self, coefficients: Tensor) -> Tensor:
         positions = "yx" if coefficients.ndim == 5 else ""
-        with torch.autocast(coefficients.device.type, enabled=False):  # it would round w, and what is relaxed in it
+        with full_precision(coefficients):
             filters = torch.einsum(f"{positions}oil,yxlab->oaibyx", coefficients, self.kernels)
         return filters.flatten(2, 3).flatten(0, 1)
 
