@@ -96,7 +96,7 @@ def _device(job: Job, local_rank: int) -> torch.device:
 
 
 def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, words: Path) -> bool:
-    """One cell under its lease, which rank 0 holds for all; False where another process has it, or all are to stop."""
+    """One cell under its lease, which rank 0 holds for all; False where another process has it, or all had to stop."""
     if world.any(signals.stop):
         return False
     checkpoint = store.cell_folder(cell.id) / "checkpoint.pt"
@@ -123,6 +123,7 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
                 why = "preempted" if signals.terminated else "time_limit"
                 with suppress(LeaseLostError):
                     recorder.fail(why, "saved where it was; goes on when it is started again")
+            return False
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, KeyboardInterrupt):
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # submitit sends it once more; what follows is short
