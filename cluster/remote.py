@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -168,7 +169,9 @@ def collect(submission_file: str) -> None:
     ]
     try:
         if again:
+            where = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
             with submitit.helpers.clean_env():  # the jobs are not to inherit what SLURM has set for this one
+                os.environ.update(where)
                 _send_again(suite, store, submission, {cell_id: failed[cell_id] for cell_id in again})
     finally:
         show(suite, store)
