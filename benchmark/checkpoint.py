@@ -69,7 +69,7 @@ class Checkpoint:
         """Set model, optimiser and schedule to what was saved; a fresh Progress where nothing was."""
         if not world.any(self.path.exists()):
             return Progress()
-        state = read(self.path, world.device)
+        state = read(self.path)
         self.model.train()
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -89,10 +89,13 @@ def share_of(errors: Sequence[float], world: World) -> float:
     return math.fsum(errors) if world.is_main else 0.0
 
 
-def read(path: Path, device: torch.device) -> dict[str, Any]:
-    """State dicts, numbers and lists only. MachineError where the file cannot be read."""
+def read(path: Path) -> dict[str, Any]:
+    """State dicts, numbers and lists only, on the CPU: who loads them moves them, but for Adam's steps, which stay.
+
+    MachineError where the file cannot be read.
+    """
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
         raise MachineError(f"{path}: not a readable checkpoint; delete it to train from the start ({error})") from error
     return state

@@ -78,8 +78,17 @@ class World:
         """Average the gradients of `module` over ranks; alone, the module itself."""
         if self.size == 1:
             return module
-        devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+        on_gpu = self.device.type == "cuda"
+        # Else the gradients are laid out anew after the first step, and three ranks or more add them up in another
+        # order: a training that goes on from its checkpoint would differ in the last digit.
+        keep_order = self.size > 2 and not on_gpu
+        return DistributedDataParallel(
+            module,
+            [self.device] if on_gpu else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=keep_order,
+        )
 
 
 def is_communication_error(error: BaseException) -> bool:

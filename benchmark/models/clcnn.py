@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..baseline import Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
-from .layers.convolutions import PaddingMode, convolutional_network
+from .layers.convolutions import PaddingMode, convolutional_network, require_grid
 from .layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
 from .layers.sizes import KernelSize
 
@@ -45,9 +45,7 @@ class LocallyConnected2d(RelaxedLayer):
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, O, H, W). ValueError: another grid than that of the filters."""
         height, width = self.weight.shape[:2]
-        if x.shape[-2:] != (height, width):
-            got = " x ".join(map(str, x.shape[-2:]))
-            raise ValueError(f"there is a filter for each pixel of a {height} x {width} grid; the field is {got}")
+        require_grid(x, (height, width), "there is a filter for each pixel of")
         padded = F.pad(x, 4 * [self.padding], "circular" if self.periodic else "constant")
         padded = padded.permute(2, 3, 1, 0).contiguous()  # twice as fast as F.unfold, whose pixels come last
         positions = product(range(self.kernel_size), repeat=2)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..baseline import Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
-from .layers.convolutions import PaddingMode, convolutional_network
+from .layers.convolutions import PaddingMode, convolutional_network, require_grid
 from .layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
 from .layers.sizes import KernelSize
 
@@ -102,10 +102,7 @@ class GroupMatrixConv2d(RelaxedLayer):
         y: Tensor = self.convolution(x)
         if self.a is None:
             return y
-        height, width = x.shape[-2:]
-        if self.a.shape[1:] != (height, width):
-            ours = " x ".join(map(str, self.a.shape[1:]))
-            raise ValueError(f"a has a number for each pixel of a {ours} grid; the field is {height} x {width}")
+        require_grid(x, self.a.shape[1:], "a has a number for each pixel of")
         for (i, j), a in zip(self.perturbed, self.a, strict=True):
             mixing = self.convolution.weight[:, :, i : i + 1, j : j + 1]
             y = AddDiagonal.apply(y, x, mixing, a, (i - self.padding, j - self.padding), self.periodic)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveFloat, PositiveInt
 from .layers.group_rotation import ORDER, Fields, GroupConv2d, group_filter, group_network
+from .layers.relaxation import full_precision
 from .layers.sizes import KernelSize
 from .layers.steerable import Field
 
@@ -58,7 +59,7 @@ class ContinuousFilter(nn.Module):
         return math.sqrt(2 / (many_in * len(self.relative)) / mean_square)
 
     def forward(self, last: Tensor) -> Tensor:
-        with torch.autocast(last.device.type, enabled=False):  # which would round a small omega away
+        with full_precision(last):  # autocast would round a small omega away
             values = last @ self.features().flatten(0, 1).T
         size = ORDER, ORDER, self.kernel_size, self.kernel_size
         return group_filter(values.unflatten(-1, size).unbind(2), *self.fields)

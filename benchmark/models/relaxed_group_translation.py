@@ -7,13 +7,12 @@ from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from ..baseline import Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
-from .layers.convolutions import PaddingMode, convolutional_network
+from .layers.convolutions import PaddingMode, convolutional_network, convolve, require_grid
 from .layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
 from .layers.sizes import KernelSize
 
@@ -46,15 +45,9 @@ class RelaxedConv2d(RelaxedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, O, H, W). ValueError: another grid than that of w."""
-        if x.shape[-2:] != self.w.shape[1:]:
-            height, width = self.w.shape[1:]
-            got = " x ".join(map(str, x.shape[-2:]))
-            raise ValueError(f"w has a number for each pixel of a {height} x {width} grid; the field is {got}")
+        require_grid(x, self.w.shape[1:], "w has a number for each pixel of")
         # One convolution for all banks: half the time of one for each, stacked.
-        if self.periodic:
-            seen = F.conv2d(F.pad(x, 4 * [self.padding], "circular"), self.filters)
-        else:
-            seen = F.conv2d(x, self.filters, padding=self.padding)
+        seen = convolve(x, self.filters, None, self.padding, self.periodic)
         mixed = self.bias[:, None, None]
         for bank, w in zip(seen.unflatten(1, (len(self.w), -1)).unbind(1), self.w, strict=True):
             mixed = torch.addcmul(mixed, bank, w)

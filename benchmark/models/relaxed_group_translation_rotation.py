@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..baseline import Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
-from .layers.convolutions import PaddingMode
+from .layers.convolutions import PaddingMode, require_grid
 from .layers.group_rotation import ORDER, Fields, RotationGroupConv2d, group_network
 from .layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
 from .layers.sizes import KernelSize
@@ -52,10 +52,7 @@ class RelaxedGroupConv2d(RelaxedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I b, H, W) -> (B, O a, H, W). ValueError: another grid than that of w."""
-        if x.shape[-2:] != self.w.shape[2:]:
-            height, width = self.w.shape[2:]
-            got = " x ".join(map(str, x.shape[-2:]))
-            raise ValueError(f"w has numbers for each pixel of a {height} x {width} grid; the field is {got}")
+        require_grid(x, self.w.shape[2:], "w has numbers for each pixel of")
         f = x.unflatten(1, (-1, 2 if self.lifts else ORDER))
         if self.lifts:
             f = torch.cat((f, -f), 2)  # along e_0 and e_1, and along their opposites e_2 and e_3

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..baseline import Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
-from .layers.convolutions import PaddingMode
+from .layers.convolutions import PaddingMode, require_grid
 from .layers.group_scale import GeometricScales, ScaleGroupConv2d, ScaleGroupNetwork
 from .layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
 from .layers.scale import Projection
@@ -51,10 +51,7 @@ class PixelwiseScaleGroupConv2d(RelaxedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, I, H, W) -> (B, S, O, H, W). ValueError: another grid than that of w."""
-        if x.shape[-2:] != self.w.shape[2:]:
-            height, width = self.w.shape[2:]
-            got = " x ".join(map(str, x.shape[-2:]))
-            raise ValueError(f"w has a number for each pixel of a {height} x {width} grid; the field is {got}")
+        require_grid(x, self.w.shape[2:], "w has a number for each pixel of")
         weighted = self.w.transpose(0, 1)[:, :, None] * x[:, :, None]  # (B, S, L, I, H, W)
         return self.convolution(weighted.flatten(2, 3))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..baseline import Choice, LogUniform, SearchSpace, Task
 from ..cell import Frozen, PositiveInt
-from .layers.convolutions import PaddingMode, convolutional_network
+from .layers.convolutions import PaddingMode, convolutional_network, require_grid
 from .layers.residual_pathway import ResidualPathwayBaseline, ResidualPathwayLayer, squared_norm
 from .layers.sizes import KernelSize
 
@@ -49,10 +49,7 @@ class LowRankPathway(ResidualPathwayLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, O, H, W). ValueError: another grid than that of U and V."""
-        if x.shape[-2:] != self.grid:
-            height, width = self.grid
-            got = " x ".join(map(str, x.shape[-2:]))
-            raise ValueError(f"the free path maps the whole of a {height} x {width} grid; the field is {got}")
+        require_grid(x, self.grid, "the free path maps the whole of")
         free = F.linear(F.linear(x.flatten(1), self.v), self.u, self.c)
         return self.equivariant(x) + free.unflatten(1, (-1, *self.grid))
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ...baseline import Task
 
@@ -31,6 +32,20 @@ def convolutions(
             nn.ReLU(),
         ]
     return modules
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, periodic: bool) -> Tensor:
+    """A convolution that keeps the grid, around whose edge are zeros, or the other side where it is `periodic`."""
+    if periodic:
+        return F.conv2d(F.pad(x, 4 * [padding], "circular"), weight, bias)
+    return F.conv2d(x, weight, bias, padding=padding)
+
+
+def require_grid(x: Tensor, grid: Sequence[int], what: str) -> None:
+    """ValueError where `x` (..., H, W) is not on `grid`; `what` says what was made for it."""
+    if tuple(x.shape[-2:]) != tuple(grid):
+        ours, got = (" x ".join(map(str, size)) for size in (grid, x.shape[-2:]))
+        raise ValueError(f"{what} a {ours} grid; the field is {got}")
 
 
 def convolutional_network(

@@ -26,12 +26,11 @@ from typing import Annotated
 import numpy as np
 import pydantic
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from .convolutions import LAST_LAYER_GAIN, PaddingMode
-from .relaxation import RelaxedLayer, roughness
+from .convolutions import LAST_LAYER_GAIN, PaddingMode, convolve
+from .relaxation import RelaxedLayer, full_precision, roughness
 from .scale import Projection, Scales, half_width
 from .steerable import Field
 
@@ -93,7 +92,7 @@ class ExpandScaleFilters(nn.Module):
     def forward(self, psi: Tensor) -> Tensor:
         rows = []
         # Autocast would round the filters, and with them w, before the convolution does.
-        with torch.autocast(psi.device.type, enabled=False):
+        with full_precision(psi):
             for index in range(self.w.shape[1]):
                 w_of_ratio = self.w[:, index : index + psi.shape[2], None, None, None]  # (L, R, 1, 1, 1)
                 mixed = (w_of_ratio[:, None] * psi[:, :, : w_of_ratio.shape[1]]).sum(0)  # (O, R, I, K, K)
@@ -160,10 +159,7 @@ class ScaleGroupConv2d(RelaxedLayer):
         for index, (kernel, half) in enumerate(zip(self.filters(), self.halves, strict=True)):
             # The scales that one reads are channels of one convolution: a view, so that none is kept twice.
             read = x[:, index : index + self.extent].flatten(1, 2)
-            if self.periodic:
-                convolved.append(F.conv2d(F.pad(read, 4 * [half], "circular"), kernel, self.bias))
-            else:
-                convolved.append(F.conv2d(read, kernel, self.bias, padding=half))
+            convolved.append(convolve(read, kernel, self.bias, half, self.periodic))
         return torch.stack(convolved, 1)
 
     def roughness(self) -> Tensor:

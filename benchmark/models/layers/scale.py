@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from ...cell import PositiveFloat
-from .convolutions import LAST_LAYER_GAIN, PaddingMode
+from .convolutions import LAST_LAYER_GAIN, PaddingMode, convolve
 from .relaxation import RelaxedLayer, full_precision, roughness
 from .steerable import Field
 
@@ -120,10 +120,7 @@ def convolve_at_scales(x: Tensor, weight: Tensor, bias: Tensor | None, halves: S
     biases = [None] * len(halves) if bias is None else list(bias.expand(len(halves), -1))
     convolved = []
     for one, kernel, offset, half in zip(x, split_filters(weight, halves), biases, halves, strict=True):
-        if periodic:
-            convolved.append(F.conv2d(F.pad(one, 4 * [half], "circular"), kernel, offset))
-        else:
-            convolved.append(F.conv2d(one, kernel, offset, padding=half))
+        convolved.append(convolve(one, kernel, offset, half, periodic))
     return torch.stack(convolved)
 
 

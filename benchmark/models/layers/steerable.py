@@ -18,23 +18,26 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
-from e2cnn import gspaces
-from e2cnn.nn import FieldType, R2Conv
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from .convolutions import LAST_LAYER_GAIN, PaddingMode
+from .convolutions import LAST_LAYER_GAIN, PaddingMode, convolve
 from .relaxation import RelaxedLayer, full_precision, roughness
+
+if TYPE_CHECKING:
+    from e2cnn.nn import FieldType
 
 Field = Literal["vector", "regular"]
 
 
 def field_type(order: int, field: Field, multiplicity: int) -> FieldType:
     """`multiplicity` fields of C_N: vectors (irrep 1, component 0 along x), or the regular representation."""
+    from e2cnn import gspaces  # takes as long to import as torch, and many commands build no network
+    from e2cnn.nn import FieldType
+
     space = gspaces.Rot2dOnR2(order)
     return FieldType(space, multiplicity * [space.irrep(1) if field == "vector" else space.regular_repr])
 
@@ -59,6 +62,8 @@ def kernel_basis(order: int, field_in: Field, field_out: Field, kernel_size: int
     that reach an output irrep and m the number of coefficients from one such kind. m is proportional to the number
     of input fields, so one is counted here and the layer divides by I; e2cnn lists all O I L coefficients.
     """
+    from e2cnn.nn import R2Conv  # as above
+
     fields = field_type(order, field_in, 1), field_type(order, field_out, 1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "indexing with dtype torch.uint8", UserWarning)  # e2cnn's masks
@@ -146,9 +151,7 @@ class SteerableConv2d(RelaxedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I b, H, W) -> (B, O a, H, W)."""
-        if self.periodic:
-            return F.conv2d(F.pad(x, 4 * [self.padding], "circular"), self.weight, self.bias)
-        return F.conv2d(x, self.weight, self.bias, padding=self.padding)
+        return convolve(x, self.weight, self.bias, self.padding, self.periodic)
 
     def roughness(self) -> Tensor:
         """mean |w(y) - w(y')| over neighbours along both axes of the kernel: 0 if and only if w is constant.
