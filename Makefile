@@ -18,18 +18,20 @@ demo: install  ## simulate, train three families with DDP, and show the leaderbo
 	@echo "MLflow:       $(BIN)/symbench ui   (starts a server on this machine and prints the links)"
 
 test: install  ## the tests; parts that need what is not here are skipped and say why
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 check: install  ## what CI runs: format, lint, types, import directions, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
-bench: install  ## cost of each baseline beside its arithmetic limit; the simulator beside PhiFlow
+bench: install  ## cost of each baseline beside its arithmetic limit; the simulator beside PhiFlow; symbench's own
 	$(BIN)/python -m benchmark.bench $(BENCH)
 	$(BIN)/python -m benchmark.bench_simulator
+	$(BIN)/python -m benchmark.bench_overhead
+	$(BIN)/python -m results.bench
 
 install: $(INSTALLED)
 

@@ -1,15 +1,73 @@
-"""Fixtures of several folders."""
+"""Fixtures of several folders, and how `pytest -n auto` shares the tests out among its processes."""
 
+from __future__ import annotations
+
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from support import store_in, suite_in
 
+from benchmark.environment import available_cpus
 from results.store import Store
 
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
 MakeSuite = Callable[..., Path]
+MOST_PROCESSES = 4
+FOLDERS = ("tests/slurm/", "tests/cluster/", "tests/unit/", "tests/contract/")
+"""In the order in which they are begun: what takes longest first, so that no process is left with it in the end."""
+STAND_ALONE = ("tests/cluster/test_cli.py", "tests/cluster/test_launch.py", "tests/contract/test_models.py")
+"""Files whose tests share no costly fixture."""
+
+
+def run_together(nodeid: str) -> str:
+    """Tests for which this is the same run in one process, one after another.
+
+    Those of a file, which may share fixtures; those of SLURM, as there is one cluster.
+    """
+    path = nodeid.split("::")[0]
+    if path.startswith("tests/slurm/"):
+        return "tests/slurm/"
+    return nodeid if path in STAND_ALONE else path
+
+
+def turn(item: pytest.Item) -> int:
+    return next((n for n, folder in enumerate(FOLDERS) if item.nodeid.startswith(folder)), 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One for each CPU that we may use; xdist would count those of the whole machine."""
+    return min(MOST_PROCESSES, available_cpus())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    from xdist.scheduler import LoadScopeScheduling  # absent with -p no:xdist
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return run_together(nodeid)
+
+    config.option.loadscopereorder = False  # our order, not that of the number of tests
+    return Scheduler(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """As many threads as CPUs in all: for the processes of the tests, and for those that they start."""
+    if processes := getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // processes)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=turn)  # stable: within a folder the order stays
 
 
 @pytest.fixture
