@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,17 +43,34 @@ class Progress:
         return sum(epoch.seconds for epoch in self.history)
 
 
-@dataclass(frozen=True)
 class Checkpoint:
-    """What is saved to `path` and restored from it."""
+    """What is saved to `path` and restored from it; as a context, at whose end all is written."""
 
-    path: Path
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    def __init__(
+        self,
+        path: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+    ) -> None:
+        self.path, self.model, self.optimizer, self.schedule = path, model, optimizer, schedule
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._written: Future[None] | None = None
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.shutdown()
+        if error[0] is None:
+            self.wait()
 
     def save(self, progress: Progress) -> None:
-        """Write all of it, in place of what is there."""
+        """Take a copy, which is written while training goes on, in place of what is there.
+
+        An error of the last writing comes here, or at the end.
+        """
+        self.wait()
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -60,10 +79,14 @@ class Checkpoint:
             "position": asdict(progress.position),
             "best_rmse": progress.best_rmse,
             "best_epoch": progress.best_epoch,
-            "best_model": progress.best_model,
         }
-        with replacing(self.path) as temporary:
-            torch.save(state, temporary)
+        kept = {**copy.deepcopy(state), "best_model": progress.best_model}  # which is a copy already
+        self._written = self._writer.submit(_write, kept, self.path)
+
+    def wait(self) -> None:
+        """Until what was saved last is on the disk. MachineError: it cannot be written."""
+        if self._written is not None:
+            self._written.result()
 
     def restore(self, world: World) -> Progress:
         """Set model, optimiser and schedule to what was saved; a fresh Progress where nothing was."""
@@ -80,6 +103,11 @@ class Checkpoint:
         history = [Epoch(**epoch) for epoch in state["history"]]
         position = Position(**state["position"])
         return Progress(history, position, state["best_rmse"], state["best_epoch"], state["best_model"])
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
 def share_of(errors: Sequence[float], world: World) -> float:

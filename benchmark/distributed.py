@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -82,13 +83,16 @@ class World:
         # Else the gradients are laid out anew after the first step, and three ranks or more add them up in another
         # order: a training that goes on from its checkpoint would differ in the last digit.
         keep_order = self.size > 2 and not on_gpu
-        return DistributedDataParallel(
-            module,
-            [self.device] if on_gpu else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-            find_unused_parameters=keep_order,
-        )
+        with warnings.catch_warnings():
+            # torch 2.13 would have another name for it, which 2.6 does not know.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return DistributedDataParallel(
+                module,
+                [self.device] if on_gpu else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=keep_order,
+            )
 
 
 def is_communication_error(error: BaseException) -> bool:

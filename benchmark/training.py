@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,12 +35,14 @@ class Control:
 
     `stop` is asked before each step, on every rank; where one says yes, all save and stop. `is_ours` is asked before
     that save, which is not ours to make where another process has taken over. `micro_batch` is the most windows that a
-    rank takes at once: a larger share of the batch is summed up in parts.
+    rank takes at once: a larger share of the batch is summed up in parts. `part` is told what is done within it (data,
+    forward, backward, optimizer, validation, checkpoint), for those who measure.
     """
 
     stop: Callable[[], bool] = lambda: False
     is_ours: Callable[[], bool] = lambda: True
     micro_batch: int | None = None
+    part: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()
 
 
 class DivergedError(Exception):
@@ -100,6 +102,8 @@ def fit(
     """
     if len(train) < settings.batch_size:
         raise UserError(f"train.batch_size: {settings.batch_size} is more than the {len(train)} training windows")
+    if settings.rollout_steps is not None:  # validation keeps the protocol's length
+        train = replace(train, steps=settings.rollout_steps)
     use_precision(settings.precision)
     if settings.channels_last:
         for parameter in model.parameters():  # Module.to would refuse those with five axes
@@ -109,38 +113,46 @@ def fit(
     if settings.compile:
         loss = torch.compile(loss)  # type: ignore[assignment]
     loss = world.wrap(loss)
-    optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.Adam(
+        model.parameters(),
+        settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True if world.device.type == "cuda" else None,  # one kernel for all weights
+    )
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, settings.learning_rate_decay)
-    saved = Checkpoint(checkpoint, model, optimizer, schedule)
-    progress = saved.restore(world)
-    if world.is_main:
-        on_epoch(progress.history)
-    while not _is_over(progress.history, settings):
-        started = time.perf_counter()
-        learning_rate = optimizer.param_groups[0]["lr"]
-        model.train()
-        error = _train_epoch(loss, model, train, optimizer, settings, seed, world, progress, control)
-        if error is None:
-            progress.position.seconds += time.perf_counter() - started
-            if world.is_main and control.is_ours():
-                saved.save(progress)
-            raise StoppedError
-        schedule.step()
-        rmse = forecast_error(model, validation, world, settings.precision).rmse()
-        if not (math.isfinite(error) and math.isfinite(rmse)):
-            raise DivergedError(progress)
-        epoch = len(progress.history) + 1
-        seconds = progress.position.seconds + time.perf_counter() - started
-        progress.history.append(Epoch(epoch, error, math.sqrt(error / train.steps), rmse, learning_rate, seconds))
-        progress.position = Position()
-        if rmse < progress.best_rmse:
-            progress.best_rmse, progress.best_epoch = rmse, epoch
-            progress.best_model = {key: value.detach().clone() for key, value in model.state_dict().items()}
-        if world.any(not control.is_ours()):
-            raise StoppedError  # whoever has taken over writes from now on
+    with Checkpoint(checkpoint, model, optimizer, schedule) as saved:
+        progress = saved.restore(world)
         if world.is_main:
-            saved.save(progress)
             on_epoch(progress.history)
+        while not _is_over(progress.history, settings):
+            started = time.perf_counter()
+            learning_rate = optimizer.param_groups[0]["lr"]
+            model.train()
+            error = _train_epoch(loss, model, train, optimizer, settings, seed, world, progress, control)
+            if error is None:
+                progress.position.seconds += time.perf_counter() - started
+                if world.is_main and control.is_ours():
+                    saved.save(progress)
+                    saved.wait()
+                raise StoppedError
+            schedule.step()
+            with control.part("validation"):
+                rmse = forecast_error(model, validation, world, settings.precision).rmse()
+            if not (math.isfinite(error) and math.isfinite(rmse)):
+                raise DivergedError(progress)
+            epoch = len(progress.history) + 1
+            seconds = progress.position.seconds + time.perf_counter() - started
+            progress.history.append(Epoch(epoch, error, math.sqrt(error / train.steps), rmse, learning_rate, seconds))
+            progress.position = Position()
+            if rmse < progress.best_rmse:
+                progress.best_rmse, progress.best_epoch = rmse, epoch
+                progress.best_model = {key: value.detach().clone() for key, value in model.state_dict().items()}
+            if world.any(not control.is_ours()):
+                raise StoppedError  # whoever has taken over writes from now on
+            if world.is_main:
+                with control.part("checkpoint"):
+                    saved.save(progress)
+                    on_epoch(progress.history)
     model.load_state_dict(progress.best_model)
     return progress
 
@@ -169,7 +181,7 @@ def _train_epoch(
     it would otherwise weigh as much as a full one. None where it was stopped; `progress.position` then says where.
     """
     epoch, first = len(progress.history), progress.position.step
-    generator = torch.Generator().manual_seed(_step_seed(seed, epoch, 0))
+    generator = torch.Generator().manual_seed(step_seed(seed, epoch, 0))
     order = torch.randperm(len(windows), generator=generator)
     batches = order[: len(order) // settings.batch_size * settings.batch_size].view(-1, settings.batch_size)
     draws = torch.rand(batches.shape, generator=generator)
@@ -181,24 +193,29 @@ def _train_epoch(
         if world.any(control.stop()):
             progress.position.step, progress.position.error = step, world.gather(float(total))
             return None
-        torch.manual_seed(_step_seed(seed, epoch, step) + world.rank)
+        torch.manual_seed(step_seed(seed, epoch, step) + world.rank)
         optimizer.zero_grad(set_to_none=True)
         parts = list(zip(*(t[step, mine].split(control.micro_batch or share) for t in (batches, draws)), strict=True))
         for number, (batch, drawn) in enumerate(parts, start=1):
-            x, y = windows.batch(batch.to(world.device))
+            with control.part("data"):
+                x, y = windows.batch(batch.to(world.device))
+                drawn = drawn.to(world.device)
             with world.keeping_gradients(loss) if number < len(parts) else nullcontext():
-                value, error = loss(x, y, drawn.to(world.device))
+                with control.part("forward"):
+                    value, error = loss(x, y, drawn)
                 weight = len(batch) / share
-                (value * weight if len(parts) > 1 else value).backward()
+                with control.part("backward"):
+                    (value * weight if len(parts) > 1 else value).backward()
             total += weight * error.detach().double()
-        model.before_step((epoch + step / len(batches)) / settings.epochs)
-        if settings.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
-        optimizer.step()
+        with control.part("optimizer"):
+            model.before_step((epoch + step / len(batches)) / settings.epochs)
+            if settings.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+            optimizer.step()
     return float(world.sum(total)) / (len(batches) * world.size)
 
 
-def _step_seed(seed: int, epoch: int, step: int) -> int:
+def step_seed(seed: int, epoch: int, step: int) -> int:
     """Shuffling and noise of a step depend on nothing else, so that a resumed run sees the same."""
     return (seed * 1_000_003 + epoch * 1009 + step * 7_368_787) % 2**31
 

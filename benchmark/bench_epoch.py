@@ -1,0 +1,226 @@
+"""What an epoch costs end to end, beside the plain loop of benchmark/bench_plain.py: `python -m benchmark.bench_epoch`.
+
+An epoch is training, validation and the checkpoint. Both loops train the same model on the same noise in turns, and the
+ratio is the median over rounds of ours over plain, so that a busy machine slows both alike; the first epoch of each is
+not counted. A suite says which models and which size. Ours has the settings of the suite, but is compiled, on a GPU
+in bf16 and on a CPU in channels_last; the plain loop is not. The parts are told by the training loop itself, in epochs
+of their own, since on a GPU each part has to be waited for.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.markdown import Markdown
+
+from . import environment, registry
+from . import suite as suites
+from .bench_plain import plain_fit
+from .cell import Cell, Training
+from .costs import parameters, task_of
+from .data.windows import Windows
+from .distributed import World
+from .training import Control, deterministic, fit
+
+ARITHMETIC = ("forward", "backward", "optimizer")
+PARTS = ("data", *ARITHMETIC, "validation", "checkpoint")
+LEAST_ARITHMETIC = 0.85
+EPOCHS = 3
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+FAST = DEVICE.type == "cuda"
+ENGINE = {"compile": True, "precision": "bf16"} if FAST else {"compile": True, "channels_last": True}
+ALLOWED_TIME = 1 / 4 if FAST else 1 / 1.5
+
+
+@dataclass
+class Clock:
+    """Seconds of each part since the first epoch ended."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        started = now()
+        yield
+        self.seconds[name] += now() - started
+
+
+def now() -> float:
+    """Seconds; what was given to the GPU is done."""
+    if FAST:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def noise(cell: Cell, most: int | None) -> tuple[Windows, Windows]:
+    """Training and validation windows of the cell's size on the CPU; of the former at most so many, of the latter as
+    large a share."""
+    task = task_of(cell.dataset, cell.protocol)
+    declared = registry.dataset(cell.dataset.name)
+    splits = declared.splits(cell.protocol, cell.dataset.preset)
+    runs = 1 + max(run for split in splits.values() for run in split.runs)
+    shape = (runs, declared.presets[cell.dataset.preset].frames, task.channels, task.height, task.width)
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    train, validation = (Windows.of(values, splits[name], task.input_frames) for name in ("train", "validation"))
+    if most is not None and most < len(train):
+        of_validation = max(1, len(validation) * most // len(train))
+        train, validation = (
+            replace(windows, index=windows.index[:count])
+            for windows, count in ((train, most), (validation, of_validation))
+        )
+    return train, validation
+
+
+def _ours(cell: Cell, settings: Training, windows: tuple[Windows, Windows], clock: Clock | None = None) -> list[float]:
+    """Seconds of each epoch but the first; those of the parts go to `clock`."""
+    marks: list[float] = []
+
+    def mark(history: object) -> None:
+        marks.append(now())
+        if clock is not None and len(marks) == 2:
+            clock.seconds.clear()
+
+    train, validation = (replace(one, field=one.field.to(DEVICE), index=one.index.to(DEVICE)) for one in windows)
+    control = Control() if clock is None else Control(part=clock.part)
+    with deterministic(0), tempfile.TemporaryDirectory() as folder:
+        torch.backends.cudnn.deterministic = False
+        world, path = World(0, 1, DEVICE), Path(folder, "checkpoint.pt")
+        fit(_build(cell), train, validation, settings, 0, world, path, mark, control)
+        marks[-1] = now()  # what was left of writing is waited for
+    return _between(marks)
+
+
+def _plain(cell: Cell, settings: Training, windows: tuple[Windows, Windows], workers: int) -> list[float]:
+    marks = [now()]
+    with deterministic(0), tempfile.TemporaryDirectory() as folder:
+        torch.backends.cudnn.deterministic = False
+        path = Path(folder, "checkpoint.pt")
+        model = _build(cell)
+        plain_fit(model, *windows, settings, 0, DEVICE, path, workers, on_epoch=lambda: marks.append(now()))
+    return _between(marks)
+
+
+def _build(cell: Cell) -> Any:
+    model_class, config = registry.configured(cell.model)
+    return model_class(config, task_of(cell.dataset, cell.protocol)).to(DEVICE)
+
+
+def _between(marks: list[float]) -> list[float]:
+    return [after - before for before, after in pairwise(marks[1:])]
+
+
+def measure(cell: Cell, rounds: int, most: int | None, workers: int) -> dict[str, Any]:
+    """The row of one cell."""
+    windows = noise(cell, most)
+    plain_settings = cell.train.model_copy(update={"epochs": EPOCHS, "early_stop_after": None})
+    settings = plain_settings.model_copy(update=ENGINE)
+    runs: dict[str, Callable[[], list[float]]] = {
+        "ours": lambda: _ours(cell, settings, windows),
+        "plain": lambda: _plain(cell, plain_settings, windows, workers),
+    }
+    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    memory: dict[str, float] = {}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            environment.reset_peak_memory(DEVICE)
+            seconds[name].append(statistics.median(run()))
+            memory[name] = (environment.peak_memory_bytes(DEVICE) or 0) / 2**20
+    clock = Clock()
+    whole = sum(_ours(cell, settings, windows, clock))
+    ratio = statistics.median(a / b for a, b in zip(seconds["ours"], seconds["plain"], strict=True))
+    return {
+        "model": cell.model.name,
+        "parameters": parameters(_build(cell)),
+        "grid": f"{windows[0].field.shape[-2]} x {windows[0].field.shape[-1]}",
+        "windows": len(windows[0]),
+        "batch": cell.train.batch_size,
+        "epoch_s": statistics.median(seconds["ours"]),
+        "plain_s": statistics.median(seconds["plain"]),
+        "time_ratio": ratio,
+        "allowed_time": ALLOWED_TIME,
+        "memory_mib": memory["ours"],
+        "plain_memory_mib": memory["plain"],
+        **{name: clock.seconds[name] / whole for name in PARTS},
+        "arithmetic": sum(clock.seconds[name] for name in ARITHMETIC) / whole,
+    }
+
+
+@click.command(help=__doc__)
+@click.argument("suite", default="quickstart")
+@click.option("--models", help="Only these, separated by commas.")
+@click.option("--windows", "most", type=int, help="At most so many training windows.  [default: all]")
+@click.option("--batch", type=int, help="Windows in a batch.  [default: the suite's]")
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--workers", default=2, show_default=True, help="Of the plain loop's DataLoader.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write it there, with its provenance.")
+def main(
+    suite: str,
+    models: str | None,
+    most: int | None,
+    batch: int | None,
+    rounds: int,
+    workers: int,
+    json_file: Path | None,
+) -> None:
+    """See above. The table is Markdown, shown as such on a terminal."""
+    wanted = models.split(",") if models else None
+    cells: dict[str, Cell] = {}
+    for cell in suites.load(suite).cells:
+        name = cell.model.name
+        if registry.model(name).trained and (wanted is None or name in wanted):
+            cells.setdefault(name, cell)
+    rows = []
+    for name, cell in cells.items():
+        click.echo(f"{name} ...", err=True)
+        if batch is not None:
+            cell = cell.model_copy(update={"train": cell.train.model_copy(update={"batch_size": batch})})
+        rows.append(measure(cell, rounds, most, workers))
+        click.echo("    {time_ratio:.2f} x the time of the plain loop".format(**rows[-1]), err=True)
+    told = {"suite": suite, "rounds": rounds, "workers": workers, "rows": rows}
+    if json_file is not None:
+        document = {**told, "environment": environment.describe(World(0, 1, DEVICE))}
+        json_file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    table = to_markdown(rows)
+    if sys.stdout.isatty():
+        Console().print(Markdown(table))
+    else:
+        click.echo(table)
+
+
+def to_markdown(rows: list[dict[str, Any]]) -> str:
+    """A line for each model; parts in per cent of the epoch."""
+    headings = ("model", "parameters", "grid", "windows", "epoch", "plain", "ratio", *PARTS, "arithmetic", "memory")
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+    for row in rows:
+        parts = (f"{100 * row[name]:.1f} %" for name in (*PARTS, "arithmetic"))
+        texts = (
+            row["model"],
+            f"{row['parameters']:,}",
+            row["grid"],
+            str(row["windows"]),
+            f"{row['epoch_s']:.3g} s",
+            f"{row['plain_s']:.3g} s",
+            f"{row['time_ratio']:.2f}",
+            *parts,
+            f"{row['memory_mib']:.0f} MiB (plain {row['plain_memory_mib']:.0f})",
+        )
+        lines.append("| " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
