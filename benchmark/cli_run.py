@@ -13,13 +13,24 @@ import click
 from rich.console import Console
 
 from .errors import MachineError, UserError
-from .options import json_option, only_option, plugin_option, site_option, store_option, suite_argument
+from .options import (
+    json_option,
+    only_option,
+    plugin_option,
+    site_option,
+    store_option,
+    suite_argument,
+    tuned_option,
+)
 from .terminal import Examples, duration, print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from cluster.site import Site
     from results.store import Record, Store
 
+    from .cell import Cell
     from .suite import Suite
 
 WATCH_SECONDS = 5.0
@@ -46,32 +57,57 @@ budget_option = click.option(
 @click.command(cls=Examples, epilog="symbench plan quickstart\nsymbench plan my-suite.yaml --on my-site.yaml --json")
 @suite_argument
 @only_option
+@tuned_option
 @site_option
 @budget_option
+@click.option("--probe", is_flag=True, help="Time a few steps of each kind of cell first, and keep what that says.")
+@click.option("--patience", default=600, show_default=True, help="Seconds to wait for the probe's job on a cluster.")
 @store_option
 @json_option
 @plugin_option
-def plan(suite: str, only: str, site: str, hours: float | None, store_folder: Path, as_json: bool) -> None:
-    """Count the cells of SUITE, what is done, and what the rest will cost, here or on a cluster; changes nothing."""
-    from cluster import remote
+def plan(
+    suite: str,
+    only: str,
+    site: str,
+    hours: float | None,
+    probe: bool,
+    patience: int,
+    store_folder: Path,
+    as_json: bool,
+    tuned: bool,
+) -> None:
+    """Count the cells of SUITE, what is done, and what the rest will cost, here or on a cluster.
+
+    Estimates come from finished cells of the same kind, from a probe, or from FLOPs. Only --probe changes anything.
+    """
+    from cluster import estimates, remote
     from cluster import site as sites
-    from cluster.submit import batches
+    from cluster.submit import Cost, batches
     from results.store import Store
 
     from . import suite as suites
-    from .plan import make_plan
+    from .plan import left_of, make_plan
 
-    loaded = suites.load(suite)
-    loaded = loaded.only(only) if only else loaded
-    records, broken = Store(store_folder).read(loaded.cells)
+    loaded = suites.load(suite, store_folder, tuned, only)
+    store = Store(store_folder)
+    statuses, broken = store.statuses(loaded.cells)
     for item in broken:
         click.echo(f"skipped {item.folder}: {item.reason}", err=True)
     place = None if site == "local" else sites.load(site)
-    if hours is not None:
-        loaded = remote.affordable(loaded, Store(store_folder), _require_site(place), hours)
-    speed = None if place is None else remote.speeds(loaded, loaded.cells, place)
-    states = {key: record.status.state for key, record in records.items()}
-    result = make_plan(loaded, states, remote.timings(records), speed)
+    if place is None and hours is not None:
+        _require_site(place)
+    states = {key: status.state for key, status in statuses.items()}
+    records = estimates.siblings(loaded, states, store)
+    if probe:
+        _probe(loaded, left_of(loaded, states), records, store, place, patience)
+    if place is not None and hours is not None:
+        loaded = remote.affordable(loaded, store, place, hours)
+    open_cells = left_of(loaded, states)
+    if place is None:
+        expected = estimates.here(loaded, open_cells, records, store)
+    else:
+        expected = estimates.on_site(loaded, open_cells, records, place, store)
+    result = make_plan(loaded, open_cells, expected)
     rows = [
         {
             "dataset": row.dataset,
@@ -95,20 +131,12 @@ def plan(suite: str, only: str, site: str, hours: float | None, store_folder: Pa
     }
     told = f"{total} cells: {total - left} finished, {left} left, about {duration(result.estimated_seconds)}"
     if place is not None:
-        seconds = remote.expected_seconds(loaded, result.left, records, place)
-        work = batches(loaded, result.left, seconds, place)
-        jobs = [
-            (batch.shape, sum(seconds[cell.id] for cell in job) / batch.shape.lanes)
-            for batch in work
-            for job in batch.jobs
-        ]
-        summary["jobs"] = len(jobs)
-        summary["longest_job_seconds"] = round(max((each for _, each in jobs), default=0.0), 2)
-        summary["rank_hours"] = round(sum(shape.ranks * shape.lanes * each for shape, each in jobs) / 3600, 3)
-        told += (
-            f" in all; {summary['jobs']} jobs, the longest about {duration(summary['longest_job_seconds'])}; "
-            f"{summary['rank_hours']:.3g} {'GPU' if place.gpus_per_node else 'rank'}-hours"
-        )
+        seconds = {key: estimate.seconds for key, estimate in expected.items()}
+        cost = Cost.of(batches(loaded, open_cells, seconds, place), seconds, place)
+        summary["jobs"] = cost.jobs
+        summary["longest_job_seconds"] = round(cost.longest_seconds, 2)
+        summary["gpu_hours"], summary["rank_hours"] = round(cost.gpu_hours, 3), round(cost.rank_hours, 3)
+        told += f" in all; {cost}"
     if as_json:
         print_json({**summary, "rows": rows})
         return
@@ -116,31 +144,76 @@ def plan(suite: str, only: str, site: str, hours: float | None, store_folder: Pa
     click.echo(told)
 
 
+def _probe(
+    suite: Suite,
+    cells: Sequence[Cell],
+    records: Mapping[str, Record],
+    store: Store,
+    site: Site | None,
+    patience: int,
+) -> None:
+    """Measure what no finished cell tells; what was measured before is not measured again."""
+    from cluster import estimates, pacing
+    from cluster.packing import require_precision, shapes
+
+    from .plan import unmeasured
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    if site is None:
+        shape = estimates.shape_here(suite, cells)
+        require_precision(cells, shape.device)
+        wanted = unmeasured(cells, estimates.timings(records.values(), shape))
+        store.make()
+        pacing.probe_here(wanted, store, shape, say)
+        return
+    on_site = estimates.trained_shape(shapes(suite, cells, site))
+    if on_site is not None:
+        wanted = unmeasured(cells, estimates.timings(records.values(), on_site))
+        pacing.probe_on_site(wanted, store, site, on_site, patience, say)
+
+
 @click.command(
     cls=Examples,
     epilog="symbench run quickstart\nsymbench run quickstart --only 'model=convnet,seed=0'\n"
-    "symbench run icml2022-rotation --on my-site.yaml --dry-run",
+    "symbench run icml2022-rotation --on my-site.yaml --dry-run\n"
+    "symbench run quickstart --live http://127.0.0.1:5000",
 )
 @suite_argument
 @only_option
+@tuned_option
 @site_option
 @budget_option
 @click.option("--dry-run", is_flag=True, help="Print what would be given to sbatch, and send nothing.")
+@click.option("--live", metavar="URL", help="Also log each epoch to this MLflow server; may fail without harm.")
 @store_option
 @plugin_option
-def run(suite: str, only: str, site: str, hours: float | None, dry_run: bool, store_folder: Path) -> None:
+def run(
+    suite: str,
+    only: str,
+    site: str,
+    hours: float | None,
+    dry_run: bool,
+    live: str | None,
+    store_folder: Path,
+    tuned: bool,
+) -> None:
     """Run every cell of SUITE that is not finished; going on after an interruption is the same command.
 
     On a cluster the jobs are sent, and this command ends: nobody has to stay. The last job brings MLflow and the
     report up to date.
     """
+    from results.live import announce
     from results.store import Store
 
     from . import suite as suites
 
-    loaded = suites.load(suite)
-    loaded = loaded.only(only) if only else loaded
+    loaded = suites.load(suite, store_folder, tuned, only)
     store = Store(store_folder)
+    whole = suites.load(suite, store_folder, tuned, partly=True) if only else loaded
+    if not dry_run and (warning := announce(store, whole, live)):
+        click.echo(warning, err=True)
     if site == "local":
         if dry_run:
             raise UserError("--dry-run: there is no sbatch to show without `--on SITE`; see `symbench plan`")
@@ -177,7 +250,7 @@ def _require_site(site: Site | None) -> Site:
 def _run_there(suite: Suite, store: Store, site: str, dry_run: bool, hours: float | None = None) -> None:
     from cluster import remote
     from cluster import site as sites
-    from cluster.submit import script
+    from cluster.submit import Cost, script
 
     place = sites.load(site)
     if hours is not None:
@@ -193,7 +266,7 @@ def _run_there(suite: Suite, store: Store, site: str, dry_run: bool, hours: floa
         return
     submission = remote.launch(suite, store, place, work)
     arrays = dict.fromkeys(job.partition("_")[0] for job in submission.jobs)
-    longest = max(sum(work.seconds[cell.id] for cell in job) for batch in work.batches for job in batch.jobs)
+    longest = Cost.of(work.batches, work.seconds, place).longest_seconds
     click.echo(
         f"{suite.name}: {len(work.left)} cells in {len(submission.jobs)} jobs ({', '.join(arrays)}), the longest about "
         f"{duration(longest)}; {told}\njob {submission.collector} collects; `symbench status` shows how far they are"
@@ -203,18 +276,18 @@ def _run_there(suite: Suite, store: Store, site: str, dry_run: bool, hours: floa
 @click.command(cls=Examples, epilog="symbench status quickstart --only level=9\nsymbench status quickstart --watch")
 @suite_argument
 @only_option
+@tuned_option
 @store_option
 @json_option
 @plugin_option
 @click.option("--watch", is_flag=True, help="Show it again every few seconds, until nothing waits or runs.")
-def status(suite: str, only: str, store_folder: Path, as_json: bool, watch: bool) -> None:
+def status(suite: str, only: str, store_folder: Path, as_json: bool, watch: bool, tuned: bool) -> None:
     """Show how far each cell of SUITE is, wherever it runs; changes nothing."""
     from results.store import Store
 
     from . import suite as suites
 
-    loaded = suites.load(suite)
-    loaded = loaded.only(only) if only else loaded
+    loaded = suites.load(suite, store_folder, tuned, only, partly=True)
     store = Store(store_folder)
     while True:
         rows = _status_rows(loaded, store)
@@ -232,21 +305,22 @@ def status(suite: str, only: str, store_folder: Path, as_json: bool, watch: bool
 
 
 def _status_rows(suite: Suite, store: Store) -> list[dict[str, Any]]:
-    from cluster.remote import in_hand
+    from cluster.remote import in_hand, unreadable
 
     queued, answered = in_hand(store)  # first: it may take long, and cells go on meanwhile
     held = {cell.id for cell in suite.cells if store.being_run(cell)}
-    records, broken = store.read(suite.cells)
-    for item in broken:
+    statuses, broken = store.statuses(suite.cells)
+    running, _ = store.read([cell for cell in suite.cells if cell.id in held])
+    for item in (*unreadable(store), *broken):
         click.echo(f"skipped {item.folder}: {item.reason}", err=True)
-    finished = sum(record.status.is_result for record in records.values())
+    finished = sum(status.is_result for status in statuses.values())
     if not answered and finished < len(suite.cells):
         click.echo("squeue does not answer: what waits in the queue is not known", err=True)
     rows = []
     for cell in suite.cells:
-        record = records.get(cell.id)
-        state: str = record.status.state if record else "waiting"
-        if record is None or not record.status.is_result:
+        status = statuses.get(cell.id)
+        state: str = status.state if status else "waiting"
+        if status is None or not status.is_result:
             if cell.id in held:
                 state = "running"
             elif cell.id in queued:
@@ -261,9 +335,9 @@ def _status_rows(suite: Suite, store: Store) -> list[dict[str, Any]]:
                 "model": cell.model.name,
                 "seed": cell.seed,
                 "state": state,
-                "epoch": f"{record.status.epoch}/{record.status.epochs}" if record and record.status.epochs else "",
-                "left": _time_left(record) if record and state == "running" else "",
-                "message": ": ".join(filter(None, (record.status.failure, record.status.message))) if record else "",
+                "epoch": f"{status.epoch}/{status.epochs}" if status and status.epochs else "",
+                "left": _time_left(running[cell.id]) if state == "running" and cell.id in running else "",
+                "message": ": ".join(filter(None, (status.failure, status.message))) if status else "",
             }
         )
     return rows
@@ -306,16 +380,17 @@ def doctor(site: str, store_folder: Path, as_json: bool, patience: int) -> None:
 
 @click.command(cls=Examples, epilog="symbench cancel icml2022-rotation")
 @suite_argument
+@tuned_option
 @store_option
 @plugin_option
-def cancel(suite: str, store_folder: Path) -> None:
+def cancel(suite: str, store_folder: Path, tuned: bool) -> None:
     """Take the jobs of SUITE out of the cluster's queue, those that run included; results stay."""
     from cluster import remote
     from results.store import Store
 
     from . import suite as suites
 
-    loaded = suites.load(suite)
+    loaded = suites.load(suite, store_folder, tuned, partly=True)
     jobs = remote.live_jobs(Store(store_folder), loaded)
     if not jobs:
         click.echo(f"{loaded.name}: no jobs in the queue")
@@ -326,18 +401,19 @@ def cancel(suite: str, store_folder: Path) -> None:
 
 @click.command(cls=Examples, epilog="symbench retry quickstart\nsymbench retry quickstart --failed host_out_of_memory")
 @suite_argument
+@tuned_option
 @store_option
 @plugin_option
 @site_option
 @click.option("--failed", "failure", help="Only the cells that failed for this reason, as `status` shows it.")
-def retry(suite: str, store_folder: Path, site: str, failure: str | None) -> None:
+def retry(suite: str, store_folder: Path, site: str, failure: str | None, tuned: bool) -> None:
     """Run the cells of SUITE again that failed, whatever the reason; from their checkpoints where they have one."""
     from results.store import Store
 
     from . import registry
     from . import suite as suites
 
-    loaded, store = suites.load(suite), Store(store_folder)
+    loaded, store = suites.load(suite, store_folder, tuned, partly=True), Store(store_folder)
     records, _ = store.read(loaded.cells)
     failed = {key: record.status.failure for key, record in records.items() if record.status.state == "failed"}
     if failure is not None and failure not in failed.values():

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from statistics import fmean
 from typing import Literal
 
 import torch
+from pydantic import BaseModel
 
 from . import costs, registry
 from .cell import Cell, Level
+from .pace import Pace
 from .recorder import FINAL_STATES
 from .suite import Suite
 
 Speed = Callable[[Cell], float]
 """Floating-point operations a second of all ranks of a cell."""
+PaceOf = Callable[[Cell], Pace | None]
+"""What was timed of a cell's kind where it will run, if it was."""
+Basis = Literal["measured", "probe", "from FLOPs", "unknown"]
 BACKWARD_COST = 2
 """A backward pass costs about two forward passes."""
 
@@ -34,7 +41,7 @@ class Estimate:
     """Seconds for one cell, early stopping left out, and what they come from."""
 
     seconds: float
-    basis: Literal["measured", "from FLOPs", "unknown"]
+    basis: Basis
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ class PlanRow:
     finished: int
     estimated_seconds: float
     basis: str
-    """`measured` on a finished sibling, `from FLOPs`, `unknown` where the model cannot be built; empty if done."""
+    """`measured` on a finished sibling, a `probe` of a few steps, `from FLOPs`, `unknown` where the model cannot be
+    built; empty if done."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +69,13 @@ class Plan:
     estimated_seconds: float
 
 
-def make_plan(suite: Suite, states: Mapping[str, str], timings: Iterable[Timing], speed: Speed | None = None) -> Plan:
-    """Compare `suite` with the `states` of its cells (by id) and estimate what is left, by default on this machine."""
-    left = tuple(cell for cell in suite.cells if states.get(cell.id) not in FINAL_STATES)
-    expected = estimates(left, timings, speed or (lambda cell: _flops_per_second()))
+def left_of(suite: Suite, states: Mapping[str, str]) -> tuple[Cell, ...]:
+    """The cells still to run, by the `states` of cells by id."""
+    return tuple(cell for cell in suite.cells if states.get(cell.id) not in FINAL_STATES)
+
+
+def make_plan(suite: Suite, left: Sequence[Cell], expected: Mapping[str, Estimate]) -> Plan:
+    """What `suite` still has to do, with an estimate by id for each cell that is `left`."""
     groups: dict[tuple[str, str, Level, str], list[Cell]] = {}
     for cell in suite.cells:
         key = (cell.dataset.name, cell.dataset.preset, cell.dataset.level, cell.model.name)
@@ -81,23 +92,74 @@ def make_plan(suite: Suite, states: Mapping[str, str], timings: Iterable[Timing]
                 basis=", ".join(dict.fromkeys(estimate.basis for estimate in waiting)),
             )
         )
-    return Plan(tuple(rows), left, sum(row.estimated_seconds for row in rows))
+    return Plan(tuple(rows), tuple(left), sum(row.estimated_seconds for row in rows))
 
 
-def estimates(cells: Iterable[Cell], timings: Iterable[Timing], speed: Speed) -> dict[str, Estimate]:
-    """For each cell by id: what a finished sibling took, or its FLOPs at the `speed` at which it will run."""
-    known = {_like(timing.cell): Estimate(timing.training_seconds, "measured") for timing in timings}
+def estimates(
+    cells: Sequence[Cell],
+    timings: Sequence[Timing],
+    speed: Speed | None = None,
+    pace_of: PaceOf = lambda cell: None,
+) -> dict[str, Estimate]:
+    """For each cell by id: what finished siblings took in the mean, what a probe says, or its FLOPs at the `speed` at
+    which it will run, by default on this machine."""
+    alike = _Alike()
+    taken: dict[tuple[str, ...], list[float]] = {}
+    for timing in timings:
+        taken.setdefault(alike(timing.cell), []).append(timing.training_seconds)
+    known = {like: Estimate(fmean(seconds), "measured") for like, seconds in taken.items()}
     expected = {}
     for cell in cells:
-        like = _like(cell)
+        like = alike(cell)
         if like not in known:
-            known[like] = _estimate(cell, speed)
+            known[like] = _estimate(cell, speed or (lambda cell: _flops_per_second()), pace_of)
         expected[cell.id] = known[like]
     return expected
 
 
-def _estimate(cell: Cell, speed: Speed) -> Estimate:
+def unmeasured(cells: Sequence[Cell], timings: Sequence[Timing]) -> list[Cell]:
+    """One of each set of trained cells that cost the same, where none of the set has run."""
+    alike = _Alike()
+    known = {alike(timing.cell) for timing in timings}
+    first = {alike(cell): cell for cell in reversed(cells)}
+    return [
+        cell for like, cell in reversed(first.items()) if like not in known and registry.model(cell.model.name).trained
+    ]
+
+
+def siblings_of(cells: Sequence[Cell], done: Iterable[Cell], most: int) -> list[Cell]:
+    """At most so many of `done` for each set of `cells` that cost the same."""
+    alike = _Alike()
+    found: dict[tuple[str, ...], list[Cell]] = {alike(cell): [] for cell in cells}
+    for cell in done:
+        kept = found.get(alike(cell))
+        if kept is not None and len(kept) < most:
+            kept.append(cell)
+    return [cell for members in found.values() for cell in members]
+
+
+class _Alike:
+    """Equal for cells that cost the same: all but seed and level. Cells of a suite share their parts, which are many
+    times fewer than cells; an instance must not outlive the cells that it is asked about."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, str] = {}
+
+    def __call__(self, cell: Cell) -> tuple[str, ...]:
+        return tuple(map(self._text, (cell.dataset, cell.model, cell.protocol, cell.train)))
+
+    def _text(self, part: BaseModel) -> str:
+        if id(part) not in self.known:
+            # Sorted: a record read back has the settings of its model in another order.
+            self.known[id(part)] = json.dumps(part.model_dump(mode="json", exclude={"level"}), sort_keys=True)
+        return self.known[id(part)]
+
+
+def _estimate(cell: Cell, speed: Speed, pace_of: PaceOf) -> Estimate:
     try:
+        pace = pace_of(cell) if registry.model(cell.model.name).trained else None
+        if pace is not None:
+            return Estimate(pace.seconds(cell), "probe")
         return Estimate(_flops(cell) / speed(cell), "from FLOPs")
     except Exception:  # noqa: BLE001 - a plug-in may raise anything; the run will say it of that cell
         return Estimate(0.0, "unknown")
@@ -137,7 +199,7 @@ def _forward_flops(cell_json: str) -> int:
 def _flops_per_second() -> float:
     """Of a small convolution on the device that training would use."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    channels, side, batch = 64, 64, 16
+    channels, side, batch = 64, 64, 4
     convolution = torch.nn.Conv2d(channels, channels, 3, padding=1).to(device)
     x = torch.randn(batch, channels, side, side, device=device)
     repeats = 4

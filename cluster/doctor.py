@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import platform
 import shutil
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import submitit
 import torch
 
 from benchmark.errors import MachineError
+from benchmark.files import write_json
 
 from . import slurm
-from .launch import job_folder
 from .packing import Shape
-from .probe import probe
+from .probe import ANSWER, DONE, QUESTION, probe, versions
 from .site import Site
-from .submit import executor_for
+from .submit import cluster_folder, executor_for, refusals, require_plain
+from .waiting import last_words, wait_for, wait_for_files
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 CLOCK_SECONDS = 30.0
-DISK_SECONDS = 60.0
-"""A file of a job that is not seen after so long is on another disk."""
+DISK_SECONDS, LATE_SECONDS = 60.0, 5.0
+"""A job's files that are not seen after so long are on another disk; where its log is seen, they come soon or never."""
 FREE_GB = 5.0
-POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,14 @@ def examine_here(store_root: Path) -> Iterator[Finding]:
 
 
 def examine_site(site: Site, store_root: Path, patience_seconds: float) -> Iterator[Finding]:
-    """A cluster, from the machine on which jobs are submitted. Sends one job, which takes seconds once it starts."""
-    yield _store(store_root)
-    missing = [command for command in COMMANDS if shutil.which(command) is None]
+    """A cluster, from the machine on which jobs are submitted. Sends one job, which takes seconds once it starts.
+
+    UserError: SLURM would rewrite the store's path.
+    """
+    require_plain(store_root)
+    store = _store(store_root)
+    yield store
+    missing = slurm.missing(*COMMANDS)
     if missing:
         advice = "work on a login node of the cluster, or `module load slurm`"
         yield Finding("commands", "failed", f"{', '.join(missing)} not found", advice)
@@ -83,17 +88,13 @@ def examine_site(site: Site, store_root: Path, patience_seconds: float) -> Itera
         "controller", "ok", f"SLURM {config.get('SLURM_VERSION', '?')}, cluster {config.get('ClusterName', '?')}"
     )
     yield _accounting()
-    largest = int(config.get("MaxArraySize", 0))
-    if site.max_array_size is not None and site.max_array_size > largest:
-        yield Finding("arrays", "failed", f"max_array_size {site.max_array_size}, MaxArraySize {largest}", "lower it")
-    else:
-        yield Finding("arrays", "ok", f"up to {site.max_array_size or largest} jobs in one")
-    gpus = site.gpus_per_node
-    two = Shape("cuda" if gpus else "cpu", 2, nodes=2)
-    refused = _refused(two, site, store_root)
-    shape = two
+    yield _arrays(site, config)
+    if store.verdict == "failed":
+        return
+    shape = Shape("cuda" if site.gpus_per_node else "cpu", 2, nodes=2)
+    refused = _refused(shape, site, store_root)
     if refused:
-        shape = Shape(two.device, 1)
+        shape = Shape(shape.device, 1)
         alone = _refused(shape, site, store_root)
         if alone:
             advice = "correct partition, account, qos, constraint, minutes, cpus, memory_gb or gres in the site file"
@@ -101,24 +102,26 @@ def examine_site(site: Site, store_root: Path, patience_seconds: float) -> Itera
             return
         yield Finding("two nodes", "warning", refused, "cells with `nodes: 2` cannot run here")
     yield Finding("limits", "ok", f"{site.minutes} minutes, {site.cpus} CPUs and {site.memory_gb:g} GB for each rank")
-    yield from _job(site, shape, store_root, patience_seconds)
+    yield from _trial(site, shape, store_root, patience_seconds)
 
 
 def _store(root: Path) -> Finding:
+    """Looked at and left alone: where it is not there yet, the nearest folder above it decides."""
+    advice = "set SYMBENCH_STORE to a folder you can write to"
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
-    except OSError as error:
-        return Finding(
-            "store", "failed", f"{root}: {error.strerror}", "set SYMBENCH_STORE to a folder you can write to"
-        )
-    free = shutil.disk_usage(root).free / 1e9
+        there = next(folder for folder in (root.resolve(), *root.resolve().parents) if folder.exists())
+    except OSError as error:  # a folder above it that may not be looked into
+        return Finding("store", "failed", f"{root}: {error.strerror}", advice)
+    if not there.is_dir():
+        return Finding("store", "failed", f"{root}: {there} is a file", advice)
+    if not os.access(there, os.W_OK | os.X_OK):
+        return Finding("store", "failed", f"{root}: no permission to write in {there}", advice)
+    free = shutil.disk_usage(there).free / 1e9
     if free < FREE_GB:
         return Finding(
             "store", "warning", f"{root}: {free:.1f} GB free", "data at paper size take about 0.4 GB a level"
         )
-    return Finding("store", "ok", f"{root}: {free:.0f} GB free")
+    return Finding("store", "ok", f"{root}: {free:.0f} GB free" + ("" if root.exists() else "; it is not there yet"))
 
 
 def _accounting() -> Finding:
@@ -127,6 +130,13 @@ def _accounting() -> Finding:
         return Finding("accounting", "ok", "sacct answers")
     advice = "jobs run without it; why one died (memory, node, time) is then not known, and counts as `killed`"
     return Finding("accounting", "warning", "sacct does not answer", advice)
+
+
+def _arrays(site: Site, config: Mapping[str, str]) -> Finding:
+    largest = int(config.get("MaxArraySize", 0))
+    if site.max_array_size is not None and site.max_array_size > largest:
+        return Finding("arrays", "failed", f"max_array_size {site.max_array_size}, MaxArraySize {largest}", "lower it")
+    return Finding("arrays", "ok", f"up to {site.max_array_size or largest} jobs in one")
 
 
 def _refused(shape: Shape, site: Site, store_root: Path) -> str:
@@ -141,83 +151,139 @@ def _refused(shape: Shape, site: Site, store_root: Path) -> str:
     return " ".join(answer.stderr.split()) if answer.returncode else ""
 
 
-def _job(site: Site, shape: Shape, store_root: Path, patience_seconds: float) -> Iterator[Finding]:
-    folder = job_folder(store_root)
-    executor = executor_for(folder, site, shape, "symbench doctor")
+def _trial(site: Site, shape: Shape, store_root: Path, patience_seconds: float) -> Iterator[Finding]:
+    """One job. What it leaves is removed where all went well."""
+    above = [folder for folder in (store_root / "jobs", store_root) if not folder.exists()]
+    folder = cluster_folder(store_root)
+    write_json(folder / QUESTION, str(folder))
+    written = (folder / QUESTION).stat().st_mtime - time.time()
+    findings = []
+    for finding in _job(site, shape, folder, patience_seconds, written):
+        findings.append(finding)
+        yield finding
+    if not any(finding.verdict == "failed" for finding in findings):
+        shutil.rmtree(folder, ignore_errors=True)
+        for made in above:
+            with suppress(OSError):  # somebody else has put something there
+                made.rmdir()
+
+
+def _job(
+    site: Site, shape: Shape, folder: Path, patience_seconds: float, disk_is_ahead_seconds: float
+) -> Iterator[Finding]:
     try:
-        job = executor.submit(probe, str(folder), shape.ranks, shape.nodes, shape.device, site.scratch)
-    except (RuntimeError, submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError) as error:
-        yield Finding("job", "failed", " ".join(str(error).split()), "see what sbatch says above")
+        with refusals("trial job"):
+            executor = executor_for(folder, site, shape, "symbench doctor")
+            job = executor.submit(probe, str(folder), shape.ranks, shape.nodes, shape.device, site.scratch)
+    except MachineError as error:
+        yield Finding("job", "failed", str(error), "correct the site file by what sbatch says")
         return
-    deadline = time.monotonic() + patience_seconds
-    while (queue := slurm.queue()) is None or job.job_id in queue:
-        if time.monotonic() > deadline:
-            state = (queue or {}).get(job.job_id, "unknown")
-            slurm.cancel([job.job_id])
-            advice = "wait longer with --patience, or choose a partition with free nodes"
-            yield Finding("job", "failed", f"{job.job_id} is {state} after {patience_seconds:.0f} s", advice)
-            return
-        time.sleep(POLL_SECONDS)
-    seen = time.monotonic() + DISK_SECONDS
-    while not (folder / "rank-0.json").exists() and time.monotonic() < seen and not _log(folder, job.job_id):
-        time.sleep(POLL_SECONDS)
-    if not (folder / "rank-0.json").exists():
-        log = _log(folder, job.job_id)
-        if log:
-            advice = "set `setup` or `python` in the site file so that this Python starts in a job"
-            yield Finding("environment", "failed", log, advice)
-        else:
-            advice = "put the store on a disk that login and compute nodes share"
-            yield Finding("shared folder", "failed", f"nothing of job {job.job_id} is seen in {folder}", advice)
+    yield Finding("job", "ok", f"{job.job_id} is sent; waiting up to {patience_seconds:.0f} s for it")
+    state = wait_for(job.job_id, patience_seconds)
+    if state is not None:
+        slurm.cancel([job.job_id])
+        advice = "wait longer with --patience, or choose a partition with free nodes"
+        yield Finding("job", "failed", f"{job.job_id} is {state} after {patience_seconds:.0f} s", advice)
         return
-    ranks = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("rank-*.json"))]
-    hosts = ", ".join(dict.fromkeys(rank["host"] for rank in ranks))
-    yield Finding("shared folder", "ok", f"files of {hosts} are seen here")
-    yield Finding(
-        "environment", "ok", f"Python {ranks[0]['python']}, torch {ranks[0]['torch']}, {ranks[0]['cpus']} CPUs"
-    )
-    yield from _devices(site, ranks[0]["gpus"])
-    off = max(
-        abs(rank["time"] - path.stat().st_mtime)
-        for rank, path in zip(ranks, sorted(folder.glob("rank-*.json")), strict=True)
-    )
-    if off > CLOCK_SECONDS:
-        yield Finding(
-            "clock",
-            "warning",
-            f"nodes and disk are {off:.0f} s apart",
-            "times in tables will be off; tell the administrators",
-        )
-    else:
-        yield Finding("clock", "ok", f"within {max(off, 0.1):.1f} s")
-    if problem := next((rank["scratch"] for rank in ranks if rank["scratch"]), ""):
-        yield Finding("scratch", "failed", problem, "correct `scratch` in the site file, or leave it out")
-    if (folder / "done.json").exists():
-        done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-        yield Finding("ranks", "ok", f"{shape.ranks} on {shape.nodes} nodes met and summed in {done['seconds']:.1f} s")
-    else:
+    answers = [ANSWER.format(rank) for rank in range(shape.ranks)]
+    ended = time.monotonic()
+    while not wait_for_files(folder, set(answers), LATE_SECONDS) and time.monotonic() - ended < DISK_SECONDS:
+        if last_words(folder, job.job_id):
+            break
+    words = last_words(folder, job.job_id)
+    missing = [answer for answer in answers if not (folder / answer).exists()]
+    if missing and words:
+        advice = "set `setup` or `python` in the site file so that this Python starts in a job"
+        yield Finding("environment", "failed", f"{words} ({folder})", advice)
+        return
+    if missing:
+        state = slurm.accounts([job.job_id]).get(job.job_id, "")
+        detail = f"nothing of job {job.job_id}{f' ({state})' if state else ''} is seen in {folder}"
+        yield Finding("shared folder", "failed", detail, "put the store on a disk that login and compute nodes share")
+        return
+    ranks = [json.loads((folder / answer).read_text(encoding="utf-8")) for answer in answers]
+    for rank, answer in zip(ranks, answers, strict=True):
+        rank["ahead_of_disk"] = rank["time"] - (folder / answer).stat().st_mtime
+    yield from of_ranks(site, ranks, str(folder), disk_is_ahead_seconds)
+    if (folder / DONE).exists():
+        done = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        backend = "nccl" if shape.device == "cuda" else "gloo"
+        yield _sum(shape, backend, done)
+    elif shape.device == "cpu" or ranks[0]["gpus"]:
         advice = "choose the network with NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME in `setup`"
-        yield Finding("ranks", "failed", f"they did not find each other: {_log(folder, job.job_id)}", advice)
+        yield Finding("ranks", "failed", f"they did not find each other: {words} ({folder})", advice)
 
 
-def _devices(site: Site, gpus: int) -> Iterator[Finding]:
-    if site.gpus_per_node and not gpus:
-        yield Finding(
-            "gpu", "failed", "torch sees none in the job", "check gres, the driver, and that torch is a CUDA build"
+def _sum(shape: Shape, backend: str, done: Mapping[str, float]) -> Finding:
+    where = f"{shape.ranks} on {shape.nodes} nodes" if shape.ranks > 1 else "one"
+    if done["sum"] != shape.ranks:
+        advice = "the network between nodes, or its driver, gives wrong numbers: tell the administrators"
+        return Finding(
+            "ranks", "failed", f"{where}: the sum of {shape.ranks} ones is {done['sum']:g} ({backend})", advice
         )
-    elif gpus:
-        yield Finding("gpu", "ok", f"{gpus} in the job")
+    return Finding("ranks", "ok", f"{where} met and summed in {done['seconds']:.1f} s ({backend})")
 
 
-def _log(folder: Path, job_id: str) -> str:
-    """The last line that the job wrote."""
-    for path in sorted(folder.glob(f"{job_id}*_log.out")):
-        lines = [
-            line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
-        ]
-        if lines:
-            return lines[-1]
-    return ""
+def of_ranks(
+    site: Site, ranks: Sequence[Mapping[str, Any]], question: str, disk_is_ahead_seconds: float
+) -> Iterator[Finding]:
+    """What is made of the ranks' answers (cluster/probe.py)."""
+    first, hosts = ranks[0], ", ".join(dict.fromkeys(rank["host"] for rank in ranks))
+    if all(rank["question"] == question for rank in ranks):
+        yield Finding("shared folder", "ok", f"files of {hosts} are seen here, and ours there")
+    else:
+        unread = next(rank for rank in ranks if rank["question"] != question)
+        advice = "put the store on a disk that login and compute nodes share"
+        yield Finding(
+            "shared folder", "failed", f"{unread['host']} does not see our file: {unread['question']}", advice
+        )
+    told = f"Python {first['python']}, torch {first['torch']}, symbench {first['symbench']}, {first['cpus']} CPUs"
+    yield Finding("environment", "ok", f"{told}; {first['executable']}")
+    ours = versions()
+    for key in ("symbench", "checkout", "python", "torch"):
+        if other := next((rank[key] for rank in ranks if rank[key] != ours[key]), None):
+            advice = (
+                "let `python` in the site file start what is installed here, or bind this checkout into the container"
+            )
+            yield Finding("versions", "warning", f"{key}: {ours[key]} here, {other} in the job", advice)
+    for problem in dict.fromkeys(problem for rank in ranks for problem in rank["broken"]):
+        yield Finding("libraries", "failed", problem, "run `make install` where the job's Python is")
+    yield from _commands_in_job(first)
+    yield from _devices(site, ranks)
+    off = max(abs(disk_is_ahead_seconds), *(abs(rank["ahead_of_disk"]) for rank in ranks))
+    if off > CLOCK_SECONDS:
+        advice = "times in tables will be off; tell the administrators"
+        yield Finding("clock", "warning", f"nodes, disk and this machine are {off:.0f} s apart", advice)
+    else:
+        yield Finding("clock", "ok", f"nodes, disk and this machine are within {max(off, 0.1):.1f} s")
+    for rank in ranks:
+        if rank["scratch"]:
+            advice = "correct `scratch` in the site file, or leave it out; until then data are read from the store"
+            yield Finding("scratch", "warning", f"{rank['host']}: {rank['scratch']}", advice)
+
+
+def _commands_in_job(rank: Mapping[str, Any]) -> Iterator[Finding]:
+    """The last job of a submission asks SLURM what became of the others, and sends some again."""
+    if rank["missing_commands"] or not rank["controller"]:
+        missing = ", ".join(rank["missing_commands"])
+        detail = f"not in reach: {missing}" if missing else "squeue does not answer there"
+        advice = (
+            "what fails is then not sent again by itself: `symbench run` does it; or bind the commands, slurm.conf and "
+            "munge's socket into the container"
+        )
+        yield Finding("commands in a job", "warning", detail, advice)
+    else:
+        yield Finding("commands in a job", "ok", "sbatch and squeue are in reach")
+
+
+def _devices(site: Site, ranks: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    blind = [rank["host"] for rank in ranks if not rank["gpus"]]
+    if site.gpus_per_node and blind:
+        advice = "check gres, the driver, that torch is a CUDA build, and `--nv` of a container"
+        yield Finding("gpu", "failed", f"torch sees none in the job on {', '.join(dict.fromkeys(blind))}", advice)
+    elif site.gpus_per_node:
+        names = dict.fromkeys(name for rank in ranks for name in rank["gpus"])
+        yield Finding("gpu", "ok", ", ".join(names))
 
 
 def require_ready(findings: list[Finding]) -> None:

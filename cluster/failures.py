@@ -27,6 +27,8 @@ POLICIES: Final[Mapping[str, Policy]] = {
     "node_failure": Policy("the node died or was cut off", retries=5),
     "communication": Policy("ranks lost each other", retries=3),
     "killed": Policy("the process died without a word", retries=2),
+    "not_begun": Policy("its job ended with another cell, before it was its turn", retries=1000),
+    "no_start": Policy("its job ended before any of its cells began", retries=3),
     "gpu_out_of_memory": Policy("the model did not fit on the GPU", retries=3, halve=True),
     "host_out_of_memory": Policy("the job needed more memory than it had", retries=2, halve=True),
     "machine": Policy("a file or a device is missing or full", retries=1),
@@ -34,7 +36,10 @@ POLICIES: Final[Mapping[str, Policy]] = {
     "code_error": Policy("the model or symbench raised an error", retries=0),
     "cancelled": Policy("somebody cancelled it", retries=0),
 }
-"""What can happen to a cell. A diverged one is a result and does not stand here."""
+"""What can happen to a cell. A diverged one is a result and does not stand here.
+
+`not_begun` needs no limit of its own: each time, a cell before it in the job has become a result or was counted.
+"""
 
 _SLURM: Final[Mapping[str, str]] = {
     "TIMEOUT": "time_limit",
@@ -65,9 +70,12 @@ def of_exception(error: BaseException) -> str:
     return "code_error"
 
 
-def of_job(state: str) -> str:
-    """The class of a cell that was running when SLURM ended its job in `state`, as sacct writes it."""
-    return _SLURM.get(state.split()[0] if state else "", "killed")
+def of_job(state: str, otherwise: str = "killed") -> str:
+    """The class of a cell that was running when SLURM ended its job in `state`, as sacct writes it.
+
+    `otherwise` is for states that do not say why.
+    """
+    return _SLURM.get(state.split()[0] if state else "", otherwise)
 
 
 def describe(error: BaseException) -> str:

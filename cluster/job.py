@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from benchmark.cell import Cell
 
+REQUEUE_MARK = "requeue-{job}-{restart}"
+"""A file beside the job's own, left where cells wait for another start of it; the batch script looks for it."""
+
 
 class Job(BaseModel):
     """All that a worker needs to know; paths are absolute."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,14 @@ from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.data.layout import data_path, require
 from benchmark.environment import available_cpus
-from benchmark.errors import MachineError, UserError
+from benchmark.errors import MachineError
 from benchmark.files import write_text
 from benchmark.suite import Resources, Suite
 from results.store import Record, Store
 
 from .display import Display
 from .job import Job
+from .packing import require_precision
 from .worker import run_job
 
 POLL_SECONDS = 0.5
@@ -81,8 +82,7 @@ def run(suite: Suite, store: Store, display: Display) -> Outcome:
             require(data_path(store.data_folder, cell.dataset.name, cell.dataset.preset, cell.dataset.level))
         trained = [cell for cell in left if registry.model(cell.model.name).trained]
         placement = place(suite.resources, [cell.train.batch_size for cell in trained])
-        if placement.device == "cpu" and any(cell.train.precision == "tf32" for cell in trained):
-            raise UserError("train.precision: tf32 needs a GPU; use fp32 or bf16 on a CPU")
+        require_precision(trained, placement.device)
         display.start(suite.cells, records)
         tried: set[str] = set()
         while waiting := [cell for cell in left if cell.id not in tried]:
@@ -102,7 +102,26 @@ def run(suite: Suite, store: Store, display: Display) -> Outcome:
 
 def _run_job(cells: Sequence[Cell], store: Store, placement: Placement, display: Display) -> set[str]:
     """One job with `cells`; returns the ids of those that were begun."""
-    folder = job_folder(store.root)
+    job_file = local_job(store, cells, placement)
+    started = time.time()
+    handle = start(run_job, job_file, placement)
+    try:
+        while not handle.done():
+            display.update(_begun(cells, store, started))
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        stop(handle)
+        raise
+    for record in _begun(cells, store, started).values():
+        if record.status.state == "running" and not store.being_run(record.cell):
+            store.fail(record, "killed", f"the process died without a word; see the logs in {job_file.parent}")
+    begun = _begun(cells, store, started)
+    display.update(begun)
+    return set(begun)
+
+
+def local_job(store: Store, cells: Sequence[Cell], placement: Placement) -> Path:
+    """The file of a job on this machine, in a folder of its own."""
     job = Job(
         store=store.root.resolve(),
         cells=tuple(cells),
@@ -112,30 +131,21 @@ def _run_job(cells: Sequence[Cell], store: Store, placement: Placement, display:
         threads=max(1, available_cpus() // placement.ranks),
         visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
     )
-    job_file = folder / "job.json"
+    job_file = job_folder(store.root) / "job.json"
     write_text(job_file, job.model_dump_json(indent=1))
-    executor = submitit.LocalExecutor(folder=folder)
+    return job_file
+
+
+def start(function: Callable[[str], None], job_file: Path, placement: Placement) -> submitit.Job[None]:
+    """Call `function` with the job's file in each of its ranks, in processes of their own."""
+    executor = submitit.LocalExecutor(folder=job_file.parent)
     executor.update_parameters(
         timeout_min=NEVER_MINUTES,
         tasks_per_node=placement.ranks,
         gpus_per_node=placement.ranks if placement.device == "cuda" else 0,
     )
-    started = time.time()
-    with _stderr_into(folder / "controller.log"):
-        handle = executor.submit(run_job, str(job_file))
-    try:
-        while not handle.done():
-            display.update(_begun(cells, store, started))
-            time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        _stop(handle)
-        raise
-    for record in _begun(cells, store, started).values():
-        if record.status.state == "running" and not store.being_run(record.cell):
-            store.fail(record, "killed", f"the process died without a word; see the logs in {folder}")
-    begun = _begun(cells, store, started)
-    display.update(begun)
-    return set(begun)
+    with _stderr_into(job_file.with_name("controller.log")):
+        return executor.submit(function, str(job_file))
 
 
 @contextmanager
@@ -151,7 +161,7 @@ def _stderr_into(log: Path) -> Iterator[None]:
         os.close(kept)
 
 
-def _stop(job: submitit.Job[None]) -> None:
+def stop(job: submitit.Job[None]) -> None:
     """Wait until the job is gone. Ctrl-C on a terminal has reached it, too; a signal to us alone has not."""
     for _ in range(int(CTRL_C_PATIENCE_SECONDS / POLL_SECONDS)):
         if job.done():

@@ -37,6 +37,15 @@ class Shape:
             return 0
         return max(1, self.tasks_per_node // (site.cells_per_gpu if self.ranks == 1 else 1))
 
+    def units(self, site: Site) -> int:
+        """What a job is charged for, each hour that it runs: GPUs, or ranks where it has none."""
+        return self.gpus_per_node(site) * self.nodes if self.device == "cuda" else self.ranks * self.lanes
+
+    def job_seconds(self, cells: Sequence[Cell], seconds: Mapping[str, float]) -> float:
+        """How long a job with `cells` takes, by the estimates for each: lanes take the next cell as they get free."""
+        each = [seconds[cell.id] for cell in cells]
+        return max(sum(each) / self.lanes, max(each, default=0.0))
+
 
 def shape_of(resources: Resources, site: Site, batch_sizes: Sequence[int]) -> Shape:
     """Where the cells of a suite run on `site`. UserError: it does not have that, or a batch cannot be shared."""
@@ -53,11 +62,20 @@ def shape_of(resources: Resources, site: Site, batch_sizes: Sequence[int]) -> Sh
     return Shape("cuda" if gpus else "cpu", ranks, nodes, lanes)
 
 
+def require_precision(cells: Sequence[Cell], device: str) -> None:
+    """UserError: a trained cell asks for a precision that `device` does not have."""
+    if device == "cpu" and any(
+        cell.train.precision == "tf32" for cell in cells if registry.model(cell.model.name).trained
+    ):
+        raise UserError("train.precision: tf32 needs a GPU; use fp32 or bf16 on a CPU")
+
+
 def shapes(suite: Suite, cells: Sequence[Cell], site: Site) -> dict[Shape, list[Cell]]:
     """The cells by what they need: what is not trained needs one rank and no GPU."""
     groups: dict[Shape, list[Cell]] = {}
     batch_sizes = [cell.train.batch_size for cell in cells if registry.model(cell.model.name).trained]
     trained = shape_of(suite.resources, site, batch_sizes)
+    require_precision(cells, trained.device)
     for cell in cells:
         shape = trained if registry.model(cell.model.name).trained else Shape("cpu", 1)
         groups.setdefault(shape, []).append(cell)

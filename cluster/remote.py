@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,19 +15,20 @@ from benchmark import registry
 from benchmark import suite as suites
 from benchmark.cell import Cell
 from benchmark.data.layout import data_path, require
-from benchmark.errors import MachineError, UserError
+from benchmark.errors import MachineError, SymbenchError, UserError
 from benchmark.files import write_text
-from benchmark.plan import Speed, Timing, estimates
 from benchmark.suite import Suite
 from results.lease import BEAT_SECONDS, STALE_SECONDS
-from results.store import Record, Store
+from results.store import Broken, Store
 
-from . import failures, slurm
-from .packing import GFLOPS, shapes, within
+from . import estimates, failures, slurm
+from .packing import shapes, within
 from .site import Site
-from .submit import Batch, Submission, batches, submissions, submit
+from .submit import Batch, Submission, arrays_of, batches, read, submissions, submit
 
 POLL_SECONDS = 5.0
+ANSWER_SECONDS = 120.0
+"""So long the collector goes on asking where SLURM does not answer, or accounting lags behind."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,15 @@ class Work:
 
 
 def affordable(suite: Suite, store: Store, site: Site, hours: float) -> Suite:
-    """`suite` without the open cells that `hours` of all ranks together do not pay for; results cost nothing."""
+    """`suite` without the open cells that `hours` of all GPUs together, or of all ranks on CPUs, do not pay for.
+
+    Results cost nothing.
+    """
     records, _ = store.read(suite.cells)
     left = [cell for cell in suite.cells if not (cell.id in records and records[cell.id].status.is_result)]
-    seconds = expected_seconds(suite, left, records, site)
+    seconds = estimates.seconds_on(suite, left, records, site, store)
     cost = {
-        cell.id: seconds[cell.id] * shape.ranks
+        cell.id: seconds[cell.id] * shape.units(site) / shape.lanes
         for shape, members in shapes(suite, left, site).items()
         for cell in members
     }
@@ -72,7 +77,7 @@ def work_for(suite: Suite, store: Store, site: Site, only: Iterable[str] | None 
     left = [cell for cell in open_cells if cell.id not in in_hand and not store.being_run(cell)]
     for dataset in dict.fromkeys(cell.dataset for cell in left):
         require(data_path(store.data_folder, dataset.name, dataset.preset, dataset.level))
-    seconds = expected_seconds(suite, left, records, site)
+    seconds = estimates.seconds_on(suite, left, records, site, store)
     _require_that_they_end(left, seconds, site)
     return Work(
         tuple(left), tuple(batches(suite, left, seconds, site)), len(finished), len(open_cells) - len(left), seconds
@@ -89,30 +94,6 @@ def _require_that_they_end(cells: Sequence[Cell], seconds: Mapping[str, float], 
             )
 
 
-def expected_seconds(
-    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], site: Site
-) -> dict[str, float]:
-    """Estimates for each cell by id, on the ranks that it will have."""
-    speed_of = speeds(suite, cells, site)
-    return {key: estimate.seconds for key, estimate in estimates(cells, timings(records), speed_of).items()}
-
-
-def speeds(suite: Suite, cells: Sequence[Cell], site: Site) -> Speed:
-    """How fast a cell of `suite` runs on `site`. UserError where it cannot."""
-    by_shape = {
-        cell.id: 1e9 * (site.gflops or GFLOPS[shape.device]) * shape.ranks
-        for shape, members in shapes(suite, cells, site).items()
-        for cell in members
-    }
-    return lambda cell: by_shape[cell.id]
-
-
-def timings(records: Mapping[str, Record]) -> list[Timing]:
-    """What finished cells took."""
-    done = [record for record in records.values() if record.status.state == "done"]
-    return [Timing(record.cell, record.metrics["training_seconds"]) for record in done]
-
-
 def launch(suite: Suite, store: Store, site: Site, work: Work) -> Submission:
     """Send it, and the job that collects. MachineError: SLURM does not answer or refuses."""
     store.make()
@@ -121,28 +102,53 @@ def launch(suite: Suite, store: Store, site: Site, work: Work) -> Submission:
 
 def cells_in_hand(store: Store) -> set[str]:
     """Ids of the cells whose jobs wait or run. MachineError where jobs were sent and SLURM does not answer."""
-    cells, answered = in_hand(store)
-    if not answered:
+    sent, broken, queue = _sent(store)
+    if queue is None:
         raise MachineError("squeue does not answer, and jobs of this store may be in the queue; try again later")
-    return cells
+    _require_none_of(broken, queue)
+    return _cells_of(sent, queue)
 
 
 def in_hand(store: Store) -> tuple[set[str], bool]:
-    """Ids of the cells whose jobs wait or run, and whether that is known: SLURM is asked if jobs were ever sent."""
-    sent = submissions(store)
-    queue = slurm.queue() if sent else {}
-    if queue is None:
-        return set(), False
-    return {cell for one in sent for job, cells in one.jobs.items() if job in queue for cell in cells}, True
+    """Ids of the cells whose jobs wait or run, and whether that is known; notes that cannot be read are passed over."""
+    sent, _, queue = _sent(store)
+    return (set(), False) if queue is None else (_cells_of(sent, queue), True)
+
+
+def unreadable(store: Store) -> list[Broken]:
+    """What was sent by jobs whose note cannot be read."""
+    return submissions(store)[1]
 
 
 def live_jobs(store: Store, suite: Suite) -> list[str]:
     """Jobs of `suite` that wait or run, the collectors included. MachineError where SLURM does not answer."""
-    sent = [one for one in submissions(store) if one.suite == suite.name]
-    queue = slurm.queue() if sent else {}
+    sent, broken, queue = _sent(store)
     if queue is None:
         raise MachineError("squeue does not answer; try again later")
-    return [job for one in sent for job in (*one.jobs, one.collector) if job in queue]
+    _require_none_of(broken, queue)
+    mine = [one for one in sent if one.suite == suite.name]
+    return [job for one in mine for job in (*one.jobs, one.collector) if job in queue]
+
+
+def _sent(store: Store) -> tuple[list[Submission], list[Broken], dict[str, str] | None]:
+    """What was sent, notes that cannot be read, and the queue: SLURM is asked if jobs were ever sent."""
+    sent, broken = submissions(store)
+    return sent, broken, slurm.queue() if sent or broken else {}
+
+
+def _cells_of(sent: Iterable[Submission], queue: Mapping[str, str]) -> set[str]:
+    return {cell for one in sent for job, cells in one.jobs.items() if job in queue for cell in cells}
+
+
+def _require_none_of(broken: Iterable[Broken], queue: Mapping[str, str]) -> None:
+    """MachineError where jobs are in the queue and their note, which says what they run, cannot be read."""
+    waiting = {job.partition("_")[0] for job in queue}
+    for note in broken:
+        if jobs := sorted(arrays_of(note.folder) & waiting):
+            raise MachineError(
+                f"{note.folder}: {note.reason}; its jobs are in the queue, and what they run is not known: "
+                f"wait for them, or `scancel {' '.join(jobs)}`"
+            )
 
 
 def cancel(jobs: Iterable[str]) -> None:
@@ -154,25 +160,31 @@ def cancel(jobs: Iterable[str]) -> None:
 def collect(submission_file: str) -> None:
     """What the last job does: name what failed, send again what may go better, and show the rest.
 
-    It may be called at any time after the jobs, and more than once.
+    It may be called at any time after the jobs, and more than once. Without SLURM's commands, as in a container, it
+    still names and shows, and says that nothing was sent.
     """
-    submission = Submission.model_validate_json(Path(submission_file).read_text(encoding="utf-8"))
+    submission = read(Path(submission_file))
     for plugin in submission.plugins:
         registry.add_plugin(plugin)
-    suite, store = suites.load(str(submission.suite_file)), Store(submission.store)
+    store = Store(submission.store)
+    suite = suites.load(str(submission.suite_file), store.root, submission.tuned, partly=True)
     _wait_for_the_dead(suite, store, submission)
     failed = settle(suite, store, submission)
-    again = [
-        cell_id
+    again = {
+        cell_id: failure
         for cell_id, failure in failed.items()
-        if submission.attempts.get(cell_id, 0) < failures.POLICIES[failure].retries
-    ]
+        if submission.sent_again.get(cell_id, {}).get(failure, 0) < failures.POLICIES[failure].retries
+    }
+    for cell_id, failure in failed.items():
+        print(f"{failure}: {cell_id}{'' if cell_id in again else ', which is given up'}", flush=True)
     try:
         if again:
             where = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
             with submitit.helpers.clean_env():  # the jobs are not to inherit what SLURM has set for this one
                 os.environ.update(where)
-                _send_again(suite, store, submission, {cell_id: failed[cell_id] for cell_id in again})
+                _send_again(suite, store, submission, again)
+    except SymbenchError as error:
+        _leave(suite, store, again, str(error))
     finally:
         show(suite, store)
 
@@ -187,49 +199,98 @@ def _wait_for_the_dead(suite: Suite, store: Store, submission: Submission) -> No
 
 
 def settle(suite: Suite, store: Store, submission: Submission) -> dict[str, str]:
-    """Cell id -> class of failure, of all that the jobs left without a result; records that died are marked so."""
-    states = slurm.accounts(submission.jobs)
-    queue = slurm.queue() or {}
+    """Cell id -> class of failure, of all that the jobs left without a result; records that died are marked so.
+
+    Cells of jobs that may yet be in the queue do not stand here.
+    """
+    states, is_over = _ask(submission)
     by_id = {cell.id: cell for cell in suite.cells}
     failed: dict[str, str] = {}
-    for job, cell_ids in submission.jobs.items():
-        cells = [by_id[cell_id] for cell_id in cell_ids if cell_id in by_id]
+    for job in filter(is_over, submission.jobs):
+        cells = [by_id[cell_id] for cell_id in submission.jobs[job] if cell_id in by_id]
         records, _ = store.read(cells)
+        begun = {key for key, record in records.items() if record.status.attempt != submission.seen.get(key, 0)}
+        failure = failures.of_job(states.get(job, ""))
         for cell in cells:
             record = records.get(cell.id)
-            if (record and record.status.is_result) or job in queue or store.being_run(cell):
+            if (record and record.status.is_result) or store.being_run(cell):
                 continue
-            failure = failures.of_job(states.get(job, ""))
-            told = record.status.failure if record is not None and record.status.state == "failed" else ""
+            if record is None or cell.id not in begun:
+                was_going = begun and failure != "cancelled"
+                failed[cell.id] = "not_begun" if was_going else failures.of_job(states.get(job, ""), "no_start")
+                continue
+            told = record.status.failure if record.status.state == "failed" else ""
             if told and not (failure == "cancelled" and told in ("preempted", "time_limit")):
                 failed[cell.id] = told if told in failures.POLICIES else "code_error"
                 continue
             failed[cell.id] = failure
-            if record is not None:
-                store.fail(record, failure, f"job {job} ended: {failures.POLICIES[failure].meaning}")
+            store.fail(record, failure, f"job {job} ended: {failures.POLICIES[failure].meaning}")
     return failed
 
 
+def _ask(submission: Submission) -> tuple[Mapping[str, str], Callable[[str], bool]]:
+    """What accounting says of the jobs, and whether one of them is over; SLURM is asked for a while.
+
+    Without squeue it is what accounting says. The collector's own job knows without asking: SLURM starts it when all
+    others are over.
+    """
+    unfinished = slurm.WAITING | slurm.ACTIVE
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        queue, states = slurm.queue(), slurm.accounts(submission.jobs)
+        lags = queue is not None and any(states.get(job) in unfinished for job in submission.jobs if job not in queue)
+        answers = queue is not None or bool(slurm.missing("squeue"))
+        if (answers and not lags) or time.monotonic() > deadline:
+            break
+        time.sleep(POLL_SECONDS)
+    came_after_all = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+    def is_over(job: str) -> bool:
+        if queue is not None:
+            return job not in queue
+        return came_after_all or (job in states and states[job].split()[0] not in unfinished)
+
+    return states, is_over
+
+
 def _send_again(suite: Suite, store: Store, submission: Submission, failed: Mapping[str, str]) -> None:
+    if missing := slurm.missing("sbatch", "srun", "squeue"):
+        raise MachineError(f"{', '.join(missing)} not found where the last job runs, on {socket.gethostname()}")
     work = work_for(suite, store, submission.site, failed)
-    micro_batches = {}
+    ranks = {cell.id: batch.shape.ranks for batch in work.batches for job in batch.jobs for cell in job}
+    sent_again, micro_batches = {}, {}
     for cell in work.left:
-        if failures.POLICIES[failed[cell.id]].halve:
-            halved = cell.train.batch_size // 2 ** (submission.attempts.get(cell.id, 0) + 1)
-            micro_batches[cell.id] = max(1, halved // max(1, suite.resources.gpus or suite.resources.ranks))
-    attempts = {**submission.attempts, **{key: submission.attempts.get(key, 0) + 1 for key in failed}}
+        failure, before = failed[cell.id], submission.sent_again.get(cell.id, {})
+        sent_again[cell.id] = {**before, failure: before.get(failure, 0) + 1}
+        if cell.id in submission.micro_batches:
+            micro_batches[cell.id] = submission.micro_batches[cell.id]
+        if failures.POLICIES[failure].halve:
+            whole = cell.train.batch_size // ranks[cell.id]
+            micro_batches[cell.id] = max(1, micro_batches.get(cell.id, whole) // 2)
     if work.left:
-        submit(suite, store, submission.site, work.batches, collect, attempts, micro_batches)
+        submit(suite, store, submission.site, work.batches, collect, sent_again, micro_batches)
+
+
+def _leave(suite: Suite, store: Store, cell_ids: Iterable[str], reason: str) -> None:
+    """Say in the log and in the records why cells that should have been sent again were not."""
+    print(f"nothing is sent again: {reason}; `symbench run` on a login node does it", flush=True)
+    chosen = set(cell_ids)
+    records, _ = store.read([cell for cell in suite.cells if cell.id in chosen])
+    for record in records.values():
+        if record.status.state == "failed":
+            message = record.status.message.partition("; not sent again: ")[0]
+            store.fail(record, record.status.failure, f"{message}; not sent again: {reason}")
 
 
 def show(suite: Suite, store: Store) -> None:
     """Bring MLflow and the report up to date; `STORE/<suite file>.html`."""
-    from results import mlflow_view, report  # MLflow and matplotlib take seconds to import
+    from results import live, mlflow_view, report  # MLflow and matplotlib take seconds to import
 
     records, broken = store.read(suite.cells)
     html = report.render(store, suite, records, broken)
     write_text(store.root / f"{_file_name(suite.name)}.html", html)
-    mlflow_view.sync(store, suite, records, None, html)
+    mlflow_view.sync(store, suite, report_html=html)
+    live.complete(store, suite, html)
 
 
 def _file_name(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +15,12 @@ from benchmark.data.prepare import Outline, TotalProgress, outline, simulate_par
 from benchmark.errors import MachineError
 from benchmark.files import write_json
 
-from .launch import job_folder
+from . import slurm
+from .packing import Shape
 from .site import Site
+from .submit import cluster_folder, executor_for, refusals
 
 POLL_SECONDS = 2.0
-COMMAND_PATIENCE_SECONDS = 60
 GONE_AFTER_POLLS = 3
 """A file may be seen on this side a little later than the end of the job that wrote it."""
 
@@ -29,12 +29,13 @@ def simulate_on(site: Site, work: Outline, store_root: Path, progress: TotalProg
     """Leave all missing parts of `work` on the shared disk, by an array of jobs; waits for them.
 
     The same call goes on after an interruption. MachineError: no SLURM here, the jobs are refused, or end without
-    having done their part, with the place of their logs. Ctrl-C cancels the array.
+    having done their part, with the place of their logs. UserError: SLURM would rewrite the store's path. Ctrl-C
+    cancels the array.
     """
     parts = work.missing_parts()
     if not parts:
         return
-    folder = job_folder(store_root)
+    folder = cluster_folder(store_root)
     shares = _shares(parts, site.jobs)
     share_file = folder / "shares.json"
     write_json(
@@ -63,7 +64,7 @@ def simulate_on(site: Site, work: Outline, store_root: Path, progress: TotalProg
                 )
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
-        _slurm("scancel", array)
+        slurm.cancel([array])
         raise
     progress(total, total)
 
@@ -88,37 +89,12 @@ def _shares(parts: Sequence[Part], most: int) -> list[list[Part]]:
 
 
 def _submit(site: Site, folder: Path, share_file: Path, count: int) -> list[submitit.Job[None]]:
-    try:
-        executor = submitit.SlurmExecutor(folder=folder)
-        executor.update_parameters(
-            job_name="symbench-data",
-            time=site.minutes,
-            cpus_per_task=site.cpus,
-            mem=f"{int(site.memory_gb * 1024)}M",
-            array_parallelism=site.jobs,
-            setup=list(site.setup),
-            **{
-                key: value
-                for key in ("partition", "account", "qos", "constraint")
-                if (value := getattr(site, key)) is not None
-            },
-        )
+    with refusals():
+        executor = executor_for(folder, site, Shape("cpu", 1), "symbench-data")
         return executor.map_array(simulate_share, [str(share_file)] * count, range(count))
-    except (RuntimeError, submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise MachineError(f"SLURM does not take the jobs: {reason}") from error
 
 
 def _in_queue(array: str) -> bool:
     """Whether any job of the array waits or runs. A controller that does not answer is no answer: assume so."""
-    answer = _slurm("squeue", "--noheader", "--format=%T", f"--jobs={array}")
-    if answer is None:
-        return True
-    return bool(answer.stdout.strip()) or (answer.returncode != 0 and "Invalid job id" not in answer.stderr)
-
-
-def _slurm(*command: str) -> subprocess.CompletedProcess[str] | None:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_PATIENCE_SECONDS, check=False)
-    except (subprocess.TimeoutExpired, OSError):
-        return None
+    queue = slurm.queue()
+    return queue is None or any(job.partition("_")[0] == array for job in queue)

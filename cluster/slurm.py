@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 
@@ -12,15 +13,20 @@ WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIG
 ACTIVE = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED"})
 
 
+def missing(*commands: str) -> list[str]:
+    """Those of `commands` that are not on the path, as in a container."""
+    return [command for command in commands if shutil.which(command) is None]
+
+
 def queue() -> dict[str, str] | None:
     """Job -> state of all of ours that wait or run, in one call; None where the controller does not answer.
 
     A job of an array is `<array>_<index>`.
     """
-    user = os.environ.get("USER") or str(os.getuid())
-    answer = call("squeue", "--noheader", "--array", "--format=%i %T", f"--user={user}")
-    if answer is None or answer.returncode != 0:
-        return None
+    # By number, as SLURM knows the owner of a job: $USER may be another's, under sudo for instance, or not set.
+    answer = call("squeue", "--noheader", "--array", "--format=%i %T", f"--user={os.getuid()}")
+    if answer is None or answer.returncode != 0 or "Invalid user" in answer.stderr:
+        return None  # a number without a name, as in some containers, ends with status 0 and an empty list
     return dict(line.split(maxsplit=1) for line in answer.stdout.splitlines() if line.strip())
 
 
@@ -32,14 +38,17 @@ def accounts(jobs: Iterable[str]) -> dict[str, str]:
     arrays = sorted({job.partition("_")[0] for job in jobs})
     if not arrays:
         return {}
-    answer = call("sacct", "-X", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(arrays)}")
+    answer = call("sacct", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(arrays)}")
     if answer is None or answer.returncode != 0:
         return {}
     states: dict[str, str] = {}
     for line in answer.stdout.splitlines():
-        job, _, state = line.partition("|")
-        for one in _members(job):
-            states[one] = state
+        name, _, state = line.partition("|")
+        job, _, step = name.partition(".")
+        if not step:
+            states |= dict.fromkeys(_members(job), state)
+        elif state == "OUT_OF_MEMORY" and states.get(job) == "FAILED":
+            states[job] = state  # what srun started was killed; of the job it is only known that srun failed
     return states
 
 
@@ -49,12 +58,6 @@ def cancel(jobs: Iterable[str]) -> str | None:
     if answer is None:
         return "scancel does not answer"
     return answer.stderr.strip() or None if answer.returncode else None
-
-
-def requeue(job: str) -> bool:
-    """Put a job that runs back into the queue; it is killed by that."""
-    answer = call("scontrol", "requeue", job)
-    return answer is not None and answer.returncode == 0
 
 
 def settings() -> Mapping[str, str]:

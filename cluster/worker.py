@@ -23,11 +23,14 @@ from benchmark.files import write_json
 from benchmark.recorder import Follower
 from benchmark.run import run_cell
 from benchmark.training import Control, StoppedError
-from results.lease import BEAT_SECONDS, STALE_SECONDS
+from benchmark.tuning import provenance
+from results.lease import BEAT_SECONDS, STALE_SECONDS, Holder
+from results.live import close as close_live
+from results.live import watched
 from results.store import CellRecorder, LeaseLostError, Store
 
-from . import failures, slurm
-from .job import Job
+from . import failures
+from .job import REQUEUE_MARK, Job
 from .signals import Signals
 from .staging import stage
 
@@ -40,8 +43,8 @@ def run_job(job_file: str) -> None:
     """Run every cell of the job in `job_file` that is not a result yet and that nobody else runs.
 
     An error ends a cell and is recorded. With several ranks it also ends the job, since the others may wait in a
-    collective; who launched it starts a new job with the cells that are left. When the time is up, all save, and the
-    job puts itself back into the queue.
+    collective; who launched it starts a new job with the cells that are left. When the time is up, all save, and
+    whoever has cells left leaves a mark: the batch script, which comes after all lanes, then requeues the job.
     """
     path = Path(job_file)
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
@@ -56,14 +59,14 @@ def run_job(job_file: str) -> None:
         signals.listen()
     torch.set_num_threads(job.threads)
     lane, rank = divmod(task.global_rank, job.ranks)
-    device = _device(job, task.local_rank)
+    device = device_of(job, task.local_rank)
     start = os.environ.get("SLURM_RESTART_COUNT", "0")
     rendezvous = path.with_name(f"rendezvous-{task.job_id}-{start}-{lane}.json")
     with join(rank, job.ranks, device, rendezvous, job.nodes) as world:
         store = Store(job.store)
         words = path.with_name(f"words-{task.job_id}-{start}-{lane}")
         # Whoever holds a cell may be this job before its node died: then the lease goes stale, and the cell is ours.
-        patience = STALE_SECONDS + BEAT_SECONDS if on_slurm and job.lanes == 1 else 0.0
+        patience = STALE_SECONDS + BEAT_SECONDS if on_slurm else 0.0
         left, deadline = list(job.cells), 0.0
         while left:
             held = [cell for cell in left if not _run(cell, job, store, world, signals, words)]
@@ -74,16 +77,12 @@ def run_job(job_file: str) -> None:
                 break
             time.sleep(WAIT_SECONDS if held else 0.0)
         time_is_up = world.any(signals.time_is_up)
-    stopped = path.with_name(f"stopped-{task.job_id}-{start}")
-    if time_is_up and rank == 0:
-        stopped.mkdir(exist_ok=True)
-        (stopped / str(lane)).touch()
-    if time_is_up and left and task.global_rank == 0 and int(start) < job.requeues:
-        _wait_for(stopped, job.lanes)
-        slurm.requeue(task.job_id)
+    close_live()
+    if time_is_up and left and rank == 0 and int(start) < job.requeues:
+        path.with_name(REQUEUE_MARK.format(job=os.environ.get("SLURM_JOB_ID", ""), restart=start)).touch()
 
 
-def _device(job: Job, local_rank: int) -> torch.device:
+def device_of(job: Job, local_rank: int) -> torch.device:
     """Lanes share the GPUs of a node in turn."""
     if job.device == "cpu":
         return torch.device("cpu")
@@ -99,6 +98,8 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
     """One cell under its lease, which rank 0 holds for all; False where another process has it, or all had to stop."""
     if world.any(signals.stop):
         return False
+    if job.lanes > 1 and world.any(world.is_main and _is_of_another_lane(cell, store)):
+        return True
     checkpoint = store.cell_folder(cell.id) / "checkpoint.pt"
     with _holding(cell, store) if world.is_main else nullcontext(Follower(checkpoint)) as recorder:
         if world.any(recorder is None) or recorder is None:
@@ -107,13 +108,20 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
             return True
         print(f"{cell.id} {cell}", flush=True)
 
-        def is_ours() -> bool:
-            return not (isinstance(recorder, CellRecorder) and recorder.lease.lost)
+        lease = recorder.lease if isinstance(recorder, CellRecorder) else None
 
-        control = Control(lambda: signals.stop or not is_ours(), is_ours, job.micro_batches.get(cell.id))
+        def is_ours() -> bool:
+            return lease is None or not lease.lost
+
+        def stop() -> bool:  # asked at every step: the disk is not to be looked at
+            return signals.stop or (lease is not None and lease.known_lost)
+
+        told = watched(recorder, cell, store) if world.is_main else recorder
+        control = Control(stop, is_ours, job.micro_batches.get(cell.id))
         try:
-            recorder.start()
-            run_cell(cell, recorder, world, stage(store.data_folder, cell, job.scratch), control)
+            told.start()
+            data = stage(store.data_folder, cell, job.scratch)
+            run_cell(cell, told, world, data, control, provenance(store.root, cell))
         except LeaseLostError as error:
             print(error, flush=True)
             if world.size > 1:  # the others do not know, and may wait in a collective
@@ -122,14 +130,14 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
             if is_ours():
                 why = "preempted" if signals.terminated else "time_limit"
                 with suppress(LeaseLostError):
-                    recorder.fail(why, "saved where it was; goes on when it is started again")
+                    told.fail(why, "saved where it was; goes on when it is started again")
             return False
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, KeyboardInterrupt):
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # submitit sends it once more; what follows is short
             print(traceback.format_exc(), flush=True)  # where `symbench logs` finds it
             with suppress(LeaseLostError):
-                recorder.fail(*_what_happened(error, world, words))
+                told.fail(*_what_happened(error, world, words))
             if world.size > 1 or isinstance(error, KeyboardInterrupt):
                 raise
     return True
@@ -165,8 +173,7 @@ def _what_happened(error: BaseException, world: World, words: Path) -> tuple[str
     return failure, message
 
 
-def _wait_for(stopped: Path, lanes: int) -> None:
-    """Until every lane has saved: putting the job back into the queue kills them."""
-    deadline = time.monotonic() + 60
-    while len(list(stopped.iterdir())) < lanes and time.monotonic() < deadline:
-        time.sleep(0.1)
+def _is_of_another_lane(cell: Cell, store: Store) -> bool:
+    """Whether another lane runs the cell, or has tried it since the job was started."""
+    last, here = store.last_holder(cell), Holder.this_process()
+    return last is not None and last.job != "" and (last.job, last.restart) == (here.job, here.restart)

@@ -16,7 +16,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -31,7 +32,7 @@ STALE_SECONDS = 90.0
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease; `job` is the scheduler's number, if there is one."""
+    """Who holds a lease; `job` is the scheduler's number, if there is one, `restart` how often it had been requeued."""
 
     host: str
     pid: int
@@ -39,20 +40,39 @@ class Holder:
     """When the process began, in seconds since 1970: its number is given to another process one day."""
     job: str = ""
     released: bool = False
+    restart: int = 0
+    processes: str = ""
+    """Where `pid` means something: the running kernel and its namespace of process numbers; empty outside Linux."""
 
     @classmethod
     def this_process(cls) -> Holder:
         """Ourselves."""
-        return cls(socket.gethostname(), os.getpid(), _started(os.getpid()), os.environ.get("SLURM_JOB_ID", ""))
+        return cls(
+            socket.gethostname(),
+            os.getpid(),
+            _started(os.getpid()),
+            os.environ.get("SLURM_JOB_ID", ""),
+            restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            processes=_processes(),
+        )
 
     def __str__(self) -> str:
         return f"{f'job {self.job}, ' if self.job else ''}process {self.pid} on {self.host}"
 
     @property
     def is_gone(self) -> bool:
-        """Whether it was a process of this machine that has ended; False where that cannot be known."""
+        """Whether it was a process of this machine that has ended; False where that cannot be known.
+
+        Another container on this machine has process numbers of its own, and another machine may have this one's name.
+        """
+        if self.host != socket.gethostname() or self.processes != _processes():
+            return False
         clock_may_be_set = 2.0
-        return self.host == socket.gethostname() and abs(_started(self.pid) - self.started) > clock_may_be_set
+        return abs(_started(self.pid) - self.started) > clock_may_be_set
+
+
+UNREADABLE = Holder("a machine unknown", 0, 0.0)
+"""Stands for the holder of a lease whose file says nothing, which may be the disk's fault."""
 
 
 class Lease:
@@ -64,9 +84,14 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether there is a successor: nothing may be written any more."""
+        """Whether there is a successor: nothing may be written any more. Looks on the disk."""
         if not self._lost.is_set() and _highest(self.path.parent) > self.number:
             self._lost.set()
+        return self._lost.is_set()
+
+    @property
+    def known_lost(self) -> bool:
+        """Whether a successor has been seen, by `kept` with its last beat for instance; costs nothing."""
         return self._lost.is_set()
 
     @contextmanager
@@ -116,14 +141,17 @@ def acquire(folder: Path) -> Lease | None:
 
 
 def current(folder: Path) -> tuple[int, Holder | None]:
-    """The highest number given so far, 0 for none, and its holder; one that cannot be read counts as dead."""
+    """The highest number given so far, 0 for none, and its holder; UNREADABLE, who may live, where the file is bad."""
     number = _highest(folder)
     if number == 0:
         return 0, None
     try:
-        return number, Holder(**json.loads((folder / _name(number)).read_text(encoding="utf-8")))
+        document = json.loads((folder / _name(number)).read_text(encoding="utf-8"))
+        return number, Holder(
+            **{field.name: document[field.name] for field in fields(Holder) if field.name in document}
+        )
     except (OSError, ValueError, TypeError):
-        return number, None
+        return number, UNREADABLE
 
 
 def live_holder(folder: Path) -> Holder | None:
@@ -134,7 +162,7 @@ def live_holder(folder: Path) -> Holder | None:
     try:
         touched = (folder / _name(number)).stat().st_mtime
     except OSError:
-        return None
+        return holder  # followed by others this moment, or the disk is away
     return holder if time.time() - touched < STALE_SECONDS else None
 
 
@@ -154,9 +182,12 @@ def _age(folder: Path, number: int) -> float:
         probe.touch()
         now = probe.stat().st_mtime
         probe.unlink()
-        return now - (folder / _name(number)).stat().st_mtime
     except OSError as error:
         raise MachineError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    try:
+        return now - (folder / _name(number)).stat().st_mtime
+    except OSError:
+        return 0.0  # it has just been followed by others
 
 
 def _started(pid: int) -> float:
@@ -166,3 +197,12 @@ def _started(pid: int) -> float:
         return 0.0 if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.Error:
         return 0.0
+
+
+@cache
+def _processes() -> str:
+    """The running kernel and the namespace in which this process has its number."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""

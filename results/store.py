@@ -81,13 +81,16 @@ class Store:
         if not os.access(self.root / "cells", os.W_OK):
             raise MachineError(f"store {self.root}: no permission to write; set SYMBENCH_STORE or --store")
 
-    def read(self, cells: Sequence[Cell]) -> tuple[dict[str, Record], list[Broken]]:
-        """The records of `cells` that exist, by id, and the folders that could not be read."""
+    def read(self, cells: Sequence[Cell], history: bool = True) -> tuple[dict[str, Record], list[Broken]]:
+        """The records of `cells` that exist, by id, and the folders that could not be read.
+
+        Without their `history`, which is empty then, a board of thousands of records is there in half the time.
+        """
         records, broken = {}, []
         for cell in cells:
             folder = self.cell_folder(cell.id)
             try:
-                record = read_record(folder)
+                record = read_record(folder, history)
             except (OSError, ValueError, TypeError) as error:
                 broken.append(Broken(folder, _reason(error)))
                 continue
@@ -98,6 +101,22 @@ class Store:
             else:
                 broken.append(Broken(folder, "cell.json describes another cell"))
         return records, broken
+
+    def statuses(self, cells: Sequence[Cell]) -> tuple[dict[str, Status], list[Broken]]:
+        """How far `cells` are, by id, and the folders that say nothing readable; several times quicker than `read`."""
+        found, broken = {}, []
+        for cell in cells:
+            folder = self.cell_folder(cell.id)
+            try:
+                status = _read_status(folder)
+                if status is not None and _read_json(folder / "cell.json").get("id") != cell.id:
+                    raise ValueError("cell.json describes another cell")
+            except (OSError, ValueError, TypeError) as error:
+                broken.append(Broken(folder, _reason(error)))
+                continue
+            if status is not None:
+                found[cell.id] = status
+        return found, broken
 
     def is_result(self, cell: Cell) -> bool:
         """Whether the cell is finished for good; an unreadable record is not, and is made again."""
@@ -115,6 +134,10 @@ class Store:
     def being_run(self, cell: Cell) -> bool:
         """Whether a live worker holds the cell, here or on another machine."""
         return lease.live_holder(self.cell_folder(cell.id)) is not None
+
+    def last_holder(self, cell: Cell) -> lease.Holder | None:
+        """Who held the cell last, dead or alive; None where nobody ever did."""
+        return lease.current(self.cell_folder(cell.id))[1]
 
     def fail(self, record: Record, failure: str, message: str) -> None:
         """Record that the process of `record` died without a word of its own, unless somebody has taken the cell up."""
@@ -206,23 +229,30 @@ class CellRecorder:
         write_json(self.folder / "status.json", self.status.to_json())
 
 
-def read_record(folder: Path) -> Record | None:
+def read_record(folder: Path, history: bool = True) -> Record | None:
     """The record in `folder`; None where there is none. OSError or ValueError where it cannot be read."""
-    if not (folder / "status.json").exists():
+    status = _read_status(folder)
+    if status is None:
         return None
     document = _read_json(folder / "cell.json")
     document.pop("id", None)
-    status = _STATUS.validate_python(_read_json(folder / "status.json"))
-    if status.is_result and not (folder / "metrics.json").exists():
-        raise ValueError(f"status.json says {status.state}, but there is no metrics.json")
     return Record(
         cell=Cell.model_validate(document),
         status=status,
         metrics=_read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {},
-        history=_read_history(folder / "history.jsonl"),
+        history=_read_history(folder / "history.jsonl") if history else [],
         environment=_read_json(folder / "environment.json") if (folder / "environment.json").exists() else {},
         folder=folder,
     )
+
+
+def _read_status(folder: Path) -> Status | None:
+    if not (folder / "status.json").exists():
+        return None
+    status = _STATUS.validate_python(_read_json(folder / "status.json"))
+    if status.is_result and not (folder / "metrics.json").exists():
+        raise ValueError(f"status.json says {status.state}, but there is no metrics.json")
+    return status
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -235,7 +265,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_history(path: Path) -> list[Epoch]:
     if not path.exists():
         return []
-    return [Epoch(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    # All lines at once: a board reads thousands of files.
+    return [Epoch(**epoch) for epoch in json.loads(f"[{','.join(path.read_text(encoding='utf-8').splitlines())}]")]
 
 
 def _reason(error: Exception) -> str:

@@ -3,6 +3,7 @@
     python tests/slurm/cluster.py up [--root DIR]        starts what does not run, waits until all of it answers
     python tests/slurm/cluster.py status [--root DIR]    exit status 0 if all of it runs, 1 otherwise
     python tests/slurm/cluster.py down [--root DIR]      stops everything and keeps the logs
+    python tests/slurm/cluster.py pids NAME              process ids of a daemon (slurmctld), or of all on a host (n1)
 
 Each host is a network namespace with an address and a host name of its own, so that jobs see two machines, and
 `ip -n n2 link set eth0 down` is a node lost; `up` mends that. Files, /tmp and process ids are shared.
@@ -35,6 +36,7 @@ NODES = {"n1": "10.77.0.11", "n2": "10.77.0.12"}
 HOSTS = {"head": "10.77.0.10", **NODES}
 HOSTS_FILE, HOSTS_MARK = Path("/etc/hosts"), "# symbench test cluster"
 INTERFACES, NAMESPACES = Path("/sys/class/net"), Path("/run/netns")
+MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")
 READY = {"idle", "mixed", "allocated", "completing"}
 LOCK = Path("/run/symbench-slurm.lock")
 PROGRAMS = ("ip", "nsenter", "munged", "mariadb-install-db", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "sinfo")
@@ -66,21 +68,22 @@ def daemons(root: Path) -> list[Daemon]:
     mariadbd = f"mariadbd --no-defaults --user=root --skip-networking --datadir={root}/mysql"
     mariadbd += f" --socket={mysql} --pid-file={root}/run/mariadbd.pid"
 
-    def node_is_ready(node: str) -> bool:
-        return client(root, "sinfo", "--noheader", f"--nodes={node}", "--format=%T") in READY
-
     return [
         Daemon("munged", "head", munged.split(), lambda: client(root, "munge", f"--socket={munge}", "-n") != ""),
         Daemon("mariadbd", "head", mariadbd.split(), lambda: accepts(mysql)),
         Daemon("slurmdbd", "head", ["slurmdbd"], lambda: client(root, "sacctmgr", "show", "stats") != ""),
         Daemon("slurmctld", "head", ["slurmctld"], lambda: "is UP" in client(root, "scontrol", "ping")),
-        Daemon("slurmd-n1", "n1", ["slurmd", "-N", "n1"], lambda: node_is_ready("n1")),
-        Daemon("slurmd-n2", "n2", ["slurmd", "-N", "n2"], lambda: node_is_ready("n2")),
+        Daemon("slurmd-n1", "n1", ["slurmd", "-N", "n1"], lambda: node_state("n1", root) in READY),
+        Daemon("slurmd-n2", "n2", ["slurmd", "-N", "n2"], lambda: node_state("n2", root) in READY),
     ]
 
 
 def client_environment(root: Path) -> dict[str, str]:
     return {"SLURM_CONF": f"{root}/etc/slurm.conf"}
+
+
+def node_state(node: str, root: Path) -> str:
+    return client(root, "sinfo", "--noheader", "--Node", "--partition=main", f"--nodes={node}", "--format=%T")
 
 
 def is_up(root: Path) -> bool:
@@ -97,6 +100,9 @@ def up(root: Path) -> bool:
     """Start what does not run; False: everything did."""
     make_files(root)
     make_network(root)
+    for node in NODES:
+        if "drain" in node_state(node, root):  # SLURM does so after an error, and asks for a person
+            client(root, "scontrol", "update", f"NodeName={node}", "State=RESUME")
     started = False
     for daemon in daemons(root):
         if not (daemon.pids() and daemon.answers()):
@@ -116,6 +122,10 @@ def down(root: Path) -> None:
             run("ip", "netns", "delete", host)
     if (INTERFACES / BRIDGE).exists():
         run("ip", "link", "delete", BRIDGE)
+    for node in NODES:  # jobs that were killed leave theirs
+        for group, _, _ in os.walk(MEMORY_CGROUPS / f"slurm_{node}", topdown=False):
+            with suppress(OSError):  # the kernel has not done with it
+                Path(group).rmdir()
     write_hosts([])
     for folder in ("etc", "gpus", "munge", "mysql", "mysql.part", "run", "spool", "state"):
         shutil.rmtree(root / folder, ignore_errors=True)
@@ -130,7 +140,8 @@ def make_files(root: Path) -> None:
     for template in (HERE / "etc").glob("*.conf"):
         path = root / "etc" / template.name
         path.touch(mode=0o600 if path.name == "slurmdbd.conf" else 0o644)  # slurmdbd refuses what others can read
-        path.write_text(template.read_text(encoding="utf-8").replace("@ROOT@", str(root)), encoding="utf-8")
+        text = template.read_text(encoding="utf-8").replace("@ROOT@", str(root)).replace("@TASK_PLUGIN@", task_plugin())
+        path.write_text(text, encoding="utf-8")
     key = root / "munge" / "key"
     if not key.exists():
         key.touch(mode=0o600)
@@ -141,6 +152,11 @@ def make_files(root: Path) -> None:
         options = ("--auth-root-authentication-method=socket", "--skip-test-db", "--user=root")
         run("mariadb-install-db", "--no-defaults", *options, f"--datadir={part}")
         part.rename(root / "mysql")
+
+
+def task_plugin() -> str:
+    """The kernel ends a job that takes more memory than it asked for, on a machine with cgroups of version 1."""
+    return "task/cgroup" if (MEMORY_CGROUPS / "memory.limit_in_bytes").exists() else "task/none"
 
 
 def make_network(root: Path) -> None:
@@ -241,6 +257,14 @@ def pids_on(host: str, program: str | None = None) -> list[int]:
     return pids
 
 
+def pids_of(name: str, root: Path) -> list[int]:
+    """What runs on a host, or of one daemon: the cluster's own, whatever else bears the name on this machine."""
+    by_name = {daemon.name: daemon.pids for daemon in daemons(root)}
+    if name not in by_name and name not in HOSTS:
+        raise ClusterError(f"pids: no {name}; there are {', '.join((*by_name, *HOSTS))}")
+    return pids_on(name) if name in HOSTS else by_name[name]()
+
+
 def kill(pids: list[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
@@ -260,7 +284,8 @@ def check_machine(root: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="A real SLURM of two nodes on this machine.")
-    parser.add_argument("command", choices=("up", "status", "down"))
+    parser.add_argument("command", choices=("up", "status", "down", "pids"))
+    parser.add_argument("name", nargs="?", help="for pids: slurmctld, slurmdbd, slurmd-n1, ..., or head, n1, n2")
     default = Path(os.environ.get("SYMBENCH_SLURM_ROOT", Path(tempfile.gettempdir()) / "symbench-slurm"))
     parser.add_argument("--root", type=Path, default=default, help=f"where its files are (default: {default})")
     arguments = parser.parse_args()
@@ -270,6 +295,9 @@ def main() -> int:
             print("not running")
             return 1
         print("running")
+    elif arguments.command == "pids":
+        print(*pids_of(arguments.name, root))
+        return 0
     else:
         check_machine(root)
         with LOCK.open("w", encoding="utf-8") as lock:

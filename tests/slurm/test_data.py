@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -90,3 +91,27 @@ def test_a_partition_that_does_not_exist(slurm: dict[str, str], folder: Path) ->
     assert answer.returncode == 3
     assert "SLURM does not take the jobs" in answer.stderr
     assert "invalid partition" in answer.stderr.lower()
+
+
+def test_the_python_of_the_site_simulates(slurm: dict[str, str], folder: Path, tmp_path: Path) -> None:
+    box = tmp_path / "box.sh"
+    box.write_text(f'#!/bin/sh\necho in the box\nexec {sys.executable} "$@"\n')
+    box.chmod(0o700)
+    (folder / "suite.yaml").write_text(SUITE.replace("[0, 3]", "0"))
+    (folder / "site.yaml").write_text(
+        SITE.replace("setup:", f"python: {box}, jobs: 1, setup:").replace("jobs: 3, ", "")
+    )
+    command = prepare(folder, "store", "--on", str(folder / "site.yaml"))
+    answer = subprocess.run(command, env=slurm, capture_output=True, text=True, check=False, timeout=300)
+    assert answer.returncode == 0, answer.stderr
+    logs = [path.read_text() for path in (folder / "store").rglob("*_log.out")]
+    assert len(logs) == 1
+    assert "in the box" in logs[0]
+
+
+def test_a_path_that_slurm_would_rewrite(slurm: dict[str, str], folder: Path) -> None:
+    command = prepare(folder, "100% full", "--on", str(folder / "site.yaml"))
+    answer = subprocess.run(command, env=slurm, capture_output=True, text=True, check=False, timeout=300)
+    assert answer.returncode == 2
+    assert "a path with % in it cannot be given to SLURM" in answer.stderr
+    assert not (folder / "100% full" / "jobs").exists()

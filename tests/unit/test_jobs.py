@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import store_in
 
 from benchmark import suite as suites
 from benchmark.cell import Cell
@@ -171,7 +170,17 @@ def test_the_text_that_sbatch_gets(tmp_path: Path) -> None:
     srun = next(line for line in lines if line.startswith("srun"))
     assert "--cpus-per-task=8 --mpi=none" in srun
     assert "'" + str(tmp_path / "my store") in srun
+    assert "--wait" not in srun
+    assert lines.index(srun) < lines.index("status=$?") < lines.index("exit $status")
     assert "--gres" not in script(suite, Store(tmp_path), site, untrained)
+
+
+def test_a_lane_that_is_done_does_not_end_the_others(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path)
+    site = SITE.model_copy(update={"cells_per_gpu": 4, "srun": ("--mpi=none",)})
+    _, trained = batches(suite, suite.cells, seconds_of(suite.cells, 1800.0), site)
+    srun = next(line for line in script(suite, Store(tmp_path), site, trained).splitlines() if line.startswith("srun"))
+    assert "--wait=0 --kill-on-bad-exit=0 --mpi=none" in srun
 
 
 def test_a_store_whose_path_slurm_would_rewrite_is_refused(tmp_path: Path) -> None:
@@ -198,6 +207,8 @@ def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 def test_the_queue_and_the_accounts_are_read(says: Callable[..., None]) -> None:
     says("squeue", "12_3 RUNNING\n12_4 PENDING\n15 COMPLETING")
     assert slurm.queue() == {"12_3": "RUNNING", "12_4": "PENDING", "15": "COMPLETING"}
+    says("sacct", "16|FAILED\n16.batch|FAILED\n16.0|OUT_OF_MEMORY\n17|TIMEOUT\n17.0|OUT_OF_MEMORY")
+    assert slurm.accounts(["16", "17"]) == {"16": "OUT_OF_MEMORY", "17": "TIMEOUT"}
     says("sacct", "12_0|COMPLETED\n12_1|CANCELLED by 1000\n12_[2-4,7%2]|PENDING\n15|NODE_FAIL\n15|TIMEOUT")
     assert slurm.accounts(["12_0", "15"]) == {
         "12_0": "COMPLETED",
@@ -222,30 +233,6 @@ def test_no_answer_is_no_answer(says: Callable[..., None], tmp_path: Path, monke
     assert remote.in_hand(Store(tmp_path / "runs")) == (set(), False)
     says("squeue", "12 RUNNING")
     assert remote.in_hand(Store(tmp_path / "runs")) == ({"a"}, True)
-
-
-def test_what_did_not_fit_is_sent_again_in_smaller_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batch 8 on two ranks: 4 windows each, then 2, then 1; the batch itself stays. Other failures change nothing."""
-    suite, store = suite_of(tmp_path, "{gpus: 2}"), store_in(tmp_path / "store")
-    memory, network, untouched = (cell.id for cell in suite.cells[1:])
-    sent: list[tuple[set[str], dict[str, int], dict[str, int]]] = []
-
-    def submit(*arguments: object) -> None:
-        *_, work, _, attempts, micro_batches = arguments
-        cells = {cell.id for batch in work for job in batch.jobs for cell in job}  # type: ignore[attr-defined]
-        sent.append((cells, dict(attempts), dict(micro_batches)))  # type: ignore[call-overload]
-
-    monkeypatch.setattr(remote, "submit", submit)
-    submission = remote.Submission(
-        suite="many", suite_file=suite.path, store=store.root, site=SITE, plugins=(), jobs={"1": (memory, network)}
-    )
-    for _ in range(3):
-        remote._send_again(suite, store, submission, {memory: "gpu_out_of_memory", network: "communication"})
-        submission = submission.model_copy(update={"attempts": sent[-1][1]})
-    assert [cells for cells, _, _ in sent] == [{memory, network}] * 3
-    assert [attempts for _, attempts, _ in sent] == [{memory: n, network: n} for n in (1, 2, 3)]
-    assert [parts for _, _, parts in sent] == [{memory: 2}, {memory: 1}, {memory: 1}]
-    assert untouched not in sent[-1][0]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -86,17 +87,58 @@ def test_one_who_comes_back_from_the_dead_sees_every_successor(tmp_path: Path) -
     assert newest is not None
     assert newest.number == 6
     assert old.lost
+    assert old.known_lost
     assert not newest.lost
     with old.kept():
         pass  # what it leaves behind must not touch its successor
     assert live_holder(tmp_path) == newest.holder
 
 
-def test_a_lease_that_cannot_be_read_is_a_dead_one(tmp_path: Path) -> None:
-    (tmp_path / "lease-3.json").write_text("{", encoding="utf-8")
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "far"}'])
+def test_the_holder_of_a_lease_that_cannot_be_read_may_live(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "lease-3.json"
+    path.write_text(text, encoding="utf-8")
+    assert acquire(tmp_path) is None
+    assert live_holder(tmp_path) is not None
+    os.utime(path, (time.time() - STALE_SECONDS - 10,) * 2)
+    assert live_holder(tmp_path) is None
     taken = acquire(tmp_path)
     assert taken is not None
     assert taken.number == 4
+
+
+def test_a_lease_of_a_later_version_is_read(tmp_path: Path) -> None:
+    document = {"host": "far", "pid": 1, "started": 1.0, "released": True, "mood": "good"}
+    (tmp_path / "lease-1.json").write_text(json.dumps(document), encoding="utf-8")
+    assert acquire(tmp_path) is not None
+
+
+def test_a_process_number_of_another_container_says_nothing(tmp_path: Path) -> None:
+    """Same host name, and no such process here: it may be alive beside us."""
+    ours = lease.Holder.this_process()
+    gone = dataclasses.replace(ours, pid=2**22 + 1)
+    assert gone.is_gone
+    for processes in ("another-boot pid:[1]", ""):
+        (tmp_path / "lease-1.json").write_text(
+            json.dumps(dataclasses.asdict(gone) | {"processes": processes}), encoding="utf-8"
+        )
+        assert acquire(tmp_path) is None
+        assert live_holder(tmp_path) is not None
+
+
+def test_who_is_asked_at_every_step_does_not_look_at_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heartbeat looks, and sees a successor."""
+    mine = acquire(tmp_path)
+    assert mine is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "_highest", lambda folder: pytest.fail("a look at the disk"))
+        assert not mine.known_lost
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.01)
+    with mine.kept():
+        elsewhere(tmp_path, number=2)
+        while not mine.known_lost:
+            time.sleep(0.01)
+    assert str(live_holder(tmp_path)) == "job 7, process 1 on far"
 
 
 def test_it_is_touched_while_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,132 @@
+"""What symbench itself costs beside the training: `python -m benchmark.bench_overhead`.
+
+Small cells that share a job, against the sum of their trainings; and the commands that look at 10,000 cells, in
+processor time, which other work on the machine changes less than the clock's. Everything is done by the command line,
+on one core, in a temporary store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from . import suite as suites
+
+ALLOWED_CELL_SECONDS = 0.5
+ALLOWED_COMMAND_SECONDS = 3.0
+SYMBENCH = Path(sys.executable).with_name("symbench")
+SUITE = """\
+name: {name}
+protocol: {{name: disjoint, input_frames: 1, train_steps: 2, test_steps: 4}}
+datasets: [{{smoke_rotation_levels: {{level: {levels}, preset: small}}}}]
+models: {models}
+seeds: {seeds}
+train: {{epochs: {epochs}, batch_size: 8}}
+"""
+MANY_MODELS = (
+    "[{convnet: {hidden: [4, 8]}}, {coordconv: {hidden: [4, 8]}}, {e2cnn: {hidden: [2, 4]}}, "
+    "{relaxed_steerable_rotation: {hidden: 2, penalty: [0, 1e-4]}}, {rpp_rotation: {hidden: [2, 4]}}]"
+)
+RECORD = ("status.json", "metrics.json", "environment.json", "history.jsonl")
+
+
+def symbench(*arguments: object) -> tuple[float, str]:
+    """Processor seconds and output of a command. CalledProcessError: it failed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([SYMBENCH, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+
+
+def packed_cells(folder: Path, count: int, epochs: int) -> list[dict[str, Any]]:
+    """`count` trivial cells in one job, after one alone in another: what each takes beyond its training.
+
+    By the clock, from the first start to the last end; and in processor time with the training included, which is what
+    to look at on a machine that has other work. What starts a job is in neither.
+    """
+    store, path = folder / "store", folder / "packed.yaml"
+    models, seeds = "[{convnet: {hidden: 4}}]", list(range(count + 1))
+    path.write_text(SUITE.format(name="packed", levels=0, models=models, seeds=seeds, epochs=epochs), encoding="utf-8")
+    symbench("data", "prepare", path, "--store", store)
+    alone, _ = symbench("run", path, "--store", store, "--only", f"seed={count}")
+    together, _ = symbench("run", path, "--store", store)
+    cells = [store / "cells" / cell.id for cell in suites.load(str(path)).cells[:count]]
+    started = min((cell / "cell.json").stat().st_mtime for cell in cells)
+    ended = max((cell / "status.json").stat().st_mtime for cell in cells)
+    trained = [json.loads((cell / "metrics.json").read_text(encoding="utf-8"))["training_seconds"] for cell in cells]
+    each = (ended - started - sum(trained)) / count
+    training = sum(trained) / count
+    what = f"a packed cell beyond its training of {training:.2f} s, {count} in a job"
+    with_training = {
+        "what": "the same in processor time, training included",
+        "seconds": (together - alone) / (count - 1),
+        "allowed": ALLOWED_CELL_SECONDS + training,
+    }
+    return [{"what": what, "seconds": each, "allowed": ALLOWED_CELL_SECONDS}, with_training]
+
+
+def many_cells(folder: Path, seeds: int) -> list[dict[str, Any]]:
+    """plan and status for a hundred times `seeds` cells, none of them run and then all; needs a finished cell."""
+    path = folder / "many.yaml"
+    levels = list(range(10))
+    path.write_text(
+        SUITE.format(name="many", levels=levels, models=MANY_MODELS, seeds=list(range(seeds)), epochs=2),
+        encoding="utf-8",
+    )
+    cells = suites.load(str(path)).cells
+    empty, full = folder / "empty", folder / "full"
+    finished = next((folder / "store" / "cells").iterdir())
+    for cell in cells:
+        record = full / "cells" / cell.id
+        record.mkdir(parents=True)
+        for name in RECORD:
+            shutil.copyfile(finished / name, record / name)
+        document = {"id": cell.id, **cell.model_dump(mode="json")}
+        (record / "cell.json").write_text(json.dumps(document), encoding="utf-8")
+    rows = []
+    for store, told in ((empty, "none run"), (full, "all run")):
+        for command in (("plan", path), ("plan", path, "--on", "gpu-cluster"), ("status", path)):
+            words = " ".join(str(word) for word in command if word != path)
+            seconds, _ = symbench(*command, "--store", store)
+            what = f"{words}, {len(cells)} cells, {told}"
+            rows.append({"what": what, "seconds": seconds, "allowed": ALLOWED_COMMAND_SECONDS})
+    return rows
+
+
+@click.command(help=__doc__)
+@click.option("--cells", default=20, type=click.IntRange(min=2), show_default=True, help="Trivial cells in one job.")
+@click.option("--epochs", default=2, show_default=True)
+@click.option("--seeds", default=100, show_default=True, help="A hundred cells each for plan and status.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def main(cells: int, epochs: int, seeds: int, as_json: bool) -> None:
+    """See above. What it is doing goes to stderr, the table to stdout."""
+    if hasattr(os, "sched_setaffinity"):  # threads that wait for each other would count as processor time
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    with tempfile.TemporaryDirectory() as name:
+        click.echo(f"{cells} cells in one job ...", err=True)
+        rows = packed_cells(Path(name), cells, epochs)
+        click.echo(f"plan and status of {100 * seeds} cells ...", err=True)
+        rows += many_cells(Path(name), seeds)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("what", "seconds", "allowed", "beyond")
+    for row in rows:
+        beyond = "yes" if row["seconds"] > row["allowed"] else ""
+        table.add_row(row["what"], f"{row['seconds']:.2f}", f"{row['allowed']:.2f}", beyond)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What a training costs where it will run, timed in a few of its steps instead of estimated."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import costs, environment, registry
+from .cell import Cell
+from .data.dataset import SplitName
+from .data.layout import data_path
+from .data.windows import Windows
+from .distributed import World
+from .evaluation import BATCH, forecast_error
+from .run import cell_data, cell_windows
+from .training import Control, StoppedError, deterministic, fit
+
+WARM_UP, WARM_UP_COMPILED = 1, 2
+STEPS = 5
+ENOUGH_SECONDS = 20.0
+"""Slow steps need not be repeated so often: after that long, one that was timed is enough."""
+RANDOM_RUNS, RANDOM_FRAMES = 2, 8
+"""Without data: so many runs, and so many frames more than a window has."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds on all ranks of a cell together: `step` for an optimiser step with the whole batch, `forecast` for one
+    window one frame ahead in evaluation. `data` says whether the field was a `real` or a `random` one."""
+
+    step: float
+    forecast: float
+    data: str
+
+    def seconds(self, cell: Cell) -> float:
+        """Training and evaluation of `cell`, early stopping left out."""
+        splits = registry.dataset(cell.dataset.name).splits(cell.protocol, cell.dataset.preset)
+        windows = {name: len(split.runs) * len(split.starts) for name, split in splits.items()}
+        frames = {name: windows[name] * split.steps for name, split in splits.items()}
+        each_epoch = windows["train"] // cell.train.batch_size * self.step + frames["validation"] * self.forecast
+        return cell.train.epochs * each_epoch + (frames["future"] + frames["domain"]) * self.forecast
+
+
+def kind(cell: Cell) -> dict[str, Any]:
+    """All of a cell that its pace depends on; cells of one kind are timed once. UserError: no such model."""
+    dataset, protocol, train = cell.dataset, cell.protocol, cell.train
+    return {
+        "model": cell.model.model_dump(mode="json"),
+        "model_file_sha256": environment.source_digest(registry.model(cell.model.name)),
+        "dataset": dataset.model_dump(mode="json", exclude={"level"}),
+        "protocol": protocol.model_dump(mode="json", exclude={"name", "test_steps"}),
+        "train": train.model_dump(
+            mode="json", include={"batch_size", "gradient_clip", "precision", "compile", "channels_last"}
+        ),
+    }
+
+
+def measure(cell: Cell, world: World, data_folder: Path) -> Pace | None:
+    """Time a few steps of `cell` on the ranks of `world`; every rank calls it. None where the model refuses the task.
+
+    The loop is that of training, stopped before it has gone far; nothing of it is kept.
+    """
+    model_class, config = registry.configured(cell.model)
+    windows, data = _windows(cell, world, data_folder)
+    task = costs.task_of(cell.dataset, cell.protocol, windows["train"].field.shape[2:])
+    if model_class.refusal(config, task) is not None:
+        return None
+    warm_up = WARM_UP_COMPILED if cell.train.compile else WARM_UP
+    clock = _Clock(world.device, warm_up)
+    train = _repeated(windows["train"], (warm_up + STEPS + 1) * cell.train.batch_size)
+    validation = replace(_repeated(windows["validation"], world.size * BATCH), steps=1)
+    with deterministic(cell.seed), tempfile.TemporaryDirectory() as folder:
+        model = model_class(config, task).to(world.device)
+        with suppress(StoppedError):
+            fit(
+                model,
+                train,
+                validation,
+                cell.train,
+                cell.seed,
+                world,
+                Path(folder) / "checkpoint.pt",
+                lambda history: None,
+                Control(clock),
+            )
+        forecast_error(model, _repeated(validation, world.size), world, cell.train.precision).rmse()  # warms up
+        started = time.perf_counter()
+        forecast_error(model, validation, world, cell.train.precision).rmse()
+        return Pace(clock.step_seconds(), (time.perf_counter() - started) / len(validation), data)
+
+
+class _Clock:
+    """Asked before each step whether to stop, it takes the time."""
+
+    def __init__(self, device: torch.device, warm_up: int) -> None:
+        self.device = device
+        self.warm_up = warm_up
+        self.marks: list[float] = []
+
+    def __call__(self) -> bool:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.marks.append(time.perf_counter())
+        timed = len(self.marks) - 1 - self.warm_up
+        return timed >= STEPS or (timed >= 1 and self.marks[-1] - self.marks[0] > ENOUGH_SECONDS)
+
+    def step_seconds(self) -> float:
+        steps = [after - before for before, after in zip(self.marks, self.marks[1:], strict=False)]
+        return statistics.median(steps[self.warm_up :])
+
+
+def _windows(cell: Cell, world: World, data_folder: Path) -> tuple[Mapping[SplitName, Windows], str]:
+    """Those of the cell, or windows of noise of the same shape where its data are not there yet."""
+    dataset, protocol = cell.dataset, cell.protocol
+    if data_path(data_folder, dataset.name, dataset.preset, dataset.level).exists():
+        return cell_windows(cell, cell_data(cell, data_folder), world.device), "real"
+    task = costs.task_of(dataset, protocol)
+    frames = protocol.input_frames + protocol.train_steps
+    shape = (RANDOM_RUNS, frames + RANDOM_FRAMES, task.channels, task.height, task.width)
+    field = torch.randn(shape, generator=torch.Generator().manual_seed(cell.seed)).to(world.device)
+    index = torch.cartesian_prod(torch.arange(RANDOM_RUNS), torch.arange(RANDOM_FRAMES)).to(world.device)
+    windows = Windows(field, index, protocol.input_frames, protocol.train_steps)
+    return {"train": windows, "validation": windows}, "random"
+
+
+def _repeated(windows: Windows, count: int) -> Windows:
+    """`count` windows, the first ones again where there are not so many."""
+    times = -(-count // len(windows))
+    return replace(windows, index=windows.index.repeat(times, 1)[:count])

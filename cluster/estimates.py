@@ -1,0 +1,86 @@
+"""What cells will take where they will run: from what finished siblings took there, from a probe, or from FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from benchmark import registry
+from benchmark.cell import Cell
+from benchmark.errors import MachineError
+from benchmark.plan import Estimate, PaceOf, Speed, Timing, estimates, left_of, siblings_of
+from benchmark.suite import Suite
+from results.store import Record, Store
+
+from .launch import place
+from .pacing import Paces
+from .packing import GFLOPS, Shape, shapes
+from .site import Site
+
+SIBLINGS = 5
+"""So many finished cells of a kind are enough to tell what it takes."""
+
+
+def on_site(
+    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], site: Site, store: Store
+) -> dict[str, Estimate]:
+    """For each of `cells` by id, on the ranks that it will have. UserError where the site cannot run it."""
+    by_shape = shapes(suite, cells, site)
+    shape_of = {cell.id: shape for shape, members in by_shape.items() for cell in members}
+    speed: Speed = lambda cell: 1e9 * (site.gflops or GFLOPS[shape_of[cell.id].device]) * shape_of[cell.id].ranks  # noqa: E731
+    trained = trained_shape(by_shape)
+    pace_of: PaceOf = lambda cell: None  # noqa: E731
+    if trained is not None and (store.root / "paces").is_dir():  # else SLURM need not be asked where this is
+        pace_of = Paces.on_site(store, site, trained).read
+    return estimates(cells, timings(records.values(), trained), speed, pace_of)
+
+
+def siblings(suite: Suite, states: Mapping[str, str], store: Store) -> dict[str, Record]:
+    """Some of the records that tell what open cells will take, by the `states` of cells by id: a few of each kind."""
+    done = (cell for cell in suite.cells if states.get(cell.id) == "done")
+    return store.read(siblings_of(left_of(suite, states), done, SIBLINGS))[0]
+
+
+def seconds_on(
+    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], site: Site, store: Store
+) -> dict[str, float]:
+    """The seconds of `on_site`."""
+    return {key: estimate.seconds for key, estimate in on_site(suite, cells, records, site, store).items()}
+
+
+def here(suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], store: Store) -> dict[str, Estimate]:
+    """For each of `cells` by id, on this machine; what ran elsewhere counts only where this machine cannot run them."""
+    try:
+        trained = shape_here(suite, cells)
+    except MachineError:
+        return estimates(cells, timings(records.values(), None))
+    return estimates(cells, timings(records.values(), trained), pace_of=Paces.here(store, trained).read)
+
+
+def shape_here(suite: Suite, cells: Sequence[Cell]) -> Shape:
+    """The ranks of a trained cell on this machine. MachineError: it has not so many GPUs."""
+    sizes = [cell.train.batch_size for cell in cells if registry.model(cell.model.name).trained]
+    placement = place(suite.resources, sizes)
+    return Shape(placement.device, placement.ranks)
+
+
+def trained_shape(by_shape: Mapping[Shape, Sequence[Cell]]) -> Shape | None:
+    """The one shape of all cells that are trained."""
+    for shape, cells in by_shape.items():
+        if registry.model(cells[0].model.name).trained:
+            return shape
+    return None
+
+
+def timings(records: Iterable[Record], shape: Shape | None) -> list[Timing]:
+    """What finished cells took; of trained ones those that had `shape`'s kind of device and number of ranks."""
+    return [
+        Timing(record.cell, record.metrics["training_seconds"])
+        for record in records
+        if record.status.state == "done" and (shape is None or _ran_like(record, shape))
+    ]
+
+
+def _ran_like(record: Record, shape: Shape) -> bool:
+    if not registry.model(record.cell.model.name).trained:
+        return True
+    return (record.environment.get("device_type"), record.environment.get("world_size")) == (shape.device, shape.ranks)

@@ -1,0 +1,1 @@
+"""Ray Tune: studies of hyperparameters, on this machine or inside an allocation of SLURM."""

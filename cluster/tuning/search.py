@@ -1,0 +1,272 @@
+"""Ray Tune's side of a study: what it asks for the next trial, who may go on, and when there was enough.
+
+All of it can be made anew from the study's folder at any time. Ray's own `Tuner.restore` is not asked for that: its
+snapshot lags behind, is a pickle, and holds nothing of the scheduler, so that after a restart ASHA would compare with
+no trial of before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ray import tune
+from ray.tune import Stopper
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import Searcher
+
+from benchmark.suite import Range
+from benchmark.tuning import TUNING_SEED, rounded
+from results.studies import Effort, Note, StudyFolder, Trial
+
+from . import population
+from .job import REDUCTION, first_rung, rungs
+from .proposals import Novelty, OptunaProposals, Proposals, RandomProposals
+from .trial import METRIC, TIME
+
+
+class Ledger:
+    """The trials of a study while it is searched: those at their end, those that run, and those that were begun."""
+
+    def __init__(self, folder: StudyFolder, effort: Effort, to_stop: Callable[[], bool]) -> None:
+        self.folder, self.effort, self.to_stop = folder, effort, to_stop
+        trials = folder.trials()
+        self.closed = {trial.note.number: trial for trial in trials if trial.closed}
+        self.open = deque(trial.note for trial in trials if not trial.closed)
+        self.numbers = [trial.note.number for trial in trials]
+        self.running: dict[str, Note] = {}
+        self.hours: dict[int, float] = {trial.note.number: trial.device_hours for trial in trials}
+        self.is_new = Novelty(folder.study, trials)
+        optuna = effort.search == "optuna"
+        study = folder.study
+        self.proposals: Proposals = OptunaProposals(study, len(trials)) if optuna else RandomProposals(study)
+        for trial in self.closed.values():
+            self.proposals.tell(trial)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the hours are spent."""
+        return self.effort.hours is not None and sum(self.hours.values()) >= self.effort.hours
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do."""
+        if self.open or self.running:
+            return False
+        enough = self.effort.trials is not None and len(self.numbers) >= self.effort.trials
+        return enough or self.exhausted
+
+    def next(self) -> Note | None:
+        """The trial to run now; None where there was enough."""
+        if self.to_stop():
+            return None
+        if self.open:
+            return self.open.popleft()
+        if self.exhausted or (self.effort.trials is not None and len(self.numbers) >= self.effort.trials):
+            return None
+        note = self._new(max(self.numbers, default=-1) + 1)
+        if note is not None:
+            self.folder.write(note)
+            self.numbers.append(note.number)
+            self.is_new.add(self.folder.trial(note))
+        return note
+
+    def _new(self, number: int) -> Note | None:
+        defaults = self.folder.study.defaults
+        in_population = self.effort.scheduler == "pbt"
+        seed = TUNING_SEED + number if in_population else TUNING_SEED  # two members may come to the same settings
+        if number < len(defaults):
+            return Note(number=number, settings=defaults[number], by="default", seed=seed)
+        settings = self.proposals.propose(number, self.is_new)
+        if settings is None:
+            return None
+        if in_population:  # all have networks of one shape
+            settings = {**defaults[0], **{key: settings[key] for key in population.mutable(self.folder.study)}}
+        return Note(number=number, settings=settings, by=self.effort.search, seed=seed)
+
+    def end(self, number: int, why: str) -> None:
+        """Remember that a trial was stopped for good."""
+        self.folder.write(self.folder.read(number).model_copy(update={"ended": why}))
+
+    def finished(self, trial_id: str) -> Trial | None:
+        """Take note of a trial that no longer runs; None where it is not at its end."""
+        note = self.running.pop(trial_id, None)
+        if note is None:
+            return None
+        trial = self.folder.trial(self.folder.read(note.number))
+        if not trial.closed and self.exhausted and not self.to_stop():
+            self.end(note.number, "stopped when the hours were spent")
+            trial = self.folder.trial(self.folder.read(note.number))
+        self.hours[note.number] = trial.device_hours
+        if not trial.closed:
+            return None
+        self.closed[note.number] = trial
+        self.proposals.tell(trial)
+        return trial
+
+
+class LedgerSearch(Searcher):
+    """Asks the ledger; remembers nothing of its own."""
+
+    def __init__(self, ledger: Ledger, job_file: Path) -> None:
+        super().__init__(metric=METRIC, mode="min")
+        self.ledger, self.job_file = ledger, job_file
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        note = self.ledger.next()
+        if note is None:
+            return Searcher.FINISHED
+        self.ledger.running[trial_id] = note
+        config = {"job": str(self.job_file), "study": self.ledger.folder.study.name, "trial": note.number}
+        return {**config, "settings": dict(note.settings), "parent": None, "since": 0}
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        self.ledger.finished(trial_id)
+
+    def save(self, checkpoint_path: str) -> None: ...
+
+    def restore(self, checkpoint_path: str) -> None: ...
+
+
+class Asha(AsyncHyperBandScheduler):
+    """ASHA over epochs, which knows the trials of before and lets those end that stand for the defaults."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        train = ledger.folder.study.train
+        first = first_rung(train)
+        super().__init__(
+            time_attr=TIME,
+            metric=METRIC,
+            mode="min",
+            grace_period=first,
+            max_t=max(first, train.epochs - 1),  # at the last epoch nobody is stopped any more
+            reduction_factor=REDUCTION,
+            stop_last_trials=False,
+        )
+        self.ledger = ledger
+        self.rungs = rungs(ledger.effort, train)
+        for number, trial in sorted(ledger.closed.items()):
+            self._recall(number, trial)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True
+
+    def _recall(self, number: int, trial: Trial) -> None:
+        """As if the trial had just reported what it had reached at each rung."""
+        stands_for: Any = SimpleNamespace(trial_id=f"before-{number}")
+        self.on_trial_add(None, stands_for)
+        for epoch in self.rungs:
+            if epoch <= len(trial.curve):
+                result = {TIME: epoch, METRIC: trial.curve[epoch - 1]}
+                super().on_trial_result(None, stands_for, result)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        note = self.ledger.running.get(trial.trial_id)
+        if decision != TrialScheduler.STOP or note is None:
+            return decision
+        if note.by == "default" or result[TIME] >= self.rungs[-1]:
+            return TrialScheduler.CONTINUE  # what is found is compared with a default that had its whole time
+        self.ledger.end(note.number, f"stopped by asha at epoch {result[TIME]}")
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Its last result has been seen; one that never reported has none."""
+        self._trial_info.pop(trial.trial_id, None)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._trial_info.pop(trial.trial_id, None)
+
+
+class Population(PopulationBasedTraining):
+    """PBT over epochs, whose members keep their numbers; those that stand for the defaults follow nobody."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        study = ledger.folder.study
+        population.require_one_level(study)
+        self.ledger, self.domains = ledger, population.mutable(study)
+        mutations = {
+            key: tune.loguniform(domain.low, domain.high) if isinstance(domain, Range) else list(domain)
+            for key, domain in self.domains.items()
+        }
+        super().__init__(
+            time_attr=TIME,
+            metric=METRIC,
+            mode="min",
+            perturbation_interval=population.interval(study.train),
+            hyperparam_mutations={"settings": mutations},
+            log_config=False,
+        )
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Ray lets no search begin a population, for the settings change behind its back; the ledger reads them."""
+        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """At the last epoch there is nothing left to go on to."""
+        if result[TIME] >= self.ledger.folder.study.train.epochs:
+            return str(TrialScheduler.CONTINUE)
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+    def _quantiles(self) -> tuple[list[Any], list[Any]]:
+        """Those that follow and those that are followed, the worst first."""
+        state = self._trial_state
+        scored = [trial for trial in state if state[trial].last_score is not None and not trial.is_finished()]
+        scored.sort(key=lambda trial: state[trial].last_score)
+        count = min(math.ceil(len(scored) * self._quantile_fraction), len(scored) // 2)
+        best = scored[len(scored) - count :]
+        worst = [trial for trial in scored if trial not in best and not self._is_default(trial)]
+        return worst[:count], best
+
+    def _is_default(self, trial: Any) -> bool:
+        note = self.ledger.running.get(trial.trial_id)
+        return note is not None and note.by == "default"
+
+    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The other's settings, changed a little and within the space; and where its weights are."""
+        config, operations = super()._get_new_config(trial, trial_to_clone)
+        number, parent = trial.config["trial"], trial_to_clone.config["trial"]
+        epoch = int(self._trial_state[trial_to_clone].last_train_time)
+        population.hold(self.ledger.folder, number, parent, epoch)
+        settings = dict(config["settings"])
+        for key, domain in self.domains.items():
+            if isinstance(domain, Range):
+                settings[key] = min(max(rounded(settings[key]), domain.low), domain.high)
+        return {**config, "settings": settings, "trial": number, "parent": parent, "since": epoch}, operations
+
+
+class Hours(Stopper):
+    """Ends everything when the hours are spent."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        note = self.ledger.running.get(trial_id)
+        if note is not None and "device_hours" in result:
+            self.ledger.hours[note.number] = result["device_hours"]
+        return False
+
+    def stop_all(self) -> bool:
+        return self.ledger.exhausted
+
+
+def scheduler_for(ledger: Ledger) -> TrialScheduler:
+    kinds = {"asha": Asha, "pbt": Population}
+    kind = kinds.get(ledger.effort.scheduler)
+    return FIFOScheduler() if kind is None else kind(ledger)
+
+
+def best_of(trials: Sequence[Trial]) -> Trial | None:
+    """The one with the lowest value; None where none has one."""
+    return min((trial for trial in trials if trial.value < float("inf")), key=lambda t: t.value, default=None)

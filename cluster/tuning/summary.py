@@ -1,0 +1,37 @@
+"""The end of a study: whether it has come, and what is then written and said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmark.errors import MachineError
+from benchmark.terminal import duration
+from results.studies import Effort, StudyFolder, Trial
+
+
+def is_complete(effort: Effort, trials: Sequence[Trial]) -> bool:
+    """Whether `effort` is spent and no trial is left open."""
+    if not trials or any(not trial.closed for trial in trials):
+        return False
+    if effort.trials is not None:
+        return len(trials) >= effort.trials
+    return sum(trial.device_hours for trial in trials) >= (effort.hours or 0.0)
+
+
+def conclude(folder: StudyFolder, effort: Effort) -> str:
+    """Freeze the result, and tell it in a line. MachineError: trials are open, or none came to a number."""
+    trials = folder.trials()
+    waiting = [trial for trial in trials if not trial.closed]
+    if waiting:
+        raise MachineError(
+            f"{folder.study}: {len(waiting)} trials could not be brought to their end, the first is trial "
+            f"{waiting[0].note.number}; the same command tries again"
+        )
+    document = folder.freeze(effort, trials)
+    found, spent = document["found"], document["spent"]
+    default = found["rmse_validation_default"]
+    return (
+        f"{folder.study}: RMSE {found['rmse_validation']:.4g} by trial {found['trial']} of {spent['trials']},"
+        f" {'the default diverged' if default is None else f'default {default:.4g}'};"
+        f" {spent['epochs']} epochs, {duration(spent['seconds'])}; {folder.result_path}"
+    )

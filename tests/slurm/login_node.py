@@ -1,0 +1,151 @@
+"""A person on the login node: symbench and SLURM's commands, one store, and the jobs that were sent from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from support import SYMBENCH, suite_in
+
+from cluster.submit import Submission, submissions
+from results.store import Record, Store, read_record
+
+SITE = {
+    "scheduler": "slurm",
+    "partition": "main",
+    "minutes": 10,
+    "signal_seconds": 60,
+    "memory_gb": 1.0,
+    "jobs": 4,
+    "job_minutes": 1,
+    "setup": ["export OMP_NUM_THREADS=1"],
+}
+WAITING = '''
+import time
+from pathlib import Path
+
+from benchmark.models.convnet import ConvNet
+
+
+class Waiting(ConvNet):
+    """Takes its time until there is a file `go` beside this one."""
+
+    def before_step(self, progress: float) -> None:
+        time.sleep(0 if Path(__file__).with_name("go").exists() else 0.1)
+'''
+"""`waiting`, a baseline."""
+PATIENCE_SECONDS = 240
+CLUSTER = Path(__file__).with_name("cluster.py")
+COSTS = {"training_seconds", "samples_per_second", "peak_memory_bytes"}
+
+
+class LoginNode:
+    """Tests that run at the same time have a store and a site file each, and see only their own jobs."""
+
+    def __init__(self, environment: dict[str, str], store: Store, folder: Path, **site: object) -> None:
+        self.environment, self.store, self.folder = environment, store, folder
+        self.site = folder / "my site.yaml"
+        self.site.write_text(json.dumps(SITE | site), encoding="utf-8")
+        self.suite = folder / "tiny.yaml"
+        self.plugin: Path | None = None
+
+    def declare(self, models: str = "[{convnet: {hidden: 4}}]", nodes: int = 1, **options: Any) -> Path:
+        """Write the suite; keywords are those of `suite_in`. It does not stop early."""
+        text = suite_in(self.folder, models, **options).read_text(encoding="utf-8")
+        text = text.replace("batch_size: 8", "batch_size: 8, early_stop_after: null")
+        self.suite.write_text(text.replace("{ranks: ", f"{{nodes: {nodes}, ranks: "), encoding="utf-8")
+        return self.suite
+
+    def plug_in(self, name: str, code: str) -> None:
+        """A baseline of the tests' own, which every `symbench run` from here knows."""
+        self.plugin = self.folder / f"{name}.py"
+        self.plugin.write_text(code, encoding="utf-8")
+
+    def symbench(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [str(SYMBENCH), *map(str, arguments), "--store", os.path.relpath(self.store.root)]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300, check=False)
+
+    def slurm(self, *command: str) -> str:
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False).stdout
+
+    def run(self, *options: object) -> str:
+        plugin = () if self.plugin is None else ("--plugin", self.plugin)
+        done = self.symbench("run", self.suite, "--on", self.site, *plugin, *options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def queue(self) -> list[str]:
+        """`<job> <state> <name>` of what was sent from this store."""
+        command = ["squeue", "--noheader", "--array", "--format=%i %T %j|%o"]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
+        lines = done.stdout.splitlines()
+        return [line.partition("|")[0] for line in lines if str(self.store.root.resolve()) in line]
+
+    def jobs(self, state: str = "") -> list[str]:
+        """Ids of the jobs that run cells."""
+        return [line.split()[0] for line in self.queue() if "collect" not in line and state in line]
+
+    def wait_until(self, condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, (self.queue(), self.logs())
+            time.sleep(0.2)
+
+    def clear(self) -> None:
+        if left := [line.split()[0] for line in self.queue()]:
+            self.slurm("scancel", *left)
+        self.wait_for_all()
+
+    def wait_for_all(self) -> None:
+        """Until none is in the queue, the collector's jobs included."""
+        self.wait_until(lambda: not self.queue())
+
+    def wait_for_epoch(self, epoch: int, cells: int = 1) -> list[Record]:
+        """Until so many cells run and have done `epoch` epochs; these."""
+
+        def reached() -> list[Record]:
+            return [r for r in self.records() if r.status.state == "running" and r.status.epoch >= epoch]
+
+        self.wait_until(lambda: len(reached()) >= cells)
+        return reached()
+
+    def records(self) -> list[Record]:
+        """Of all cells that ever began, by model and seed."""
+        found = [read_record(folder) for folder in (self.store.root / "cells").glob("*")]
+        return sorted(filter(None, found), key=lambda record: (record.cell.model.name, record.cell.seed))
+
+    def states(self) -> list[str]:
+        """How they ended: `done`, or the class of failure."""
+        return [record.status.failure or record.status.state for record in self.records()]
+
+    def submissions(self) -> list[Submission]:
+        found, broken = submissions(self.store)
+        assert not broken
+        return found
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text() for path in sorted((self.store.root / "jobs").glob("*/*_log.out")))
+
+
+def same(one: Record, other: Record) -> bool:
+    """Bit for bit, but for what it cost."""
+    left, right = ({k: v for k, v in r.metrics.items() if k not in COSTS} for r in (one, other))
+    return left == right
+
+
+def manage(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """cluster.py, as make calls it."""
+    return subprocess.run([sys.executable, str(CLUSTER), *arguments], capture_output=True, text=True, check=False)
+
+
+def pids(name: str) -> list[int]:
+    """Of a daemon, or of all on a node: process ids are shared with the nodes."""
+    answer = manage("pids", name)
+    assert answer.returncode == 0, answer.stderr
+    return [int(pid) for pid in answer.stdout.split()]

@@ -1,0 +1,297 @@
+"""Suites that nobody looks after: all are sent at once, and each test waits until its own has come to an end.
+
+What happens to some of them on the way comes from outside: a node is lost, a process is killed, the time is up.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+from slurm.login_node import WAITING, LoginNode, manage, pids, same
+from support import SYMBENCH
+
+from benchmark.recorder import Epoch
+from cluster.job import Job
+from results.store import Record
+
+NewLoginNode = Callable[..., LoginNode]
+Undisturbed = Callable[[int], Record]
+
+FAULTY = '''
+import os
+
+from benchmark.models.convnet import ConvNet
+
+
+class Faulty(ConvNet):
+    """Breaks in its first step of training, on the last rank."""
+
+    def before_step(self, progress: float) -> None:
+        if os.environ["SLURM_PROCID"] == str(int(os.environ["SLURM_NTASKS"]) - 1):
+            raise ValueError("out of order")
+'''
+
+HUNGRY = '''
+import torch
+
+from benchmark.models.convnet import ConvNet
+
+
+class Hungry(ConvNet):
+    """Takes 120 MB for each window that it is trained on at once."""
+
+    def forward(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
+        ballast = torch.ones(len(x_BTCHW) if self.training else 0, 30_000_000)
+        return super().forward(x_BTCHW) + ballast[:0].sum()
+'''
+
+SLOW = '''
+import os
+import time
+
+from benchmark.models.convnet import ConvNet
+
+
+class Slow(ConvNet):
+    """Takes a second for each step until its job starts again."""
+
+    def before_step(self, progress: float) -> None:
+        time.sleep(1 if "SLURM_RESTART_COUNT" not in os.environ else 0)
+'''
+
+STILL = '''
+from torch import Tensor
+
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.persistence import Persistence
+
+
+class Still(Persistence):
+    """Persistence by a thousand names."""
+
+    class Config(Frozen):
+        number: PositiveInt = 1
+'''
+
+SEND_LANES = """
+import sys
+from pathlib import Path
+from benchmark import registry, suite as suites
+from cluster import site
+from cluster.packing import Shape
+from cluster.remote import collect
+from cluster.submit import Batch, submit
+from results.store import Store
+
+plugin, suite_file, site_file, store = sys.argv[1:]
+registry.add_plugin(Path(plugin))
+suite = suites.load(suite_file)
+submit(suite, Store(Path(store)), site.load(site_file), [Batch(Shape("cpu", 1, lanes=2), (suite.cells,))], collect)
+"""
+
+
+@pytest.fixture(scope="module")
+def lost_nodes(new_login_node: NewLoginNode, undisturbed: Undisturbed) -> dict[str, LoginNode]:
+    """One job on each node, and both nodes lose all their processes: slurmd, the job's, and what watches over it.
+
+    One is also cut off until SLURM has given it up; on the other slurmd is back at once, and knows nothing of the job.
+    """
+    undisturbed(1), undisturbed(2)  # they have ended
+    lost = {}
+    for way in ("cut off", "killed"):
+        node = lost[way] = new_login_node(memory_gb=6.0)  # so that each job needs a node for itself
+        node.plug_in("waiting", WAITING)
+        node.declare("[{waiting: {hidden: 4}}]", epochs=60)
+        node.run()
+    hosts = {way: node.wait_for_epoch(1)[0].status.host for way, node in lost.items()}
+    assert set(hosts.values()) == {"n1", "n2"}
+    subprocess.run(["ip", "-n", hosts["cut off"], "link", "set", "eth0", "down"], check=True)
+    try:
+        kill_all_on(hosts["cut off"])
+        lost["cut off"].wait_until(lambda: "down" in node_state(lost["cut off"], hosts["cut off"]))
+    finally:
+        mend()
+    kill_all_on(hosts["killed"])  # only a job that is older than some 12 s is missed when slurmd comes back
+    mend()
+    for node in lost.values():
+        (node.folder / "go").touch()
+    return lost
+
+
+def kill_all_on(host: str) -> None:
+    for pid in pids(host):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def mend() -> None:
+    mended = manage("up")
+    assert mended.returncode == 0, mended.stderr
+
+
+def node_state(node: LoginNode, host: str) -> str:
+    return node.slurm("sinfo", "--noheader", f"--nodes={host}", "--format=%T")
+
+
+@pytest.fixture(scope="module")
+def left_alone(lost_nodes: dict[str, LoginNode], new_login_node: NewLoginNode) -> dict[str, LoginNode]:
+    nodes = dict(lost_nodes)
+
+    node = nodes["many"] = new_login_node(jobs=2, cells_per_job=250, max_array_size=3)
+    node.plug_in("still", STILL)
+    node.declare(f"[{{still: {{number: {list(range(1, 1001))}}}}}]")
+    count_calls_of_sbatch(node)
+    node.run()
+
+    node = nodes["time limit"] = new_login_node(minutes=1, signal_seconds=10)
+    node.plug_in("slow", SLOW)
+    node.declare("[{slow: {hidden: 4}}]", seeds="[0, 1, 2, 3]", epochs=60)
+    files = (node.plugin, node.suite, node.site, node.store.root)
+    subprocess.run([sys.executable, "-c", SEND_LANES, *map(str, files)], env=node.environment, check=True)
+
+    node = nodes["memory"] = new_login_node()
+    node.plug_in("hungry", HUNGRY)
+    node.declare("[{hungry: {hidden: 4}}]")
+    node.run()
+
+    for ranks in (1, 2):
+        node = nodes[f"error of {ranks}"] = new_login_node()
+        node.plug_in("faulty", FAULTY)
+        node.declare("[faulty, {convnet: {hidden: 4}}]", seeds="[0, 1]", ranks=ranks, nodes=ranks)
+        node.run()
+
+    node = nodes["process killed"] = new_login_node()
+    node.declare(epochs=60)
+    node.run()
+    (record,) = node.wait_for_epoch(3)
+    os.kill(record.status.pid, signal.SIGKILL)
+
+    node = nodes["twice"] = new_login_node()
+    node.declare(seeds="[0, 1, 2, 3]", epochs=4)
+    command = [str(SYMBENCH), "run", str(node.suite), "--on", str(node.site), "--store", str(node.store.root)]
+    both = [subprocess.Popen(command, env=node.environment, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    return nodes
+
+
+def count_calls_of_sbatch(node: LoginNode) -> None:
+    """`calls` in the node's folder has a line for each from now on."""
+    shim = node.folder / "bin" / "sbatch"
+    shim.parent.mkdir()
+    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout.strip()
+    shim.write_text(f'#!/bin/sh\necho "$@" >> "{node.folder}/calls"\nexec {real} "$@"\n', encoding="utf-8")
+    shim.chmod(0o755)
+    node.environment = node.environment | {"PATH": f"{shim.parent}:{node.environment['PATH']}"}
+
+
+def test_two_nodes_and_a_board(new_login_node: NewLoginNode) -> None:
+    """Two-node cells beside one that needs no training; the last job shows them in MLflow and in the report."""
+    node = new_login_node()
+    node.declare("[persistence, {convnet: {hidden: 4}}]", seeds="[0, 1]", ranks=2, nodes=2)
+    node.suite.write_text(node.suite.read_text().replace("name: tiny", "name: a 'b' é"))
+    assert "#SBATCH --nodes=2" in node.run("--dry-run")
+    assert not node.queue()
+    assert "3 cells in 2 jobs" in node.run()
+    assert "nothing to send" in node.run()
+    node.wait_for_all()
+    assert node.states() == ["done"] * 3, node.logs()
+    assert {record.environment["world_size"] for record in node.records()} == {1, 2}
+    assert (node.store.root / "a--b--é.html").exists()
+    assert (node.store.root / "mlflow.db").exists()
+    assert "nothing to send; 3 finished" in node.run()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_one_error_leaves_the_siblings_alone_and_is_not_retried(left_alone: dict[str, LoginNode], ranks: int) -> None:
+    """With two ranks, on two nodes, it is rank 1 that breaks."""
+    node = left_alone[f"error of {ranks}"]
+    node.wait_for_all()
+    assert node.states() == ["done", "done", "code_error", "code_error"], node.logs()
+    faulty = node.records()[2:]
+    assert [record.status.attempt for record in faulty] == [1, 1]
+    assert all("out of order" in record.status.message for record in faulty)
+    assert ranks == 1 or "rank 1" in faulty[0].status.message
+    assert (node.store.root / "tiny.html").exists()
+
+
+def test_out_of_memory_it_is_sent_again_with_a_smaller_micro_batch(
+    left_alone: dict[str, LoginNode], undisturbed: Undisturbed
+) -> None:
+    """The kernel kills it; with half the windows at once it is the same training, but for rounding."""
+    node = left_alone["memory"]
+    if "task/cgroup" not in node.slurm("scontrol", "show", "config"):
+        pytest.skip("this machine has no memory cgroups of version 1, so SLURM enforces no --mem")
+    node.wait_for_all()
+    (record,) = node.records()
+    assert record.status.state == "done", node.logs()
+    assert "OUT_OF_ME" in node.slurm("sacct", f"--jobs={next(iter(node.submissions()[0].jobs))}")
+    jobs = [Job.model_validate_json(path.read_text()) for path in (node.store.root / "jobs").glob("*/job-*.json")]
+    assert sorted(job.micro_batches.get(record.cell.id, 0) for job in jobs) == [0, 4]
+    assert [losses(epoch) for epoch in record.history] == [
+        pytest.approx(losses(epoch), rel=1e-4) for epoch in undisturbed(1).history[:3]
+    ]
+
+
+def losses(epoch: Epoch) -> tuple[float, float]:
+    return epoch.train_rmse, epoch.validation_rmse
+
+
+def test_a_killed_process_is_noticed_and_its_cell_sent_again(
+    left_alone: dict[str, LoginNode], undisturbed: Undisturbed
+) -> None:
+    """No word from the process; the last job sees that it is gone."""
+    node = left_alone["process killed"]
+    node.wait_for_all()
+    assert node.states() == ["done"], node.logs()
+    assert len(node.submissions()) == 2
+    assert same(node.records()[0], undisturbed(1))
+
+
+def test_two_submissions_at_once_run_each_cell_once(left_alone: dict[str, LoginNode]) -> None:
+    node = left_alone["twice"]
+    node.wait_for_all()
+    assert node.states() == ["done"] * 4, node.logs()
+    assert [record.status.attempt for record in node.records()] == [1] * 4
+
+
+def test_at_the_time_limit_all_lanes_save_and_their_job_goes_on(
+    left_alone: dict[str, LoginNode], undisturbed: Undisturbed
+) -> None:
+    """Four cells in two lanes of one job, with a limit of a minute: SLURM itself sends the signal."""
+    node = left_alone["time limit"]
+    node.wait_for_all()
+    records = node.records()
+    assert node.states() == ["done"] * 4, node.logs()
+    assert len(node.submissions()) == 1
+    assert sum(record.status.attempt > 1 for record in records) >= 2  # those that ran side by side
+    assert same(records[0], undisturbed(1))
+
+
+def test_a_thousand_cells_in_a_few_calls(left_alone: dict[str, LoginNode]) -> None:
+    """In four jobs, of which an array holds three."""
+    node = left_alone["many"]
+    node.wait_for_all()
+    assert node.states() == ["done"] * 1000
+    (submission,) = node.submissions()
+    assert len(submission.jobs) == 4
+    arrays_and_collector = 2 + 1
+    assert len((node.folder / "calls").read_text().splitlines()) == arrays_and_collector
+    board = (node.store.root / "tiny.html").read_text()
+    assert board.count("<tr") > 1000
+    assert "number=1000" in board
+
+
+@pytest.mark.parametrize("way", ["cut off", "killed"])
+def test_a_node_that_dies_loses_nothing(left_alone: dict[str, LoginNode], undisturbed: Undisturbed, way: str) -> None:
+    """SLURM gives it up and requeues the job; the cell waits until nobody can hold it any more, and goes on."""
+    node = left_alone[way]
+    node.wait_for_all()
+    assert node.states() == ["done"], node.logs()
+    assert node.records()[0].status.attempt > 1
+    assert same(node.records()[0], undisturbed(1))

@@ -1,0 +1,417 @@
+"""What becomes of cells whose jobs have ended, and of notes of what was sent; SLURM's commands are scripts here."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from support import store_in, suite_in, symbench
+
+from benchmark import suite as suites
+from benchmark.cell import Cell
+from benchmark.errors import MachineError
+from benchmark.suite import Suite
+from cluster import remote, slurm, submit
+from cluster.packing import Shape
+from cluster.site import Site
+from cluster.submit import Batch, Submission, submissions
+from results.store import Store
+
+SITE = Site(scheduler="slurm", minutes=60, max_array_size=1000, setup=("module load python",))
+
+
+class FakeSlurm:
+    """Commands that answer what a test says. sbatch gives numbers from 100, and `sent` are the texts that it got."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.script("sbatch", 'n=$(ls "$HERE" | grep -c "^sent-"); cp "$1" "$HERE/sent-$n"; echo "job $((100 + n))"')
+        self.script("scancel", 'echo "$@" >> "$HERE/cancelled"')
+        self.script("srun", "true")
+        self.says("squeue", "")
+        self.says("sacct", "")
+        self.says("scontrol", "")
+
+    def script(self, command: str, text: str) -> None:
+        path = self.folder / command
+        path.write_text(f"#!/bin/bash\nHERE='{self.folder}'\n{text}\n", encoding="utf-8")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    def says(self, command: str, *lines: str) -> None:
+        self.script(command, "\n".join(f"echo '{line}'" for line in lines if line) or "true")
+
+    def says_in_turn(self, command: str, *answers: str) -> None:
+        """Each call takes the next answer, which is shell; the last one stays."""
+        cases = "\n".join(f"{number}) {answer} ;;" for number, answer in enumerate(answers[:-1]))
+        count = f'n=$(cat "$HERE/{command}.n" 2>/dev/null || echo 0); echo $((n + 1)) > "$HERE/{command}.n"'
+        self.script(command, f"{count}\ncase $n in\n{cases}\n*) {answers[-1]} ;;\nesac")
+
+    @property
+    def sent(self) -> list[str]:
+        return [path.read_text(encoding="utf-8") for path in sorted(self.folder.glob("sent-*"))]
+
+    @property
+    def cancelled(self) -> set[str]:
+        path = self.folder / "cancelled"
+        return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    made = FakeSlurm(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "show", lambda suite, store: None)
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return store_in(tmp_path / "störe with spaces")
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    """Three cells of two ranks."""
+    return suites.load(str(suite_in(tmp_path, seeds="[0, 1, 2]", ranks=2)))
+
+
+def submission_of(suite: Suite, store: Store, jobs: Mapping[str, Sequence[Cell]], **more: object) -> Submission:
+    ids = {job: tuple(cell.id for cell in cells) for job, cells in jobs.items()}
+    return Submission(
+        suite=suite.name, suite_file=suite.path, store=store.root, site=SITE, plugins=(), jobs=ids, **more
+    )
+
+
+def note_of(submission: Submission, store: Store, name: str = "earlier") -> Path:
+    note = store.root / "jobs" / name / "submission.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(submission.model_dump_json(), encoding="utf-8")
+    return note
+
+
+def begin(store: Store, cell: Cell, failure: str = "") -> None:
+    """An attempt that failed so, or died without a word."""
+    with store.recorder(cell) as recorder:
+        assert recorder is not None
+        recorder.start()
+        if failure:
+            recorder.fail(failure, "in words")
+
+
+def latest(store: Store) -> Submission:
+    """The note that a collector left."""
+    return max(submissions(store)[0], key=lambda one: len(one.sent_again))
+
+
+class TestNamingWhatFailed:
+    def test_cells_that_did_not_get_their_turn(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        """A job of several ranks dies with its first error; that is not the fault of the cells after it."""
+        first, second, third = suite.cells
+        fake.says("sacct", "7|FAILED")
+        submission = submission_of(suite, store, {"7": suite.cells})
+        begin(store, first, "code_error")
+        assert remote.settle(suite, store, submission) == {
+            first.id: "code_error",
+            second.id: "not_begun",
+            third.id: "not_begun",
+        }
+        assert set(store.statuses(suite.cells)[0]) == {first.id}
+
+    @pytest.mark.parametrize(
+        ("state", "failure"),
+        [
+            ("FAILED", "no_start"),
+            ("", "no_start"),
+            ("PREEMPTED", "preempted"),
+            ("NODE_FAIL", "node_failure"),
+            ("CANCELLED by 0", "cancelled"),
+        ],
+    )
+    def test_a_job_that_began_nothing(
+        self, fake: FakeSlurm, suite: Suite, store: Store, state: str, failure: str
+    ) -> None:
+        fake.says("sacct", f"7|{state}" if state else "")
+        submission = submission_of(suite, store, {"7": suite.cells})
+        assert remote.settle(suite, store, submission) == {cell.id: failure for cell in suite.cells}
+
+    def test_cells_behind_one_in_a_cancelled_job_are_cancelled(
+        self, fake: FakeSlurm, suite: Suite, store: Store
+    ) -> None:
+        fake.says("sacct", "7|CANCELLED by 0")
+        begin(store, suite.cells[0], "preempted")
+        submission = submission_of(suite, store, {"7": suite.cells})
+        assert set(remote.settle(suite, store, submission).values()) == {"cancelled"}
+
+    def test_a_failure_of_an_earlier_submission_is_not_this_ones(
+        self, fake: FakeSlurm, suite: Suite, store: Store
+    ) -> None:
+        """What counts is the attempt, not the clock of a node."""
+        old, again, _ = suite.cells
+        fake.says("sacct", "7|FAILED", "8|FAILED")
+        begin(store, old, "code_error")
+        begin(store, again, "code_error")
+        seen = {key: status.attempt for key, status in store.statuses(suite.cells)[0].items()}
+        submission = submission_of(suite, store, {"7": [old], "8": [again]}, seen=seen)
+        begin(store, again, "communication")
+        assert remote.settle(suite, store, submission) == {old.id: "no_start", again.id: "communication"}
+        assert store.statuses([old])[0][old.id].failure == "code_error"
+
+    def test_it_is_named_the_same_when_it_is_asked_twice(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        fake.says("sacct", "7|NODE_FAIL")
+        submission = submission_of(suite, store, {"7": suite.cells[:2]})
+        begin(store, suite.cells[0])
+        expected = {suite.cells[0].id: "node_failure", suite.cells[1].id: "not_begun"}
+        assert [remote.settle(suite, store, submission) for _ in range(2)] == [expected] * 2
+        assert store.statuses(suite.cells)[0][suite.cells[0].id].failure == "node_failure"
+
+
+class TestWhenSlurmIsSilent:
+    def jobs(self, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch) -> Submission:
+        for cell in suite.cells:
+            begin(store, cell)
+        monkeypatch.setattr(remote, "ANSWER_SECONDS", 0.0)
+        first, second, third = suite.cells
+        return submission_of(suite, store, {"7_0": [first], "7_1": [second], "7_2": [third]})
+
+    def test_what_may_be_in_the_queue_has_not_failed(
+        self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """7_0 has ended by the book, 7_1 runs, of 7_2 nothing is known."""
+        submission = self.jobs(suite, store, monkeypatch)
+        fake.script("squeue", "exit 1")
+        fake.says("sacct", "7_0|TIMEOUT", "7_1|RUNNING")
+        assert remote.settle(suite, store, submission) == {suite.cells[0].id: "time_limit"}
+        states = [store.statuses([cell])[0][cell.id].state for cell in suite.cells]
+        assert states == ["failed", "running", "running"]
+
+    def test_the_job_after_all_of_them_knows_that_they_are_over(
+        self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        submission = self.jobs(suite, store, monkeypatch)
+        fake.script("squeue", "exit 1")
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+        assert remote.settle(suite, store, submission) == {cell.id: "killed" for cell in suite.cells}
+
+    def test_it_is_asked_again(
+        self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        submission = self.jobs(suite, store, monkeypatch)
+        monkeypatch.setattr(remote, "ANSWER_SECONDS", 60.0)
+        fake.says_in_turn("squeue", "exit 1", "exit 1", "echo 7_1 RUNNING")
+        fake.says_in_turn("sacct", *["echo '7_0|RUNNING'"] * 4, "echo '7_0|PREEMPTED'")
+        found = remote.settle(suite, store, submission)
+        assert found == {suite.cells[0].id: "preempted", suite.cells[2].id: "killed"}
+
+    def test_a_user_without_a_name_has_no_empty_queue(self, fake: FakeSlurm) -> None:
+        fake.script("squeue", "echo 'squeue: error: Invalid user: 4242' >&2")
+        assert slurm.queue() is None
+
+    def test_the_queue_is_that_of_the_process_and_not_of_a_variable(
+        self, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("USER", "somebody-else")
+        fake.script("squeue", f'[[ " $* " == *" --user={os.getuid()} "* ]] && echo "7 RUNNING"')
+        assert slurm.queue() == {"7": "RUNNING"}
+
+
+class TestSendingAgain:
+    def sent(
+        self,
+        fake: FakeSlurm,
+        suite: Suite,
+        store: Store,
+        failure: str,
+        before: Mapping[str, int],
+        state: str = "FAILED",
+    ) -> bool:
+        """Whether the collector sends a cell again that failed so, after it was sent again so often."""
+        cell = suite.cells[0]
+        fake.says("sacct", f"7|{state}")
+        submission = submission_of(suite, store, {"7": [cell]}, sent_again={cell.id: before})
+        begin(store, cell, failure)
+        remote.collect(str(note_of(submission, store)))
+        if not fake.sent:
+            return False
+        assert latest(store).sent_again[cell.id] == {**before, failure: before.get(failure, 0) + 1}
+        return True
+
+    @pytest.mark.parametrize(
+        ("failure", "before", "is_sent"),
+        [
+            ("gpu_out_of_memory", {"preempted": 20, "communication": 3}, True),
+            ("gpu_out_of_memory", {"gpu_out_of_memory": 2}, True),
+            ("gpu_out_of_memory", {"gpu_out_of_memory": 3}, False),
+            ("code_error", {}, False),
+        ],
+    )
+    def test_each_class_has_a_count_of_its_own(
+        self, fake: FakeSlurm, suite: Suite, store: Store, failure: str, before: dict[str, int], is_sent: bool
+    ) -> None:
+        assert self.sent(fake, suite, store, failure, before) is is_sent
+
+    def test_who_had_no_turn_is_sent_however_often_that_was(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        failing, behind, _ = suite.cells
+        fake.says("sacct", "7|FAILED")
+        before = {behind.id: {"not_begun": 100, "communication": 3}}
+        submission = submission_of(suite, store, {"7": [failing, behind]}, sent_again=before)
+        begin(store, failing, "code_error")
+        remote.collect(str(note_of(submission, store)))
+        cells = {cell for one in submissions(store)[0] for job in one.jobs if job != "7" for cell in one.jobs[job]}
+        assert cells == {behind.id}
+
+    def test_a_job_that_never_begins_anything_is_given_up(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        fake.says("sacct", "7|FAILED")
+        before = {cell.id: {"no_start": 3} for cell in suite.cells}
+        remote.collect(str(note_of(submission_of(suite, store, {"7": suite.cells}, sent_again=before), store)))
+        assert not fake.sent
+
+    def test_what_did_not_fit_stays_small_whatever_comes_after(
+        self, fake: FakeSlurm, suite: Suite, store: Store
+    ) -> None:
+        """Batch 8 on two ranks: 4 windows each, then 2, which a broken network does not undo, then 1."""
+        cell = suite.cells[0]
+        note = note_of(submission_of(suite, store, {"7": [cell]}), store)
+        parts, jobs = [], []
+        for failure in ("gpu_out_of_memory", "communication", "gpu_out_of_memory", "killed"):
+            begin(store, cell, failure)
+            known = set((store.root / "jobs").glob("*/submission.json"))
+            remote.collect(str(note))
+            (note,) = set((store.root / "jobs").glob("*/submission.json")) - known
+            parts.append(dict(submit.read(note).micro_batches))
+            jobs.append(json.loads((note.parent / "job-0-0.json").read_text())["micro_batches"])
+        assert parts == jobs == [{cell.id: windows} for windows in (2, 2, 1, 1)]
+
+    def test_without_slurm_it_names_and_shows_and_says_so(
+        self,
+        fake: FakeSlurm,
+        suite: Suite,
+        store: Store,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """As in a container: nothing to ask and nothing to send with."""
+        shown = []
+        monkeypatch.setattr(remote, "show", lambda suite, store: shown.append(suite.name))
+        monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+        begin(store, suite.cells[0])
+        begin(store, suite.cells[1], "preempted")
+        note = note_of(submission_of(suite, store, {"7": suite.cells}), store)
+        for _ in range(2):
+            remote.collect(str(note))
+        assert shown == [suite.name] * 2
+        statuses, _ = store.statuses(suite.cells)
+        assert [statuses[cell.id].failure for cell in suite.cells[:2]] == ["killed", "preempted"]
+        for cell in suite.cells[:2]:
+            assert statuses[cell.id].message.count("not sent again: sbatch, srun, squeue not found") == 1
+        assert f"not_begun: {suite.cells[2].id}\n" in capsys.readouterr().out
+
+
+class TestNotes:
+    def test_a_damaged_one_is_named_and_passed_over(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        note_of(submission_of(suite, store, {"7": suite.cells[:1]}), store)
+        bad = note_of(submission_of(suite, store, {"8": suite.cells[1:]}), store, "damaged")
+        fake.says("squeue", "7 RUNNING", "8 PENDING")
+        for text in ("", "{", "[]", '{"suite": "tiny"}'):
+            bad.write_text(text, encoding="utf-8")
+            assert [one.folder for one in remote.unreadable(store)] == [bad.parent]
+            assert remote.in_hand(store) == ({suite.cells[0].id}, True)
+        shown = symbench("status", suite.path, store=store)
+        assert shown.returncode == 0, shown.stderr
+        assert shown.stderr.startswith("skipped ")
+        assert "jobs/damaged: submission.json cannot be read: suite_file: Field required" in shown.stderr
+        assert "Traceback" not in shown.stderr
+
+    def test_what_its_jobs_run_is_not_run_twice(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        bad = note_of(submission_of(suite, store, {"8": suite.cells}), store)
+        bad.write_text("{", encoding="utf-8")
+        (bad.parent / "8_submission.sh").write_text("", encoding="utf-8")
+        fake.says("squeue", "8_1 RUNNING")
+        with pytest.raises(MachineError, match=r"earlier: submission.json cannot be read: .*`scancel 8`"):
+            remote.cells_in_hand(store)
+        with pytest.raises(MachineError, match="cannot be read"):
+            remote.live_jobs(store, suite)
+        fake.says("squeue", "80 RUNNING")
+        assert remote.cells_in_hand(store) == set()
+        fake.script("squeue", "exit 1")
+        with pytest.raises(MachineError, match="squeue does not answer"):
+            remote.cells_in_hand(store)
+
+    def test_one_of_an_older_or_a_later_version_is_read(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        note = note_of(submission_of(suite, store, {"7": suite.cells}), store)
+        document = json.loads(note.read_text(encoding="utf-8"))
+        for key in ("seen", "sent_again", "micro_batches"):
+            del document[key]
+        document |= {"attempts": {suite.cells[0].id: 2}, "mood": "good"}
+        document["site"] |= {"colour": "green"}
+        note.write_text(json.dumps(document), encoding="utf-8")
+        fake.says("squeue", "7 PENDING")
+        assert remote.cells_in_hand(store) == {cell.id for cell in suite.cells}
+        assert submissions(store)[0][0].site == SITE
+
+
+class TestAllOrNothing:
+    def send(self, suite: Suite, store: Store) -> None:
+        work = [Batch(Shape("cpu", 2), (suite.cells[:1], suite.cells[1:2])), Batch(Shape("cpu", 1), (suite.cells[2:],))]
+        submit.submit(suite, store, SITE, work, remote.collect)
+
+    def test_the_note_has_every_job_and_what_was_known(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        begin(store, suite.cells[0], "code_error")
+        self.send(suite, store)
+        (note,), broken = submissions(store)
+        assert not broken
+        assert {job: set(cells) for job, cells in note.jobs.items()} == {
+            "100_0": {suite.cells[0].id},
+            "100_1": {suite.cells[1].id},
+            "101": {suite.cells[2].id},
+        }
+        assert note.collector == "102"
+        assert note.seen == {suite.cells[0].id: 1}
+        assert "#SBATCH --dependency=afterany:100:101" in fake.sent[-1].replace("'", "")
+
+    @pytest.mark.parametrize("refused", [1, 2], ids=["the second array", "the collector"])
+    def test_a_refusal_leaves_nothing(self, fake: FakeSlurm, suite: Suite, store: Store, refused: int) -> None:
+        answers = [f"echo job {100 + number}" for number in range(refused)]
+        fake.says_in_turn("sbatch", *answers, "echo 'error: no such partition' >&2; exit 1")
+        with pytest.raises(MachineError, match=r"SLURM does not take the jobs: .*no such partition"):
+            self.send(suite, store)
+        assert fake.cancelled == {str(100 + n) for n in range(refused)}
+        assert submissions(store) == ([], [])
+
+    def test_a_full_disk_leaves_nothing(
+        self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The last file of all: by then SLURM has everything."""
+        written = submit.write_text
+
+        def full(path: Path, text: str) -> None:
+            if '"collector":"102"' in text.replace(" ", ""):
+                raise MachineError(f"{path}: cannot be written: No space left on device")
+            written(path, text)
+
+        monkeypatch.setattr(submit, "write_text", full)
+        with pytest.raises(MachineError, match="No space left"):
+            self.send(suite, store)
+        assert fake.cancelled == {"100", "101", "102"}
+        assert submissions(store) == ([], [])
+
+    def test_what_cannot_be_taken_back_is_said_and_noted(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        fake.says_in_turn("sbatch", "echo job 100", "exit 1")
+        fake.script("scancel", "echo 'controller is away' >&2; exit 1")
+        with pytest.raises(MachineError, match=r"jobs 100 are in the queue and cannot be cancelled \(controller is"):
+            self.send(suite, store)
+        assert set(submissions(store)[0][0].jobs) == {"100_0", "100_1"}
+
+    def test_a_suite_file_that_has_gone_is_named(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        suite.path.unlink()
+        with pytest.raises(MachineError, match=r"suite.yaml: cannot be written: No such file"):
+            self.send(suite, store)
+        assert not fake.sent
