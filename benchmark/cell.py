@@ -10,10 +10,13 @@ import json
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 SCHEMA_VERSION = 1
 """Raised when the meaning of a field changes, so that old results are not taken for new ones."""
+
+FIRST_TUNING_SEED = 2**30
+"""Seeds from here on are those of tuning: no suite may use them, so that no result was chosen by its own seed."""
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -80,6 +83,8 @@ class Training(Frozen):
 
     The learning rate is multiplied by `learning_rate_decay` after each epoch. Training ends early when, after
     `early_stop_after` epochs, the mean validation RMSE of the last five is not below that of the five before.
+    `rollout_steps` is how many steps the loss rolls out, at most and by default the protocol's `train_steps`; the
+    validation RMSE is over those of the protocol in any case, so that it compares trainings of different lengths.
     """
 
     epochs: PositiveInt = 1000
@@ -92,6 +97,15 @@ class Training(Frozen):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     compile: bool = False
     channels_last: bool = False
+    rollout_steps: PositiveInt | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_came_later(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The default of a field that older cells do not have is left out, so that their identity stays."""
+        written: dict[str, Any] = handler(self)
+        if written.get("rollout_steps", 1) is None:
+            del written["rollout_steps"]
+        return written
 
 
 class Cell(Frozen):
@@ -102,6 +116,13 @@ class Cell(Frozen):
     protocol: Protocol
     train: Training
     seed: Annotated[int, Field(ge=0, lt=2**31)]
+
+    @model_validator(mode="after")
+    def _windows_hold_the_roll_out(self) -> Cell:
+        steps, most = self.train.rollout_steps, self.protocol.train_steps
+        if steps is not None and steps > most:
+            raise ValueError(f"train.rollout_steps: {steps} is more than the protocol's train_steps, {most}")
+        return self
 
     @cached_property
     def id(self) -> str:

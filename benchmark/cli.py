@@ -5,8 +5,10 @@ Imports of torch, phiflow and mlflow take seconds, so a command imports what it 
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +16,11 @@ import click
 
 from .cli_data import data
 from .cli_models import COMMANDS as MODEL_COMMANDS
+from .cli_results import COMMANDS as RESULT_COMMANDS
 from .cli_run import COMMANDS as RUN_COMMANDS
-from .errors import MachineError, SymbenchError
-from .options import json_option, only_option, plugin_option, store_option, suite_argument
+from .cli_tune import tune
+from .errors import SymbenchError, UserError
+from .options import json_option, only_option, plugin_option, store_option, suite_argument, tuned_option
 from .terminal import Examples, console, print_json, print_table
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from .suite import Suite
 
 Command = Callable[..., Any]
+_FILE = click.Path(dir_okay=False, allow_dash=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -37,7 +42,8 @@ def cli() -> None:
 
 
 cli.add_command(data)
-for one in (*RUN_COMMANDS, *MODEL_COMMANDS):
+cli.add_command(tune)
+for one in (*RUN_COMMANDS, *RESULT_COMMANDS, *MODEL_COMMANDS):
     cli.add_command(one)
 
 
@@ -79,110 +85,89 @@ def list_(what: str | None, as_json: bool) -> None:
         print_table(name, catalogue.for_people(name, section))
 
 
+@contextmanager
+def _keeping_garbage() -> Iterator[None]:
+    """Without the search for circular garbage, a third of the time where thousands of records are read."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @command(
     "leaderboard",
     suite_argument,
     only_option,
+    tuned_option,
     store_option,
     json_option,
     plugin_option,
     click.option("--metric", default="rmse_future", show_default=True, help="What the models are ranked by."),
+    click.option("--baseline", help="Whom the models are compared with over all levels; by default the ConvNet."),
     click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write the report as one file."),
-    example="symbench leaderboard quickstart --metric rmse_domain --html board.html",
+    click.option("--csv", type=_FILE, help="Also write every number as CSV; - prints it instead of the tables."),
+    click.option("--latex", type=_FILE, help="The same with booktabs tables for LaTeX."),
+    click.option("--markdown", type=_FILE, help="The same with Markdown tables."),
+    example="symbench leaderboard quickstart --metric rmse_domain --html board.html\n"
+    "symbench leaderboard quickstart --latex -",
 )
-def leaderboard(suite: str, only: str, store_folder: Path, as_json: bool, metric: str, html: Path | None) -> None:
+@_keeping_garbage()
+def leaderboard(
+    suite: str,
+    only: str,
+    store_folder: Path,
+    as_json: bool,
+    metric: str,
+    baseline: str | None,
+    html: Path | None,
+    tuned: bool,
+    **exports: str | None,
+) -> None:
     """Rank the models of SUITE: mean and standard deviation over seeds, for each level."""
-    from results import report
+
+    from results import tuning
+    from results.export import FORMATS
     from results.leaderboard import aggregate, to_json
-    from results.table import to_table
+    from results.standing import MOST_STANDING, overall
+    from results.table import standings_table, to_table
 
     from .files import write_text
 
-    loaded, store = _load(suite, only), _open(store_folder)
-    records, broken = store.read(loaded.cells)
+    loaded, store = _load(suite, only, store_folder, tuned), _open(store_folder)
+    if as_json + list(exports.values()).count("-") > 1:
+        raise UserError("--json, --csv -, --latex - and --markdown -: only one of them can have the standard output")
+    records, broken = store.read(loaded.cells, history=False)
     _name_broken(broken)
     rows = aggregate(loaded.cells, records, metric)
     if as_json:
         print_json(to_json(rows))
-    else:
+    elif "-" not in exports.values():
         console().print(to_table(rows, metric))
+        if baseline is not None or len(rows) <= MOST_STANDING:
+            console().print(standings_table(overall(rows, metric, baseline)))
+        ledger = tuning.spent_by(loaded, records, store)
+        if ledger:
+            console().print(tuning.ledger_table(ledger))
+        for line in tuning.warnings_of(ledger):
+            click.echo(line, err=True)
+    for kind, target in exports.items():
+        if target == "-":
+            click.echo(FORMATS[kind](rows, metric), nl=False)
+        elif target is not None:
+            write_text(Path(target), FORMATS[kind](rows, metric))
+            click.echo(f"wrote {target}", err=True)
     if html is not None:
-        write_text(html, report.render(store, loaded, records, broken, metric))
+        from results import report  # its figures need matplotlib, which takes a second
+
+        write_text(html, report.render(store, loaded, records, broken, metric, baseline))
         click.echo(f"wrote {html}", err=True)
 
 
-@command(
-    "sync",
-    suite_argument,
-    store_option,
-    plugin_option,
-    click.option("--tracking-uri", help="An MLflow server or database; by default mlflow.db in the store."),
-    example="symbench sync quickstart\nsymbench sync quickstart --tracking-uri http://127.0.0.1:5000",
-)
-def sync(suite: str, store_folder: Path, tracking_uri: str | None) -> None:
-    """Show the results of SUITE in MLflow; doing it again changes only what is new."""
-    from results import mlflow_view, report
-
-    loaded, store = _load(suite), _open(store_folder)
-    records, broken = store.read(loaded.cells)
-    _name_broken(broken)
-    html = report.render(store, loaded, records, broken)
-    synced = mlflow_view.sync(store, loaded, records, tracking_uri, html)
-    click.echo(
-        f"{loaded.name}: {synced.created} runs created, {synced.updated} updated, {synced.unchanged} unchanged, "
-        f"{synced.removed} removed"
-    )
-
-
-@command(
-    "ui",
-    store_option,
-    click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address."),
-    click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535)),
-    example="symbench ui --port 5001",
-)
-def ui(store_folder: Path, host: str, port: int) -> None:
-    """Start MLflow's pages on this machine and print the links to the boards; Ctrl-C ends it."""
-    import os
-    import subprocess
-
-    from results import mlflow_view
-
-    store = _open(store_folder)
-    if not (store.root / "mlflow.db").is_file():
-        raise MachineError(f"store {store.root}: nothing to show yet; `symbench sync SUITE` fills MLflow")
-    uri = mlflow_view.default_tracking_uri(store)
-    command_line = mlflow_view.ui_command(uri, mlflow_view.artifact_folder(store), host, port)
-    _require_free(host, port)
-    for name, experiment in mlflow_view.boards(uri).items():
-        click.echo(f"{name}: {mlflow_view.board_url(f'http://{host}:{port}', experiment)}")
-    click.echo("The pages are there in a few seconds; Ctrl-C ends the server.")
-    with subprocess.Popen(command_line, env={**os.environ, **mlflow_view.ENVIRONMENT}) as server:
-        try:
-            status = server.wait()
-        except KeyboardInterrupt:
-            server.terminate()
-            return
-    if status:
-        raise MachineError(f"the MLflow server ended with status {status}; its message stands above")
-
-
-def _require_free(host: str, port: int) -> None:
-    import socket
-
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise MachineError(f"--port {port}: cannot be used on {host} ({error.strerror}); choose another") from error
-
-
-def _load(suite: str, only: str = "") -> Suite:
+def _load(suite: str, only: str, store_folder: Path, tuned: bool) -> Suite:
     from . import suite as suites
 
-    loaded = suites.load(suite)
-    return loaded.only(only) if only else loaded
+    return suites.load(suite, store_folder, tuned, only, partly=True)
 
 
 def _open(folder: Path) -> Store:
@@ -205,6 +190,7 @@ def _name_broken(broken: list[Broken]) -> None:
 
 def main() -> None:
     """The console script: one clear message and an exit status for whatever a person can mend."""
+    gc.set_threshold(100_000)  # imports and thousands of cells are no garbage, and to look for some takes half a second
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:

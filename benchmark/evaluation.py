@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,12 +12,15 @@ from .baseline import Baseline
 from .data.dataset import SplitName
 from .data.windows import Windows
 from .distributed import World
+from .flow import Box, FlowError
 from .groups import Element
 from .metrics import ForecastError, ModelEquivarianceError
 from .recorder import Rollouts
 
 BATCH = 32
 """Windows at once; fixed, so that the figures do not depend on the training batch."""
+ROLLED_OUT = 32
+"""Windows, evenly spread, over which the equivariance error of a whole roll-out is the mean."""
 
 
 def roll_out(model: Baseline, x_BTCHW: Tensor, steps: int, device_type: str, bf16: bool) -> Tensor:
@@ -34,13 +37,29 @@ def roll_out(model: Baseline, x_BTCHW: Tensor, steps: int, device_type: str, bf1
 def forecast_error(model: Baseline, windows: Windows, world: World, precision: str) -> ForecastError:
     """The error over all windows and all ranks; every rank gets the same sums."""
     error = ForecastError.zero(windows.steps, world.device)
-    model.eval()
-    with torch.inference_mode(), parametrize.cached():
-        for x, y in _share(windows, world):
-            error.add(roll_out(model, x, windows.steps, world.device.type, precision == "bf16"), y)
+    _forecast(model, windows, world, precision, lambda which, prediction, y: error.add(prediction, y))
     for sums in (error.squared, error.variance, error.count):
         world.sum(sums)
     return error
+
+
+def split_errors(
+    model: Baseline, windows: Windows, world: World, precision: str, box: Box
+) -> tuple[ForecastError, FlowError]:
+    """The same for a test split, run by run, and what kind of flow was forecast."""
+    runs, row = torch.unique(windows.index[:, 0], return_inverse=True)
+    error = ForecastError.zero(windows.steps, world.device, len(runs))
+    height, width = windows.field.shape[-2:]
+    flow = FlowError.zero(box, height, width, world.device)
+
+    def count(which: Tensor, prediction: Tensor, y: Tensor) -> None:
+        error.add(prediction, y, row[which])
+        flow.add(prediction, y)
+
+    _forecast(model, windows, world, precision, count)
+    for sums in (error.squared, error.variance, error.count, flow.spectrum, flow.divergence, flow.count):
+        world.sum(sums)
+    return error, flow
 
 
 def equivariance_error(
@@ -50,8 +69,24 @@ def equivariance_error(
     error = ModelEquivarianceError.zero(world.device)
     model.eval()
     with torch.inference_mode(), parametrize.cached():
-        for x, _ in _share(windows, world):
-            error.add(model.next_frame, x, group)
+        for which in _share(len(windows), world):
+            error.add(model.next_frame, windows.batch(which)[0], group)
+    for sums in (error.difference, error.field, error.count):
+        world.sum(sums)
+    return error
+
+
+def rollout_equivariance_error(
+    model: Baseline, windows: Windows, group: Sequence[Element], world: World
+) -> ModelEquivarianceError:
+    """The same for a roll-out of `windows.steps` steps, the mean over its steps; over ROLLED_OUT windows at most."""
+    error = ModelEquivarianceError.zero(world.device)
+    chosen = torch.linspace(0, len(windows) - 1, min(ROLLED_OUT, len(windows)), device=world.device).round().long()
+    model.eval()
+    with torch.inference_mode(), parametrize.cached():
+        for which in _share(len(chosen), world):
+            x, _ = windows.batch(chosen[which])
+            error.add(lambda x: roll_out(model, x, windows.steps, x.device.type, bf16=False), x, group)
     for sums in (error.difference, error.field, error.count):
         world.sum(sums)
     return error
@@ -69,9 +104,18 @@ def example_rollouts(model: Baseline, windows: Windows, split: SplitName, count:
     return Rollouts(split, x.cpu().numpy(), y.cpu().numpy(), prediction.cpu().numpy(), [(r, s) for r, s in rows])
 
 
-def _share(windows: Windows, world: World) -> Iterator[tuple[Tensor, Tensor]]:
-    """This rank's batches: every window belongs to exactly one rank."""
-    mine = torch.arange(world.rank, len(windows), world.size, device=world.device)
-    for which in mine.split(BATCH):
-        if len(which):
-            yield windows.batch(which)
+def _forecast(
+    model: Baseline, windows: Windows, world: World, precision: str, count: Callable[[Tensor, Tensor, Tensor], None]
+) -> None:
+    """Roll this rank's windows out, and give their numbers, the predictions and the truth to `count`."""
+    model.eval()
+    with torch.inference_mode(), parametrize.cached():
+        for which in _share(len(windows), world):
+            x, y = windows.batch(which)
+            count(which, roll_out(model, x, windows.steps, world.device.type, precision == "bf16"), y)
+
+
+def _share(windows: int, world: World) -> Iterator[Tensor]:
+    """The numbers of this rank's windows, in batches: every window belongs to exactly one rank."""
+    mine = torch.arange(world.rank, windows, world.size, device=world.device)
+    yield from (which for which in mine.split(BATCH) if len(which))

@@ -19,10 +19,10 @@ VRMSE_EPSILON = 1e-7
 
 @dataclass
 class ForecastError:
-    """Sums over windows, kept for each rolled-out step in float64, so that no window counts twice or half.
+    """Sums over windows, kept for each run and rolled-out step in float64, so that no window counts twice or half.
 
-    `squared` (S,) the squared errors, `variance` (S,) the spatial variances of the truth times their pixels,
-    `count` (S,) the numbers they are means over.
+    `squared` (R, S) the squared errors, `variance` (R, S) the spatial variances of the truth times their pixels,
+    `count` (R, S) the numbers they are means over. Where runs are not told apart, R is 1.
     """
 
     squared: Tensor
@@ -30,16 +30,17 @@ class ForecastError:
     count: Tensor
 
     @classmethod
-    def zero(cls, steps: int, device: torch.device) -> ForecastError:
-        return cls(*(torch.zeros(steps, dtype=torch.float64, device=device) for _ in range(3)))
+    def zero(cls, steps: int, device: torch.device, runs: int = 1) -> ForecastError:
+        return cls(*(torch.zeros(runs, steps, dtype=torch.float64, device=device) for _ in range(3)))
 
-    def add(self, prediction_BSCHW: Tensor, truth_BSCHW: Tensor) -> None:
-        """Count a batch of roll-outs in."""
+    def add(self, prediction_BSCHW: Tensor, truth_BSCHW: Tensor, run_B: Tensor | None = None) -> None:
+        """Count a batch of roll-outs in, each window in the row `run` (0 where it is left out)."""
         truth = truth_BSCHW.double()
-        others = (0, 2, 3, 4)
-        self.squared += (prediction_BSCHW.double() - truth).square().sum(others)
-        self.variance += (truth - truth.mean((-2, -1), keepdim=True)).square().sum(others)
-        self.count += truth[:, 0].numel()
+        run = torch.zeros(len(truth), dtype=torch.long, device=truth.device) if run_B is None else run_B
+        of_run = (run == torch.arange(len(self.count), device=truth.device)[:, None]).double()
+        self.squared += of_run @ (prediction_BSCHW.double() - truth).square().sum((2, 3, 4))
+        self.variance += of_run @ (truth - truth.mean((-2, -1), keepdim=True)).square().sum((2, 3, 4))
+        self.count += of_run.sum(1, keepdim=True) * truth[0, 0].numel()
 
     def rmse(self) -> float:
         """Root of the mean squared error over windows, steps, components and pixels, in units of the field."""
@@ -47,7 +48,11 @@ class ForecastError:
 
     def rmse_by_step(self) -> list[float]:
         """The same for each rolled-out step."""
-        return [float(value) for value in (self.squared / self.count).sqrt()]
+        return [float(value) for value in (self.squared.sum(0) / self.count.sum(0)).sqrt()]
+
+    def rmse_by_run(self) -> list[float]:
+        """The same for each run, in the order of the rows."""
+        return [float(value) for value in (self.squared.sum(1) / self.count.sum(1)).sqrt()]
 
     def vrmse(self) -> float:
         """sqrt(MSE / (variance + 1e-7)), both means over all snapshots; 1 is as good as each snapshot's mean."""
@@ -73,12 +78,12 @@ class ModelEquivarianceError:
         return cls(*(torch.zeros((), dtype=torch.float64, device=device) for _ in range(3)))
 
     def add(self, model: Callable[[Tensor], Tensor], x_BTCHW: Tensor, group: Sequence[Element]) -> None:
-        """Count a batch of inputs in."""
+        """Count a batch of inputs in; `model` gives (B, C, H, W), or (B, S, C, H, W) for a roll-out."""
         prediction = model(x_BTCHW).double()
         for element in group:
             difference = model(element.act(x_BTCHW)).double() - element.act(prediction)
-            self.difference += element.valid(difference).abs().mean((1, 2, 3)).sum() / len(group)
-        self.field += prediction.abs().mean((1, 2, 3)).sum()
+            self.difference += element.valid(difference).abs().flatten(1).mean(1).sum() / len(group)
+        self.field += prediction.abs().flatten(1).mean(1).sum()
         self.count += len(x_BTCHW)
 
     def absolute(self) -> float:

@@ -28,6 +28,9 @@ only_option = click.option("--only", metavar="EXPR", default="", help="Only some
 site_option = click.option(
     "--on", "site", metavar="SITE", default="local", show_default=True, help="This machine, or a cluster: name or YAML."
 )
+tuned_option = click.option(
+    "--tuned", is_flag=True, help="With the settings that `symbench tune` found, as <suite>-tuned."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON with stable field names.")
 plugin_option = click.option(
     "--plugin",

@@ -11,16 +11,27 @@ import itertools
 import json
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from . import budget, registry
-from .cell import Cell, DatasetChoice, Frozen, ModelChoice, PositiveInt, Protocol, Training
+from .cell import (
+    FIRST_TUNING_SEED,
+    Cell,
+    DatasetChoice,
+    Frozen,
+    Level,
+    ModelChoice,
+    PositiveFloat,
+    PositiveInt,
+    Protocol,
+    Training,
+)
 from .errors import UserError
 from .yaml_file import Location, YamlFile, plain
 
@@ -42,14 +53,63 @@ class Resources(Frozen):
     nodes: PositiveInt = 1
 
 
+class Range(Frozen):
+    """Searched log-uniformly in [low, high]."""
+
+    low: PositiveFloat
+    high: PositiveFloat
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low:g}) must be less than high ({self.high:g})")
+        return self
+
+
+Domain = tuple[Any, ...] | Range
+"""What tuning may try of one setting: one of these values, or a range."""
+TunedTrainingField = Literal[
+    "learning_rate", "learning_rate_decay", "weight_decay", "batch_size", "rollout_steps", "gradient_clip"
+]
+
+
+class Tuning(Frozen):
+    """How the models of a suite are tuned; the same for all of them.
+
+    `levels` says which levels of a dataset share one configuration: `each` has its own, `all` share one, or groups as
+    [[0, 1], [3, 6, 9]]. Settings named in `keep` stay as the suite writes them. `train` replaces what is searched of
+    a training setting: a list of values or {low: , high: }.
+    """
+
+    levels: Literal["each", "all"] | tuple[tuple[Level, ...], ...] = "each"
+    keep: tuple[str, ...] = ()
+    train: Mapping[TunedTrainingField, Domain] = {}
+
+    @model_validator(mode="after")
+    def _values_are_settings(self) -> Tuning:
+        for key, domain in self.train.items():
+            for value in (domain.low, domain.high) if isinstance(domain, Range) else domain:
+                Training.model_validate({key: value})
+        return self
+
+
 @dataclass(frozen=True)
 class Suite:
-    """A named list of cells, each once, in the order of the file."""
+    """A named list of cells, each once, in the order of the file.
+
+    `budgets` are the parameters that decided the width of a cell's model, by the cell's id; `studies` name the study
+    that each tuned cell has its settings from.
+    """
 
     name: str
     path: Path
     cells: tuple[Cell, ...]
     resources: Resources
+    tuned: bool = False
+    """Whether the file asks for tuned settings; `benchmark.tuning.resolved` puts them in."""
+    tuning: Tuning = field(default_factory=Tuning)
+    budgets: Mapping[str, int] = field(default_factory=dict)
+    studies: Mapping[str, str] = field(default_factory=dict)
 
     def only(self, expression: str) -> Suite:
         """The cells for which every `key=value` of the comma-separated expression holds.
@@ -62,14 +122,14 @@ class Suite:
             key, equals, value = (part.strip() for part in clause.partition("="))
             if not equals:
                 raise UserError(f"--only {expression!r}: {clause!r} is not of the form key=value")
-            valid = sorted({known for cell in self.cells for known in _describe(cell)})
+            valid = sorted({known for cell in self.cells for known in describe(cell)})
             if key not in valid:
                 raise UserError(f"--only {expression!r}: {registry.unknown('key', key, valid)}")
-            values = {str(_describe(cell)[key]) for cell in cells if key in _describe(cell)}
-            cells = tuple(cell for cell in cells if str(_describe(cell).get(key)) == value)
+            values = {str(describe(cell)[key]) for cell in cells if key in describe(cell)}
+            cells = tuple(cell for cell in cells if str(describe(cell).get(key)) == value)
             if not cells:
                 raise UserError(f"--only {expression!r}: {registry.unknown(key, value, sorted(values))}")
-        return Suite(self.name, self.path, cells, self.resources)
+        return replace(self, cells=cells)
 
 
 def available() -> list[str]:
@@ -77,14 +137,28 @@ def available() -> list[str]:
     return sorted(path.stem for path in SUITES_FOLDER.glob("*.yaml"))
 
 
-def load(name_or_path: str) -> Suite:
-    """Read, validate and expand a suite, named or as a path. UserError: all that is wrong with it, a line each."""
+def load(
+    name_or_path: str, store: Path | None = None, tuned: bool = False, only: str = "", partly: bool = False
+) -> Suite:
+    """Read, validate and expand a suite, named or as a path. UserError: all that is wrong with it, a line each.
+
+    Where it asks for `tuned` settings, or the caller does, they are those that `symbench tune` left in `store`, if one
+    is named. A suite that does not ask by itself is then called `<name>-tuned`. UserError where a cell of it (of `only`
+    these) is not tuned; with `partly`, for those who look at what there is, such cells are left out.
+    """
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
         path = SUITES_FOLDER / f"{name_or_path}.yaml"
         if not path.is_file():
             raise UserError(f"{registry.unknown('suite', name_or_path, available())}; or give a path to a .yaml file")
-    return _Reader(path).suite()
+    suite = _Reader(path).suite()
+    if tuned and not suite.tuned:
+        suite = replace(suite, tuned=True, name=f"{suite.name}-tuned")
+    if suite.tuned and store is not None:
+        from . import tuning  # torch takes seconds to import
+
+        return tuning.resolved(suite, store, only, partly)
+    return suite.only(only) if only else suite
 
 
 @dataclass(frozen=True)
@@ -106,7 +180,8 @@ class _Reader:
         self.budgets = self._budgets(("budget",), self.tree.get("budget"))
 
     def suite(self) -> Suite:
-        required, optional = ("name", "datasets", "models"), ("protocol", "seeds", "train", "budget", "resources")
+        required = ("name", "datasets", "models")
+        optional = ("protocol", "seeds", "train", "budget", "resources", "tuning", "tuned")
         self._check_keys((), self.tree, (*required, *optional))
         for key in required:
             if key not in self.tree:
@@ -124,6 +199,12 @@ class _Reader:
         trainings = self._grid(("train",), self.tree.get("train"), Training)
         resources = self._grid(("resources",), self.tree.get("resources"), Resources)
         seeds = self._axis(("seeds",), self.tree.get("seeds", [0]))
+        tuning = self._tuning()
+        tuned = self.tree.get("tuned", False)
+        if not isinstance(tuned, bool):
+            self.file.error(("tuned",), f"must be true or false, not {tuned!r}")
+        if any(isinstance(seed, int) and seed >= FIRST_TUNING_SEED for seed in seeds):
+            self.file.error(("seeds",), f"seeds from {FIRST_TUNING_SEED} on are those of `symbench tune`")
         self.file.stop_on_errors()
         if len(resources) != 1:
             self.file.error(("resources",), "takes no lists: resources are not an axis of the grid")
@@ -132,6 +213,7 @@ class _Reader:
         self.file.stop_on_errors()
 
         cells: dict[str, Cell] = {}
+        budgets: dict[str, int] = {}
         for dataset, entry, protocol, train, (index, seed) in itertools.product(
             datasets, models, protocols, trainings, enumerate(seeds)
         ):
@@ -149,8 +231,26 @@ class _Reader:
             )
             if cell is not None:
                 cells.setdefault(cell.id, cell)
+                if entry.budget is not None:
+                    budgets[cell.id] = entry.budget
         self.file.stop_on_errors()
-        return Suite(name, self.path, tuple(cells.values()), resources[0])
+        return Suite(name, self.path, tuple(cells.values()), resources[0], tuned, tuning, budgets)
+
+    def _tuning(self) -> Tuning:
+        written = self.tree.get("tuning")
+        if not isinstance(written, CommentedMap | None):
+            self.file.error(("tuning",), f"must be a mapping with some of the keys {', '.join(Tuning.model_fields)}")
+            return Tuning()
+        settings = plain(written) if written else {}
+        if not self._check_keys(("tuning",), settings, tuple(Tuning.model_fields)):
+            return Tuning()
+        if isinstance(keys := settings.get("train"), dict):
+            if not self._check_keys(("tuning", "train"), keys, typing.get_args(TunedTrainingField)):
+                return Tuning()
+            ranges = {key: value for key, value in keys.items() if isinstance(value, dict)}
+            if None in [self._validated(("tuning", "train", key), Range, value) for key, value in ranges.items()]:
+                return Tuning()
+        return self._validated(("tuning",), Tuning, settings) or Tuning()
 
     def _choices(self, section: str, expand: typing.Callable[..., Iterator[Any]]) -> Iterator[Any]:
         """Each entry of a section: a bare name, or `name: {field: value or list}`."""
@@ -306,6 +406,10 @@ class _Reader:
         self, datasets: Sequence[DatasetChoice], protocols: Sequence[Protocol], trainings: Sequence[Training]
     ) -> None:
         largest = max(train.batch_size for train in trainings)
+        longest = max(train.rollout_steps or 1 for train in trainings)
+        if longest > (shortest := min(protocol.train_steps for protocol in protocols)):
+            where = ("train", "rollout_steps")
+            self.file.error(where, f"{longest} is more than the protocol's train_steps, {shortest}")
         for (name, preset), protocol in itertools.product({(d.name, d.preset) for d in datasets}, protocols):
             try:
                 split = registry.dataset(name).splits(protocol, preset)["train"]
@@ -329,7 +433,7 @@ class _Reader:
             )
 
 
-def _describe(cell: Cell) -> dict[str, Any]:
+def describe(cell: Cell) -> dict[str, Any]:
     """What `--only` can ask of a cell."""
     dataset = cell.dataset
     return {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from math import inf
 from typing import Any, Literal
 
 from benchmark import registry
@@ -13,8 +15,12 @@ from benchmark.cell import Cell, Level
 from benchmark.errors import UserError
 from benchmark.recorder import State
 
-from .quantities import CURVES, METRICS, Statistic, curve, statistic
+from .quantities import BY_RUN, CURVES, METRICS, Statistic, curve, is_number, summaries
+from .statistics import SIGNIFICANT, Sample, letters, pairwise
 from .store import Record
+
+MOST_LETTERED = 30
+"""Models in a contest, up to which every pair is compared."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,11 @@ class Seed:
 
 @dataclass(frozen=True)
 class Row:
-    """All seeds of one setting; `curves` holds a Statistic for each rolled-out step."""
+    """All seeds of one setting.
+
+    `recorded` is the content of metrics.json of each seed, empty where it is not done. `trained` is false for a model
+    in which nothing is random: its one record stands for every seed.
+    """
 
     dataset: str
     preset: str
@@ -44,10 +54,27 @@ class Row:
     train: Mapping[str, Any]
     seeds: tuple[Seed, ...]
     metrics: Mapping[str, Statistic]
-    curves: Mapping[str, tuple[Statistic, ...]]
+    recorded: tuple[Mapping[str, Any], ...] = field(repr=False)
+    trained: bool = True
 
     def count(self, state: State | Literal["absent"]) -> int:
         return sum(seed.state == state for seed in self.seeds)
+
+    @cached_property
+    def values(self) -> Mapping[str, tuple[float | None, ...]]:
+        """For each metric the number of each seed; None where it has none."""
+        return {name: tuple(_number(one.get(name)) for one in self.recorded) for name in self.metrics}
+
+    @cached_property
+    def lists(self) -> Mapping[str, tuple[tuple[float, ...] | None, ...]]:
+        """For each list that is recorded that of each seed; None where it has none."""
+        names = [name for name in (*CURVES, *BY_RUN.values()) if any(name in one for one in self.recorded)]
+        return {name: tuple(_numbers(one.get(name)) for one in self.recorded) for name in names}
+
+    @cached_property
+    def curves(self) -> Mapping[str, tuple[Statistic, ...]]:
+        """Those of `lists` that go over rolled-out steps or wave numbers: a Statistic for each."""
+        return {name: steps for name in CURVES if (steps := curve(self.lists.get(name, ())))}
 
     @property
     def complete(self) -> bool:
@@ -72,7 +99,7 @@ class Row:
         """What is shown together, level beside level."""
         return self.dataset, self.preset, self.grid
 
-    @property
+    @cached_property
     def contest(self) -> tuple[Any, ...]:
         """What is compared: equal for rows that are asked the same thing."""
         return (*self.panel, self.level, json.dumps(self.protocol, sort_keys=True))
@@ -89,7 +116,7 @@ def aggregate(cells: Sequence[Cell], records: Mapping[str, Record], metric: str 
     for cell in cells:
         groups[json.dumps(cell.model_dump(mode="json", exclude={"seed"}), sort_keys=True)].append(cell)
     labels = _labels([group[0] for group in groups.values()])
-    rows = [_row(group, records, label) for group, label in zip(groups.values(), labels, strict=True)]
+    rows = _rows(list(groups.values()), records, labels)
     sign = -1.0 if METRICS[metric].higher_is_better else 1.0
 
     def order(row: Row) -> tuple[Any, ...]:
@@ -113,11 +140,67 @@ def best(rows: Iterable[Row], metric: str) -> set[int]:
     return {index for _, index in winners.values()}
 
 
+def contests(rows: Sequence[Row]) -> list[list[int]]:
+    """The positions of the rows of each contest, in the order of the board."""
+    found: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        found[row.contest].append(index)
+    return list(found.values())
+
+
+def sample(row: Row, metric: str) -> Sample:
+    """The seeds of `row` that are results, as the statistics take them: one that diverged is infinitely bad."""
+    worst = -inf if METRICS[metric].higher_is_better else inf
+    seeds, values, runs = [], [], []
+    for seed, recorded in zip(row.seeds, row.recorded, strict=True):
+        value = _number(recorded.get(metric))
+        if seed.state == "diverged" or value is not None:
+            seeds.append(seed.seed)
+            values.append(worst if value is None or seed.state == "diverged" else value)
+            runs.append(_numbers(recorded.get(BY_RUN.get(metric, ""))))
+    whole = tuple(run for run in runs if run is not None)
+    return Sample(tuple(seeds), tuple(values), whole if len(whole) == len(runs) else None, not row.trained)
+
+
+def letters_of(rows: Sequence[Row], metric: str) -> list[str]:
+    """For each row its groups within its contest: rows that share a letter cannot be told apart, `a` holds the best.
+
+    Empty where no test is possible: one seed, no number. In a contest of more than MOST_LETTERED rows only `a` is
+    given, to those that cannot be told from the best.
+    """
+    found = [""] * len(rows)
+    sign = -1.0 if METRICS[metric].higher_is_better else 1.0
+    for positions in contests(rows):
+        ranked = [index for index in positions if metric in rows[index].metrics]
+        ranked.sort(key=lambda index: sign * rows[index].metrics[metric].mean)
+        samples = [sample(rows[index], metric) for index in ranked]
+        few = len(ranked) <= MOST_LETTERED
+        p = pairwise(samples, None if few else [(0, other) for other in range(1, len(ranked))])
+        told = letters(range(len(ranked)), p) if few else ["a" if value >= SIGNIFICANT else "" for value in p[0]]
+        for index, text in zip(ranked, told, strict=True):
+            found[index] = text
+    return found
+
+
 def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows as plain data with stable field names; `std` is null where fewer than two seeds have it."""
+    """The rows as plain data with stable field names; what takes two seeds is null where there are fewer."""
     return [
         {
-            **asdict(row),
+            "dataset": row.dataset,
+            "preset": row.preset,
+            "grid": row.grid,
+            "level": row.level,
+            "model": row.model,
+            "label": row.label,
+            "family": row.family,
+            "source": row.source,
+            "config": row.config,
+            "protocol": row.protocol,
+            "train": row.train,
+            "seeds": [asdict(seed) for seed in row.seeds],
+            "metrics": {name: vars(value) for name, value in row.metrics.items()},
+            "curves": {name: [vars(step) for step in steps] for name, steps in row.curves.items()},
+            "values": row.values,
             "complete": row.complete,
             "reason": row.reason,
             "done": row.count("done"),
@@ -129,13 +212,18 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def family_and_source(model: str) -> tuple[str, str]:
-    """As the baseline declares them; `unknown` where it is gone or broken, for its results still stand."""
+def _declared(model: str) -> tuple[str, str, bool]:
+    """Family, source, and whether it is trained, as the baseline declares them."""
     try:
         baseline = registry.model(model)
     except UserError:
-        return "unknown", ""
-    return str(getattr(baseline, "family", "unknown")), str(getattr(baseline, "source", ""))
+        return "unknown", "", True
+    return str(getattr(baseline, "family", "unknown")), str(getattr(baseline, "source", "")), bool(baseline.trained)
+
+
+def family_and_source(model: str) -> tuple[str, str]:
+    """As the baseline declares them; `unknown` where it is gone or broken, for its results still stand."""
+    return _declared(model)[:2]
 
 
 def _labels(settings: Sequence[Cell]) -> list[str]:
@@ -161,27 +249,48 @@ def _short(value: Any) -> str:
     return " ".join(text.split())
 
 
-def _row(cells: Sequence[Cell], records: Mapping[str, Record], label: str) -> Row:
-    found = [records.get(cell.id) for cell in cells]
-    done = [record.metrics for record in found if record is not None and record.status.state == "done"]
-    first = cells[0]
-    family, source = family_and_source(first.model.name)
-    return Row(
-        dataset=first.dataset.name,
-        preset=first.dataset.preset,
-        grid=first.dataset.grid,
-        level=first.dataset.level,
-        model=first.model.name,
-        label=label,
-        family=family,
-        source=source,
-        config=first.model.settings(),
-        protocol=first.protocol.model_dump(),
-        train=first.train.model_dump(),
-        seeds=tuple(_seed(cell, record) for cell, record in zip(cells, found, strict=True)),
-        metrics={name: value for name in METRICS if (value := statistic([m.get(name) for m in done])) is not None},
-        curves={name: steps for name in CURVES if (steps := curve([m.get(name) for m in done]))},
-    )
+def _rows(groups: Sequence[Sequence[Cell]], records: Mapping[str, Record], labels: Sequence[str]) -> list[Row]:
+    found = [[records.get(cell.id) for cell in cells] for cells in groups]
+    numbers: list[list[Mapping[str, Any]]] = [
+        [record.metrics if record is not None and record.status.state == "done" else {} for record in members]
+        for members in found
+    ]
+    metrics = {name: summaries([[m.get(name) for m in members] for members in numbers]) for name in METRICS}
+    declared = {model: _declared(model) for model in {cells[0].model.name for cells in groups}}
+    rows = []
+    for index, (cells, members, label) in enumerate(zip(groups, found, labels, strict=True)):
+        first, mine = cells[0], numbers[index]
+        family, source, trained = declared[first.model.name]
+        known = {name: value for name in METRICS if (value := metrics[name][index]) is not None}
+        rows.append(
+            Row(
+                dataset=first.dataset.name,
+                preset=first.dataset.preset,
+                grid=first.dataset.grid,
+                level=first.dataset.level,
+                model=first.model.name,
+                label=label,
+                family=family,
+                source=source,
+                config=first.model.settings(),
+                protocol=first.protocol.model_dump(),
+                train=first.train.model_dump(),
+                seeds=tuple(_seed(cell, record) for cell, record in zip(cells, members, strict=True)),
+                metrics=known,
+                recorded=tuple(mine),
+                trained=trained,
+            )
+        )
+    return rows
+
+
+def _number(value: Any) -> float | None:
+    return value if is_number(value) else None
+
+
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    """A list of finite numbers as it is; None for anything else."""
+    return tuple(value) if isinstance(value, list) and value and all(map(is_number, value)) else None
 
 
 def _seed(cell: Cell, record: Record | None) -> Seed:

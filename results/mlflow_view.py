@@ -1,42 +1,44 @@
 """MLflow as a view of the store: it can be deleted and rebuilt, and syncing twice changes nothing.
 
-A suite is an experiment and a cell a run, known by its tag `symbench.cell`. Parameters of a run cannot be changed,
-so a record that changed is imported anew and its old run deleted; the digest of the record, set last, tells which.
+A suite is an experiment. A run is known by its tag `symbench.cell`, the id of its cell or the identity of its setting;
+the digest of what it shows, set last, tells whether it is up to date. What was synced is noted in the store, so that a
+sync with nothing new reads no record; the note is thrown away before anything is changed, so that a sync that was
+interrupted is followed by one that looks at every run.
 """
 
 from __future__ import annotations
 
-import base64
+import gc
 import hashlib
-import ipaddress
 import json
-import logging
 import math
-import os
-import sqlite3
-import sys
-import zlib
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from benchmark.errors import MachineError, UserError
 from benchmark.suite import Suite
 
-from .leaderboard import aggregate
-from .mlflow_runs import LONGEST_TAG, NOTE, VIEW_COLUMNS, Import, board_run, cell_run
-from .store import Record, Store, locked
+from . import export, report, tuning
+from .leaderboard import Row, aggregate
+from .mlflow_boards import LONGEST_TAG, STATE_TAG, SUITE, board_path, boards_of, experiment_name, note, told_boards
+from .mlflow_client import connected, default_tracking_uri
+from .mlflow_index import REVISION, Found, Index, inputs_digest
+from .mlflow_runs import Import, board_run, cell_run, setting_run
+from .mlflow_write import DIGEST, IDENTITY, PARENT, REPLACED, complete, create, move, remove
+from .store import Broken, Record, Store, locked
 
 if TYPE_CHECKING:
+    from mlflow.entities import Experiment
     from mlflow.tracking import MlflowClient
 
-VIEW_KEY = "leaderboard"
-BATCH = 1000
-ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-"""For our processes and for the server: nothing is sent home, and a server that refuses is told at once."""
+BOARDS = "symbench.boards"
+"""Tag of an experiment: its ready boards."""
+Show = Callable[[int, int], None]
+"""Told how many runs are done, of how many."""
 
 
 @dataclass(frozen=True)
@@ -44,187 +46,222 @@ class Synced:
     """How many runs a sync touched; `removed` are those whose cell left the suite or the store."""
 
     experiment_id: str
-    created: int
-    updated: int
-    unchanged: int
-    removed: int
-
-
-def default_tracking_uri(store: Store) -> str:
-    return f"sqlite:///{(store.root / 'mlflow.db').resolve()}"
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    broken: tuple[Broken, ...] = ()
 
 
 def artifact_folder(store: Store) -> Path:
+    """Where the artifacts of a database in the store lie."""
     return (store.root / "mlartifacts").resolve()
 
 
 def sync(
-    store: Store, suite: Suite, records: Mapping[str, Record], tracking_uri: str | None, report_html: str
+    store: Store,
+    suite: Suite,
+    tracking_uri: str | None = None,
+    report_html: str | None = None,
+    show: Show = lambda done, total: None,
 ) -> Synced:
-    """Make the experiment of the (whole) suite show `records`. MachineError where MLflow does not let us."""
+    """Make the experiment of the (whole) suite show what is in the store. MachineError where MLflow does not let us.
+
+    `report_html` is the report, where the caller has just made it.
+    """
     uri = tracking_uri or default_tracking_uri(store)
-    wanted = [cell_run(record) for record in records.values()]
-    if records:
-        wanted.append(board_run(aggregate(suite.cells, records), records, report_html))
     store.make()
     # One sync of a store at a time: two that create the database at once leave it broken.
-    with locked(store.root / "mlflow.lock", math.inf), _client(uri) as client:
-        experiment_id = _experiment(client, suite, store, local=uri.startswith("sqlite:"))
-        return _import_all(client, experiment_id, wanted)
+    with locked(store.root / "mlflow.lock", math.inf):
+        inputs = inputs_digest(store, suite)
+        index = Index.load(store, uri, suite.name)
+        if index is not None and index.inputs == inputs and index.is_database_untouched(uri):
+            return _nothing_new(index)
+        with connected(uri, ours=tracking_uri is None) as client:
+            experiment = _experiment(client, suite, store, local=uri.startswith("sqlite:"))
+            if index is not None and not _stands(client, experiment, index):
+                index = None
+            if index is not None and index.inputs == inputs:
+                index.save(store, uri, suite.name)
+                return _nothing_new(index)
+            records, broken = store.read(suite.cells)
+            wanted = wanted_runs(store, suite, records, broken, report_html)
+            if index is not None:
+                present = {key: [found] for key, found in index.runs.items()}
+            else:
+                present = _present(client, experiment.experiment_id)
+            Index.forget(store, uri, suite.name)
+            with _collecting_less():
+                synced, runs = _bring(client, experiment.experiment_id, wanted, present, show)
+            revision = uuid4().hex
+            client.set_experiment_tag(experiment.experiment_id, REVISION, revision)
+        told = [(str(one.folder), one.reason) for one in broken]
+        Index(inputs, experiment.experiment_id, revision, runs, told).save(store, uri, suite.name)
+    return Synced(experiment.experiment_id, *synced, tuple(broken))
 
 
-def boards(tracking_uri: str) -> dict[str, str]:
-    """Suite name -> experiment id, of all that was synced there. MachineError as for `sync`."""
-    with _client(tracking_uri) as client:
+def boards_at(tracking_uri: str) -> dict[str, list[tuple[str, str]]]:
+    """Suite name -> its ready boards as (question, path below the server), of all that was synced there."""
+    with connected(tracking_uri) as client:
         return {
-            experiment.tags["symbench.suite"]: experiment.experiment_id
+            experiment.tags[SUITE]: [
+                (question, board_path(experiment.experiment_id, key))
+                for key, question in json.loads(experiment.tags.get(BOARDS, "[]"))
+            ]
             for experiment in client.search_experiments()
-            if "symbench.suite" in experiment.tags
+            if SUITE in experiment.tags
         }
 
 
-def board_url(base_url: str, experiment_id: str, key: str = VIEW_KEY) -> str:
-    """The page of an experiment that opens with our columns, filter and order."""
-    return f"{base_url.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={key}"
+def wanted_runs(
+    store: Store,
+    suite: Suite,
+    records: Mapping[str, Record],
+    broken: Sequence[Broken],
+    report_html: str | None = None,
+) -> list[Import]:
+    """All that the experiment is to show, each parent before its seeds; nothing where there is no record."""
+    if not records:
+        return []
+    rows = aggregate(suite.cells, records)
+    cells = {cell.id: cell for cell in suite.cells}
+    best: dict[Any, Row] = {}
+    for row in rows:  # in the order of the board: the best that is complete comes first
+        if row.complete and "rmse_future" in row.metrics:
+            best.setdefault(row.contest, row)
+    wanted: list[Import] = []
+    for row in rows:
+        found = [records[seed.cell_id] for seed in row.seeds if seed.cell_id in records]
+        if found:
+            wanted.append(setting_run(row, cells[row.seeds[0].cell_id], records, suite.name, best.get(row.contest)))
+            wanted += [cell_run(record, suite.name) for record in found]
+    artifacts = {
+        "report.html": report.render(store, suite, records, broken) if report_html is None else report_html,
+        "leaderboard.csv": export.to_csv(rows),
+        "leaderboard.md": export.to_markdown(rows),
+        **_figures(report.figures_of(suite, records)),
+    }
+    return [*wanted, *tuning.mlflow_runs(suite, store), board_run(rows, records, artifacts)]
 
 
-def ui_command(tracking_uri: str, artifacts: Path, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
-    """argv of a server on this machine alone, to be run with ENVIRONMENT. UserError: a public address."""
-    if host != "localhost" and not _is_loopback(host):
-        raise UserError(f"--host {host}: the page has no password; only a loopback address such as 127.0.0.1 is served")
-    names = sorted({host, "localhost", "127.0.0.1"})
-    allowed = ",".join([*names, *(f"{name}:{port}" for name in names)])
-    return [
-        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri),
-        *("--artifacts-destination", artifacts.as_uri(), "--host", host, "--port", str(port)),
-        *("--workers", "1", "--allowed-hosts", allowed),
-    ]
+def _figures(drawn: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Artifacts: names without what all have in common, and a size, without which MLflow's viewer shows nothing."""
+    parts = [stem.split("-") for stem, _ in drawn]
+    common, fewest = 0, min((len(part) for part in parts), default=0)
+    while common < fewest - 1 and len(drawn) > 1 and len({tuple(part[: common + 1]) for part in parts}) == 1:
+        common += 1
+    size = r'<svg \1 width="\2" height="\3" viewBox="0 0 \2 \3"'
+    return {
+        f"figures/{'-'.join(part[common:])}.svg": re.sub(
+            r'^<svg ((?:(?!width|viewBox)[^>])*?) ?viewBox="0 0 ([\d.]+) ([\d.]+)"(?![^>]* width=)', size, svg
+        )
+        for part, (_, svg) in zip(parts, drawn, strict=True)
+    }
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
+def _nothing_new(index: Index) -> Synced:
+    broken = tuple(Broken(Path(folder), reason) for folder, reason in index.broken)
+    return Synced(index.experiment_id, unchanged=len(index.runs), broken=broken)
+
+
+def _stands(client: MlflowClient, experiment: Experiment, index: Index) -> bool:
+    """Whether MLflow is as the last sync from here left it: no other sync, and no run deleted by a person."""
+    if (experiment.experiment_id, experiment.tags.get(REVISION)) != (index.experiment_id, index.revision):
         return False
+    return not _deleted(client, experiment.experiment_id)
 
 
-def _import_all(client: MlflowClient, experiment_id: str, wanted: list[Import]) -> Synced:
-    present: dict[str, list[Any]] = defaultdict(list)
-    for run in _runs(client, experiment_id):
-        present[run.data.tags["symbench.cell"]].append(run)
-    created = updated = unchanged = removed = 0
-    for run_import in wanted:
-        old = present.pop(run_import.key, [])
-        same = [run for run in old if run.data.tags.get("symbench.digest") == run_import.digest]
-        if same:
-            unchanged += 1
-        else:
-            _write(client, experiment_id, run_import)
-            updated, created = updated + bool(old), created + (not old)
-        for run in old:
-            if run not in same[:1]:
-                client.delete_run(run.info.run_id)
-    for run in (run for runs in present.values() for run in runs):
-        client.delete_run(run.info.run_id)
-        removed += 1
-    return Synced(experiment_id, created, updated, unchanged, removed)
+def _present(client: MlflowClient, experiment_id: str) -> dict[str, list[Found]]:
+    """Key -> our runs of the experiment; those that a person deleted are brought back."""
+    for run in _deleted(client, experiment_id):
+        client.restore_run(run.info.run_id)
+    present: dict[str, list[Found]] = {}
+    for run in _runs(client, experiment_id, f"tags.`{IDENTITY}` != ''"):
+        tags = run.data.tags
+        found = Found(run.info.run_id, tags.get(DIGEST, ""), tags.get(PARENT, ""))
+        present.setdefault(tags[IDENTITY], []).append(found)
+    return present
 
 
-def _runs(client: MlflowClient, experiment_id: str) -> Iterator[Any]:
-    """All our runs of the experiment, page by page; runs that others put there are not touched."""
+def _deleted(client: MlflowClient, experiment_id: str) -> list[Any]:
+    from mlflow.entities import ViewType
+
+    return list(_runs(client, experiment_id, f"tags.`{IDENTITY}` != '{REPLACED}'", ViewType.DELETED_ONLY))
+
+
+def _runs(client: MlflowClient, experiment_id: str, which: str, view: int = 1) -> Iterator[Any]:
+    """Page by page; runs that others put there are not touched."""
     token: str | None = ""
     while token is not None:
-        page = client.search_runs([experiment_id], "tags.`symbench.cell` != ''", page_token=token or None)
+        page = client.search_runs([experiment_id], which, view, page_token=token or None)
         yield from page
         token = page.token or None
 
 
-def _write(client: MlflowClient, experiment_id: str, run_import: Import) -> None:
-    from mlflow.entities import Metric, Param, RunTag  # mlflow takes a second to import
+def _bring(
+    client: MlflowClient,
+    experiment_id: str,
+    wanted: Sequence[Import],
+    present: dict[str, list[Found]],
+    show: Show,
+) -> tuple[tuple[int, int, int, int], dict[str, Found]]:
+    """Counts of what was created, updated, unchanged and removed; and the runs that now stand, by their keys."""
+    created = updated = unchanged = removed = 0
+    runs: dict[str, Found] = {}
+    for done, one in enumerate(wanted):
+        show(done, len(wanted))
+        parent_id = runs[one.parent].run_id if one.parent else ""
+        old = sorted(present.pop(one.key, []), key=lambda found: found.digest != one.digest)
+        if old and old[0].digest == one.digest:
+            found = old[0] if old[0].parent_id == parent_id else move(client, old[0], parent_id)
+            unchanged += 1
+        else:
+            completed = complete(client, old[0].run_id, one, parent_id) if old else None
+            found = completed or create(client, experiment_id, one, parent_id)
+            updated, created = updated + bool(old), created + (not old)
+        for other in old:
+            if other.run_id != found.run_id:
+                remove(client, other.run_id)
+        runs[one.key] = found
+    for found in (found for members in present.values() for found in members):
+        remove(client, found.run_id)
+        removed += 1
+    show(len(wanted), len(wanted))
+    return (created, updated, unchanged, removed), runs
 
-    tags = {"symbench.cell": run_import.key, **run_import.tags}
-    run = client.create_run(experiment_id, run_import.start, tags, run_import.name)
-    run_id = run.info.run_id
-    client.log_batch(run_id, params=[Param(key, value) for key, value in run_import.params.items()][:100])
-    metrics = [Metric(name, value, time, step) for name, value, time, step in run_import.metrics]
-    for first in range(0, len(metrics), BATCH):
-        client.log_batch(run_id, metrics=metrics[first : first + BATCH])
-    for name, text in run_import.artifacts.items():
-        client.log_text(run_id, text, name)
-    if run_import.end is not None:
-        client.set_terminated(run_id, run_import.status, run_import.end)
-    client.log_batch(run_id, tags=[RunTag("symbench.digest", run_import.digest)])
+
+@contextmanager
+def _collecting_less() -> Iterator[None]:
+    """A run makes thousands of objects: garbage is looked for after dozens of runs, and not in what was read before."""
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
-def _experiment(client: MlflowClient, suite: Suite, store: Store, local: bool) -> str:
-    """The suite's experiment, made or brought back where it is missing, with its note and its ready view."""
-    name = f"symbench/{suite.name}"[:500]
+def _experiment(client: MlflowClient, suite: Suite, store: Store, local: bool) -> Experiment:
+    """The suite's experiment, made or brought back where it is missing, with its note and its ready boards."""
+    name = experiment_name(suite.name)
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         folder = artifact_folder(store) / hashlib.sha256(name.encode()).hexdigest()[:12]
         experiment = client.get_experiment(client.create_experiment(name, folder.as_uri() if local else None))
     elif experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
+    boards = boards_of(suite.cells)
     tags = {
-        "symbench.suite": suite.name[:LONGEST_TAG],
-        "mlflow.note.content": NOTE,
-        f"mlflow.sharedViewState.{VIEW_KEY}": _view_state(),
+        SUITE: suite.name[:LONGEST_TAG],
+        BOARDS: told_boards(boards),
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.note.content": note(experiment.experiment_id, boards),
+        **{f"{STATE_TAG}{board.key}": board.state for board in boards},
     }
     for key, value in tags.items():
         if experiment.tags.get(key) != value:
             client.set_experiment_tag(experiment.experiment_id, key, value)
-    return str(experiment.experiment_id)
-
-
-def _view_state() -> str:
-    state = {
-        "orderByKey": "metrics.`rmse_future`",
-        "orderByAsc": True,
-        "searchFilter": "tags.`symbench.kind` = 'cell'",
-        "lifecycleFilter": "Active",
-        "modelVersionFilter": "All Runs",
-        "datasetsFilter": [],
-        "startTime": "ALL",
-        "selectedColumns": [
-            *("attributes.`Duration`", "params.`dataset`", "params.`level`", "params.`model`", "params.`seed`"),
-            *(f"metrics.`{name}`" for name in VIEW_COLUMNS),
-        ],
-        "viewMaximized": True,
-        "runListHidden": False,
-    }
-    return "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
-
-
-@contextmanager
-def _client(tracking_uri: str) -> Iterator[MlflowClient]:
-    """A client, whose errors are one sentence. MachineError: no database of MLflow, or a server that refuses."""
-    _refuse_foreign(tracking_uri)
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    from mlflow.exceptions import MlflowException  # takes a second, and only sync and ui need it
-    from mlflow.tracking import MlflowClient
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield MlflowClient(tracking_uri=tracking_uri)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise MachineError(f"MLflow at {tracking_uri}: {reason}") from error
-
-
-def _refuse_foreign(tracking_uri: str) -> None:
-    """MLflow would add its tables to any SQLite database; ours may be deleted, another's must not be touched."""
-    path = Path(tracking_uri.removeprefix("sqlite:///"))
-    if not tracking_uri.startswith("sqlite:///") or not path.exists() or path.stat().st_size == 0:
-        return
-    try:
-        with closing(sqlite3.connect(path)) as database:
-            tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
-    except sqlite3.Error as error:
-        raise MachineError(
-            f"MLflow at {tracking_uri}: not a readable database ({error}); delete it and sync"
-        ) from error
-    if tables and not {"experiments", "runs", "alembic_version"} <= tables:
-        raise MachineError(f"MLflow at {tracking_uri}: the database belongs to something else; name another file")
+    return experiment

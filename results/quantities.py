@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+
+from .statistics import interval
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,17 @@ class Metric:
 
 FIELD = "field units"
 PREFIXES = ("", "k", "M", "G", "T", "P")
-CURVES = ("rmse_future_by_step", "rmse_domain_by_step")
-"""Lists over rolled-out steps."""
+CURVES = (
+    "rmse_future_by_step",
+    "rmse_domain_by_step",
+    "spectrum_future",
+    "spectrum_truth_future",
+    "spectrum_domain",
+    "spectrum_truth_domain",
+)
+"""Lists over rolled-out steps, or over wave numbers 1, 2, ..."""
+BY_RUN = {"rmse_future": "rmse_future_by_run", "rmse_domain": "rmse_domain_by_run"}
+"""Metric -> the list of its values for each test run, by which two models are paired."""
 
 METRICS: Mapping[str, Metric] = {
     "rmse_future": Metric(
@@ -49,6 +61,26 @@ METRICS: Mapping[str, Metric] = {
     "data_equivariance_error_relative": Metric(
         "Relative data equivariance error", "1", "Data equivariance error over the mean |field|"
     ),
+    "rollout_equivariance_error": Metric(
+        "Equivariance error, rolled out", FIELD, "Mean |F(gx) - g F(x)| over the steps of a roll-out F, over the group"
+    ),
+    "rollout_equivariance_error_relative": Metric(
+        "Relative equivariance error, rolled out", "1", "Equivariance error of the roll-out over the mean |field|"
+    ),
+    "spectrum_error_future": Metric(
+        "Spectrum error future",
+        "decades",
+        "Energy of each scale at the last step, root mean square of log10(E / E truth)",
+    ),
+    "spectrum_error_domain": Metric("Spectrum error domain", "decades", "The same on runs never seen"),
+    "divergence_future": Metric(
+        "Divergence", "1 / time", "Mean |divergence| of the roll-out, later frames of the runs seen"
+    ),
+    "divergence_truth_future": Metric("Divergence of the truth", "1 / time", "Mean |divergence| of the same frames"),
+    "divergence_domain": Metric("Divergence domain", "1 / time", "Mean |divergence| of the roll-out, runs never seen"),
+    "divergence_truth_domain": Metric(
+        "Divergence of the truth, domain", "1 / time", "Mean |divergence| of the same frames"
+    ),
     "parameters": Metric("Params", "count", "Trainable parameters of the model", prefixed=True),
     "flops": Metric(
         "FLOPs",
@@ -67,7 +99,8 @@ METRICS: Mapping[str, Metric] = {
 
 @dataclass(frozen=True)
 class Statistic:
-    """Mean over the `n` seeds that have the number, and their sample standard deviation (None below two).
+    """Mean over the `n` seeds that have the number, their sample standard deviation, and the ends of the bootstrap
+    interval of the mean (`statistics.interval`); None below two seeds.
 
     The mean of counts is an integer where it can be one.
     """
@@ -75,25 +108,41 @@ class Statistic:
     mean: float
     std: float | None
     n: int
+    low: float | None = None
+    high: float | None = None
 
 
 def statistic(values: Sequence[Any]) -> Statistic | None:
     """Of the finite numbers among `values`; None where there is none."""
-    numbers = [float(value) for value in values if is_number(value)]
-    if not numbers:
-        return None
-    std = statistics.stdev(numbers) if len(numbers) > 1 else None
-    mean = statistics.fmean(numbers)
-    counted = mean.is_integer() and all(isinstance(value, int) for value in values if is_number(value))
-    return Statistic(int(mean) if counted else mean, std, len(numbers))
+    return summaries([values])[0]
 
 
-def curve(values: Sequence[Any]) -> tuple[Statistic, ...]:
-    """Step by step, over the lists of equal length among `values`; empty where a step has no number."""
-    lists = [value for value in values if isinstance(value, list)]
-    lists = [value for value in lists if len(value) == len(lists[0])]
-    steps = [statistic(step) for step in zip(*lists, strict=True)]
-    return tuple(step for step in steps if step is not None) if None not in steps else ()
+def summaries(rows: Sequence[Sequence[Any]]) -> list[Statistic | None]:
+    """The same for each of many rows, at once."""
+    numbers = [[value for value in row if is_number(value)] for row in rows]
+    found: list[Statistic | None] = [None] * len(rows)
+    for n in sorted({len(row) for row in numbers} - {0}):
+        where = [index for index, row in enumerate(numbers) if len(row) == n]
+        table = np.array([numbers[index] for index in where], dtype=np.float64)
+        means = table.mean(axis=1)
+        same = (table == table[:, :1]).all(axis=1)
+        means[same] = table[same, 0]  # not off by a rounding
+        spreads = np.where(same, 0.0, table.std(axis=1, ddof=1)) if n > 1 else np.full(len(table), np.nan)
+        low, high = means.copy(), means.copy()
+        low[~same], high[~same] = interval(table[~same])
+        for index, *ends in zip(where, *(each.tolist() for each in (means, spreads, low, high)), strict=True):
+            mean, std, least, most = ends
+            counted = float(mean).is_integer() and all(isinstance(value, int) for value in numbers[index])
+            many = (std, n, least, most) if n > 1 else (None, n, None, None)
+            found[index] = Statistic(int(mean) if counted else mean, *many)
+    return found
+
+
+def curve(lists: Sequence[tuple[float, ...] | None]) -> tuple[Statistic, ...]:
+    """Step by step, over those of `lists` that are as long as the first; empty where there is none."""
+    present = [one for one in lists if one is not None]
+    steps = summaries(list(zip(*(one for one in present if len(one) == len(present[0])), strict=True)))
+    return tuple(step for step in steps if step is not None)
 
 
 def is_number(value: Any) -> bool:

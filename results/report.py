@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,46 +13,72 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmark.errors import UserError
-from benchmark.suite import SUITES_FOLDER, Suite
+from benchmark.suite import Suite
 
-from . import figures, rollouts
-from .leaderboard import Row, aggregate, best
-from .quantities import METRICS, written_statistic
+from . import figures, rollouts, tuning, views_flow, views_symmetry, views_weights
+from .figures import Plot
+from .glance import Verdict, sure, verdicts
+from .leaderboard import Row, aggregate, best, letters_of
+from .literature import beside
+from .plot import standalone
+from .quantities import METRICS, Statistic, written, written_statistic
+from .reproduce import Commands
+from .standing import overall
+from .statistics import Estimate, range_coverage
 from .store import Broken, Record, Store
 
-COLUMNS = (
+MAIN_COLUMNS = (
     "data_equivariance_error",
     "rmse_future",
     "rmse_domain",
     "model_equivariance_error",
     "parameters",
     "flops",
+)
+MORE_COLUMNS = (
     "vrmse_future",
     "vrmse_domain",
-    "model_equivariance_error_relative",
+    "rollout_equivariance_error",
+    "spectrum_error_future",
+    "divergence_future",
     "samples_per_second",
     "peak_memory_bytes",
     "training_seconds",
     "best_epoch",
 )
+MOST_DETAILED = 400
+"""Rows, beyond which the page keeps to MAIN_COLUMNS and to the ids of the records."""
+MOST_PANELS = 12
+"""Datasets whose figures are drawn; the page says so of the others."""
+MOST_STANDINGS = 60
 PROVENANCE = ("symbench", "git_commit", "python", "torch", "device", "world_size", "host", "data_file", "data_checksum")
 
 
 @dataclass(frozen=True)
-class Plot:
-    """A figure of the page, or the sentence that stands in its place."""
+class Panel:
+    """What is shown of one dataset."""
 
-    title: str
-    caption: str
-    svg: Markup | None
+    heading: str
+    plots: Sequence[Plot]
+    published: Sequence[Any]
 
 
 def render(
-    store: Store, suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken], metric: str = "rmse_future"
+    store: Store,
+    suite: Suite,
+    records: Mapping[str, Record],
+    broken: Sequence[Broken],
+    metric: str = "rmse_future",
+    baseline: str | None = None,
 ) -> str:
-    """The whole page. UserError: no such metric."""
+    """The whole page. UserError: no such metric, no such baseline."""
     rows = aggregate(suite.cells, records, metric)
+    detailed = len(rows) <= MOST_DETAILED
+    columns = [*MAIN_COLUMNS, *(MORE_COLUMNS if detailed else ())]
+    columns += [] if metric in columns else [metric]
+    columns = [name for name in columns if name in MAIN_COLUMNS or any(name in row.metrics for row in rows)]
+    commands = Commands(suite)
+    standings = overall(rows, metric, baseline)
     environment = Environment(
         loader=PackageLoader("results"),
         autoescape=True,
@@ -60,84 +86,76 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["svg"] = Markup  # ours alone: `plot` escapes every name in it
     return environment.get_template("report.html").render(
         suite=suite.name,
+        metric_name=metric,
         metric=METRICS[metric],
-        columns=[(name, METRICS[name]) for name in (*COLUMNS, *({metric} - set(COLUMNS)))],
+        columns=[(name, METRICS[name]) for name in columns],
         rows=rows,
+        detailed=detailed,
+        most_detailed=MOST_DETAILED,
         winners={name: best(rows, name) for name in ("rmse_future", "rmse_domain", metric)},
-        written=written_statistic,
-        command=lambda row: reproduce(suite, row),
-        panels=[
-            (f"{name} ({preset}, {grid})", _plots(list(members), rows, records, metric))
-            for (name, preset, grid), members in groupby(rows, key=lambda row: row.panel)
-        ],
+        groups=letters_of(rows, metric),
+        cell=_cell,
+        verdicts=[_told_verdict(verdict, metric) for verdict in verdicts(rows, metric)],
+        standings=standings,
+        most_standings=MOST_STANDINGS,
+        estimate=_estimate,
+        written=written,
+        written_statistic=written_statistic,
+        commands=commands,
+        panels=_panels(rows, records, metric),
+        panels_left=max(0, len({row.panel for row in rows}) - MOST_PANELS),
+        tuning=tuning.section(suite, records, store),
         broken=[(_below(broken_one.folder, store), broken_one.reason) for broken_one in broken],
         provenance=_provenance(records[cell.id] for cell in suite.cells if cell.id in records),
         provenance_keys=PROVENANCE,
     )
 
 
-def reproduce(suite: Suite, row: Row) -> str:
-    """Shell commands that run the cells of `row` and no others."""
-    name = suite.path.stem if suite.path.parent == SUITES_FOLDER else str(suite.path)
-    wanted = {seed.cell_id for seed in row.seeds}
-    settings = {"dataset": row.dataset, "preset": row.preset, "model": row.model, "level": row.level, **row.config}
-    clauses: list[str] = []
-    left = _selected(suite, clauses)
-    for key, value in settings.items():
-        narrowed = _selected(suite, [*clauses, f"{key}={value}"])
-        if wanted <= narrowed < left:
-            clauses, left = [*clauses, f"{key}={value}"], narrowed
-    if left == wanted:
-        return _run(name, clauses)
-    return "\n".join(_run(name, [f"id={seed.cell_id}"]) for seed in row.seeds)
+def figures_of(suite: Suite, records: Mapping[str, Record], metric: str = "rmse_future") -> list[tuple[str, str]]:
+    """Every figure of the board as (stem of a file name, SVG document that stands alone)."""
+    found = []
+    for panel in _panels(aggregate(suite.cells, records, metric), records, metric):
+        stem = re.sub(r"[^a-z0-9]+", "-", panel.heading.lower()).strip("-")
+        found += [(f"{stem}-{plot.key}", standalone(plot.svg)) for plot in panel.plots if plot.svg is not None]
+    return found
 
 
-def _run(suite: str, clauses: Sequence[str]) -> str:
-    return " ".join(
-        ["symbench run", shlex.quote(suite), *(["--only", shlex.quote(",".join(clauses))] if clauses else [])]
-    )
+def _panels(rows: Sequence[Row], records: Mapping[str, Record], metric: str) -> list[Panel]:
+    found: list[Panel] = []
+    look = figures.styles(rows)
+    for (name, preset, grid), group in groupby(rows, key=lambda row: row.panel):
+        if len(found) < MOST_PANELS:
+            members = list(group)
+            found.append(Panel(f"{name} ({preset}, {grid})", _plots(members, look, records, metric), beside(members)))
+    return found
 
 
-def _selected(suite: Suite, clauses: Sequence[str]) -> set[str]:
-    """The ids that `--only` keeps; none where it cannot express the value."""
-    try:
-        return {cell.id for cell in suite.only(",".join(clauses)).cells}
-    except UserError:
-        return set()
-
-
-def _plots(rows: Sequence[Row], board: Sequence[Row], records: Mapping[str, Record], metric: str) -> list[Plot]:
+def _plots(
+    rows: Sequence[Row], look: Mapping[str, figures.Style], records: Mapping[str, Record], metric: str
+) -> list[Plot]:
     """The figures of one dataset, in the styles of the whole board."""
-    look = figures.styles(board)
-    broken_most = max(rows, key=_data_error).level
-    last = [row for row in rows if row.level == broken_most]
-    at_level = f"level {broken_most}, where the data breaks the symmetry most"
-    made = (
-        (
-            f"{METRICS[metric].title} against the measured symmetry breaking of the data",
-            "Bars: one standard deviation over seeds. Only finished seeds count; the table tells which are not.",
-            figures.against_data_error(rows, metric, look),
-        ),
-        (
-            "How much symmetry the models keep",
-            "On the dashed line a model breaks the symmetry exactly as much as the data does.",
-            figures.against_data_error(rows, "model_equivariance_error", look),
-        ),
-        (
-            "Error by rolled-out step",
-            f"Later frames of the runs seen; {at_level}. Band: one standard deviation over seeds.",
-            figures.by_step(last, "rmse_future_by_step", look),
-        ),
-        (
-            "A roll-out",
-            f"Speed |u| in field units, first kept window of the future test, first finished seed; {at_level}."
-            f" The first {rollouts.MOST_MODELS} models of the table at most; x to the right, y up.",
-            rollouts.picture(last, records),
-        ),
-    )
-    return [Plot(title, caption, None if svg is None else Markup(svg)) for title, caption, svg in made]
+    most = max(rows, key=_data_error).level
+    last = [row for row in rows if row.level == most]
+    one_level = len({row.level for row in rows}) == 1
+    where = f"level {most}" if one_level else f"level {most}, where the data break the symmetry most"
+    plots = [views_symmetry.error_of_models(rows, metric, look)]
+    measured = {(row.family, row.label) for row in rows if metric in row.metrics}
+    if len(measured) > len({family for family, _ in measured}):
+        plots.append(views_symmetry.error_of_families(rows, metric))
+    plots += [
+        views_symmetry.symmetry_kept(rows, metric, look),
+        views_symmetry.where_they_cross(rows, metric),
+        views_flow.by_step(last, metric, look, where),
+        *rollouts.pictures(last, records, where),
+        views_flow.spectra(last, metric, look, where),
+        views_flow.divergence(rows, metric, look),
+        *views_flow.pareto(last, metric, look, where),
+        views_weights.pictures(last, records, where),
+    ]
+    return plots
 
 
 def _data_error(row: Row) -> float:
@@ -145,7 +163,56 @@ def _data_error(row: Row) -> float:
     return -1.0 if error is None else error.mean
 
 
-def _provenance(records: Any) -> list[tuple[list[str], int]]:
+def _cell(name: str, value: Statistic, seeds: int) -> str:
+    """What a number says when it is pointed at: its interval, and what it lacks."""
+    metric = METRICS[name]
+    told = []
+    if metric.prefixed:
+        told.append(f"{value.mean:,}")
+    elif value.low is not None and value.high is not None and value.std:
+        ends = " to ".join(written(end / metric.divisor) for end in (value.low, value.high))
+        covers = (
+            f"range of {value.n} seeds, covers {100 * range_coverage(value.n):.0f} %"
+            if value.n <= 4
+            else "95 % interval"
+        )
+        told.append(f"{ends} ({covers})")
+    if value.n < seeds:
+        told.append(f"mean over {value.n} of {seeds} seeds")
+    return "; ".join(told)
+
+
+def _told_verdict(verdict: Verdict, metric: str) -> dict[str, Any]:
+    """The line of one contest."""
+    row = verdict.example
+    data = row.metrics.get("data_equivariance_error")
+    best_row, second, between = verdict.best, verdict.second, verdict.comparison
+    relative = None if between is None else between.relative
+    return {
+        "where": f"{row.dataset} ({row.preset}, {row.grid}), {row.protocol['name']}",
+        "level": row.level,
+        "data": "-" if data is None else written(data.mean),
+        "best": "-" if best_row is None else best_row.label,
+        "number": "-" if best_row is None else written_statistic(metric, best_row.metrics[metric]),
+        "second": "-" if second is None else second.label,
+        "margin": "-" if relative is None else f"{100 * relative:+.0f} %",
+        "difference": "" if between is None else _estimate(between.difference),
+        "sure": verdict.words,
+        "is_sure": verdict.tested and not verdict.alike and sure(between),
+    }
+
+
+def _estimate(value: Estimate | None, percent: bool = False) -> str:
+    """`0.82 [0.75, 0.90]`, or in percent."""
+    if value is None:
+        return "-"
+    numbers = [value.value, *(end for end in (value.low, value.high) if end is not None)]
+    texts = [f"{100 * number:.0f}" if percent else f"{number:.3g}" for number in numbers]
+    unit = " %" if percent else ""
+    return texts[0] + unit if len(texts) == 1 else f"{texts[0]} [{texts[1]}, {texts[2]}]{unit}"
+
+
+def _provenance(records: Iterable[Record]) -> list[tuple[list[str], int]]:
     """Each combination of versions, machine and data found in the records, and in how many of them."""
     found = Counter(tuple(_told(record.environment, key) for key in PROVENANCE) for record in records)
     return [(list(values), count) for values, count in sorted(found.items())]

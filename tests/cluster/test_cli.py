@@ -54,8 +54,17 @@ def test_the_way_from_plan_to_board_and_mlflow(store: Store, make_suite: MakeSui
 
     first = symbench("sync", path, store=store)
     assert first.returncode == 0, first.stderr
-    assert "3 runs created" in first.stdout  # two cells and the board
-    assert "0 runs created, 0 updated, 3 unchanged" in symbench("sync", path, store=store).stdout
+    assert "5 runs created" in first.stdout  # two cells, their parents and the board
+    assert "0 runs created, 0 updated, 5 unchanged" in symbench("sync", path, store=store).stdout
+
+    compared = symbench("compare", "convnet", "persistence", "--suite", path, "--json", store=store)
+    assert compared.returncode == 0, compared.stderr
+    (pair,) = json.loads(compared.stdout)["pairs"]
+    assert pair["difference"]["value"] == pytest.approx(pair["first_mean"] - pair["second_mean"])
+    assert "A: convnet" in symbench("compare", "convnet", "persistence", "--suite", path, store=store).stdout
+    assert symbench("publish", path, "--into", tmp_path / "published", store=store).returncode == 0
+    published = json.loads((tmp_path / "published" / "tiny" / "board.json").read_text(encoding="utf-8"))
+    assert published["states"] == {"done": 2}
 
 
 def test_a_broken_record_is_named_and_the_rest_stands(store: Store, make_suite: MakeSuite) -> None:

@@ -43,7 +43,7 @@ def records(path: Path, store: Store) -> list[Record]:
 
 def wait_for_epoch(path: Path, store: Store, epoch: int) -> Record:
     loaded: Suite = suites.load(str(path))
-    for _ in range(600):
+    for _ in range(3000):
         for record in store.read(loaded.cells)[0].values():
             if record.status.state == "running" and record.status.epoch >= epoch:
                 return record

@@ -37,6 +37,15 @@ def test_uneven_batches_add_up_exactly() -> None:
     assert parts.vrmse() == pytest.approx(whole.vrmse(), rel=1e-12)
 
 
+def test_each_run_has_the_error_of_its_own_windows() -> None:
+    truth = torch.randn(6, 3, 2, 4, 4)
+    offset = torch.tensor([1.0, 1.0, 2.0, 3.0, 3.0, 3.0])
+    error = ForecastError.zero(3, CPU, runs=3)
+    error.add(truth + offset[:, None, None, None, None], truth, torch.tensor([0, 0, 1, 2, 2, 2]))
+    assert error.rmse_by_run() == pytest.approx([1.0, 2.0, 3.0], rel=1e-6)
+    assert error.rmse() == pytest.approx(math.sqrt((2 * 1 + 4 + 3 * 9) / 6), rel=1e-6)
+
+
 def test_equivariance_error_of_known_maps() -> None:
     x = torch.randn(4, 3, 2, 6, 6)
     turns = elements("C4", "centered", False, 6, 6)

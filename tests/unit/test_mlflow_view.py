@@ -1,16 +1,21 @@
-import os
-import signal
+"""MLflow as a view of the store: complete, repeatable, and told apart from what is not ours."""
+
+import base64
+import json
+import re
 import socket
 import sqlite3
-import subprocess
-import time
-import urllib.request
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from benchmark.errors import MachineError, UserError
-from benchmark.suite import Suite
-from results import mlflow_view
+from results import mlflow_server, mlflow_view, mlflow_write
+from results.mlflow_client import default_tracking_uri, without_password
+from results.store import Store
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # mlflow and what it imports
@@ -18,23 +23,28 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+REPORT = "<p>report</p>"
 
 
-def sync(board, report="<p>report</p>", uri=None):
-    records, _ = board.store.read(board.suite.cells)
-    return mlflow_view.sync(board.store, board.suite, records, uri, report)
+def sync(board, uri=None, report=REPORT):
+    return mlflow_view.sync(board.store, board.suite, uri, report)
 
 
-def runs(board, filter_string=""):
+def client_of(board, uri=None):
     from mlflow.tracking import MlflowClient
 
-    uri = mlflow_view.default_tracking_uri(board.store)
-    (experiment,) = mlflow_view.boards(uri).values()
-    return list(MlflowClient(uri).search_runs([experiment], filter_string))
+    return MlflowClient(uri or default_tracking_uri(board.store))
+
+
+def runs(board, filter_string="", order_by=None, uri=None):
+    client = client_of(board, uri)
+    (experiment,) = [one for one in client.search_experiments() if "symbench.suite" in one.tags]
+    return list(client.search_runs([experiment.experiment_id], filter_string, order_by=order_by))
 
 
 @pytest.fixture
 def small_board(new_board, new_cell):
+    """Two settings, three seeds: with their parents and the board six runs."""
     cells = [new_cell("convnet"), new_cell("e2cnn"), new_cell("e2cnn", seed=1)]
     board = new_board(cells, "a/b <i>é'\"")
     board.finish(cells[0])
@@ -48,32 +58,97 @@ def counts(synced):
 
 
 def test_syncing_again_changes_only_what_changed(small_board):
-    assert counts(sync(small_board)) == (4, 0, 0, 0)
+    assert counts(sync(small_board)) == (6, 0, 0, 0)
     before = {run.info.run_id for run in runs(small_board)}
-    assert counts(sync(small_board)) == (0, 0, 4, 0)
+    assert counts(sync(small_board)) == (0, 0, 6, 0)
     assert {run.info.run_id for run in runs(small_board)} == before
-    assert len(before) == 4
+    assert len(before) == 6
 
     small_board.finish(small_board.suite.cells[2])
-    assert counts(sync(small_board)) == (0, 2, 2, 0), "the cell, and the board with it"
-    assert len(runs(small_board)) == 4
+    assert counts(sync(small_board)) == (0, 4, 2, 0), "the cell, its parent, the other one that it now beats, the board"
+    assert {run.info.run_id for run in runs(small_board)} == before, "completed where they stood"
 
-    small_board = type(small_board)(
-        Suite(small_board.suite.name, small_board.suite.path, small_board.suite.cells[:2], small_board.suite.resources),
-        small_board.store,
-    )
-    assert counts(sync(small_board)) == (0, 1, 2, 1)
+    fewer = replace(small_board, suite=replace(small_board.suite, cells=small_board.suite.cells[:2]))
+    assert counts(sync(fewer)) == (0, 3, 2, 1)
+    parents = {run.info.run_id for run in runs(small_board, "tags.`symbench.kind` = 'setting'")}
+    seeds = runs(small_board, "tags.`symbench.kind` = 'cell'")
+    assert {run.data.tags["mlflow.parentRunId"] for run in seeds} == parents, "moved below the parents that were remade"
+
+
+def test_nothing_new_reads_no_record_and_writes_nothing(small_board, monkeypatch):
+    (broken := small_board.store.cell_folder(small_board.suite.cells[0].id) / "metrics.json").write_text("{")
+    first = sync(small_board)
+    assert [one.folder for one in first.broken] == [broken.parent]
+    database = small_board.store.root / "mlflow.db"
+    content = database.read_bytes()
+    monkeypatch.setattr(Store, "read", lambda *_: pytest.fail("the records were read"))
+    again = sync(small_board)
+    assert counts(again) == (0, 0, first.created, 0)
+    assert again.broken == first.broken, "what was skipped is still named"
+    assert database.read_bytes() == content
+    database.touch()  # as if somebody had written to it: MLflow is asked, and the records are not
+    assert counts(sync(small_board)) == (0, 0, first.created, 0)
+
+
+def test_a_run_that_a_person_deletes_comes_back(small_board):
+    sync(small_board)
+    (run,) = runs(small_board, "tags.`symbench.seed` = '1'")
+    client_of(small_board).delete_run(run.info.run_id)
+    assert counts(sync(small_board)) == (0, 0, 6, 0)
+    assert [one.info.run_id for one in runs(small_board, "tags.`symbench.seed` = '1'")] == [run.info.run_id]
+
+
+def test_the_sync_of_another_store_is_noticed(small_board, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'shared.db'}"
+    sync(small_board, uri)
+    other = replace(small_board, store=Store(tmp_path / "other"))
+    other.finish(other.suite.cells[0])
+    assert sync(other, uri).removed == 3
+    assert len(runs(small_board, uri=uri)) == 3
+    sync(small_board, uri)
+    assert len(runs(small_board, uri=uri)) == 6
+
+
+@pytest.mark.parametrize("calls", [1, 3, 5])
+def test_an_interrupted_sync_is_completed_by_the_next(small_board, monkeypatch, calls):
+    left = calls
+
+    def create(*arguments):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return mlflow_write.create(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow_view, "create", create)
+        with pytest.raises(KeyboardInterrupt):
+            sync(small_board)
+    assert len(runs(small_board)) == calls
+    assert counts(sync(small_board)) == (6 - calls, 0, calls, 0)
+    assert len(runs(small_board)) == 6
+
+
+def test_a_run_cut_off_between_its_requests_is_completed(small_board, monkeypatch):
+    """It exists without its digest, which is set last."""
+    from mlflow.tracking import MlflowClient
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            sync(small_board)
+    (half,) = runs(small_board)
+    assert counts(sync(small_board)) == (5, 1, 0, 0)
+    assert half.info.run_id in {run.info.run_id for run in runs(small_board)}
 
 
 def test_the_view_can_be_rebuilt_elsewhere(small_board):
     uri = f"sqlite:///{small_board.store.root / 'again.db'}"
-    assert counts(sync(small_board, uri=uri)) == (4, 0, 0, 0)
-    assert list(mlflow_view.boards(uri)) == [small_board.suite.name]
+    assert counts(sync(small_board, uri)) == (6, 0, 0, 0)
+    assert list(mlflow_view.boards_at(uri)) == [small_board.suite.name]
 
 
-def test_a_run_tells_what_the_record_tells(small_board, new_cell):
-    from mlflow.tracking import MlflowClient
-
+def test_a_seed_tells_what_its_record_tells(small_board, new_cell):
     sync(small_board)
     cell = new_cell("convnet")
     (run,) = runs(small_board, f"tags.`symbench.cell` = '{cell.id}'")
@@ -87,18 +162,116 @@ def test_a_run_tells_what_the_record_tells(small_board, new_cell):
     assert run.data.tags["symbench.state"] == "done"
     assert (run.data.tags["symbench.parameters"], run.data.tags["symbench.flops"]) == ("5.60 M", "30.6 G")
     assert run.data.metrics["flops"] == 30_550_000_000
-    client = MlflowClient(mlflow_view.default_tracking_uri(small_board.store))
+    client = client_of(small_board)
     curve = client.get_metric_history(run.info.run_id, "validation_rmse")
     assert [(point.step, point.value) for point in curve] == [(e.epoch, e.validation_rmse) for e in record.history]
     steps = client.get_metric_history(run.info.run_id, "rmse_future_by_step")
     assert [point.value for point in steps] == record.metrics["rmse_future_by_step"]
-
-    (board,) = runs(small_board, "tags.`symbench.kind` = 'leaderboard'")
-    assert "| RMSE future | RMSE domain | Params | FLOPs | seeds |" in board.data.tags["mlflow.note.content"]
-    assert "| 5.60 M | 30.6 G | 1/1 " in board.data.tags["mlflow.note.content"]
-    assert {a.path for a in client.list_artifacts(board.info.run_id)} == {"report.html", "leaderboard.json"}
     (diverged,) = runs(small_board, "tags.`symbench.state` = 'diverged'")
     assert diverged.info.status == "FINISHED"
+
+
+def test_a_long_curve_is_thinned_with_its_ends_and_its_best_epoch():
+    from results.mlflow_runs import CURVE_POINTS, _shown
+
+    assert _shown(CURVE_POINTS, 3) == list(range(CURVE_POINTS))
+    shown = _shown(1000, 577)
+    assert {0, 577, 999} <= set(shown)
+    assert len(shown) <= CURVE_POINTS + 1
+    assert _shown(1000, 5000)[-1] == 999
+
+
+def test_a_parent_holds_the_statistics_of_its_seeds(new_board, new_cell):
+    cells = [new_cell("convnet", level=3, seed=seed) for seed in (0, 1, 2)]
+    board = new_board([*cells, new_cell("e2cnn", level=3)])
+    errors = (0.1, 0.2, 0.6)
+    for cell, error in zip(cells, errors, strict=True):
+        board.finish(cell, rmse_future=error, model_equivariance_error=0.03, training_seconds=7200.0)
+        path = board.store.cell_folder(cell.id) / "environment.json"
+        path.write_text(json.dumps({"data_file": "level-3.h5", "data_checksum": "c0ffee" * 10}))
+    board.finish(board.suite.cells[3], rmse_future=0.2)
+    sync(board)
+    (parent,) = runs(board, "tags.`symbench.kind` = 'setting' and params.model = 'convnet'")
+    numbers = parent.data.metrics
+    assert numbers["rmse_future"] == fmean(errors)
+    assert (numbers["low_rmse_future"], numbers["high_rmse_future"]) == (0.1, 0.6), "three seeds: their range"
+    assert (numbers["seeds_done"], numbers["seeds_expected"]) == (3, 3)
+    assert numbers["ratio_to_best"] == pytest.approx(fmean(errors) / 0.2)
+    assert numbers["symmetry_ratio"] == pytest.approx(0.03 / 0.15)
+    assert numbers["training_hours"] == 2
+    assert "seed" not in parent.data.params
+    nested = runs(board, f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    assert {run.data.tags["symbench.cell"] for run in nested} == {cell.id for cell in cells}
+    (logged,) = parent.inputs.dataset_inputs
+    assert logged.dataset.digest == ("c0ffee" * 10)[:36]
+    assert json.loads(logged.dataset.source)["uri"] == "data/smoke_rotation_levels/small/level-3.h5"
+    assert json.loads(logged.dataset.profile) == {
+        "data_equivariance_error": pytest.approx(0.15),
+        "data_equivariance_error_relative": pytest.approx(0.3),
+    }
+
+
+def test_the_board_run_carries_table_figures_and_report(full_board):
+    sync(full_board)
+    (board,) = runs(full_board, "tags.`symbench.kind` = 'leaderboard'")
+    client = client_of(full_board)
+    names = {artifact.path for artifact in client.list_artifacts(board.info.run_id)}
+    assert names == {"report.html", "leaderboard.json", "leaderboard.csv", "leaderboard.md", "figures"}
+    figures = client.list_artifacts(board.info.run_id, "figures")
+    assert figures
+    for figure in figures:
+        svg = Path(client.download_artifacts(board.info.run_id, figure.path)).read_text(encoding="utf-8")
+        assert re.match(r'<svg [^>]*\bwidth="\d', svg), "MLflow's viewer shows nothing of a picture without a size"
+    assert client.get_experiment(board.info.experiment_id).artifact_location.startswith("file://")
+    text = Path(client.download_artifacts(board.info.run_id, "report.html")).read_text(encoding="utf-8")
+    assert text == REPORT
+    note = board.data.tags["mlflow.note.content"]
+    assert "| RMSE future | RMSE domain | Params | FLOPs | seeds |" in note
+    assert "| 5.60 M | 30.6 G | 2/2 " in note
+    assert len(note) <= 5000
+
+
+def test_the_ready_boards_answer_their_questions(full_board):
+    """MLflow's own search, with the filter and the order that a board's link opens with."""
+    sync(full_board)
+    client = client_of(full_board)
+    (experiment,) = [one for one in client.search_experiments() if "symbench.suite" in one.tags]
+    (links,) = mlflow_view.boards_at(default_tracking_uri(full_board.store)).values()
+    states = {}
+    for question, path in links:
+        assert path.startswith(f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=")
+        assert path in experiment.tags["mlflow.note.content"]
+        key = path.partition("viewStateShareKey=")[2].partition("&")[0]
+        packed = experiment.tags[f"mlflow.sharedViewState.{key}"].removeprefix("deflate;")
+        states[question] = json.loads(zlib.decompress(base64.b64decode(packed)))
+
+    def opened(question):
+        state = states[question]
+        order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
+        return runs(full_board, state["searchFilter"], [order])
+
+    assert [run.data.params["level"] for run in opened("Who wins at level 3?")] == ["3"] * 4
+    assert opened("Who wins at level 3?")[0].data.params["model"] == "relaxed_steerable_rotation"
+    winners = [run for run in opened("Who wins?") if run.data.metrics.get("ratio_to_best") == 1]
+    assert len(winners) == 3, "one at each level"
+    assert {run.data.tags["symbench.kind"] for run in opened("Who wins?")} == {"setting"}
+    assert {run.data.tags["symbench.kind"] for run in opened("Every seed, with its curves")} == {"cell"}
+    assert opened("How symmetric are models and data?")[0].data.metrics["model_equivariance_error"] < 1e-6
+    assert "metrics.`training_hours`" in states["At what cost?"]["selectedColumns"]
+
+
+def test_hostile_names_are_text(new_board, new_cell):
+    cell = new_cell("<script>alert(1)</script>\n| [x](javascript:alert(1)) *b*", note="'\"; drop table runs; --" * 500)
+    board = new_board([cell], "<script>é'\"")
+    board.refuse(cell, "<img src=x onerror=alert(1)> | ```")
+    assert counts(sync(board)) == (3, 0, 0, 0)
+    assert counts(sync(board)) == (0, 0, 3, 0)
+    for run in runs(board):
+        note = run.data.tags.get("mlflow.note.content", "")
+        for active in ("<script", "<img", "[x]", "```"):
+            assert active not in note.replace("\\" + active[0], ""), note
+        assert "\n" not in run.info.run_name
+        assert all(len(value) <= 6000 for value in run.data.params.values())
 
 
 def test_a_database_of_something_else_is_left_alone(small_board):
@@ -108,58 +281,39 @@ def test_a_database_of_something_else_is_left_alone(small_board):
     database.close()
     content = path.read_bytes()
     with pytest.raises(MachineError, match="belongs to something else"):
-        sync(small_board, uri=f"sqlite:///{path}")
+        sync(small_board, f"sqlite:///{path}")
     assert path.read_bytes() == content
     path.write_bytes(b"no database at all, and long enough to tell" * 9)
     with pytest.raises(MachineError, match="not a readable database"):
-        sync(small_board, uri=f"sqlite:///{path}")
+        sync(small_board, f"sqlite:///{path}")
 
 
-def test_a_server_that_refuses_is_one_sentence(small_board, monkeypatch):
+@pytest.mark.parametrize("uri", ["runs", "htp://127.0.0.1", "127.0.0.1:5000"])
+def test_what_is_no_address_is_the_users_mistake(small_board, uri):
+    with pytest.raises(UserError, match="must be a server such as"):
+        sync(small_board, uri)
+
+
+def test_a_server_that_is_down_or_silent_is_one_sentence(small_board, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(MachineError, match=r"^MLflow at http://127\.0\.0\.1:9: [^\n]+$"):
-        sync(small_board, uri="http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with pytest.raises(MachineError, match=r"^MLflow at http://127\.0\.0\.1:9: the server is down[^\n]+$"):
+        sync(small_board, "http://127.0.0.1:9")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(MachineError, match=r"does not answer in time; the results are safe"):
+            sync(small_board, f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+def test_a_password_is_not_repeated():
+    assert without_password("https://me:secret@host:1/a") == "https://me:***@host:1/a"
+    assert without_password("sqlite:////a/b.db") == "sqlite:////a/b.db"
 
 
 def test_the_page_is_served_to_this_machine_alone(tmp_path):
     with pytest.raises(UserError, match="loopback"):
-        mlflow_view.ui_command("sqlite:///x.db", tmp_path, host="0.0.0.0")
-    argv = mlflow_view.ui_command("sqlite:///x.db", tmp_path, port=5001)
+        mlflow_server.command("sqlite:///x.db", tmp_path, host="0.0.0.0")
+    argv = mlflow_server.command("sqlite:///x.db", tmp_path, port=5001)
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
     assert "127.0.0.1:5001" in argv[argv.index("--allowed-hosts") + 1].split(",")
-
-
-@pytest.mark.browser
-def test_the_board_opens_in_a_browser(small_board, dump_dom):
-    synced = sync(small_board)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    store = small_board.store
-    argv = mlflow_view.ui_command(
-        mlflow_view.default_tracking_uri(store), mlflow_view.artifact_folder(store), port=port
-    )
-    with (store.root / "server.log").open("wb") as log:
-        environment = {**os.environ, **mlflow_view.ENVIRONMENT}
-        server = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            wait_for(f"http://127.0.0.1:{port}/health", server)
-            dom = dump_dom(mlflow_view.board_url(f"http://127.0.0.1:{port}", synced.experiment_id))
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait(timeout=20)
-    for expected in ("convnet level 0 seed 0", "e2cnn level 0 seed 1", "rmse_future", "model_equivariance_error"):
-        assert expected in dom
-    assert dom.index("e2cnn level 0 seed 0") < dom.index("convnet level 0 seed 0"), "best first"
-    assert ">LEADERBOARD<" not in dom, "the view shows cells"
-
-
-def wait_for(url, server, seconds=60):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("the MLflow server did not come up")

@@ -1,0 +1,216 @@
+"""The commands for those who read results: MLflow, comparisons, committed boards."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .errors import MachineError
+from .options import json_option, only_option, plugin_option, store_option, suite_argument, tuned_option
+from .terminal import Examples, console, print_json
+
+if TYPE_CHECKING:
+    from results.store import Broken
+
+    from .suite import Suite
+
+tracking_option = click.option(
+    "--tracking-uri", metavar="URI", help="An MLflow server or database; by default mlflow.db in the store."
+)
+
+
+@click.command(
+    cls=Examples, epilog="symbench sync quickstart\nsymbench sync quickstart --tracking-uri http://127.0.0.1:5000"
+)
+@suite_argument
+@tuned_option
+@store_option
+@plugin_option
+@tracking_option
+def sync(suite: str, store_folder: Path, tracking_uri: str | None, tuned: bool) -> None:
+    """Show the results of SUITE in MLflow; doing it again changes only what is new.
+
+    Interrupted, refused or cut off, it loses nothing: the store is the truth, and the same command goes on.
+    """
+    from results import mlflow_view
+    from results.store import Store
+
+    from . import suite as suites
+
+    loaded = suites.load(suite, store_folder, tuned, partly=True)
+    with _progress(f"{loaded.name} into MLflow") as show:
+        synced = mlflow_view.sync(Store(store_folder), loaded, tracking_uri, show=show)
+    name_broken(synced.broken)
+    click.echo(
+        f"{loaded.name}: {synced.created} runs created, {synced.updated} updated, {synced.unchanged} unchanged, "
+        f"{synced.removed} removed"
+    )
+
+
+@click.command(
+    cls=Examples,
+    epilog="symbench ui --port 5001\nsymbench ui --tracking-uri http://127.0.0.1:5000",
+)
+@store_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+@tracking_option
+def ui(store_folder: Path, host: str, port: int, tracking_uri: str | None) -> None:
+    """Start MLflow's pages on this machine and print links to ready boards, one for each question; Ctrl-C ends it.
+
+    The boards open with their columns, filter and order set. For a server that runs already only the links are printed.
+    """
+    from results import mlflow_server, mlflow_view
+    from results.mlflow_client import default_tracking_uri
+    from results.store import Store
+
+    if tracking_uri is not None and tracking_uri.startswith("http"):
+        _print_boards(mlflow_view.boards_at(tracking_uri), tracking_uri)
+        return
+    store = Store(store_folder)
+    if tracking_uri is None and not (store.root / "mlflow.db").is_file():
+        raise MachineError(f"store {store.root}: nothing to show yet; `symbench sync SUITE` fills MLflow")
+    uri = tracking_uri or default_tracking_uri(store)
+    argv = mlflow_server.command(uri, mlflow_view.artifact_folder(store), host, port)
+    boards = mlflow_view.boards_at(uri)
+    with _stopped_by_sigterm(), mlflow_server.serving(argv, host, port, store.root / "mlflow-server.log") as server:
+        _print_boards(boards, mlflow_server.address(host, port))
+        click.echo("\nCtrl-C ends the server.")
+        try:
+            status = server.wait()
+        except KeyboardInterrupt:
+            return
+    raise MachineError(f"the MLflow server ended with status {status}; its words are in {store.root}/mlflow-server.log")
+
+
+def _print_boards(boards: dict[str, list[tuple[str, str]]], address: str) -> None:
+    for suite, links in boards.items():
+        click.echo(click.style(f"\n{suite}", bold=True))
+        width = max((len(question) for question, _ in links), default=0)
+        for question, path in links:
+            click.echo(f"  {question:{width}}  {address.rstrip('/')}/{path}")
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """As by Ctrl-C, so that the server does not outlive us."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def name_broken(broken: tuple[Broken, ...]) -> None:
+    """On stderr, what was skipped."""
+    for item in broken:
+        click.echo(f"skipped {item.folder}: {item.reason}", err=True)
+
+
+@click.command(
+    cls=Examples,
+    epilog="symbench compare convnet e2cnn --suite quickstart    # two models of a suite\n"
+    "symbench compare convnet 'relaxed_steerable_rotation penalty=0.0' --suite quickstart --json\n"
+    "symbench compare my-levels.yaml my-levels-longer.yaml    # two suites in one store\n"
+    "symbench compare runs /shared/runs --suite quickstart    # two stores",
+)
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--suite", help="A and B are models of this suite, or stores that hold it; without it they are suites.")
+@only_option
+@click.option("--metric", default="rmse_future", show_default=True, help="What they are compared by.")
+@tuned_option
+@store_option
+@json_option
+@plugin_option
+def compare(
+    first: str, second: str, suite: str | None, only: str, metric: str, store_folder: Path, as_json: bool, tuned: bool
+) -> None:
+    """Tell what differs between A and B, and whether their results do.
+
+    With --suite, A and B are two of its models, named as the leaderboard labels them, or two folders: stores that
+    hold that suite. Without it they are two suites, whose common models are compared on their common tasks.
+
+    A and B are paired by level, seed and test run. The difference is A - B with its 95 % interval; P(A better) is the
+    probability that a seed of A beats one of B; p is adjusted (Holm) for the number of lines, and below 0.05 the
+    better one is named. With one seed each there is no test, and that is said.
+    """
+    from results import compare as comparing
+    from results.compare_table import to_table
+    from results.store import Store
+
+    from . import suite as suites
+
+    def load(name: str) -> Suite:
+        return suites.load(name, store_folder, tuned, only, partly=True)
+
+    store = Store(store_folder)
+    if suite is None:
+        compared = comparing.suites(load(first), load(second), store, metric)
+    elif Path(first).is_dir() and Path(second).is_dir():
+        compared = comparing.stores(load(suite), Store(Path(first)), Store(Path(second)), metric)
+    else:
+        compared = comparing.models(load(suite), store, first, second, metric)
+    name_broken((*compared.first.broken, *(one for one in compared.second.broken if one not in compared.first.broken)))
+    if as_json:
+        print_json(comparing.to_json(compared))
+    else:
+        console().print(to_table(compared))
+
+
+@click.command(
+    cls=Examples,
+    epilog="symbench publish quickstart\nsymbench publish quickstart --into /tmp/boards    # to look at it",
+)
+@suite_argument
+@click.option("--metric", default="rmse_future", show_default=True, help="What its tables show.")
+@click.option(
+    "--into", type=click.Path(path_type=Path, file_okay=False), help="Another folder; README.md then stays as it is."
+)
+@tuned_option
+@store_option
+@plugin_option
+def publish(suite: str, metric: str, into: Path | None, store_folder: Path, tuned: bool) -> None:
+    """Write the board of SUITE into results/published/, to be committed: JSON, Markdown, and where it comes from.
+
+    The newest board also takes its place in README.md. What is missing is listed, and nothing is left out of it.
+    """
+    from results import publish as publishing
+    from results.store import Store
+
+    from . import suite as suites
+
+    loaded, store = suites.load(suite, store_folder, tuned), Store(store_folder)
+    if into is None:
+        published = publishing.publish(store, loaded, metric=metric)
+    else:
+        published = publishing.publish(store, loaded, into, None, metric)
+    name_broken(published.broken)
+    for path in published.files:
+        click.echo(f"wrote {path}")
+    if published.missing:
+        click.echo(f"{published.missing} cells are missing or did not finish; the board lists them")
+
+
+COMMANDS = (sync, ui, compare, publish)

@@ -1,0 +1,164 @@
+"""Ready boards of an experiment in MLflow: columns, filter and order that open with a link.
+
+MLflow keeps the state of its table of runs under a key in a tag of the experiment, for sharing; a page that names
+the key opens with it. We write such tags, one for each question that a person comes with.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from benchmark.cell import Cell
+
+LONGEST_TAG = 5000
+MOST_VARIED = 4
+SUITE = "symbench.suite"
+"""Tag of an experiment: whose it is."""
+STATE_TAG = "mlflow.sharedViewState."
+NOTE_OF_RUNS = (
+    "The runs of one suite of symbench. The run LEADERBOARD has the report, its figures and the table among its"
+    " artifacts. A run for each setting (data set, level, model) has the statistics over its seeds: the mean, e.g."
+    " `rmse_future`, and the ends of its 95 % interval, `low_rmse_future` and `high_rmse_future`; `ratio_to_best` is"
+    " the error over that of the best model on the same task, `symmetry_ratio` the model's equivariance error over the"
+    " data's. Below it stands a run for each seed with its curves. Errors are in field units. The tag `symbench.kind`"
+    " tells the three apart; the tag `symbench.state` says done, diverged, failed, running or n/a. This page is a view"
+    " of the store, made by `symbench sync`: what is changed here does not reach the results."
+)
+ERRORS = ("ratio_to_best", "rmse_future", "low_rmse_future", "high_rmse_future", "rmse_domain")
+
+
+@dataclass(frozen=True)
+class Board:
+    """A question, and the state of MLflow's table that answers it."""
+
+    key: str
+    question: str
+    filter: str
+    order: str
+    metrics: tuple[str, ...]
+    shown: tuple[str, ...] = ("params.`level`", "tags.`symbench.seeds`")
+
+    @property
+    def state(self) -> str:
+        """The value of the tag."""
+        state = {
+            "orderByKey": f"metrics.`{self.order}`",
+            "orderByAsc": True,
+            "searchFilter": self.filter,
+            "lifecycleFilter": "Active",
+            "modelVersionFilter": "All Runs",
+            "datasetsFilter": [],
+            "startTime": "ALL",
+            "selectedColumns": [*self.shown, *(f"metrics.`{name}`" for name in self.metrics)],
+            "viewMaximized": True,
+            "runListHidden": False,
+        }
+        return "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
+
+
+SETTINGS = "tags.`symbench.kind` = 'setting'"
+QUESTIONS = (
+    Board("who-wins", "Who wins?", SETTINGS, "rmse_future", ERRORS),
+    Board(
+        "cost",
+        "At what cost?",
+        SETTINGS,
+        "training_hours",
+        ("training_hours", "parameters", "flops", "peak_memory_bytes", "rmse_future", "ratio_to_best"),
+    ),
+    Board(
+        "symmetry",
+        "How symmetric are models and data?",
+        SETTINGS,
+        "model_equivariance_error",
+        (
+            "data_equivariance_error",
+            "model_equivariance_error",
+            "symmetry_ratio",
+            "rmse_future",
+        ),
+    ),
+    Board(
+        "seeds",
+        "Every seed, with its curves",
+        "tags.`symbench.kind` = 'cell'",
+        "rmse_future",
+        ("rmse_future", "rmse_domain", "model_equivariance_error", "training_seconds", "best_epoch"),
+        ("params.`level`", "params.`model`", "params.`seed`", "tags.`symbench.state`"),
+    ),
+)
+
+
+def experiment_name(suite: str) -> str:
+    """As MLflow lists it."""
+    return f"symbench/{suite}"[:500]
+
+
+def boards_of(cells: Sequence[Cell]) -> list[Board]:
+    """The questions, and the first of them for each data set and level."""
+    places = dict.fromkeys((cell.dataset.name, cell.dataset.preset, cell.dataset.level) for cell in cells)
+    several = len({(name, preset) for name, preset, _ in places}) > 1
+    levels = [
+        Board(
+            _key(f"level-{name}-{preset}-{level}"),
+            f"Who wins at level {level}" + (f" of {name} ({preset})?" if several else "?"),
+            f"{SETTINGS} and params.`dataset` = {_quoted(name)} and params.`preset` = {_quoted(preset)}"
+            f" and params.`level` = {_quoted(str(level))}",
+            "rmse_future",
+            (*ERRORS, "model_equivariance_error"),
+            ("tags.`symbench.seeds`",),
+        )
+        for name, preset, level in places
+    ]
+    boards = [QUESTIONS[0], *levels, *QUESTIONS[1:]]
+    where = ("params.`dataset`", "params.`preset`") if several else ()
+    varied = tuple(f"params.`config.{key}`" for key in _varied(cells))
+    return [replace(board, shown=(*where, *board.shown, *varied)) for board in boards]
+
+
+def _varied(cells: Sequence[Cell]) -> list[str]:
+    """Settings that tell rows of one model apart; the first few."""
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for cell in cells:
+        for key, value in cell.model.settings().items():
+            values[cell.model.name, key].add(str(value))
+    return list(dict.fromkeys(key for (_, key), found in values.items() if len(found) > 1))[:MOST_VARIED]
+
+
+def board_path(experiment_id: str, key: str) -> str:
+    """The page, below the address of the server."""
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={key}&workflowType=machine_learning"
+
+
+def note(experiment_id: str, boards: Sequence[Board]) -> str:
+    """What the experiment says of itself: what the runs are, and the links."""
+    lines = [NOTE_OF_RUNS, ""]
+    for board in boards:
+        line = f"- [{board.question}]({board_path(experiment_id, board.key)})"
+        if sum(map(len, lines)) + len(lines) + len(line) > LONGEST_TAG - 100:
+            return "\n".join([*lines, "- `symbench ui` names the other boards"])
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def told_boards(boards: Sequence[Board]) -> str:
+    """Keys and questions as JSON, as many as a tag holds."""
+    told = [[board.key, board.question] for board in boards]
+    while len(text := json.dumps(told)) > LONGEST_TAG:
+        told.pop()
+    return text
+
+
+def _quoted(value: str) -> str:
+    """As MLflow's filters take it; a value with both kinds of quotes has no form there, and the board stays empty."""
+    return f"'{value}'" if "'" not in value else f'"{value}"'
+
+
+def _key(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:100]

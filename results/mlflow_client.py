@@ -1,0 +1,132 @@
+"""The way to an MLflow server or database: quick to say what is wrong, and careful with what is not ours."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from benchmark.errors import MachineError, UserError
+
+from .store import Store
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""For our processes and for the server: nothing is sent home, a server that is down or hangs is told at once, and
+not every run is announced."""
+
+
+def default_tracking_uri(store: Store) -> str:
+    """The database in the store."""
+    return f"sqlite:///{(store.root / 'mlflow.db').resolve()}"
+
+
+@contextmanager
+def connected(tracking_uri: str, ours: bool = False) -> Iterator[MlflowClient]:
+    """A client, whose errors are one sentence. UserError: not an address; MachineError: down, slow, refuses, foreign.
+
+    A database that is `ours` is written without waiting for the disk after each run: it is quicker by a third, and
+    what a power cut may break can be deleted and made again.
+    """
+    told = without_password(tracking_uri)
+    if not re.match(r"(https?|sqlite|postgresql|mysql|mssql|databricks)\b", tracking_uri):
+        raise UserError(
+            f"--tracking-uri {told}: must be a server such as http://127.0.0.1:5000, or a database such as"
+            " sqlite:////absolute/path.db"
+        )
+    _refuse_foreign(tracking_uri)
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each retry would be a line
+    from mlflow.exceptions import MlflowException  # takes a second, and only sync and ui need it
+    from mlflow.tracking import MlflowClient
+    from sqlalchemy.exc import SQLAlchemyError
+
+    with ExitStack() as stack:
+        if ours:
+            stack.enter_context(_not_waiting_for_the_disk())
+        try:
+            yield MlflowClient(tracking_uri=tracking_uri)
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            raise MachineError(
+                f"MLflow at {told}: {_reason(error)}; the results are safe in the store, and the next sync goes on"
+            ) from error
+
+
+def without_password(uri: str) -> str:
+    """As it may be shown."""
+    parts = urlsplit(uri)
+    if not parts.password:
+        return uri
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}"))
+
+
+def _reason(error: Exception) -> str:
+    """One line, and the plain word for what happens most."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "Connection refused" in text or "NewConnectionError" in text:
+        return "the server is down, or the address is wrong"
+    if "timed out" in text.lower() or "timeout" in text.lower():
+        return "the server does not answer in time"
+    if "Connection aborted" in text or "RemoteDisconnected" in text or "Connection reset" in text:
+        return "the server broke the connection off"
+    if match := re.search(r"error code:? (\d{3})|returned (?:status )?(\d{3})", text):
+        code = match[1] or match[2]
+        words = {
+            "401": "it wants a password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN)",
+            "403": "it refuses (403); its --allowed-hosts, or what this user may do",
+            "404": "there is no MLflow at this address (404)",
+        }
+        if code in words:
+            return words[code]
+    if "database is locked" in text:
+        return "the database is locked by another process"
+    return re.sub(r"\[SQL:.*", "", text)[:300].rstrip(" .")
+
+
+@contextmanager
+def _not_waiting_for_the_disk() -> Iterator[None]:
+    """For SQLite connections made inside."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def connect(connection: Any, _record: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", connect)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", connect)
+
+
+def _refuse_foreign(tracking_uri: str) -> None:
+    """MLflow would add its tables to any SQLite database; ours may be deleted, another's must not be touched."""
+    path = Path(tracking_uri.removeprefix("sqlite:///"))
+    if not tracking_uri.startswith("sqlite:///") or not path.exists() or path.stat().st_size == 0:
+        return
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+    except sqlite3.Error as error:
+        raise MachineError(
+            f"MLflow at {tracking_uri}: not a readable database ({error}); delete it and sync"
+        ) from error
+    if tables and not {"experiments", "runs", "alembic_version"} <= tables:
+        raise MachineError(f"MLflow at {tracking_uri}: the database belongs to something else; name another file")

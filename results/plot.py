@@ -1,0 +1,270 @@
+"""Line charts as SVG text: same numbers, same bytes, a few kilobytes each.
+
+Ink is `currentColor` and the background transparent, so that a chart follows its page from light to dark. Written by
+hand and not by matplotlib, for which a board with hundreds of curves would take minutes and megabytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from textwrap import wrap
+
+import numpy as np
+
+WIDTH, HEIGHT = 640, 360
+LEFT, RIGHT, TOP, BOTTOM = 70, 452, 14, 312
+"""The plane of the data; names stand to the right of it."""
+FONT, SMALL, LINE = 12, 10, 14
+LONGEST_NAME, NAME_LINES = 28, 2
+MARKERS: Mapping[str, str] = {
+    "o": "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z",
+    "s": "M-3.5,-3.5h7v7h-7z",
+    "D": "M0,-4.8L4.8,0L0,4.8L-4.8,0z",
+    "^": "M0,-4.6L4.4,3.6H-4.4z",
+    "v": "M0,4.6L4.4,-3.6H-4.4z",
+    "P": "M-1.5,-4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
+    "<": "M-4.6,0L3.6,-4.4V4.4z",
+    ">": "M4.6,0L-3.6,-4.4V4.4z",
+}
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+STANDALONE = (
+    "<style>svg{color:#1b1f24;background:#fff;font-family:system-ui,sans-serif}"
+    "@media(prefers-color-scheme:dark){svg{color:#e6e8eb;background:#14171b}}</style>"
+)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis says, and whether it is logarithmic; `whole` for numbers that are counted."""
+
+    label: str
+    log: bool = False
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points that belong together. `low` and `high` are the ends of an interval at each point, drawn as a band."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    color: str
+    marker: str = ""
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    dashed: bool = False
+    joined: bool = True
+    hints: Sequence[str] = ()
+
+
+def chart(
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    from_zero: bool = False,
+    span: tuple[float, float] | None = None,
+    at: float | None = None,
+) -> str | None:
+    """The bare <svg> element; None where there is no point. `span` and `at` mark a stretch and a place on x."""
+    shown = [_kept(one, x.log, y.log) for one in series]
+    shown = [one for one in shown if len(one.x)]
+    if not shown:
+        return None
+    across = _scale([v for one in shown for v in one.x], x, LEFT, RIGHT)
+    heights = [v for one in shown for v in (*one.y, *one.low, *one.high) if math.isfinite(v)]
+    up = _scale([*heights, *([0.0] if from_zero and not y.log else [])], y, BOTTOM, TOP)
+    parts = [_grid(across, up, x, y)]
+    if span is not None:
+        left, right = (min(max(across(v), LEFT), RIGHT) for v in span)
+        parts.append(
+            f'<rect x="{_n(left)}" y="{TOP}" width="{_n(max(right - left, 1))}" height="{BOTTOM - TOP}"'
+            ' fill="currentColor" fill-opacity=".1"/>'
+        )
+    if at is not None:
+        parts.append(f'<path d="M{_n(across(at))},{TOP}V{BOTTOM}" stroke="currentColor" stroke-dasharray="4 4"/>')
+    parts += [_band(one, across, up) for one in shown if len(one.low)]
+    parts += [_points(one, across, up) for one in shown]
+    parts.append(_names([(one, up(one.y[-1]), across(one.x[-1])) for one in shown]))
+    return svg(WIDTH, HEIGHT, "".join(parts))
+
+
+def svg(width: float, height: float, content: str) -> str:
+    """An <svg> of that viewBox, which takes the width of its place."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_n(width)} {_n(height)}" font-size="{FONT}"'
+        f' fill="currentColor" role="img">{content}</svg>'
+    )
+
+
+def text(x: float, y: float, content: str, attributes: str = "") -> str:
+    """A <text>, its content escaped and without control characters, which XML does not have."""
+    clean = "".join(letter if letter.isprintable() else " " for letter in content)
+    return f'<text x="{_n(x)}" y="{_n(y)}"{attributes and " " + attributes}>{escape(clean)}</text>'
+
+
+def standalone(element: str) -> str:
+    """A file of its own: with ink and paper, in the colours that the reader prefers."""
+    return f"{element[: element.index('>') + 1]}{STANDALONE}{element[element.index('>') + 1 :]}\n"
+
+
+class _Scale:
+    """From numbers to places between `start` and `end`."""
+
+    def __init__(self, low: float, high: float, log: bool, start: float, end: float, ticks: Sequence[float]) -> None:
+        self.low, self.high, self.log, self.start, self.end = low, high, log, start, end
+        self.ticks = ticks
+
+    def __call__(self, value: float) -> float:
+        a, b, v = (math.log10(n) for n in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        return self.start + (self.end - self.start) * (v - a) / (b - a)
+
+
+def _scale(values: Sequence[float], axis: Axis, start: float, end: float) -> _Scale:
+    low, high = min(values), max(values)
+    if axis.log:
+        a, b = math.log10(low), math.log10(high)
+        room = max(0.04 * (b - a), 0.05)
+        a, b = a - room, b + room
+        decades = range(math.ceil(a), math.floor(b) + 1)
+        if len(decades) > 1:
+            every = math.ceil(len(decades) / 6)
+            ticks = [10.0**k for k in decades if k % every == 0]
+        else:
+            ticks = [m * 10.0**k for k in range(math.floor(a), math.ceil(b) + 1) for m in (1, 2, 3, 5)]
+        inside = [tick for tick in ticks if a <= math.log10(tick) <= b]
+        if len(inside) < 3:
+            inside = [tick for tick in _linear_ticks(10**a, 10**b) if tick > 0]
+        return _Scale(10**a, 10**b, True, start, end, inside)
+    room = 0.04 * (high - low) or 0.05 * abs(high)
+    low, high = (low - room, high + room) if room else (-0.05, 1.0)
+    return _Scale(low, high, False, start, end, _linear_ticks(low, high, whole=axis.whole))
+
+
+def _linear_ticks(low: float, high: float, whole: bool = False) -> list[float]:
+    """About five round numbers from `low` to `high`."""
+    step = _nice((high - low) / 5)
+    if whole:
+        step = max(1.0, float(math.ceil(step)))
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _nice(step: float) -> float:
+    """The next of 1, 2, 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(power * m for m in (1, 2, 5, 10) if power * m >= step * (1 - 1e-9))
+
+
+def _kept(one: Series, log_x: bool, log_y: bool) -> Series:
+    """Without what cannot be drawn: not finite, or not positive on a logarithmic axis."""
+    kept = [
+        i
+        for i, (a, b) in enumerate(zip(one.x, one.y, strict=True))
+        if math.isfinite(a) and math.isfinite(b) and (a > 0 or not log_x) and (b > 0 or not log_y)
+    ]
+    kept.sort(key=lambda i: one.x[i])
+
+    def drawn(values: Sequence[float]) -> list[float]:
+        return [
+            values[i] if math.isfinite(values[i]) and (values[i] > 0 or not log_y) else one.y[i]
+            for i in (kept if len(values) else ())
+        ]
+
+    hints = [one.hints[i] for i in kept] if one.hints else []
+    return Series(
+        one.name, [one.x[i] for i in kept], [one.y[i] for i in kept], one.color, one.marker,
+        drawn(one.low), drawn(one.high), one.dashed, one.joined, hints,
+    )  # fmt: skip
+
+
+def _grid(across: _Scale, up: _Scale, x: Axis, y: Axis) -> str:
+    lines = "".join(f"M{_n(across(v))},{TOP}V{BOTTOM}" for v in across.ticks)
+    lines += "".join(f"M{LEFT},{_n(up(v))}H{RIGHT}" for v in up.ticks)
+    words = [_ticks(scale) for scale in (across, up)]
+    below = "".join(
+        text(across(v), BOTTOM + 17, word, 'text-anchor="middle"')
+        for v, word in zip(across.ticks, words[0], strict=True)
+    )
+    beside = "".join(
+        text(LEFT - 8, up(v) + 4, word, 'text-anchor="end"') for v, word in zip(up.ticks, words[1], strict=True)
+    )
+    middle = (TOP + BOTTOM) / 2
+    return (
+        f'<path d="{lines}" stroke="currentColor" stroke-opacity=".14" fill="none"/>'
+        f'<path d="M{LEFT},{TOP}V{BOTTOM}H{RIGHT}" stroke="currentColor" stroke-opacity=".6" fill="none"/>'
+        f"{below}{beside}"
+        + text((LEFT + RIGHT) / 2, BOTTOM + 38, x.label, 'text-anchor="middle"')
+        + text(16, middle, y.label, f'text-anchor="middle" transform="rotate(-90 16 {_n(middle)})"')
+    )
+
+
+def _ticks(scale: _Scale) -> list[str]:
+    """The numbers on an axis, all alike: `0.25`, or `10⁻⁵` where one is very small or large."""
+    if not any(v and not 1e-3 <= abs(v) < 1e5 for v in scale.ticks):
+        return [f"{v:.6g}" for v in scale.ticks]
+    if not scale.log:
+        return ["0" if abs(v) < 1e-9 * scale.high else f"{v:.3g}" for v in scale.ticks]
+    powers = [math.floor(math.log10(v) + 1e-9) for v in scale.ticks]
+    factors = [round(v / 10.0**power) for v, power in zip(scale.ticks, powers, strict=True)]
+    return [
+        ("" if factor == 1 else f"{factor}·") + "10" + str(power).translate(SUPERSCRIPTS)
+        for factor, power in zip(factors, powers, strict=True)
+    ]
+
+
+def _band(one: Series, across: _Scale, up: _Scale) -> str:
+    if len(one.x) == 1 or not one.joined:
+        bars = "".join(
+            f"M{_n(across(a))},{_n(up(b))}V{_n(up(c))}" for a, b, c in zip(one.x, one.low, one.high, strict=True)
+        )
+        return f'<path d="{bars}" stroke="{one.color}" stroke-opacity=".6" stroke-width="2"/>'
+    top = [f"{_n(across(a))},{_n(up(b))}" for a, b in zip(one.x, one.high, strict=True)]
+    bottom = [f"{_n(across(a))},{_n(up(b))}" for a, b in zip(one.x, one.low, strict=True)]
+    return f'<path d="M{"L".join([*top, *reversed(bottom)])}z" fill="{one.color}" fill-opacity=".16"/>'
+
+
+def _points(one: Series, across: _Scale, up: _Scale) -> str:
+    places = [(across(a), up(b)) for a, b in zip(one.x, one.y, strict=True)]
+    parts = []
+    if one.joined and len(places) > 1:
+        dash = ' stroke-dasharray="6 4"' if one.dashed else ""
+        line = "L".join(f"{_n(a)},{_n(b)}" for a, b in places)
+        parts.append(f'<path d="M{line}" fill="none" stroke="{one.color}" stroke-width="1.8"{dash}/>')
+    if one.marker:
+        for index, (a, b) in enumerate(places):
+            hint = f"<title>{escape(one.hints[index])}</title>" if one.hints else ""
+            parts.append(f'<path d="{MARKERS[one.marker]}" transform="translate({_n(a)} {_n(b)})">{hint}</path>')
+    return f'<g fill="{one.color}">{"".join(parts)}</g>'
+
+
+def _names(ends: Sequence[tuple[Series, float, float]]) -> str:
+    """Each name as near to the height of its line's end as the others let it, joined to it by a thin line."""
+    wanted = sorted((end for end in ends if end[0].name), key=lambda end: (end[1], end[0].name))
+    texts = [wrap(one.name, LONGEST_NAME, max_lines=NAME_LINES, placeholder=" …") or [" "] for one, _, _ in wanted]
+    total = sum(map(len, texts))
+    line = min(LINE, (HEIGHT - 8) / max(total, 1))
+    size = FONT if line == LINE else min(SMALL, line * 0.9)
+    left = sum(len(each) * line for each in texts)
+    bottom, parts = 4.0, []
+    for (one, height, end), lines in zip(wanted, texts, strict=True):
+        tall = len(lines) * line
+        center = min(max(height, bottom + tall / 2), HEIGHT - 4 - left + tall / 2)
+        bottom, left = center + tall / 2, left - tall
+        start = center - tall / 2 + line * 0.78
+        parts.append(
+            f'<path d="M{_n(end + 6)},{_n(height)}L{RIGHT + 14},{_n(center)}" stroke="{one.color}" stroke-opacity=".5"'
+            ' fill="none"/>'
+        )
+        parts += [
+            text(RIGHT + 18, start + number * line, words, f'fill="{one.color}" font-size="{_n(size)}"')
+            for number, words in enumerate(lines)
+        ]
+    return "".join(parts)
+
+
+def _n(value: float) -> str:
+    """A place, to a tenth."""
+    return np.format_float_positional(round(float(value), 1), trim="-") if value else "0"

@@ -1,0 +1,312 @@
+"""Boards that are committed: what a suite came to, small enough for the repository, and where it came from.
+
+`results/published/<suite>/` holds board.json, README.md and the suite as it was run. The same store gives the same
+files; the newest board, by the time of its last record, also stands in the README of symbench.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UserError
+from benchmark.files import write_text
+from benchmark.suite import SUITES_FOLDER, Suite
+
+from . import mlflow_runs
+from .leaderboard import Row, aggregate, best, letters_of
+from .quantities import METRICS, written, written_statistic
+from .store import Broken, Record, Store
+
+PUBLISHED_FOLDER = Path(__file__).parent / "published"
+README = Path(__file__).parent.parent / "README.md"
+BEGIN = "<!-- the newest published board, written by `symbench publish` -->"
+END = "<!-- end of the newest published board -->"
+FORMAT = 1
+KEPT = (
+    *("rmse_future", "rmse_domain", "vrmse_future", "vrmse_domain", "data_equivariance_error"),
+    *("model_equivariance_error", "parameters", "flops", "training_seconds", "epochs"),
+)
+"""Metrics of the committed board; the others are in the store."""
+VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow", "ray")
+MACHINE = ("platform", "device", "device_type", "world_size", "threads")
+"""Names of hosts are nobody's business."""
+MOST_COLUMNS = 6
+EXPLAINED = (
+    "Mean ± standard deviation over seeds; the best of a level that is complete in bold. Models that share a letter"
+    " within a level cannot be told apart at p < 0.05."
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was written; `readme` tells whether the board is now the one that README.md shows."""
+
+    files: tuple[Path, ...]
+    readme: bool
+    missing: int
+    broken: tuple[Broken, ...]
+
+
+def publish(
+    store: Store,
+    suite: Suite,
+    folder: Path = PUBLISHED_FOLDER,
+    readme: Path | None = README,
+    metric: str = "rmse_future",
+) -> Published:
+    """Write the board of `suite`. UserError: no result, or another suite's board is in the way."""
+    records, broken = store.read(suite.cells)
+    finished = {key: record for key, record in records.items() if record.status.is_result}
+    if not finished:
+        raise UserError(f"suite {suite.name!r}: nothing is finished in store {store.root}; there is nothing to publish")
+    target = folder / (re.sub(r"[^A-Za-z0-9._-]+", "-", suite.name).strip(".-") or "suite")
+    document = board(suite, records, broken, metric)
+    path = target / "board.json"
+    if path.exists() and (other := read(path)["suite"]) != suite.name:
+        raise UserError(f"{path}: is the board of the suite {other!r}; give this suite another name")
+    write_text(path, json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(target / "README.md", page(document))
+    files = [path, target / "README.md"]
+    if suite.path.is_file():
+        write_text(target / "suite.yaml", suite.path.read_text(encoding="utf-8"))
+        files.append(target / "suite.yaml")
+    shown = False
+    if readme is not None:
+        shown = newest(folder) == path
+        write_text(readme, with_section(readme.read_text(encoding="utf-8"), section(folder)))
+        files.append(readme)
+    return Published(tuple(files), shown, len(document["missing"]), tuple(broken))
+
+
+def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken], metric: str) -> dict[str, Any]:
+    """The content of board.json."""
+    rows = aggregate(suite.cells, records, metric)
+    winners, groups = best(rows, metric), letters_of(rows, metric)
+    times = [record.status.heartbeat for record in records.values() if record.status.is_result]
+    return {
+        "format": FORMAT,
+        "suite": suite.name,
+        "metric": metric,
+        "cells": len(suite.cells),
+        "states": dict(sorted(Counter(seed.state for row in rows for seed in row.seeds).items())),
+        "seeds": sorted({cell.seed for cell in suite.cells}),
+        "first_result": _day(min(times)),
+        "last_result": _day(max(times)),
+        "rows": [_row(row, index in winners, groups[index]) for index, row in enumerate(rows)],
+        "missing": [
+            {"dataset": row.dataset, "level": row.level, "label": row.label, "seed": seed.seed, "id": seed.cell_id}
+            | {"state": seed.state, "why": seed.message}
+            for row in rows
+            for seed in row.seeds
+            if seed.state != "done"
+        ],
+        "unreadable": sorted(one.folder.name for one in broken),
+        "provenance": _provenance(records.values()),
+        "data": _data(records.values()),
+        "command": f"symbench run {suite.path.stem if suite.path.parent == SUITES_FOLDER else 'suite.yaml'}",
+    }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A board. UserError: not one of ours."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise UserError(f"{path}: is not a board of format {FORMAT}; delete it and publish again")
+    return document
+
+
+def newest(folder: Path) -> Path | None:
+    """The board whose last result is the latest."""
+    boards = sorted(folder.glob("*/board.json"))
+    return max(boards, key=lambda path: (read(path)["last_result"], path.parent.name), default=None)
+
+
+def section(folder: Path) -> str:
+    """What README.md says between the markers; empty where nothing is published."""
+    path = newest(folder)
+    if path is None:
+        return ""
+    document = read(path)
+    link = f"results/published/{path.parent.name}"
+    lines = [
+        f"The newest published board, `{document['suite']}`: {_told(document)} [Everything about it]({link}/README.md),"
+        f" and as [JSON]({link}/board.json).",
+        *_tables(document),
+    ]
+    return "\n".join(lines)
+
+
+def with_section(text: str, content: str) -> str:
+    """README.md with `content` between the markers. UserError: no markers."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"README.md: the lines {BEGIN!r} and {END!r} are missing")
+    return f"{before}{BEGIN}\n{content}\n{END}{after}" if content else f"{before}{BEGIN}\n{END}{after}"
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """The README.md of a board."""
+    provenance, data = document["provenance"], document["data"]
+    lines = [
+        f"# {escaped(document['suite'])}",
+        "",
+        _told(document),
+        "",
+        f"Run with `{document['command']}` ([suite.yaml](suite.yaml)) at the commit below; all numbers are in"
+        " [board.json](board.json). Written by `symbench publish`.",
+        *_tables(document),
+        "",
+        "## All rows",
+        "",
+        "Mean ± standard deviation over the seeds that are done.",
+        "",
+        _line(["data", "level", "model", *(METRICS[name].title for name in KEPT[:2]), *_rest_titles(), "seeds"]),
+        "|---" * (6 + len(_REST)) + "|",
+    ]
+    for row in document["rows"]:
+        numbers = [row["written"].get(name, "-") for name in (*KEPT[:2], *_REST)]
+        seeds = f"{row['done']}/{row['expected']} {row['remark']}"
+        lines.append(_line([row["dataset"], row["level"], row["label"], *numbers, seeds]))
+    lines += ["", "## What is missing", ""]
+    lines += [
+        f"- {escaped(str(one['dataset']))} level {escaped(str(one['level']))}, {escaped(one['label'])}, seed"
+        f" {one['seed']}: {one['state']}{': ' + escaped(one['why']) if one['why'] else ''}"
+        for one in document["missing"]
+    ] or ["Nothing: every cell is done."]
+    lines += [f"- unreadable record: {escaped(name)}" for name in document["unreadable"]]
+    lines += ["", "## Where it comes from", "", "| | |", "|---|---|"]
+    lines += [_line([key, ", ".join(values)]) for key, values in provenance.items()]
+    lines += ["", "| data | level | file | sha256 | measured equivariance error |", "|---|---|---|---|---|"]
+    lines += [
+        _line([f"{one['dataset']} ({one['preset']})", one["level"], one["file"], one["checksum"][:16], _error(one)])
+        for one in data
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_REST = ("model_equivariance_error", "parameters", "flops")
+
+
+def _rest_titles() -> list[str]:
+    return [METRICS[name].title for name in _REST]
+
+
+def _error(data: Mapping[str, Any]) -> str:
+    return "-" if data["data_equivariance_error"] is None else written(data["data_equivariance_error"])
+
+
+def _told(document: Mapping[str, Any]) -> str:
+    """The board in two sentences."""
+    seeds, states = len(document["seeds"]), document["states"]
+    left = ", ".join(f"{count} {state}" for state, count in states.items() if state != "done")
+    provenance = document["provenance"]
+    commits = [commit[:12] for commit in provenance.get("git_commit", [])]
+    dirty = " with uncommitted changes" if "true" in provenance.get("git_dirty", []) else ""
+    day, machine = document["last_result"][:10], ", ".join(provenance.get("device", ["unknown machine"]))
+    return (
+        f"{states.get('done', 0)} of {document['cells']} cells done{f' ({left})' if left else ''}, {seeds}"
+        f" {'seed' if seeds == 1 else 'seeds'} each, {day}; commit {', '.join(commits) or 'unknown'}{dirty}, torch"
+        f" {', '.join(provenance.get('torch', ['unknown']))}, {machine}."
+    )
+
+
+def _tables(document: Mapping[str, Any]) -> list[str]:
+    """The metric of each model at each level, a table for each data set; the best that is complete in bold."""
+    lines = ["", EXPLAINED]
+    metric = METRICS[document["metric"]]
+
+    def panel(row: Mapping[str, Any]) -> tuple[str, str, str]:
+        return row["dataset"], row["preset"], row["grid"]
+
+    for (dataset, preset, grid), members in groupby(document["rows"], key=panel):
+        rows = list(members)
+        levels = list(dict.fromkeys(str(row["level"]) for row in rows))
+        for first in range(0, len(levels), MOST_COLUMNS):
+            shown = levels[first : first + MOST_COLUMNS]
+            lines += ["", f"{metric.title} ({metric.unit}) on `{dataset}` ({preset}, {grid}):", ""]
+            lines += [_line(["model", *(f"level {level}" for level in shown)]), "|---" * (len(shown) + 1) + "|"]
+            for label in dict.fromkeys(row["label"] for row in rows):
+                cells = [_cell(rows, label, level, document["metric"]) for level in shown]
+                lines.append(f"| {escaped(label)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(rows: Sequence[Mapping[str, Any]], label: str, level: str, metric: str) -> str:
+    found = next((row for row in rows if row["label"] == label and str(row["level"]) == level), None)
+    if found is None:
+        return ""
+    text = found["written"].get(metric, "")
+    text = f"**{text}**" if found["best"] else text
+    remark = f"({escaped(found['remark'])})" if found["remark"] else ""
+    return " ".join(filter(None, (text, found["group"], remark)))
+
+
+def escaped(text: str) -> str:
+    """As Markdown shows it as it stands; an underscore within a word means nothing there."""
+    return re.sub(r"(?<=\w)\\_(?=\w)", "_", mlflow_runs.escaped(text))
+
+
+def _line(texts: Sequence[Any]) -> str:
+    return f"| {' | '.join(escaped(str(text)) for text in texts)} |"
+
+
+def _row(row: Row, wins: bool, group: str) -> dict[str, Any]:
+    kept = {name: row.metrics[name] for name in KEPT if name in row.metrics}
+    return {
+        **{key: getattr(row, key) for key in ("dataset", "preset", "grid", "level", "model", "label", "family")},
+        **{
+            "config": row.config,
+            "protocol": row.protocol,
+            "train": row.train,
+            "best": wins,
+            "group": group,
+            "remark": row.remark,
+        },
+        "done": row.count("done"),
+        "expected": len(row.seeds),
+        "seeds": [{"seed": seed.seed, "id": seed.cell_id, "state": seed.state} for seed in row.seeds],
+        "metrics": {name: vars(value) for name, value in kept.items()},
+        "written": {name: written_statistic(name, value) for name, value in kept.items()},
+    }
+
+
+def _provenance(records: Iterable[Record]) -> dict[str, list[str]]:
+    """Each value that the records name, of versions and machine."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for key in (*VERSIONS, *MACHINE):
+            value = record.environment.get(key)
+            if value is not None:
+                found.setdefault(key, set()).add(value if isinstance(value, str) else json.dumps(value))
+    return {key: sorted(found[key]) for key in (*VERSIONS, *MACHINE) if key in found}
+
+
+def _data(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """The fields that were learned, with what was measured of them."""
+    found = {}
+    for record in records:
+        dataset, checksum = record.cell.dataset, record.environment.get("data_checksum")
+        if checksum:
+            found[dataset.name, dataset.preset, str(dataset.level), str(checksum)] = {
+                **{"dataset": dataset.name, "preset": dataset.preset, "level": dataset.level},
+                "file": str(record.environment.get("data_file", "")),
+                "checksum": str(checksum),
+                "data_equivariance_error": record.metrics.get("data_equivariance_error"),
+            }
+    return [found[key] for key in sorted(found)]
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,361 @@
+"""What tuning cost and showed: the fairness ledger of a board, figures of its studies, and runs for MLflow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from benchmark.errors import MachineError
+from benchmark.suite import Suite
+from benchmark.tuning import Study, studies, tuned_folder
+
+from .figures import INK, Plot, family_style
+from .leaderboard import family_and_source
+from .mlflow_runs import Import, cell_params, tags_of
+from .plot import Axis, Series, chart, svg, text
+from .store import Record, Store
+from .studies import StudyFolder, Trial, results
+
+MOST_STUDIES = 12
+"""Studies whose figures are drawn; the page says so of the others."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """How a model of the board came to its settings; `trials` is 0 where the suite wrote them.
+
+    `devices` says what the hours are of. `gain` is the validation RMSE found, over that of the suite's own settings.
+    """
+
+    family: str
+    model: str
+    dataset: str
+    levels: str
+    settings: str
+    trials: int = 0
+    epochs: int = 0
+    device_hours: float = 0.0
+    devices: str = ""
+    search: str = ""
+    gain: float | None = None
+    contest: str = ""
+
+
+def spent_by(suite: Suite, records: Mapping[str, Record], store: Store) -> list[Spent]:
+    """The ledger: a line for each trained model and group of levels; empty where nothing of the board is tuned."""
+    found = results(store.root)
+    if not found:
+        return []
+    lines: dict[str, Spent] = {}
+    of_cell = studies(suite)
+    for cell in suite.cells:
+        study = of_cell.get(cell.id)
+        if study is None:
+            continue
+        record = records.get(cell.id)
+        name = suite.studies.get(cell.id, str(record.environment.get("study", "")) if record else "")
+        key = f"{study.name} {bool(name)}"
+        if key not in lines:
+            lines[key] = _line(study, found.get(name))
+    return list(lines.values()) if any(line.trials for line in lines.values()) else []
+
+
+def _line(study: Study, result: Mapping[str, Any] | None) -> Spent:
+    who: dict[str, Any] = {
+        "family": family_and_source(study.model.name)[0],
+        "model": study.model.name,
+        "dataset": f"{study.dataset.name} ({study.dataset.preset})",
+        "levels": ", ".join(map(str, study.levels)),
+        "contest": study.contest,
+    }
+    if result is None:
+        return Spent(**who, settings="default")
+    spent, effort, value = result["spent"], result["effort"], result["found"]
+    default = value["rmse_validation_default"]
+    return Spent(
+        **who,
+        settings="tuned",
+        trials=spent["trials"],
+        epochs=spent["epochs"],
+        device_hours=spent["device_hours"],
+        devices="GPU" if spent["devices"] == "cuda" else "CPU ranks",
+        search=f"{effort['search']}, {effort['scheduler']}",
+        gain=value["rmse_validation"] / default if default else None,
+    )
+
+
+def warnings_of(ledger: Sequence[Spent]) -> list[str]:
+    """Where models that meet on the board were not tuned alike."""
+    told = []
+    for contest in dict.fromkeys(line.contest for line in ledger):
+        members = [line for line in ledger if line.contest == contest]
+        efforts: dict[str, list[str]] = {}
+        for line in members:
+            effort = f"{line.trials} trials ({line.search})" if line.trials else "default settings"
+            efforts.setdefault(effort, []).append(line.model)
+        if len(efforts) > 1:
+            where = f"{members[0].dataset} level {members[0].levels}"
+            parts = "; ".join(f"{', '.join(dict.fromkeys(models))}: {effort}" for effort, models in efforts.items())
+            told.append(f"{where}: not tuned alike: {parts}")
+    return told
+
+
+def ledger_table(ledger: Sequence[Spent]) -> Table:
+    """For the terminal."""
+    table = Table(title=Text("What tuning cost"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in HEADINGS:
+        table.add_column(heading, overflow="fold", no_wrap=heading == "Model")
+    for line in ledger:
+        table.add_row(*map(Text, cells_of(line)))
+    return table
+
+
+HEADINGS = ("Family", "Model", "Dataset", "Level", "Settings", "Trials", "Epochs", "Hours", "Validation RMSE")
+
+
+def cells_of(line: Spent) -> list[str]:
+    """As the ledger writes it."""
+    hours = f"{line.device_hours:.3g} ({line.devices})" if line.trials else "-"
+    gain = "-" if line.gain is None else f"{line.gain:.3f} x default"
+    settings = f"{line.settings} ({line.search})" if line.search else line.settings
+    return [
+        *(line.family, line.model, line.dataset, line.levels, settings),
+        *(str(line.trials), str(line.epochs), hours, gain),
+    ]
+
+
+def section(suite: Suite, records: Mapping[str, Record], store: Store) -> dict[str, Any] | None:
+    """What the report shows of it; None where nothing of the board is tuned."""
+    ledger = spent_by(suite, records, store)
+    if not ledger:
+        return None
+    known = {name: folder for name, folder in folders(suite, store).items() if folder.result_path.exists()}
+    plots = [plot for folder in list(known.values())[:MOST_STUDIES] for plot in figures_of(folder)]
+    return {
+        "headings": HEADINGS,
+        "lines": [cells_of(line) for line in ledger],
+        "warnings": warnings_of(ledger),
+        "plots": plots,
+        "left": max(0, len(known) - MOST_STUDIES),
+    }
+
+
+def folders(suite: Suite, store: Store) -> dict[str, StudyFolder]:
+    """The studies of a suite that were begun, as they were begun."""
+    if not tuned_folder(store.root).is_dir():
+        return {}
+    found = {}
+    for study in {study.name: study for study in studies(suite).values()}.values():
+        begun = StudyFolder(store.root, study).begun()
+        if begun is not None:
+            found[study.name] = StudyFolder(store.root, begun.study)
+    return found
+
+
+def figures_of(folder: StudyFolder) -> list[Plot]:
+    """Learning curves and parallel coordinates of one study; nothing where its trials cannot be read any more."""
+    try:
+        trials = [trial for trial in folder.trials() if trial.closed]
+    except (OSError, ValueError, MachineError):
+        return []
+    study = folder.study
+    return [
+        Plot(
+            f"tuning-curves-{study.name}",
+            f"Trials of {study}",
+            "The lowest validation RMSE so far, by epoch. Coloured: the best trial; dashed: the settings of the suite."
+            " A line that ends early was stopped, or its loss was no longer finite.",
+            learning_curves(study, trials),
+        ),
+        Plot(
+            f"tuning-settings-{study.name}",
+            f"Settings of {study}",
+            "A line is a trial: its settings, and on the right its validation RMSE, the lowest at the top; the darker"
+            " the better. Coloured: the best; dashed: the settings of the suite.",
+            parallel_coordinates(study, trials),
+            reason="no trial has a validation RMSE",
+            folded=True,
+        ),
+    ]
+
+
+def learning_curves(study: Study, trials: Sequence[Trial]) -> str | None:
+    """A line for each trial."""
+    best = _best(trials)
+    style = family_style(family_and_source(study.model.name)[0])
+    series = []
+    for trial in sorted(trials, key=lambda trial: (trial is best, trial.note.by == "default")):
+        marked = trial is best or trial.note.by == "default"
+        name = f"trial {trial.note.number}" + (" (default)" if trial.note.by == "default" else "")
+        series.append(
+            Series(
+                name if marked else "",
+                list(range(1, len(trial.curve) + 1)),
+                trial.curve,
+                style.color if trial is best else INK if marked else "#808890",
+                marker="o" if len(trial.curve) == 1 else "",
+                dashed=trial.note.by == "default",
+            )
+        )
+    return chart(series, Axis("epoch", whole=True), Axis("lowest validation RMSE (field units)", log=True))
+
+
+WIDTH, TOP, BOTTOM, SIDE = 640, 40, 250, 46
+
+
+def parallel_coordinates(study: Study, trials: Sequence[Trial]) -> str | None:
+    """An axis for each setting that is searched, and one for the validation RMSE."""
+    shown = [trial for trial in trials if math.isfinite(trial.value)]
+    if not shown:
+        return None
+    names = [*study.space, "RMSE"]
+    columns = [_heights([trial.note.settings[key] for trial in shown]) for key in study.space]
+    columns.append(_heights([trial.value for trial in shown], highest_first=True))
+    step = (WIDTH - 2 * SIDE) / (len(names) - 1)
+    parts = []
+    for index, (name, (_, ticks)) in enumerate(zip(names, columns, strict=True)):
+        x = SIDE + index * step
+        parts.append(f'<path d="M{x:.1f},{TOP}V{BOTTOM}" stroke="currentColor" stroke-opacity=".5"/>')
+        low = TOP - 12 if index % 2 else TOP - 26
+        parts.append(text(x, low, name.rpartition(".")[2], 'text-anchor="middle" font-size="10"'))
+        parts += [
+            text(x + 4, place + 3, words, 'font-size="9" fill-opacity=".75"') for place, words in _apart(ticks.items())
+        ]
+    best = _best(shown)
+    ranks = {id(t): rank for rank, t in enumerate(sorted(shown, key=lambda t: t.value))}
+    color = family_style(family_and_source(study.model.name)[0]).color
+    for number, trial in sorted(enumerate(shown), key=lambda item: -ranks[id(item[1])]):
+        places = [f"{SIDE + i * step:.1f},{places[number]:.1f}" for i, (places, _) in enumerate(columns)]
+        look = (
+            f'stroke="{color}" stroke-width="2.4"'
+            if trial is best
+            else (
+                f'stroke="currentColor" stroke-opacity="{0.55 - 0.45 * ranks[id(trial)] / max(1, len(shown) - 1):.2f}"'
+            )
+        )
+        dash = ' stroke-dasharray="5 4"' if trial.note.by == "default" else ""
+        hint = f"<title>trial {trial.note.number}: {trial.value:.4g}</title>"
+        parts.append(f'<path d="M{"L".join(places)}" fill="none" {look}{dash}>{hint}</path>')
+    return svg(WIDTH, BOTTOM + 16, "".join(parts))
+
+
+def _heights(values: Sequence[Any], highest_first: bool = False) -> tuple[list[float], dict[float, str]]:
+    """Places of values on an axis, and what stands beside some of them; numbers by their logarithm where they can."""
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    spread = numeric and all(value > 0 for value in values)
+    if numeric and spread:
+        on = [math.log(value) for value in values]
+    else:
+        kinds = sorted(set(values)) if numeric else sorted(set(values), key=str)
+        on = [float(kinds.index(value)) for value in values]
+    low, high = min(on), max(on)
+    sign = -1 if highest_first else 1
+    where = [0.5 if high == low else 0.5 + sign * ((one - low) / (high - low) - 0.5) for one in on]
+    places = [BOTTOM - share * (BOTTOM - TOP) for share in where]
+    told = {place: _short(value) for place, value in sorted(zip(places, values, strict=True), key=lambda one: one[0])}
+    return places, told
+
+
+def _apart(ticks: Any) -> list[tuple[float, str]]:
+    """Those that do not stand on one another."""
+    kept: list[tuple[float, str]] = []
+    for place, words in sorted(ticks):
+        if not kept or place - kept[-1][0] >= 11:
+            kept.append((place, words))
+    return kept
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _best(trials: Sequence[Trial]) -> Trial | None:
+    return min((trial for trial in trials if math.isfinite(trial.value)), key=lambda t: t.value, default=None)
+
+
+def mlflow_runs(suite: Suite, store: Store) -> list[Import]:
+    """A run for each study of the suite, and below it one for each trial."""
+    wanted: list[Import] = []
+    for folder in folders(suite, store).values():
+        trials = [trial for trial in folder.trials() if trial.records]
+        if trials:
+            runs = [_trial_run(folder, trial) for trial in trials]
+            wanted += [_study_run(folder, trials, runs), *runs]
+    return wanted
+
+
+def _study_run(folder: StudyFolder, trials: Sequence[Trial], runs: Sequence[Import]) -> Import:
+    study, best = folder.study, _best(trials)
+    start = min(run.start for run in runs)
+    end = max(run.end or run.start for run in runs)
+    metrics = {
+        "trials": float(sum(trial.closed for trial in trials)),
+        "epochs": float(sum(trial.epochs for trial in trials)),
+        "device_hours": sum(trial.device_hours for trial in trials),
+        **({"rmse_validation": best.value, "best_trial": float(best.note.number)} if best else {}),
+    }
+    told = {"kind": "study", "state": "done" if folder.result_path.exists() else "running", **_place(study)}
+    return Import(
+        key=f"study-{study.name}",
+        name=f"STUDY {study}",
+        start=start,
+        end=end,
+        status="FINISHED",
+        tags=tags_of(told),
+        params={**cell_params(best.cells[0])} if best else {},
+        metrics=tuple((name, value, end, 0) for name, value in metrics.items()),
+        artifacts={"study.yaml": folder.result_path.read_text(encoding="utf-8")} if folder.result_path.exists() else {},
+    )
+
+
+def _trial_run(folder: StudyFolder, trial: Trial) -> Import:
+    study = folder.study
+    end = round(1000 * max(record.status.heartbeat for record in trial.records.values()))
+    start = max(0, end - round(1000 * trial.seconds))
+    each = (end - start) / max(1, len(trial.curve))
+    points = [("validation_rmse", value, start + round(each * n), n) for n, value in enumerate(trial.curve, start=1)]
+    finals = {"epochs": float(trial.epochs), "device_hours": trial.device_hours}
+    if math.isfinite(trial.value):
+        finals["rmse_validation"] = trial.value
+    told = {"kind": "trial", "state": trial.state, "by": trial.note.by, "trial": trial.note.number, **_place(study)}
+    return Import(
+        key=f"trial-{study.name}-{trial.note.number}",
+        name=f"trial {trial.note.number}, {study.model.name}",
+        start=start,
+        end=end if trial.closed else None,
+        status="FINISHED" if trial.closed else "RUNNING",
+        tags=tags_of(told),
+        params=cell_params(trial.cells[0]),
+        metrics=(*((name, value, end, 0) for name, value in finals.items()), *points),
+        parent=f"study-{study.name}",
+    )
+
+
+def _place(study: Study) -> dict[str, Any]:
+    return {
+        "study": study.name,
+        "dataset": study.dataset.name,
+        "preset": study.dataset.preset,
+        "grid": study.dataset.grid,
+        "level": ", ".join(map(str, study.levels)),
+        "model": study.model.name,
+        "family": family_and_source(study.model.name)[0],
+    }
+
+
+def files_of(suite: Suite, store: Store) -> list[Path]:
+    """What `mlflow_runs` and `section` are made from, for whoever asks whether it changed."""
+    known = folders(suite, store).values()
+    return sorted(path for one in known for path in (one.result_path, *one.root.glob("trials/*.json")))
+
+
+def to_json(ledger: Sequence[Spent]) -> list[dict[str, Any]]:
+    """The ledger as plain data with stable field names."""
+    return [{key: value for key, value in asdict(line).items() if key != "contest"} for line in ledger]

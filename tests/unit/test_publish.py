@@ -1,0 +1,99 @@
+"""Committed boards: nothing is left out, the same store gives the same files, and README.md shows the newest."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from benchmark.errors import UserError
+from benchmark.files import write_json
+from results import publish
+
+EMPTY = f"# x\n\n{publish.BEGIN}\n{publish.END}\n\nrest\n"
+
+
+@pytest.fixture
+def readme(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(EMPTY)
+    return path
+
+
+def test_a_board_tells_what_is_there_and_what_is_missing(full_board, tmp_path, readme):
+    folder = tmp_path / "published"
+    done = publish.publish(full_board.store, full_board.suite, folder, readme)
+    assert done.readme
+    assert done.missing == 5, "one diverged, one absent, three that cannot run"
+    document = json.loads((folder / "levels" / "board.json").read_text())
+    assert document["states"] == {"absent": 1, "diverged": 1, "done": 16, "n/a": 3}
+    assert {one["state"] for one in document["missing"]} == {"absent", "diverged", "n/a"}
+    assert [one["why"] for one in document["missing"] if one["state"] == "n/a"] == ["needs a square grid"] * 3
+    page = (folder / "levels" / "README.md").read_text()
+    assert "NaN in epoch 3" in page
+    assert "16 of 21 cells done (1 absent, 1 diverged, 3 n/a), 2 seeds each" in page
+    assert "commit 000000000000" in page
+    winner = next(line for line in page.splitlines() if line.startswith("| relaxed_steerable_rotation |"))
+    assert "**0.1750 ± 0.0071**" in winner, "the mean of 0.17 and 0.18"
+
+
+def test_the_same_store_gives_the_same_files(full_board, tmp_path, readme):
+    def content(name):
+        published = publish.publish(full_board.store, full_board.suite, tmp_path / name, None)
+        return [path.read_bytes() for path in published.files]
+
+    assert content("a") == content("b")
+
+
+def test_readme_shows_the_newest_board_and_keeps_the_rest(full_board, tmp_path, readme):
+    folder = tmp_path / "published"
+    publish.publish(full_board.store, full_board.suite, folder, readme)
+    older = folder / "older" / "board.json"
+    document = publish.read(folder / "levels" / "board.json")
+    write_json(older, {**document, "suite": "older", "last_result": "2020-01-01 00:00 UTC"})
+    assert publish.newest(folder) == folder / "levels" / "board.json"
+    text = readme.read_text()
+    assert text.startswith("# x\n")
+    assert text.endswith("rest\n")
+    assert "(results/published/levels/README.md)" in text
+    assert publish.with_section(text, publish.section(folder)) == text
+    assert publish.with_section(text, "") == EMPTY
+
+
+def test_what_cannot_be_published(full_board, new_board, new_cell, tmp_path, readme):
+    with pytest.raises(UserError, match="nothing is finished"):
+        publish.publish(full_board.store, replace(full_board.suite, cells=(new_cell("e2cnn", 1),)), tmp_path, None)
+    publish.publish(full_board.store, replace(full_board.suite, name="a/b"), tmp_path, None)
+    with pytest.raises(UserError, match="is the board of the suite 'a/b'"):
+        publish.publish(full_board.store, replace(full_board.suite, name="a b"), tmp_path, None)
+    readme.write_text("no markers")
+    with pytest.raises(UserError, match="are missing"):
+        publish.publish(full_board.store, full_board.suite, tmp_path, readme)
+
+
+def test_hostile_names_stay_text_and_inside_the_folder(new_board, new_cell, tmp_path):
+    cell = new_cell("<script>|x|\n# [y](javascript:1)")
+    board = new_board([cell], "../../<b>evil</b>")
+    board.refuse(cell, "<img src=x> | `")
+    published = publish.publish(board.store, board.suite, tmp_path / "published", None)
+    assert all(path.is_relative_to(tmp_path / "published") for path in published.files)
+    page = (published.files[0].parent / "README.md").read_text()
+    for active in ("<script", "<img", "<b>", "[y]"):
+        assert active not in page.replace("\\" + active[0], "")
+    assert "\n# [y]" not in page
+
+
+def test_readme_and_the_newest_published_board_agree():
+    """Of this repository; `symbench publish SUITE` writes both."""
+    text = publish.README.read_text(encoding="utf-8")
+    assert publish.with_section(text, publish.section(publish.PUBLISHED_FOLDER)) == text
+
+
+def test_published_boards_are_whole():
+    for path in publish.PUBLISHED_FOLDER.glob("*/board.json"):
+        document = publish.read(path)
+        assert (path.parent / "README.md").read_text(encoding="utf-8") == publish.page(document)
+        counted = sum(len(row["seeds"]) for row in document["rows"])
+        assert counted == document["cells"] == sum(document["states"].values())
+        assert len(document["missing"]) == document["cells"] - document["states"].get("done", 0)
+        pictures = [each for each in path.parent.rglob("*") if each.suffix in (".png", ".svg", ".gif", ".jpg")]
+        assert all(each.stat().st_size < 200_000 for each in pictures)
