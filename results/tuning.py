@@ -117,17 +117,17 @@ def ledger_table(ledger: Sequence[Spent]) -> Table:
     return table
 
 
-HEADINGS = ("Family", "Model", "Dataset", "Level", "Settings", "Trials", "Epochs", "Hours", "Validation RMSE")
+HEADINGS = ("Family", "Model", "Dataset", "Level", "Settings", "Trials", "Epochs", "Spent", "RMSE / default")
 
 
 def cells_of(line: Spent) -> list[str]:
-    """As the ledger writes it."""
-    hours = f"{line.device_hours:.3g} ({line.devices})" if line.trials else "-"
-    gain = "-" if line.gain is None else f"{line.gain:.3f} x default"
-    settings = f"{line.settings} ({line.search})" if line.search else line.settings
+    """As the ledger writes it; the last is the validation RMSE found, over that of the suite's own settings."""
+    spent = f"{line.device_hours:.3g} {'GPU-h' if line.devices == 'GPU' else 'rank-h'}" if line.trials else "-"
+    gain = "-" if line.gain is None else f"{line.gain:.3f}"
+    settings = line.search or line.settings
     return [
         *(line.family, line.model, line.dataset, line.levels, settings),
-        *(str(line.trials), str(line.epochs), hours, gain),
+        *(str(line.trials), str(line.epochs), spent, gain),
     ]
 
 
