@@ -384,19 +384,19 @@ def doctor(site: str, store_folder: Path, as_json: bool, patience: int) -> None:
 @store_option
 @plugin_option
 def cancel(suite: str, store_folder: Path, tuned: bool) -> None:
-    """Take the jobs of SUITE out of the cluster's queue, those that run included; results stay."""
-    from cluster import remote
+    """Take the jobs of SUITE, and those that tune it, out of the cluster's queue, also where they run; results stay."""
+    from cluster import remote, tune
     from results.store import Store
 
     from . import suite as suites
 
-    loaded = suites.load(suite, store_folder, tuned, partly=True)
-    jobs = remote.live_jobs(Store(store_folder), loaded)
+    loaded, store = suites.load(suite, store_folder, tuned, partly=True), Store(store_folder)
+    jobs = [*remote.live_jobs(store, loaded), *tune.live_jobs(store, loaded)]
     if not jobs:
         click.echo(f"{loaded.name}: no jobs in the queue")
         return
     remote.cancel(jobs)
-    click.echo(f"{loaded.name}: {len(jobs)} jobs cancelled; `symbench run` goes on from the last finished epoch")
+    click.echo(f"{loaded.name}: {len(jobs)} jobs cancelled; the command that sent them goes on where they were")
 
 
 @click.command(cls=Examples, epilog="symbench retry quickstart\nsymbench retry quickstart --failed host_out_of_memory")

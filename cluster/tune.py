@@ -250,7 +250,7 @@ def tune_there(
     arrays = ", ".join(dict.fromkeys(job_id.partition("_")[0] for job_id in sent))
     return (
         f"{suite.name}: {len(left)} studies in {len(sent)} jobs ({arrays}); the logs are in {folder}\n"
-        f"`symbench tune {spoken(suite)} --dry-run` shows how far they are, scancel ends them"
+        f"`symbench tune {spoken(suite)} --dry-run` shows how far they are, `symbench cancel` ends them"
     )
 
 
@@ -309,10 +309,20 @@ def _executor(folder: Path, suite: Suite, site: Site, job: TuneJob) -> submitit.
     return executor
 
 
+def live_jobs(store: Store, suite: Suite) -> list[str]:
+    """Jobs that tune `suite` and wait or run. MachineError where SLURM does not answer."""
+    return [job for name, job, _ in _live(store) if name == suite.name]
+
+
 def _in_hand(store: Store) -> set[str]:
     """Names of the studies whose jobs wait or run. MachineError where SLURM does not answer."""
+    return {study for _, _, names in _live(store) for study in names}
+
+
+def _live(store: Store) -> list[tuple[str, str, list[str]]]:
+    """Suite, job and studies of all that was sent from this store and waits or runs."""
     notes = [json.loads(path.read_text(encoding="utf-8")) for path in (store.root / "jobs").glob(f"*/{NOTE}")]
     queue = slurm.queue() if notes else {}
     if queue is None:
         raise MachineError("squeue does not answer, and jobs of this store may be in the queue; try again later")
-    return {name for note in notes for job, names in note["jobs"].items() if job in queue for name in names}
+    return [(note["suite"], job, names) for note in notes for job, names in note["jobs"].items() if job in queue]

@@ -15,7 +15,8 @@ import pytest
 from benchmark import registry
 from benchmark import suite as suites
 from benchmark.cell import Cell
-from benchmark.errors import UserError
+from benchmark.errors import MachineError, UserError
+from benchmark.files import write_json
 from benchmark.recorder import Epoch, State
 from benchmark.suite import Range
 from benchmark.tuning import TUNING_SEED, studies, trial_cells
@@ -533,3 +534,16 @@ def test_a_model_that_cannot_run_somewhere_has_no_study_there(make_suite: MakeSu
         assert {study.model.name for study in studies(suite).values()} == {"convnet"}
     finally:
         registry.replace_plugins([])
+
+
+def test_the_jobs_of_a_suite_are_those_that_wait_or_run(
+    store: Store, make_suite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = suites.load(str(make_suite()))
+    for folder, name, jobs in (("a", suite.name, {"7_0": ["x"], "7_1": ["y"]}), ("b", "another", {"8": ["z"]})):
+        write_json(store.root / "jobs" / folder / tune.NOTE, {"suite": name, "jobs": jobs})
+    monkeypatch.setattr(tune.slurm, "queue", lambda: {"7_1": "RUNNING", "8": "PENDING"})
+    assert tune.live_jobs(store, suite) == ["7_1"]
+    monkeypatch.setattr(tune.slurm, "queue", lambda: None)
+    with pytest.raises(MachineError, match="squeue does not answer"):
+        tune.live_jobs(store, suite)
