@@ -36,8 +36,8 @@ KEPT = (
 )
 """Metrics of the committed board; the others are in the store."""
 VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow", "ray")
-MACHINE = ("platform", "device", "device_type", "world_size", "threads")
-"""Names of hosts are nobody's business."""
+MACHINE = ("device", "device_type", "world_size", "threads")
+"""Names of hosts and what kernel they run are nobody's business."""
 MOST_COLUMNS = 6
 EXPLAINED = (
     "Mean ± standard deviation over seeds; the best of a level that is complete in bold. Models that share a letter"
@@ -187,7 +187,7 @@ def page(document: Mapping[str, Any]) -> str:
     ] or ["Nothing: every cell is done."]
     lines += [f"- unreadable record: {escaped(name)}" for name in document["unreadable"]]
     lines += ["", "## Where it comes from", "", "| | |", "|---|---|"]
-    lines += [_line([key, ", ".join(values)]) for key, values in provenance.items()]
+    lines += [_line([key, ", ".join(provenance[key])]) for key in (*VERSIONS, *MACHINE) if key in provenance]
     lines += ["", "| data | level | file | sha256 | measured equivariance error |", "|---|---|---|---|---|"]
     lines += [
         _line([f"{one['dataset']} ({one['preset']})", one["level"], one["file"], one["checksum"][:16], _error(one)])
