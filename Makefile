@@ -27,8 +27,9 @@ check: install  ## what CI runs: format, lint, types, import directions, tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto
 
-bench: install  ## cost of each baseline beside its arithmetic limit; the simulator beside PhiFlow; symbench's own
+bench: install  ## cost of each baseline beside its arithmetic limit; the simulator beside PhiFlow; whole epochs; symbench's own
 	$(BIN)/python -m benchmark.bench $(BENCH)
+	$(BIN)/python -m benchmark.bench_epoch
 	$(BIN)/python -m benchmark.bench_simulator
 	$(BIN)/python -m benchmark.bench_overhead
 	$(BIN)/python -m results.bench
