@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,14 +125,12 @@ def leaderboard(
     **exports: str | None,
 ) -> None:
     """Rank the models of SUITE: mean and standard deviation over seeds, for each level."""
-
-    from results import tuning
     from results.export import FORMATS
     from results.leaderboard import aggregate, to_json
     from results.standing import MOST_STANDING, overall
     from results.table import standings_table, to_table
 
-    from .files import write_text
+    from .files import tuned_folder, write_text
 
     loaded, store = _load(suite, only, store_folder, tuned), _open(store_folder)
     if as_json + list(exports.values()).count("-") > 1:
@@ -146,11 +144,8 @@ def leaderboard(
         console().print(to_table(rows, metric))
         if baseline is not None or len(rows) <= MOST_STANDING:
             console().print(standings_table(overall(rows, metric, baseline)))
-        ledger = tuning.spent_by(loaded, records, store)
-        if ledger:
-            console().print(tuning.ledger_table(ledger))
-        for line in tuning.warnings_of(ledger):
-            click.echo(line, err=True)
+    if loaded.tuned or tuned_folder(store.root).is_dir():  # else nothing is imported for it, which takes two seconds
+        _show_tuning(loaded, records, store, with_ledger=not as_json and "-" not in exports.values())
     for kind, target in exports.items():
         if target == "-":
             click.echo(FORMATS[kind](rows, metric), nl=False)
@@ -162,6 +157,17 @@ def leaderboard(
 
         write_text(html, report.render(store, loaded, records, broken, metric, baseline))
         click.echo(f"wrote {html}", err=True)
+
+
+def _show_tuning(suite: Suite, records: Mapping[str, Record], store: Store, with_ledger: bool) -> None:
+    from results import tuning
+
+    ledger = tuning.spent_by(suite, records, store) if with_ledger else []
+    if ledger:
+        console().print(tuning.ledger_table(ledger))
+    for line in (*tuning.warnings_of(ledger), tuning.left_out(suite)):
+        if line:
+            click.echo(line, err=True)
 
 
 def _load(suite: str, only: str, store_folder: Path, tuned: bool) -> Suite:

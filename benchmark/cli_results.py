@@ -75,7 +75,7 @@ def ui(store_folder: Path, host: str, port: int, tracking_uri: str | None) -> No
         _print_boards(mlflow_view.boards_at(tracking_uri), tracking_uri)
         return
     store = Store(store_folder)
-    if tracking_uri is None and not (store.root / "mlflow.db").is_file():
+    if not store.root.is_dir() or (tracking_uri is None and not (store.root / "mlflow.db").is_file()):
         raise MachineError(f"store {store.root}: nothing to show yet; `symbench sync SUITE` fills MLflow")
     uri = tracking_uri or default_tracking_uri(store)
     argv = mlflow_server.command(uri, mlflow_view.artifact_folder(store), host, port)
@@ -209,8 +209,9 @@ def publish(suite: str, metric: str, into: Path | None, store_folder: Path, tune
     name_broken(published.broken)
     for path in published.files:
         click.echo(f"wrote {path}")
-    if published.missing:
-        click.echo(f"{published.missing} cells are missing or did not finish; the board lists them")
+    if published.unfinished:
+        told = ", ".join(f"{count} {state}" for state, count in published.unfinished.items())
+        click.echo(f"not done: {told}; the board lists them")
 
 
 COMMANDS = (sync, ui, compare, publish)

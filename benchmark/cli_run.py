@@ -390,8 +390,14 @@ def cancel(suite: str, store_folder: Path, tuned: bool) -> None:
 
     from . import suite as suites
 
-    loaded, store = suites.load(suite, store_folder, tuned, partly=True), Store(store_folder)
-    jobs = [*remote.live_jobs(store, loaded), *tune.live_jobs(store, loaded)]
+    store, loaded = Store(store_folder), suites.load(suite)
+    jobs = tune.live_jobs(store, loaded)
+    try:
+        loaded = suites.load(suite, store_folder, tuned, partly=True)
+        jobs += remote.live_jobs(store, loaded)
+    except UserError:  # its cells are not known before it is tuned
+        if not jobs:
+            raise
     if not jobs:
         click.echo(f"{loaded.name}: no jobs in the queue")
         return

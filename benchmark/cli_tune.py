@@ -87,6 +87,8 @@ def tune(
     from . import suite as suites
     from .tuning import spoken
 
+    if site == "local" and (nodes != 1 or parallel is not None or studies_per_job != 1):
+        raise UserError("--nodes, --parallel and --studies-per-job: are for a cluster, with `--on SITE`")
     if trials is not None and hours is not None:
         raise UserError("--trials and --gpu-hours: give one of them")
     effort = Effort(
@@ -101,10 +103,10 @@ def tune(
     unequal = tuning.inequalities(whole, [one.study for one in found], effort, store)
     for line in unequal:
         click.echo(f"not tuned alike: {line}", err=True)
-    if unequal and not allow_unequal:
-        raise UserError(f"{whole.name}: its models would not be tuned alike (above); --allow-unequal does it anyway")
     if dry_run:
         return
+    if unequal and not allow_unequal:
+        raise UserError(f"{whole.name}: its models would not be tuned alike (above); --allow-unequal does it anyway")
     tuning.require_ray(effort)
     chosen = [one.study for one in found]
     if site != "local":

@@ -18,6 +18,11 @@ def data_folder(store: Path) -> Path:
     return store / "data"
 
 
+def tuned_folder(store: Path) -> Path:
+    """Where a store keeps its studies: `<study>.yaml` is the result, the folder `<study>` holds the trials."""
+    return store / "tuned"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; it takes the place of `path` when the block succeeds.

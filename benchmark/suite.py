@@ -110,6 +110,10 @@ class Suite:
     tuning: Tuning = field(default_factory=Tuning)
     budgets: Mapping[str, int] = field(default_factory=dict)
     studies: Mapping[str, str] = field(default_factory=dict)
+    asked: bool = False
+    """Whether the caller asks for tuned settings, with `--tuned`, and the file does not."""
+    untuned: tuple[Cell, ...] = ()
+    """Those that are left out for want of tuned settings, where that was allowed."""
 
     def only(self, expression: str) -> Suite:
         """The cells for which every `key=value` of the comma-separated expression holds.
@@ -153,7 +157,7 @@ def load(
             raise UserError(f"{registry.unknown('suite', name_or_path, available())}; or give a path to a .yaml file")
     suite = _Reader(path).suite()
     if tuned and not suite.tuned:
-        suite = replace(suite, tuned=True, name=f"{suite.name}-tuned")
+        suite = replace(suite, tuned=True, asked=True, name=f"{suite.name}-tuned")
     if suite.tuned and store is not None:
         from . import tuning  # torch takes seconds to import
 
@@ -203,6 +207,10 @@ class _Reader:
         tuned = self.tree.get("tuned", False)
         if not isinstance(tuned, bool):
             self.file.error(("tuned",), f"must be true or false, not {tuned!r}")
+        known = {choice.level for choice in datasets}
+        for level in itertools.chain(*(() if isinstance(tuning.levels, str) else tuning.levels)):
+            if level not in known:
+                self.file.error(("tuning", "levels"), registry.unknown("level", level, sorted(known, key=str)))
         if any(isinstance(seed, int) and seed >= FIRST_TUNING_SEED for seed in seeds):
             self.file.error(("seeds",), f"seeds from {FIRST_TUNING_SEED} on are those of `symbench tune`")
         self.file.stop_on_errors()

@@ -28,6 +28,7 @@ from . import budget, costs, registry
 from .baseline import LogUniform
 from .cell import FIRST_TUNING_SEED, Cell, DatasetChoice, Frozen, Level, ModelChoice, PositiveInt, Protocol, Training
 from .errors import UserError
+from .files import tuned_folder
 from .suite import SUITES_FOLDER, Domain, Range, Suite
 
 TUNING_SEED = FIRST_TUNING_SEED
@@ -320,11 +321,6 @@ class Best(Frozen):
     train: Training
 
 
-def tuned_folder(store: Path) -> Path:
-    """Where a store keeps its studies: `<study>.yaml` is the result, the folder `<study>` holds the trials."""
-    return store / "tuned"
-
-
 def read_result(path: Path) -> dict[str, Any]:
     """A frozen result. UserError where it cannot be read."""
     try:
@@ -339,7 +335,7 @@ def read_result(path: Path) -> dict[str, Any]:
 def resolved(suite: Suite, store: Path, only: str = "", partly: bool = False) -> Suite:
     """`suite`, or `only` some of it, with the settings that its studies in `store` found.
 
-    UserError: a cell is not tuned, or `partly` none is; then those that are not are left out.
+    UserError: a cell is not tuned, or `partly` none is; then those that are not are left out, and named in `untuned`.
     """
     of_cell = studies(suite)
     best = {name: found for name in {s.name for s in of_cell.values()} if (found := _best(store, name)) is not None}
@@ -358,10 +354,11 @@ def resolved(suite: Suite, store: Path, only: str = "", partly: bool = False) ->
         elif study is not None:
             missing[cell.id] = study
         cells.setdefault(cell.id, cell)
-    if partly and names:
-        cells = {key: cell for key, cell in cells.items() if key not in missing}
     whole = replace(suite, cells=tuple(cells.values()), budgets=budgets, studies=names)
     chosen = whole.only(only) if only else whole
+    tuned = tuple(cell for cell in chosen.cells if cell.id not in missing)
+    if partly and names and tuned:
+        return replace(chosen, cells=tuned, untuned=tuple(cell for cell in chosen.cells if cell.id in missing))
     lacking = list({missing[cell.id].name: missing[cell.id] for cell in chosen.cells if cell.id in missing}.values())
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
@@ -392,7 +389,7 @@ def provenance(store: Path, cell: Cell) -> dict[str, str]:
     same_level = {"dataset": cell.dataset.model_dump(mode="json", exclude={"level"})}
     wanted = {**same_level, "protocol": cell.protocol.model_dump(mode="json")}
     best = {"model": cell.model.model_dump(mode="json"), "train": cell.train.model_dump(mode="json")}
-    for path in sorted(tuned_folder(store).glob(f"{cell.dataset.name}-*-{cell.model.name}-*.yaml")):
+    for path in sorted(tuned_folder(store).glob("*.yaml")):  # a long name is cut
         try:
             document = read_result(path)
         except UserError:  # who wants to be tuned by it is told; this one is trained in any case

@@ -15,26 +15,27 @@ from types import FrameType
 import submitit
 
 from benchmark import registry
+from benchmark.cell import Cell
 from benchmark.data.layout import data_path, require
 from benchmark.environment import available_cpus
 from benchmark.errors import MachineError, UserError
 from benchmark.files import write_json, write_text
 from benchmark.suite import Suite
-from benchmark.tuning import Study, spoken, studies
+from benchmark.tuning import Study, spoken, studies, trial_cells
 from results import lease
 from results.store import Store
 from results.studies import Effort, StudyFolder
 
 from . import failures, slurm
 from .launch import job_folder, place
-from .packing import Shape, shape_of
+from .packing import Shape, require_precision, shape_of
 from .site import Site
 from .submit import cluster_folder, executor_for, refusals, requeue_if_marked
 from .tuning.allocation import run_allocation
 from .tuning.job import TuneJob
 from .tuning.population import require_one_level
 from .tuning.ray_node import LOOPBACK, write_token
-from .tuning.summary import conclude, is_complete
+from .tuning.summary import conclude, is_complete, is_used_up
 from .tuning.supervise import run_studies
 
 CTRL_C_PATIENCE_SECONDS = 10.0
@@ -87,6 +88,7 @@ def tune_here(suite: Suite, chosen: Sequence[Study], effort: Effort, store: Stor
     _require_population(left, effort)
     _require_data(left, store)
     placement = place(suite.resources, [study.train.batch_size for study in chosen])
+    require_precision(_first_cells(left), placement.device)
     gpus = placement.device == "cuda"
     cpus = available_cpus()
     folder = job_folder(store.root)
@@ -113,16 +115,31 @@ def tune_here(suite: Suite, chosen: Sequence[Study], effort: Effort, store: Stor
 
 
 def open_studies(chosen: Sequence[Study], effort: Effort, store: Store) -> list[Study]:
-    """Those that are not complete; of the others it is told what they found, and nothing has to be started."""
+    """Those that are not complete; of the others it is told what they found, and nothing has to be started.
+
+    UserError: one of them was begun otherwise, or is not given the trials that its defaults take.
+    """
+    for study in chosen:
+        _require_alike(study, effort, store)
     left = []
     for study in chosen:
         folder = StudyFolder(store.root, study)
-        if is_complete(effort, folder.trials()):
+        trials = folder.trials()
+        if is_complete(folder, effort, trials):
             folder.begin(effort)
-            print(conclude(folder, effort), flush=True)
+            print(conclude(folder, effort, is_used_up(folder, trials)), flush=True)
         else:
             left.append(study)
     return left
+
+
+def _require_alike(study: Study, effort: Effort, store: Store) -> None:
+    StudyFolder(store.root, study).require_alike(effort)
+    if effort.trials is not None and effort.trials < len(study.defaults):
+        raise UserError(
+            f"{study}: the suite writes {len(study.defaults)} settings, and each is a trial;"
+            f" --trials {len(study.defaults)} at least"
+        )
 
 
 def _require_population(left: Sequence[Study], effort: Effort) -> None:
@@ -141,6 +158,10 @@ def _require_data(chosen: Sequence[Study], store: Store) -> None:
     for study in chosen:
         for level in study.levels:
             require(data_path(store.data_folder, study.dataset.name, study.dataset.preset, level))
+
+
+def _first_cells(chosen: Sequence[Study]) -> list[Cell]:
+    return [cell for study in chosen for cell in trial_cells(study, study.defaults[0]) or ()]
 
 
 def _visible_gpus() -> int:
@@ -180,22 +201,34 @@ def inequalities(suite: Suite, chosen: Sequence[Study], effort: Effort, store: S
         if not any(study.name in wanted for study in members):
             continue
         first = next(study for study in members if study.name in wanted)
+        wholes = {study.name: _in_all(study, effort, store) for study in members if study.name in wanted}
         for study in members:
             if study.training_space != first.training_space:
                 told.append(f"{study}: another search space of the training than {first.model.name}'s")
+            if len(study.defaults) != len(first.defaults):
+                told.append(
+                    f"{study}: the suite writes {len(study.defaults)} settings, and {len(first.defaults)} of"
+                    f" {first.model.name}; each is a trial of full length"
+                )
             if study.name in wanted:
-                more = [trial for trial in StudyFolder(store.root, study).trials() if trial.closed]
-                if effort.trials is not None and len(more) > effort.trials:
-                    told.append(f"{study}: has {len(more)} trials already, {effort.trials} are asked for")
+                fewest, whole = min(one.trials or 0 for one in wholes.values()), wholes[study.name].trials or 0
+                if whole > fewest:
+                    told.append(f"{study}: has {whole} trials already, others would have {fewest}")
                 continue
             begun = StudyFolder(store.root, study).begun()
             if begun is None:
                 told.append(f"{study}: is not tuned at all, {first.model.name} is")
-            elif begun.effort != effort:
-                told.append(
-                    f"{study}: was tuned with {_spoken(begun.effort)}, {first.model.name} with {_spoken(effort)}"
-                )
+            elif (before := _in_all(study, begun.effort, store)) != (now := wholes[first.name]):
+                told.append(f"{study}: was tuned with {_spoken(before)}, {first.model.name} with {_spoken(now)}")
     return told
+
+
+def _in_all(study: Study, effort: Effort, store: Store) -> Effort:
+    """What a study will have been given: trials that it has already count where fewer are asked for."""
+    if effort.trials is None:
+        return effort
+    done = sum(trial.closed for trial in StudyFolder(store.root, study).trials())
+    return effort.model_copy(update={"trials": max(done, effort.trials)})
 
 
 def _spoken(effort: Effort) -> str:
@@ -266,6 +299,7 @@ def _job_there(
 ) -> TuneJob:
     """What each allocation is to do, the studies of all in it. UserError: a trial does not fit on a node."""
     shape = shape_of(suite.resources, site, [study.train.batch_size for study in left])
+    require_precision(_first_cells(left), shape.device)
     if shape.nodes > 1:
         raise UserError("resources.nodes: the ranks of a trial share one node; ask for as many as one has")
     cuda = shape.device == "cuda"

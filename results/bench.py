@@ -27,7 +27,7 @@ from benchmark.recorder import Epoch, Status
 
 from .store import Store
 
-LEVELS, SEEDS, EPOCHS = 5, 5, 40
+LEVELS, SEEDS, EPOCHS, RUNS, WAVES = 5, 5, 40, 8, 32
 LEADERBOARD_SECONDS, REPORT_SECONDS, SYNC_SECONDS, RUNS_PER_SECOND = 5.0, 20.0, 5.0, 40.0
 SUITE = """\
 name: bench
@@ -109,6 +109,8 @@ def _write(store: Store, cell: Cell, number: int, draw: random.Random) -> None:
     broken = 0.05 * float(cell.dataset.level)
     error = 0.2 + broken * draw.random() + 0.01 * draw.gauss(0, 1)
     by_step = [error * (0.5 + step / 6) for step in range(6)]
+    by_run = [error * (0.8 + 0.4 * draw.random()) for _ in range(RUNS)]
+    spectrum = [error / wave**3 for wave in range(1, WAVES + 1)]
     history = [
         Epoch(e, 1 / (e + 1), 0.5 / (e + 1), error * (0.9 + 1 / (e + 1)), 1e-3 * 0.95**e, 2.0) for e in range(EPOCHS)
     ]
@@ -116,6 +118,10 @@ def _write(store: Store, cell: Cell, number: int, draw: random.Random) -> None:
         **{name: error * (1 + 0.1 * draw.random()) for name in ("rmse_validation", "rmse_future", "rmse_domain")},
         **{"vrmse_future": 2 * error, "vrmse_domain": 2 * error},
         **{"rmse_future_by_step": by_step, "rmse_domain_by_step": by_step},
+        **{f"rmse_{split}_by_run": by_run for split in ("future", "domain")},
+        **{f"spectrum_{whose}{split}": spectrum for whose in ("", "truth_") for split in ("future", "domain")},
+        **{f"spectrum_error_{split}": broken for split in ("future", "domain")},
+        **{f"divergence_{whose}{split}": 0.01 + error for whose in ("", "truth_") for split in ("future", "domain")},
         **{"model_equivariance_error": broken / 2 + 1e-7, "model_equivariance_error_relative": broken + 1e-7},
         **{"data_equivariance_error": broken, "data_equivariance_error_relative": 2 * broken},
         **{"parameters": 1000 * number, "flops": 10**6 * number, "samples_per_second": 400.0},

@@ -175,11 +175,11 @@ def _text(value: Any) -> str:
 
 
 def _task(row: Row) -> tuple[Hashable, ...]:
-    return (*row.panel, row.level, row.model)
+    return (*row.contest, row.model)
 
 
 _SAME: list[Callable[[Row], Hashable]] = [
-    lambda row: (*_task(row), _text(row.config), _text(row.protocol), _text(row.train)),
+    lambda row: (*_task(row), _text(row.config), _text(row.train)),
     lambda row: (*_task(row), _text(row.config)),
     lambda row: (*_task(row), _text({key: value for key, value in row.config.items() if key != "hidden"})),
     _task,
@@ -264,7 +264,7 @@ def _differences(matches: Sequence[tuple[Row, Row]], first: Side, second: Side) 
             if mine[0] != mine[1]:
                 for kept, more in zip(values[key], mine, strict=True):
                     kept |= more
-    order = ("model", "setting", "protocol", "training", "data", "version", "machine")
+    order = ("model", "setting", "training", "data", "version", "machine")
     return [
         Difference(kind, what, tuple(sorted(ones)), tuple(sorted(others)))
         for (kind, what), (ones, others) in sorted(values.items(), key=lambda item: (order.index(item[0][0]), item[0]))
@@ -274,7 +274,7 @@ def _differences(matches: Sequence[tuple[Row, Row]], first: Side, second: Side) 
 def _told(row: Row, side: Side) -> dict[tuple[str, str], set[str]]:
     """What can differ, of one row: (kind, name) -> its values."""
     told: dict[tuple[str, str], set[str]] = {("model", "model"): {row.model}}
-    for kind, settings in (("setting", row.config), ("protocol", row.protocol), ("training", row.train)):
+    for kind, settings in (("setting", row.config), ("training", row.train)):
         told |= {(kind, key): {_written(value)} for key, value in settings.items()}
     told["training", "seeds"] = {", ".join(str(seed.seed) for seed in row.seeds)}
     environments = [side.records[seed.cell_id].environment for seed in row.seeds if seed.cell_id in side.records]

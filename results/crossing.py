@@ -49,9 +49,15 @@ def crossing(x: Sequence[float], first: Sequence[ArrayLike], second: Sequence[Ar
 
 
 def _zeros(x: Array, gaps: Array) -> Array:
-    """The first zero from the left of each line (lines, places); NaN where a line keeps its sign."""
+    """The first change of sign from the left of each line (lines, places); NaN where a line keeps its sign.
+
+    A zero is a change only between two signs: lines that begin together, or touch, do not cross.
+    """
     left, right = gaps[:, :-1], gaps[:, 1:]
-    changes = (np.sign(left) * np.sign(right) < 0) | (left == 0) & (right != 0)
+    signs = np.sign(gaps)
+    for place in range(1, signs.shape[1]):
+        signs[:, place] = np.where(signs[:, place] == 0, signs[:, place - 1], signs[:, place])
+    changes = signs[:, :-1] * signs[:, 1:] < 0
     first = np.argmax(changes, axis=1)
     row = np.arange(len(gaps))
     a, b = left[row, first], right[row, first]

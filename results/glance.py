@@ -32,7 +32,7 @@ class Verdict:
         if not self.tested:
             return "not known: it takes two seeds"
         if not self.alike:
-            rest = f" that is finished ({self.unfinished} not yet)" if self.unfinished else ""
+            rest = f" that has all its seeds ({self.unfinished} without)" if self.unfinished else ""
             return f"yes: told from every other{rest}"
         names = ", ".join(self.alike[:2]) + (f" and {len(self.alike) - 2} more" if len(self.alike) > 2 else "")
         return f"no: cannot be told from {names}"
@@ -45,7 +45,7 @@ def verdicts(rows: Sequence[Row], metric: str) -> list[Verdict]:
     sign = -1.0 if higher else 1.0
     found = []
     for positions in contests(rows):
-        ranked = [i for i in positions if rows[i].complete and metric in rows[i].metrics]
+        ranked = [i for i in positions if rows[i].ranks(metric)]
         ranked.sort(key=lambda i: sign * rows[i].metrics[metric].mean)
         best = rows[ranked[0]] if ranked else None
         second = rows[ranked[1]] if len(ranked) > 1 else None
@@ -54,7 +54,7 @@ def verdicts(rows: Sequence[Row], metric: str) -> list[Verdict]:
             comparison = compare(sample(second, metric), sample(best, metric), higher)
         alike = tuple(rows[i].label for i in ranked[1:] if "a" in letters[i]) if ranked else ()
         tested = bool(ranked) and "a" in letters[ranked[0]]
-        unfinished = sum(not rows[i].complete and not rows[i].reason for i in positions)
+        unfinished = sum(not rows[i].ranks(metric) and not rows[i].reason for i in positions)
         found.append(Verdict(best, second, comparison, alike, tested, unfinished, rows[positions[0]]))
     return found
 

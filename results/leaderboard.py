@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from math import inf
+from math import inf, isinf
 from typing import Any, Literal
 
 from benchmark import registry
@@ -81,6 +81,10 @@ class Row:
         """Whether every seed is done, so that the means may be compared."""
         return self.count("done") == len(self.seeds)
 
+    def ranks(self, metric: str) -> bool:
+        """Whether every seed is done and has `metric`, so that the row may win by it."""
+        return self.complete and metric in self.metrics and self.metrics[metric].n == len(self.seeds)
+
     @property
     def reason(self) -> str:
         """Why the model cannot run here; empty where it can."""
@@ -123,8 +127,8 @@ def aggregate(cells: Sequence[Cell], records: Mapping[str, Record], metric: str 
         numeric = isinstance(row.level, int | float)
         level = (not numeric, row.level if numeric else 0, str(row.level))
         value = row.metrics.get(metric)
-        last = value is None or not row.complete
-        return (*row.panel, level, row.contest[-1], last, sign * value.mean if value else 0.0, row.label)
+        place = (not row.ranks(metric), sign * value.mean if value else 0.0, row.label)
+        return (*row.panel, level, row.contest[-1], *place)
 
     return sorted(rows, key=order)
 
@@ -134,7 +138,7 @@ def best(rows: Iterable[Row], metric: str) -> set[int]:
     winners: dict[tuple[Any, ...], tuple[float, int]] = {}
     sign = -1.0 if METRICS[metric].higher_is_better else 1.0
     for index, row in enumerate(rows):
-        if row.complete and metric in row.metrics and row.metrics[metric].n == len(row.seeds):
+        if row.ranks(metric):
             candidate = (sign * row.metrics[metric].mean, index)
             winners[row.contest] = min(winners.get(row.contest, candidate), candidate)
     return {index for _, index in winners.values()}
@@ -151,13 +155,17 @@ def contests(rows: Sequence[Row]) -> list[list[int]]:
 def sample(row: Row, metric: str) -> Sample:
     """The seeds of `row` that are results, as the statistics take them: one that diverged is infinitely bad."""
     worst = -inf if METRICS[metric].higher_is_better else inf
-    seeds, values, runs = [], [], []
+    seeds, values = [], []
+    runs: list[tuple[float, ...] | None] = []
     for seed, recorded in zip(row.seeds, row.recorded, strict=True):
         value = _number(recorded.get(metric))
         if seed.state == "diverged" or value is not None:
             seeds.append(seed.seed)
             values.append(worst if value is None or seed.state == "diverged" else value)
             runs.append(_numbers(recorded.get(BY_RUN.get(metric, ""))))
+    told = next((run for run in runs if run is not None), None)
+    if told is not None:  # a seed that diverged did so on every run
+        runs = [(worst,) * len(told) if isinf(value) else run for run, value in zip(runs, values, strict=True)]
     whole = tuple(run for run in runs if run is not None)
     return Sample(tuple(seeds), tuple(values), whole if len(whole) == len(runs) else None, not row.trained)
 
@@ -165,14 +173,15 @@ def sample(row: Row, metric: str) -> Sample:
 def letters_of(rows: Sequence[Row], metric: str) -> list[str]:
     """For each row its groups within its contest: rows that share a letter cannot be told apart, `a` holds the best.
 
-    Empty where no test is possible: one seed, no number. In a contest of more than MOST_LETTERED rows only `a` is
-    given, to those that cannot be told from the best.
+    A row that lacks a seed comes behind all that lack none, so that the best is the one that `best` names. Empty where
+    no test is possible: one seed, no number. In a contest of more than MOST_LETTERED rows only `a` is given, to those
+    that cannot be told from the best.
     """
     found = [""] * len(rows)
     sign = -1.0 if METRICS[metric].higher_is_better else 1.0
     for positions in contests(rows):
         ranked = [index for index in positions if metric in rows[index].metrics]
-        ranked.sort(key=lambda index: sign * rows[index].metrics[metric].mean)
+        ranked.sort(key=lambda index: (not rows[index].ranks(metric), sign * rows[index].metrics[metric].mean))
         samples = [sample(rows[index], metric) for index in ranked]
         few = len(ranked) <= MOST_LETTERED
         p = pairwise(samples, None if few else [(0, other) for other in range(1, len(ranked))])
@@ -245,8 +254,9 @@ def _labels(settings: Sequence[Cell]) -> list[str]:
 
 
 def _short(value: Any) -> str:
+    """In one line and without control characters, which neither XML nor a terminal should get."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return " ".join(text.split())
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _rows(groups: Sequence[Sequence[Cell]], records: Mapping[str, Record], labels: Sequence[str]) -> list[Row]:

@@ -29,6 +29,7 @@ from benchmark.files import write_json
 from benchmark.recorder import Epoch, Recorder, Rollouts, State
 from benchmark.suite import Suite
 
+from .mlflow_client import without_password
 from .store import Store
 
 TIMEOUT_SECONDS = 5.0
@@ -46,12 +47,16 @@ def announce(store: Store, suite: Suite, server: str | None) -> str:
     """
     path = _note(store, suite.name)
     if server is None:
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink()
         return ""
-    parts = urllib.parse.urlsplit(server)
+    try:
+        parts, told = urllib.parse.urlsplit(server), without_password(server)
+    except ValueError as error:  # which may repeat the password
+        raise UserError("--live: not a readable address; must be as http://127.0.0.1:5000") from error
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise UserError(
-            f"--live {server}: must be an MLflow server such as http://127.0.0.1:5000; jobs do not share a database"
+            f"--live {told}: must be an MLflow server such as http://127.0.0.1:5000; jobs do not share a database"
         )
     if parts.password:
         raise UserError("--live: put the password into MLFLOW_TRACKING_PASSWORD; the address is written into the store")

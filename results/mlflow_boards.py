@@ -27,7 +27,8 @@ NOTE_OF_RUNS = (
     " `rmse_future`, and the ends of its 95 % interval, `low_rmse_future` and `high_rmse_future`; `ratio_to_best` is"
     " the error over that of the best model on the same task, `symmetry_ratio` the model's equivariance error over the"
     " data's. Below it stands a run for each seed with its curves. Errors are in field units. The tag `symbench.kind`"
-    " tells the three apart; the tag `symbench.state` says done, diverged, failed, running or n/a. This page is a view"
+    " tells the three apart; the tag `symbench.state` of a seed says done, diverged, failed, running or n/a, that of a"
+    " setting complete, incomplete or n/a. `ratio_to_best` is left out where a seed is missing. This page is a view"
     " of the store, made by `symbench sync`: what is changed here does not reach the results."
 )
 ERRORS = ("ratio_to_best", "rmse_future", "low_rmse_future", "high_rmse_future", "rmse_domain")
@@ -64,7 +65,7 @@ class Board:
 
 SETTINGS = "tags.`symbench.kind` = 'setting'"
 QUESTIONS = (
-    Board("who-wins", "Who wins?", SETTINGS, "rmse_future", ERRORS),
+    Board("who-wins", "Who wins?", SETTINGS, "ratio_to_best", ERRORS),
     Board(
         "cost",
         "At what cost?",
@@ -110,7 +111,7 @@ def boards_of(cells: Sequence[Cell]) -> list[Board]:
             f"Who wins at level {level}" + (f" of {name} ({preset})?" if several else "?"),
             f"{SETTINGS} and params.`dataset` = {_quoted(name)} and params.`preset` = {_quoted(preset)}"
             f" and params.`level` = {_quoted(str(level))}",
-            "rmse_future",
+            "ratio_to_best",
             (*ERRORS, "model_equivariance_error"),
             ("tags.`symbench.seeds`",),
         )

@@ -41,7 +41,10 @@ def connected(tracking_uri: str, ours: bool = False) -> Iterator[MlflowClient]:
     A database that is `ours` is written without waiting for the disk after each run: it is quicker by a third, and
     what a power cut may break can be deleted and made again.
     """
-    told = without_password(tracking_uri)
+    try:
+        told = without_password(tracking_uri)
+    except ValueError as error:  # which may repeat the password
+        raise UserError("--tracking-uri: not a readable address; must be as http://127.0.0.1:5000") from error
     if not re.match(r"(https?|sqlite|postgresql|mysql|mssql|databricks)\b", tracking_uri):
         raise UserError(
             f"--tracking-uri {told}: must be a server such as http://127.0.0.1:5000, or a database such as"
@@ -62,14 +65,14 @@ def connected(tracking_uri: str, ours: bool = False) -> Iterator[MlflowClient]:
             stack.enter_context(_not_waiting_for_the_disk())
         try:
             yield MlflowClient(tracking_uri=tracking_uri)
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # ImportError: no driver
             raise MachineError(
                 f"MLflow at {told}: {_reason(error)}; the results are safe in the store, and the next sync goes on"
             ) from error
 
 
 def without_password(uri: str) -> str:
-    """As it may be shown."""
+    """As it may be shown. ValueError: not an address."""
     parts = urlsplit(uri)
     if not parts.password:
         return uri
@@ -79,7 +82,9 @@ def without_password(uri: str) -> str:
 def _reason(error: Exception) -> str:
     """One line, and the plain word for what happens most."""
     text = " ".join(str(error).split()) or type(error).__name__
-    if "Connection refused" in text or "NewConnectionError" in text:
+    text = re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)
+    wrong = ("Connection refused", "NewConnectionError", "NameResolutionError", "Invalid url")
+    if any(word in text for word in wrong):
         return "the server is down, or the address is wrong"
     if "timed out" in text.lower() or "timeout" in text.lower():
         return "the server does not answer in time"
@@ -119,7 +124,11 @@ def _not_waiting_for_the_disk() -> Iterator[None]:
 def _refuse_foreign(tracking_uri: str) -> None:
     """MLflow would add its tables to any SQLite database; ours may be deleted, another's must not be touched."""
     path = Path(tracking_uri.removeprefix("sqlite:///"))
-    if not tracking_uri.startswith("sqlite:///") or not path.exists() or path.stat().st_size == 0:
+    if not tracking_uri.startswith("sqlite:///") or not path.exists():
+        return
+    if path.is_dir():
+        raise UserError(f"--tracking-uri {tracking_uri}: is a folder; name a file in it")
+    if path.stat().st_size == 0:
         return
     try:
         with closing(sqlite3.connect(path)) as database:

@@ -22,7 +22,7 @@ from .mlflow_boards import LONGEST_TAG
 from .quantities import METRICS, is_number, statistic, written_statistic
 from .store import Record
 
-VIEW_VERSION = 2
+VIEW_VERSION = 3
 """Raised when records are imported differently, so that the next sync does it again."""
 SIZES = ("parameters", "flops")
 INTERVALS = ("rmse_future", "rmse_domain", "model_equivariance_error")
@@ -110,8 +110,9 @@ def cell_run(record: Record, suite: str) -> Import:
         for index in _shown(len(record.history), kept if isinstance(kept, int) else 0)
         for name in CURVES
     ]
-    by_step = record.metrics.get("rmse_future_by_step") or []
-    curves += [("rmse_future_by_step", value, end, step) for step, value in enumerate(by_step, start=1)]
+    by_step = record.metrics.get("rmse_future_by_step")
+    if isinstance(by_step, list):
+        curves += [("rmse_future_by_step", value, end, step) for step, value in enumerate(by_step, start=1)]
     return Import(
         key=cell.id,
         name=cell_name(cell),
@@ -126,11 +127,14 @@ def cell_run(record: Record, suite: str) -> Import:
 
 
 def setting_run(row: Row, cell: Cell, records: Mapping[str, Record], suite: str, winner: Row | None) -> Import:
-    """All seeds of a setting: their statistics. `winner` has the least mean RMSE future of the same contest."""
+    """All seeds of a setting: their statistics. `winner` has the least mean RMSE future of the same contest.
+
+    Only what is complete gets a ratio to it: the boards are in that order, and what lacks a seed comes last.
+    """
     found = _found(row, records)
     start, end = _span(found)
     ratio = []
-    if winner is not None and "rmse_future" in row.metrics and winner.metrics["rmse_future"].mean > 0:
+    if winner is not None and row.complete and "rmse_future" in row.metrics and winner.metrics["rmse_future"].mean > 0:
         value = row.metrics["rmse_future"].mean / winner.metrics["rmse_future"].mean
         ratio.append(("ratio_to_best", value, max(end, _span(_found(winner, records))[1]), 0))
     states = {seed.state for seed in row.seeds}

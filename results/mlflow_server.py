@@ -26,7 +26,7 @@ def command(tracking_uri: str, artifacts: Path, host: str = "127.0.0.1", port: i
     """argv of a server on this machine alone, to be run with ENVIRONMENT. UserError: a public address."""
     if host != "localhost" and not _is_loopback(host):
         raise UserError(f"--host {host}: the page has no password; only a loopback address such as 127.0.0.1 is served")
-    names = sorted({host, "localhost", "127.0.0.1"})
+    names = sorted({_in_url(host), "localhost", "127.0.0.1"})
     allowed = ",".join([*names, *(f"{name}:{port}" for name in names)])
     return [
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri),

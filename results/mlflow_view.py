@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from benchmark.errors import UserError
 from benchmark.suite import Suite
 
 from . import export, report, tuning
@@ -67,9 +68,12 @@ def sync(
 ) -> Synced:
     """Make the experiment of the (whole) suite show what is in the store. MachineError where MLflow does not let us.
 
+    UserError: the store has nothing of a suite that MLflow shows, so that it is another one than was meant.
     `report_html` is the report, where the caller has just made it.
     """
     uri = tracking_uri or default_tracking_uri(store)
+    if not store.root.is_dir():
+        raise UserError(f"store {store.root}: there is none")
     store.make()
     # One sync of a store at a time: two that create the database at once leave it broken.
     with locked(store.root / "mlflow.lock", math.inf):
@@ -84,19 +88,27 @@ def sync(
             if index is not None and index.inputs == inputs:
                 index.save(store, uri, suite.name)
                 return _nothing_new(index)
-            records, broken = store.read(suite.cells)
-            wanted = wanted_runs(store, suite, records, broken, report_html)
+            # Before the records are read: a run that begins live in the meantime is left alone.
             if index is not None:
                 present = {key: [found] for key, found in index.runs.items()}
             else:
                 present = _present(client, experiment.experiment_id)
+            records, broken = store.read(suite.cells)
+            if present and not records:
+                raise UserError(
+                    f"store {store.root}: nothing of suite {suite.name!r}; MLflow's runs are left as they are"
+                )
+            wanted = wanted_runs(store, suite, records, broken, report_html)
             Index.forget(store, uri, suite.name)
             with _collecting_less():
                 synced, runs = _bring(client, experiment.experiment_id, wanted, present, show)
+            now = client.get_experiment(experiment.experiment_id)
+            touched = now.tags.get(REVISION) != experiment.tags.get(REVISION)
             revision = uuid4().hex
             client.set_experiment_tag(experiment.experiment_id, REVISION, revision)
-        told = [(str(one.folder), one.reason) for one in broken]
-        Index(inputs, experiment.experiment_id, revision, runs, told).save(store, uri, suite.name)
+        if not touched:  # else the next sync looks at every run
+            told = [(str(one.folder), one.reason) for one in broken]
+            Index(inputs, experiment.experiment_id, revision, runs, told).save(store, uri, suite.name)
     return Synced(experiment.experiment_id, *synced, tuple(broken))
 
 
@@ -135,11 +147,14 @@ def wanted_runs(
         if found:
             wanted.append(setting_run(row, cells[row.seeds[0].cell_id], records, suite.name, best.get(row.contest)))
             wanted += [cell_run(record, suite.name) for record in found]
+    panels = report.panels_of(rows, records)
+    if report_html is None:
+        report_html = report.render(store, suite, records, broken, panels=panels)
     artifacts = {
-        "report.html": report.render(store, suite, records, broken) if report_html is None else report_html,
+        "report.html": report_html,
         "leaderboard.csv": export.to_csv(rows),
         "leaderboard.md": export.to_markdown(rows),
-        **_figures(report.figures_of(suite, records)),
+        **_figures(report.figures_of(panels)),
     }
     return [*wanted, *tuning.mlflow_runs(suite, store), board_run(rows, records, artifacts)]
 

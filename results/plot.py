@@ -57,7 +57,6 @@ class Series:
     low: Sequence[float] = ()
     high: Sequence[float] = ()
     dashed: bool = False
-    joined: bool = True
     hints: Sequence[str] = ()
 
 
@@ -101,9 +100,12 @@ def svg(width: float, height: float, content: str) -> str:
 
 
 def text(x: float, y: float, content: str, attributes: str = "") -> str:
-    """A <text>, its content escaped and without control characters, which XML does not have."""
-    clean = "".join(letter if letter.isprintable() else " " for letter in content)
-    return f'<text x="{_n(x)}" y="{_n(y)}"{attributes and " " + attributes}>{escape(clean)}</text>'
+    return f'<text x="{_n(x)}" y="{_n(y)}"{attributes and " " + attributes}>{_clean(content)}</text>'
+
+
+def _clean(content: str) -> str:
+    """Escaped, and without control characters, which XML does not have."""
+    return escape("".join(letter if letter.isprintable() else " " for letter in content))
 
 
 def standalone(element: str) -> str:
@@ -176,7 +178,7 @@ def _kept(one: Series, log_x: bool, log_y: bool) -> Series:
     hints = [one.hints[i] for i in kept] if one.hints else []
     return Series(
         one.name, [one.x[i] for i in kept], [one.y[i] for i in kept], one.color, one.marker,
-        drawn(one.low), drawn(one.high), one.dashed, one.joined, hints,
+        drawn(one.low), drawn(one.high), one.dashed, hints,
     )  # fmt: skip
 
 
@@ -216,7 +218,7 @@ def _ticks(scale: _Scale) -> list[str]:
 
 
 def _band(one: Series, across: _Scale, up: _Scale) -> str:
-    if len(one.x) == 1 or not one.joined:
+    if len(one.x) == 1:
         bars = "".join(
             f"M{_n(across(a))},{_n(up(b))}V{_n(up(c))}" for a, b, c in zip(one.x, one.low, one.high, strict=True)
         )
@@ -229,13 +231,13 @@ def _band(one: Series, across: _Scale, up: _Scale) -> str:
 def _points(one: Series, across: _Scale, up: _Scale) -> str:
     places = [(across(a), up(b)) for a, b in zip(one.x, one.y, strict=True)]
     parts = []
-    if one.joined and len(places) > 1:
+    if len(places) > 1:
         dash = ' stroke-dasharray="6 4"' if one.dashed else ""
         line = "L".join(f"{_n(a)},{_n(b)}" for a, b in places)
         parts.append(f'<path d="M{line}" fill="none" stroke="{one.color}" stroke-width="1.8"{dash}/>')
     if one.marker:
         for index, (a, b) in enumerate(places):
-            hint = f"<title>{escape(one.hints[index])}</title>" if one.hints else ""
+            hint = f"<title>{_clean(one.hints[index])}</title>" if one.hints else ""
             parts.append(f'<path d="{MARKERS[one.marker]}" transform="translate({_n(a)} {_n(b)})">{hint}</path>')
     return f'<g fill="{one.color}">{"".join(parts)}</g>'
 

@@ -47,11 +47,14 @@ EXPLAINED = (
 
 @dataclass(frozen=True)
 class Published:
-    """What was written; `readme` tells whether the board is now the one that README.md shows."""
+    """What was written; `readme` tells whether the board is now the one that README.md shows.
+
+    `unfinished` counts the cells that are not done, by their state.
+    """
 
     files: tuple[Path, ...]
     readme: bool
-    missing: int
+    unfinished: Mapping[str, int]
     broken: tuple[Broken, ...]
 
 
@@ -83,7 +86,8 @@ def publish(
         shown = newest(folder) == path
         write_text(readme, with_section(readme.read_text(encoding="utf-8"), section(folder)))
         files.append(readme)
-    return Published(tuple(files), shown, len(document["missing"]), tuple(broken))
+    unfinished = {state: count for state, count in document["states"].items() if state != "done"}
+    return Published(tuple(files), shown, unfinished, tuple(broken))
 
 
 def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken], metric: str) -> dict[str, Any]:
@@ -111,7 +115,8 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
         "unreadable": sorted(one.folder.name for one in broken),
         "provenance": _provenance(records.values()),
         "data": _data(records.values()),
-        "command": f"symbench run {suite.path.stem if suite.path.parent == SUITES_FOLDER else 'suite.yaml'}",
+        "command": f"symbench run {suite.path.stem if suite.path.parent == SUITES_FOLDER else 'suite.yaml'}"
+        + (" --tuned" if suite.asked else ""),
     }
 
 
@@ -140,8 +145,8 @@ def section(folder: Path) -> str:
     document = read(path)
     link = f"results/published/{path.parent.name}"
     lines = [
-        f"The newest published board, `{document['suite']}`: {_told(document)} [Everything about it]({link}/README.md),"
-        f" and as [JSON]({link}/board.json).",
+        f"The newest published board, **{escaped(document['suite'])}**: {_told(document)}"
+        f" [Everything about it]({link}/README.md), and as [JSON]({link}/board.json).",
         *_tables(document),
     ]
     return "\n".join(lines)
@@ -212,13 +217,13 @@ def _told(document: Mapping[str, Any]) -> str:
     seeds, states = len(document["seeds"]), document["states"]
     left = ", ".join(f"{count} {state}" for state, count in states.items() if state != "done")
     provenance = document["provenance"]
-    commits = [commit[:12] for commit in provenance.get("git_commit", [])]
+    commits = [escaped(commit[:12]) for commit in provenance.get("git_commit", [])]
     dirty = " with uncommitted changes" if "true" in provenance.get("git_dirty", []) else ""
-    day, machine = document["last_result"][:10], ", ".join(provenance.get("device", ["unknown machine"]))
+    day, machine = document["last_result"][:10], escaped(", ".join(provenance.get("device", ["unknown machine"])))
     return (
         f"{states.get('done', 0)} of {document['cells']} cells done{f' ({left})' if left else ''}, {seeds}"
         f" {'seed' if seeds == 1 else 'seeds'} each, {day}; commit {', '.join(commits) or 'unknown'}{dirty}, torch"
-        f" {', '.join(provenance.get('torch', ['unknown']))}, {machine}."
+        f" {escaped(', '.join(provenance.get('torch', ['unknown'])))}, {machine}."
     )
 
 

@@ -147,7 +147,10 @@ def curve(lists: Sequence[tuple[float, ...] | None]) -> tuple[Statistic, ...]:
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite number (JSON of other writers may hold NaN)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def written(value: float, integer: bool = False) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,9 @@ from .plot import standalone
 from .quantities import METRICS, Statistic, written, written_statistic
 from .reproduce import Commands
 from .standing import overall
-from .statistics import Estimate, range_coverage
+from .statistics import range_coverage
 from .store import Broken, Record, Store
+from .table import estimate
 
 MAIN_COLUMNS = (
     "data_equivariance_error",
@@ -49,14 +49,14 @@ MORE_COLUMNS = (
 MOST_DETAILED = 400
 """Rows, beyond which the page keeps to MAIN_COLUMNS and to the ids of the records."""
 MOST_PANELS = 12
-"""Datasets whose figures are drawn; the page says so of the others."""
+"""Datasets, each under one protocol, whose figures are drawn; the page says so of the others."""
 MOST_STANDINGS = 60
 PROVENANCE = ("symbench", "git_commit", "python", "torch", "device", "world_size", "host", "data_file", "data_checksum")
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What is shown of one dataset."""
+    """What is shown of one dataset under one protocol."""
 
     heading: str
     plots: Sequence[Plot]
@@ -70,8 +70,9 @@ def render(
     broken: Sequence[Broken],
     metric: str = "rmse_future",
     baseline: str | None = None,
+    panels: Sequence[Panel] | None = None,
 ) -> str:
-    """The whole page. UserError: no such metric, no such baseline."""
+    """The whole page; `panels` where the caller has them. UserError: no such metric, no such baseline."""
     rows = aggregate(suite.cells, records, metric)
     detailed = len(rows) <= MOST_DETAILED
     columns = [*MAIN_COLUMNS, *(MORE_COLUMNS if detailed else ())]
@@ -101,12 +102,13 @@ def render(
         verdicts=[_told_verdict(verdict, metric) for verdict in verdicts(rows, metric)],
         standings=standings,
         most_standings=MOST_STANDINGS,
-        estimate=_estimate,
+        estimate=estimate,
         written=written,
         written_statistic=written_statistic,
         commands=commands,
-        panels=_panels(rows, records, metric),
-        panels_left=max(0, len({row.panel for row in rows}) - MOST_PANELS),
+        panels=panels_of(rows, records, metric) if panels is None else panels,
+        left_out=tuning.left_out(suite),
+        panels_left=max(0, len({_figured(row) for row in rows}) - MOST_PANELS),
         tuning=tuning.section(suite, records, store),
         broken=[(_below(broken_one.folder, store), broken_one.reason) for broken_one in broken],
         provenance=_provenance(records[cell.id] for cell in suite.cells if cell.id in records),
@@ -114,23 +116,40 @@ def render(
     )
 
 
-def figures_of(suite: Suite, records: Mapping[str, Record], metric: str = "rmse_future") -> list[tuple[str, str]]:
+def figures_of(panels: Sequence[Panel]) -> list[tuple[str, str]]:
     """Every figure of the board as (stem of a file name, SVG document that stands alone)."""
     found = []
-    for panel in _panels(aggregate(suite.cells, records, metric), records, metric):
+    for panel in panels:
         stem = re.sub(r"[^a-z0-9]+", "-", panel.heading.lower()).strip("-")
         found += [(f"{stem}-{plot.key}", standalone(plot.svg)) for plot in panel.plots if plot.svg is not None]
     return found
 
 
-def _panels(rows: Sequence[Row], records: Mapping[str, Record], metric: str) -> list[Panel]:
+def panels_of(rows: Sequence[Row], records: Mapping[str, Record], metric: str = "rmse_future") -> list[Panel]:
+    """The figures of the board; to draw them is most of the work of a page."""
     found: list[Panel] = []
     look = figures.styles(rows)
-    for (name, preset, grid), group in groupby(rows, key=lambda row: row.panel):
-        if len(found) < MOST_PANELS:
-            members = list(group)
-            found.append(Panel(f"{name} ({preset}, {grid})", _plots(members, look, records, metric), beside(members)))
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    protocols: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        groups[_figured(row)].append(row)
+        protocols[row.panel][row.contest[-1]] = row.protocol
+    for members in list(groups.values())[:MOST_PANELS]:
+        name, preset, grid = members[0].panel
+        told = _apart(members[0].protocol, list(protocols[members[0].panel].values()))
+        heading = f"{name} ({', '.join((preset, grid, *told))})"
+        found.append(Panel(heading, _plots(members, look, records, metric), beside(members)))
     return found
+
+
+def _figured(row: Row) -> tuple[Any, ...]:
+    """What stands in one set of figures: rows of another protocol are asked something else."""
+    return (*row.panel, row.contest[-1])
+
+
+def _apart(protocol: Mapping[str, Any], all_of_them: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those settings of `protocol` that tell it from the others; none where there is only one."""
+    return [f"{key} {value}" for key, value in protocol.items() if any(one.get(key) != value for one in all_of_them)]
 
 
 def _plots(
@@ -196,20 +215,10 @@ def _told_verdict(verdict: Verdict, metric: str) -> dict[str, Any]:
         "number": "-" if best_row is None else written_statistic(metric, best_row.metrics[metric]),
         "second": "-" if second is None else second.label,
         "margin": "-" if relative is None else f"{100 * relative:+.0f} %",
-        "difference": "" if between is None else _estimate(between.difference),
+        "difference": "" if between is None else estimate(between.difference),
         "sure": verdict.words,
         "is_sure": verdict.tested and not verdict.alike and sure(between),
     }
-
-
-def _estimate(value: Estimate | None, percent: bool = False) -> str:
-    """`0.82 [0.75, 0.90]`, or in percent."""
-    if value is None:
-        return "-"
-    numbers = [value.value, *(end for end in (value.low, value.high) if end is not None)]
-    texts = [f"{100 * number:.0f}" if percent else f"{number:.3g}" for number in numbers]
-    unit = " %" if percent else ""
-    return texts[0] + unit if len(texts) == 1 else f"{texts[0]} [{texts[1]}, {texts[2]}]{unit}"
 
 
 def _provenance(records: Iterable[Record]) -> list[tuple[list[str], int]]:

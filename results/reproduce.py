@@ -18,6 +18,7 @@ class Commands:
 
     def __init__(self, suite: Suite) -> None:
         self.suite = shlex.quote(suite.path.stem if suite.path.parent == SUITES_FOLDER else str(suite.path))
+        self.tuned = ["--tuned"] if suite.asked else []
         self.bits = {cell.id: 1 << index for index, cell in enumerate(suite.cells)}
         self.all = (1 << len(suite.cells)) - 1
         self.having: dict[tuple[str, str], int] = defaultdict(int)
@@ -51,4 +52,4 @@ class Commands:
 
     def _run(self, clauses: list[str]) -> str:
         only = ["--only", shlex.quote(",".join(clauses))] if clauses else []
-        return " ".join(["symbench run", self.suite, *only])
+        return " ".join(["symbench run", self.suite, *only, *self.tuned])

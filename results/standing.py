@@ -36,11 +36,11 @@ MOST_STANDING = 1000
 class Standing:
     """One model over all blocks.
 
-    `mean_rank` over the blocks in which it has a number, 1 the best. `relative` is the interquartile mean over blocks
-    and seeds of metric / mean of the baseline in the same block; `improvement` the probability that one of its seeds
-    is better than one of the baseline's; both None where they share no block. `group`: models that share a letter
-    cannot be told apart over the blocks; empty with too few of them. A seed that diverged is worse than every number;
-    `missing` seeds (failed, running, absent) are in none of these.
+    `mean_rank` over the blocks in which it has a number, 1 the best. `relative` is the interquartile mean over
+    blocks and seeds of metric / mean of the baseline in the same block; `improvement` the probability that one of
+    its seeds is better than one of the baseline's; both None where they share no block, or the board has only one.
+    `group`: models that share a letter cannot be told apart over the blocks; empty with too few of them. A seed
+    that diverged is worse than every number; `missing` seeds (failed, running, absent) are in none of these.
     """
 
     label: str
@@ -94,10 +94,14 @@ def overall(rows: Sequence[Row], metric: str, baseline: str | None = None) -> St
     few = len(labels) <= MOST_LETTERED
     p = signed_ranks(table, None if few else [(order[0], other) for other in order[1:]])
     told = letters(order, p) if few else ["a" if value >= SIGNIFICANT else "" for value in p[order[0]]]
+    of_label: dict[str, list[Row]] = {label: [] for label in labels}
+    for row in rows:
+        of_label[row.label].append(row)
+    compared = blocks if len(blocks) > 1 else []  # over one block nobody is shown them, and they are what takes time
     found = []
     for index in order:
-        mine = [row for row in rows if row.label == labels[index]]
-        shared = [(block[labels[index]], block[chosen]) for block in blocks if {labels[index], chosen} <= block.keys()]
+        mine, both = of_label[labels[index]], {labels[index], chosen}
+        shared = [(block[labels[index]], block[chosen]) for block in compared if both <= block.keys()]
         found.append(
             Standing(
                 labels[index],

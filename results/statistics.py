@@ -158,7 +158,8 @@ def compare(first: Sample, second: Sample, higher_is_better: bool = False) -> Co
     improvement = probability_of_improvement(first.values, second.values, higher_is_better)
     seeds = common_seeds(first, second)
     cubes = [table(sample, seeds, _both_have_runs(first, second)) for sample in (first, second)]
-    difference = cubes[0] - cubes[1]
+    with np.errstate(invalid="ignore"):
+        difference = cubes[0] - cubes[1]  # NaN where both diverged
     finite = np.isfinite(difference).all(axis=1)
     difference = difference[finite]
     cubes = [cube[finite] for cube in cubes]

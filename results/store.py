@@ -29,6 +29,8 @@ from benchmark.recorder import Epoch, Rollouts, State, Status
 from . import lease
 
 _STATUS = TypeAdapter(Status)
+MOST_SECONDS = 1e11
+"""Of a time that is no mistake: the year 5138."""
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,8 @@ def _read_status(folder: Path) -> Status | None:
     if not (folder / "status.json").exists():
         return None
     status = _STATUS.validate_python(_read_json(folder / "status.json"))
+    if not _is_time(status.heartbeat):
+        raise ValueError(f"status.json: heartbeat {status.heartbeat} is no time")
     if status.is_result and not (folder / "metrics.json").exists():
         raise ValueError(f"status.json says {status.state}, but there is no metrics.json")
     return status
@@ -266,7 +270,16 @@ def _read_history(path: Path) -> list[Epoch]:
     if not path.exists():
         return []
     # All lines at once: a board reads thousands of files.
-    return [Epoch(**epoch) for epoch in json.loads(f"[{','.join(path.read_text(encoding='utf-8').splitlines())}]")]
+    lines = json.loads(f"[{','.join(path.read_text(encoding='utf-8').splitlines())}]")
+    history = [Epoch(**line) for line in lines]
+    for epoch in history:
+        if not _is_time(epoch.seconds):
+            raise ValueError(f"{path.name}: seconds {epoch.seconds!r} is no time")
+    return history
+
+
+def _is_time(seconds: Any) -> bool:
+    return isinstance(seconds, int | float) and 0 <= seconds <= MOST_SECONDS
 
 
 def _reason(error: Exception) -> str:

@@ -21,10 +21,10 @@ from ruamel.yaml import YAML
 
 from benchmark.cell import Cell, Frozen, PositiveFloat, PositiveInt
 from benchmark.errors import MachineError, UserError
-from benchmark.files import write_text
+from benchmark.files import tuned_folder, write_text
 from benchmark.recorder import Epoch
 from benchmark.suite import Range
-from benchmark.tuning import TUNING_SEED, Study, read_result, trial_cells, tuned_folder
+from benchmark.tuning import TUNING_SEED, Study, trial_cells
 
 from .store import Record, Store
 
@@ -71,7 +71,8 @@ class Trial:
     def curve(self) -> list[float]:
         """The lowest validation RMSE so far after each epoch, the geometric mean over levels; as far as all went.
 
-        A mean of logarithms: no level decides alone because its field is larger.
+        A mean of logarithms: no level decides alone because its field is larger. After epoch `since` it counts anew:
+        the settings have no part in what another trial had reached.
         """
         lines = [self._line(cell) for cell in self.cells]
         if len(lines) == 1:
@@ -84,8 +85,9 @@ class Trial:
         if record is None:
             return []
         lowest = [math.inf]
-        for epoch in record.history:
-            lowest.append(min(lowest[-1], epoch.validation_rmse))
+        for done, epoch in enumerate(record.history):
+            before = math.inf if done == self.note.since else lowest[-1]
+            lowest.append(min(before, epoch.validation_rmse))
         lasting = lowest[-1:] * (cell.train.epochs - len(record.history)) if record.status.state == "done" else []
         line = lowest[1:] + (lasting if len(self.cells) > 1 else [])
         return [max(value, 1e-300) for value in line] if len(self.cells) > 1 else line
@@ -103,8 +105,8 @@ class Trial:
 
     @property
     def value(self) -> float:
-        """The lowest validation RMSE; infinite where it diverged, failed or has no epoch yet."""
-        if self.diverged or self.note.ended.startswith("failed") or not self.curve:
+        """The lowest validation RMSE; infinite where it diverged, failed or has no epoch of its own yet."""
+        if self.diverged or self.note.ended.startswith("failed") or len(self.curve) <= self.note.since:
             return math.inf
         return self.curve[-1]
 
@@ -150,30 +152,36 @@ class StudyFolder:
 
     def begin(self, effort: Effort) -> None:
         """Make the folder, or see that what is there was searched alike. UserError: it was not."""
-        path = self.root / "study.json"
-        document = _Begun(study=self.study, effort=effort)
-        if path.exists():
-            before = self.begun()
-            if before is None:
-                raise UserError(f"{path}: not readable; delete {self.root} to tune anew")
-            for what, old, new in (
-                ("search", before.effort.search, effort.search),
-                ("scheduler", before.effort.scheduler, effort.scheduler),
-                ("space", before.study.space, self.study.space),
-            ):
-                if old != new:
-                    told = f" ({old}, now {new})" if isinstance(old, str) else ""
-                    raise UserError(
-                        f"{self.study}: its {what} is another one than when the study was begun{told};"
-                        f" go on as before, or delete {self.root} to tune anew"
-                    )
-            document = _Begun(study=before.study, effort=effort)
+        before = self.require_alike(effort)
+        document = _Begun(study=before.study if before else self.study, effort=effort)
         self.store.make()
         try:
             (self.root / "trials").mkdir(exist_ok=True)
         except OSError as error:
             raise MachineError(f"{self.root}: cannot be written: {error.strerror}") from error
-        write_text(path, document.model_dump_json(indent=1) + "\n")
+        write_text(self.root / "study.json", document.model_dump_json(indent=1) + "\n")
+
+    def require_alike(self, effort: Effort) -> _Begun | None:
+        """As the study was begun, if it was. UserError: it was searched otherwise."""
+        path, before = self.root / "study.json", self.begun()
+        if before is None:
+            if path.exists():
+                raise UserError(f"{path}: not readable; delete {self.root} to tune anew")
+            return None
+        old_study, new_study = (study.model_dump(mode="json") for study in (before.study, self.study))
+        for what, old, new in (
+            ("search", before.effort.search, effort.search),
+            ("scheduler", before.effort.scheduler, effort.scheduler),
+            ("space", old_study["space"], new_study["space"]),
+            ("default", old_study["defaults"], new_study["defaults"]),
+        ):
+            if old != new:
+                told = f" ({old}, now {new})" if isinstance(old, str) else ""
+                raise UserError(
+                    f"{self.study}: its {what} is another one than when the study was begun{told};"
+                    f" go on as before, or delete {self.root} to tune anew"
+                )
+        return before
 
     def begun(self) -> _Begun | None:
         """As the study was begun; None where it was not."""
@@ -189,6 +197,10 @@ class StudyFolder:
         """OSError, ValidationError where there is none."""
         return Note.model_validate_json((self.root / "trials" / f"{number:04}.json").read_text(encoding="utf-8"))
 
+    def forget(self, number: int) -> None:
+        """A trial that has not begun."""
+        (self.root / "trials" / f"{number:04}.json").unlink(missing_ok=True)
+
     def trial(self, note: Note) -> Trial:
         """MachineError: the settings of the note cannot be, for the code is another one now."""
         cells = trial_cells(self.study, note.settings, note.seed)
@@ -201,12 +213,12 @@ class StudyFolder:
         numbers = sorted(int(path.stem) for path in (self.root / "trials").glob("[0-9]*.json"))
         return [self.trial(self.read(number)) for number in numbers]
 
-    def freeze(self, effort: Effort, trials: Sequence[Trial]) -> dict[str, Any]:
-        """Write the result. MachineError where no trial came to a number."""
+    def freeze(self, effort: Effort, trials: Sequence[Trial], used_up: bool = False) -> dict[str, Any]:
+        """Write the result; `used_up`: nothing is left in the space. MachineError where no trial came to a number."""
         best = min(trials, key=lambda trial: trial.value, default=None)
         if best is None or not math.isfinite(best.value):
             raise MachineError(f"{self.study}: no trial came to a validation RMSE; see {self.root}")
-        document = frozen(self.study, effort, trials, best)
+        document = frozen(self.study, effort, trials, best) | {"space_used_up": used_up}
         buffer = io.StringIO()
         yaml = YAML()
         yaml.default_flow_style = None
@@ -227,6 +239,7 @@ def frozen(study: Study, effort: Effort, trials: Sequence[Trial], best: Trial) -
     cell = best.cells[0]
     environment: Mapping[str, Any] = best.records[cell.id].environment
     curve = [float(f"{value:.6g}") for value in best.curve]
+    defaults = [trial.value for trial in trials if trial.note.by == "default"]
     return {
         "study": study.name,
         "dataset": study.dataset.model_dump(mode="json", exclude={"level"}),
@@ -239,7 +252,7 @@ def frozen(study: Study, effort: Effort, trials: Sequence[Trial], best: Trial) -
             "by": best.note.by,
             "settings": dict(best.note.settings),
             "rmse_validation": best.value,
-            "rmse_validation_default": _number(min(t.value for t in trials if t.note.by == "default")),
+            "rmse_validation_default": _number(min(defaults, default=math.inf)),
             "best_epoch": 1 + best.curve.index(best.curve[-1]),
         },
         "validation_curve": curve,
@@ -280,11 +293,6 @@ def spent(trials: Sequence[Trial]) -> dict[str, Any]:
         "device_hours": round(sum(trial.device_hours for trial in trials), 6),
         "devices": "/".join(sorted(map(str, devices))),
     }
-
-
-def results(store: Path) -> dict[str, dict[str, Any]]:
-    """Study -> result, of all in a store. UserError where one cannot be read."""
-    return {path.stem: read_result(path) for path in sorted(tuned_folder(store).glob("*.yaml"))}
 
 
 def _number(value: float) -> float | None:

@@ -81,8 +81,8 @@ def standings_table(standings: Standings) -> RenderableType:
             Text(one.label),
             written(one.mean_rank) if one.blocks else "-",
             f"{one.blocks}/{standings.blocks}",
-            "baseline" if one.label == standings.baseline else _estimate(one.relative),
-            "" if one.label == standings.baseline else _estimate(one.improvement, percent=True),
+            "baseline" if one.label == standings.baseline else estimate(one.relative),
+            "" if one.label == standings.baseline else estimate(one.improvement, percent=True),
             f"{one.diverged}, {one.missing}" if one.diverged or one.missing else "",
             one.group[:5],
         )
@@ -92,7 +92,7 @@ def standings_table(standings: Standings) -> RenderableType:
     return Group(table, Text("\n".join([*told, ""]), style="dim"))
 
 
-def _estimate(value: Estimate | None, percent: bool = False) -> str:
+def estimate(value: Estimate | None, percent: bool = False) -> str:
     """With its 95 % interval: `0.82 [0.75, 0.90]`."""
     if value is None:
         return "-"

@@ -12,16 +12,17 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.errors import MachineError
+from benchmark.errors import MachineError, UserError
+from benchmark.files import tuned_folder
 from benchmark.suite import Suite
-from benchmark.tuning import Study, studies, tuned_folder
+from benchmark.tuning import Study, read_result, studies
 
 from .figures import INK, Plot, family_style
 from .leaderboard import family_and_source
 from .mlflow_runs import Import, cell_params, tags_of
 from .plot import Axis, Series, chart, svg, text
 from .store import Record, Store
-from .studies import StudyFolder, Trial, results
+from .studies import StudyFolder, Trial
 
 MOST_STUDIES = 12
 """Studies whose figures are drawn; the page says so of the others."""
@@ -31,7 +32,8 @@ MOST_STUDIES = 12
 class Spent:
     """How a model of the board came to its settings; `trials` is 0 where the suite wrote them.
 
-    `devices` says what the hours are of. `gain` is the validation RMSE found, over that of the suite's own settings.
+    `devices` says what the hours are of, `limit` how many were given where that ended the search. `gain` is the
+    validation RMSE found, over that of the suite's own settings.
     """
 
     family: str
@@ -44,14 +46,14 @@ class Spent:
     device_hours: float = 0.0
     devices: str = ""
     search: str = ""
+    limit: float | None = None
     gain: float | None = None
     contest: str = ""
 
 
 def spent_by(suite: Suite, records: Mapping[str, Record], store: Store) -> list[Spent]:
     """The ledger: a line for each trained model and group of levels; empty where nothing of the board is tuned."""
-    found = results(store.root)
-    if not found:
+    if not any(tuned_folder(store.root).glob("*.yaml")):
         return []
     lines: dict[str, Spent] = {}
     of_cell = studies(suite)
@@ -63,11 +65,11 @@ def spent_by(suite: Suite, records: Mapping[str, Record], store: Store) -> list[
         name = suite.studies.get(cell.id, str(record.environment.get("study", "")) if record else "")
         key = f"{study.name} {bool(name)}"
         if key not in lines:
-            lines[key] = _line(study, found.get(name))
-    return list(lines.values()) if any(line.trials for line in lines.values()) else []
+            lines[key] = _line(study, tuned_folder(store.root) / f"{name}.yaml" if name else None)
+    return list(lines.values()) if any(line.settings != "default" for line in lines.values()) else []
 
 
-def _line(study: Study, result: Mapping[str, Any] | None) -> Spent:
+def _line(study: Study, path: Path | None) -> Spent:
     who: dict[str, Any] = {
         "family": family_and_source(study.model.name)[0],
         "model": study.model.name,
@@ -75,20 +77,25 @@ def _line(study: Study, result: Mapping[str, Any] | None) -> Spent:
         "levels": ", ".join(map(str, study.levels)),
         "contest": study.contest,
     }
-    if result is None:
+    if path is None or not path.exists():
         return Spent(**who, settings="default")
-    spent, effort, value = result["spent"], result["effort"], result["found"]
-    default = value["rmse_validation_default"]
-    return Spent(
-        **who,
-        settings="tuned",
-        trials=spent["trials"],
-        epochs=spent["epochs"],
-        device_hours=spent["device_hours"],
-        devices="GPU" if spent["devices"] == "cuda" else "CPU ranks",
-        search=f"{effort['search']}, {effort['scheduler']}",
-        gain=value["rmse_validation"] / default if default else None,
-    )
+    try:
+        result = read_result(path)
+        spent, effort, value = result["spent"], result["effort"], result["found"]
+        default = value["rmse_validation_default"]
+        return Spent(
+            **who,
+            settings="tuned",
+            trials=spent["trials"],
+            epochs=spent["epochs"],
+            device_hours=spent["device_hours"],
+            devices="GPU" if spent["devices"] == "cuda" else "CPU ranks",
+            search=f"{effort['search']}, {effort['scheduler']}",
+            limit=effort["hours"],
+            gain=value["rmse_validation"] / default if default else None,
+        )
+    except (UserError, KeyError, TypeError):
+        return Spent(**who, settings=f"{path.name} cannot be read")
 
 
 def warnings_of(ledger: Sequence[Spent]) -> list[str]:
@@ -98,13 +105,23 @@ def warnings_of(ledger: Sequence[Spent]) -> list[str]:
         members = [line for line in ledger if line.contest == contest]
         efforts: dict[str, list[str]] = {}
         for line in members:
-            effort = f"{line.trials} trials ({line.search})" if line.trials else "default settings"
+            amount = f"{line.limit:g} device-hours" if line.limit else f"{line.trials} trials"
+            effort = f"{amount} ({line.search})" if line.trials else f"{line.settings} settings"
             efforts.setdefault(effort, []).append(line.model)
         if len(efforts) > 1:
             where = f"{members[0].dataset} level {members[0].levels}"
             parts = "; ".join(f"{', '.join(dict.fromkeys(models))}: {effort}" for effort, models in efforts.items())
             told.append(f"{where}: not tuned alike: {parts}")
     return told
+
+
+def left_out(suite: Suite) -> str:
+    """Who is not on a board of tuned settings because nobody tuned it; empty where nobody is."""
+    levels: dict[tuple[str, str], list[str]] = {}
+    for cell in suite.untuned:
+        levels.setdefault((cell.model.name, cell.dataset.name), []).append(str(cell.dataset.level))
+    named = [f"{model} on {data} level {', '.join(dict.fromkeys(at))}" for (model, data), at in levels.items()]
+    return f"not tuned, and so not on this board: {'; '.join(named)}" if named else ""
 
 
 def ledger_table(ledger: Sequence[Spent]) -> Table:
@@ -161,9 +178,8 @@ def folders(suite: Suite, store: Store) -> dict[str, StudyFolder]:
 
 def figures_of(folder: StudyFolder) -> list[Plot]:
     """Learning curves and parallel coordinates of one study; nothing where its trials cannot be read any more."""
-    try:
-        trials = [trial for trial in folder.trials() if trial.closed]
-    except (OSError, ValueError, MachineError):
+    trials = [trial for trial in _trials(folder) if trial.closed]
+    if not trials:
         return []
     study = folder.study
     return [
@@ -184,6 +200,14 @@ def figures_of(folder: StudyFolder) -> list[Plot]:
             folded=True,
         ),
     ]
+
+
+def _trials(folder: StudyFolder) -> list[Trial]:
+    """None where they cannot be read: a board has more to show, and `tune` names what is wrong."""
+    try:
+        return folder.trials()
+    except (OSError, ValueError, MachineError):
+        return []
 
 
 def learning_curves(study: Study, trials: Sequence[Trial]) -> str | None:
@@ -284,7 +308,7 @@ def mlflow_runs(suite: Suite, store: Store) -> list[Import]:
     """A run for each study of the suite, and below it one for each trial."""
     wanted: list[Import] = []
     for folder in folders(suite, store).values():
-        trials = [trial for trial in folder.trials() if trial.records]
+        trials = [trial for trial in _trials(folder) if trial.records]
         if trials:
             runs = [_trial_run(folder, trial) for trial in trials]
             wanted += [_study_run(folder, trials, runs), *runs]

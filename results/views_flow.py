@@ -70,7 +70,7 @@ def _pareto(
     rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: str, cost: str, divisor: float, words: str
 ) -> Plot:
     there = [row for row in rows if metric in row.metrics and cost in row.metrics and row.metrics[cost].mean > 0]
-    front = pareto_front(there, cost, metric)
+    front = pareto_front([row for row in there if row.ranks(metric)], cost, metric)
     named = {id(row) for row in few(there, metric)[0]} | {id(row) for row in front}
     series = []
     for row in there:
@@ -86,8 +86,8 @@ def _pareto(
     return Plot(
         f"pareto-{cost.replace('_', '-')}",
         f"{METRICS[metric].title} against {words}",
-        f"At {where}. Dashed: the Pareto front, the models that none beats in both. Bars: 95 % bootstrap interval over"
-        " seeds.",
+        f"At {where}. Dashed: the Pareto front, the models that none beats in both; one that lacks a seed is not on it."
+        " Bars: 95 % bootstrap interval over seeds.",
         chart(series, Axis(words, log=True), Axis(f"{METRICS[metric].title} ({METRICS[metric].unit})")),
         folded=cost == "flops",
     )

@@ -22,6 +22,10 @@ DATA = "data_equivariance_error"
 DATA_AXIS = Axis("measured data equivariance error (field units)")
 RELATIVE_AXIS = Axis("data equivariance error / mean |field|")
 BAND = "Bands: 95 % bootstrap interval over seeds, none for a single seed."
+MEMBER = (
+    "At each level the member of the family with the lowest validation error; one that lacks a seed only where no other"
+    " is there."
+)
 
 
 def error_of_models(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
@@ -53,19 +57,22 @@ def error_of_families(rows: Sequence[Row], metric: str) -> Plot:
     return Plot(
         "error-of-families",
         f"{METRICS[metric].title} of each family",
-        f"At each level the member with the lowest validation error; point at a marker for its name. {BAND}",
+        f"{MEMBER} Point at a marker for its name. {BAND}",
         chart(series, DATA_AXIS, _axis(metric), from_zero=True),
         reason=missing(rows),
     )
 
 
 def envelopes(rows: Sequence[Row], metric: str) -> dict[str, list[Row]]:
-    """Family -> at each level its member with the lowest mean validation error, by the data error."""
+    """Family -> at each level its member with the lowest mean validation error, by the data error.
+
+    One that lacks a seed stands there only where no other of its family does.
+    """
     best: dict[tuple[str, object], Row] = {}
     for row in rows:
         if metric in row.metrics and DATA in row.metrics and "rmse_validation" in row.metrics:
             key = (row.family, row.level)
-            if key not in best or _validation(row) < _validation(best[key]):
+            if key not in best or _merit(row) < _merit(best[key]):
                 best[key] = row
     found: dict[str, list[Row]] = defaultdict(list)
     for (family, _), row in sorted(best.items(), key=lambda item: (item[0][0], item[1].metrics[DATA].mean)):
@@ -73,8 +80,8 @@ def envelopes(rows: Sequence[Row], metric: str) -> dict[str, list[Row]]:
     return dict(found)
 
 
-def _validation(row: Row) -> tuple[float, str]:
-    return row.metrics["rmse_validation"].mean, row.label
+def _merit(row: Row) -> tuple[bool, float, str]:
+    return not row.complete, row.metrics["rmse_validation"].mean, row.label
 
 
 def symmetry_kept(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
@@ -87,8 +94,9 @@ def symmetry_kept(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -
     caption = (
         f"The model's: mean |F(gx) - g F(x)| {over}; the data's: the same set-up and its transformed one over the whole"
         " simulation. The two differ in kind (the second grows from the first frame on), so equal numbers mean nothing:"
-        " what counts is whether the model's follows the data's. A strict model stays at round-off; one that learns the"
-        " right amount rises with the data, and is small where the data are symmetric."
+        " what counts is whether the model's follows the data's. For quarter turns, and in a periodic box, a strict"
+        " model stays at round-off; walls and interpolation leave more. One that learns the right amount rises with the"
+        " data, and is small where the data are symmetric."
         f" {BAND}{told}"
     )
     return Plot(
@@ -154,7 +162,7 @@ def where_they_cross(rows: Sequence[Row], metric: str) -> Plot:
     return Plot(
         "crossing",
         title,
-        f"{_told(found)} At each level the member of the family with the lowest validation error. {BAND}",
+        f"{_told(found)} {MEMBER} {BAND}",
         chart(
             series, DATA_AXIS, _axis(metric), from_zero=True, span=ends_of, at=None if found is None else found.at.value
         ),

@@ -20,6 +20,8 @@ from .rollouts import embedded, first_window
 from .store import Record
 
 MOST_MODELS, MOST_LAYERS = 3, 8
+MOST_READ = 12
+"""Checkpoints that are looked into: on a large board few models have such weights, and each costs a file."""
 SIDE, GAP, LINE = 84, 10, 18
 LARGEST_CHECKPOINT = 200_000_000
 """Bytes, beyond which a checkpoint is not read for a picture."""
@@ -73,9 +75,11 @@ def _deviation(weight: Tensor) -> NDArray[np.float64]:
 def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> Plot:
     """The first few of `rows` that have such weights, the first finished seed of each, its best epoch."""
     found: list[tuple[str, list[Relaxation]]] = []
+    read = 0
     for row in rows:
-        if len(found) < MOST_MODELS and row.family in ("relaxed", "approximate", "unknown"):
+        if len(found) < MOST_MODELS and read < MOST_READ and row.family in ("relaxed", "approximate", "unknown"):
             done = [records[seed.cell_id] for seed in row.seeds if seed.state == "done" and seed.cell_id in records]
+            read += bool(done)
             layers = _read(done[0]) if done else []
             if layers:
                 found.append((row.label, layers[:MOST_LAYERS]))
@@ -85,7 +89,8 @@ def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> 
         "For each layer, from the input to the output, how far its weights at each place are from their mean over all"
         " places, relative to their size: 0 is the strict layer. Places are pixels of the box, positions in the kernel,"
         f" or group elements in a row; x to the right, y up. First finished seed, best epoch; {where}."
-        f" The first {MOST_MODELS} models of the table that have such weights, {MOST_LAYERS} layers each at most.",
+        f" The first {MOST_MODELS} of the table that have such weights, of at most {MOST_READ} looked into;"
+        f" {MOST_LAYERS} layers each at most.",
         _draw(found) if found else None,
         reason="no finished model here keeps a checkpoint with relaxed weights",
     )

@@ -181,7 +181,8 @@ def _in_processes(work: Outline, parts: Sequence[Part], show: Callable[[int], No
     pool = ProcessPoolExecutor(processes, context, _start_worker, (counter,))
     yield ""
     try:
-        waiting: set[Future[str]] = {pool.submit(_work, work, part) for part in parts}
+        with _holding_back(signal.SIGINT):  # Ctrl-C is for the parent, which ends the workers
+            waiting: set[Future[str]] = {pool.submit(_work, work, part) for part in parts}
         while waiting:
             finished, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
             show(counter.value)
@@ -198,13 +199,22 @@ def _in_processes(work: Outline, parts: Sequence[Part], show: Callable[[int], No
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _holding_back(number: signal.Signals) -> Iterator[None]:
+    """A signal is heard at the end only; processes that are started within never hear it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _counter: Any = None
 
 
 def _start_worker(counter: Any) -> None:
     global _counter
     _counter = counter
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
 
 
 def _work(work: Outline, part: Part) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -32,7 +33,8 @@ PATIENCE_SHARE = 0.5
 def run_allocation(job_file: str) -> None:
     """Search the studies of `job_file` until they are complete, or until the time is up.
 
-    Then the trials save, and a mark is left for the batch script to put the job back into the queue.
+    Then the trials save, and a mark is left for the batch script to put the job back into the queue. Ends the process
+    with status 1 where a study came to nothing.
     """
     path = Path(job_file)
     job = TuneJob.load(path)
@@ -44,45 +46,43 @@ def run_allocation(job_file: str) -> None:
     if task.global_rank > 0:
         _join(job, path, meeting, signals)
         return
-    ip = LOOPBACK if job.nodes == 1 else own_address()
     token = write_token(path.parent)
 
     def tell(head: RayNode) -> None:
         write_json(meeting, {"address": head.address})
 
     try:
-        run_studies(job, path, token, ip, lambda: signals.stop, job.signal_seconds * PATIENCE_SHARE, tell)
+        ip = LOOPBACK if job.nodes == 1 else own_address()
+        status = run_studies(job, path, token, ip, lambda: signals.stop, job.signal_seconds * PATIENCE_SHARE, tell)
     finally:
         write_json(meeting, {"over": True})
     if signals.time_is_up and int(start) < job.requeues:
         path.with_name(REQUEUE_MARK.format(job=os.environ.get("SLURM_JOB_ID", ""), restart=start)).touch()
+    elif status != 0:
+        sys.exit(status)
 
 
 def _join(job: TuneJob, path: Path, meeting: Path, signals: Signals) -> None:
-    """Keep a node in the cluster of whatever head there is, until the first task says that it is over."""
+    """Keep a node in the cluster of whatever head there is, until the first task says that it is over.
+
+    A head that was there and is gone is followed by another one, or it was only the way to it that was away.
+    """
     token, log = (
         write_token(path.parent),
         path.with_name(f"{path.stem}-ray-{os.environ.get('SLURMD_NODENAME', os.uname().nodename)}.log"),
     )
     deadline = time.monotonic() + MEETING_SECONDS
-    tried = ""
-    while not (there := _read(meeting)).get("over"):
-        address = str(there.get("address", ""))
-        if address in ("", tried):
-            if time.monotonic() > deadline or signals.terminated:
-                return
-            time.sleep(POLL_SECONDS)
-            continue
-        host = address.partition(":")[0]
-        try:
-            with running(log, token, address_towards(host), job.node_cpus, job.node_gpus, address) as node:
-                while node.alive and (there := _read(meeting)).get("address") == address:
-                    time.sleep(POLL_SECONDS)
-        except MachineError as error:
-            print(error, flush=True)
-        # A head that was there and is gone: the first task starts another one, elsewhere.
-        tried = address if not there.get("over") else ""
-        deadline = time.monotonic() + MEETING_SECONDS
+    while not (there := _read(meeting)).get("over") and not signals.terminated and time.monotonic() < deadline:
+        if address := str(there.get("address", "")):
+            try:
+                ip = address_towards(address.partition(":")[0])
+                with running(log, token, ip, job.node_cpus, job.node_gpus, address) as node:
+                    while node.alive and _read(meeting) in ({}, {"address": address}):
+                        time.sleep(POLL_SECONDS)
+                deadline = time.monotonic() + MEETING_SECONDS
+            except (MachineError, OSError) as error:  # there may be no way to the head for a while
+                print(error, flush=True)
+        time.sleep(POLL_SECONDS)
 
 
 def _read(meeting: Path) -> dict[str, object]:

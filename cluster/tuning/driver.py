@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import MachineError
+from benchmark.errors import MachineError, UserError
 from benchmark.terminal import duration
 from results import lease
 from results.lease import BEAT_SECONDS, STALE_SECONDS
@@ -29,8 +29,6 @@ from .summary import conclude
 
 SAY_SECONDS = 30.0
 LEASE_PATIENCE_SECONDS = 2 * (STALE_SECONDS + BEAT_SECONDS)
-FAILURES = 3
-"""So often a trial is tried again whose process or node died."""
 
 
 def main(job_file: Path, address: str) -> int:
@@ -44,11 +42,11 @@ def main(job_file: Path, address: str) -> int:
     try:
         for study in job.studies:
             folder = StudyFolder(job.store, study)
-            folder.begin(job.effort)
             try:
+                folder.begin(job.effort)
                 with _lease(folder).kept():
                     _search(job, job_file, folder)
-            except MachineError as error:
+            except (MachineError, UserError) as error:
                 print(error, flush=True)
                 failed += 1
             if stop_file(job_file).exists():
@@ -74,7 +72,7 @@ def _search(job: TuneJob, job_file: Path, folder: StudyFolder) -> None:
     """Until there was enough, or all are to stop; then the result is frozen."""
     from ray import tune
 
-    from .search import Hours, Ledger, LedgerSearch, scheduler_for
+    from .search import FAILURES, Hours, Ledger, LedgerSearch, scheduler_for
     from .trial import METRIC, run_trial
 
     ledger = Ledger(folder, job.effort, stop_file(job_file).exists)
@@ -104,11 +102,12 @@ def _search(job: TuneJob, job_file: Path, folder: StudyFolder) -> None:
             ),
         )
         tuner.fit()
+        ledger.end_open()
         shutil.rmtree(state, ignore_errors=True)
     if stop_file(job_file).exists():
         return
     population.clear(folder)
-    print(conclude(folder, job.effort), flush=True)
+    print(conclude(folder, job.effort, ledger.used_up), flush=True)
 
 
 def _teller(ledger: Any, folder: StudyFolder) -> Any:

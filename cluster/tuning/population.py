@@ -8,9 +8,8 @@ epoch. What trains is `run_cell`, which goes on from there as after any interrup
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from benchmark.files import replacing
 from benchmark.suite import Domain
 from benchmark.tuning import Study
 from results.studies import Note, StudyFolder, Trial
+
+from .ray_node import scratch
 
 GENERATIONS = 5
 """So often a training looks whom to follow."""
@@ -48,20 +49,22 @@ def require_one_level(study: Study) -> None:
         raise UserError(f"{study}: --scheduler pbt is for studies of one level; see `tuning.levels` of the suite")
 
 
-def keep_snapshot(folder: StudyFolder, trial: Trial, epoch: int) -> None:
-    """What others may go on from: a second name of the checkpoint, which the next epoch replaces."""
+def keep_snapshot(folder: StudyFolder, trial: Trial, epoch: int, just_trained: bool) -> None:
+    """What others may go on from: a second name of the checkpoint, which the next epoch replaces.
+
+    Where a training is taken up, the checkpoint may be in the middle of the next epoch: what is there stays.
+    """
     (cell,) = trial.cells
-    with suppress(FileExistsError):
-        os.link(folder.store.cell_folder(cell.id) / "checkpoint.pt", _snapshot(folder, trial.note.number, epoch))
+    snapshot = _snapshot(folder, trial.note.number, epoch)
+    if just_trained or not snapshot.exists():
+        _link(folder.store.cell_folder(cell.id) / "checkpoint.pt", snapshot)
     old = epoch - 2 * interval(cell.train) - 1
     _snapshot(folder, trial.note.number, old).unlink(missing_ok=True)
 
 
 def hold(folder: StudyFolder, number: int, parent: int, epoch: int) -> None:
     """Keep the parent's weights of that epoch for member `number`, however long it waits for its turn."""
-    held = _held(folder, number)
-    held.unlink(missing_ok=True)
-    os.link(_snapshot(folder, parent, epoch), held)
+    _link(_snapshot(folder, parent, epoch), _held(folder, number))
 
 
 def follow(folder: StudyFolder, note: Note, settings: Mapping[str, Any], parent: int, epoch: int) -> Note:
@@ -84,6 +87,7 @@ def follow(folder: StudyFolder, note: Note, settings: Mapping[str, Any], parent:
     state = with_settings(read(_held(folder, note.number)), cell.train)
     with replacing(target) as temporary:
         torch.save(state, temporary)
+    _link(target, _snapshot(folder, note.number, epoch))  # in place of what it had at that epoch itself
     folder.write(following)  # last: whoever goes on from the note finds the checkpoint
     return following
 
@@ -100,13 +104,22 @@ def with_settings(state: dict[str, Any], train: Training) -> dict[str, Any]:
     return state
 
 
-def token() -> Any:
+@contextmanager
+def token() -> Iterator[Any]:
     """What Ray takes for a checkpoint, without which it lets nobody follow; the weights are in the study's folder."""
     from ray import tune
 
-    folder = Path(tempfile.mkdtemp(prefix="symbench-"))
-    (folder / "member").touch()
-    return tune.Checkpoint.from_directory(str(folder))
+    with scratch() as folder:
+        (Path(folder) / "member").touch()
+        yield tune.Checkpoint.from_directory(folder)
+
+
+def _link(path: Path, name: Path) -> None:
+    """Give `path` a second name, in place of what had it."""
+    temporary = name.with_name(f"new-{name.name}")
+    temporary.unlink(missing_ok=True)  # it also stays where both are one file already
+    os.link(path, temporary)
+    temporary.replace(name)
 
 
 def _snapshot(folder: StudyFolder, number: int, epoch: int) -> Path:

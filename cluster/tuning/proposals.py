@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -107,7 +106,3 @@ class Novelty:
 
     def add(self, trial: Trial) -> None:
         self.known |= {cell.id for cell in trial.cells}
-
-
-def is_finite(trial: Trial) -> bool:
-    return math.isfinite(trial.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import secrets
 import shutil
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -25,6 +27,8 @@ START_SECONDS = 180.0
 STARTED = "Ray runtime started"
 LOOPBACK = "127.0.0.1"
 PORTS_TRIED = 3
+NODE_FOLDER = "RAY_TMPDIR"
+"""The variable by which what runs on a node knows the node's folder, which goes with it."""
 
 
 def environment(token: Path, ip: str) -> dict[str, str]:
@@ -40,6 +44,7 @@ def environment(token: Path, ip: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if ip == LOOPBACK else "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_enable_metrics_collection": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
         "RAY_AIR_NEW_OUTPUT": "0",
@@ -84,14 +89,21 @@ class RayNode:
 def running(log: Path, token: Path, ip: str, cpus: int, gpus: int, head: str | None = None) -> Iterator[RayNode]:
     """A node with so many CPUs and GPUs for the length of the block: a new head, or one more node of `head`.
 
-    MachineError: it does not start.
+    MachineError: it does not start, or would listen to the whole internet.
     """
+    if ipaddress.ip_address(ip).is_global:
+        raise MachineError(f"{ip}: Ray would listen on a public address of this node; tune with --nodes 1")
     sweep()
     node = _start_head(log, token, ip, cpus, gpus) if head is None else _start(log, token, ip, cpus, gpus, head, [])
     try:
         yield node
     finally:
         node.stop()
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder that is gone at the end, and with the node where its process is killed."""
+    return tempfile.TemporaryDirectory(prefix="symbench-", dir=os.environ.get(NODE_FOLDER))
 
 
 def sweep() -> None:
@@ -130,6 +142,8 @@ def _start_head(log: Path, token: Path, ip: str, cpus: int, gpus: int) -> RayNod
     for attempt in range(PORTS_TRIED):
         port = _free_port(ip)
         own = ["--head", f"--port={port}", "--include-dashboard=false", "--no-monitor"]
+        if find_spec("grpc"):  # then Ray also listens for distant drivers, and all of them on one port
+            own.append(f"--ray-client-server-port={_free_port(ip)}")
         try:
             return _start(log, token, ip, cpus, gpus, f"{ip}:{port}", own)
         except MachineError:
@@ -158,7 +172,7 @@ def _start(log: Path, token: Path, ip: str, cpus: int, gpus: int, address: str, 
     guard = subprocess.Popen(
         [sys.executable, "-m", "cluster.tuning.guard", str(folder), str(log), *command],
         stdin=subprocess.PIPE,
-        env=environment(token, ip),
+        env={**environment(token, ip), NODE_FOLDER: str(folder)},
         start_new_session=True,
     )
     (folder / "guard.pid").write_text(str(guard.pid))

@@ -7,6 +7,7 @@ no trial of before.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,10 @@ from .job import REDUCTION, first_rung, rungs
 from .proposals import Novelty, OptunaProposals, Proposals, RandomProposals
 from .trial import METRIC, TIME
 
+FAILURES = 3
+"""So often a trial is tried again whose process or node died."""
+HOURS_SPENT = "stopped when the hours were spent"
+
 
 class Ledger:
     """The trials of a study while it is searched: those at their end, those that run, and those that were begun."""
@@ -40,6 +45,8 @@ class Ledger:
         self.numbers = [trial.note.number for trial in trials]
         self.running: dict[str, Note] = {}
         self.hours: dict[int, float] = {trial.note.number: trial.device_hours for trial in trials}
+        self.used_up = False
+        """Whether the space has nothing left that is new."""
         self.is_new = Novelty(folder.study, trials)
         optuna = effort.search == "optuna"
         study = folder.study
@@ -68,7 +75,8 @@ class Ledger:
             return self.open.popleft()
         if self.exhausted or (self.effort.trials is not None and len(self.numbers) >= self.effort.trials):
             return None
-        note = self._new(max(self.numbers, default=-1) + 1)
+        note = self._new(next(number for number in itertools.count() if number not in self.numbers))
+        self.used_up = note is None
         if note is not None:
             self.folder.write(note)
             self.numbers.append(note.number)
@@ -92,14 +100,30 @@ class Ledger:
         """Remember that a trial was stopped for good."""
         self.folder.write(self.folder.read(number).model_copy(update={"ended": why}))
 
-    def finished(self, trial_id: str) -> Trial | None:
-        """Take note of a trial that no longer runs; None where it is not at its end."""
+    def end_open(self) -> None:
+        """When the hours are spent Ray drops what runs without a word; what had not begun was never tried."""
+        if not self.exhausted or self.to_stop():
+            return
+        for trial in self.folder.trials():
+            if not trial.closed and trial.records:
+                self.end(trial.note.number, HOURS_SPENT)
+            elif not trial.closed:
+                self.folder.forget(trial.note.number)
+
+    def finished(self, trial_id: str, given_up: bool = False) -> Trial | None:
+        """Take note of a trial that no longer runs, `given_up` where Ray tries it no more.
+
+        None where it is not at its end: what a machine did to it may be better the next time.
+        """
         note = self.running.pop(trial_id, None)
         if note is None:
             return None
         trial = self.folder.trial(self.folder.read(note.number))
-        if not trial.closed and self.exhausted and not self.to_stop():
-            self.end(note.number, "stopped when the hours were spent")
+        if not trial.closed and not self.to_stop():
+            if given_up and _died_without_a_word(trial):
+                self.end(note.number, f"failed: killed: its process died {FAILURES + 1} times")
+            elif self.exhausted:
+                self.end(note.number, HOURS_SPENT)
             trial = self.folder.trial(self.folder.read(note.number))
         self.hours[note.number] = trial.device_hours
         if not trial.closed:
@@ -107,6 +131,13 @@ class Ledger:
         self.closed[note.number] = trial
         self.proposals.tell(trial)
         return trial
+
+
+def _died_without_a_word(trial: Trial) -> bool:
+    """Whether each of its attempts was killed, as by a lack of memory; one that fails says so in its status."""
+    statuses = [record.status for record in trial.records.values()]
+    killed = any(status.state == "running" and status.attempt > FAILURES for status in statuses)
+    return killed and not any(status.state == "failed" for status in statuses)
 
 
 class LedgerSearch(Searcher):
@@ -128,7 +159,7 @@ class LedgerSearch(Searcher):
         return {**config, "settings": dict(note.settings), "parent": None, "since": 0}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        self.ledger.finished(trial_id)
+        self.ledger.finished(trial_id, given_up=error)
 
     def save(self, checkpoint_path: str) -> None: ...
 

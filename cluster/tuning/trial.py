@@ -7,13 +7,15 @@ others as processes beside itself: `python -m cluster.tuning.trial JOB STUDY NUM
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import signal
 import subprocess
 import sys
-import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import torch
 from benchmark.cell import Cell
 from benchmark.distributed import World, join
 from benchmark.errors import MachineError
+from benchmark.files import write_json
 from benchmark.recorder import Epoch, Follower, Recorder
 from benchmark.run import run_cell
 from benchmark.training import Control, StoppedError
@@ -33,6 +36,7 @@ from .. import failures
 from ..staging import stage
 from . import population
 from .job import TuneJob, rungs, stop_file
+from .ray_node import scratch
 
 METRIC, TIME = "validation_rmse", "epoch"
 Report = Callable[..., None]
@@ -40,6 +44,8 @@ ASK_SECONDS = 1.0
 """So often a trial looks whether it is to stop: the answer may be on a network disk."""
 TRANSIENT_PATIENCE_SECONDS = 2 * (STALE_SECONDS + BEAT_SECONDS)
 """How long a trial waits for a cell that somebody holds: a node that was cut off, until its lease is stale."""
+WORD_SECONDS = 3.0
+"""How long rank 0 waits to hear from another rank why it was left alone."""
 HOPELESS = ("gpu_out_of_memory", "host_out_of_memory", "code_error", "input")
 """Failures that settings bring about: such a trial is at its end."""
 
@@ -58,13 +64,13 @@ def run_trial(config: Mapping[str, Any]) -> None:
     if trial.closed:
         tune.report({TIME: max(1, len(trial.curve)), METRIC: trial.value, "device_hours": trial.device_hours})
         return
-    with tempfile.TemporaryDirectory(prefix="symbench-") as scratch:
-        rendezvous = Path(scratch) / "rendezvous.json"
+    with scratch() as meeting:
+        rendezvous = Path(meeting) / "rendezvous.json"
         with _followers(job, job_file, folder, trial.note, rendezvous) as follower_processes:
             progress = Progress(job, folder, trial, tune.report)
             with join(0, job.ranks, _device(job, 0), rendezvous) as world:
                 try:
-                    train(job, job_file, folder, trial, world, progress)
+                    train(job, job_file, folder, trial, world, progress, rendezvous.parent)
                 finally:
                     _end(follower_processes)  # before the process group is destroyed, which may wait for them
 
@@ -85,8 +91,9 @@ class Progress:
             if epoch in self.milestones or epoch == len(curve):
                 result = {TIME: epoch, METRIC: curve[epoch - 1], "device_hours": now.device_hours}
                 if self.in_population and epoch == len(curve) and not now.closed:
-                    population.keep_snapshot(self.folder, now, epoch)
-                    self.report(result, checkpoint=population.token())
+                    population.keep_snapshot(self.folder, now, epoch, just_trained=self.told > 0)
+                    with population.token() as checkpoint:
+                        self.report(result, checkpoint=checkpoint)
                 else:
                     self.report(result)
         self.told = max(self.told, len(curve))
@@ -95,13 +102,25 @@ class Progress:
 
 
 def train(
-    job: TuneJob, job_file: Path, folder: StudyFolder, trial: Trial, world: World, progress: Progress | None
+    job: TuneJob,
+    job_file: Path,
+    folder: StudyFolder,
+    trial: Trial,
+    world: World,
+    progress: Progress | None,
+    words: Path | None = None,
 ) -> None:
-    """Run the cells of `trial` to their ends, on every rank.
+    """Run the cells of `trial` to their ends, on every rank; in the folder `words` ranks tell each other of errors.
 
     Several levels go side by side, from rung to rung, so that a trial can be stopped by what all of them say.
     """
     torch.set_num_threads(job.threads)
+
+    def explain(error: Exception) -> tuple[str, str]:
+        with job_file.with_name(f"{job_file.stem}-trials.log").open("a", encoding="utf-8") as log:
+            log.write(f"{folder.study}: trial {trial.note.number}, rank {world.rank}\n{traceback.format_exc()}")
+        return what_happened(error, world, words)
+
     asked = _Asked(stop_file(job_file))
     epochs = trial.cells[0].train.epochs
     several = len(trial.cells) > 1
@@ -109,7 +128,7 @@ def train(
     for until in rungs(job.effort, trial.cells[0].train) if several else [epochs]:
         for cell in list(left):
             on_epoch = None if several else progress
-            if _advance(job, folder, trial, cell, until, world, asked, on_epoch):
+            if _advance(job, folder, trial, cell, until, world, asked, on_epoch, explain):
                 left.remove(cell)
             if world.any(asked.to_stop()):
                 return
@@ -137,6 +156,7 @@ def _advance(
     world: World,
     asked: _Asked,
     on_epoch: Progress | None,
+    explain: Callable[[Exception], tuple[str, str]],
 ) -> bool:
     """Train `cell` up to epoch `until`; whether it is at its end, and so never run again."""
     checkpoint = folder.store.cell_folder(cell.id) / "checkpoint.pt"
@@ -154,15 +174,20 @@ def _advance(
 
             recorder = _Listening(cell, held.folder, held.lease, listen)
 
-        def is_ours() -> bool:
-            return not (isinstance(held, CellRecorder) and held.lease.lost)
+        lease = held.lease if isinstance(held, CellRecorder) else None
 
-        control = Control(lambda: reached[1] or asked.to_stop() or not is_ours(), is_ours)
+        def is_ours() -> bool:
+            return lease is None or not lease.lost
+
+        def stop() -> bool:  # asked at every step: the disk is not to be looked at
+            return reached[1] or asked.to_stop() or (lease is not None and lease.known_lost)
+
+        control = Control(stop, is_ours, wait=job.effort.scheduler == "pbt")  # whose snapshots are of that epoch
         notes = {
             "study": folder.study.name,
             "trial": trial.note.number,
             "devices": job.devices_of_trial,
-            **{name: importlib.metadata.version(name) for name in ("ray", "optuna")},
+            **{name: importlib.metadata.version(name) for name in ("ray", "optuna") if find_spec(name)},
         }
         data = stage(Store(job.store).data_folder, cell, job.scratch)
         try:
@@ -177,16 +202,32 @@ def _advance(
         except LeaseLostError:
             raise
         except Exception as error:
-            failure = failures.of_exception(error)
-            recorder.fail(failure, failures.describe(error))
+            failure, message = explain(error)
+            recorder.fail(failure, message)
             if failure not in HOPELESS:
                 raise  # Tune tries again
             if world.is_main:
-                ended = f"failed: {failure}: {failures.describe(error)}"
-                folder.write(trial.note.model_copy(update={"ended": ended}))
-            if world.size > 1:  # the others may wait in a collective; they end when this process lets them go
-                return True
+                folder.write(trial.note.model_copy(update={"ended": f"failed: {failure}: {message}"}))
+            if world.size > 1 or world.device.type == "cuda":
+                raise  # others may wait in a collective, and a GPU may be lost to this process; the next one reports
         return True
+
+
+def what_happened(error: Exception, world: World, words: Path | None) -> tuple[str, str]:
+    """Class and message. Rank 0, left alone, asks whether another rank has said why in the folder `words`."""
+    failure = "machine" if isinstance(error, OSError) else failures.of_exception(error)  # a disk that was away
+    message = failures.describe(error)
+    if world.size == 1 or words is None:
+        return failure, message
+    if not world.is_main and failure != "communication":
+        write_json(words / f"word-{world.rank}.json", {"failure": failure, "message": f"rank {world.rank}: {message}"})
+    deadline = time.monotonic() + WORD_SECONDS
+    while world.is_main and failure == "communication" and time.monotonic() < deadline:
+        for path in sorted(words.glob("word-*.json")):
+            said = json.loads(path.read_text(encoding="utf-8"))
+            return said["failure"], said["message"]
+        time.sleep(0.1)
+    return failure, message
 
 
 class _Listening(CellRecorder):
@@ -264,7 +305,7 @@ def follow(job_file: Path, study: str, number: int, rank: int, rendezvous: Path)
     job = TuneJob.load(job_file)
     folder = StudyFolder(job.store, job.study(study))
     with join(rank, job.ranks, _device(job, rank), rendezvous) as world:
-        train(job, job_file, folder, folder.trial(folder.read(number)), world, None)
+        train(job, job_file, folder, folder.trial(folder.read(number)), world, None, rendezvous.parent)
 
 
 if __name__ == "__main__":

@@ -99,3 +99,8 @@ def test_ui_before_the_first_sync(store: Store) -> None:
     result = symbench("ui", store=store)
     assert result.returncode == 3
     assert "nothing to show yet; `symbench sync SUITE` fills MLflow" in result.stderr
+    database = store.root / "x.db"
+    result = symbench("ui", "--tracking-uri", f"sqlite:///{database.resolve()}", store=Store(store.root / "mistyped"))
+    assert result.returncode == 3
+    assert "Traceback" not in result.stderr
+    assert not database.exists()

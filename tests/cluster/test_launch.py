@@ -121,6 +121,8 @@ def test_killed_in_mid_training_it_goes_on_bit_for_bit(
     running = wait_for_epoch(path, store, 3)
     os.killpg(launched.pid, signal.SIGKILL)
     launched.wait()
+    while store.being_run(running.cell):  # the worker ends a moment later
+        time.sleep(0.1)
     status = symbench("status", path, "--json", store=store)
     assert '"state": "interrupted"' in status.stdout
     again = symbench("run", path, store=store)

@@ -184,6 +184,26 @@ def test_ctrl_c_leaves_nothing_and_the_same_command_goes_on(store: Store, make_s
     assert all(len(r.history) == 25 for trial in folder.trials() for r in trial.records.values())
 
 
+def test_a_study_ends_when_its_hours_are_spent(store: Store, make_suite: MakeSuite) -> None:
+    """In the middle of its trials, whose time is not to end it: Ray drops them without a word."""
+    path = tuned_suite(make_suite, epochs=100_000)
+    path.write_text(path.read_text().replace("epochs: 100000", "epochs: 100000, early_stop_after: null"))
+    folder = folder_of(path, store)
+    command = ("tune", path, "--gpu-hours", 0.001)
+    done = symbench(*command, store=store)
+    assert done.returncode == 0, done.stderr
+    trials = folder.trials()
+    assert {trial.state for trial in trials} == {"stopped when the hours were spent"}
+    assert sum(trial.device_hours for trial in trials) >= 0.001
+    assert read_result(folder.result_path)["spent"]["trials"] == len(trials)
+    again = symbench(*command, store=store)
+    assert again.returncode == 0, again.stderr
+    assert [trial.records for trial in folder.trials()] == [trial.records for trial in trials]
+    other = symbench(*command, "--search", "optuna", store=store)
+    assert other.returncode == 2
+    assert "its search is another one than when the study was begun (random, now optuna)" in other.stderr
+
+
 def test_without_ray_it_says_what_to_install(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()

@@ -124,6 +124,19 @@ def test_two_suites_meet_in_what_they_have_in_common(board, new_cell, new_board)
         compare.suites(board.suite, replace(suite, cells=(extra,)), _with(board, extra), "rmse_future")
 
 
+def test_rows_of_another_protocol_are_not_paired(board):
+    shorter = [
+        cell.model_copy(update={"protocol": cell.protocol.model_copy(update={"test_steps": 5})})
+        for cell in board.suite.cells
+    ]
+    shorter = [type(cell).model_validate(cell.model_dump()) for cell in shorter]
+    suite = replace(board.suite, name="shorter", cells=tuple(shorter))
+    for cell in shorter:
+        board.finish(cell, rmse_future=0.1 + 0.001 * cell.seed)
+    with pytest.raises(UserError, match="have nothing in common"):
+        compare.suites(board.suite, suite, board.store, "rmse_future")
+
+
 def _with(board, cell):
     board.finish(cell)
     return board.store

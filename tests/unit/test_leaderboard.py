@@ -16,7 +16,7 @@ from results import export, leaderboard
 from results.glance import verdicts
 from results.quantities import METRICS, Statistic, written, written_statistic
 from results.standing import overall
-from results.statistics import Sample
+from results.statistics import Sample, compare
 from results.table import standings_table, to_table
 
 
@@ -115,7 +115,8 @@ def test_a_sample_counts_what_diverged_and_not_what_is_missing(new_board, new_ce
     board.finish(cells[1], rmse_future=2.0, rmse_future_by_run=[1.9, 2.1])
     board.diverge(cells[2])
     (row,) = rows_of(board)
-    assert leaderboard.sample(row, "rmse_future") == Sample((0, 1, 2), (1.0, 2.0, math.inf))
+    by_run = ((0.9, 1.1), (1.9, 2.1), (math.inf, math.inf))
+    assert leaderboard.sample(row, "rmse_future") == Sample((0, 1, 2), (1.0, 2.0, math.inf), by_run)
     assert leaderboard.sample(row, "samples_per_second").values == (410.0, 410.0, -math.inf)
     (whole,) = leaderboard.aggregate(cells[:2], board.store.read(cells[:2])[0])
     assert leaderboard.sample(whole, "rmse_future").by_run == ((0.9, 1.1), (1.9, 2.1))
@@ -132,6 +133,42 @@ def test_letters_tell_apart_within_a_level_alone(new_board, new_cell):
     letters = leaderboard.letters_of(rows, "rmse_future")
     assert letters[:2] == ["a", "b"]
     assert letters[2:] == ["a", "a"]
+
+
+def test_a_sure_win_stays_sure_beside_a_row_that_lacks_seeds(new_board, new_cell):
+    models = ("convnet", "e2cnn", "relaxed_steerable_rotation")
+    cells = [new_cell(model, seed=seed) for model in models for seed in range(3)]
+    board = new_board(cells)
+    for cell in cells:
+        if cell.model.name == "relaxed_steerable_rotation" and cell.seed == 2:
+            board.diverge(cell)
+            continue
+        base = {"convnet": 0.3, "e2cnn": 0.2, "relaxed_steerable_rotation": 0.1}[cell.model.name]
+        slope = 0.001 if cell.model.name == "convnet" else -0.001
+        board.finish(cell, rmse_future=base + slope * cell.seed)
+    rows = rows_of(board)
+    assert [row.model for row in rows] == ["e2cnn", "convnet", "relaxed_steerable_rotation"]
+    assert leaderboard.letters_of(rows, "rmse_future")[0] == "a"
+    (verdict,) = verdicts(rows, "rmse_future")
+    assert verdict.words == "yes: told from every other that has all its seeds (1 without)"
+
+
+def test_models_of_which_the_same_seed_diverged_are_compared_over_the_others(new_board, new_cell):
+    cells = [new_cell(model, seed=seed) for model in ("convnet", "e2cnn") for seed in range(3)]
+    board = new_board(cells)
+    for cell in cells:
+        if cell.seed == 2:
+            board.diverge(cell)
+        else:
+            error = (0.3 if cell.model.name == "convnet" else 0.2) + 0.01 * cell.seed
+            board.finish(cell, rmse_future=error, rmse_future_by_run=[0.9 * error, 1.1 * error])
+    found = compare(*(leaderboard.sample(row, "rmse_future") for row in rows_of(board)))
+    assert (found.seeds, found.runs) == (2, 2), "one that diverged does not cost the test runs of the others"
+
+
+def test_a_label_has_no_control_characters(new_board, new_cell):
+    board = new_board([new_cell(note="a\x07\n b"), new_cell(note="c")])
+    assert [row.label for row in rows_of(board)] == ["convnet note=a b", "convnet note=c"]
 
 
 def test_one_seed_has_no_letter(new_board, new_cell):
@@ -156,6 +193,18 @@ def test_standings_rank_over_levels_and_count_what_diverged(full_board):
     assert found.alike == pytest.approx(expected), "of the three models with a number in every level"
     with pytest.raises(UserError, match="'convne'; did you mean 'convnet'"):
         overall(rows_of(full_board), "rmse_future", "convne")
+
+
+def test_one_block_has_ranks_and_nothing_resampled(new_board, new_cell):
+    cells = [new_cell(model, seed=seed) for model in ("convnet", "e2cnn") for seed in (0, 1)]
+    board = new_board(cells)
+    for cell in cells:
+        board.finish(cell)
+    found = [
+        (one.label, one.mean_rank, one.relative, one.improvement)
+        for one in overall(rows_of(board), "rmse_future").models
+    ]
+    assert found == [("e2cnn", 1.0, None, None), ("convnet", 2.0, None, None)]
 
 
 def test_the_standings_fit_a_terminal(full_board):
@@ -241,6 +290,12 @@ class TestExport:
         assert line.startswith("| \\<script\\>a\\|b \\`\\*\\_\\[x\\](y)")
         columns = next(line for line in text.splitlines() if line.startswith("|---")).count("|")
         assert len(re.findall(r"(?<!\\)\|", line)) == columns
+
+    def test_latex_does_not_take_a_name_for_the_option_of_the_line_before(self, full_board):
+        rows = [dataclasses.replace(rows_of(full_board)[0], label=label) for label in ("[3pt] a", "*b")]
+        text = export.to_latex(rows)
+        assert "\n{[}3pt] a" in text
+        assert "\n{*}b" in text
 
     def test_latex_escapes_what_tex_acts_upon(self, full_board):
         assert export.latex_text("a_b & 50% {x} \\ ~^#$ ± <\n>") == (

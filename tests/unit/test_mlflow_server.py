@@ -180,6 +180,10 @@ def test_a_suite_that_is_not_announced_is_not_watched(new_board, new_cell, monke
     board, cell = new_board([new_cell()]), new_cell()
     with pytest.raises(UserError, match="must be an MLflow server"):
         live.announce(board.store, board.suite, "sqlite:///x.db")
+    with pytest.raises(UserError, match=r"me:\*\*\*@host"):
+        live.announce(board.store, board.suite, "postgresql://me:secret@host/a")
+    with pytest.raises(UserError, match="not a readable address"):
+        live.announce(board.store, board.suite, "http://me:secret@[::1")
     with pytest.raises(UserError, match="MLFLOW_TRACKING_PASSWORD"):
         live.announce(board.store, board.suite, "http://me:secret@127.0.0.1:9")
     assert "the jobs try it" in live.announce(board.store, board.suite, "http://127.0.0.1:9")
@@ -206,7 +210,7 @@ def test_the_boards_open_in_a_browser(server, full_board, new_cell, dump_dom):
     mlflow_view.sync(board.store, suite, server.url, "<p>report</p>")
     links = dict(mlflow_view.boards_at(server.url)["shown"])
 
-    page = dump_dom(f"{server.url}/{links['Who wins?']}")
+    page = dump_dom(f"{server.url}/{links['Who wins at level 0?']}")
     for expected in ("low_rmse_future", "high_rmse_future", "ratio_to_best", "rmse_domain"):
         assert expected in page, expected
     assert page.index(">relaxed_steerable_rotation<") < page.index(">e2cnn<") < page.index(">convnet<"), "best first"

@@ -14,7 +14,8 @@ import pytest
 
 from benchmark.errors import MachineError, UserError
 from results import mlflow_server, mlflow_view, mlflow_write
-from results.mlflow_client import default_tracking_uri, without_password
+from results.mlflow_client import connected, default_tracking_uri, without_password
+from results.mlflow_index import REVISION
 from results.store import Store
 
 pytestmark = [
@@ -107,6 +108,42 @@ def test_the_sync_of_another_store_is_noticed(small_board, tmp_path):
     assert len(runs(small_board, uri=uri)) == 3
     sync(small_board, uri)
     assert len(runs(small_board, uri=uri)) == 6
+
+
+def test_the_wrong_store_removes_nothing(small_board, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'shared.db'}"
+    sync(small_board, uri)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: nothing of suite .* runs are left as they are"):
+        sync(replace(small_board, store=Store(tmp_path / "empty")), uri)
+    with pytest.raises(UserError, match="mistyped: there is none"):
+        sync(replace(small_board, store=Store(tmp_path / "mistyped")), uri)
+    assert not (tmp_path / "mistyped").exists()
+    assert len(runs(small_board, uri=uri)) == 6
+    assert counts(sync(small_board, uri)) == (0, 0, 6, 0)
+
+
+@pytest.mark.parametrize("busy", [(Store, "read"), (mlflow_view, "_bring")])
+def test_a_run_that_begins_live_during_a_sync_stays_the_only_one(small_board, new_cell, monkeypatch, busy):
+    late, begun = new_cell("convnet", seed=1), []
+    board = replace(small_board, suite=replace(small_board.suite, cells=(*small_board.suite.cells, late)))
+    before = getattr(*busy)
+
+    def begin(*arguments):
+        client = client_of(board)
+        (experiment,) = [one for one in client.search_experiments() if "symbench.suite" in one.tags]
+        run = client.create_run(experiment.experiment_id, tags={mlflow_write.IDENTITY: late.id})
+        client.set_experiment_tag(experiment.experiment_id, REVISION, "live-1")
+        begun.append(run.info.run_id)
+        return before(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*busy, begin)
+        sync(board)
+    board.finish(late)
+    sync(board)
+    shown = runs(board, f"tags.`{mlflow_write.IDENTITY}` = '{late.id}'")
+    assert [run.info.run_id for run in shown] == begun
 
 
 @pytest.mark.parametrize("calls", [1, 3, 5])
@@ -231,12 +268,11 @@ def test_the_board_run_carries_table_figures_and_report(full_board):
     assert len(note) <= 5000
 
 
-def test_the_ready_boards_answer_their_questions(full_board):
-    """MLflow's own search, with the filter and the order that a board's link opens with."""
-    sync(full_board)
-    client = client_of(full_board)
+def states_of(board):
+    """Question -> the state of MLflow's table that its link opens with."""
+    client = client_of(board)
     (experiment,) = [one for one in client.search_experiments() if "symbench.suite" in one.tags]
-    (links,) = mlflow_view.boards_at(default_tracking_uri(full_board.store)).values()
+    (links,) = mlflow_view.boards_at(default_tracking_uri(board.store)).values()
     states = {}
     for question, path in links:
         assert path.startswith(f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=")
@@ -244,11 +280,29 @@ def test_the_ready_boards_answer_their_questions(full_board):
         key = path.partition("viewStateShareKey=")[2].partition("&")[0]
         packed = experiment.tags[f"mlflow.sharedViewState.{key}"].removeprefix("deflate;")
         states[question] = json.loads(zlib.decompress(base64.b64decode(packed)))
+    return states
+
+
+def opened_by(board, state):
+    return runs(board, state["searchFilter"], [f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"])
+
+
+def test_what_lacks_a_seed_does_not_lead(small_board):
+    """The steerable model has the lesser error, but one of its seeds diverged."""
+    sync(small_board)
+    states = states_of(small_board)
+    for question in ("Who wins?", "Who wins at level 0?"):
+        shown = [run.data.params["model"] for run in opened_by(small_board, states[question])]
+        assert shown == ["convnet", "e2cnn"]
+
+
+def test_the_ready_boards_answer_their_questions(full_board):
+    """MLflow's own search, with the filter and the order that a board's link opens with."""
+    sync(full_board)
+    states = states_of(full_board)
 
     def opened(question):
-        state = states[question]
-        order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
-        return runs(full_board, state["searchFilter"], [order])
+        return opened_by(full_board, states[question])
 
     assert [run.data.params["level"] for run in opened("Who wins at level 3?")] == ["3"] * 4
     assert opened("Who wins at level 3?")[0].data.params["model"] == "relaxed_steerable_rotation"
@@ -306,6 +360,54 @@ def test_a_server_that_is_down_or_silent_is_one_sentence(small_board, monkeypatc
             sync(small_board, f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
+def test_an_address_that_cannot_be_used_is_one_sentence(small_board, tmp_path):
+    with pytest.raises(UserError, match="not a readable address"):
+        sync(small_board, "http://me:secret@[::1")
+    with pytest.raises(UserError, match="is a folder"):
+        sync(small_board, f"sqlite:///{tmp_path}")
+    with pytest.raises(MachineError, match="No module named"), connected("postgresql://me@host/a"):
+        raise ImportError("No module named 'psycopg2'")  # as where a driver is installed, and MLflow wants another
+
+
+@pytest.mark.parametrize("words", ["{}/a broke", "Invalid url: {}", "HTTPSConnectionPool: NameResolutionError {}"])
+def test_a_password_in_an_error_is_not_repeated(words):
+    with pytest.raises(MachineError) as caught, connected("https://me:secret@host"):
+        raise OSError(words.format("https://me:secret@host"))
+    assert "secret" not in str(caught.value)
+    assert "address is wrong" in str(caught.value) or "https://me:***@host/a broke" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("status.json", r'"heartbeat": [\d.]+', '"heartbeat": NaN'),
+        ("status.json", r'"heartbeat": [\d.]+', '"heartbeat": 1e30'),
+        ("history.jsonl", r'"seconds": 2.0', '"seconds": null'),
+        ("history.jsonl", r'"seconds": 2.0', '"seconds": NaN'),
+    ],
+)
+def test_a_record_with_an_impossible_time_is_named_as_broken(small_board, file, old, new):
+    folder = small_board.store.cell_folder(small_board.suite.cells[0].id)
+    rewrite(folder / file, old, new)
+    records, broken = small_board.store.read(small_board.suite.cells)
+    assert [one.folder for one in broken] == [folder]
+    assert "is no time" in broken[0].reason
+    assert len(records) == 2
+
+
+def test_a_foreign_metric_is_left_out(small_board):
+    path = small_board.store.cell_folder(small_board.suite.cells[0].id) / "metrics.json"
+    rewrite(path, r'"flops": \d+', '"flops": 1' + "0" * 400)
+    rewrite(path, r'"rmse_future_by_step": \[[^]]*\]', '"rmse_future_by_step": 5')
+    assert counts(sync(small_board)) == (6, 0, 0, 0)
+
+
+def rewrite(path, old, new):
+    text = path.read_text()
+    path.write_text(re.sub(old, new, text))
+    assert path.read_text() != text
+
+
 def test_a_password_is_not_repeated():
     assert without_password("https://me:secret@host:1/a") == "https://me:***@host:1/a"
     assert without_password("sqlite:////a/b.db") == "sqlite:////a/b.db"
@@ -317,3 +419,6 @@ def test_the_page_is_served_to_this_machine_alone(tmp_path):
     argv = mlflow_server.command("sqlite:///x.db", tmp_path, port=5001)
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
     assert "127.0.0.1:5001" in argv[argv.index("--allowed-hosts") + 1].split(",")
+    argv = mlflow_server.command("sqlite:///x.db", tmp_path, host="::1")
+    assert argv[argv.index("--host") + 1] == "::1"
+    assert "[::1]:5000" in argv[argv.index("--allowed-hosts") + 1].split(",")

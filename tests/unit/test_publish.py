@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from benchmark import suite as suites
 from benchmark.errors import UserError
 from benchmark.files import write_json
 from results import publish
+from results.reproduce import Commands
 
 EMPTY = f"# x\n\n{publish.BEGIN}\n{publish.END}\n\nrest\n"
 
@@ -23,7 +25,7 @@ def test_a_board_tells_what_is_there_and_what_is_missing(full_board, tmp_path, r
     folder = tmp_path / "published"
     done = publish.publish(full_board.store, full_board.suite, folder, readme)
     assert done.readme
-    assert done.missing == 5, "one diverged, one absent, three that cannot run"
+    assert done.unfinished == {"absent": 1, "diverged": 1, "n/a": 3}
     document = json.loads((folder / "levels" / "board.json").read_text())
     assert document["states"] == {"absent": 1, "diverged": 1, "done": 16, "n/a": 3}
     assert {one["state"] for one in document["missing"]} == {"absent", "diverged", "n/a"}
@@ -72,14 +74,28 @@ def test_what_cannot_be_published(full_board, new_board, new_cell, tmp_path, rea
 
 def test_hostile_names_stay_text_and_inside_the_folder(new_board, new_cell, tmp_path):
     cell = new_cell("<script>|x|\n# [y](javascript:1)")
-    board = new_board([cell], "../../<b>evil</b>")
-    board.refuse(cell, "<img src=x> | `")
+    board = new_board([cell], f"../../<b>evil</b>` {publish.END}")
+    with board.recording(cell) as recorder:
+        recorder.environment({"device": "<b>gpu</b>", "torch": "[y](javascript:1)", "git_commit": "<b>0</b>"})
+        recorder.finish("n/a", {}, "<img src=x> | `")
     published = publish.publish(board.store, board.suite, tmp_path / "published", None)
     assert all(path.is_relative_to(tmp_path / "published") for path in published.files)
     page = (published.files[0].parent / "README.md").read_text()
+    section = publish.section(tmp_path / "published")
     for active in ("<script", "<img", "<b>", "[y]"):
-        assert active not in page.replace("\\" + active[0], "")
+        assert active not in (page + section).replace("\\" + active[0], "")
     assert "\n# [y]" not in page
+    text = publish.with_section(EMPTY, section)
+    assert publish.with_section(text, "") == EMPTY, "the name does not end the section"
+
+
+def test_the_commands_of_a_board_that_was_asked_for_tuned_settings(full_board):
+    tuned = suites.load("quickstart", tuned=True)
+    assert (tuned.asked, suites.load("quickstart").asked) == (True, False)
+    suite = replace(full_board.suite, asked=True)
+    assert Commands(suite).of_cell("abc") == "symbench run levels.yaml --only id=abc --tuned"
+    records, broken = full_board.store.read(suite.cells)
+    assert publish.board(suite, records, broken, "rmse_future")["command"] == "symbench run suite.yaml --tuned"
 
 
 def test_readme_and_the_newest_published_board_agree():

@@ -15,6 +15,7 @@ from benchmark.baseline import Task
 from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol, Training
 from benchmark.models.layers.relaxation import RelaxedLayer
 from results import figures, leaderboard, literature, plot, report, rollouts, views_flow, views_symmetry, views_weights
+from results.crossing import crossing
 from results.reproduce import Commands
 
 HOSTILE = "<script>alert(1)</script>\"'\n & {{ 7 * 7 }} $x$"
@@ -23,6 +24,10 @@ HOSTILE = "<script>alert(1)</script>\"'\n & {{ 7 * 7 }} $x$"
 def render(board, metric="rmse_future"):
     records, broken = board.store.read(board.suite.cells)
     return report.render(board.store, board.suite, records, broken, metric)
+
+
+def figures_in(suite, records):
+    return report.figures_of(report.panels_of(leaderboard.aggregate(suite.cells, records), records))
 
 
 def test_the_same_store_gives_the_same_bytes(full_board):
@@ -158,6 +163,50 @@ def test_where_strict_and_relaxed_cross(new_board, new_cell):
     assert views_symmetry.where_they_cross(one_level, "rmse_future").svg is None
 
 
+def test_lines_that_begin_together_or_touch_do_not_cross():
+    ones = np.ones((3, 2))
+    assert crossing([0.0, 1.0, 2.0], ones, ones + np.array([[0], [1], [2]])) is None
+    assert crossing([0.0, 1.0, 2.0], ones, ones + np.array([[1], [0], [1]])) is None
+    assert crossing([0.0, 1.0, 2.0], ones, ones + np.array([[1], [0], [-1]])).at.value == 1.0
+
+
+def test_a_row_that_lacks_a_seed_does_not_stand_for_its_family_nor_on_the_front(new_board, new_cell):
+    cells = [new_cell("convnet", seed=seed, hidden=hidden) for hidden in (32, 64, 96) for seed in (0, 1)]
+    board = new_board(cells)
+    for cell in cells:
+        width = cell.model.config["hidden"]
+        if width == 32 and cell.seed:
+            board.diverge(cell)
+        else:
+            error = 0.01 * width + 0.001 * cell.seed
+            board.finish(cell, rmse_future=1 - error, rmse_validation=error, parameters=width)
+    rows = leaderboard.aggregate(cells, board.store.read(cells)[0])
+    (member,) = views_symmetry.envelopes(rows, "rmse_future")["cnn"]
+    assert member.config["hidden"] == 64
+    made = views_flow.pareto(rows, "rmse_future", figures.styles(rows), "level 0")[0].svg
+    dashed = re.search(r'<path d="([^"]*)" fill="none" stroke="currentColor" stroke-width="1.8" stroke-dasharray', made)
+    assert dashed[1].count(",") == 2, "the front holds the two that are complete"
+
+
+def test_protocols_have_figures_of_their_own(new_board, new_cell):
+    cells = [new_cell(model, level) for model in ("convnet", "e2cnn") for level in (0, 3)]
+    shorter = [
+        Cell.model_validate(cell.model_dump() | {"protocol": cell.protocol.model_dump() | {"test_steps": 5}})
+        for cell in cells
+    ]
+    board = new_board([*cells, *shorter])
+    for cell in board.suite.cells:
+        board.finish(cell)
+    stems = [stem for stem, _ in figures_in(board.suite, board.store.read(board.suite.cells)[0])]
+    assert len(set(stems)) == len(stems)
+    heads = {"smoke-rotation-levels-small-centered-test-steps-20", "smoke-rotation-levels-small-centered-test-steps-5"}
+    assert {f"{head}-error-of-models" for head in heads} <= set(stems)
+    html = render(board, "samples_per_second")
+    assert "above 1 is better" in html
+    assert "(small, centered, test_steps 5)</h2>" in html
+    assert "below 1 is better" in render(board)
+
+
 def test_measured_data_without_an_equivariance_error_say_so(new_board, new_cell):
     board = new_board([new_cell()])
     with board.recording(new_cell()) as recorder:
@@ -209,9 +258,8 @@ class TestPlot:
         assert plot.chart([nothing], plot.Axis("x", log=True), plot.Axis("y")) is None
 
     def test_names_are_escaped_and_xml(self):
-        made = plot.chart(
-            [plot.Series(HOSTILE + "\x07", [1], [1], "#000", "o", hints=[HOSTILE])], plot.Axis("x"), plot.Axis("y")
-        )
+        series = plot.Series(HOSTILE + "\x07", [1], [1], "#000", "o", hints=[HOSTILE + "\x07"])
+        made = plot.chart([series], plot.Axis("x"), plot.Axis("y"))
         ElementTree.fromstring(plot.standalone(made))
         assert "<script" not in made
 
@@ -259,6 +307,14 @@ class TestWeights:
             model = model_class(model_class.Config(**widths), task)
             layers = [module for module in model.modules() if isinstance(module, RelaxedLayer)]
             assert len(list(views_weights.relaxations(model.state_dict(), (8, 8)))) >= min(1, len(layers)), name
+
+    def test_a_large_board_does_not_have_all_its_checkpoints_read(self, full_board, monkeypatch):
+        records, _ = full_board.store.read(full_board.suite.cells)
+        row = next(row for row in leaderboard.aggregate(full_board.suite.cells, records) if row.family == "relaxed")
+        read = []
+        monkeypatch.setattr(views_weights, "_read", lambda record: read.append(record) or [])
+        assert views_weights.pictures([row] * 50, records, "level 0").svg is None
+        assert len(read) == views_weights.MOST_READ
 
     def test_a_broken_checkpoint_costs_the_picture_alone(self, full_board):
         cell = full_board.suite.cells[4]
@@ -316,7 +372,7 @@ def test_a_large_board_says_what_is_folded(full_board, monkeypatch):
 
 def test_figures_stand_alone_with_names_of_files(full_board):
     records, _ = full_board.store.read(full_board.suite.cells)
-    found = report.figures_of(full_board.suite, records)
+    found = figures_in(full_board.suite, records)
     assert len({stem for stem, _ in found}) == len(found) > 6
     for stem, svg in found:
         assert re.fullmatch(r"[a-z0-9-]+", stem)

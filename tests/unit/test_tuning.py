@@ -163,6 +163,7 @@ def test_settings_that_no_model_can_have_make_no_trial(make_suite: MakeSuite) ->
     [
         ("tuning: {keeps: [hidden]}", "did you mean 'keep'"),
         ("tuning: {levels: some}", "tuning.levels"),
+        ("tuning: {levels: [[0, 99]]}", "unknown level"),
         ("tuning: {train: {learning_rat: [1e-3]}}", "did you mean 'learning_rate'"),
         ("tuning: {train: {learning_rate: {low: 1e-2, high: 1e-3}}}", "must be less than high"),
         ("tuning: {train: {learning_rate: [fast]}}", "tuning"),
@@ -323,6 +324,11 @@ def test_a_study_goes_on_only_as_it_was_begun(folder: StudyFolder) -> None:
     other = folder.study.model_copy(update={"space": {"train.learning_rate": (0.1,)}})
     with pytest.raises(UserError, match="space is another one"):
         StudyFolder(folder.root.parent.parent, other).begin(Effort(trials=9))
+    other = folder.study.model_copy(update={"defaults": (*folder.study.defaults, {"train.learning_rate": 0.1})})
+    with pytest.raises(UserError, match="default is another one"):
+        StudyFolder(folder.root.parent.parent, other).begin(Effort(trials=9))
+    again = Study.model_validate_json(folder.study.model_dump_json())  # as a job of a cluster has it
+    assert StudyFolder(folder.root.parent.parent, again).require_alike(Effort(hours=1.0)) == folder.begun()
 
 
 def test_several_levels_have_one_value_that_no_level_decides_alone(store: Store, make_suite: MakeSuite) -> None:

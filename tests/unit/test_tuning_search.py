@@ -6,13 +6,15 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from benchmark import registry
+from benchmark import cli_tune, registry
 from benchmark import suite as suites
 from benchmark.cell import Cell
 from benchmark.errors import MachineError, UserError
@@ -24,8 +26,9 @@ from cluster import tune
 from cluster.tuning import population
 from cluster.tuning.job import TuneJob, first_rung, rungs
 from cluster.tuning.proposals import Novelty, OptunaProposals, RandomProposals
+from cluster.tuning.summary import conclude, is_complete
 from cluster.tuning.trial import Progress, train
-from results import tuning
+from results import report, tuning
 from results.store import Store
 from results.studies import Effort, Note, StudyFolder, Trial
 
@@ -193,6 +196,55 @@ def test_hours_end_a_study(folder: StudyFolder) -> None:
     assert ledger.next() is None
 
 
+def test_what_ray_drops_when_the_hours_are_spent_is_ended(folder: StudyFolder) -> None:
+    """What had not begun is no trial, and is the next one where more hours are given; the default, too."""
+    made = notes(folder, 3)
+    folder.write(made[0])
+    fabricate(folder, made[1], [0.4] * EPOCHS)
+    fabricate(folder, made[2], [0.3], state=None)
+    few, more = Effort(hours=4.6), Effort(hours=9.0)
+    ledger_of(folder, more).end_open()  # not spent yet
+    assert [trial.closed for trial in folder.trials()] == [False, True, False]
+    ledger_of(folder, few).end_open()
+    assert [trial.state for trial in folder.trials()] == ["done", "stopped when the hours were spent"]
+    assert is_complete(folder, few, folder.trials())
+    assert "by trial 2 of 2, no RMSE of the default" in conclude(folder, few)
+    ledger = ledger_of(folder, more)
+    given = [ledger.next() for _ in range(2)]
+    assert [note.number for note in given] == [0, 3]
+    assert given[0] == made[0]
+
+
+def test_what_is_killed_again_and_again_has_failed(folder: StudyFolder) -> None:
+    """What its machine failed stays open, and so does what was killed less often than Ray tries."""
+    from cluster.tuning.search import FAILURES, LedgerSearch
+
+    ledger = ledger_of(folder, Effort(trials=6))
+    search = LedgerSearch(ledger, folder.root / "job.json")
+
+    def complete(note: Note, starts: int, failure: str = "", error: bool = True) -> Trial:
+        ledger.running["a"] = note
+        folder.write(note)
+        (cell,) = folder.trial(note).cells
+        for _ in range(starts):
+            with folder.store.recorder(cell) as recorder:
+                assert recorder is not None
+                recorder.start()
+                if failure:
+                    recorder.fail(failure, "")
+        search.on_trial_complete("a", error=error)
+        return folder.trial(folder.read(note.number))
+
+    first, second, third, fourth = notes(folder, 4)
+    killed = complete(first, FAILURES + 1)
+    assert killed.state == "failed: killed: its process died 4 times"
+    assert killed.value == math.inf
+    assert ledger.closed[0].closed
+    assert not complete(second, FAILURES + 1, failure="machine").closed
+    assert not complete(third, FAILURES).closed
+    assert not complete(fourth, FAILURES + 1, error=False).closed
+
+
 @pytest.mark.parametrize("value", [math.inf, 0.3])
 def test_optuna_learns_from_the_trials_of_before(folder: StudyFolder, value: float) -> None:
     """Told that only slow learning is good, it proposes slow learning; new settings, and within the space."""
@@ -236,6 +288,18 @@ def test_a_space_that_is_used_up_ends_the_search(store: Store, make_suite: MakeS
         ledger = ledger_of(made, Effort(trials=5, search=search))
         given = [ledger.next() for _ in range(4)]
         assert [note is not None for note in given] == [True, True, False, False]
+        assert ledger.used_up
+        for path in (made.root / "trials").iterdir():
+            path.unlink()
+    ledger = ledger_of(made, Effort(trials=5))
+    for _ in range(2):
+        fabricate(made, ledger.next(), [0.5] * 3)
+    assert not is_complete(made, Effort(trials=5), made.trials())
+    conclude(made, Effort(trials=5), used_up=True)
+    assert tune.open_studies([study], Effort(trials=6), store) == []
+    assert is_complete(made, Effort(trials=6), made.trials())  # it was said again
+    (made.root / "trials" / "0001.json").unlink()  # begun anew
+    assert not is_complete(made, Effort(trials=6), made.trials())
 
 
 # A trial in this process
@@ -365,6 +429,15 @@ def test_the_ledger_tells_who_was_tuned_and_warns(store: Store, make_suite: Make
     trials = [fabricate(folder, note, [0.5 / (n + 1)] * EPOCHS) for n, note in enumerate(notes(folder, 2))]
     folder.freeze(Effort(trials=2), trials)
     tuned = suites.load(str(path), store.root, tuned=True, partly=True)
+    left_out = "not tuned, and so not on this board: e2cnn on smoke_rotation_levels level 0"
+    assert tuning.left_out(tuned) == left_out
+    assert left_out in report.render(store, tuned, {}, [])
+    from support import symbench
+
+    assert left_out in symbench("leaderboard", path, "--tuned", store=store).stderr
+    assert tuning.left_out(suites.load(str(path), store.root, tuned=True, only="model=convnet", partly=True)) == ""
+    with pytest.raises(UserError, match="not tuned in store"):
+        suites.load(str(path), store.root, tuned=True, only="model=e2cnn", partly=True)
     ledger = {line.model: line for line in tuning.spent_by(tuned, {}, store)}
     assert set(ledger) == {"convnet"}
     line = ledger["convnet"]
@@ -376,6 +449,11 @@ def test_the_ledger_tells_who_was_tuned_and_warns(store: Store, make_suite: Make
     mixed = [line, tuning._line(found["e2cnn"], None)]
     (warning,) = tuning.warnings_of(mixed)
     assert "convnet: 2 trials (random, asha); e2cnn: default settings" in warning
+    timed = replace(line, limit=2.0, trials=3)  # who has the same hours may have another number of trials
+    assert tuning.warnings_of([timed, replace(timed, model="e2cnn", trials=5)]) == []
+    folder.result_path.write_text("spent: 3\n")
+    (broken,) = (one for one in tuning.spent_by(tuned, {}, store) if one.model == "convnet")
+    assert broken.settings == f"{folder.result_path.name} cannot be read"
 
 
 def test_figures_and_runs_of_a_study(folder: StudyFolder, store: Store) -> None:
@@ -506,9 +584,43 @@ def test_models_that_are_not_tuned_alike_are_named(store: Store, make_suite: Mak
     for note in notes(folder, 3):
         fabricate(folder, note, [0.5] * EPOCHS)
     (told,) = tune.inequalities(suite, both, Effort(trials=2), store)
-    assert "has 3 trials already, 2 are asked for" in told
+    assert "has 3 trials already, others would have 2" in told
+    (told,) = tune.inequalities(suite, one, Effort(trials=2), store)
+    assert "was tuned with 2 trials (random, asha), convnet with 3 trials" in told
+    assert tune.inequalities(suite, both, Effort(trials=3), store) == []
+    folder = StudyFolder(store.root, e2cnn)
+    for note in notes(folder, 3):
+        fabricate(folder, note, [0.5] * EPOCHS)
+    for chosen in (both, one):  # all have three
+        assert tune.inequalities(suite, chosen, Effort(trials=2), store) == []
     other = e2cnn.model_copy(update={"space": {**e2cnn.space, "train.learning_rate": (1e-3,)}})
     assert other.training_space != convnet.training_space
+
+
+def test_a_dry_run_names_what_is_not_alike_and_refuses_nothing(store: Store, make_suite: MakeSuite) -> None:
+    path = make_suite(models="[{convnet: {hidden: 4}}, {e2cnn: {hidden: 2}}]", epochs=EPOCHS)
+    arguments = [str(path), "--only", "model=convnet", "--store", str(store.root)]
+    shown = CliRunner().invoke(cli_tune.tune, [*arguments, "--dry-run"])
+    assert shown.exit_code == 0
+    assert "e2cnn: is not tuned at all, convnet is" in shown.output
+    refused = CliRunner().invoke(cli_tune.tune, arguments)
+    assert "would not be tuned alike" in str(refused.exception)
+
+
+def test_several_settings_in_the_suite_are_as_many_trials(store: Store, make_suite: MakeSuite) -> None:
+    path = make_suite(models="[{convnet: {hidden: [4, 8]}}, {e2cnn: {hidden: 2}}]", epochs=EPOCHS)
+    suite = suites.load(str(path))
+    both = list({study.name: study for study in studies(suite).values()}.values())
+    (told,) = tune.inequalities(suite, both, Effort(trials=2), store)
+    assert "e2cnn: the suite writes 1 settings, and 2 of convnet" in told
+    with pytest.raises(UserError, match="--trials 2 at least"):
+        tune.open_studies(both, Effort(trials=1), store)
+
+
+def test_a_study_that_was_begun_otherwise_is_refused_before_anything_starts(folder: StudyFolder, store: Store) -> None:
+    with pytest.raises(UserError, match="its search is another one"):
+        tune.open_studies([folder.study], Effort(trials=6, search="optuna"), store)
+    assert folder.begun().effort == Effort(trials=6)
 
 
 def test_ray_and_optuna_are_imported_by_nobody_who_does_not_tune() -> None:
