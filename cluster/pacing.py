@@ -35,7 +35,7 @@ from .job import Job
 from .launch import Placement, local_job, start, stop
 from .packing import Shape
 from .site import Site
-from .submit import cluster_folder, executor_for, refusals
+from .submit import cluster_folder, executor_for, job_for, refusals
 from .waiting import last_words, wait_for, wait_for_files
 from .worker import device_of
 
@@ -129,17 +129,7 @@ def probe_on_site(
         return
     folder = cluster_folder(store.root)
     job_file = folder / "job.json"
-    job = Job(
-        store=store.root.resolve(),
-        cells=tuple(wanted),
-        plugins=registry.plugin_paths(),
-        device=shape.device,
-        ranks=shape.ranks,
-        nodes=shape.nodes,
-        lanes=shape.lanes,
-        threads=site.cpus,
-    )
-    write_text(job_file, job.model_dump_json(indent=1))
+    write_text(job_file, job_for(store, site, shape, wanted).model_dump_json(indent=1))
     short = site.model_copy(update={"minutes": min(site.minutes, MINUTES + -(-site.signal_seconds // 60))})
     with refusals("probe"):
         sent = executor_for(folder, short, shape, "symbench probe").submit(measure_all, str(job_file))

@@ -147,7 +147,7 @@ def submit(
             files = []
             for index, cells in enumerate(batch.jobs):
                 file = folder / f"job-{number}-{index}.json"
-                write_text(file, _job(store, site, batch.shape, cells, micro_batches or {}).model_dump_json(indent=1))
+                write_text(file, job_for(store, site, batch.shape, cells, micro_batches).model_dump_json(indent=1))
                 files.append(str(file))
             with refusals():
                 name, teardown = f"symbench {suite.name}", requeue_if_marked(folder)
@@ -237,7 +237,11 @@ def requeue_if_marked(folder: Path) -> list[str]:
     ]
 
 
-def _job(store: Store, site: Site, shape: Shape, cells: Sequence[Cell], micro_batches: Mapping[str, int]) -> Job:
+def job_for(
+    store: Store, site: Site, shape: Shape, cells: Sequence[Cell], micro_batches: Mapping[str, int] | None = None
+) -> Job:
+    """What a worker of `site` is told."""
+    sizes = micro_batches or {}
     return Job(
         store=store.root.resolve(),
         cells=tuple(cells),
@@ -247,7 +251,7 @@ def _job(store: Store, site: Site, shape: Shape, cells: Sequence[Cell], micro_ba
         nodes=shape.nodes,
         lanes=shape.lanes,
         threads=site.cpus,
-        micro_batches={cell.id: micro_batches[cell.id] for cell in cells if cell.id in micro_batches},
+        micro_batches={cell.id: sizes[cell.id] for cell in cells if cell.id in sizes},
         requeues=failures.POLICIES["time_limit"].retries,
         scratch=site.scratch,
     )

@@ -14,6 +14,7 @@ from .compare import Compared, Pair
 from .leaderboard import Row
 from .quantities import METRICS, written, written_statistic
 from .statistics import SIGNIFICANT
+from .table import titled
 
 MOST_VALUES = 4
 
@@ -63,13 +64,7 @@ def summary(compared: Compared) -> str:
 def _pairs(compared: Compared, pairs: Sequence[Pair]) -> Table:
     """Of one data set."""
     dataset, preset, grid = pairs[0].first.panel
-    table = Table(
-        title=Text(f"{dataset} ({preset}, {grid})"),
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = titled(f"{dataset} ({preset}, {grid})")
     models = any(pair.first.label != compared.first.name for pair in compared.pairs)
     table.add_column("Level", justify="right", no_wrap=True)
     if models:

@@ -28,13 +28,7 @@ def to_table(rows: Sequence[Row], metric: str = "rmse_future") -> Group:
     winners = {name: best(rows, name) for name in {metric, "rmse_future", "rmse_domain"}}
     tables: list[RenderableType] = []
     for (dataset, preset, grid), members in groupby(enumerate(rows), key=lambda item: item[1].panel):
-        table = Table(
-            title=Text(f"{dataset} ({preset}, {grid})"),
-            title_justify="left",
-            box=SIMPLE_HEAD,
-            pad_edge=False,
-            collapse_padding=True,
-        )
+        table = titled(f"{dataset} ({preset}, {grid})")
         table.add_column("Model", overflow="fold", min_width=20)
         for name in columns:
             table.add_column(f"{fill(METRICS[name].title, 12)}\n{METRICS[name].unit}", justify="right")
@@ -61,17 +55,16 @@ def to_table(rows: Sequence[Row], metric: str = "rmse_future") -> Group:
     return Group(*tables, Text(f"{told}\n", style="dim"))
 
 
+def titled(title: str) -> Table:
+    """An empty table in the board's look."""
+    return Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+
+
 def standings_table(standings: Standings) -> RenderableType:
     """Over all levels of the board; nothing for a board of one level."""
     if standings.blocks < 2:
         return Group()
-    table = Table(
-        title=Text(f"{METRICS[standings.metric].title} over {standings.blocks} levels"),
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = titled(f"{METRICS[standings.metric].title} over {standings.blocks} levels")
     table.add_column("Model", overflow="fold", min_width=20)
     for heading in ("Mean\nrank", "Levels", "IQM\n/ baseline", "Better than\nbaseline", "Diverged,\nmissing"):
         table.add_column(heading, justify="right")
