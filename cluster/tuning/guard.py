@@ -32,6 +32,8 @@ def main(folder: Path, log: Path, command: list[str]) -> int:
     threading.Thread(target=_until_the_parent_is_gone, args=(is_over,), daemon=True).start()
     _prctl(_SET_CHILD_SUBREAPER, 1)  # what loses its parent below becomes our child
     with log.open("ab") as output:
+        output.write(f"Ray's own files are in {folder}, as long as it runs\n".encode())
+        output.flush()
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,17 +72,18 @@ def tuned_suite(make_suite: MakeSuite, **changes: Any) -> Path:
     return path
 
 
-def left_in_tmp() -> set[Path]:
-    """Folders of Ray nodes whose guard is gone; others may be at work beside us."""
-    folders = {path for path in Path("/tmp").glob("sbray-*/guard.pid") if path.stat().st_uid == os.getuid()}
-    return {path.parent for path in folders if not psutil.pid_exists(int(path.read_text() or os.getpid()))}
+def left_of_ray(store: Store) -> list[str]:
+    """Folders of the Ray nodes that this store's jobs have started and that are still there."""
+    told = [line for log in store.root.glob("jobs/*/*-ray.log") for line in log.read_text().splitlines()]
+    folders = re.findall(r"Ray's own files are in (\S+),", "\n".join(told))
+    assert folders
+    return [folder for folder in folders if Path(folder).exists()]
 
 
 def test_a_suite_is_tuned_and_run_with_what_was_found(store: Store, make_suite: MakeSuite) -> None:
     """Two ranks a trial; nothing is trained twice, no trial is on the board, and nothing of Ray stays."""
     models = "[persistence, {convnet: {hidden: 4}}, {relaxed_steerable_rotation: {hidden: 2, penalty: 1e-4}}]"
     path = tuned_suite(make_suite, models=models, ranks=2, epochs=3)
-    before = left_in_tmp()
     early = symbench("run", path, "--tuned", store=store)
     assert early.returncode == 2
     assert "not tuned in store" in early.stderr
@@ -91,7 +93,7 @@ def test_a_suite_is_tuned_and_run_with_what_was_found(store: Store, make_suite: 
 
     done = symbench("tune", path, "--trials", 2, store=store)
     assert done.returncode == 0, done.stderr
-    assert left_in_tmp() <= before
+    assert not left_of_ray(store)
     folder = folder_of(path, store)
     for trial in folder.trials():
         assert trial.closed
@@ -169,14 +171,13 @@ def test_ctrl_c_leaves_nothing_and_the_same_command_goes_on(store: Store, make_s
     path = tuned_suite(make_suite, epochs=25)
     folder = folder_of(path, store)
     command = ("tune", path, "--trials", 2, "--scheduler", "none")
-    before = left_in_tmp()
     tune = start(*command, store=store)
     wait_until(lambda: running_at(folder, 2))
     processes = left_of(tune.pid)
     os.killpg(tune.pid, signal.SIGINT)
     assert tune.wait(timeout=60) == 130
     assert not [process for process in processes if process.is_running()]
-    assert left_in_tmp() <= before
+    assert not left_of_ray(store)
     stopped = [record for trial in folder.trials() for record in trial.records.values()]
     assert {record.status.failure for record in stopped} == {"time_limit"}
     again = symbench(*command, store=store)
