@@ -34,7 +34,8 @@ from .cell import Cell, Training
 from .costs import parameters, task_of
 from .data.windows import Windows
 from .distributed import World
-from .training import Control, deterministic, fit
+from .gradients import together
+from .training import Control, OnEpoch, deterministic, training
 
 ARITHMETIC = ("forward", "backward", "optimizer")
 PARTS = ("data", *ARITHMETIC, "validation", "checkpoint")
@@ -44,6 +45,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FAST = DEVICE.type == "cuda"
 ENGINE = {"compile": True, "precision": "bf16"} if FAST else {"compile": True, "channels_last": True}
 ALLOWED_TIME = 1 / 4 if FAST else 1 / 1.5
+ALLOWED_SEEDS = 0.5
+"""Of the time one after another, on a GPU; on a CPU cells run side by side instead (benchmark/bench_overhead.py)."""
 
 
 @dataclass
@@ -85,8 +88,10 @@ def noise(cell: Cell, most: int | None) -> tuple[Windows, Windows]:
     return train, validation
 
 
-def _ours(cell: Cell, settings: Training, windows: tuple[Windows, Windows], clock: Clock | None = None) -> list[float]:
-    """Seconds of each epoch but the first; those of the parts go to `clock`."""
+def _ours(
+    cell: Cell, settings: Training, windows: tuple[Windows, Windows], clock: Clock | None = None, seeds: int = 1
+) -> list[float]:
+    """Seconds of each epoch but the first, of all `seeds` at once; those of the parts go to `clock`."""
     marks: list[float] = []
 
     def mark(history: object) -> None:
@@ -98,8 +103,15 @@ def _ours(cell: Cell, settings: Training, windows: tuple[Windows, Windows], cloc
     control = Control() if clock is None else Control(part=clock.part)
     with deterministic(0), tempfile.TemporaryDirectory() as folder:
         torch.backends.cudnn.deterministic = False
-        world, path = World(0, 1, DEVICE), Path(folder, "checkpoint.pt")
-        fit(_build(cell), train, validation, settings, 0, world, path, mark, control)
+        tell: list[OnEpoch] = [mark, *[lambda history: None] * (seeds - 1)]
+        paths = [Path(folder, f"checkpoint-{seed}.pt") for seed in range(seeds)]
+        world = World(0, 1, DEVICE)
+        together(
+            [
+                training(_build(cell), train, validation, settings, seed, world, paths[seed], tell[seed], control)
+                for seed in range(seeds)
+            ]
+        )
         marks[-1] = now()  # what was left of writing is waited for
     return _between(marks)
 
@@ -123,7 +135,7 @@ def _between(marks: list[float]) -> list[float]:
     return [after - before for before, after in pairwise(marks[1:])]
 
 
-def measure(cell: Cell, rounds: int, most: int | None, workers: int) -> dict[str, Any]:
+def measure(cell: Cell, rounds: int, most: int | None, workers: int, seeds: int) -> dict[str, Any]:
     """The row of one cell."""
     windows = noise(cell, most)
     plain_settings = cell.train.model_copy(update={"epochs": EPOCHS, "early_stop_after": None})
@@ -132,7 +144,9 @@ def measure(cell: Cell, rounds: int, most: int | None, workers: int) -> dict[str
         "ours": lambda: _ours(cell, settings, windows),
         "plain": lambda: _plain(cell, plain_settings, windows, workers),
     }
-    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    if seeds > 1:
+        runs["seeds"] = lambda: _ours(cell, settings, windows, seeds=seeds)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory: dict[str, float] = {}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -141,7 +155,11 @@ def measure(cell: Cell, rounds: int, most: int | None, workers: int) -> dict[str
             memory[name] = (environment.peak_memory_bytes(DEVICE) or 0) / 2**20
     clock = Clock()
     whole = sum(_ours(cell, settings, windows, clock))
-    ratio = statistics.median(a / b for a, b in zip(seconds["ours"], seconds["plain"], strict=True))
+
+    def ratio(name: str, to: str) -> float:
+        return statistics.median(a / b for a, b in zip(seconds[name], seconds[to], strict=True))
+
+    at_once = {"seeds": seeds, "allowed_seeds": ALLOWED_SEEDS * seeds}
     return {
         "model": cell.model.name,
         "parameters": parameters(_build(cell)),
@@ -150,8 +168,9 @@ def measure(cell: Cell, rounds: int, most: int | None, workers: int) -> dict[str
         "batch": cell.train.batch_size,
         "epoch_s": statistics.median(seconds["ours"]),
         "plain_s": statistics.median(seconds["plain"]),
-        "time_ratio": ratio,
+        "time_ratio": ratio("ours", "plain"),
         "allowed_time": ALLOWED_TIME,
+        **({**at_once, "seeds_ratio": ratio("seeds", "ours")} if seeds > 1 else {}),
         "memory_mib": memory["ours"],
         "plain_memory_mib": memory["plain"],
         **{name: clock.seconds[name] / whole for name in PARTS},
@@ -166,6 +185,9 @@ def measure(cell: Cell, rounds: int, most: int | None, workers: int) -> dict[str
 @click.option("--batch", type=int, help="Windows in a batch.  [default: the suite's]")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Of the plain loop's DataLoader.")
+@click.option(
+    "--seeds", default=4 if FAST else 1, show_default=True, help="Also train so many at once, their weights stacked."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write it there, with its provenance.")
 def main(
     suite: str,
@@ -174,6 +196,7 @@ def main(
     batch: int | None,
     rounds: int,
     workers: int,
+    seeds: int,
     json_file: Path | None,
 ) -> None:
     """See above. The table is Markdown, shown as such on a terminal."""
@@ -188,7 +211,7 @@ def main(
         click.echo(f"{name} ...", err=True)
         if batch is not None:
             cell = cell.model_copy(update={"train": cell.train.model_copy(update={"batch_size": batch})})
-        rows.append(measure(cell, rounds, most, workers))
+        rows.append(measure(cell, rounds, most, workers, seeds))
         click.echo("    {time_ratio:.2f} x the time of the plain loop".format(**rows[-1]), err=True)
     told = {"suite": suite, "rounds": rounds, "workers": workers, "rows": rows}
     if json_file is not None:
@@ -203,7 +226,8 @@ def main(
 
 def to_markdown(rows: list[dict[str, Any]]) -> str:
     """A line for each model; parts in per cent of the epoch."""
-    headings = ("model", "parameters", "grid", "windows", "epoch", "plain", "ratio", *PARTS, "arithmetic", "memory")
+    headings = ["model", "parameters", "grid", "windows", "epoch", "plain", "ratio", *PARTS, "arithmetic", "memory"]
+    headings += [f"{row['seeds']} seeds at once / one" for row in rows[:1] if "seeds" in row]
     lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
     for row in rows:
         parts = (f"{100 * row[name]:.1f} %" for name in (*PARTS, "arithmetic"))
@@ -217,6 +241,7 @@ def to_markdown(rows: list[dict[str, Any]]) -> str:
             f"{row['time_ratio']:.2f}",
             *parts,
             f"{row['memory_mib']:.0f} MiB (plain {row['plain_memory_mib']:.0f})",
+            *([f"{row['seeds_ratio']:.2f}"] if "seeds" in row else []),
         )
         lines.append("| " + " | ".join(texts) + " |")
     return "\n".join(lines)

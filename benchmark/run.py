@@ -30,9 +30,10 @@ from .evaluation import (
     split_errors,
 )
 from .flow import Box
+from .gradients import Asking, alone
 from .groups import elements
 from .recorder import Recorder
-from .training import Control, DivergedError, deterministic, fit
+from .training import Control, DivergedError, deterministic, training
 
 EXAMPLES = 2
 """Rolled-out windows kept of each test split, for pictures."""
@@ -49,7 +50,20 @@ def run_cell(
     notes: Mapping[str, Any] = MappingProxyType({}),
     tuning: bool = False,
 ) -> None:
-    """Train and evaluate `cell`, and leave its record; goes on where an earlier attempt stopped.
+    """What `running` does, by itself."""
+    alone(running(cell, recorder, world, data_folder, control, notes, tuning))
+
+
+def running(
+    cell: Cell,
+    recorder: Recorder,
+    world: World,
+    data_folder: Path,
+    control: Control,
+    notes: Mapping[str, Any] = MappingProxyType({}),
+    tuning: bool = False,
+) -> Asking[None]:
+    """Train and evaluate `cell`, and leave its record; goes on where an earlier attempt stopped. Asks for gradients.
 
     `notes` join the provenance. While `tuning`, the test splits do not exist: their frames are not in memory, and the
     record ends with the validation RMSE. Raises UserError and MachineError for what a person can mend, StoppedError
@@ -80,7 +94,7 @@ def run_cell(
         trained = Progress()
         try:
             if model.trained:
-                trained = fit(
+                trained = yield from training(
                     model,
                     windows["train"],
                     windows["validation"],
@@ -92,9 +106,11 @@ def run_cell(
                     control,
                 )
         except DivergedError as error:
-            recorder.finish("diverged", _costs(cell, model, error.progress, windows, world), str(error))
+            recorder.finish(
+                "diverged", _costs(cell, model, error.progress, windows, world, control.seeds_together), str(error)
+            )
             return
-        spent = _costs(cell, model, trained, windows, world)
+        spent = _costs(cell, model, trained, windows, world, control.seeds_together)
         if tuning:
             recorder.finish("done", {"rmse_validation": trained.best_rmse, **spent})
             return
@@ -174,7 +190,12 @@ def _evaluate(
 
 
 def _costs(
-    cell: Cell, model: Baseline, trained: Progress, windows: Mapping[SplitName, Windows], world: World
+    cell: Cell,
+    model: Baseline,
+    trained: Progress,
+    windows: Mapping[SplitName, Windows],
+    world: World,
+    seeds_together: int,
 ) -> dict[str, Any]:
     """What the result cost; `samples_per_second` counts training windows, validation included in the time."""
     epochs = len(trained.history)
@@ -184,7 +205,7 @@ def _costs(
         "training_seconds": trained.seconds,
     }
     peak = environment.peak_memory_bytes(world.device)
-    if peak is not None:
+    if peak is not None and seeds_together == 1:
         spent["peak_memory_bytes"] = int(world.maximum(peak))
     try:
         spent["flops"] = costs.flops(model, world.device)  # after the peak was read: it is none of the training's

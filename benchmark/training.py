@@ -1,6 +1,7 @@
 """The training loop: rolled-out loss, Adam, exponential schedule, early stopping, exact resume.
 
-The model stays a single-device module; ranks, precision, compilation and filter caching are applied here.
+The model stays a single-device module; ranks, precision, compilation and filter caching are applied here. Who computes
+the gradients is said in gradients.py.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from .data.windows import Windows
 from .distributed import World
 from .errors import UserError
 from .evaluation import forecast_error, roll_out
+from .gradients import Asking, Step, alone
 from .recorder import Epoch
 
 EARLY_STOP_WINDOW = 5
@@ -37,7 +40,8 @@ class Control:
     that save, which is not ours to make where another process has taken over. `micro_batch` is the most windows that a
     rank takes at once: a larger share of the batch is summed up in parts. `part` is told what is done within it (data,
     forward, backward, optimizer, validation, checkpoint), for those who measure. With `wait` the checkpoint of an epoch
-    is on the disk before anybody is told of the epoch.
+    is on the disk before anybody is told of the epoch. Of `seeds_together` in one process none knows what memory it
+    took.
     """
 
     stop: Callable[[], bool] = lambda: False
@@ -45,6 +49,7 @@ class Control:
     micro_batch: int | None = None
     part: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()
     wait: bool = False
+    seeds_together: int = 1
 
 
 class DivergedError(Exception):
@@ -96,7 +101,22 @@ def fit(
     on_epoch: OnEpoch,
     control: Control = Control(),
 ) -> Progress:
-    """Train `model` in place and leave the best weights, by validation RMSE, in it.
+    """What `training` does, by itself."""
+    return alone(training(model, train, validation, settings, seed, world, checkpoint, on_epoch, control))
+
+
+def training(
+    model: Baseline,
+    train: Windows,
+    validation: Windows,
+    settings: Training,
+    seed: int,
+    world: World,
+    checkpoint: Path,
+    on_epoch: OnEpoch,
+    control: Control = Control(),
+) -> Asking[Progress]:
+    """Train `model` in place and leave the best weights, by validation RMSE, in it; asks for the gradients.
 
     Goes on from `checkpoint` where that exists, as if never interrupted; writes it after each epoch, and where
     `control.stop` says so. Calls `on_epoch` with the history so far on rank 0, first before training. Raises
@@ -111,10 +131,8 @@ def fit(
         for parameter in model.parameters():  # Module.to would refuse those with five axes
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    loss: nn.Module = RolledOutLoss(model, settings, world.device, cache_filters=not settings.compile)
-    if settings.compile:
-        loss = torch.compile(loss)  # type: ignore[assignment]
-    loss = world.wrap(loss)
+    bare = RolledOutLoss(model, settings, world.device, cache_filters=not settings.compile)
+    loss: nn.Module = world.wrap(torch.compile(bare) if settings.compile else bare)  # type: ignore[arg-type]
     optimizer = torch.optim.Adam(
         model.parameters(),
         settings.learning_rate,
@@ -130,9 +148,11 @@ def fit(
             started = time.perf_counter()
             learning_rate = optimizer.param_groups[0]["lr"]
             model.train()
-            error = _train_epoch(loss, model, train, optimizer, settings, seed, world, progress, control)
+            error, share = yield from _train_epoch(
+                loss, bare, train, optimizer, settings, seed, world, progress, control
+            )
             if error is None:
-                progress.position.seconds += time.perf_counter() - started
+                progress.position.seconds += share * (time.perf_counter() - started)
                 if world.is_main and control.is_ours():
                     saved.save(progress)
                     saved.wait()
@@ -143,7 +163,7 @@ def fit(
             if not (math.isfinite(error) and math.isfinite(rmse)):
                 raise DivergedError(progress)
             epoch = len(progress.history) + 1
-            seconds = progress.position.seconds + time.perf_counter() - started
+            seconds = progress.position.seconds + share * (time.perf_counter() - started)
             progress.history.append(Epoch(epoch, error, math.sqrt(error / train.steps), rmse, learning_rate, seconds))
             progress.position = Position()
             if rmse < progress.best_rmse:
@@ -170,7 +190,7 @@ def use_precision(precision: str) -> None:
 
 def _train_epoch(
     loss: nn.Module,
-    model: Baseline,
+    bare: RolledOutLoss,
     windows: Windows,
     optimizer: torch.optim.Optimizer,
     settings: Training,
@@ -178,12 +198,14 @@ def _train_epoch(
     world: World,
     progress: Progress,
     control: Control,
-) -> float | None:
+) -> Asking[tuple[float | None, float]]:
     """The rest of one pass over shuffled windows; the mean forecast loss of the whole pass, nothing added.
 
     Each rank takes its slice of every global batch. A last batch that is not full is left for another epoch, since
-    it would otherwise weigh as much as a full one. None where it was stopped; `progress.position` then says where.
+    it would otherwise weigh as much as a full one. No loss where it was stopped; `progress.position` then says where.
+    Beside it stands the share of the time that was this training's own.
     """
+    model = bare.model
     epoch, first = len(progress.history), progress.position.step
     generator = torch.Generator().manual_seed(step_seed(seed, epoch, 0))
     order = torch.randperm(len(windows), generator=generator)
@@ -193,11 +215,12 @@ def _train_epoch(
     mine = slice(world.rank * share, (world.rank + 1) * share)
     summed = share_of(progress.position.error, world) if first else 0.0
     total = torch.tensor(summed, dtype=torch.float64, device=world.device)
+    shares: list[float] = []
     for step in range(first, len(batches)):
         if world.any(control.stop()):
             progress.position.step, progress.position.error = step, world.gather(float(total))
-            return None
-        torch.manual_seed(step_seed(seed, epoch, step) + world.rank)
+            return None, fmean(shares or [1.0])
+        random: int | None = step_seed(seed, epoch, step) + world.rank
         optimizer.zero_grad(set_to_none=True)
         parts = list(zip(*(t[step, mine].split(control.micro_batch or share) for t in (batches, draws)), strict=True))
         for number, (batch, drawn) in enumerate(parts, start=1):
@@ -205,18 +228,17 @@ def _train_epoch(
                 x, y = windows.batch(batch.to(world.device))
                 drawn = drawn.to(world.device)
             with world.keeping_gradients(loss) if number < len(parts) else nullcontext():
-                with control.part("forward"):
-                    value, error = loss(x, y, drawn)
                 weight = len(batch) / share
-                with control.part("backward"):
-                    (value * weight if len(parts) > 1 else value).backward()
-            total += weight * error.detach().double()
+                done = yield Step(loss, bare, (x, y, drawn), weight, random, settings.precision, control.part)
+                random = None
+            total += weight * done.error.double()
+            shares.append(1 / done.sharing)
         with control.part("optimizer"):
             model.before_step((epoch + step / len(batches)) / settings.epochs)
             if settings.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
             optimizer.step()
-    return float(world.sum(total)) / (len(batches) * world.size)
+    return float(world.sum(total)) / (len(batches) * world.size), fmean(shares or [1.0])
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:

@@ -28,6 +28,8 @@ class Job(BaseModel):
     nodes: PositiveInt = 1
     lanes: PositiveInt = 1
     """Groups of ranks that work side by side, each on cells of its own."""
+    seeds_together: PositiveInt = 1
+    """So many cells that differ in their seed alone are trained at once, their weights stacked, by one rank."""
     threads: PositiveInt
     """CPU threads of each rank."""
     visible_gpus: str | None = None

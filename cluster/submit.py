@@ -105,7 +105,7 @@ def batches(suite: Suite, cells: Sequence[Cell], seconds: Mapping[str, float], s
     most = site.max_array_size or max(1, int(slurm.settings().get("MaxArraySize", DEFAULT_MAX_ARRAY_SIZE)))
     made = []
     for shape, members in shapes(suite, cells, site).items():
-        jobs = [tuple(job) for job in pack(members, seconds, site, shape.lanes)]
+        jobs = [tuple(job) for job in pack(members, seconds, site, shape)]
         made += [Batch(shape, tuple(jobs[start : start + most])) for start in range(0, len(jobs), most)]
     return made
 
@@ -250,6 +250,7 @@ def job_for(
         ranks=shape.ranks,
         nodes=shape.nodes,
         lanes=shape.lanes,
+        seeds_together=shape.seeds_together,
         threads=site.cpus,
         micro_batches={cell.id: sizes[cell.id] for cell in cells if cell.id in sizes},
         requeues=failures.POLICIES["time_limit"].retries,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from support import store_in, suite_in
 from benchmark import suite as suites
 from benchmark.cell import Cell
 from benchmark.files import write_json
+from benchmark.gradients import Asking
 from benchmark.recorder import Recorder
 from benchmark.training import StoppedError
 from cluster import worker
@@ -57,11 +59,12 @@ def run(cells: tuple[Cell, ...], store: Store, act: Act, patch: pytest.MonkeyPat
     """One task of a job with `cells`; `act` is done in place of training. Returns those that it was done for."""
     begun: list[Cell] = []
 
-    def run_cell(cell: Cell, recorder: Recorder, *rest: object) -> None:
+    def running(cell: Cell, recorder: Recorder, *rest: object) -> Asking[None]:
         begun.append(cell)
         act(cell, recorder)
+        yield from ()
 
-    patch.setattr(worker, "run_cell", run_cell)
+    patch.setattr(worker, "running", running)
     folder = store.root / "jobs" / "it's here"
     folder.mkdir(parents=True, exist_ok=True)
     job = Job(store=store.root, cells=cells, plugins=(), device="cpu", ranks=1, lanes=lanes, threads=1, requeues=1)
@@ -97,6 +100,29 @@ def test_a_cell_that_failed_on_one_lane_is_not_tried_on_the_next(
     assert store.statuses(cells)[0][cells[0].id].attempt == 1
     on_slurm.setenv("SLURM_RESTART_COUNT", "1")  # the job was requeued since: now it is anybody's again
     assert run(cells, store, finish, on_slurm) == [cells[0]]
+
+
+def test_seeds_at_once_leave_the_records_of_seeds_one_by_one(
+    cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
+) -> None:
+    """Two of three; the third is alone."""
+    folder = store.root / "jobs" / "together"
+    folder.mkdir(parents=True)
+    records = {}
+    for most in (2, 1):
+        job = Job(store=store.root, cells=cells, plugins=(), device="cpu", ranks=1, seeds_together=most, threads=1)
+        (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+        worker.run_job(str(folder / "job.json"))
+        records[most] = store.read(cells)[0]
+        for cell in cells:
+            shutil.rmtree(store.cell_folder(cell.id))
+    assert [records[2][cell.id].environment["seeds_together"] for cell in cells] == [2, 2, 1]
+    assert ["peak_memory_bytes" in records[2][cell.id].metrics for cell in cells] == [False, False, True]
+    for cell in cells:
+        found, expected = records[2][cell.id], records[1][cell.id]
+        assert found.status.state == expected.status.state == "done"
+        for name in ("rmse_validation", "rmse_future", "rmse_domain"):
+            assert found.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-4)
 
 
 def held(cell: Cell, store: Store, holder: Holder) -> Path:
@@ -175,7 +201,7 @@ def test_a_step_does_not_look_at_the_disk_and_a_save_does(
         answers.extend([control.stop(), bool(looked), control.is_ours(), control.stop()])
         raise StoppedError
 
-    on_slurm.setattr(worker, "run_cell", act)
+    on_slurm.setattr(worker, "running", act)
     folder = store.root / "jobs" / "alone"
     folder.mkdir(parents=True)
     job = Job(store=store.root, cells=cells[:1], plugins=(), device="cpu", ranks=1, threads=1, requeues=1)
