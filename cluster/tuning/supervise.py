@@ -61,10 +61,10 @@ def _drive(
             if deadline is not None and time.monotonic() > deadline:
                 return 0
             time.sleep(POLL_SECONDS)
-        if deadline is not None or to_stop():  # who ends a whole step ends the driver, too
+        status = {0: 0, FRUITLESS: 1}.get(-1 if driver.poll() is None else driver.returncode)
+        if status is None and (deadline is not None or to_stop()):  # who ends a whole step ends the driver, too
             return 0
-        status = -1 if driver.poll() is None else driver.returncode
-        return {0: 0, FRUITLESS: 1}.get(status)
+        return status
 
 
 @contextmanager
