@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BENCH ?=
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench install slurm-up slurm-down clean
+.PHONY: demo test check bench paper install slurm-up slurm-down clean
 
 demo: install  ## simulate, train three families with DDP, and show the leaderboard
 	$(BIN)/symbench data prepare quickstart
@@ -27,12 +27,16 @@ check: install  ## what CI runs: format, lint, types, import directions, tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto
 
-bench: install  ## cost of each baseline beside its arithmetic limit; the simulator beside PhiFlow; whole epochs; symbench's own
+bench: install  ## cost of each baseline beside its arithmetic limit; the simulator beside PhiFlow; whole epochs; ranks; symbench's own
 	$(BIN)/python -m benchmark.bench $(BENCH)
 	$(BIN)/python -m benchmark.bench_epoch
+	$(BIN)/python -m benchmark.bench_ddp
 	$(BIN)/python -m benchmark.bench_simulator
 	$(BIN)/python -m benchmark.bench_overhead
 	$(BIN)/python -m results.bench
+
+paper: install  ## with GPUs: the benches and the boards at the published size, going on where it was; HOURS=8 cuts it short
+	PATH="$(CURDIR)/$(BIN):$$PATH" docs/paper-size.sh
 
 install: $(INSTALLED)
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -75,8 +76,11 @@ class World:
         """Backward passes of a wrapped `module` within add to its gradients, and ranks do not average them yet."""
         return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """Average the gradients of `module` over ranks; alone, the module itself."""
+    def wrap(self, module: nn.Module, **settings: Any) -> nn.Module:
+        """Average the gradients of `module` over ranks; alone, the module itself.
+
+        `settings` of DistributedDataParallel stand in for ours, for those who measure them.
+        """
         if self.size == 1:
             return module
         on_gpu = self.device.type == "cuda"
@@ -86,12 +90,9 @@ class World:
         with warnings.catch_warnings():
             # torch 2.13 would have another name for it, which 2.6 does not know.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            ours = {"gradient_as_bucket_view": True, "find_unused_parameters": keep_order}
             return DistributedDataParallel(
-                module,
-                [self.device] if on_gpu else None,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-                find_unused_parameters=keep_order,
+                module, [self.device] if on_gpu else None, broadcast_buffers=False, **{**ours, **settings}
             )
 
 
