@@ -215,7 +215,7 @@ def main(
         click.echo("    {time_ratio:.2f} x the time of the plain loop".format(**rows[-1]), err=True)
     told = {"suite": suite, "rounds": rounds, "workers": workers, "rows": rows}
     if json_file is not None:
-        document = {**told, "environment": environment.describe(World(0, 1, DEVICE))}
+        document = {**told, "environment": environment.anonymous(World(0, 1, DEVICE))}
         json_file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     table = to_markdown(rows)
     if sys.stdout.isatty():

@@ -37,6 +37,11 @@ def describe(world: World) -> dict[str, Any]:
     }
 
 
+def anonymous(world: World) -> dict[str, Any]:
+    """The same for what is to be committed: names of hosts, and what kernel they run, are nobody's business."""
+    return {key: value for key, value in describe(world).items() if key not in ("host", "platform")}
+
+
 def source_digest(model_class: type) -> str:
     """sha256 of the file that defines the model, since a plug-in stands in no commit of ours."""
     return hashlib.sha256(Path(inspect.getfile(model_class)).read_bytes()).hexdigest()
