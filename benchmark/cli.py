@@ -92,6 +92,7 @@ def _keeping_garbage() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()  # what was read goes with the process: to look through it once more takes half a second
         gc.enable()
 
 

@@ -103,10 +103,12 @@ def plan(
     if place is not None and hours is not None:
         loaded = remote.affordable(loaded, store, place, hours)
     open_cells = left_of(loaded, states)
+    shape = None
     if place is None:
-        expected = estimates.here(loaded, open_cells, records, store)
+        expected, shape = estimates.here(loaded, open_cells, records, store)
     else:
         expected = estimates.on_site(loaded, open_cells, records, place, store)
+    seconds = {key: estimate.seconds for key, estimate in expected.items()}
     result = make_plan(loaded, open_cells, expected)
     rows = [
         {
@@ -129,9 +131,13 @@ def plan(
         "left": left,
         "estimated_seconds": round(result.estimated_seconds, 2),
     }
-    told = f"{total} cells: {total - left} finished, {left} left, about {duration(result.estimated_seconds)}"
+    took = shape.job_seconds(open_cells, seconds) if shape is not None else result.estimated_seconds
+    told = f"{total} cells: {total - left} finished, {left} left, about {duration(took)}"
+    if shape is not None:
+        at_once = min(shape.lanes, left)
+        summary["at_once"], summary["wall_seconds"] = at_once, round(took, 2)
+        told += f" with {at_once} at once" if at_once > 1 else ""
     if place is not None:
-        seconds = {key: estimate.seconds for key, estimate in expected.items()}
         cost = Cost.of(batches(loaded, open_cells, seconds, place), seconds, place)
         summary["jobs"] = cost.jobs
         summary["longest_job_seconds"] = round(cost.longest_seconds, 2)
@@ -154,6 +160,7 @@ def _probe(
 ) -> None:
     """Measure what no finished cell tells; what was measured before is not measured again."""
     from cluster import estimates, pacing
+    from cluster.launch import shape_here
     from cluster.packing import require_precision, shapes
 
     from .plan import unmeasured
@@ -162,7 +169,7 @@ def _probe(
         click.echo(line, err=True)
 
     if site is None:
-        shape = estimates.shape_here(suite, cells)
+        shape = shape_here(suite, suite.cells, store)
         require_precision(cells, shape.device)
         wanted = unmeasured(cells, estimates.timings(records.values(), shape))
         store.make()
@@ -185,6 +192,11 @@ def _probe(
 @tuned_option
 @site_option
 @budget_option
+@click.option(
+    "--parallel",
+    type=click.IntRange(min=1),
+    help="On this machine: cells side by side; by default what its cores, or GPUs, and its memory have room for.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be given to sbatch, and send nothing.")
 @click.option("--live", metavar="URL", help="Also log each epoch to this MLflow server; may fail without harm.")
 @store_option
@@ -194,6 +206,7 @@ def run(
     only: str,
     site: str,
     hours: float | None,
+    parallel: int | None,
     dry_run: bool,
     live: str | None,
     store_folder: Path,
@@ -209,28 +222,30 @@ def run(
 
     from . import suite as suites
 
+    if parallel is not None and site != "local":
+        raise UserError("--parallel: is for this machine; there, cells_per_gpu in the site's file says how many")
     loaded = suites.load(suite, store_folder, tuned, only)
     store = Store(store_folder)
     whole = suites.load(suite, store_folder, tuned, partly=True) if only else loaded
-    if not dry_run and (warning := announce(store, whole, live)):
+    if not dry_run and (warning := announce(store, whole, live, elsewhere=site != "local")):
         click.echo(warning, err=True)
     if site == "local":
         if dry_run:
             raise UserError("--dry-run: there is no sbatch to show without `--on SITE`; see `symbench plan`")
         if hours is not None:
             _require_site(None)
-        _run_here(loaded, store)
+        _run_here(loaded, store, parallel, whole)
     else:
         _run_there(loaded, store, site, dry_run, hours)
 
 
-def _run_here(suite: Suite, store: Store) -> None:
+def _run_here(suite: Suite, store: Store, parallel: int | None = None, whole: Suite | None = None) -> None:
     from cluster.display import Display
     from cluster.launch import run as launch
 
     try:
         with Display(Console(stderr=True)) as display:
-            outcome = launch(suite, store, display)
+            outcome = launch(suite, store, display, parallel, whole)
     except KeyboardInterrupt:
         click.echo("interrupted; the same command goes on from the last finished epoch", err=True)
         sys.exit(130)
@@ -430,7 +445,7 @@ def retry(suite: str, store_folder: Path, site: str, failure: str | None, tuned:
         return
     again = replace(loaded, cells=tuple(cell for cell in loaded.cells if cell.id in wanted))
     if site == "local":
-        _run_here(again, store)
+        _run_here(again, store, whole=loaded)
     else:
         _run_there(again, store, site, dry_run=False)
 

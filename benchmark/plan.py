@@ -30,10 +30,11 @@ BACKWARD_COST = 2
 
 @dataclass(frozen=True)
 class Timing:
-    """A finished training: what `cell` took."""
+    """A finished training: what `cell` took; `alike` where as many ran beside it as will."""
 
     cell: Cell
     training_seconds: float
+    alike: bool = True
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,15 @@ def estimates(
     """For each cell by id: what finished siblings took in the mean, what a probe says, or its FLOPs at the `speed` at
     which it will run, by default on this machine."""
     alike = _Alike()
-    taken: dict[tuple[str, ...], list[float]] = {}
+    taken: dict[tuple[str, ...], dict[bool, list[float]]] = {}
     for timing in timings:
-        taken.setdefault(alike(timing.cell), []).append(timing.training_seconds)
-    known = {like: Estimate(fmean(seconds), "measured") for like, seconds in taken.items()}
+        taken.setdefault(alike(timing.cell), {}).setdefault(timing.alike, []).append(timing.training_seconds)
+    known = {like: Estimate(fmean(found.get(True) or found[False]), "measured") for like, found in taken.items()}
     expected = {}
     for cell in cells:
         like = alike(cell)
         if like not in known:
-            known[like] = _estimate(cell, speed or (lambda cell: _flops_per_second()), pace_of)
+            known[like] = _estimate(cell, speed or (lambda cell: flops_per_second()), pace_of)
         expected[cell.id] = known[like]
     return expected
 
@@ -196,8 +197,10 @@ def _forward_flops(cell_json: str) -> int:
 
 
 @cache
-def _flops_per_second() -> float:
-    """Of a small convolution on the device that training would use."""
+def flops_per_second(threads: int | None = None) -> float:
+    """Of a small convolution on the device that training would use; on a CPU, in so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     channels, side, batch = 64, 64, 4
     convolution = torch.nn.Conv2d(channels, channels, 3, padding=1).to(device)
@@ -209,4 +212,5 @@ def _flops_per_second() -> float:
         for _ in range(repeats):
             convolution(x).sum().item()
         seconds = time.perf_counter() - started
+    torch.set_num_threads(before)
     return repeats * 2 * batch * channels**2 * 9 * side**2 / seconds

@@ -122,6 +122,8 @@ class Suite:
     """Whether the caller asks for tuned settings, with `--tuned`, and the file does not."""
     untuned: tuple[Cell, ...] = ()
     """Those that are left out for want of tuned settings, where that was allowed."""
+    chosen: str = ""
+    """The `--only` expression that these cells were chosen by."""
 
     def only(self, expression: str) -> Suite:
         """The cells for which every `key=value` of the comma-separated expression holds.
@@ -141,7 +143,7 @@ class Suite:
             cells = tuple(cell for cell in cells if str(describe(cell).get(key)) == value)
             if not cells:
                 raise UserError(f"--only {expression!r}: {registry.unknown(key, value, sorted(values))}")
-        return replace(self, cells=cells)
+        return replace(self, cells=cells, chosen=",".join(filter(None, (self.chosen, expression))))
 
 
 def available() -> list[str]:

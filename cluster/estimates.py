@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
-from benchmark.plan import Estimate, PaceOf, Speed, Timing, estimates, left_of, siblings_of
+from benchmark.plan import Estimate, PaceOf, Speed, Timing, estimates, flops_per_second, left_of, siblings_of
 from benchmark.suite import Suite
 from results.store import Record, Store
 
-from .launch import place
+from .launch import shape_here, threads_of
 from .pacing import Paces
 from .packing import GFLOPS, Shape, shapes
 from .site import Site
@@ -47,20 +47,19 @@ def seconds_on(
     return {key: estimate.seconds for key, estimate in on_site(suite, cells, records, site, store).items()}
 
 
-def here(suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], store: Store) -> dict[str, Estimate]:
-    """For each of `cells` by id, on this machine; what ran elsewhere counts only where this machine cannot run them."""
+def here(
+    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], store: Store
+) -> tuple[dict[str, Estimate], Shape | None]:
+    """For each of `cells` by id, on this machine, and the shape that they have here.
+
+    None where this machine cannot run them; only then what ran elsewhere counts.
+    """
     try:
-        trained = shape_here(suite, cells)
+        shape = shape_here(suite, suite.cells, store)
     except MachineError:
-        return estimates(cells, timings(records.values(), None))
-    return estimates(cells, timings(records.values(), trained), pace_of=Paces.here(store, trained).read)
-
-
-def shape_here(suite: Suite, cells: Sequence[Cell]) -> Shape:
-    """The ranks of a trained cell on this machine. MachineError: it has not so many GPUs."""
-    sizes = [cell.train.batch_size for cell in cells if registry.model(cell.model.name).trained]
-    placement = place(suite.resources, sizes)
-    return Shape(placement.device, placement.ranks)
+        return estimates(cells, timings(records.values(), None)), None
+    speed: Speed = lambda cell: shape.ranks * flops_per_second(threads_of(shape))  # noqa: E731
+    return estimates(cells, timings(records.values(), shape), speed, Paces.here(store, shape).read), shape
 
 
 def trained_shape(by_shape: Mapping[Shape, Sequence[Cell]]) -> Shape | None:
@@ -74,7 +73,11 @@ def trained_shape(by_shape: Mapping[Shape, Sequence[Cell]]) -> Shape | None:
 def timings(records: Iterable[Record], shape: Shape | None) -> list[Timing]:
     """What finished cells took; of trained ones those that had `shape`'s kind of device and number of ranks."""
     return [
-        Timing(record.cell, record.metrics["training_seconds"])
+        Timing(
+            record.cell,
+            record.metrics["training_seconds"],
+            alike=shape is None or record.environment.get("lanes", 1) == shape.lanes,
+        )
         for record in records
         if record.status.state == "done" and (shape is None or _ran_like(record, shape))
     ]
@@ -83,4 +86,10 @@ def timings(records: Iterable[Record], shape: Shape | None) -> list[Timing]:
 def _ran_like(record: Record, shape: Shape) -> bool:
     if not registry.model(record.cell.model.name).trained:
         return True
-    return (record.environment.get("device_type"), record.environment.get("world_size")) == (shape.device, shape.ranks)
+    ran = record.environment
+    at_once = ran.get("seeds_together", 1) > 1
+    return (ran.get("device_type"), ran.get("world_size"), at_once) == (
+        shape.device,
+        shape.ranks,
+        shape.seeds_together > 1,
+    )

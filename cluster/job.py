@@ -28,6 +28,9 @@ class Job(BaseModel):
     nodes: PositiveInt = 1
     lanes: PositiveInt = 1
     """Groups of ranks that work side by side, each on cells of its own."""
+    since: float | None = None
+    """When a launch on this machine began, in seconds since 1970: there each lane is a job, and tries nothing that
+    another one has tried since. On a cluster the scheduler's number tells."""
     seeds_together: PositiveInt = 1
     """So many cells that differ in their seed alone are trained at once, their weights stacked, by one rank."""
     threads: PositiveInt

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+import psutil
 import submitit
 import torch
 
-from benchmark import registry
+from benchmark import costs, registry
 from benchmark.cell import Cell
 from benchmark.data.layout import data_path, require
 from benchmark.environment import available_cpus
@@ -25,13 +25,20 @@ from results.store import Record, Store
 
 from .display import Display
 from .job import Job
-from .packing import require_precision
+from .packing import Shape, require_precision
 from .worker import run_job
 
 POLL_SECONDS = 0.5
 CTRL_C_PATIENCE_SECONDS = 3.0
 NEVER_MINUTES = 60 * 24 * 365
 """submitit's local executor wants a time limit; a laptop has none."""
+RANK_BYTES = 1e9
+"""torch took 0.25 GB and a network of 5.6 M parameters with its gradients 0.3 GB; CUDA has libraries of its own."""
+FIELDS = 3
+"""The field as the file has it, moved to cell centres, and a copy on the way."""
+POINT_BYTES = 12e3
+"""Of activations for each point of a rolled-out batch: the published rotation cells, batch 16 over 6 steps of 64 x 64,
+peaked at 3.3 GB (relaxed steerable), 3.7 GB (ConvNet) and 4.6 GB (relaxed group) on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +50,7 @@ class Outcome:
     skipped: int
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Ranks of a job and where they compute."""
-
-    device: Literal["cpu", "cuda"]
-    ranks: int
-
-
-def place(resources: Resources, batch_sizes: Sequence[int]) -> Placement:
+def place(resources: Resources, batch_sizes: Sequence[int]) -> Shape:
     """Ranks on this machine; `batch_sizes` are divisible by what was asked for. MachineError: too few GPUs."""
     there = torch.cuda.device_count()
     if resources.gpus is not None and resources.gpus > there:
@@ -60,14 +59,50 @@ def place(resources: Resources, batch_sizes: Sequence[int]) -> Placement:
     if gpus is None:  # as many as there are, up to the ranks asked for, that can share every batch
         usable = range(1, min(resources.ranks, there) + 1)
         gpus = max((n for n in usable if not any(size % n for size in batch_sizes)), default=0)
-    return Placement("cuda", gpus) if gpus else Placement("cpu", resources.ranks)
+    together = resources.seeds_together
+    return Shape("cuda" if gpus else "cpu", gpus or resources.ranks, seeds_together=together)
 
 
-def run(suite: Suite, store: Store, display: Display) -> Outcome:
+def shape_here(suite: Suite, cells: Sequence[Cell], store: Store, parallel: int | None = None) -> Shape:
+    """Ranks and lanes for `cells`, all those of `suite`'s file, on this machine; MachineError as of `place`.
+
+    `parallel` lanes, or as many as its GPUs or cores, and its free memory, have room for; no more than would have
+    anything to train in the beginning. How many cells are left says nothing: a rank has the more threads the fewer
+    lanes there are, and another number of threads gives other last digits.
+    """
+    trained = [cell for cell in cells if registry.model(cell.model.name).trained]
+    shape = place(suite.resources, [cell.train.batch_size for cell in trained])
+    if parallel is None:
+        ranks = torch.cuda.device_count() if shape.device == "cuda" else available_cpus()
+        kinds = {(cell.dataset, cell.protocol, cell.train.batch_size): cell for cell in trained}
+        need = max((_rank_bytes(cell, store, shape) for cell in kinds.values()), default=RANK_BYTES)
+        parallel = min(ranks, int(psutil.virtual_memory().available / need)) // shape.ranks
+    return replace(shape, lanes=max(1, min(parallel, -(-len(trained) // shape.seeds_together))))
+
+
+def threads_of(shape: Shape) -> int:
+    """CPU threads of each rank."""
+    return max(1, available_cpus() // (shape.ranks * shape.lanes))
+
+
+def _rank_bytes(cell: Cell, store: Store, shape: Shape) -> float:
+    """Memory of a rank that trains `cell`, roughly."""
+    path = data_path(store.data_folder, cell.dataset.name, cell.dataset.preset, cell.dataset.level)
+    field = path.stat().st_size if path.exists() else 0
+    task = costs.task_of(cell.dataset, cell.protocol)
+    windows = cell.train.batch_size * shape.seeds_together / shape.ranks
+    points = windows * cell.protocol.train_steps * task.height * task.width
+    return RANK_BYTES + FIELDS * field + (POINT_BYTES * points if shape.device == "cpu" else 0.0)
+
+
+def run(
+    suite: Suite, store: Store, display: Display, parallel: int | None = None, whole: Suite | None = None
+) -> Outcome:
     """Run every cell of `suite` that is not a result, each tried once; goes on until none is left.
 
-    A job that dies takes no sibling with it: the cell that was running is marked failed, the others get a new job.
-    Raises MachineError where another run holds the store or a cell. On KeyboardInterrupt the job is stopped first.
+    As many side by side as `shape_here` says, where `suite` may be a selection from the `whole`. A job that dies takes
+    no sibling with it: the cell that was running is marked failed, the others go on. Raises MachineError where another
+    run holds the store or a cell. On KeyboardInterrupt the jobs are stopped first.
     """
     store.make()
     with store.only_run():
@@ -80,19 +115,15 @@ def run(suite: Suite, store: Store, display: Display) -> Outcome:
             raise MachineError(f"{len(held)} cells are still being run by an earlier job ({held[0]}); wait for it")
         for cell in left:
             require(data_path(store.data_folder, cell.dataset.name, cell.dataset.preset, cell.dataset.level))
-        trained = [cell for cell in left if registry.model(cell.model.name).trained]
-        placement = place(suite.resources, [cell.train.batch_size for cell in trained])
-        require_precision(trained, placement.device)
+        shape = shape_here(suite, (whole or suite).cells, store, parallel)
+        require_precision(left, shape.device)
         display.start(suite.cells, records)
-        tried: set[str] = set()
-        while waiting := [cell for cell in left if cell.id not in tried]:
-            begun = _run_job(waiting, store, placement, display)
-            tried |= begun
-            if not begun:
-                raise MachineError(
-                    f"the job ended before {waiting[0]} began; see the logs in {store.root / 'jobs'},"
-                    " and whether another process holds that cell"
-                )
+        begun = _run_lanes(left, store, shape, display) if left else {}
+        if waiting := [cell for cell in left if cell.id not in begun]:
+            raise MachineError(
+                f"the job ended before {waiting[0]} began; see the logs in {store.root / 'jobs'},"
+                " and whether another process holds that cell"
+            )
         records, broken = store.read(left)
         if broken:
             raise MachineError(f"{broken[0].folder}: cannot be read back: {broken[0].reason}")
@@ -100,50 +131,93 @@ def run(suite: Suite, store: Store, display: Display) -> Outcome:
     return Outcome(len(left) - len(failed), failed, skipped)
 
 
-def _run_job(cells: Sequence[Cell], store: Store, placement: Placement, display: Display) -> set[str]:
-    """One job with `cells`; returns the ids of those that were begun."""
-    job_file = local_job(store, cells, placement)
-    started = time.time()
-    handle = start(run_job, job_file, placement)
+def _run_lanes(cells: Sequence[Cell], store: Store, shape: Shape, display: Display) -> dict[str, Record]:
+    """Jobs side by side, each with all of `cells`: leases decide who runs which. Returns the records of those begun.
+
+    A lane is a job of its own, since submitit ends the tasks of one together. One that ended and left cells that
+    nobody has begun is followed by another, unless none was begun meanwhile.
+    """
+    since = time.time()
+    begun: dict[str, Record] = {}
+    begun_before = dict.fromkeys(range(shape.lanes), 0)
+    jobs: dict[int, submitit.Job[None]] = {}
+
+    def begin(lane: int, waiting: Sequence[Cell]) -> None:
+        job_file = local_job(store, waiting, shape, _gpus_of(lane, shape), since)
+        jobs[lane] = start(run_job, job_file, shape.ranks)
+        begun_before[lane] = len(begun)
+
     try:
-        while not handle.done():
-            display.update(_begun(cells, store, started))
+        for lane in list(begun_before)[: len(cells)]:
+            begin(lane, cells)
+        while jobs:
             time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        stop(handle)
-        raise
-    for record in _begun(cells, store, started).values():
-        if record.status.state == "running" and not store.being_run(record.cell):
-            store.fail(record, "killed", f"the process died without a word; see the logs in {job_file.parent}")
-    begun = _begun(cells, store, started)
-    display.update(begun)
-    return set(begun)
+            ended = [lane for lane, job in jobs.items() if job.done()]
+            open_cells = [cell for cell in cells if cell.id not in begun or begun[cell.id].status.state == "running"]
+            if ended:
+                _fail_the_dead(open_cells, store, since)
+            begun |= _begun(open_cells, store, since)
+            display.update(begun)
+            for lane in ended:
+                del jobs[lane]
+                waiting = [cell for cell in cells if cell.id not in begun and not store.being_run(cell)]
+                if waiting and len(begun) > begun_before[lane]:
+                    begin(lane, waiting)
+    finally:
+        stop(jobs.values())
+    return begun
 
 
-def local_job(store: Store, cells: Sequence[Cell], placement: Placement) -> Path:
-    """The file of a job on this machine, in a folder of its own."""
+def _fail_the_dead(cells: Sequence[Cell], store: Store, since: float) -> None:
+    """Mark those of `cells` as failed that have been running, and that nobody runs."""
+    left_alone = [cell for cell in cells if not store.being_run(cell)]  # first: whoever runs one may end it meanwhile
+    for record in _begun(left_alone, store, since).values():
+        if record.status.state == "running":
+            log = f"`symbench logs {record.cell.id}` shows what it wrote"
+            store.fail(record, "killed", f"the process died without a word; {log}")
+
+
+def local_job(
+    store: Store, cells: Sequence[Cell], shape: Shape, visible_gpus: str | None, since: float | None = None
+) -> Path:
+    """The file of a job on this machine, in a folder of its own; `since` when it is one lane of several."""
     job = Job(
         store=store.root.resolve(),
         cells=tuple(cells),
         plugins=registry.plugin_paths(),
-        device=placement.device,
-        ranks=placement.ranks,
-        threads=max(1, available_cpus() // placement.ranks),
-        visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        device=shape.device,
+        ranks=shape.ranks,
+        lanes=shape.lanes,
+        since=since,
+        seeds_together=shape.seeds_together,
+        threads=threads_of(shape),
+        visible_gpus=visible_gpus,
     )
     job_file = job_folder(store.root) / "job.json"
     write_text(job_file, job.model_dump_json(indent=1))
     return job_file
 
 
-def start(function: Callable[[str], None], job_file: Path, placement: Placement) -> submitit.Job[None]:
-    """Call `function` with the job's file in each of its ranks, in processes of their own."""
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    there = torch.cuda.device_count()
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(index) for index in range(there)] if chosen is None else chosen.split(",")[:there]
+
+
+def _gpus_of(lane: int, shape: Shape) -> str | None:
+    """CUDA_VISIBLE_DEVICES of a lane: GPUs of its own; where lanes outnumber them, they share in turn."""
+    if shape.device == "cpu":
+        return None
+    there = visible_gpus()
+    first = lane % (len(there) // shape.ranks) * shape.ranks
+    return ",".join(there[first : first + shape.ranks])
+
+
+def start(function: Callable[[str], None], job_file: Path, tasks: int) -> submitit.Job[None]:
+    """Call `function` with the job's file in so many processes."""
     executor = submitit.LocalExecutor(folder=job_file.parent)
-    executor.update_parameters(
-        timeout_min=NEVER_MINUTES,
-        tasks_per_node=placement.ranks,
-        gpus_per_node=placement.ranks if placement.device == "cuda" else 0,
-    )
+    executor.update_parameters(timeout_min=NEVER_MINUTES, tasks_per_node=tasks)
     with _stderr_into(job_file.with_name("controller.log")):
         return executor.submit(function, str(job_file))
 
@@ -161,14 +235,16 @@ def _stderr_into(log: Path) -> Iterator[None]:
         os.close(kept)
 
 
-def stop(job: submitit.Job[None]) -> None:
-    """Wait until the job is gone. Ctrl-C on a terminal has reached it, too; a signal to us alone has not."""
+def stop(jobs: Iterable[submitit.Job[None]]) -> None:
+    """Wait until the jobs are gone. Ctrl-C on a terminal has reached them, too; a signal to us alone has not."""
+    jobs = list(jobs)
     for _ in range(int(CTRL_C_PATIENCE_SECONDS / POLL_SECONDS)):
-        if job.done():
+        if all(job.done() for job in jobs):
             return
         time.sleep(POLL_SECONDS)
-    job.cancel()
-    while not job.done():
+    for job in jobs:
+        job.cancel()
+    while not all(job.done() for job in jobs):
         time.sleep(POLL_SECONDS)
 
 

@@ -32,7 +32,7 @@ from results.store import Store
 
 from . import failures, slurm
 from .job import Job
-from .launch import Placement, local_job, start, stop
+from .launch import local_job, start, stop, visible_gpus
 from .packing import Shape
 from .site import Site
 from .submit import cluster_folder, executor_for, job_for, refusals
@@ -105,14 +105,13 @@ def probe_here(cells: Sequence[Cell], store: Store, shape: Shape, say: Say) -> N
     wanted = paces.open_kinds(cells)
     if not wanted:
         return
-    placement = Placement(shape.device, shape.ranks)
-    job_file = local_job(store, wanted, placement)
-    handle = start(measure_all, job_file, placement)
+    job_file = local_job(store, wanted, shape, ",".join(visible_gpus()) if shape.device == "cuda" else None)
+    handle = start(measure_all, job_file, shape.ranks * shape.lanes)
     try:
         while not handle.done():
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
-        stop(handle)
+        stop([handle])
         raise
     finally:
         _keep(paces, wanted, job_file.parent, handle.job_id, say)
@@ -170,10 +169,10 @@ def measure_all(job_file: str) -> None:
     """
     path = Path(job_file)
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
-    for plugin in job.plugins:
-        registry.add_plugin(plugin)
     if job.visible_gpus is not None:  # as in run_job
         os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
+    for plugin in job.plugins:
+        registry.add_plugin(plugin)
     task = submitit.JobEnvironment()
     torch.set_num_threads(job.threads)
     lane, rank = divmod(task.global_rank, job.ranks)

@@ -50,10 +50,10 @@ def run_job(job_file: str) -> None:
     """
     path = Path(job_file)
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
+    if job.visible_gpus is not None:  # submitit's local executor hides them; a plug-in may look for them on import
+        os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
     for plugin in job.plugins:
         registry.add_plugin(plugin)
-    if job.visible_gpus is not None:  # submitit's local executor counts from 0, whatever this machine's user chose
-        os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
     task = submitit.JobEnvironment()
     on_slurm = task.cluster == "slurm"
     signals = Signals()
@@ -107,7 +107,7 @@ def _running(cell: Cell, of: int, job: Job, store: Store, world: World, signals:
     all had to stop."""
     if world.any(signals.stop):
         return False
-    if job.lanes > 1 and world.any(world.is_main and _is_of_another_lane(cell, store)):
+    if job.lanes > 1 and world.any(world.is_main and _is_of_another_lane(cell, job, store)):
         return True
     checkpoint = store.cell_folder(cell.id) / "checkpoint.pt"
     with _holding(cell, store) if world.is_main else nullcontext(Follower(checkpoint)) as recorder:
@@ -130,7 +130,7 @@ def _running(cell: Cell, of: int, job: Job, store: Store, world: World, signals:
         try:
             told.start()
             data = stage(store.data_folder, cell, job.scratch)
-            notes = {**provenance(store.root, cell), "seeds_together": of}
+            notes = {**provenance(store.root, cell), "seeds_together": of, "lanes": job.lanes}
             yield from running(cell, told, world, data, control, notes)
         except LeaseLostError as error:
             print(error, flush=True)
@@ -183,7 +183,10 @@ def _what_happened(error: BaseException, world: World, words: Path) -> tuple[str
     return failure, message
 
 
-def _is_of_another_lane(cell: Cell, store: Store) -> bool:
+def _is_of_another_lane(cell: Cell, job: Job, store: Store) -> bool:
     """Whether another lane runs the cell, or has tried it since the job was started."""
+    if job.since is not None:
+        status = store.statuses([cell])[0].get(cell.id)
+        return status is not None and status.heartbeat >= job.since
     last, here = store.last_holder(cell), Holder.this_process()
     return last is not None and last.job != "" and (last.job, last.restart) == (here.job, here.restart)

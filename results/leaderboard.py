@@ -255,7 +255,10 @@ def _labels(settings: Sequence[Cell]) -> list[str]:
 
 def _short(value: Any) -> str:
     """In one line and without control characters, which neither XML nor a terminal should get."""
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return _line(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+
+
+def _line(text: str) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
@@ -307,4 +310,5 @@ def _seed(cell: Cell, record: Record | None) -> Seed:
     if record is None:
         return Seed(cell.seed, cell.id, "absent")
     status = record.status
-    return Seed(cell.seed, cell.id, status.state, ": ".join(filter(None, (status.failure, status.message))))
+    told = ": ".join(filter(None, (status.failure, status.message)))
+    return Seed(cell.seed, cell.id, status.state, _line(told))

@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError, UserError
@@ -32,6 +32,9 @@ from benchmark.suite import Suite
 from .mlflow_client import without_password
 from .store import Store
 
+if TYPE_CHECKING:
+    from .report import Panel
+
 TIMEOUT_SECONDS = 5.0
 FAILURES = 3
 """In a row, after which the server is given up."""
@@ -40,10 +43,11 @@ WAITING = 200
 LAST_WORDS_SECONDS = 5.0
 
 
-def announce(store: Store, suite: Suite, server: str | None) -> str:
-    """Let the workers of `suite`, wherever they run, know the server; None: they are not to log.
+def announce(store: Store, suite: Suite, server: str | None, elsewhere: bool = False) -> str:
+    """Let the workers of `suite` know the server, `elsewhere` if not on this machine; None: they are not to log.
 
-    Returns a warning where the server does not answer now, or nothing. UserError: not an address.
+    Returns a warning where the server does not answer now, or is one of this machine alone, or nothing. UserError: not
+    an address.
     """
     path = _note(store, suite.name)
     if server is None:
@@ -61,6 +65,11 @@ def announce(store: Store, suite: Suite, server: str | None) -> str:
     if parts.password:
         raise UserError("--live: put the password into MLFLOW_TRACKING_PASSWORD; the address is written into the store")
     write_json(path, {"suite": suite.name, "server": server, "cells": sorted(cell.id for cell in suite.cells)})
+    if elsewhere and parts.hostname in ("localhost", "127.0.0.1", "::1"):
+        return (
+            f"live: a job on another node takes {told} for a server of its own; start one on an address that the nodes"
+            " reach, such as `mlflow server --host ADDRESS`. The jobs try it, and run whether it answers or not"
+        )
     try:
         urllib.request.urlopen(f"{server.rstrip('/')}/health", timeout=TIMEOUT_SECONDS).close()
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -76,14 +85,14 @@ def watched(recorder: Recorder, cell: Cell, store: Store) -> Recorder:
     return recorder
 
 
-def complete(store: Store, suite: Suite, report_html: str) -> None:
+def complete(store: Store, suite: Suite, report_html: str, panels: Sequence[Panel]) -> None:
     """Once the jobs are over: sync to the server that was announced. What fails is said, and left to the next sync."""
     from . import mlflow_view
 
     for server, name, _ in _announced(store.root):
         if name == suite.name:
             try:
-                mlflow_view.sync(store, suite, server, report_html)
+                mlflow_view.sync(store, suite, server, report_html, panels)
             except (MachineError, UserError) as error:
                 print(f"live: {error}", flush=True)
 
@@ -190,7 +199,7 @@ class Reporter:
                     return
 
     def _log(self, cell: Cell, epochs: Sequence[Epoch], tags: Mapping[str, str], status: str | None) -> None:
-        from .quantities import is_number  # scipy takes half a second: not in the thread that trains
+        from .quantities import is_number  # numpy and scipy take a third of a second: not in the thread that trains
 
         run_id, shown = self._run(cell)
         now = round(1000 * time.time())

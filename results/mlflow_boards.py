@@ -24,14 +24,14 @@ STATE_TAG = "mlflow.sharedViewState."
 NOTE_OF_RUNS = (
     "The runs of one suite of symbench. The run LEADERBOARD has the report, its figures and the table among its"
     " artifacts. A run for each setting (data set, level, model) has the statistics over its seeds: the mean, e.g."
-    " `rmse_future`, and the ends of its 95 % interval, `low_rmse_future` and `high_rmse_future`; `ratio_to_best` is"
+    " `rmse_future`, and the ends of its 95 % interval, `rmse_future_low` and `rmse_future_high`; `ratio_to_best` is"
     " the error over that of the best model on the same task, `symmetry_ratio` the model's equivariance error over the"
     " data's. Below it stands a run for each seed with its curves. Errors are in field units. The tag `symbench.kind`"
     " tells the three apart; the tag `symbench.state` of a seed says done, diverged, failed, running or n/a, that of a"
     " setting complete, incomplete or n/a. `ratio_to_best` is left out where a seed is missing. This page is a view"
     " of the store, made by `symbench sync`: what is changed here does not reach the results."
 )
-ERRORS = ("ratio_to_best", "rmse_future", "low_rmse_future", "high_rmse_future", "rmse_domain")
+ERRORS = ("ratio_to_best", "rmse_domain", "rmse_future", "rmse_future_high", "rmse_future_low")
 
 
 @dataclass(frozen=True)

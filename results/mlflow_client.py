@@ -65,7 +65,8 @@ def connected(tracking_uri: str, ours: bool = False) -> Iterator[MlflowClient]:
             stack.enter_context(_not_waiting_for_the_disk())
         try:
             yield MlflowClient(tracking_uri=tracking_uri)
-        except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # ImportError: no driver
+        # ImportError: there is no driver for such a database.
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
             raise MachineError(
                 f"MLflow at {told}: {_reason(error)}; the results are safe in the store, and the next sync goes on"
             ) from error

@@ -17,16 +17,17 @@ from typing import Any
 
 from benchmark.cell import Cell
 
-from .leaderboard import Row, best, family_and_source, to_json
+from .glance import verdicts
+from .leaderboard import Row, family_and_source, to_json
 from .mlflow_boards import LONGEST_TAG
 from .quantities import METRICS, is_number, statistic, written_statistic
 from .store import Record
 
-VIEW_VERSION = 3
+VIEW_VERSION = 4
 """Raised when records are imported differently, so that the next sync does it again."""
 SIZES = ("parameters", "flops")
 INTERVALS = ("rmse_future", "rmse_domain", "model_equivariance_error")
-"""Metrics whose interval stands beside the mean, as `low_rmse_future` and `high_rmse_future`."""
+"""Metrics whose interval stands beside the mean, as `rmse_future_low` and `rmse_future_high`."""
 CURVES = ("train_loss", "validation_rmse")
 CURVE_POINTS = 32
 """Of a longer curve so many points are shown; the record has them all."""
@@ -152,7 +153,7 @@ def setting_run(row: Row, cell: Cell, records: Mapping[str, Record], suite: str,
     steps = row.curves.get("rmse_future_by_step", ())
     return Import(
         key=setting_key(suite, cell),
-        name=_line(row.label),
+        name=_line(f"level {row.level}, {row.label}"),
         start=start,
         end=end,
         status="RUNNING" if "running" in states else "FINISHED",
@@ -242,7 +243,7 @@ def _numbers(row: Row) -> dict[str, float]:
     for name in INTERVALS:
         value = row.metrics.get(name)
         if value is not None and value.low is not None and value.high is not None:
-            numbers |= {f"low_{name}": value.low, f"high_{name}": value.high}
+            numbers |= {f"{name}_low": value.low, f"{name}_high": value.high}
     numbers |= {"seeds_done": row.count("done"), "seeds_expected": len(row.seeds)}
     if "training_seconds" in numbers:
         numbers["training_hours"] = numbers["training_seconds"] / 3600
@@ -282,7 +283,7 @@ def _setting_note(row: Row) -> str:
     lines = [
         f"**{escaped(row.label)}** on {escaped(row.dataset)} ({escaped(row.preset)}, {row.grid}), level"
         f" {escaped(str(row.level))}. Means over {row.count('done')} of {len(row.seeds)} seeds, which stand below this"
-        " run; `low_` and `high_` stand before the ends of the 95 % interval of the mean.",
+        " run; those that end in `_low` and `_high` are the ends of the 95 % interval of the mean.",
         *([f"Not in the means: {escaped(row.remark)}."] if row.remark else []),
         *([f"Source: {escaped(row.source)}"] if row.source else []),
         "",
@@ -295,15 +296,19 @@ def _setting_note(row: Row) -> str:
 
 def _board_note(rows: Sequence[Row]) -> str:
     """Who wins, then the board as Markdown, as many rows as a note may hold; the artifacts have the whole of it."""
-    winners = [rows[index] for index in sorted(best(rows, "rmse_future"))]
-    won = [
-        f"{escaped(row.dataset)} level {escaped(str(row.level))}: **{escaped(row.label)}**"
-        f" ({written_statistic('rmse_future', row.metrics['rmse_future'])})"
-        for row in winners[:MOST_WINNERS]
-    ]
-    lines = [
-        f"Least RMSE future: {'; '.join(won) or 'no setting has all its seeds yet'}"
-        f"{' ...' if len(winners) > MOST_WINNERS else ''}.\n",
+    told = verdicts(rows, "rmse_future")
+    lines = ["Least RMSE future, and whether it is sure:\n"]
+    for verdict in told[:MOST_WINNERS]:
+        row, place = verdict.best, verdict.example
+        won = (
+            f"**{escaped(row.label)}** ({written_statistic('rmse_future', row.metrics['rmse_future'])}); "
+            if row
+            else ""
+        )
+        lines.append(f"- {escaped(place.dataset)} level {escaped(str(place.level))}: {won}{escaped(verdict.words)}")
+    lines += [
+        *(["- ..."] if len(told) > MOST_WINNERS else []),
+        "",
         "The report, its figures and the table are under **Artifacts**.\n",
     ]
     headings = " | ".join(METRICS[name].title for name in NOTE_COLUMNS)
@@ -320,8 +325,8 @@ def _board_note(rows: Sequence[Row]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it stands, on one line."""
-    return re.sub(r"([\\|<>`*_\[\]&#~])", r"\\\1", " ".join(text.split()))
+    """Text that MLflow's Markdown shows as it stands, on one line; of & and $ it would show the backslash, too."""
+    return re.sub(r"([\\|<>`*_\[\]#~])", r"\\\1", " ".join(text.split()).replace("&", "&amp;"))
 
 
 def _line(text: str) -> str:

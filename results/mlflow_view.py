@@ -28,6 +28,7 @@ from .leaderboard import Row, aggregate
 from .mlflow_boards import LONGEST_TAG, STATE_TAG, SUITE, board_path, boards_of, experiment_name, note, told_boards
 from .mlflow_client import connected, default_tracking_uri
 from .mlflow_index import REVISION, Found, Index, inputs_digest
+from .mlflow_insert import AT_ONCE, insert
 from .mlflow_runs import Import, board_run, cell_run, setting_run
 from .mlflow_write import DIGEST, IDENTITY, PARENT, REPLACED, complete, create, move, remove
 from .store import Broken, Record, Store, locked
@@ -64,12 +65,13 @@ def sync(
     suite: Suite,
     tracking_uri: str | None = None,
     report_html: str | None = None,
+    panels: Sequence[report.Panel] | None = None,
     show: Show = lambda done, total: None,
 ) -> Synced:
     """Make the experiment of the (whole) suite show what is in the store. MachineError where MLflow does not let us.
 
     UserError: the store has nothing of a suite that MLflow shows, so that it is another one than was meant.
-    `report_html` is the report, where the caller has just made it.
+    `report_html` is the report and `panels` are its figures, where the caller has just made them.
     """
     uri = tracking_uri or default_tracking_uri(store)
     if not store.root.is_dir():
@@ -98,10 +100,11 @@ def sync(
                 raise UserError(
                     f"store {store.root}: nothing of suite {suite.name!r}; MLflow's runs are left as they are"
                 )
-            wanted = wanted_runs(store, suite, records, broken, report_html)
+            wanted = wanted_runs(store, suite, records, broken, report_html, panels)
             Index.forget(store, uri, suite.name)
+            database = store.root / "mlflow.db" if tracking_uri is None else None
             with _collecting_less():
-                synced, runs = _bring(client, experiment.experiment_id, wanted, present, show)
+                synced, runs = _bring(client, experiment, wanted, present, show, database)
             now = client.get_experiment(experiment.experiment_id)
             touched = now.tags.get(REVISION) != experiment.tags.get(REVISION)
             revision = uuid4().hex
@@ -131,6 +134,7 @@ def wanted_runs(
     records: Mapping[str, Record],
     broken: Sequence[Broken],
     report_html: str | None = None,
+    panels: Sequence[report.Panel] | None = None,
 ) -> list[Import]:
     """All that the experiment is to show, each parent before its seeds; nothing where there is no record."""
     if not records:
@@ -147,7 +151,8 @@ def wanted_runs(
         if found:
             wanted.append(setting_run(row, cells[row.seeds[0].cell_id], records, suite.name, best.get(row.contest)))
             wanted += [cell_run(record, suite.name) for record in found]
-    panels = report.panels_of(rows, records)
+    if panels is None:
+        panels = report.panels_of(rows, records)
     if report_html is None:
         report_html = report.render(store, suite, records, broken, panels=panels)
     artifacts = {
@@ -215,29 +220,43 @@ def _runs(client: MlflowClient, experiment_id: str, which: str, view: int = 1) -
 
 def _bring(
     client: MlflowClient,
-    experiment_id: str,
+    experiment: Experiment,
     wanted: Sequence[Import],
     present: dict[str, list[Found]],
     show: Show,
+    database: Path | None,
 ) -> tuple[tuple[int, int, int, int], dict[str, Found]]:
-    """Counts of what was created, updated, unchanged and removed; and the runs that now stand, by their keys."""
+    """Counts of what was created, updated, unchanged and removed; and the runs that now stand, by their keys.
+
+    Where the `database` is ours, new runs of seeds come last and many at a time.
+    """
     created = updated = unchanged = removed = 0
     runs: dict[str, Found] = {}
+    fresh: list[tuple[Import, str]] = []
     for done, one in enumerate(wanted):
-        show(done, len(wanted))
+        show(done - len(fresh), len(wanted))
         parent_id = runs[one.parent].run_id if one.parent else ""
         old = sorted(present.pop(one.key, []), key=lambda found: found.digest != one.digest)
+        if database is not None and one.parent and not (old or one.data or one.artifacts):
+            fresh.append((one, parent_id))
+            continue
         if old and old[0].digest == one.digest:
             found = old[0] if old[0].parent_id == parent_id else move(client, old[0], parent_id)
             unchanged += 1
         else:
             completed = complete(client, old[0].run_id, one, parent_id) if old else None
-            found = completed or create(client, experiment_id, one, parent_id)
+            found = completed or create(client, experiment.experiment_id, one, parent_id)
             updated, created = updated + bool(old), created + (not old)
         for other in old:
             if other.run_id != found.run_id:
                 remove(client, other.run_id)
         runs[one.key] = found
+    if database is not None:
+        for first in range(0, len(fresh), AT_ONCE):
+            made = insert(database, experiment, fresh[first : first + AT_ONCE])
+            runs |= {one.key: found for (one, _), found in zip(fresh[first:], made, strict=False)}
+            created += len(made)
+            show(len(wanted) - len(fresh) + first + len(made), len(wanted))
     for found in (found for members in present.values() for found in members):
         remove(client, found.run_id)
         removed += 1

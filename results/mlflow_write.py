@@ -24,7 +24,7 @@ def create(client: MlflowClient, experiment_id: str, wanted: Import, parent_id: 
     """A run that shows `wanted`; its digest is set last."""
     from mlflow.entities import Param
 
-    tags = {IDENTITY: wanted.key, **wanted.tags, **_below(parent_id)}
+    tags = tags_of_run(wanted, parent_id)
     run_id = client.create_run(experiment_id, wanted.start, tags, wanted.name).info.run_id
     params = [Param(key, value) for key, value in wanted.params.items()]
     _log(client, run_id, wanted, params, _metrics(wanted.metrics), {})
@@ -47,7 +47,7 @@ def complete(client: MlflowClient, run_id: str, wanted: Import, parent_id: str) 
     missing = _missing(client, run, wanted)
     if missing is None:
         return None
-    tags = {IDENTITY: wanted.key, **wanted.tags, **_below(parent_id)}
+    tags = tags_of_run(wanted, parent_id)
     for key in run.data.tags:
         if key.startswith("symbench.") and key not in (*tags, DIGEST):
             client.delete_tag(run_id, key)
@@ -73,8 +73,9 @@ def remove(client: MlflowClient, run_id: str) -> None:
     client.delete_run(run_id)
 
 
-def _below(parent_id: str) -> dict[str, str]:
-    return {PARENT: parent_id} if parent_id else {}
+def tags_of_run(wanted: Import, parent_id: str) -> dict[str, str]:
+    """All but the digest."""
+    return {IDENTITY: wanted.key, **wanted.tags, **({PARENT: parent_id} if parent_id else {})}
 
 
 def _log(

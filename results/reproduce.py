@@ -5,24 +5,29 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 
+from benchmark import registry
 from benchmark.suite import SUITES_FOLDER, Suite, describe
 
 from .leaderboard import Row
 
 
 class Commands:
-    """Finds for each row of a suite the shortest `symbench run SUITE --only ...`.
+    """Finds for each row of a suite the shortest `symbench run SUITE --only ...`, among all cells that it would meet.
 
-    Sets of cells are the bits of an integer, for a suite may have ten thousand.
+    These are also those that nobody tuned, which `run` refuses. Sets of cells are the bits of an integer, for a suite
+    may have ten thousand.
     """
 
     def __init__(self, suite: Suite) -> None:
         self.suite = shlex.quote(suite.path.stem if suite.path.parent == SUITES_FOLDER else str(suite.path))
-        self.tuned = ["--tuned"] if suite.asked else []
-        self.bits = {cell.id: 1 << index for index, cell in enumerate(suite.cells)}
-        self.all = (1 << len(suite.cells)) - 1
+        self.chosen = [suite.chosen] if suite.chosen else []
+        plugins = [word for path in registry.plugin_paths() for word in ("--plugin", shlex.quote(str(path)))]
+        self.options = [*(["--tuned"] if suite.asked else []), *plugins]
+        cells = (*suite.cells, *suite.untuned)
+        self.bits = {cell.id: 1 << index for index, cell in enumerate(cells)}
+        self.all = (1 << len(cells)) - 1
         self.having: dict[tuple[str, str], int] = defaultdict(int)
-        for cell in suite.cells:
+        for cell in cells:
             for key, value in describe(cell).items():
                 self.having[key, str(value)] |= self.bits[cell.id]
 
@@ -39,7 +44,7 @@ class Commands:
             if wanted & ~narrowed == 0 and narrowed != left:
                 clauses, left = [*clauses, f"{key}={value}"], narrowed
         if left == wanted:
-            return self._run(clauses)
+            return self._run([*self.chosen, *clauses])
         return "\n".join(self.of_cell(seed.cell_id) for seed in row.seeds)
 
     def of_cell(self, cell_id: str) -> str:
@@ -52,4 +57,4 @@ class Commands:
 
     def _run(self, clauses: list[str]) -> str:
         only = ["--only", shlex.quote(",".join(clauses))] if clauses else []
-        return " ".join(["symbench run", self.suite, *only, *self.tuned])
+        return " ".join(["symbench run", self.suite, *only, *self.options])

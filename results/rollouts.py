@@ -76,11 +76,12 @@ def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> 
     Speeds share one colour scale, that of the truth; errors share another. Models whose first window is another one are
     left out.
     """
-    shown = _shown(rows, records)
-    reason = "no finished record keeps a roll-out that can be read"
+    shown, broken = _shown(rows, records)
+    unread = f". Cannot be read: {', '.join(broken)}" if broken else ""
+    reason = f"no finished record keeps a roll-out that can be read{unread}"
     caption = (
         f"Speed |u| and error |u - u truth| in field units; first kept window of the future test, first finished seed;"
-        f" {where}. The first {MOST_MODELS} models of the table at most; x to the right, y up."
+        f" {where}. The first {MOST_MODELS} models of the table at most; x to the right, y up{unread}."
     )
     made = (
         ("rollout", "A roll-out", _still(shown) if shown else None, False),
@@ -89,14 +90,20 @@ def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> 
     return [Plot(key, title, caption, content, reason, folded=folded) for key, title, content, folded in made]
 
 
-def _shown(rows: Sequence[Row], records: Mapping[str, Record]) -> list[tuple[str, Window]]:
+def _shown(rows: Sequence[Row], records: Mapping[str, Record]) -> tuple[list[tuple[str, Window]], list[str]]:
+    """Labels and windows; and the files that are there and hold none."""
     shown: list[tuple[str, Window]] = []
+    broken: list[str] = []
     for row in rows:
         done = [records[seed.cell_id] for seed in row.seeds if seed.state == "done" and seed.cell_id in records]
-        window = first_window(done[0]) if done and len(shown) < MOST_MODELS else None
+        if not done or len(shown) == MOST_MODELS:
+            continue
+        window = first_window(done[0])
+        if window is None and done[0].predictions_path.exists():
+            broken.append(f"cells/{done[0].folder.name}/{done[0].predictions_path.name}")
         if window is not None and (not shown or _same(window, shown[0][1])):
             shown.append((row.label, window))
-    return shown
+    return shown, broken
 
 
 def _same(one: Window, other: Window) -> bool:

@@ -15,8 +15,9 @@ from itertools import combinations, combinations_with_replacement
 from math import factorial, prod
 
 import numpy as np
+import scipy  # of which `stats` is imported where it is first used: that takes half a second
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 CONFIDENCE = 0.95
 SIGNIFICANT = 1 - CONFIDENCE
@@ -101,7 +102,7 @@ def interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[Array, 
 @cache
 def expanded_tail(n: int, confidence: float = CONFIDENCE) -> float:
     """The probability to cut off on either side: Phi(-sqrt(n / (n - 1)) t), t of n - 1 degrees of freedom."""
-    student = stats.t.ppf(0.5 + confidence / 2, n - 1)
+    student = special.stdtrit(n - 1, 0.5 + confidence / 2)
     return float(special.ndtr(-np.sqrt(n / (n - 1)) * student))
 
 
@@ -336,7 +337,7 @@ def _letter(number: int) -> str:
 def ranks(blocks: ArrayLike) -> Array:
     """The rank of each model in each block, 1 the best, ties shared: (blocks, models), NaN where it has no value."""
     values = np.asarray(blocks, dtype=np.float64)
-    return np.asarray(stats.rankdata(values, axis=1, nan_policy="omit"))
+    return np.asarray(scipy.stats.rankdata(values, axis=1, nan_policy="omit"))
 
 
 def signed_ranks(blocks: ArrayLike, pairs: Sequence[tuple[int, int]] | None = None) -> Array:
@@ -368,7 +369,7 @@ def _signed_rank(first: Array, second: Array) -> float:
         return 1.0
     # Infinite differences, of one that diverged, rank above all others and tie with each other.
     largest = 2 * np.abs(difference[np.isfinite(difference)]).max(initial=1.0)
-    return float(stats.wilcoxon(np.clip(difference, -largest, largest), zero_method="pratt").pvalue)
+    return float(scipy.stats.wilcoxon(np.clip(difference, -largest, largest), zero_method="pratt").pvalue)
 
 
 def friedman(blocks: ArrayLike) -> float | None:
@@ -379,12 +380,12 @@ def friedman(blocks: ArrayLike) -> float | None:
     values = values[~np.isnan(values).any(axis=1)]
     if len(values) < 3 or bool((values == values[:, :1]).all()):
         return None
-    return float(stats.friedmanchisquare(*values.T).pvalue)
+    return float(scipy.stats.friedmanchisquare(*values.T).pvalue)
 
 
 def interquartile_mean(values: ArrayLike) -> float:
     """The mean of the middle half of all values (Agarwal et al. 2021); inf where a quarter or more diverged."""
-    return float(stats.trim_mean(np.asarray(values, dtype=np.float64).ravel(), 0.25))
+    return float(scipy.stats.trim_mean(np.asarray(values, dtype=np.float64).ravel(), 0.25))
 
 
 def interquartile_estimate(blocks: Sequence[ArrayLike]) -> Estimate:
@@ -394,7 +395,7 @@ def interquartile_estimate(blocks: Sequence[ArrayLike]) -> Estimate:
     if all(len(block) < 2 for block in present):
         return Estimate(value)
     drawn = np.concatenate([drawn_seeds(block, stratum) for stratum, block in enumerate(present)], axis=1)
-    return Estimate(value, *percentile_ends(stats.trim_mean(drawn, 0.25, axis=1)))
+    return Estimate(value, *percentile_ends(scipy.stats.trim_mean(drawn, 0.25, axis=1)))
 
 
 def improvement_estimate(pairs: Sequence[tuple[ArrayLike, ArrayLike]], higher_is_better: bool = False) -> Estimate:

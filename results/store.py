@@ -20,6 +20,7 @@ from typing import Any
 
 import h5py
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
@@ -111,7 +112,7 @@ class Store:
             folder = self.cell_folder(cell.id)
             try:
                 status = _read_status(folder)
-                if status is not None and _read_json(folder / "cell.json").get("id") != cell.id:
+                if status is not None and _cell_document(folder).get("id") != cell.id:
                     raise ValueError("cell.json describes another cell")
             except (OSError, ValueError, TypeError) as error:
                 broken.append(Broken(folder, _reason(error)))
@@ -236,22 +237,23 @@ def read_record(folder: Path, history: bool = True) -> Record | None:
     status = _read_status(folder)
     if status is None:
         return None
-    document = _read_json(folder / "cell.json")
-    document.pop("id", None)
+    cell = _cell_document(folder)
+    cell.pop("id", None)
     return Record(
-        cell=Cell.model_validate(document),
+        cell=Cell.model_validate(cell),
         status=status,
-        metrics=_read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {},
+        metrics=_read_json(folder / "metrics.json") or {},
         history=_read_history(folder / "history.jsonl") if history else [],
-        environment=_read_json(folder / "environment.json") if (folder / "environment.json").exists() else {},
+        environment=_read_json(folder / "environment.json") or {},
         folder=folder,
     )
 
 
 def _read_status(folder: Path) -> Status | None:
-    if not (folder / "status.json").exists():
+    document = _read_json(folder / "status.json")
+    if document is None:
         return None
-    status = _STATUS.validate_python(_read_json(folder / "status.json"))
+    status = _STATUS.validate_python(document)
     if not _is_time(status.heartbeat):
         raise ValueError(f"status.json: heartbeat {status.heartbeat} is no time")
     if status.is_result and not (folder / "metrics.json").exists():
@@ -259,19 +261,30 @@ def _read_status(folder: Path) -> Status | None:
     return status
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    document = json.loads(path.read_text(encoding="utf-8"))
+def _cell_document(folder: Path) -> dict[str, Any]:
+    document = _read_json(folder / "cell.json")
+    if document is None:
+        raise ValueError("there is no cell.json")
+    return document
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """None where there is no such file. A board reads forty thousand: pydantic's parser takes a third of the time."""
+    try:
+        document = from_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
     if not isinstance(document, dict):
         raise ValueError(f"{path.name} is not a JSON object")
     return document
 
 
 def _read_history(path: Path) -> list[Epoch]:
-    if not path.exists():
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
         return []
-    # All lines at once: a board reads thousands of files.
-    lines = json.loads(f"[{','.join(path.read_text(encoding='utf-8').splitlines())}]")
-    history = [Epoch(**line) for line in lines]
+    history = [Epoch(**line) for line in from_json(b"[" + b",".join(lines) + b"]")]  # all at once
     for epoch in history:
         if not _is_time(epoch.seconds):
             raise ValueError(f"{path.name}: seconds {epoch.seconds!r} is no time")

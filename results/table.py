@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from textwrap import fill
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -19,36 +23,102 @@ from .statistics import Estimate
 COLUMNS = ("rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
 GIVES_WAY = "model_equivariance_error"
 """Left out where the board is sorted by a number that is not among them."""
+NARROWEST, GAP = 20, 2
+"""The column of the models is never narrower; between two columns."""
+HEAD, LEVEL, WINNER, REMARK = (Style.parse(text) for text in ("bold", "bold", "bold green", "yellow"))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row: its model and what is to be said of it, which are folded, and its numbers, which are not."""
+
+    label: str
+    remark: str
+    numbers: tuple[str, ...]
+    winner: tuple[bool, ...]
+    seeds: str
+
+
+@dataclass(frozen=True)
+class Board:
+    """The table of one dataset. Drawn by hand: rich takes a millisecond for each row of a table of its own.
+
+    In a narrow terminal the last columns are left out, never that of `metric`, and named.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    metric: str
+    levels: tuple[tuple[str, tuple[Line, ...]], ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [line for _, members in self.levels for line in members]
+        heads = [(*fill(METRICS[name].title, 12).split("\n"), METRICS[name].unit) for name in self.columns]
+        widths = [max(map(len, (*head, *(line.numbers[i] for line in lines)))) + GAP for i, head in enumerate(heads)]
+        last = max(len("Seeds"), *(len(line.seeds) for line in lines)) + GAP
+        shown, may_go = list(range(len(widths))), [i for i, name in enumerate(self.columns) if name != self.metric]
+        while options.max_width - last - sum(widths[i] for i in shown) < NARROWEST and may_go:
+            shown.remove(may_go.pop())
+        room = options.max_width - last - sum(widths[i] for i in shown)
+        first = max(NARROWEST, min(room, max(cell_len(line.label) for line in lines) + 1))
+
+        yield Text(self.title, style="italic")
+        yield Text()
+        tall = max(len(heads[i]) for i in shown)
+        for depth in range(-tall, 0):
+            words = [heads[i][depth] if len(heads[i]) >= -depth else "" for i in shown]
+            ends = ("Model", "Seeds") if depth == -1 else ("", "")
+            numbers = "".join(word.rjust(widths[i]) for i, word in zip(shown, words, strict=True))
+            yield Segment(f"{ends[0]:{first}}{numbers}{'':{GAP}}{ends[1]}\n", HEAD)
+        yield Segment("─" * (first + sum(widths[i] for i in shown) + last) + "\n")
+        for heading, members in self.levels:
+            yield Segment(f"{heading}\n", LEVEL)
+            for line in members:
+                told, *rest = _folded(line.label, first - 1, console)
+                yield Segment(f" {set_cell_size(told, first - 1)}")
+                for i in shown:
+                    yield Segment(line.numbers[i].rjust(widths[i]), WINNER if line.winner[i] else None)
+                yield Segment(f"{'':{GAP}}{line.seeds}\n")
+                yield from (Segment(f" {text}\n") for text in rest)
+                if line.remark:
+                    yield from (Segment(f" {text}\n", REMARK) for text in _folded(line.remark, first - 1, console))
+            yield Segment("\n")
+        if len(shown) < len(self.columns):
+            gone = ", ".join(METRICS[name].title for i, name in enumerate(self.columns) if i not in shown)
+            yield Text(f"Left out for want of width: {gone}.\n", style="dim")
+
+
+def _folded(text: str, width: int, console: Console) -> list[str]:
+    return [text] if cell_len(text) <= width else [line.plain.rstrip() for line in Text(text).wrap(console, width)]
 
 
 def to_table(rows: Sequence[Row], metric: str = "rmse_future") -> Group:
-    """A table for each dataset, its levels apart and the best of each in bold; fits 100 columns."""
+    """A table for each dataset, its levels apart and the best of each in green; fits 100 columns."""
     columns = COLUMNS if metric in COLUMNS else tuple(metric if name == GIVES_WAY else name for name in COLUMNS)
     groups = letters_of(rows, metric)
     winners = {name: best(rows, name) for name in {metric, "rmse_future", "rmse_domain"}}
     tables: list[RenderableType] = []
     for (dataset, preset, grid), members in groupby(enumerate(rows), key=lambda item: item[1].panel):
-        table = titled(f"{dataset} ({preset}, {grid})")
-        table.add_column("Model", overflow="fold", min_width=20)
-        for name in columns:
-            table.add_column(f"{fill(METRICS[name].title, 12)}\n{METRICS[name].unit}", justify="right")
-        table.add_column("Seeds", no_wrap=True)
-        for heading, level in groupby(members, key=lambda item: _heading(item[1])):
-            table.add_row(Text(heading, style="bold"))
-            for index, row in level:
-                numbers = [
-                    Text(
-                        written_statistic(name, row.metrics[name]) if name in row.metrics else "-",
-                        style="bold green" if index in winners.get(name, ()) else "",
-                        no_wrap=True,
+        levels = [
+            (
+                heading,
+                tuple(
+                    Line(
+                        row.label,
+                        row.remark,
+                        tuple(
+                            written_statistic(name, row.metrics[name]) if name in row.metrics else "-"
+                            for name in columns
+                        ),
+                        tuple(index in winners.get(name, ()) for name in columns),
+                        f"{row.count('done')}/{len(row.seeds)} {groups[index][:4]}".rstrip(),
                     )
-                    for name in columns
-                ]
-                remark = (f"\n {row.remark}", "yellow") if row.remark else ""
-                seeds = f"{row.count('done')}/{len(row.seeds)} {groups[index][:4]}".rstrip()
-                table.add_row(Text.assemble(" ", row.label, remark), *numbers, seeds)
-            table.add_section()
-        tables.append(table)
+                    for index, row in level
+                ),
+            )
+            for heading, level in groupby(members, key=lambda item: _heading(item[1]))
+        ]
+        tables.append(Board(f"{dataset} ({preset}, {grid})", columns, metric, tuple(levels)))
     told = "± is one standard deviation over seeds."
     if any(groups):
         told += " Models that share a letter behind their seeds cannot be told apart in their level (5 %)."

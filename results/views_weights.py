@@ -75,14 +75,18 @@ def _deviation(weight: Tensor) -> NDArray[np.float64]:
 def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> Plot:
     """The first few of `rows` that have such weights, the first finished seed of each, its best epoch."""
     found: list[tuple[str, list[Relaxation]]] = []
+    broken: list[str] = []
     read = 0
     for row in rows:
         if len(found) < MOST_MODELS and read < MOST_READ and row.family in ("relaxed", "approximate", "unknown"):
             done = [records[seed.cell_id] for seed in row.seeds if seed.state == "done" and seed.cell_id in records]
             read += bool(done)
             layers = _read(done[0]) if done else []
-            if layers:
+            if layers is None:
+                broken.append(f"cells/{done[0].folder.name}/checkpoint.pt")
+            elif layers:
                 found.append((row.label, layers[:MOST_LAYERS]))
+    unread = f". Cannot be read: {', '.join(broken)}" if broken else ""
     return Plot(
         "relaxation-weights",
         "Relaxation weights",
@@ -90,13 +94,14 @@ def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> 
         " places, relative to their size: 0 is the strict layer. Places are pixels of the box, positions in the kernel,"
         f" or group elements in a row; x to the right, y up. First finished seed, best epoch; {where}."
         f" The first {MOST_MODELS} of the table that have such weights, of at most {MOST_READ} looked into;"
-        f" {MOST_LAYERS} layers each at most.",
+        f" {MOST_LAYERS} layers each at most{unread}.",
         _draw(found) if found else None,
-        reason="no finished model here keeps a checkpoint with relaxed weights",
+        reason=f"no finished model here keeps a checkpoint with relaxed weights{unread}",
     )
 
 
-def _read(record: Record) -> list[Relaxation]:
+def _read(record: Record) -> list[Relaxation] | None:
+    """None where there is a file that is no checkpoint."""
     path = record.folder / "checkpoint.pt"
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_CHECKPOINT:
@@ -104,7 +109,7 @@ def _read(record: Record) -> list[Relaxation]:
         state = checkpoint.read(path).get("best_model", {})
         with_tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     except (MachineError, OSError, AttributeError):
-        return []  # the picture alone is missing: the record's numbers stand
+        return None  # the picture alone is missing: the record's numbers stand
     found = list(relaxations(with_tensors, _grid(record)))
     return [one for one in found if np.isfinite(one.map).all()]
 

@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from support import start, symbench
@@ -35,20 +37,83 @@ class Gain(Baseline):
 '''
 
 
+MOODY = '''
+"""A baseline whose setting says what becomes of its training."""
+import os, signal, time
+from pathlib import Path
+from typing import Literal
+import torch
+from benchmark.baseline import Baseline
+from benchmark.cell import Frozen
+
+HERE = Path(__file__).parent
+
+def wait_for(name):
+    deadline = time.monotonic() + 120
+    while not (HERE / name).exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nobody left {name}")
+        time.sleep(0.01)
+
+class Moody(Baseline):
+    class Config(Frozen):
+        act: Literal["wait", "die", "fail", "train"] = "train"
+    family, symmetries, source = "cnn", (), "test"
+    def __init__(self, config, task):
+        super().__init__(config, task)
+        self.act = config.act
+        self.gain = torch.nn.Parameter(torch.zeros(task.channels, 1, 1))
+    def forward(self, x):
+        act = self.act if self.training else "train"
+        if act == "wait":
+            (HERE / "waiting").touch()
+            wait_for("dying")
+        elif act == "die":
+            wait_for("waiting")
+            (HERE / "dying").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif act == "fail":
+            1 / 0
+        return x[:, -1] * (1 + self.gain)
+'''
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """What is started has one thread in each process, however many run side by side."""
+    ours = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(ours)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, ours)
+
+
 def records(path: Path, store: Store) -> list[Record]:
     found, broken = store.read(suites.load(str(path)).cells)
     assert not broken
     return list(found.values())
 
 
-def wait_for_epoch(path: Path, store: Store, epoch: int) -> Record:
+def wait_for_epoch(path: Path, store: Store, epoch: int, cells: int = 1) -> Record:
+    """Until so many at once are that far; one of them."""
     loaded: Suite = suites.load(str(path))
     for _ in range(3000):
-        for record in store.read(loaded.cells)[0].values():
-            if record.status.state == "running" and record.status.epoch >= epoch:
-                return record
+        running = [r for r in store.read(loaded.cells)[0].values() if r.status.state == "running"]
+        if sum(record.status.epoch >= epoch for record in running) >= cells:
+            return max(running, key=lambda record: record.status.epoch)
         time.sleep(0.1)
-    raise AssertionError(f"no cell reached epoch {epoch}")
+    raise AssertionError(f"not {cells} cells at once reached epoch {epoch}")
+
+
+def wait_for_the_end(pids: Sequence[int]) -> None:
+    """Who is killed dies a moment later, and is a zombie until its parent, or init, has looked."""
+    for _ in range(100):
+        left = [process for process in psutil.process_iter(["status"]) if process.pid in pids]
+        if all(process.info["status"] == psutil.STATUS_ZOMBIE for process in left):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"still there: {left}")
 
 
 def narrow(name: str) -> dict[str, object]:
@@ -112,48 +177,55 @@ def test_two_ranks_equal_one(store: Store, make_suite: MakeSuite, tmp_path: Path
             assert two.metrics[name] == pytest.approx(one.metrics[name], rel=5e-3)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(("ranks", "lanes"), [(1, 2), (2, 1)])
 def test_killed_in_mid_training_it_goes_on_bit_for_bit(
-    store: Store, make_suite: MakeSuite, tmp_path: Path, ranks: int
+    store: Store, make_suite: MakeSuite, tmp_path: Path, ranks: int, lanes: int
 ) -> None:
-    path = make_suite(epochs=40, ranks=ranks)
-    launched = start("run", path, store=store)
+    """Beside another one, too, and one after another gives the same bits."""
+    cores = one_core if lanes > 1 else nullcontext
+    path = make_suite(epochs=40, ranks=ranks, seeds=str(list(range(lanes))))
+    with cores():
+        launched = start("run", path, "--parallel", lanes, store=store)
     running = wait_for_epoch(path, store, 3)
     os.killpg(launched.pid, signal.SIGKILL)
     launched.wait()
-    while store.being_run(running.cell):  # the worker ends a moment later
+    while any(store.being_run(cell) for cell in suites.load(str(path)).cells):  # the workers end a moment later
         time.sleep(0.1)
     status = symbench("status", path, "--json", store=store)
     assert '"state": "interrupted"' in status.stdout
-    again = symbench("run", path, store=store)
+    with cores():
+        again = symbench("run", path, "--parallel", lanes, store=store)
     assert again.returncode == 0, again.stderr
-    (resumed,) = records(path, store)
-    assert resumed.status.attempt == 2
-    assert len(resumed.history) == 40
+    resumed = {record.cell.id: record for record in records(path, store)}
+    assert [record.environment["lanes"] for record in resumed.values()] == [lanes] * lanes
+    assert resumed[running.cell.id].status.attempt == 2
     # The second attempt began where the first had stopped: what it had written was not trained again.
-    assert list(resumed.history[: len(running.history)]) == list(running.history)
+    assert list(resumed[running.cell.id].history[: len(running.history)]) == list(running.history)
 
     undisturbed = Store(tmp_path / "undisturbed")
     undisturbed.make()
     (undisturbed.root / "data").symlink_to(store.data_folder.resolve())
-    symbench("run", path, store=undisturbed)
-    (whole,) = records(path, undisturbed)
-    assert losses(resumed) == losses(whole)
-    assert outcome(resumed) == outcome(whole)
+    with cores():
+        symbench("run", path, "--parallel", 1, store=undisturbed)
+    for whole in records(path, undisturbed):
+        assert len(whole.history) == 40
+        assert losses(resumed[whole.cell.id]) == losses(whole)
+        assert outcome(resumed[whole.cell.id]) == outcome(whole)
 
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(store: Store, make_suite: MakeSuite) -> None:
-    path = make_suite(epochs=60)
-    launched = start("run", path, store=store)
-    wait_for_epoch(path, store, 2)
+    path = make_suite(epochs=40, seeds="[0, 1]")
+    launched = start("run", path, "--parallel", 2, store=store)
+    wait_for_epoch(path, store, 2, cells=2)
     os.killpg(launched.pid, signal.SIGINT)
     assert launched.wait(timeout=60) == 130
-    (record,) = records(path, store)
-    assert not store.being_run(record.cell)
-    assert (record.status.state, record.status.failure) == ("failed", "cancelled")
+    stopped = records(path, store)
+    assert [(r.status.state, r.status.failure) for r in stopped] == [("failed", "cancelled")] * 2
+    assert not any(store.being_run(record.cell) for record in stopped)
+    wait_for_the_end([record.status.pid for record in stopped])
     again = symbench("run", path, store=store)
     assert again.returncode == 0, again.stderr
-    assert records(path, store)[0].status.state == "done"
+    assert [record.status.state for record in records(path, store)] == ["done"] * 2
 
 
 def test_one_failing_cell_stops_no_sibling(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
@@ -184,14 +256,21 @@ def test_one_failing_cell_stops_no_sibling(store: Store, make_suite: MakeSuite, 
     assert "0 cells run, 0 were finished, 1 failed" in again.stdout
 
 
-def test_a_process_that_dies_without_a_word_is_noticed(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
-    body = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    (tmp_path / "fatal.py").write_text(TOY.format(body=body), encoding="utf-8")
-    path = make_suite(models="[fatal, {convnet: {hidden: 4}}]")
-    result = symbench("run", path, "--plugin", tmp_path / "fatal.py", store=store)
+def test_who_dies_without_a_word_leaves_the_cell_beside_it_alone(
+    store: Store, make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first cell goes on only when the second one, which waits for it, is about to die: they run at once."""
+    (tmp_path / "moody.py").write_text(MOODY, encoding="utf-8")
+    path = make_suite(models="[{moody: {act: [wait, die, fail, train]}}]")
+    result = symbench("run", path, "--parallel", 2, "--plugin", tmp_path / "moody.py", store=store)
     assert result.returncode == 1
     assert "killed: the process died without a word" in result.stderr
-    assert "1 cells run, 0 were finished, 1 failed" in result.stdout
+    assert "2 cells run, 0 were finished, 2 failed" in result.stdout
+    monkeypatch.setattr(registry, "_plugins", {})
+    registry.add_plugin(tmp_path / "moody.py")
+    ended = [(record.status.state, record.status.failure, record.status.attempt) for record in records(path, store)]
+    # One that has failed is tried once; who marked the dead one had to hold it, but made no attempt.
+    assert ended == [("done", "", 1), ("failed", "killed", 1), ("failed", "code_error", 1), ("done", "", 1)]
 
 
 def test_an_unreadable_record_is_made_again_without_training_again(store: Store, make_suite: MakeSuite) -> None:

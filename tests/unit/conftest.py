@@ -142,7 +142,10 @@ def _rollouts(cell: Cell) -> Rollouts:
 
 @pytest.fixture
 def dump_dom(tmp_path: Path) -> Callable[[str], str]:
-    """Opens an address in headless Chromium and returns the page's DOM as text, once its scripts came to rest."""
+    """Opens an address in headless Chromium and returns the page's DOM as text, once its scripts came to rest.
+
+    What was on the screen then lies in `tmp_path / "screen.png"`.
+    """
     chromium = shutil.which("chromium")
     if chromium is None:
         if os.environ.get("SYMBENCH_REQUIRE_CHROMIUM") == "1":
@@ -153,7 +156,8 @@ def dump_dom(tmp_path: Path) -> Callable[[str], str]:
     profile = f"--user-data-dir={tmp_path / 'profile'}"
 
     def dump(url: str) -> str:
-        argv = [chromium, *flags, profile, "--window-size=1600,900", "--dump-dom", url]
+        picture = f"--screenshot={tmp_path / 'screen.png'}"
+        argv = [chromium, *flags, profile, picture, "--window-size=1600,900", "--dump-dom", url]
         return subprocess.run(argv, capture_output=True, text=True, timeout=90, check=True).stdout
 
     return dump

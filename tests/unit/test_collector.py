@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import store_in, suite_in, symbench
@@ -19,6 +20,7 @@ from cluster import remote, slurm, submit
 from cluster.packing import Shape
 from cluster.site import Site
 from cluster.submit import Batch, Submission, submissions
+from results import mlflow_view, report
 from results.store import Store
 
 SITE = Site(scheduler="slurm", minutes=60, max_array_size=1000, setup=("module load python",))
@@ -415,3 +417,23 @@ class TestAllOrNothing:
         with pytest.raises(MachineError, match=r"suite.yaml: cannot be written: No such file"):
             self.send(suite, store)
         assert not fake.sent
+
+
+def test_the_last_job_draws_each_figure_once(full_board: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the page beside the store and for MLflow, whose requests are left out here."""
+    draw, drawn, wanted = report.panels_of, [], []
+
+    def draws(*arguments: object) -> object:
+        drawn.append(draw(*arguments))
+        return drawn[-1]
+
+    def sync(store: Store, suite: Suite, **given: object) -> None:
+        wanted.extend(mlflow_view.wanted_runs(store, suite, *store.read(suite.cells), **given))
+
+    monkeypatch.setattr(report, "panels_of", draws)
+    monkeypatch.setattr(mlflow_view, "sync", sync)
+    remote.show(full_board.suite, full_board.store)
+    assert len(drawn) == 1
+    (page,) = full_board.store.root.glob("*.html")
+    assert wanted[-1].artifacts["report.html"] == page.read_text(encoding="utf-8")
+    assert any(name.startswith("figures/") for name in wanted[-1].artifacts)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import suite_in
 
+from benchmark import plan
 from benchmark import suite as suites
 from benchmark.cell import Cell
 from benchmark.errors import UserError
@@ -93,6 +95,23 @@ def test_what_ran_on_other_devices_or_ranks_tells_nothing(tmp_path: Path) -> Non
     assert believed(Shape("cpu", 1)) == ["convnet", "persistence"]
     assert believed(Shape("cpu", 2)) == ["persistence"]
     assert believed(Shape("cuda", 1)) == ["persistence"]
+
+
+def test_what_had_as_many_beside_it_is_believed_first(tmp_path: Path) -> None:
+    _, convnet, *others = suite_of(tmp_path).cells
+    beside = [record(convnet, tmp_path, device_type="cpu", world_size=1, lanes=2)]
+    alone = [
+        replace(record(cell, tmp_path, device_type="cpu", world_size=1), metrics={"training_seconds": 9.0})
+        for cell in others
+    ]
+
+    def seconds(records: list[Record], lanes: int) -> float:
+        found = estimates.timings(records, Shape("cpu", 1, lanes=lanes))
+        return plan.estimates([convnet], found)[convnet.id].seconds
+
+    assert [seconds(beside + alone, lanes) for lanes in (1, 2)] == [9.0, 5.0]
+    assert [seconds(beside, lanes) for lanes in (1, 2)] == [5.0, 5.0]
+    assert seconds(alone, 2) == 9.0
 
 
 @pytest.mark.parametrize("name", ["100%", "back\\slash", "line\nbreak"])

@@ -108,6 +108,27 @@ def test_the_table_fits_a_terminal_and_keeps_names_literal(full_board):
         assert " 2/2" in text, "no column is cut off"
 
 
+def test_a_narrow_terminal_leaves_columns_out_and_names_them(full_board):
+    console = Console(width=62, file=io.StringIO(), color_system=None)
+    console.print(to_table(rows_of(full_board, "flops"), "flops"))
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 62
+    assert "0.1750 ± 0.0071" in text
+    assert "30.6 G" in text, "what the board is sorted by stays"
+    assert "Left out for want of width: RMSE domain, Model equivariance error, Params." in " ".join(text.split())
+
+
+def test_what_a_record_says_cannot_steer_the_terminal(new_board, new_cell):
+    board = new_board([new_cell()])
+    board.refuse(new_cell(), "no \x1b]0;title\x07 here\r\n\u202egone")
+    console = Console(width=100, file=io.StringIO(), color_system=None)
+    console.print(to_table(rows_of(board)))
+    text = console.file.getvalue()
+    assert "n/a: no ]0;title" in text
+    assert "here gone" in text
+    assert all(letter.isprintable() for line in text.split("\n") for letter in line)
+
+
 def test_a_sample_counts_what_diverged_and_not_what_is_missing(new_board, new_cell):
     cells = [new_cell(seed=seed) for seed in range(4)]
     board = new_board(cells)

@@ -9,6 +9,7 @@ import urllib.request
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from benchmark.errors import MachineError, UserError
 from benchmark.recorder import Epoch
@@ -86,6 +87,7 @@ def test_a_live_run_is_completed_by_the_sync(server, new_board, new_cell):
     """Its id stays, its curve gets what is missing, and its parent and its numbers come with the sync."""
     cell = new_cell("convnet")
     board = new_board([cell], "live")
+    assert "on an address that the nodes reach" in live.announce(board.store, board.suite, server.url, elsewhere=True)
     assert live.announce(board.store, board.suite, server.url) == ""
     live._announced.cache_clear()
     assert mlflow_view.sync(board.store, board.suite, server.url, "").created == 0
@@ -189,7 +191,7 @@ def test_a_suite_that_is_not_announced_is_not_watched(new_board, new_cell, monke
     assert "the jobs try it" in live.announce(board.store, board.suite, "http://127.0.0.1:9")
     live._announced.cache_clear()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    live.complete(board.store, board.suite, "")
+    live.complete(board.store, board.suite, "", [])
     assert "the server is down" in capsys.readouterr().out
     with board.store.recorder(cell) as recorder:
         assert isinstance(live.watched(recorder, cell, board.store), live.Watched)
@@ -200,8 +202,16 @@ def test_a_suite_that_is_not_announced_is_not_watched(new_board, new_cell, monke
         assert live.watched(recorder, cell, board.store) is recorder
 
 
+def assert_painted(screen):
+    """Text, lines and marks: no blank page, and no lone spinner."""
+    with Image.open(screen) as picture:
+        counts = [count for count, _ in picture.convert("RGB").getcolors(2**24)]
+    assert len(counts) > 100
+    assert max(counts) < 0.97 * sum(counts)
+
+
 @pytest.mark.browser
-def test_the_boards_open_in_a_browser(server, full_board, new_cell, dump_dom):
+def test_the_boards_open_in_a_browser(server, full_board, new_cell, dump_dom, tmp_path):
     """Columns, filter and order as the link says; names as text; the report among the artifacts."""
     hostile = new_cell("<script>alert(1)</script>")
     suite = replace(full_board.suite, name="shown", cells=(*full_board.suite.cells, hostile))
@@ -211,18 +221,21 @@ def test_the_boards_open_in_a_browser(server, full_board, new_cell, dump_dom):
     links = dict(mlflow_view.boards_at(server.url)["shown"])
 
     page = dump_dom(f"{server.url}/{links['Who wins at level 0?']}")
-    for expected in ("low_rmse_future", "high_rmse_future", "ratio_to_best", "rmse_domain"):
+    for expected in ("rmse_future_low", "rmse_future_high", "ratio_to_best", "rmse_domain"):
         assert expected in page, expected
-    assert page.index(">relaxed_steerable_rotation<") < page.index(">e2cnn<") < page.index(">convnet<"), "best first"
+    places = [page.index(f">level 0, {name}<") for name in ("relaxed_steerable_rotation", "e2cnn", "convnet")]
+    assert places == sorted(places), "best first"
     assert ">LEADERBOARD<" not in page, "the board shows settings"
     assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert_painted(tmp_path / "screen.png")
 
     (leaderboard,) = runs(server, "shown", "tags.`symbench.kind` = 'leaderboard'")
     address = f"{server.url}/#/experiments/{leaderboard.info.experiment_id}/runs/{leaderboard.info.run_id}"
     page = dump_dom(address)
     assert "Least RMSE future" in page
     assert "<img src=x" not in page
+    assert_painted(tmp_path / "screen.png")
     page = dump_dom(f"{address}/artifacts")
     for name in ("report.html", "leaderboard.csv", "figures"):
         assert name in page, name

@@ -146,24 +146,37 @@ def test_a_run_that_begins_live_during_a_sync_stays_the_only_one(small_board, ne
     assert [run.info.run_id for run in shown] == begun
 
 
-@pytest.mark.parametrize("calls", [1, 3, 5])
-def test_an_interrupted_sync_is_completed_by_the_next(small_board, monkeypatch, calls):
-    left = calls
+@pytest.mark.parametrize(("what", "calls", "made"), [("create", 1, 1), ("insert", 1, 5)])
+def test_an_interrupted_sync_is_completed_by_the_next(small_board, monkeypatch, what, calls, made):
+    """After the first parent; after the first two seeds of three, which come last."""
+    left, whole = calls, getattr(mlflow_view, what)
 
-    def create(*arguments):
+    def stopped(*arguments):
         nonlocal left
         left -= 1
         if left < 0:
             raise KeyboardInterrupt
-        return mlflow_write.create(*arguments)
+        return whole(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow_view, "create", create)
+        patch.setattr(mlflow_view, what, stopped)
+        patch.setattr(mlflow_view, "AT_ONCE", 2)
         with pytest.raises(KeyboardInterrupt):
             sync(small_board)
-    assert len(runs(small_board)) == calls
-    assert counts(sync(small_board)) == (6 - calls, 0, calls, 0)
+    assert len(runs(small_board)) == made
+    assert counts(sync(small_board)) == (6 - made, 0, made, 0)
     assert len(runs(small_board)) == 6
+
+
+def test_a_batch_that_cannot_be_written_leaves_nothing_of_it(small_board, monkeypatch):
+    from results import mlflow_insert
+
+    with monkeypatch.context() as patch:
+        patch.setitem(mlflow_insert.COLUMNS, "latest_metrics", ("no_such_column",) * 6)
+        with pytest.raises(MachineError, match="the results are safe in the store"):
+            sync(small_board)
+    assert len(runs(small_board)) == 3, "the parents and the board"
+    assert counts(sync(small_board)) == (3, 0, 3, 0)
 
 
 def test_a_run_cut_off_between_its_requests_is_completed(small_board, monkeypatch):
@@ -179,10 +192,32 @@ def test_a_run_cut_off_between_its_requests_is_completed(small_board, monkeypatc
     assert half.info.run_id in {run.info.run_id for run in runs(small_board)}
 
 
-def test_the_view_can_be_rebuilt_elsewhere(small_board):
+def test_the_view_elsewhere_is_the_same_run_for_run(small_board):
+    """Elsewhere each run is made by MLflow's client, here those of the seeds are inserted."""
     uri = f"sqlite:///{small_board.store.root / 'again.db'}"
-    assert counts(sync(small_board, uri)) == (6, 0, 0, 0)
+    assert counts(sync(small_board)) == counts(sync(small_board, uri)) == (6, 0, 0, 0)
     assert list(mlflow_view.boards_at(uri)) == [small_board.suite.name]
+    inserted, made = (told_by(small_board, where) for where in (None, uri))
+    assert inserted == made
+    assert len(inserted) == 6
+
+
+def told_by(board, uri):
+    """Name and all that MLflow says of each run, but for what it makes up."""
+    client, found = client_of(board, uri), {}
+    ids = {run.info.run_id: run.info.run_name for run in runs(board, uri=uri)}
+    for run_id, name in ids.items():
+        run = client.get_run(run_id)
+        told = {**vars(run.info), **run.data.to_dictionary(), "inputs": len(run.inputs.dataset_inputs)}
+        told["tags"] = {**told["tags"], "mlflow.parentRunId": ids.get(told["tags"].get("mlflow.parentRunId"))}
+        told["curves"] = {
+            key: [(one.step, one.timestamp, one.value) for one in client.get_metric_history(run_id, key)]
+            for key in run.data.metrics
+        }
+        assert told.pop("_artifact_uri").endswith(f"/{told.pop('_run_id')}/artifacts")
+        del told["_experiment_id"]
+        found[name] = told
+    return found
 
 
 def test_a_seed_tells_what_its_record_tells(small_board, new_cell):
@@ -231,7 +266,7 @@ def test_a_parent_holds_the_statistics_of_its_seeds(new_board, new_cell):
     (parent,) = runs(board, "tags.`symbench.kind` = 'setting' and params.model = 'convnet'")
     numbers = parent.data.metrics
     assert numbers["rmse_future"] == fmean(errors)
-    assert (numbers["low_rmse_future"], numbers["high_rmse_future"]) == (0.1, 0.6), "three seeds: their range"
+    assert (numbers["rmse_future_low"], numbers["rmse_future_high"]) == (0.1, 0.6), "three seeds: their range"
     assert (numbers["seeds_done"], numbers["seeds_expected"]) == (3, 3)
     assert numbers["ratio_to_best"] == pytest.approx(fmean(errors) / 0.2)
     assert numbers["symmetry_ratio"] == pytest.approx(0.03 / 0.15)
@@ -265,6 +300,7 @@ def test_the_board_run_carries_table_figures_and_report(full_board):
     note = board.data.tags["mlflow.note.content"]
     assert "| RMSE future | RMSE domain | Params | FLOPs | seeds |" in note
     assert "| 5.60 M | 30.6 G | 2/2 " in note
+    assert "**relaxed\\_steerable\\_rotation** (0.1750 ± 0.0071); " in note
     assert len(note) <= 5000
 
 

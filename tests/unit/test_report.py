@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageColor
 
 from benchmark import registry
 from benchmark.baseline import Task
@@ -91,6 +92,28 @@ def test_the_command_reproduces_the_row_and_no_other(full_board):
         for seed in row.seeds:
             (cell,) = full_board.suite.only(shlex.split(commands.of_cell(seed.cell_id))[4]).cells
             assert cell.id == seed.cell_id
+
+
+def test_the_command_meets_no_cell_that_is_not_on_the_board(full_board, new_cell, tmp_path, monkeypatch):
+    """Neither one that nobody tuned, which `run --tuned` would refuse, nor one that `--only` left out."""
+    whole, untuned = (
+        full_board.suite,
+        tuple(new_cell("mlp", level=level, seed=seed) for level in (0, 3) for seed in (0, 1)),
+    )
+    partly = dataclasses.replace(whole, asked=True, untuned=untuned)
+    meets = dataclasses.replace(whole, cells=(*whole.cells, *untuned))
+    chosen = whole.only("model=convnet")
+    for suite, run in ((partly, meets), (chosen, whole)):
+        for row in leaderboard.aggregate(suite.cells, {}):
+            for line in Commands(suite).of_row(row).splitlines():
+                command = shlex.split(line)
+                found = {cell.id for cell in run.only(command[4]).cells}
+                assert found <= {seed.cell_id for seed in row.seeds}, line
+                assert command[5:] == (["--tuned"] if suite.asked else [])
+    plugin = tmp_path / "my model.py"
+    plugin.touch()
+    monkeypatch.setattr(registry, "_plugins", {"my model": plugin})
+    assert shlex.split(Commands(whole).of_cell("abc"))[-2:] == ["--plugin", str(plugin)]
 
 
 def test_a_value_that_only_cannot_say_is_not_said(new_board, new_cell):
@@ -316,18 +339,25 @@ class TestWeights:
         assert views_weights.pictures([row] * 50, records, "level 0").svg is None
         assert len(read) == views_weights.MOST_READ
 
-    def test_a_broken_checkpoint_costs_the_picture_alone(self, full_board):
-        cell = full_board.suite.cells[4]
-        (full_board.store.cell_folder(cell.id) / "checkpoint.pt").write_bytes(b"no checkpoint")
-        assert "no finished model here keeps a checkpoint" in render(full_board)
+    def test_a_broken_checkpoint_is_named_and_costs_the_picture_alone(self, new_board, new_cell):
+        cell = new_cell("relaxed_steerable_rotation")
+        board = new_board([cell])
+        board.finish(cell)
+        (board.store.cell_folder(cell.id) / "checkpoint.pt").write_bytes(b"no checkpoint")
+        html = render(board)
+        assert "no finished model here keeps a checkpoint" in html
+        assert f"Cannot be read: cells/{cell.id}/checkpoint.pt." in html
 
 
-def test_rollouts_that_cannot_be_read_are_left_out(full_board):
+def test_rollouts_that_cannot_be_read_are_named_and_left_out(full_board):
+    broken = []
     for folder in (full_board.store.root / "cells").iterdir():
         if (folder / "predictions.h5").exists():
             (folder / "predictions.h5").write_bytes(b"truncated")
+            broken.append(f"cells/{folder.name}/predictions.h5")
     html = render(full_board)
-    assert "no finished record keeps a roll-out" in html
+    told = re.search(r"no finished record keeps a roll-out that can be read. Cannot be read: ([^<]*)\.", html)[1]
+    assert set(told.split(", ")) <= set(broken)
     assert "data:image/gif" not in html
 
 
@@ -386,11 +416,20 @@ def in_browser(html, tmp_path, dump_dom, script):
     return unescape(re.search(r"<title>(.*?)</title>", dump_dom(page.as_uri()), re.S)[1])
 
 
+def assert_a_figure_is_painted(screen, width):
+    """Paper, ink and the colour of each family of the board are on the leftmost `width` pixels of the screen."""
+    with Image.open(screen) as picture:
+        seen = {color for _, color in picture.convert("RGB").crop((0, 0, width, 800)).getcolors(2**24)}
+    for color in ("#ffffff", "#1b1f24", *(figures.COLORS[family][0] for family in ("relaxed", "strict", "cnn"))):
+        assert ImageColor.getrgb(color) in seen, color
+
+
 @pytest.mark.browser
 def test_a_phone_scrolls_tables_and_never_the_page(full_board, tmp_path, dump_dom):
     page_in = f'<iframe id="f" width="390" height="800" srcdoc="{escape(render(full_board))}"></iframe>'
     script = """
       onload = () => { const d = document.getElementById("f").contentDocument;
+        d.querySelector("figure").scrollIntoView();
         const boxes = [...d.querySelectorAll(".scroll")];
         document.title = [d.documentElement.clientWidth, d.documentElement.scrollWidth,
           boxes.length, boxes.filter((b) => b.getBoundingClientRect().right > 390).length].join(" "); };"""
@@ -401,6 +440,7 @@ def test_a_phone_scrolls_tables_and_never_the_page(full_board, tmp_path, dump_do
     assert needed == width <= 390
     assert boxes > 8
     assert outside == 0
+    assert_a_figure_is_painted(tmp_path / "screen.png", 390)
 
 
 @pytest.mark.browser
@@ -410,6 +450,7 @@ def test_the_page_shows_every_figure_and_no_error(full_board, tmp_path, dump_dom
         tmp_path,
         dump_dom,
         """onload = () => { document.querySelectorAll("details").forEach((d) => d.open = true);
+        document.body.prepend(document.querySelector(".figures"));  // the screen is that of an unscrolled page
         const images = [...document.querySelectorAll("svg image")];
         const inside = [...document.querySelectorAll("svg text")].filter((t) => {
           const s = t.ownerSVGElement.getBoundingClientRect(), b = t.getBoundingClientRect();
@@ -421,6 +462,7 @@ def test_the_page_shows_every_figure_and_no_error(full_board, tmp_path, dump_dom
     assert found["figures"] >= 9
     assert found["images"] >= 8
     assert found["cut"] == [], "no text sticks out of its figure"
+    assert_a_figure_is_painted(tmp_path / "screen.png", 1600)
 
 
 @pytest.mark.browser

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,14 @@ def on_slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
         signal.signal(number, handler)
 
 
-def run(cells: tuple[Cell, ...], store: Store, act: Act, patch: pytest.MonkeyPatch, lanes: int = 2) -> list[Cell]:
+def run(
+    cells: tuple[Cell, ...],
+    store: Store,
+    act: Act,
+    patch: pytest.MonkeyPatch,
+    lanes: int = 2,
+    since: float | None = None,
+) -> list[Cell]:
     """One task of a job with `cells`; `act` is done in place of training. Returns those that it was done for."""
     begun: list[Cell] = []
 
@@ -67,7 +75,17 @@ def run(cells: tuple[Cell, ...], store: Store, act: Act, patch: pytest.MonkeyPat
     patch.setattr(worker, "running", running)
     folder = store.root / "jobs" / "it's here"
     folder.mkdir(parents=True, exist_ok=True)
-    job = Job(store=store.root, cells=cells, plugins=(), device="cpu", ranks=1, lanes=lanes, threads=1, requeues=1)
+    job = Job(
+        store=store.root,
+        cells=cells,
+        plugins=(),
+        device="cpu",
+        ranks=1,
+        lanes=lanes,
+        since=since,
+        threads=1,
+        requeues=1,
+    )
     (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
     worker.run_job(str(folder / "job.json"))
     return begun
@@ -100,6 +118,16 @@ def test_a_cell_that_failed_on_one_lane_is_not_tried_on_the_next(
     assert store.statuses(cells)[0][cells[0].id].attempt == 1
     on_slurm.setenv("SLURM_RESTART_COUNT", "1")  # the job was requeued since: now it is anybody's again
     assert run(cells, store, finish, on_slurm) == [cells[0]]
+
+
+def test_on_this_machine_the_launch_is_what_lanes_have_in_common(
+    cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
+) -> None:
+    """Within an allocation, say, whose number all launches share; and the process that failed is gone."""
+    before = time.time()
+    by_another_lane(cells[0], store, on_slurm)
+    assert run(cells, store, finish, on_slurm, since=before) == list(cells[1:])
+    assert run(cells, store, finish, on_slurm, since=time.time()) == [cells[0]]
 
 
 def test_seeds_at_once_leave_the_records_of_seeds_one_by_one(
