@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .errors import MachineError
 from .options import json_option, only_option, plugin_option, store_option, suite_argument, tuned_option
-from .terminal import Examples, console, print_json
+from .terminal import Examples, console, one_line, print_json
 
 if TYPE_CHECKING:
     from results.store import Broken
@@ -91,10 +91,12 @@ def ui(store_folder: Path, host: str, port: int, tracking_uri: str | None) -> No
 
 
 def _print_boards(boards: dict[str, list[tuple[str, str]]], address: str) -> None:
+    """Anybody may have written to the server."""
     for suite, links in boards.items():
-        click.echo(click.style(f"\n{suite}", bold=True))
-        width = max((len(question) for question, _ in links), default=0)
-        for question, path in links:
+        click.echo(click.style(f"\n{one_line(suite)}", bold=True))
+        told = [(one_line(question), one_line(path)) for question, path in links]
+        width = max((len(question) for question, _ in told), default=0)
+        for question, path in told:
             click.echo(f"  {question:{width}}  {address.rstrip('/')}/{path}")
 
 

@@ -22,7 +22,7 @@ from .options import (
     suite_argument,
     tuned_option,
 )
-from .terminal import Examples, duration, print_json, print_table
+from .terminal import Examples, duration, one_line, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,6 +89,7 @@ def plan(
     from .plan import left_of, make_plan
 
     loaded = suites.load(suite, store_folder, tuned, only)
+    whole = suites.load(suite, store_folder, tuned, partly=True) if only else loaded
     store = Store(store_folder)
     statuses, broken = store.statuses(loaded.cells)
     for item in broken:
@@ -99,13 +100,13 @@ def plan(
     states = {key: status.state for key, status in statuses.items()}
     records = estimates.siblings(loaded, states, store)
     if probe:
-        _probe(loaded, left_of(loaded, states), records, store, place, patience)
+        _probe(whole, left_of(loaded, states), records, store, place, patience)
     if place is not None and hours is not None:
         loaded = remote.affordable(loaded, store, place, hours)
     open_cells = left_of(loaded, states)
     shape = None
     if place is None:
-        expected, shape = estimates.here(loaded, open_cells, records, store)
+        expected, shape = estimates.here(whole, open_cells, records, store)
     else:
         expected = estimates.on_site(loaded, open_cells, records, place, store)
     seconds = {key: estimate.seconds for key, estimate in expected.items()}
@@ -251,7 +252,7 @@ def _run_here(suite: Suite, store: Store, parallel: int | None = None, whole: Su
         sys.exit(130)
     click.echo(f"{suite.name}: {outcome.done} cells run, {outcome.skipped} were finished, {len(outcome.failed)} failed")
     for record in outcome.failed:
-        click.echo(f"failed: {record.cell}: {record.status.failure}: {record.status.message}", err=True)
+        click.echo(f"failed: {record.cell}: {record.status.failure}: {one_line(record.status.message)}", err=True)
     if outcome.failed:
         sys.exit(1)
 
@@ -311,7 +312,7 @@ def status(suite: str, only: str, store_folder: Path, as_json: bool, watch: bool
         else:
             if watch and sys.stdout.isatty():
                 click.clear()
-            print_table(loaded.name, rows)
+            print_table(loaded.name, [{**row, "message": one_line(row["message"])} for row in rows])
             states = [str(row["state"]) for row in rows]
             click.echo(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
         if not watch or not any(row["state"] in ("queued", "running") for row in rows):

@@ -8,6 +8,7 @@ weights and checkpoint are each training's own, and none knows of the others.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -43,10 +44,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Computed:
-    """The forecast's part of the loss, and how many trainings shared the time that it took."""
+    """The forecast's part of the loss, and a training's share of the seconds that the gradients took."""
 
     error: Tensor
-    sharing: int = 1
+    seconds: float
 
 
 Result = TypeVar("Result")
@@ -76,7 +77,7 @@ def together(trainings: Sequence[Asking[Result]], tell: Callable[[str], None] = 
             stack = None
         while members.waiting:
             if stack is None:
-                members.serve(list(members.waiting)[:1], lambda steps: [_own(step) for step in steps])
+                members.serve([min(members.waiting)], lambda steps: [_own(step) for step in steps])
             else:
                 for alike in members.of_one_shape():
                     members.serve(alike, stack)
@@ -105,16 +106,18 @@ class _Members(Generic[Result]):
             groups.setdefault(step.windows[0].shape, []).append(which)
         return list(groups.values())
 
-    def serve(self, chosen: Sequence[int], compute: Callable[[Sequence[Step]], Sequence[Computed]]) -> None:
+    def serve(self, chosen: Sequence[int], compute: Callable[[Sequence[Step]], Sequence[Tensor]]) -> None:
         """Let them go on, also with the error that came of their steps."""
+        started = time.perf_counter()
         try:
-            answers = compute([self.waiting[which] for which in chosen])
+            errors = compute([self.waiting[which] for which in chosen])
+            seconds = (time.perf_counter() - started) / len(chosen)
         except BaseException as error:  # noqa: BLE001 - raised again by a training that does not record it
             for which in chosen:
                 self._advance(which, partial(self.trainings[which].throw, error))
         else:
-            for which, answer in zip(chosen, answers, strict=True):
-                self._advance(which, partial(self.trainings[which].send, answer))
+            for which, one in zip(chosen, errors, strict=True):
+                self._advance(which, partial(self.trainings[which].send, Computed(one, seconds)))
 
     def _advance(self, which: int, go: Callable[[], Step]) -> None:
         self.waiting.pop(which, None)
@@ -135,7 +138,7 @@ class Stack:
     """Computes steps of trainings whose networks are built as that of `first`, which stays as it is."""
 
     def __init__(self, first: Step) -> None:
-        skeleton = first.bare
+        self.skeleton = skeleton = first.bare
 
         def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], *windows: Tensor) -> tuple[Tensor, Tensor]:
             loss: tuple[Tensor, Tensor] = functional_call(skeleton, (weights, buffers), windows)
@@ -144,10 +147,11 @@ class Stack:
         self.plain = vmap(one)
         self.fast = self.plain if first.loss is skeleton else torch.compile(self.plain)
 
-    def __call__(self, steps: Sequence[Step]) -> list[Computed]:
+    def __call__(self, steps: Sequence[Step]) -> list[Tensor]:
         """One of many may be left: it is computed as it would be alone."""
         if len(steps) == 1:
             return [_own(steps[0])]
+        self.skeleton.train()  # whose it is may have ended, and been evaluated
         mapped = self.plain if steps[0].loss is steps[0].bare else self.fast
         with steps[0].part("forward"):
             losses, errors = mapped(
@@ -157,7 +161,9 @@ class Stack:
             )
         with steps[0].part("backward"):
             (losses * losses.new_tensor([step.weight for step in steps])).sum().backward()
-        return [Computed(error.detach(), len(steps)) for error in errors]
+        if losses.is_cuda:  # else the first to go on would wait for all, and the time would be its own
+            torch.cuda.synchronize(losses.device)
+        return list(errors.detach())
 
     def refusal(self, steps: Sequence[Step]) -> str | None:
         """Why these steps cannot be computed at once; None where they can. Leaves nothing behind."""
@@ -179,20 +185,20 @@ class Stack:
                 step.bare.zero_grad(set_to_none=True)
                 for key, value in step.bare.named_buffers():
                     value.copy_(buffers[key])
-        off = max(float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
+        off = float(torch.stack([(a - b).norm() / b.norm() for a, b in zip(found, expected, strict=True)]).max())
         if not off <= TOLERANCE[steps[0].precision]:
             return f"stacked, the gradients of a first step are {off:.1g} away from those computed alone"
         return None
 
 
-def _own(step: Step) -> Computed:
+def _own(step: Step) -> Tensor:
     if step.seed is not None:
         torch.manual_seed(step.seed)
     with step.part("forward"):
         value, error = step.loss(*step.windows)
     with step.part("backward"):
         (value if step.weight == 1.0 else value * step.weight).backward()
-    return Computed(error.detach())
+    return error.detach()
 
 
 def _stacked(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

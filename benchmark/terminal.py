@@ -55,6 +55,11 @@ def _print_long_table(title: str, rows: list[dict[str, Any]]) -> None:
     click.echo("\n".join((click.style(title, bold=True), *told)))
 
 
+def one_line(text: str) -> str:
+    """Without control characters, which neither a terminal nor XML should get."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 def console() -> Console:
     """As wide as the terminal; where there is none, wide enough for every table."""
     return Console(width=None if sys.stdout.isatty() else 120)

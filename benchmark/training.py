@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -148,11 +147,11 @@ def training(
             started = time.perf_counter()
             learning_rate = optimizer.param_groups[0]["lr"]
             model.train()
-            error, share = yield from _train_epoch(
+            error, waited = yield from _train_epoch(
                 loss, bare, train, optimizer, settings, seed, world, progress, control
             )
             if error is None:
-                progress.position.seconds += share * (time.perf_counter() - started)
+                progress.position.seconds += time.perf_counter() - started - waited
                 if world.is_main and control.is_ours():
                     saved.save(progress)
                     saved.wait()
@@ -163,7 +162,7 @@ def training(
             if not (math.isfinite(error) and math.isfinite(rmse)):
                 raise DivergedError(progress)
             epoch = len(progress.history) + 1
-            seconds = progress.position.seconds + share * (time.perf_counter() - started)
+            seconds = progress.position.seconds + time.perf_counter() - started - waited
             progress.history.append(Epoch(epoch, error, math.sqrt(error / train.steps), rmse, learning_rate, seconds))
             progress.position = Position()
             if rmse < progress.best_rmse:
@@ -203,7 +202,7 @@ def _train_epoch(
 
     Each rank takes its slice of every global batch. A last batch that is not full is left for another epoch, since
     it would otherwise weigh as much as a full one. No loss where it was stopped; `progress.position` then says where.
-    Beside it stands the share of the time that was this training's own.
+    Beside it stand the seconds that other trainings took meanwhile.
     """
     model = bare.model
     epoch, first = len(progress.history), progress.position.step
@@ -215,11 +214,11 @@ def _train_epoch(
     mine = slice(world.rank * share, (world.rank + 1) * share)
     summed = share_of(progress.position.error, world) if first else 0.0
     total = torch.tensor(summed, dtype=torch.float64, device=world.device)
-    shares: list[float] = []
+    waited = 0.0
     for step in range(first, len(batches)):
         if world.any(control.stop()):
             progress.position.step, progress.position.error = step, world.gather(float(total))
-            return None, fmean(shares or [1.0])
+            return None, waited
         random: int | None = step_seed(seed, epoch, step) + world.rank
         optimizer.zero_grad(set_to_none=True)
         parts = list(zip(*(t[step, mine].split(control.micro_batch or share) for t in (batches, draws)), strict=True))
@@ -229,16 +228,17 @@ def _train_epoch(
                 drawn = drawn.to(world.device)
             with world.keeping_gradients(loss) if number < len(parts) else nullcontext():
                 weight = len(batch) / share
+                asked = time.perf_counter()
                 done = yield Step(loss, bare, (x, y, drawn), weight, random, settings.precision, control.part)
                 random = None
             total += weight * done.error.double()
-            shares.append(1 / done.sharing)
+            waited += time.perf_counter() - asked - done.seconds
         with control.part("optimizer"):
             model.before_step((epoch + step / len(batches)) / settings.epochs)
             if settings.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
             optimizer.step()
-    return float(world.sum(total)) / (len(batches) * world.size), fmean(shares or [1.0])
+    return float(world.sum(total)) / (len(batches) * world.size), waited
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:

@@ -50,7 +50,7 @@ def seconds_on(
 def here(
     suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], store: Store
 ) -> tuple[dict[str, Estimate], Shape | None]:
-    """For each of `cells` by id, on this machine, and the shape that they have here.
+    """For each of `cells` by id, a selection from `suite`, on this machine, and the shape that they have here.
 
     None where this machine cannot run them; only then what ran elsewhere counts.
     """

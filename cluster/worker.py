@@ -73,9 +73,10 @@ def run_job(job_file: str) -> None:
         while left:
             held = []
             for group in alike_but_for_seed(left, job.seeds_together):
+                of_others: list[Cell] = []
                 with deterministic(group[0].seed):  # each sets it, too, and gives back what it found
                     is_over = together(
-                        [_running(cell, len(group), job, store, world, signals, words) for cell in group]
+                        [_running(cell, len(group), of_others, job, store, world, signals, words) for cell in group]
                     )
                 held += [cell for cell, over in zip(group, is_over, strict=True) if not over]
             if len(held) < len(left) or deadline == 0.0:
@@ -102,16 +103,30 @@ def device_of(job: Job, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank % there)
 
 
-def _running(cell: Cell, of: int, job: Job, store: Store, world: World, signals: Signals, words: Path) -> Asking[bool]:
+def _running(
+    cell: Cell,
+    of: int,
+    of_others: list[Cell],
+    job: Job,
+    store: Store,
+    world: World,
+    signals: Signals,
+    words: Path,
+) -> Asking[bool]:
     """One cell of so many at once, under its lease, which rank 0 holds for all; False where another process has it, or
-    all had to stop."""
-    if world.any(signals.stop):
+    all had to stop.
+
+    Whoever has one of them may be about to take the rest: after the first that is put into `of_others` all are left.
+    """
+    if world.any(signals.stop) or of_others:
         return False
     if job.lanes > 1 and world.any(world.is_main and _is_of_another_lane(cell, job, store)):
+        of_others.append(cell)
         return True
     checkpoint = store.cell_folder(cell.id) / "checkpoint.pt"
     with _holding(cell, store) if world.is_main else nullcontext(Follower(checkpoint)) as recorder:
         if world.any(recorder is None) or recorder is None:
+            of_others.append(cell)
             return False
         if world.any(world.is_main and store.is_result(cell)):
             return True

@@ -9,7 +9,7 @@ set -eu
 cd "$(dirname "$0")/.."
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 here=$([ "$gpus" = 0 ] && echo cpu || echo cuda)
-if [ "$here$(printf %s "${SUITES:-}")" = cpu ]; then
+if [ "$here${SUITES:-}" = cpu ]; then
     echo "paper-size.sh: there is no GPU here; SUITES=quickstart tries the command on a CPU" >&2
     exit 3
 fi
@@ -28,7 +28,7 @@ if [ -n "${EPOCHS:-}" ]; then
 fi
 deadline=$(python -c "import time; print(int(time.time() + 3600 * ${HOURS:-1e6}))")
 
-# Ctrl-C and the deadline save at the next step. A cell that failed is named by the board and does not stop the others.
+# What Ctrl-C or the deadline stops goes on from its last whole epoch. A cell that failed is named by the board and does not stop the others.
 run() {
     left=$((deadline - $(date +%s)))
     [ "$left" -gt 0 ] || return 0

@@ -14,6 +14,7 @@ from benchmark import registry
 from benchmark.cell import Cell, Level
 from benchmark.errors import UserError
 from benchmark.recorder import State
+from benchmark.terminal import one_line
 
 from .quantities import BY_RUN, CURVES, METRICS, Statistic, curve, is_number, summaries
 from .statistics import SIGNIFICANT, Sample, letters, pairwise
@@ -254,12 +255,7 @@ def _labels(settings: Sequence[Cell]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    """In one line and without control characters, which neither XML nor a terminal should get."""
-    return _line(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
-
-
-def _line(text: str) -> str:
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return one_line(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
 
 
 def _rows(groups: Sequence[Sequence[Cell]], records: Mapping[str, Record], labels: Sequence[str]) -> list[Row]:
@@ -311,4 +307,4 @@ def _seed(cell: Cell, record: Record | None) -> Seed:
         return Seed(cell.seed, cell.id, "absent")
     status = record.status
     told = ": ".join(filter(None, (status.failure, status.message)))
-    return Seed(cell.seed, cell.id, status.state, _line(told))
+    return Seed(cell.seed, cell.id, status.state, one_line(told))

@@ -320,8 +320,8 @@ def _board_note(rows: Sequence[Row]) -> str:
         texts = (row.dataset, str(row.level), row.label, *numbers, seeds)
         lines.append("| " + " | ".join(map(escaped, texts)) + " |")
         if sum(map(len, lines)) + len(lines) > LONGEST_TAG - 100:
-            return "\n".join([*lines[:-1], "", "The other rows are in the artifacts."])
-    return "\n".join(lines)
+            return "\n".join([*lines[:-1], "", "The other rows are in the artifacts."])[:LONGEST_TAG]
+    return "\n".join(lines)[:LONGEST_TAG]
 
 
 def escaped(text: str) -> str:

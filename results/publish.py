@@ -36,7 +36,7 @@ KEPT = (
 )
 """Metrics of the committed board; the others are in the store."""
 VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow", "ray")
-MACHINE = ("device", "device_type", "world_size", "threads")
+MACHINE = ("device", "device_type", "world_size", "threads", "lanes", "seeds_together")
 """Names of hosts and what kernel they run are nobody's business."""
 MOST_COLUMNS = 6
 EXPLAINED = (
@@ -295,7 +295,8 @@ def _provenance(records: Iterable[Record]) -> dict[str, list[str]]:
             value = record.environment.get(key)
             if value is not None:
                 found.setdefault(key, set()).add(value if isinstance(value, str) else json.dumps(value))
-    return {key: sorted(found[key]) for key in (*VERSIONS, *MACHINE) if key in found}
+    names = [key for key in (*VERSIONS, *MACHINE) if key in found]
+    return {key: sorted(found[key], key=lambda text: (len(text), text)) for key in names}  # 2 before 10
 
 
 def _data(records: Iterable[Record]) -> list[dict[str, Any]]:

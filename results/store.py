@@ -32,6 +32,7 @@ from . import lease
 _STATUS = TypeAdapter(Status)
 MOST_SECONDS = 1e11
 """Of a time that is no mistake: the year 5138."""
+MOST_EPOCHS = 10**9
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,7 @@ class Store:
         """Record that the process of `record` died without a word of its own, unless somebody has taken the cell up."""
         with self.recorder(record.cell) as recorder:
             if recorder is not None and not self.is_result(record.cell):
-                write_json(
-                    record.folder / "status.json",
-                    replace(record.status, state="failed", failure=failure, message=message).to_json(),
-                )
+                _write_status(record.folder, replace(record.status, state="failed", failure=failure, message=message))
 
     @contextmanager
     def recorder(self, cell: Cell) -> Iterator[CellRecorder | None]:
@@ -229,7 +227,12 @@ class CellRecorder:
     def _write_status(self) -> None:
         self._require_lease()
         self.status = replace(self.status, heartbeat=time.time())
-        write_json(self.folder / "status.json", self.status.to_json())
+        _write_status(self.folder, self.status)
+
+
+def _write_status(folder: Path, status: Status) -> None:
+    message = status.message.encode("utf-8", "replace").decode()  # an error may name a file whose name is no text
+    write_json(folder / "status.json", replace(status, message=message).to_json())
 
 
 def read_record(folder: Path, history: bool = True) -> Record | None:
@@ -286,6 +289,8 @@ def _read_history(path: Path) -> list[Epoch]:
         return []
     history = [Epoch(**line) for line in from_json(b"[" + b",".join(lines) + b"]")]  # all at once
     for epoch in history:
+        if type(epoch.epoch) is not int or not 0 <= epoch.epoch <= MOST_EPOCHS:
+            raise ValueError(f"{path.name}: epoch {epoch.epoch!r} is no number of an epoch")
         if not _is_time(epoch.seconds):
             raise ValueError(f"{path.name}: seconds {epoch.seconds!r} is no time")
     return history

@@ -23,8 +23,8 @@ from .statistics import Estimate
 COLUMNS = ("rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
 GIVES_WAY = "model_equivariance_error"
 """Left out where the board is sorted by a number that is not among them."""
-NARROWEST, GAP = 20, 2
-"""The column of the models is never narrower; between two columns."""
+NARROW, NARROWEST, GAP = 20, 8, 2
+"""The models' column: others are left out for so much of it, it is never narrower; between two columns."""
 HEAD, LEVEL, WINNER, REMARK = (Style.parse(text) for text in ("bold", "bold", "bold green", "yellow"))
 
 
@@ -57,10 +57,10 @@ class Board:
         widths = [max(map(len, (*head, *(line.numbers[i] for line in lines)))) + GAP for i, head in enumerate(heads)]
         last = max(len("Seeds"), *(len(line.seeds) for line in lines)) + GAP
         shown, may_go = list(range(len(widths))), [i for i, name in enumerate(self.columns) if name != self.metric]
-        while options.max_width - last - sum(widths[i] for i in shown) < NARROWEST and may_go:
+        while options.max_width - last - sum(widths[i] for i in shown) < NARROW and may_go:
             shown.remove(may_go.pop())
         room = options.max_width - last - sum(widths[i] for i in shown)
-        first = max(NARROWEST, min(room, max(cell_len(line.label) for line in lines) + 1))
+        first = max(NARROWEST, min(room, max(NARROW, *(cell_len(line.label) + 1 for line in lines))))
 
         yield Text(self.title, style="italic")
         yield Text()

@@ -317,6 +317,18 @@ class TestSendingAgain:
         assert f"not_begun: {suite.cells[2].id}\n" in capsys.readouterr().out
 
 
+def test_what_a_record_says_cannot_steer_the_terminal(suite: Suite, store: Store) -> None:
+    with store.recorder(suite.cells[0]) as recorder:
+        assert recorder is not None
+        recorder.start()
+        recorder.fail("error", "\x1b]0;no\x07 \udcff")  # a name of a file that is no text
+    shown = symbench("status", suite.path, store=store)
+    assert "error: ]0;no ?" in shown.stdout
+    assert all(letter.isprintable() for line in shown.stdout.split("\n") for letter in line)
+    (row, *_) = json.loads(symbench("status", suite.path, "--json", store=store).stdout)
+    assert row["message"] == "error: \x1b]0;no\x07 ?"
+
+
 class TestNotes:
     def test_a_damaged_one_is_named_and_passed_over(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         note_of(submission_of(suite, store, {"7": suite.cells[:1]}), store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,13 +15,15 @@ from rich.console import Console
 from support import store_in, suite_in
 
 from benchmark import suite as suites
+from benchmark.cell import Cell
 from benchmark.cli import cli
 from benchmark.errors import UserError
 from benchmark.recorder import Epoch, Status
 from benchmark.suite import Suite
-from cluster import launch
+from cluster import estimates, launch
 from cluster.display import MOST_LINES, Display
 from cluster.launch import shape_here
+from cluster.packing import Shape
 from results.store import Record, Store
 
 
@@ -121,6 +124,24 @@ def test_threads_are_shared_out_among_all_ranks(tmp_path: Path, store: Store, mo
         suite = suite_of(tmp_path, resources)
         shape = shape_here(suite, suite.cells, store)
         assert f'"threads": {threads},' in launch.local_job(store, suite.cells, shape, None).read_text()
+
+
+def test_a_selection_is_planned_for_the_lanes_that_it_will_have(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def shape(suite: Suite, cells: Sequence[Cell], store: Store) -> Shape:
+        asked.append(len(cells))
+        return Shape("cpu", 1)
+
+    monkeypatch.setattr(estimates, "shape_here", shape)
+    suite = suite_of(tmp_path)
+    (path,) = tmp_path.glob("*.yaml")
+    result = CliRunner().invoke(cli, ["plan", str(path), "--only", "model=persistence", "--store", str(store.root)])
+    assert result.exit_code == 0, result.output
+    assert "1 cells: 0 finished" in result.output
+    assert asked == [len(suite.cells)]
 
 
 def test_parallel_is_for_this_machine_and_a_number() -> None:

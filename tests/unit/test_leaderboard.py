@@ -109,12 +109,16 @@ def test_the_table_fits_a_terminal_and_keeps_names_literal(full_board):
 
 
 def test_a_narrow_terminal_leaves_columns_out_and_names_them(full_board):
-    console = Console(width=62, file=io.StringIO(), color_system=None)
-    console.print(to_table(rows_of(full_board, "flops"), "flops"))
-    text = console.file.getvalue()
+    def shown(width, metric):
+        console = Console(width=width, file=io.StringIO(), color_system=None)
+        console.print(to_table(rows_of(full_board, metric), metric))
+        return console.file.getvalue()
+
+    text = shown(62, "flops")
     assert max(map(len, text.splitlines())) <= 62
     assert "0.1750 ± 0.0071" in text
     assert "30.6 G" in text, "what the board is sorted by stays"
+    assert re.search("0.1750 ± 0.0071 +2/2 [a-d]\n", shown(40, "rmse_future")), "the models' column gives way"
     assert "Left out for want of width: RMSE domain, Model equivariance error, Params." in " ".join(text.split())
 
 

@@ -38,6 +38,19 @@ def test_a_board_tells_what_is_there_and_what_is_missing(full_board, tmp_path, r
     assert "**0.1750 ± 0.0071**" in winner, "the mean of 0.17 and 0.18"
 
 
+def test_where_it_comes_from_tells_all_values(new_board, new_cell, tmp_path):
+    cells = [new_cell(seed=seed) for seed in range(2)]
+    board = new_board(cells)
+    for cell, lanes in zip(cells, (10, 2), strict=True):
+        with board.recording(cell) as recorder:
+            recorder.environment({"host": "secret", "lanes": lanes, "seeds_together": 2})
+            recorder.finish("done", {"rmse_future": 0.1})
+    published = publish.publish(board.store, board.suite, tmp_path, None)
+    page = (published.files[0].parent / "README.md").read_text()
+    assert "| lanes | 2, 10 |\n| seeds_together | 2 |" in page
+    assert "secret" not in page
+
+
 def test_the_same_store_gives_the_same_files(full_board, tmp_path, readme):
     def content(name):
         published = publish.publish(full_board.store, full_board.suite, tmp_path / name, None)

@@ -63,6 +63,7 @@ def run(
     patch: pytest.MonkeyPatch,
     lanes: int = 2,
     since: float | None = None,
+    seeds_together: int = 1,
 ) -> list[Cell]:
     """One task of a job with `cells`; `act` is done in place of training. Returns those that it was done for."""
     begun: list[Cell] = []
@@ -83,6 +84,7 @@ def run(
         ranks=1,
         lanes=lanes,
         since=since,
+        seeds_together=seeds_together,
         threads=1,
         requeues=1,
     )
@@ -166,6 +168,15 @@ def test_a_cell_that_another_lane_runs_is_not_waited_for(
     held(cells[0], store, replace(Holder.this_process(), job="9"))
     on_slurm.setattr(worker.time, "sleep", lambda seconds: pytest.fail("it waits") if seconds else None)
     assert run(cells, store, finish, on_slurm) == list(cells[1:])
+
+
+def test_seeds_of_which_another_lane_has_the_first_are_left_to_it(
+    cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
+) -> None:
+    """It may be about to take the second one: here it does not, and later that is anybody's."""
+    held(cells[0], store, replace(Holder.this_process(), job="9"))
+    on_slurm.setattr(worker.time, "sleep", lambda seconds: None)
+    assert run(cells, store, finish, on_slurm, seeds_together=2) == [cells[2], cells[1]]
 
 
 def test_a_cell_that_this_job_held_before_its_node_died_is_waited_for(
