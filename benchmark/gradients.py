@@ -127,10 +127,10 @@ class _Members(Generic[Result]):
             self.results[which] = end.value
 
     def end(self, error: BaseException) -> None:
-        """Raise `error` in all that wait."""
+        """Raise `error` in all that wait; what each makes of it does not keep the others from hearing of it."""
         while self.waiting:
             which, _ = self.waiting.popitem()
-            with suppress(type(error), StopIteration):
+            with suppress(Exception, type(error)):
                 self.trainings[which].throw(error)
 
 

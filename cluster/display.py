@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from benchmark.cell import Cell
+from benchmark.terminal import one_line
 from results.store import Record
 
 MOST_LINES = 8
@@ -93,7 +94,7 @@ def _epoch(record: Record) -> str:
 def _ending(record: Record) -> str:
     status, metrics = record.status, record.metrics
     if status.state == "failed":
-        return f"[red]failed[/] ({escape(status.failure)}): {escape(status.message)}"
+        return f"[red]failed[/] ({escape(status.failure)}): {escape(one_line(status.message))}"
     if status.state == "done":
         return f"RMSE future {metrics['rmse_future']:.3f}, domain {metrics['rmse_domain']:.3f}"
-    return f"[yellow]{status.state}[/]: {escape(status.message)}"
+    return f"[yellow]{status.state}[/]: {escape(one_line(status.message))}"

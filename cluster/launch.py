@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
 import submitit
 import torch
 
 from benchmark import costs, registry
 from benchmark.cell import Cell
 from benchmark.data.layout import data_path, require
-from benchmark.environment import available_cpus
+from benchmark.environment import available_cpus, memory_bytes
 from benchmark.errors import MachineError
 from benchmark.files import write_text
 from benchmark.suite import Resources, Suite
@@ -66,9 +65,9 @@ def place(resources: Resources, batch_sizes: Sequence[int]) -> Shape:
 def shape_here(suite: Suite, cells: Sequence[Cell], store: Store, parallel: int | None = None) -> Shape:
     """Ranks and lanes for `cells`, all those of `suite`'s file, on this machine; MachineError as of `place`.
 
-    `parallel` lanes, or as many as its GPUs or cores, and its free memory, have room for; no more than would have
-    anything to train in the beginning. How many cells are left says nothing: a rank has the more threads the fewer
-    lanes there are, and another number of threads gives other last digits.
+    `parallel` lanes, or as many as its GPUs or cores, and its memory, have room for; no more than would have
+    anything to train in the beginning. How many cells are left says nothing, nor how much memory is free: a rank has
+    the more threads the fewer lanes there are, and another number of threads gives other last digits.
     """
     trained = [cell for cell in cells if registry.model(cell.model.name).trained]
     shape = place(suite.resources, [cell.train.batch_size for cell in trained])
@@ -76,7 +75,7 @@ def shape_here(suite: Suite, cells: Sequence[Cell], store: Store, parallel: int 
         ranks = torch.cuda.device_count() if shape.device == "cuda" else available_cpus()
         kinds = {(cell.dataset, cell.protocol, cell.train.batch_size): cell for cell in trained}
         need = max((_rank_bytes(cell, store, shape) for cell in kinds.values()), default=RANK_BYTES)
-        parallel = min(ranks, int(psutil.virtual_memory().available / need)) // shape.ranks
+        parallel = min(ranks, int(memory_bytes() / need)) // shape.ranks
     return replace(shape, lanes=max(1, min(parallel, -(-len(trained) // shape.seeds_together))))
 
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The benches and the boards that need a GPU, in one command: `make paper`. Called again, it goes on where it was.
 #   HOURS=8                    stop training after so long, and publish what there is; all of it by default
-#   EPOCHS=20                  the suites with so few epochs, which are suites of their own and named so
+#   EPOCHS=20                  the suites with so many epochs, which are suites of their own and named so
 #   PARALLEL=4                 so many cells side by side; by default as many as the machine has room for
 #   MODELS=..., SEEDS=...      what comes first on one GPU: these models with the first seed, then with the next
 #   SUITES=quickstart WINDOWS=8 INTO=/tmp/boards    to try it on a CPU; the store is $SYMBENCH_STORE, by default ./runs
@@ -45,7 +45,10 @@ bench() {
 }
 
 publish() {
-    symbench publish "$1" ${INTO:+--into "$INTO"} || [ $? = 2 ]  # nothing is finished yet
+    symbench publish "$1" ${INTO:+--into "$INTO"} || {
+        status=$?
+        [ "$status" = 2 ] || exit "$status"  # 2: nothing is finished yet
+    }
 }
 
 mkdir -p "$into"

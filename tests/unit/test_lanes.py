@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -41,7 +39,7 @@ def store(tmp_path: Path) -> Store:
 def machine(patch: pytest.MonkeyPatch, cpus: int = 8, gpus: int = 0, gigabytes: float = 100.0) -> None:
     patch.setattr(launch, "available_cpus", lambda: cpus)
     patch.setattr(torch.cuda, "device_count", lambda: gpus)
-    patch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=gigabytes * 1e9))
+    patch.setattr(launch, "memory_bytes", lambda: gigabytes * 1e9)
 
 
 @pytest.mark.parametrize(
