@@ -33,9 +33,14 @@ resources: {{ranks: {ranks}}}
 
 
 def symbench(*arguments: object, store: Store | None) -> subprocess.CompletedProcess[str]:
-    """A process, as a person's; a command that only reads is called here, without the seconds of importing torch."""
+    """A process, as a person's; a command that only reads is called here, without the seconds of importing torch.
+
+    Cells run one after another where the test does not say otherwise: each lane would import torch for a cell or two.
+    """
     where = [] if store is None else ["--store", os.path.relpath(store.root)]
     command = [str(SYMBENCH), *map(str, arguments), *where]
+    if arguments[0] == "run" and not {"--parallel", "--on"} & set(arguments):
+        command += ["--parallel", "1"]
     if arguments[0] in READING:
         return _called_here(command)
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

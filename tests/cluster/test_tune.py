@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ def left_of(process: int) -> list[psutil.Process]:
         return psutil.Process(process).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def heads_of(process: int) -> list[psutil.Process]:
+    """Of Ray, below `process`; others come and go while one looks."""
+    found = []
+    for below in left_of(process):
+        with suppress(psutil.NoSuchProcess):
+            if below.name() == "gcs_server":
+                found.append(below)
+    return found
 
 
 def tuned_suite(make_suite: MakeSuite, **changes: Any) -> Path:
@@ -138,9 +149,9 @@ def test_worker_head_and_tune_may_be_killed(store: Store, make_suite: MakeSuite)
         wait_until(lambda: [t for t in folder.trials() for r in t.records.values() if r.status.attempt > 1])
 
         wait_until(lambda: running_at(folder, 6))
-        (head,) = (process for process in left_of(tune.pid) if process.name() == "gcs_server")
+        (head,) = heads_of(tune.pid)
         head.kill()
-        wait_until(lambda: [p for p in left_of(tune.pid) if p.name() == "gcs_server" and p.pid != head.pid])
+        wait_until(lambda: [other for other in heads_of(tune.pid) if other.pid != head.pid])
         wait_until(lambda: [trial for trial in folder.trials() if trial.closed] and running_at(folder, 5))
 
         processes = left_of(tune.pid)

@@ -240,6 +240,7 @@ def test_the_queue_and_the_accounts_are_read(says: Callable[..., None]) -> None:
 
 def test_no_answer_is_no_answer(says: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     says("squeue", "slurm_load_jobs error: Unable to contact slurm controller", status=1)
+    says("sacct", "", status=1)
     assert slurm.queue() is None
     assert slurm.accounts(["12"]) == {}
     (tmp_path / "runs" / "jobs" / "sent").mkdir(parents=True)
