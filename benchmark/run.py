@@ -30,7 +30,7 @@ from .evaluation import (
     split_errors,
 )
 from .flow import Box
-from .gradients import Asking, alone
+from .gradients import Asking, by_itself
 from .groups import elements
 from .recorder import Recorder
 from .training import Control, DivergedError, deterministic, training
@@ -39,19 +39,6 @@ EXAMPLES = 2
 """Rolled-out windows kept of each test split, for pictures."""
 TEST_SPLITS: tuple[SplitName, ...] = ("future", "domain")
 TUNING_SPLITS: tuple[SplitName, ...] = ("train", "validation")
-
-
-def run_cell(
-    cell: Cell,
-    recorder: Recorder,
-    world: World,
-    data_folder: Path,
-    control: Control,
-    notes: Mapping[str, Any] = MappingProxyType({}),
-    tuning: bool = False,
-) -> None:
-    """What `running` does, by itself."""
-    alone(running(cell, recorder, world, data_folder, control, notes, tuning))
 
 
 def running(
@@ -128,6 +115,9 @@ def running(
         recorder.finish("diverged", finite, f"not finite: {', '.join(sorted(metrics.keys() - finite.keys()))}")
     else:
         recorder.finish("done", metrics)
+
+
+run_cell = by_itself(running)
 
 
 def cell_data(cell: Cell, data_folder: Path) -> StoredField:

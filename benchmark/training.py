@@ -24,7 +24,7 @@ from .data.windows import Windows
 from .distributed import World
 from .errors import UserError
 from .evaluation import forecast_error, roll_out
-from .gradients import Asking, Step, alone
+from .gradients import Asking, Step, by_itself
 from .recorder import Epoch
 
 EARLY_STOP_WINDOW = 5
@@ -87,21 +87,6 @@ class RolledOutLoss(nn.Module):
             added = self.model.penalty().to(error.device) + regularization.float().to(error.device)
             # Not detached here: a compiler may make one tensor of both where nothing is added.
             return error + added, error
-
-
-def fit(
-    model: Baseline,
-    train: Windows,
-    validation: Windows,
-    settings: Training,
-    seed: int,
-    world: World,
-    checkpoint: Path,
-    on_epoch: OnEpoch,
-    control: Control = Control(),
-) -> Progress:
-    """What `training` does, by itself."""
-    return alone(training(model, train, validation, settings, seed, world, checkpoint, on_epoch, control))
 
 
 def training(
@@ -178,6 +163,9 @@ def training(
                     on_epoch(progress.history)
     model.load_state_dict(progress.best_model)
     return progress
+
+
+fit = by_itself(training)
 
 
 def use_precision(precision: str) -> None:
