@@ -2,9 +2,10 @@
 
 An epoch is training, validation and the checkpoint. Both loops train the same model on the same noise in turns, and the
 ratio is the median over rounds of ours over plain, so that a busy machine slows both alike; the first epoch of each is
-not counted. A suite says which models and which size. Ours has the settings of the suite, but is compiled, on a GPU
-in bf16 and on a CPU in channels_last; the plain loop is not. The parts are told by the training loop itself, in epochs
-of their own, since on a GPU each part has to be waited for.
+not counted. Each has a process of its own, so that neither has the other's memory. A suite says which models and which
+size. Ours has the settings of the suite, but is compiled, on a GPU in bf16 and on a CPU in channels_last; the plain
+loop is not. The parts are told by the training loop itself, in epochs of their own, since on a GPU each part has to be
+waited for.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +91,19 @@ def noise(cell: Cell, most: int | None) -> tuple[Windows, Windows]:
     return train, validation
 
 
-def _ours(
-    cell: Cell, settings: Training, windows: tuple[Windows, Windows], clock: Clock | None = None, seeds: int = 1
-) -> list[float]:
-    """Seconds of each epoch but the first, of all `seeds` at once; those of the parts go to `clock`."""
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of each epoch but the first, and of each part of them where these were told; peak memory in bytes."""
+
+    epochs: list[float]
+    parts: dict[str, float]
+    memory: int
+
+
+def _ours(cell: Cell, settings: Training, most: int | None, told: bool = False, seeds: int = 1) -> Measured:
+    """All `seeds` at once."""
+    clock = Clock() if told else None
+    environment.reset_peak_memory(DEVICE)
     marks: list[float] = []
 
     def mark(history: object) -> None:
@@ -99,6 +111,7 @@ def _ours(
         if clock is not None and len(marks) == 2:
             clock.seconds.clear()
 
+    windows = noise(cell, most)
     train, validation = (replace(one, field=one.field.to(DEVICE), index=one.index.to(DEVICE)) for one in windows)
     control = Control() if clock is None else Control(part=clock.part)
     with deterministic(0), tempfile.TemporaryDirectory() as folder:
@@ -113,17 +126,19 @@ def _ours(
             ]
         )
         marks[-1] = now()  # what was left of writing is waited for
-    return _between(marks)
+    return _measured(marks, clock)
 
 
-def _plain(cell: Cell, settings: Training, windows: tuple[Windows, Windows], workers: int) -> list[float]:
+def _plain(cell: Cell, settings: Training, most: int | None, workers: int) -> Measured:
+    environment.reset_peak_memory(DEVICE)
+    windows = noise(cell, most)
     marks = [now()]
     with deterministic(0), tempfile.TemporaryDirectory() as folder:
         torch.backends.cudnn.deterministic = False
         path = Path(folder, "checkpoint.pt")
         model = _build(cell)
         plain_fit(model, *windows, settings, 0, DEVICE, path, workers, on_epoch=lambda: marks.append(now()))
-    return _between(marks)
+    return _measured(marks)
 
 
 def _build(cell: Cell) -> Any:
@@ -131,30 +146,37 @@ def _build(cell: Cell) -> Any:
     return model_class(config, task_of(cell.dataset, cell.protocol)).to(DEVICE)
 
 
-def _between(marks: list[float]) -> list[float]:
-    return [after - before for before, after in pairwise(marks[1:])]
+def _measured(marks: list[float], clock: Clock | None = None) -> Measured:
+    epochs = [after - before for before, after in pairwise(marks[1:])]
+    parts = dict(clock.seconds) if clock is not None else {}
+    return Measured(epochs, parts, environment.peak_memory_bytes(DEVICE) or 0)
 
 
-def measure(cell: Cell, rounds: int, most: int | None, workers: int, seeds: int) -> dict[str, Any]:
+def _process(suite: str) -> ProcessPoolExecutor:
+    """A process that knows the plug-ins of the suite."""
+    return ProcessPoolExecutor(1, get_context("spawn"), suites.load, (suite,))
+
+
+def measure(suite: str, cell: Cell, rounds: int, most: int | None, workers: int, seeds: int) -> dict[str, Any]:
     """The row of one cell."""
-    windows = noise(cell, most)
     plain_settings = cell.train.model_copy(update={"epochs": EPOCHS, "early_stop_after": None})
     settings = plain_settings.model_copy(update=ENGINE)
-    runs: dict[str, Callable[[], list[float]]] = {
-        "ours": lambda: _ours(cell, settings, windows),
-        "plain": lambda: _plain(cell, plain_settings, windows, workers),
-    }
-    if seeds > 1:
-        runs["seeds"] = lambda: _ours(cell, settings, windows, seeds=seeds)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[str, list[float]] = defaultdict(list)
     memory: dict[str, float] = {}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            environment.reset_peak_memory(DEVICE)
-            seconds[name].append(statistics.median(run()))
-            memory[name] = (environment.peak_memory_bytes(DEVICE) or 0) / 2**20
-    clock = Clock()
-    whole = sum(_ours(cell, settings, windows, clock))
+    with _process(suite) as ours, _process(suite) as plain:
+        runs: dict[str, Callable[[], Future[Measured]]] = {
+            "ours": lambda: ours.submit(_ours, cell, settings, most),
+            "plain": lambda: plain.submit(_plain, cell, plain_settings, most, workers),
+        }
+        if seeds > 1:
+            runs["seeds"] = lambda: ours.submit(_ours, cell, settings, most, seeds=seeds)
+        for _ in range(rounds):
+            for name, run in runs.items():
+                measured = run().result()
+                seconds[name].append(statistics.median(measured.epochs))
+                memory[name] = measured.memory / 2**20
+        told = ours.submit(_ours, cell, settings, most, told=True).result()
+    whole, windows = sum(told.epochs), noise(cell, most)
 
     def ratio(name: str, to: str) -> float:
         return statistics.median(a / b for a, b in zip(seconds[name], seconds[to], strict=True))
@@ -173,8 +195,8 @@ def measure(cell: Cell, rounds: int, most: int | None, workers: int, seeds: int)
         **({**at_once, "seeds_ratio": ratio("seeds", "ours")} if seeds > 1 else {}),
         "memory_mib": memory["ours"],
         "plain_memory_mib": memory["plain"],
-        **{name: clock.seconds[name] / whole for name in PARTS},
-        "arithmetic": sum(clock.seconds[name] for name in ARITHMETIC) / whole,
+        **{name: told.parts[name] / whole for name in PARTS},
+        "arithmetic": sum(told.parts[name] for name in ARITHMETIC) / whole,
     }
 
 
@@ -211,7 +233,7 @@ def main(
         click.echo(f"{name} ...", err=True)
         if batch is not None:
             cell = cell.model_copy(update={"train": cell.train.model_copy(update={"batch_size": batch})})
-        rows.append(measure(cell, rounds, most, workers, seeds))
+        rows.append(measure(suite, cell, rounds, most, workers, seeds))
         click.echo("    {time_ratio:.2f} x the time of the plain loop".format(**rows[-1]), err=True)
     told = {"suite": suite, "rounds": rounds, "workers": workers, "rows": rows}
     if json_file is not None:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from .baseline import Baseline
 from .cell import Training
 from .data.windows import Windows
+from .gradients import seed_device
 from .training import step_seed
 
 
@@ -76,7 +77,7 @@ def plain_fit(
         draws = torch.rand(len(order), settings.batch_size, generator=generator)
         model.train()
         for step, (x, y) in enumerate(train_loader):
-            torch.manual_seed(step_seed(seed, epoch, step))
+            seed_device(step_seed(seed, epoch, step), device)
             x, y, drawn = x.to(device), y.to(device), draws[step].to(device)
             optimizer.zero_grad()
             x, y = model.augment(x, y, drawn)

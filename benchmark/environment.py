@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.metadata
 import inspect
@@ -19,6 +20,10 @@ import torch
 
 from .distributed import World
 
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""As glibc's malloc.h numbers them."""
+KEPT_BYTES = 32 * 2**20
+"""The largest block that is kept; the pages of a larger one cost little beside what is computed with it."""
 LIBRARIES = ("torch", "e2cnn", "numpy", "h5py", "phiflow", "submitit")
 
 
@@ -65,8 +70,22 @@ def memory_bytes() -> int:
     return min(limits)
 
 
+def keep_freed_memory() -> None:
+    """Let malloc keep what is freed for what comes next.
+
+    Otherwise glibc gives it back, and each step of a small network on a CPU asks the system for a thousand new pages.
+    Other systems have other allocators, which stay as they are.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(MMAP_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(TRIM_THRESHOLD, -1)
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Start to measure the peak anew, so that cells packed into one process do not see each other's."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)  # what was kept is not this cell's
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():

@@ -198,12 +198,20 @@ class Stack:
 
 def _own(step: Step) -> Tensor:
     if step.seed is not None:
-        torch.manual_seed(step.seed)
+        seed_device(step.seed, step.windows[0].device)
     with step.part("forward"):
         value, error = step.loss(*step.windows)
     with step.part("backward"):
         (value if step.weight == 1.0 else value * step.weight).backward()
     return error.detach()
+
+
+def seed_device(seed: int, device: torch.device) -> None:
+    """As torch.manual_seed for the CPU and this GPU; where there is none, that formats a traceback each time."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 def _stacked(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

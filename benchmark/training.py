@@ -22,6 +22,7 @@ from .cell import Training
 from .checkpoint import Checkpoint, Position, Progress, share_of
 from .data.windows import Windows
 from .distributed import World
+from .environment import keep_freed_memory
 from .errors import UserError
 from .evaluation import forecast_error, roll_out
 from .gradients import Asking, Step, by_itself
@@ -111,17 +112,18 @@ def training(
     if settings.rollout_steps is not None:  # validation keeps the protocol's length
         train = replace(train, steps=settings.rollout_steps)
     use_precision(settings.precision)
+    keep_freed_memory()
     if settings.channels_last:
         for parameter in model.parameters():  # Module.to would refuse those with five axes
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     bare = RolledOutLoss(model, settings, world.device, cache_filters=not settings.compile)
-    loss: nn.Module = world.wrap(torch.compile(bare) if settings.compile else bare)  # type: ignore[arg-type]
+    loss: nn.Module = world.wrap(compiled(bare, world.device) if settings.compile else bare)
     optimizer = torch.optim.Adam(
         model.parameters(),
         settings.learning_rate,
         weight_decay=settings.weight_decay,
-        fused=True if world.device.type == "cuda" else None,  # one kernel for all weights
+        fused=settings.compile or world.device.type == "cuda" or None,  # one kernel for all weights
     )
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, settings.learning_rate_decay)
     with Checkpoint(checkpoint, model, optimizer, schedule) as saved:
@@ -166,6 +168,13 @@ def training(
 
 
 fit = by_itself(training)
+
+
+def compiled(loss: RolledOutLoss, device: torch.device) -> nn.Module:
+    """The whole roll-out as one graph. On a CPU it is also called from C++: Python's calls are a part of a small
+    network's time."""
+    module: nn.Module = torch.compile(loss, options={"cpp_wrapper": True} if device.type == "cpu" else None)  # type: ignore[assignment]
+    return module
 
 
 def use_precision(precision: str) -> None:

@@ -18,7 +18,7 @@ from benchmark.checkpoint import Progress
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
 from benchmark.distributed import single
-from benchmark.gradients import Asking, Stack, Step, together
+from benchmark.gradients import Asking, Stack, Step, seed_device, together
 from benchmark.training import Control, DivergedError, StoppedError, deterministic, fit, training
 
 TASK = Task("noise", input_frames=2, channels=2, height=12, width=12)
@@ -274,3 +274,10 @@ def test_micro_batches_are_stacked_too(tmp_path: Path) -> None:
     parts = together([asking(network("convnet", seed), seed, tmp_path / "parts", micro_batch=3) for seed in SEEDS])
     for found, expected in zip(parts, whole, strict=True):
         assert_alike(found, expected)
+
+
+def test_a_step_is_seeded_as_torch_seeds_it() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    seed_device(7, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)
