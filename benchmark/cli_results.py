@@ -196,7 +196,8 @@ def compare(
 def publish(suite: str, metric: str, into: Path | None, store_folder: Path, tuned: bool) -> None:
     """Write the board of SUITE into results/published/, to be committed: JSON, Markdown, and where it comes from.
 
-    The newest board also takes its place in README.md. What is missing is listed, and nothing is left out of it.
+    README.md shows the foremost board (published sizes before small ones, then by the cells that are done) and names
+    the others. What is missing is listed, and nothing is left out of it.
     """
     from results import publish as publishing
     from results.store import Store

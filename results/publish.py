@@ -1,7 +1,7 @@
 """Boards that are committed: what a suite came to, small enough for the repository, and where it came from.
 
 `results/published/<suite>/` holds board.json, README.md and the suite as it was run. The same store gives the same
-files; the newest board, by the time of its last record, also stands in the README of symbench.
+files; the foremost board also stands in the README of symbench, which names the others.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from .store import Broken, Record, Store
 
 PUBLISHED_FOLDER = Path(__file__).parent / "published"
 README = Path(__file__).parent.parent / "README.md"
-BEGIN = "<!-- the newest published board, written by `symbench publish` -->"
-END = "<!-- end of the newest published board -->"
+BEGIN = "<!-- the published boards, written by `symbench publish` -->"
+END = "<!-- end of the published boards -->"
 FORMAT = 1
 KEPT = (
     *("rmse_future", "rmse_domain", "vrmse_future", "vrmse_domain", "data_equivariance_error"),
@@ -83,7 +83,7 @@ def publish(
         files.append(target / "suite.yaml")
     shown = False
     if readme is not None:
-        shown = newest(folder) == path
+        shown = by_rank(folder)[0] == path
         write_text(readme, with_section(readme.read_text(encoding="utf-8"), section(folder)))
         files.append(readme)
     unfinished = {state: count for state, count in document["states"].items() if state != "done"}
@@ -131,24 +131,32 @@ def read(path: Path) -> dict[str, Any]:
     return document
 
 
-def newest(folder: Path) -> Path | None:
-    """The board whose last result is the latest."""
-    boards = sorted(folder.glob("*/board.json"))
-    return max(boards, key=lambda path: (read(path)["last_result"], path.parent.name), default=None)
+def by_rank(folder: Path) -> list[Path]:
+    """The boards, foremost first: published sizes before small ones, then by the cells that are done."""
+
+    def rank(path: Path) -> tuple[bool, int, str, str]:
+        document = read(path)
+        large = any(row["preset"] == "paper" for row in document["rows"])
+        return large, document["states"].get("done", 0), document["last_result"], path.parent.name
+
+    return sorted(folder.glob("*/board.json"), key=rank, reverse=True)
 
 
 def section(folder: Path) -> str:
     """What README.md says between the markers; empty where nothing is published."""
-    path = newest(folder)
-    if path is None:
+    ranked = by_rank(folder)
+    if not ranked:
         return ""
-    document = read(path)
-    link = f"results/published/{path.parent.name}"
+    first, *others = ((f"results/published/{path.parent.name}", read(path)) for path in ranked)
+    link, document = first
     lines = [
-        f"The newest published board, **{escaped(document['suite'])}**: {_told(document)}"
+        f"Published board **{escaped(document['suite'])}**: {_told(document)}"
         f" [Everything about it]({link}/README.md), and as [JSON]({link}/board.json).",
         *_tables(document),
     ]
+    if others:
+        lines += ["", "Also published:", ""]
+        lines += [f"- [{escaped(document['suite'])}]({link}/README.md): {_told(document)}" for link, document in others]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Committed boards: nothing is left out, the same store gives the same files, and README.md shows the newest."""
+"""Committed boards: nothing is left out, the same store gives the same files, and README.md shows the foremost."""
 
 import json
 from dataclasses import replace
@@ -59,17 +59,25 @@ def test_the_same_store_gives_the_same_files(full_board, tmp_path, readme):
     assert content("a") == content("b")
 
 
-def test_readme_shows_the_newest_board_and_keeps_the_rest(full_board, tmp_path, readme):
+def test_readme_shows_the_foremost_board_names_the_others_and_keeps_the_rest(full_board, tmp_path, readme):
     folder = tmp_path / "published"
     publish.publish(full_board.store, full_board.suite, folder, readme)
-    older = folder / "older" / "board.json"
     document = publish.read(folder / "levels" / "board.json")
-    write_json(older, {**document, "suite": "older", "last_result": "2020-01-01 00:00 UTC"})
-    assert publish.newest(folder) == folder / "levels" / "board.json"
+    done, rows = document["states"]["done"], document["rows"]
+    for name, changed in {
+        "older": {"last_result": "2020-01-01 00:00 UTC"},
+        "fewer": {"last_result": "2030-01-01 00:00 UTC", "states": {"done": done - 1}},
+        "paper": {"states": {"done": 1}, "rows": [{**row, "preset": "paper"} for row in rows]},
+    }.items():
+        write_json(folder / name / "board.json", {**document, "suite": name, **changed})
+    assert [path.parent.name for path in publish.by_rank(folder)] == ["paper", "levels", "older", "fewer"]
+    (folder / "paper" / "board.json").unlink()
+    publish.publish(full_board.store, full_board.suite, folder, readme)
     text = readme.read_text()
     assert text.startswith("# x\n")
     assert text.endswith("rest\n")
-    assert "(results/published/levels/README.md)" in text
+    assert "Published board **levels**" in text
+    assert [line.partition("]")[0] for line in text.splitlines() if line.startswith("- ")] == ["- [older", "- [fewer"]
     assert publish.with_section(text, publish.section(folder)) == text
     assert publish.with_section(text, "") == EMPTY
 
@@ -111,7 +119,7 @@ def test_the_commands_of_a_board_that_was_asked_for_tuned_settings(full_board):
     assert publish.board(suite, records, broken, "rmse_future")["command"] == "symbench run suite.yaml --tuned"
 
 
-def test_readme_and_the_newest_published_board_agree():
+def test_readme_and_the_published_boards_agree():
     """Of this repository; `symbench publish SUITE` writes both."""
     text = publish.README.read_text(encoding="utf-8")
     assert publish.with_section(text, publish.section(publish.PUBLISHED_FOLDER)) == text
