@@ -119,11 +119,12 @@ def training(
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     bare = RolledOutLoss(model, settings, world.device, cache_filters=not settings.compile)
     loss: nn.Module = world.wrap(compiled(bare, world.device) if settings.compile else bare)
+    one_kernel = settings.compile or world.device.type == "cuda"  # for all weights; there is none for complex ones
     optimizer = torch.optim.Adam(
         model.parameters(),
         settings.learning_rate,
         weight_decay=settings.weight_decay,
-        fused=settings.compile or world.device.type == "cuda" or None,  # one kernel for all weights
+        fused=one_kernel and not any(parameter.is_complex() for parameter in model.parameters()),
     )
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, settings.learning_rate_decay)
     with Checkpoint(checkpoint, model, optimizer, schedule) as saved:
