@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Baselines and options of the table, for instance `make bench BENCH="e2cnn --batch 2"` or `BENCH=--quick`.
 BENCH ?=
+# Of an epoch at the published size; two cores take ten minutes. `make paper` takes more, on a GPU.
+PAPER ?= --models convnet,e2cnn,relaxed_steerable_rotation --windows 2 --batch 1 --rounds 1
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test check bench paper install slurm-up slurm-down clean
@@ -30,6 +32,7 @@ check: install  ## what CI runs: format, lint, types, import directions, tests
 bench: install  ## cost of each baseline beside its arithmetic limit; the simulator beside PhiFlow; whole epochs; ranks; symbench's own
 	$(BIN)/python -m benchmark.bench $(BENCH)
 	$(BIN)/python -m benchmark.bench_epoch
+	$(BIN)/python -m benchmark.bench_epoch icml2022-rotation $(PAPER)
 	$(BIN)/python -m benchmark.bench_ddp
 	$(BIN)/python -m benchmark.bench_simulator
 	$(BIN)/python -m benchmark.bench_overhead

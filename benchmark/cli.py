@@ -6,6 +6,7 @@ Imports of torch, phiflow and mlflow take seconds, so a command imports what it 
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -198,6 +199,7 @@ def _name_broken(broken: list[Broken]) -> None:
 def main() -> None:
     """The console script: one clear message and an exit status for whatever a person can mend."""
     gc.set_threshold(100_000)  # imports and thousands of cells are no garbage, and to look for some takes half a second
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that what we started does not outlive us
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:

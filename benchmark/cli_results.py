@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +79,7 @@ def ui(store_folder: Path, host: str, port: int, tracking_uri: str | None) -> No
     uri = tracking_uri or default_tracking_uri(store)
     argv = mlflow_server.command(uri, mlflow_view.artifact_folder(store), host, port)
     boards = mlflow_view.boards_at(uri)
-    with _stopped_by_sigterm(), mlflow_server.serving(argv, host, port, store.root / "mlflow-server.log") as server:
+    with mlflow_server.serving(argv, host, port, store.root / "mlflow-server.log") as server:
         _print_boards(boards, mlflow_server.address(host, port))
         click.echo("\nCtrl-C ends the server.")
         try:
@@ -98,20 +97,6 @@ def _print_boards(boards: dict[str, list[tuple[str, str]]], address: str) -> Non
         width = max((len(question) for question, _ in told), default=0)
         for question, path in told:
             click.echo(f"  {question:{width}}  {address.rstrip('/')}/{path}")
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """As by Ctrl-C, so that the server does not outlive us."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -213,16 +213,19 @@ def test_killed_in_mid_training_it_goes_on_bit_for_bit(
         assert outcome(resumed[whole.cell.id]) == outcome(whole)
 
 
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(store: Store, make_suite: MakeSuite) -> None:
+def test_ctrl_c_or_kill_stops_cleanly_and_the_same_command_goes_on(store: Store, make_suite: MakeSuite) -> None:
     path = make_suite(epochs=40, seeds="[0, 1]")
-    launched = start("run", path, "--parallel", 2, store=store)
-    wait_for_epoch(path, store, 2, cells=2)
-    os.killpg(launched.pid, signal.SIGINT)
-    assert launched.wait(timeout=60) == 130
-    stopped = records(path, store)
-    assert [(r.status.state, r.status.failure) for r in stopped] == [("failed", "cancelled")] * 2
-    assert not any(store.being_run(record.cell) for record in stopped)
-    wait_for_the_end([record.status.pid for record in stopped])
+    epoch = 0
+    for stop in (lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGTERM)):
+        launched = start("run", path, "--parallel", 2, store=store)
+        wait_for_epoch(path, store, epoch + 2, cells=2)
+        stop(launched.pid)
+        assert launched.wait(timeout=60) == 130
+        stopped = records(path, store)
+        assert [(r.status.state, r.status.failure) for r in stopped] == [("failed", "cancelled")] * 2
+        assert not any(store.being_run(record.cell) for record in stopped)
+        wait_for_the_end([record.status.pid for record in stopped])
+        epoch = max(record.status.epoch for record in stopped)
     again = symbench("run", path, store=store)
     assert again.returncode == 0, again.stderr
     assert [record.status.state for record in records(path, store)] == ["done"] * 2
