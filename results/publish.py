@@ -34,7 +34,7 @@ KEPT = (
     *("rmse_future", "rmse_domain", "vrmse_future", "vrmse_domain", "data_equivariance_error"),
     *("model_equivariance_error", "parameters", "flops", "training_seconds", "epochs"),
 )
-"""Metrics of the committed board; the others are in the store."""
+"""Metrics of the committed board beside the one that was asked for; the others are in the store."""
 VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow", "ray")
 MACHINE = ("device", "device_type", "world_size", "threads", "lanes", "seeds_together")
 """Names of hosts and what kernel they run are nobody's business."""
@@ -104,7 +104,7 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
         "seeds": sorted({cell.seed for cell in suite.cells}),
         "first_result": _day(min(times)),
         "last_result": _day(max(times)),
-        "rows": [_row(row, index in winners, groups[index]) for index, row in enumerate(rows)],
+        "rows": [_row(row, metric, index in winners, groups[index]) for index, row in enumerate(rows)],
         "missing": [
             {"dataset": row.dataset, "level": row.level, "label": row.label, "seed": seed.seed, "id": seed.cell_id}
             | {"state": seed.state, "why": seed.message}
@@ -275,8 +275,8 @@ def _line(texts: Sequence[Any]) -> str:
     return f"| {' | '.join(escaped(str(text)) for text in texts)} |"
 
 
-def _row(row: Row, wins: bool, group: str) -> dict[str, Any]:
-    kept = {name: row.metrics[name] for name in KEPT if name in row.metrics}
+def _row(row: Row, metric: str, wins: bool, group: str) -> dict[str, Any]:
+    kept = {name: row.metrics[name] for name in dict.fromkeys((metric, *KEPT)) if name in row.metrics}
     return {
         **{key: getattr(row, key) for key in ("dataset", "preset", "grid", "level", "model", "label", "family")},
         **{

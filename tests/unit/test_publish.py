@@ -134,3 +134,12 @@ def test_published_boards_are_whole():
         assert len(document["missing"]) == document["cells"] - document["states"].get("done", 0)
         pictures = [each for each in path.parent.rglob("*") if each.suffix in (".png", ".svg", ".gif", ".jpg")]
         assert all(each.stat().st_size < 200_000 for each in pictures)
+
+
+def test_the_table_shows_the_metric_that_was_asked_for(full_board, tmp_path):
+    published = publish.publish(full_board.store, full_board.suite, tmp_path, None, "rmse_validation")
+    document = publish.read(published.files[0])
+    written = [row["written"]["rmse_validation"] for row in document["rows"] if row["done"]]
+    assert written
+    page = published.files[1].read_text()
+    assert all(f"| {text}" in page or f"**{text}**" in page for text in written)
