@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Baselines and options of the table, for instance `make bench BENCH="e2cnn --batch 2"` or `BENCH=--quick`.
 BENCH ?=
-# Of an epoch at the published size; two cores take ten minutes. `make paper` takes more, on a GPU.
-PAPER ?= --models convnet,e2cnn,relaxed_steerable_rotation --windows 2 --batch 1 --rounds 1
+# Of an epoch at the published size, cut to what two cores do in some minutes; `make paper` takes more, on a GPU.
+PAPER ?= --models convnet,relaxed_steerable_rotation --windows 2 --batch 1 --rounds 2
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test check bench paper install slurm-up slurm-down clean
