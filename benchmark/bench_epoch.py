@@ -10,6 +10,7 @@ waited for.
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import sys
@@ -152,6 +153,14 @@ def _measured(marks: list[float], clock: Clock | None = None) -> Measured:
     return Measured(epochs, parts, environment.peak_memory_bytes(DEVICE) or 0)
 
 
+def _freeing(run: Callable[..., Measured], *arguments: Any, **options: Any) -> Measured:
+    """What `run` measures; the other process has the GPU's memory to itself then."""
+    measured = run(*arguments, **options)
+    gc.collect()
+    torch.cuda.empty_cache()
+    return measured
+
+
 def _process(suite: str) -> ProcessPoolExecutor:
     """A process that knows the plug-ins of the suite."""
     return ProcessPoolExecutor(1, get_context("spawn"), suites.load, (suite,))
@@ -165,11 +174,11 @@ def measure(suite: str, cell: Cell, rounds: int, most: int | None, workers: int,
     memory: dict[str, float] = {}
     with _process(suite) as ours, _process(suite) as plain:
         runs: dict[str, Callable[[], Future[Measured]]] = {
-            "ours": lambda: ours.submit(_ours, cell, settings, most),
-            "plain": lambda: plain.submit(_plain, cell, plain_settings, most, workers),
+            "ours": lambda: ours.submit(_freeing, _ours, cell, settings, most),
+            "plain": lambda: plain.submit(_freeing, _plain, cell, plain_settings, most, workers),
         }
         if seeds > 1:
-            runs["seeds"] = lambda: ours.submit(_ours, cell, settings, most, seeds=seeds)
+            runs["seeds"] = lambda: ours.submit(_freeing, _ours, cell, settings, most, seeds=seeds)
         for _ in range(rounds):
             for name, run in runs.items():
                 measured = run().result()
