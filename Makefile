@@ -1,5 +1,7 @@
 # The two commands that a new machine needs are `make demo` and `make test`; the others are for those who work here.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+# `make TORCH=cpu ...` installs the small build of torch, without CUDA, from the index of PyTorch.
+TORCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # Baselines and options of the table, for instance `make bench BENCH="e2cnn --batch 2"` or `BENCH=--quick`.
@@ -8,7 +10,10 @@ BENCH ?=
 PAPER ?= --models convnet,relaxed_steerable_rotation --windows 2 --batch 1 --rounds 2
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench paper install slurm-up slurm-down clean
+.PHONY: help demo test lint check bench paper install slurm-up slurm-down clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
 
 demo: install  ## simulate, train three families with DDP, and show the leaderboard
 	$(BIN)/symbench data prepare quickstart
@@ -22,12 +27,13 @@ demo: install  ## simulate, train three families with DDP, and show the leaderbo
 test: install  ## the tests; parts that need what is not here are skipped and say why
 	$(BIN)/pytest -n auto
 
-check: install  ## what CI runs: format, lint, types, import directions, tests
+lint: install  ## format, lint, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n auto
+
+check: lint test  ## what CI runs
 
 bench: install  ## cost of each baseline beside its arithmetic limit; the simulator beside PhiFlow; whole epochs; ranks; symbench's own
 	$(BIN)/python -m benchmark.bench $(BENCH)
@@ -41,19 +47,20 @@ bench: install  ## cost of each baseline beside its arithmetic limit; the simula
 paper: install  ## with GPUs: the benches and the boards at the published size, going on where it was; HOURS=8 cuts it short
 	PATH="$(CURDIR)/$(BIN):$$PATH" docs/paper-size.sh
 
-install: $(INSTALLED)
+install: $(INSTALLED)  ## the environment in .venv, with the pins of constraints.txt
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else "symbench needs Python 3.10 to 3.13; say which with `make PYTHON=python3.11 ...`")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "symbench needs Python 3.11 to 3.13; say which with `make PYTHON=python3.11 ...`")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		$(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH)) torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 slurm-up: install  ## a real SLURM of two nodes on this machine, to try `--on test-cluster`; needs root and its packages
 	$(BIN)/python tests/slurm/cluster.py up
 
-slurm-down:
+slurm-down:  ## stop it
 	$(BIN)/python tests/slurm/cluster.py down
 
 clean:  ## remove the environment; the store (runs/) stays
