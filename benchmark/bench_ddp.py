@@ -28,8 +28,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from . import bench_scaling as scaling
-from . import costs, environment, registry
-from . import suite as suites
+from . import costs, environment, registry, suites
 from .bench_epoch import DEVICE, FAST, noise, now
 from .cell import Cell
 from .distributed import World, join

@@ -31,8 +31,7 @@ import torch
 from rich.console import Console
 from rich.markdown import Markdown
 
-from . import environment, registry
-from . import suite as suites
+from . import environment, registry, suites
 from .bench_plain import plain_fit
 from .cell import Cell, Training
 from .costs import parameters, task_of

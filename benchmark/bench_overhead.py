@@ -21,7 +21,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from . import suite as suites
+from . import suites
 
 ALLOWED_FOR_FOUR = 3.5
 """Times what one seed takes."""

@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from . import costs, registry, suite
+from . import costs, registry
 from .baseline import Task
 from .blame import blame
 from .cell import ModelChoice
 from .errors import UserError
+from .suites import available, load
 
 STANDARD = Task("standard", input_frames=10, channels=2, height=64, width=64)
 """The task of the smoke datasets under the published protocol; parameters are counted on it."""
@@ -72,8 +73,8 @@ def datasets() -> list[dict[str, Any]]:
 def suites() -> list[dict[str, Any]]:
     """One row a suite that comes with symbench."""
     rows = []
-    for name in suite.available():
-        loaded = suite.load(name)
+    for name in available():
+        loaded = load(name)
         chosen = dict.fromkeys(cell.model.name for cell in loaded.cells)
         rows.append({"name": name, "cells": len(loaded.cells), "models": ", ".join(chosen)})
     return rows

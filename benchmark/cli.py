@@ -173,7 +173,7 @@ def _show_tuning(suite: Suite, records: Mapping[str, Record], store: Store, with
 
 
 def _load(suite: str, only: str, store_folder: Path, tuned: bool) -> Suite:
-    from . import suite as suites
+    from . import suites
 
     return suites.load(suite, store_folder, tuned, only, partly=True)
 

@@ -182,7 +182,7 @@ def card(name: str, store_folder: Path) -> None:
 
 
 def _of_suite(suite: str) -> list[Field]:
-    from . import suite as suites
+    from . import suites
 
     cells = suites.load(suite).cells
     return list(dict.fromkeys((c.dataset.name, c.dataset.preset, c.dataset.level) for c in cells))
@@ -190,8 +190,7 @@ def _of_suite(suite: str) -> list[Field]:
 
 def _fields(name: str, store_folder: Path) -> list[Field]:
     """What a suite needs, or what the store holds of a dataset, whatever its name says."""
-    from . import registry
-    from . import suite as suites
+    from . import registry, suites
     from .data.dataset import IMPORTED
     from .data.layout import data_path
 
@@ -266,8 +265,7 @@ def _draw_errors(descriptions: list[dict[str, Any]], store_folder: Path) -> list
 
 def _print_splits(name: str, fields: Iterable[Field]) -> None:
     """Runs and windows of each split: with a suite's protocols, or with both protocols at their defaults."""
-    from . import registry
-    from . import suite as suites
+    from . import registry, suites
     from .cell import Protocol
 
     defaults = [Protocol(name="disjoint"), Protocol(name="icml2022")]

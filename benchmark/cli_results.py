@@ -41,7 +41,7 @@ def sync(suite: str, store_folder: Path, tracking_uri: str | None, tuned: bool) 
     from results import mlflow_view
     from results.store import Store
 
-    from . import suite as suites
+    from . import suites
 
     loaded = suites.load(suite, store_folder, tuned, partly=True)
     with _progress(f"{loaded.name} into MLflow") as show:
@@ -147,7 +147,7 @@ def compare(
     from results.compare_table import to_table
     from results.store import Store
 
-    from . import suite as suites
+    from . import suites
 
     def load(name: str) -> Suite:
         return suites.load(name, store_folder, tuned, only, partly=True)
@@ -187,7 +187,7 @@ def publish(suite: str, metric: str, into: Path | None, store_folder: Path, tune
     from results import publish as publishing
     from results.store import Store
 
-    from . import suite as suites
+    from . import suites
 
     loaded, store = suites.load(suite, store_folder, tuned), Store(store_folder)
     if into is None:

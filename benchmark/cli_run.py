@@ -85,7 +85,7 @@ def plan(
     from cluster.submit import Cost, batches
     from results.store import Store
 
-    from . import suite as suites
+    from . import suites
     from .plan import left_of, make_plan
 
     loaded = suites.load(suite, store_folder, tuned, only)
@@ -221,7 +221,7 @@ def run(
     from results.live import announce
     from results.store import Store
 
-    from . import suite as suites
+    from . import suites
 
     if parallel is not None and site != "local":
         raise UserError("--parallel: is for this machine; there, cells_per_gpu in the site's file says how many")
@@ -301,7 +301,7 @@ def status(suite: str, only: str, store_folder: Path, as_json: bool, watch: bool
     """Show how far each cell of SUITE is, wherever it runs; changes nothing."""
     from results.store import Store
 
-    from . import suite as suites
+    from . import suites
 
     loaded = suites.load(suite, store_folder, tuned, only, partly=True)
     store = Store(store_folder)
@@ -404,7 +404,7 @@ def cancel(suite: str, store_folder: Path, tuned: bool) -> None:
     from cluster import remote, tune
     from results.store import Store
 
-    from . import suite as suites
+    from . import suites
 
     store, loaded = Store(store_folder), suites.load(suite)
     jobs = tune.live_jobs(store, loaded)
@@ -432,8 +432,7 @@ def retry(suite: str, store_folder: Path, site: str, failure: str | None, tuned:
     """Run the cells of SUITE again that failed, whatever the reason; from their checkpoints where they have one."""
     from results.store import Store
 
-    from . import registry
-    from . import suite as suites
+    from . import registry, suites
 
     loaded, store = suites.load(suite, store_folder, tuned, partly=True), Store(store_folder)
     records, _ = store.read(loaded.cells)

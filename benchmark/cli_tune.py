@@ -84,8 +84,7 @@ def tune(
     from results.store import Store
     from results.studies import Effort
 
-    from . import suite as suites
-    from .tuning import spoken
+    from . import suites
 
     if site == "local" and (nodes != 1 or parallel is not None or studies_per_job != 1):
         raise UserError("--nodes, --parallel and --studies-per-job: are for a cluster, with `--on SITE`")
@@ -120,7 +119,7 @@ def tune(
         click.echo("interrupted; the same command goes on from the trials' last steps", err=True)
         sys.exit(130)
     if status == 0:
-        click.echo(f"{whole.name}: {len(chosen)} studies complete; `symbench run {spoken(whole)} --tuned` uses them")
+        click.echo(f"{whole.name}: {len(chosen)} studies complete; `symbench run {whole.argument} --tuned` uses them")
     sys.exit(status)
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import submitit
 
-from benchmark import registry
-from benchmark import suite as suites
+from benchmark import registry, suites
 from benchmark.cell import Cell
 from benchmark.data.layout import data_path, require
 from benchmark.errors import MachineError, SymbenchError, UserError

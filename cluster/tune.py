@@ -20,8 +20,9 @@ from benchmark.data.layout import data_path, require
 from benchmark.environment import available_cpus
 from benchmark.errors import MachineError, UserError
 from benchmark.files import write_json, write_text
+from benchmark.studies import studies
+from benchmark.study import Study, trial_cells
 from benchmark.suite import Suite
-from benchmark.tuning import Study, spoken, studies, trial_cells
 from results import lease
 from results.store import Store
 from results.studies import Effort, StudyFolder
@@ -283,7 +284,7 @@ def tune_there(
     arrays = ", ".join(dict.fromkeys(job_id.partition("_")[0] for job_id in sent))
     return (
         f"{suite.name}: {len(left)} studies in {len(sent)} jobs ({arrays}); the logs are in {folder}\n"
-        f"`symbench tune {spoken(suite)} --dry-run` shows how far they are, `symbench cancel` ends them"
+        f"`symbench tune {suite.argument} --dry-run` shows how far they are, `symbench cancel` ends them"
     )
 
 

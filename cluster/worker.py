@@ -24,7 +24,7 @@ from benchmark.gradients import Asking, together
 from benchmark.recorder import Follower
 from benchmark.run import running
 from benchmark.training import Control, StoppedError, deterministic
-from benchmark.tuning import provenance
+from benchmark.tuned import provenance
 from results.lease import BEAT_SECONDS, STALE_SECONDS, Holder
 from results.live import close as close_live
 from results.live import watched

@@ -21,7 +21,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmark import suite as suites
+from benchmark import suites
 from benchmark.cell import Cell
 from benchmark.recorder import Epoch, Status
 

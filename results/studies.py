@@ -23,8 +23,8 @@ from benchmark.cell import Cell, Frozen, PositiveFloat, PositiveInt
 from benchmark.errors import MachineError, UserError
 from benchmark.files import tuned_folder, write_text
 from benchmark.recorder import Epoch
+from benchmark.study import TUNING_SEED, Study, trial_cells
 from benchmark.suite import Range
-from benchmark.tuning import TUNING_SEED, Study, trial_cells
 
 from .store import Record, Store
 

@@ -14,8 +14,10 @@ from rich.text import Text
 
 from benchmark.errors import MachineError, UserError
 from benchmark.files import tuned_folder
+from benchmark.studies import studies
+from benchmark.study import Study
 from benchmark.suite import Suite
-from benchmark.tuning import Study, read_result, studies
+from benchmark.tuned import read_result
 
 from .figures import INK, Plot, family_style
 from .leaderboard import family_and_source

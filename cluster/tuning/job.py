@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, Posit
 
 from benchmark import registry
 from benchmark.cell import Training
-from benchmark.tuning import Study
+from benchmark.study import Study
 from results.studies import Effort
 
 FRUITLESS = 4

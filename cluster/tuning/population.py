@@ -19,8 +19,8 @@ from benchmark.cell import Training
 from benchmark.checkpoint import read
 from benchmark.errors import UserError
 from benchmark.files import replacing
+from benchmark.study import Study
 from benchmark.suite import Domain
-from benchmark.tuning import Study
 from results.studies import Note, StudyFolder, Trial
 
 from .ray_node import scratch

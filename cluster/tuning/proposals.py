@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from benchmark.study import TUNING_SEED, Settings, Study, draw, rounded, trial_cells
 from benchmark.suite import Domain, Range
-from benchmark.tuning import TUNING_SEED, Settings, Study, draw, rounded, trial_cells
 from results.studies import Trial
 
 ATTEMPTS = 200

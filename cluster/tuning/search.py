@@ -20,8 +20,8 @@ from ray.tune import Stopper
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
+from benchmark.study import TUNING_SEED, rounded
 from benchmark.suite import Range
-from benchmark.tuning import TUNING_SEED, rounded
 from results.studies import Effort, Note, StudyFolder, Trial
 
 from . import population

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmark.errors import MachineError
 from benchmark.terminal import duration
-from benchmark.tuning import read_result
+from benchmark.tuned import read_result
 from results.studies import Effort, StudyFolder, Trial
 
 

@@ -15,8 +15,7 @@ import pytest
 import torch
 from support import start, symbench
 
-from benchmark import registry
-from benchmark import suite as suites
+from benchmark import registry, suites
 from benchmark.suite import Suite
 from results.store import Record, Store
 

@@ -18,9 +18,11 @@ import psutil
 import pytest
 from support import start, symbench
 
-from benchmark import suite as suites
+from benchmark import suites
 from benchmark.cell import FIRST_TUNING_SEED
-from benchmark.tuning import Study, read_result, studies
+from benchmark.studies import studies
+from benchmark.study import Study
+from benchmark.tuned import read_result
 from results.store import Store
 from results.studies import StudyFolder, Trial
 

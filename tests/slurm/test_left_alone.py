@@ -82,7 +82,7 @@ class Still(Persistence):
 SEND_LANES = """
 import sys
 from pathlib import Path
-from benchmark import registry, suite as suites
+from benchmark import registry, suites
 from cluster import site
 from cluster.packing import Shape
 from cluster.remote import collect

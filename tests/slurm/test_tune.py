@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from slurm.login_node import LoginNode, manage, pids
 
-from benchmark import suite as suites
-from benchmark.tuning import Study, studies
+from benchmark import suites
+from benchmark.studies import studies
+from benchmark.study import Study
 from results.store import Record
 from results.studies import StudyFolder
 

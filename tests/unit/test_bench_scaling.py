@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import suite as suites
+from benchmark import suites
 from benchmark.bench_ddp import ALONE, HALF, on_rank
 from benchmark.bench_scaling import (
     FIRST_BUCKET,

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import budget, registry, suite
+from benchmark import budget, registry, suites
 from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol
 from benchmark.costs import built, parameters, task_of
 from benchmark.errors import UserError
 from benchmark.models.e2cnn import E2CNN
+from benchmark.suite import Suite
 
 PAPER = DatasetChoice(name="smoke_rotation", level="paper", preset="paper", grid="staggered")
 SUITE = """\
@@ -25,15 +26,15 @@ models:
 budget: 300k
 """
 
-Load = Callable[[str], suite.Suite]
+Load = Callable[[str], Suite]
 
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    def load_suite(text: str) -> suite.Suite:
+    def load_suite(text: str) -> Suite:
         path = tmp_path / "sized.yaml"
         path.write_text(text, encoding="utf-8")
-        return suite.load(str(path))
+        return suites.load(str(path))
 
     return load_suite
 

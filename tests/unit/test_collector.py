@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support import store_in, suite_in, symbench
 
-from benchmark import suite as suites
+from benchmark import suites
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.suite import Suite

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from support import suite_in
 
-from benchmark import plan
-from benchmark import suite as suites
+from benchmark import plan, suites
 from benchmark.cell import Cell
 from benchmark.errors import UserError
 from benchmark.recorder import Status

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from rich.console import Console
 from support import store_in, suite_in
 
-from benchmark import suite as suites
+from benchmark import suites
 from benchmark.cell import Cell
 from benchmark.cli import cli
 from benchmark.errors import UserError

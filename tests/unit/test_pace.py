@@ -10,7 +10,7 @@ import pytest
 import torch
 from support import store_in, suite_in, symbench
 
-from benchmark import suite as suites
+from benchmark import suites
 from benchmark.cell import Cell
 from benchmark.distributed import single
 from benchmark.errors import MachineError

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from benchmark import suite
+from benchmark import suites
 from benchmark.cell import Cell
 from benchmark.pace import Pace
 from benchmark.plan import Estimate, Timing, estimates, left_of, make_plan, siblings_of, unmeasured
@@ -19,7 +19,7 @@ def reordered(cell: Cell) -> Cell:
 
 
 def test_finished_cells_are_not_left_and_their_siblings_tell_what_they_took() -> None:
-    loaded = suite.load("quickstart").only("model=convnet")
+    loaded = suites.load("quickstart").only("model=convnet")
     first, second, *_ = loaded.cells
     assert list(first.model.config) != sorted(first.model.config)
     left = left_of(loaded, {first.id: "done", second.id: "done"})
@@ -33,12 +33,12 @@ def test_finished_cells_are_not_left_and_their_siblings_tell_what_they_took() ->
 
 @pytest.mark.parametrize(("state", "left"), STATES.items())
 def test_what_is_not_a_result_is_left(state: str, left: int) -> None:
-    loaded = suite.load("quickstart").only("model=persistence")
+    loaded = suites.load("quickstart").only("model=persistence")
     assert len(left_of(loaded, {loaded.cells[0].id: state})) == left
 
 
 def test_unmeasured_cells_are_estimated_from_flops() -> None:
-    loaded = suite.load("quickstart")
+    loaded = suites.load("quickstart")
     plan = make_plan(loaded, loaded.cells, estimates(loaded.cells, []))
     trained = [row for row in plan.rows if row.model != "persistence"]
     assert all(math.isfinite(row.estimated_seconds) and row.estimated_seconds > 0 for row in trained)
@@ -46,7 +46,7 @@ def test_unmeasured_cells_are_estimated_from_flops() -> None:
 
 
 def test_a_finished_sibling_says_more_than_a_probe_and_a_probe_more_than_flops() -> None:
-    loaded = suite.load("quickstart").only("level=0,seed=0")
+    loaded = suites.load("quickstart").only("level=0,seed=0")
     persistence, convnet, e2cnn, relaxed = loaded.cells
     pace = Pace(step=1.0, forecast=0.0, data="random")
     expected = estimates(
@@ -62,7 +62,7 @@ def test_a_finished_sibling_says_more_than_a_probe_and_a_probe_more_than_flops()
 
 
 def test_a_few_siblings_of_what_is_left_are_looked_at_and_no_others() -> None:
-    loaded = suite.load("quickstart")
+    loaded = suites.load("quickstart")
     convnets, others = loaded.only("model=convnet").cells, loaded.only("model=e2cnn").cells
     found = siblings_of(convnets[:1], [*map(reordered, convnets[1:]), *others], most=2)
     assert found == [reordered(cell) for cell in convnets[1:3]]

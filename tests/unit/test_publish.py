@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmark import suite as suites
+from benchmark import suites
 from benchmark.errors import UserError
 from benchmark.files import write_json
 from results import publish

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from benchmark import suite
+from benchmark import suites
 from benchmark.baseline import Baseline, Task
 from benchmark.groups import zoom
 from benchmark.models.convnet import ConvNet
@@ -280,7 +280,7 @@ def test_scales_in_a_suite(tmp_path: Path) -> None:
         "name: scales\nprotocol: {input_frames: 2, train_steps: 2, test_steps: 2}\ndatasets: [smoke_scale]\n"
         "models:\n  - sesn: {scales: [1, 2.0]}\n  - sesn: {scales: [[1], [1, 2]]}\n"
     )
-    found = {tuple(cell.model.config["scales"]) for cell in suite.load(str(path)).cells}
+    found = {tuple(cell.model.config["scales"]) for cell in suites.load(str(path)).cells}
     assert found == {(1.0,), (1.0, 2.0)}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import store_in, suite_in
 
-from benchmark import suite as suites
+from benchmark import suites
 from benchmark.cell import Cell
 from benchmark.data.layout import data_path
 from benchmark.errors import MachineError

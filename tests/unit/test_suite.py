@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import registry, suite
+from benchmark import registry, suites
 from benchmark.errors import UserError
 
 GOOD = """\
@@ -35,7 +35,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_every_list_is_an_axis(write: Write) -> None:
-    loaded = suite.load(write(GOOD))
+    loaded = suites.load(write(GOOD))
     # 2 levels x (persistence once + 2 widths x 3 seeds)
     assert len(loaded.cells) == 2 * (1 + 2 * 3)
     assert len({cell.id for cell in loaded.cells}) == len(loaded.cells)
@@ -44,19 +44,19 @@ def test_every_list_is_an_axis(write: Write) -> None:
 
 
 def test_every_default_is_written_out(write: Write) -> None:
-    cell = next(cell for cell in suite.load(write(GOOD)).cells if cell.model.name == "convnet")
+    cell = next(cell for cell in suites.load(write(GOOD)).cells if cell.model.name == "convnet")
     assert set(cell.model.config) == set(registry.model("convnet").Config.model_fields)
     assert cell.train.weight_decay == 4e-4
 
 
 def test_same_cell_in_two_suites_is_one(write: Write) -> None:
-    first = suite.load(write(GOOD)).cells
-    second = suite.load(write(GOOD.replace("name: tiny", "name: other").replace("ranks: 2", "ranks: 4"))).cells
+    first = suites.load(write(GOOD)).cells
+    second = suites.load(write(GOOD.replace("name: tiny", "name: other").replace("ranks: 2", "ranks: 4"))).cells
     assert [cell.id for cell in first] == [cell.id for cell in second]
 
 
 def test_only_selects(write: Write) -> None:
-    loaded = suite.load(write(GOOD))
+    loaded = suites.load(write(GOOD))
     chosen = loaded.only("model=convnet, seed=1,hidden=8")
     assert len(chosen.cells) == 2
     assert {cell.seed for cell in chosen.cells} == {1}
@@ -73,7 +73,7 @@ def test_only_selects(write: Write) -> None:
 )
 def test_only_explains(write: Write, expression: str, message: str) -> None:
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
-        suite.load(write(GOOD)).only(expression)
+        suites.load(write(GOOD)).only(expression)
 
 
 @pytest.mark.parametrize(
@@ -107,55 +107,55 @@ def test_only_explains(write: Write, expression: str, message: str) -> None:
 def test_mistakes_are_named_with_line_and_key(write: Write, old: str, new: str, line: int, message: str) -> None:
     path = write(GOOD.replace(old, new, 1))
     with pytest.raises(UserError) as caught:
-        suite.load(path)
+        suites.load(path)
     assert f"{path}:{line}: " in str(caught.value)
     assert message in str(caught.value)
 
 
 def test_a_level_has_one_identity_however_it_is_written(write: Write) -> None:
-    cells = suite.load(write(GOOD)).cells
-    assert [cell.id for cell in suite.load(write(GOOD.replace("[0, 3]", "[0.0, 3.0]"))).cells] == [c.id for c in cells]
+    cells = suites.load(write(GOOD)).cells
+    assert [cell.id for cell in suites.load(write(GOOD.replace("[0, 3]", "[0.0, 3.0]"))).cells] == [c.id for c in cells]
 
 
 def test_sections_may_be_empty_and_protocols_an_axis(write: Write) -> None:
-    loaded = suite.load(
+    loaded = suites.load(
         write(GOOD.replace("seeds: [0, 1, 2]", "seeds: 0").replace("resources: {ranks: 2}", "resources:"))
     )
     assert loaded.resources.ranks == 1
     assert {cell.seed for cell in loaded.cells} == {0}
     both = GOOD.replace("name: disjoint, input_frames: 1", "name: [disjoint, icml2022], input_frames: 1")
-    assert {cell.protocol.name for cell in suite.load(write(both)).cells} == {"disjoint", "icml2022"}
+    assert {cell.protocol.name for cell in suites.load(write(both)).cells} == {"disjoint", "icml2022"}
 
 
 def test_an_untrained_baseline_is_one_cell_however_the_others_are_trained(write: Write) -> None:
-    loaded = suite.load(write(GOOD.replace("epochs: 2", "epochs: [2, 3]"))).only("model=persistence")
+    loaded = suites.load(write(GOOD.replace("epochs: 2", "epochs: [2, 3]"))).only("model=persistence")
     assert len(loaded.cells) == 2  # one for each level
 
 
 def test_control_characters_are_refused(write: Write) -> None:
     with pytest.raises(UserError, match="not valid YAML"):
-        suite.load(write(GOOD + "\x01"))
+        suites.load(write(GOOD + "\x01"))
 
 
 def test_all_mistakes_are_told_at_once(write: Write) -> None:
     with pytest.raises(UserError) as caught:
-        suite.load(write(GOOD.replace("hidden", "hiden").replace("preset: small", "preset: smal")))
+        suites.load(write(GOOD.replace("hidden", "hiden").replace("preset: small", "preset: smal")))
     assert len(str(caught.value).splitlines()) == 2
 
 
 def test_unknown_suite_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'quickstart'"):
-        suite.load("quikstart")
+        suites.load("quikstart")
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
-        suite.load(str(tmp_path / "none.yaml"))
+        suites.load(str(tmp_path / "none.yaml"))
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not UTF-8"):
-        suite.load(str(tmp_path / "binary.yaml"))
+        suites.load(str(tmp_path / "binary.yaml"))
 
 
-@pytest.mark.parametrize("name", suite.available())
+@pytest.mark.parametrize("name", suites.available())
 def test_shipped_suites_load(name: str) -> None:
-    assert suite.load(name).cells
+    assert suites.load(name).cells

@@ -12,24 +12,17 @@ import pytest
 import torch
 
 from benchmark import run as runs
-from benchmark import suite as suites
-from benchmark.cell import FIRST_TUNING_SEED, Cell, Training
+from benchmark import suites
+from benchmark.cell import FIRST_TUNING_SEED, Cell, Protocol, Training
 from benchmark.data.windows import Windows
 from benchmark.distributed import single
 from benchmark.errors import UserError
+from benchmark.search_space import training_space
+from benchmark.studies import studies
+from benchmark.study import TUNING_SEED, Study, draw, trial_cells
 from benchmark.suite import Range, Suite
 from benchmark.training import Control, StoppedError
-from benchmark.tuning import (
-    TUNING_SEED,
-    Study,
-    draw,
-    provenance,
-    read_result,
-    resolved,
-    studies,
-    training_space,
-    trial_cells,
-)
+from benchmark.tuned import provenance, read_result, resolved
 from results.store import Store
 from results.studies import Effort, Note, StudyFolder, Trial
 
@@ -74,9 +67,9 @@ def test_the_space_is_what_the_model_declares_and_the_trainings(make_suite: Make
 
 
 def test_batches_can_be_shared_and_filled() -> None:
-    sizes = training_space(Training(batch_size=16), suites.Protocol(), windows=20, ranks=4)["batch_size"]
+    sizes = training_space(Training(batch_size=16), Protocol(), windows=20, ranks=4)["batch_size"]
     assert sizes == (8, 16)
-    sizes = training_space(Training(batch_size=6), suites.Protocol(), windows=20, ranks=3)["batch_size"]
+    sizes = training_space(Training(batch_size=6), Protocol(), windows=20, ranks=3)["batch_size"]
     assert sizes == (3, 6, 12)
 
 

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from benchmark import cli_tune, registry
-from benchmark import suite as suites
+from benchmark import cli_tune, registry, suites
 from benchmark.cell import Cell
 from benchmark.errors import MachineError, UserError
 from benchmark.files import write_json
 from benchmark.recorder import Epoch, State
+from benchmark.studies import studies
+from benchmark.study import TUNING_SEED, trial_cells
 from benchmark.suite import Range
-from benchmark.tuning import TUNING_SEED, studies, trial_cells
 from cluster import tune
 from cluster.tuning import population
 from cluster.tuning.job import TuneJob, first_rung, rungs

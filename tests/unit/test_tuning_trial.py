@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark import checkpoint
-from benchmark import suite as suites
+from benchmark import checkpoint, suites
 from benchmark.distributed import World, single
 from benchmark.errors import MachineError
 from benchmark.files import write_json
 from benchmark.recorder import Epoch
-from benchmark.tuning import studies
+from benchmark.studies import studies
 from cluster.signals import Signals
 from cluster.tuning import allocation, population, ray_node, supervise
 from cluster.tuning import trial as module

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import store_in, suite_in
 
-from benchmark import suite as suites
+from benchmark import suites
 from benchmark.cell import Cell
 from benchmark.files import write_json
 from benchmark.gradients import Asking
