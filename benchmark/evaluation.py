@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,16 +12,31 @@ from torch.nn.utils import parametrize
 from .baseline import Baseline
 from .data.dataset import SplitName
 from .data.windows import Windows
-from .distributed import World
 from .flow import Box, FlowError
 from .groups import Element
 from .metrics import ForecastError, ModelEquivarianceError
-from .recorder import Rollouts
+from .rollouts import Rollouts
 
 BATCH = 32
 """Windows at once; fixed, so that the figures do not depend on the training batch."""
 ROLLED_OUT = 32
 """Windows, evenly spread, over which the equivariance error of a whole roll-out is the mean."""
+
+
+class Ranks(Protocol):
+    """The processes among which the windows of an evaluation are divided, as this one of them sees them."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum of `values` over ranks, in place."""
 
 
 def roll_out(model: Baseline, x_BTCHW: Tensor, steps: int, device_type: str, bf16: bool) -> Tensor:
@@ -34,7 +50,7 @@ def roll_out(model: Baseline, x_BTCHW: Tensor, steps: int, device_type: str, bf1
     return torch.stack(predictions, dim=1)
 
 
-def forecast_error(model: Baseline, windows: Windows, world: World, precision: str) -> ForecastError:
+def forecast_error(model: Baseline, windows: Windows, world: Ranks, precision: str) -> ForecastError:
     """The error over all windows and all ranks; every rank gets the same sums."""
     error = ForecastError.zero(windows.steps, world.device)
     _forecast(model, windows, world, precision, lambda which, prediction, y: error.add(prediction, y))
@@ -44,7 +60,7 @@ def forecast_error(model: Baseline, windows: Windows, world: World, precision: s
 
 
 def split_errors(
-    model: Baseline, windows: Windows, world: World, precision: str, box: Box
+    model: Baseline, windows: Windows, world: Ranks, precision: str, box: Box
 ) -> tuple[ForecastError, FlowError]:
     """The same for a test split, run by run, and what kind of flow was forecast."""
     runs, row = torch.unique(windows.index[:, 0], return_inverse=True)
@@ -63,7 +79,7 @@ def split_errors(
 
 
 def equivariance_error(
-    model: Baseline, windows: Windows, group: Sequence[Element], world: World
+    model: Baseline, windows: Windows, group: Sequence[Element], world: Ranks
 ) -> ModelEquivarianceError:
     """The model's one-step equivariance error over `group`, all windows and ranks, in float32."""
     error = ModelEquivarianceError.zero(world.device)
@@ -77,7 +93,7 @@ def equivariance_error(
 
 
 def rollout_equivariance_error(
-    model: Baseline, windows: Windows, group: Sequence[Element], world: World
+    model: Baseline, windows: Windows, group: Sequence[Element], world: Ranks
 ) -> ModelEquivarianceError:
     """The same for a roll-out of `windows.steps` steps, the mean over its steps; over ROLLED_OUT windows at most."""
     error = ModelEquivarianceError.zero(world.device)
@@ -105,7 +121,7 @@ def example_rollouts(model: Baseline, windows: Windows, split: SplitName, count:
 
 
 def _forecast(
-    model: Baseline, windows: Windows, world: World, precision: str, count: Callable[[Tensor, Tensor, Tensor], None]
+    model: Baseline, windows: Windows, world: Ranks, precision: str, count: Callable[[Tensor, Tensor, Tensor], None]
 ) -> None:
     """Roll this rank's windows out, and give their numbers, the predictions and the truth to `count`."""
     model.eval()
@@ -115,7 +131,7 @@ def _forecast(
             count(which, roll_out(model, x, windows.steps, world.device.type, precision == "bf16"), y)
 
 
-def _share(windows: int, world: World) -> Iterator[Tensor]:
+def _share(windows: int, world: Ranks) -> Iterator[Tensor]:
     """The numbers of this rank's windows, in batches: every window belongs to exactly one rank."""
     mine = torch.arange(world.rank, windows, world.size, device=world.device)
     yield from (which for which in mine.split(BATCH) if len(which))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from .data.dataset import SplitName
+from .rollouts import Rollouts
 
 State = Literal["running", "done", "diverged", "failed", "n/a"]
 FINAL_STATES: frozenset[State] = frozenset({"done", "diverged", "n/a"})
@@ -47,18 +47,6 @@ class Epoch:
     validation_rmse: float
     learning_rate: float
     seconds: float
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """A few rolled-out windows of one split, float32: (n, T or S, C, H, W)."""
-
-    split: SplitName
-    input: Any
-    truth: Any
-    prediction: Any
-    windows: list[tuple[int, int]] = field(default_factory=list)
-    """(run, first frame) of each."""
 
 
 class Recorder(Protocol):

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from benchmark.cell import Cell
 from benchmark.errors import MachineError, UserError
 from benchmark.files import write_json
-from benchmark.recorder import Epoch, Recorder, Rollouts, State
+from benchmark.recorder import Epoch, Recorder, State
+from benchmark.rollouts import Rollouts
 from benchmark.suite import Suite
 
 from .mlflow_client import without_password

@@ -25,7 +25,8 @@ from pydantic_core import from_json
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.files import data_folder, replacing, write_json, write_text
-from benchmark.recorder import Epoch, Rollouts, State, Status
+from benchmark.recorder import Epoch, State, Status
+from benchmark.rollouts import Rollouts
 
 from . import lease
 

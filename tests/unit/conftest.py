@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol, Training
-from benchmark.recorder import Epoch, Rollouts
+from benchmark.recorder import Epoch
+from benchmark.rollouts import Rollouts
 from benchmark.suite import Resources, Suite
 from results.store import CellRecorder, Store
 
