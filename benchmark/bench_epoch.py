@@ -37,8 +37,7 @@ from .cell import Cell, Training
 from .costs import parameters, task_of
 from .data.windows import Windows
 from .distributed import World
-from .gradients import together
-from .training import Control, OnEpoch, deterministic, training
+from .training import Control, deterministic, fit
 
 ARITHMETIC = ("forward", "backward", "optimizer")
 PARTS = ("data", *ARITHMETIC, "validation", "checkpoint")
@@ -48,8 +47,6 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FAST = DEVICE.type == "cuda"
 ENGINE = {"compile": True, "precision": "bf16"} if FAST else {"compile": True, "channels_last": True}
 ALLOWED_TIME = 1 / 4 if FAST else 1 / 1.5
-ALLOWED_SEEDS = 0.5
-"""Of the time one after another, on a GPU; on a CPU cells run side by side instead (benchmark/bench_overhead.py)."""
 
 
 @dataclass
@@ -100,8 +97,7 @@ class Measured:
     memory: int
 
 
-def _ours(cell: Cell, settings: Training, most: int | None, told: bool = False, seeds: int = 1) -> Measured:
-    """All `seeds` at once."""
+def _ours(cell: Cell, settings: Training, most: int | None, told: bool = False) -> Measured:
     clock = Clock() if told else None
     environment.reset_peak_memory(DEVICE)
     marks: list[float] = []
@@ -116,15 +112,8 @@ def _ours(cell: Cell, settings: Training, most: int | None, told: bool = False, 
     control = Control() if clock is None else Control(part=clock.part)
     with deterministic(0), tempfile.TemporaryDirectory() as folder:
         torch.backends.cudnn.deterministic = False
-        tell: list[OnEpoch] = [mark, *[lambda history: None] * (seeds - 1)]
-        paths = [Path(folder, f"checkpoint-{seed}.pt") for seed in range(seeds)]
-        world = World(0, 1, DEVICE)
-        together(
-            [
-                training(_build(cell), train, validation, settings, seed, world, paths[seed], tell[seed], control)
-                for seed in range(seeds)
-            ]
-        )
+        path, world = Path(folder, "checkpoint.pt"), World(0, 1, DEVICE)
+        fit(_build(cell), train, validation, settings, 0, world, path, mark, control)
         marks[-1] = now()  # what was left of writing is waited for
     return _measured(marks, clock)
 
@@ -165,7 +154,7 @@ def _process(suite: str) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, get_context("spawn"), suites.load, (suite,))
 
 
-def measure(suite: str, cell: Cell, rounds: int, most: int | None, workers: int, seeds: int) -> dict[str, Any]:
+def measure(suite: str, cell: Cell, rounds: int, most: int | None, workers: int) -> dict[str, Any]:
     """The row of one cell."""
     plain_settings = cell.train.model_copy(update={"epochs": EPOCHS, "early_stop_after": None})
     settings = plain_settings.model_copy(update=ENGINE)
@@ -176,8 +165,6 @@ def measure(suite: str, cell: Cell, rounds: int, most: int | None, workers: int,
             "ours": lambda: ours.submit(_freeing, _ours, cell, settings, most),
             "plain": lambda: plain.submit(_freeing, _plain, cell, plain_settings, most, workers),
         }
-        if seeds > 1:
-            runs["seeds"] = lambda: ours.submit(_freeing, _ours, cell, settings, most, seeds=seeds)
         for _ in range(rounds):
             for name, run in runs.items():
                 measured = run().result()
@@ -185,11 +172,6 @@ def measure(suite: str, cell: Cell, rounds: int, most: int | None, workers: int,
                 memory[name] = measured.memory / 2**20
         told = ours.submit(_ours, cell, settings, most, told=True).result()
     whole, windows = sum(told.epochs), noise(cell, most)
-
-    def ratio(name: str, to: str) -> float:
-        return statistics.median(a / b for a, b in zip(seconds[name], seconds[to], strict=True))
-
-    at_once = {"seeds": seeds, "allowed_seeds": ALLOWED_SEEDS * seeds}
     return {
         "model": cell.model.name,
         "parameters": parameters(_build(cell)),
@@ -198,9 +180,8 @@ def measure(suite: str, cell: Cell, rounds: int, most: int | None, workers: int,
         "batch": cell.train.batch_size,
         "epoch_s": statistics.median(seconds["ours"]),
         "plain_s": statistics.median(seconds["plain"]),
-        "time_ratio": ratio("ours", "plain"),
+        "time_ratio": statistics.median(a / b for a, b in zip(seconds["ours"], seconds["plain"], strict=True)),
         "allowed_time": ALLOWED_TIME,
-        **({**at_once, "seeds_ratio": ratio("seeds", "ours")} if seeds > 1 else {}),
         "memory_mib": memory["ours"],
         "plain_memory_mib": memory["plain"],
         **{name: told.parts[name] / whole for name in PARTS},
@@ -215,9 +196,6 @@ def measure(suite: str, cell: Cell, rounds: int, most: int | None, workers: int,
 @click.option("--batch", type=int, help="Windows in a batch.  [default: the suite's]")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Of the plain loop's DataLoader.")
-@click.option(
-    "--seeds", default=4 if FAST else 1, show_default=True, help="Also train so many at once, their weights stacked."
-)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write it there, with its provenance.")
 def main(
     suite: str,
@@ -226,7 +204,6 @@ def main(
     batch: int | None,
     rounds: int,
     workers: int,
-    seeds: int,
     json_file: Path | None,
 ) -> None:
     """See above. The table is Markdown, shown as such on a terminal."""
@@ -241,7 +218,7 @@ def main(
         click.echo(f"{name} ...", err=True)
         if batch is not None:
             cell = cell.model_copy(update={"train": cell.train.model_copy(update={"batch_size": batch})})
-        rows.append(measure(suite, cell, rounds, most, workers, seeds))
+        rows.append(measure(suite, cell, rounds, most, workers))
         click.echo("    {time_ratio:.2f} x the time of the plain loop".format(**rows[-1]), err=True)
     told = {"suite": suite, "rounds": rounds, "workers": workers, "rows": rows}
     if json_file is not None:
@@ -257,7 +234,6 @@ def main(
 def to_markdown(rows: list[dict[str, Any]]) -> str:
     """A line for each model; parts in per cent of the epoch."""
     headings = ["model", "parameters", "grid", "windows", "epoch", "plain", "ratio", *PARTS, "arithmetic", "memory"]
-    headings += [f"{row['seeds']} seeds at once / one" for row in rows[:1] if "seeds" in row]
     lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
     for row in rows:
         parts = (f"{100 * row[name]:.1f} %" for name in (*PARTS, "arithmetic"))
@@ -271,7 +247,6 @@ def to_markdown(rows: list[dict[str, Any]]) -> str:
             f"{row['time_ratio']:.2f}",
             *parts,
             f"{row['memory_mib']:.0f} MiB (plain {row['plain_memory_mib']:.0f})",
-            *([f"{row['seeds_ratio']:.2f}"] if "seeds" in row else []),
         )
         lines.append("| " + " | ".join(texts) + " |")
     return "\n".join(lines)

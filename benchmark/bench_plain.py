@@ -20,8 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from .baseline import Baseline
 from .cell import Training
 from .data.windows import Windows
-from .gradients import seed_device
-from .training import step_seed
+from .training import seed_device, step_seed
 
 
 class WindowDataset(Dataset[tuple[Tensor, Tensor]]):

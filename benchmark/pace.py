@@ -20,9 +20,8 @@ from .data.layout import data_path
 from .data.windows import Windows
 from .distributed import World
 from .evaluation import BATCH, forecast_error
-from .gradients import Asking, together
 from .run import cell_data, cell_windows
-from .training import Control, StoppedError, deterministic, training
+from .training import Control, StoppedError, deterministic, fit
 
 WARM_UP, WARM_UP_COMPILED = 1, 2
 STEPS = 5
@@ -64,11 +63,10 @@ def kind(cell: Cell) -> dict[str, Any]:
     }
 
 
-def measure(cell: Cell, world: World, data_folder: Path, seeds: int = 1) -> Pace | None:
+def measure(cell: Cell, world: World, data_folder: Path) -> Pace | None:
     """Time a few steps of `cell` on the ranks of `world`; every rank calls it. None where the model refuses the task.
 
-    The loop is that of training, stopped before it has gone far; nothing of it is kept. Of `seeds` that are trained at
-    once it is the share of one.
+    The loop is that of training, stopped before it has gone far; nothing of it is kept.
     """
     model_class, config = registry.configured(cell.model)
     windows, data = _windows(cell, world, data_folder)
@@ -76,27 +74,18 @@ def measure(cell: Cell, world: World, data_folder: Path, seeds: int = 1) -> Pace
     if model_class.refusal(config, task) is not None:
         return None
     warm_up = WARM_UP_COMPILED if cell.train.compile else WARM_UP
-    clocks = [_Clock(world.device, warm_up) for _ in range(seeds)]
+    clock = _Clock(world.device, warm_up)
     train = _repeated(windows["train"], (warm_up + STEPS + 1) * cell.train.batch_size)
     validation = replace(_repeated(windows["validation"], world.size * BATCH), steps=1)
     with deterministic(cell.seed), tempfile.TemporaryDirectory() as folder:
-        models = [model_class(config, task).to(world.device) for _ in clocks]
-
-        def a_few_steps(seed: int) -> Asking[None]:
-            path, control = Path(folder) / f"checkpoint-{seed}.pt", Control(clocks[seed])
-            with suppress(StoppedError):
-                yield from training(
-                    models[seed], train, validation, cell.train, seed, world, path, lambda history: None, control
-                )
-
-        one_by_one: list[str] = []
-        together([a_few_steps(seed) for seed in range(seeds)], one_by_one.append)
-        sharing = 1 if one_by_one else seeds
-        model = models[0]
+        model = model_class(config, task).to(world.device)
+        path, control = Path(folder) / "checkpoint.pt", Control(clock)
+        with suppress(StoppedError):
+            fit(model, train, validation, cell.train, 0, world, path, lambda history: None, control)
         forecast_error(model, _repeated(validation, world.size), world, cell.train.precision).rmse()  # warms up
         started = time.perf_counter()
         forecast_error(model, validation, world, cell.train.precision).rmse()
-        return Pace(clocks[0].step_seconds() / sharing, (time.perf_counter() - started) / len(validation), data)
+        return Pace(clock.step_seconds(), (time.perf_counter() - started) / len(validation), data)
 
 
 class _Clock:

@@ -30,10 +30,9 @@ from .evaluation import (
     split_errors,
 )
 from .flow import Box
-from .gradients import Asking, by_itself
 from .groups import elements
 from .recorder import Recorder
-from .training import Control, DivergedError, deterministic, training
+from .training import Control, DivergedError, deterministic, fit
 
 EXAMPLES = 2
 """Rolled-out windows kept of each test split, for pictures."""
@@ -41,7 +40,7 @@ TEST_SPLITS: tuple[SplitName, ...] = ("future", "domain")
 TUNING_SPLITS: tuple[SplitName, ...] = ("train", "validation")
 
 
-def running(
+def run_cell(
     cell: Cell,
     recorder: Recorder,
     world: World,
@@ -49,8 +48,8 @@ def running(
     control: Control,
     notes: Mapping[str, Any] = MappingProxyType({}),
     tuning: bool = False,
-) -> Asking[None]:
-    """Train and evaluate `cell`, and leave its record; goes on where an earlier attempt stopped. Asks for gradients.
+) -> None:
+    """Train and evaluate `cell`, and leave its record; goes on where an earlier attempt stopped.
 
     `notes` join the provenance. While `tuning`, the test splits do not exist: their frames are not in memory, and the
     record ends with the validation RMSE. Raises UserError and MachineError for what a person can mend, StoppedError
@@ -81,7 +80,7 @@ def running(
         trained = Progress()
         try:
             if model.trained:
-                trained = yield from training(
+                trained = fit(
                     model,
                     windows["train"],
                     windows["validation"],
@@ -93,11 +92,9 @@ def running(
                     control,
                 )
         except DivergedError as error:
-            recorder.finish(
-                "diverged", _costs(cell, model, error.progress, windows, world, control.seeds_together), str(error)
-            )
+            recorder.finish("diverged", _costs(cell, model, error.progress, windows, world), str(error))
             return
-        spent = _costs(cell, model, trained, windows, world, control.seeds_together)
+        spent = _costs(cell, model, trained, windows, world)
         if tuning:
             recorder.finish("done", {"rmse_validation": trained.best_rmse, **spent})
             return
@@ -115,9 +112,6 @@ def running(
         recorder.finish("diverged", finite, f"not finite: {', '.join(sorted(metrics.keys() - finite.keys()))}")
     else:
         recorder.finish("done", metrics)
-
-
-run_cell = by_itself(running)
 
 
 def cell_data(cell: Cell, data_folder: Path) -> StoredField:
@@ -185,7 +179,6 @@ def _costs(
     trained: Progress,
     windows: Mapping[SplitName, Windows],
     world: World,
-    seeds_together: int,
 ) -> dict[str, Any]:
     """What the result cost; `samples_per_second` counts training windows, validation included in the time."""
     epochs = len(trained.history)
@@ -195,7 +188,7 @@ def _costs(
         "training_seconds": trained.seconds,
     }
     peak = environment.peak_memory_bytes(world.device)
-    if peak is not None and seeds_together == 1:
+    if peak is not None:
         spent["peak_memory_bytes"] = int(world.maximum(peak))
     try:
         spent["flops"] = costs.flops(model, world.device)  # after the peak was read: it is none of the training's

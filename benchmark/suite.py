@@ -22,20 +22,12 @@ class Resources(Frozen):
 
     `gpus` is the number of GPUs (one rank on each), 0 the CPU; left out, the GPUs that are there are used, up to
     `ranks`, and the CPU where there is none. `ranks` is the number of processes on a CPU. Both are those of one cell,
-    spread evenly over `nodes` of a cluster. A GPU that one small network leaves idle can train `seeds_together` of it
-    in one process, their weights stacked (benchmark/gradients.py).
+    spread evenly over `nodes` of a cluster.
     """
 
     gpus: Annotated[int, Field(ge=0)] | None = None
     ranks: PositiveInt = 1
     nodes: PositiveInt = 1
-    seeds_together: PositiveInt = 1
-
-    @model_validator(mode="after")
-    def _one_rank_stacks(self) -> Resources:
-        if self.seeds_together > 1 and (self.ranks > 1 or (self.gpus or 0) > 1):
-            raise ValueError("seeds_together is for cells of one rank (gpus: 1, ranks: 1)")
-        return self
 
 
 class Range(Frozen):

@@ -1,7 +1,6 @@
 """The training loop: rolled-out loss, Adam, exponential schedule, early stopping, exact resume.
 
-The model stays a single-device module; ranks, precision, compilation and filter caching are applied here. Who computes
-the gradients is said in gradients.py.
+The model stays a single-device module; ranks, precision, compilation and filter caching are applied here.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from .distributed import World
 from .environment import keep_freed_memory
 from .errors import UserError
 from .evaluation import forecast_error, roll_out
-from .gradients import Asking, Step, by_itself
 from .recorder import Epoch
 
 EARLY_STOP_WINDOW = 5
@@ -40,8 +38,7 @@ class Control:
     that save, which is not ours to make where another process has taken over. `micro_batch` is the most windows that a
     rank takes at once: a larger share of the batch is summed up in parts. `part` is told what is done within it (data,
     forward, backward, optimizer, validation, checkpoint), for those who measure. With `wait` the checkpoint of an epoch
-    is on the disk before anybody is told of the epoch. Of `seeds_together` in one process none knows what memory it
-    took.
+    is on the disk before anybody is told of the epoch.
     """
 
     stop: Callable[[], bool] = lambda: False
@@ -49,7 +46,6 @@ class Control:
     micro_batch: int | None = None
     part: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()
     wait: bool = False
-    seeds_together: int = 1
 
 
 class DivergedError(Exception):
@@ -90,7 +86,7 @@ class RolledOutLoss(nn.Module):
             return error + added, error
 
 
-def training(
+def fit(
     model: Baseline,
     train: Windows,
     validation: Windows,
@@ -100,8 +96,8 @@ def training(
     checkpoint: Path,
     on_epoch: OnEpoch,
     control: Control = Control(),
-) -> Asking[Progress]:
-    """Train `model` in place and leave the best weights, by validation RMSE, in it; asks for the gradients.
+) -> Progress:
+    """Train `model` in place and leave the best weights, by validation RMSE, in it.
 
     Goes on from `checkpoint` where that exists, as if never interrupted; writes it after each epoch, and where
     `control.stop` says so. Calls `on_epoch` with the history so far on rank 0, first before training. Raises
@@ -117,8 +113,8 @@ def training(
         for parameter in model.parameters():  # Module.to would refuse those with five axes
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    bare = RolledOutLoss(model, settings, world.device, cache_filters=not settings.compile)
-    loss: nn.Module = world.wrap(compiled(bare, world.device) if settings.compile else bare)
+    rolled_out = RolledOutLoss(model, settings, world.device, cache_filters=not settings.compile)
+    loss = world.wrap(compiled(rolled_out, world.device) if settings.compile else rolled_out)
     one_kernel = settings.compile or world.device.type == "cuda"  # for all weights; there is none for complex ones
     optimizer = torch.optim.Adam(
         model.parameters(),
@@ -135,11 +131,9 @@ def training(
             started = time.perf_counter()
             learning_rate = optimizer.param_groups[0]["lr"]
             model.train()
-            error, waited = yield from _train_epoch(
-                loss, bare, train, optimizer, settings, seed, world, progress, control
-            )
+            error = _train_epoch(loss, model, train, optimizer, settings, seed, world, progress, control)
             if error is None:
-                progress.position.seconds += time.perf_counter() - started - waited
+                progress.position.seconds += time.perf_counter() - started
                 if world.is_main and control.is_ours():
                     saved.save(progress)
                     saved.wait()
@@ -150,7 +144,7 @@ def training(
             if not (math.isfinite(error) and math.isfinite(rmse)):
                 raise DivergedError(progress)
             epoch = len(progress.history) + 1
-            seconds = progress.position.seconds + time.perf_counter() - started - waited
+            seconds = progress.position.seconds + time.perf_counter() - started
             progress.history.append(Epoch(epoch, error, math.sqrt(error / train.steps), rmse, learning_rate, seconds))
             progress.position = Position()
             if rmse < progress.best_rmse:
@@ -166,9 +160,6 @@ def training(
                     on_epoch(progress.history)
     model.load_state_dict(progress.best_model)
     return progress
-
-
-fit = by_itself(training)
 
 
 def compiled(loss: RolledOutLoss, device: torch.device) -> nn.Module:
@@ -187,7 +178,7 @@ def use_precision(precision: str) -> None:
 
 def _train_epoch(
     loss: nn.Module,
-    bare: RolledOutLoss,
+    model: Baseline,
     windows: Windows,
     optimizer: torch.optim.Optimizer,
     settings: Training,
@@ -195,14 +186,12 @@ def _train_epoch(
     world: World,
     progress: Progress,
     control: Control,
-) -> Asking[tuple[float | None, float]]:
+) -> float | None:
     """The rest of one pass over shuffled windows; the mean forecast loss of the whole pass, nothing added.
 
     Each rank takes its slice of every global batch. A last batch that is not full is left for another epoch, since
     it would otherwise weigh as much as a full one. No loss where it was stopped; `progress.position` then says where.
-    Beside it stand the seconds that other trainings took meanwhile.
     """
-    model = bare.model
     epoch, first = len(progress.history), progress.position.step
     generator = torch.Generator().manual_seed(step_seed(seed, epoch, 0))
     order = torch.randperm(len(windows), generator=generator)
@@ -212,12 +201,11 @@ def _train_epoch(
     mine = slice(world.rank * share, (world.rank + 1) * share)
     summed = share_of(progress.position.error, world) if first else 0.0
     total = torch.tensor(summed, dtype=torch.float64, device=world.device)
-    waited = 0.0
     for step in range(first, len(batches)):
         if world.any(control.stop()):
             progress.position.step, progress.position.error = step, world.gather(float(total))
-            return None, waited
-        random: int | None = step_seed(seed, epoch, step) + world.rank
+            return None
+        seed_device(step_seed(seed, epoch, step) + world.rank, world.device)
         optimizer.zero_grad(set_to_none=True)
         parts = list(zip(*(t[step, mine].split(control.micro_batch or share) for t in (batches, draws)), strict=True))
         for number, (batch, drawn) in enumerate(parts, start=1):
@@ -226,22 +214,30 @@ def _train_epoch(
                 drawn = drawn.to(world.device)
             with world.keeping_gradients(loss) if number < len(parts) else nullcontext():
                 weight = len(batch) / share
-                asked = time.perf_counter()
-                done = yield Step(loss, bare, (x, y, drawn), weight, random, settings.precision, control.part)
-                random = None
-            total += weight * done.error.double()
-            waited += time.perf_counter() - asked - done.seconds
+                with control.part("forward"):
+                    value, error = loss(x, y, drawn)
+                with control.part("backward"):
+                    (value if weight == 1.0 else value * weight).backward()
+            total += weight * error.detach().double()
         with control.part("optimizer"):
             model.before_step((epoch + step / len(batches)) / settings.epochs)
             if settings.gradient_clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
             optimizer.step()
-    return float(world.sum(total)) / (len(batches) * world.size), waited
+    return float(world.sum(total)) / (len(batches) * world.size)
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
     """Shuffling and noise of a step depend on nothing else, so that a resumed run sees the same."""
     return (seed * 1_000_003 + epoch * 1009 + step * 7_368_787) % 2**31
+
+
+def seed_device(seed: int, device: torch.device) -> None:
+    """As torch.manual_seed for the CPU and this GPU; where there is none, that formats a traceback each time."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 def _is_over(history: Sequence[Epoch], settings: Training) -> bool:

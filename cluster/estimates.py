@@ -87,9 +87,4 @@ def _ran_like(record: Record, shape: Shape) -> bool:
     if not registry.model(record.cell.model.name).trained:
         return True
     ran = record.environment
-    at_once = ran.get("seeds_together", 1) > 1
-    return (ran.get("device_type"), ran.get("world_size"), at_once) == (
-        shape.device,
-        shape.ranks,
-        shape.seeds_together > 1,
-    )
+    return (ran.get("device_type"), ran.get("world_size")) == (shape.device, shape.ranks)

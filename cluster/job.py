@@ -31,8 +31,6 @@ class Job(BaseModel):
     since: float | None = None
     """When a launch on this machine began, in seconds since 1970: there each lane is a job, and tries nothing that
     another one has tried since. On a cluster the scheduler's number tells."""
-    seeds_together: PositiveInt = 1
-    """So many cells that differ in their seed alone are trained at once, their weights stacked, by one rank."""
     threads: PositiveInt
     """CPU threads of each rank."""
     visible_gpus: str | None = None

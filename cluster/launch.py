@@ -58,8 +58,7 @@ def place(resources: Resources, batch_sizes: Sequence[int]) -> Shape:
     if gpus is None:  # as many as there are, up to the ranks asked for, that can share every batch
         usable = range(1, min(resources.ranks, there) + 1)
         gpus = max((n for n in usable if not any(size % n for size in batch_sizes)), default=0)
-    together = resources.seeds_together
-    return Shape("cuda" if gpus else "cpu", gpus or resources.ranks, seeds_together=together)
+    return Shape("cuda" if gpus else "cpu", gpus or resources.ranks)
 
 
 def shape_here(suite: Suite, cells: Sequence[Cell], store: Store, parallel: int | None = None) -> Shape:
@@ -76,7 +75,7 @@ def shape_here(suite: Suite, cells: Sequence[Cell], store: Store, parallel: int 
         kinds = {(cell.dataset, cell.protocol, cell.train.batch_size): cell for cell in trained}
         need = max((_rank_bytes(cell, store, shape) for cell in kinds.values()), default=RANK_BYTES)
         parallel = min(ranks, int(memory_bytes() / need)) // shape.ranks
-    return replace(shape, lanes=max(1, min(parallel, -(-len(trained) // shape.seeds_together))))
+    return replace(shape, lanes=max(1, min(parallel, len(trained))))
 
 
 def threads_of(shape: Shape) -> int:
@@ -89,8 +88,7 @@ def _rank_bytes(cell: Cell, store: Store, shape: Shape) -> float:
     path = data_path(store.data_folder, cell.dataset.name, cell.dataset.preset, cell.dataset.level)
     field = path.stat().st_size if path.exists() else 0
     task = costs.task_of(cell.dataset, cell.protocol)
-    windows = cell.train.batch_size * shape.seeds_together / shape.ranks
-    points = windows * cell.protocol.train_steps * task.height * task.width
+    points = cell.train.batch_size / shape.ranks * cell.protocol.train_steps * task.height * task.width
     return RANK_BYTES + FIELDS * field + (POINT_BYTES * points if shape.device == "cpu" else 0.0)
 
 
@@ -188,7 +186,6 @@ def local_job(
         ranks=shape.ranks,
         lanes=shape.lanes,
         since=since,
-        seeds_together=shape.seeds_together,
         threads=threads_of(shape),
         visible_gpus=visible_gpus,
     )

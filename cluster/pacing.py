@@ -181,7 +181,7 @@ def measure_all(job_file: str) -> None:
     with join(rank, job.ranks, device, rendezvous, job.nodes) as world:
         for cell in job.cells:
             try:
-                pace = measure(cell, world, data_folder(job.store), job.seeds_together)
+                pace = measure(cell, world, data_folder(job.store))
                 answer = asdict(pace) if pace is not None else {"reason": "the model cannot run on this task"}
             except Exception as error:
                 print(traceback.format_exc(), flush=True)

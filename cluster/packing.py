@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal
 
 from benchmark import registry
@@ -21,14 +20,12 @@ GFLOPS = {"cuda": 5000.0, "cpu": 50.0}
 
 @dataclass(frozen=True)
 class Shape:
-    """What a job asks for. `ranks` train a cell together, `lanes` such groups work side by side; or one rank trains
-    `seeds_together` cells at once."""
+    """What a job asks for. `ranks` train a cell together, `lanes` such groups work side by side."""
 
     device: Literal["cpu", "cuda"]
     ranks: int
     nodes: int = 1
     lanes: int = 1
-    seeds_together: int = 1
 
     @property
     def tasks_per_node(self) -> int:
@@ -47,7 +44,7 @@ class Shape:
     def job_seconds(self, cells: Sequence[Cell], seconds: Mapping[str, float]) -> float:
         """How long a job with `cells` takes, by the estimates for each: lanes take the next cell as they get free."""
         each = [seconds[cell.id] for cell in cells]
-        return max(sum(each) / self.lanes, self.seeds_together * max(each, default=0.0))
+        return max(sum(each) / self.lanes, max(each, default=0.0))
 
 
 def shape_of(resources: Resources, site: Site, batch_sizes: Sequence[int]) -> Shape:
@@ -62,7 +59,7 @@ def shape_of(resources: Resources, site: Site, batch_sizes: Sequence[int]) -> Sh
     if wrong := [size for size in batch_sizes if size % ranks]:
         raise UserError(f"train.batch_size: {wrong[0]} is not divisible by the {ranks} ranks of a cell")
     lanes = site.cells_per_gpu if ranks == 1 and gpus else 1
-    return Shape("cuda" if gpus else "cpu", ranks, nodes, lanes, resources.seeds_together)
+    return Shape("cuda" if gpus else "cpu", ranks, nodes, lanes)
 
 
 def require_precision(cells: Sequence[Cell], device: str) -> None:
@@ -83,20 +80,6 @@ def shapes(suite: Suite, cells: Sequence[Cell], site: Site) -> dict[Shape, list[
         shape = trained if registry.model(cell.model.name).trained else Shape("cpu", 1)
         groups.setdefault(shape, []).append(cell)
     return groups
-
-
-def alike_but_for_seed(cells: Sequence[Cell], most: int) -> list[list[Cell]]:
-    """The cells in groups of at most so many trained ones that differ in their seed alone; in order of the first."""
-    if most == 1:
-        return [[cell] for cell in cells]
-    groups: dict[str, list[list[Cell]]] = {}
-    for cell in cells:
-        trained = registry.model(cell.model.name).trained
-        alike = groups.setdefault(cell.model_copy(update={"seed": 0}).model_dump_json() if trained else cell.id, [])
-        if not alike or len(alike[-1]) == most:
-            alike.append([])
-        alike[-1].append(cell)
-    return [group for alike in groups.values() for group in alike]
 
 
 def within(cells: Sequence[Cell], rank_seconds: Mapping[str, float], budget: float) -> list[Cell]:
@@ -123,20 +106,18 @@ def pack(cells: Sequence[Cell], seconds: Mapping[str, float], site: Site, shape:
     """Jobs of about `site.job_minutes`, the longest cell first; a cell longer than that has a job of its own.
 
     `seconds` is the estimate for each cell by id. As few jobs as that takes, each with about the same work, and no
-    more cells in one than `site.cells_per_job`; seeds that are trained together stay together.
+    more cells in one than `site.cells_per_job`.
     """
     if not cells:
         return []
-    groups = alike_but_for_seed(cells, min(shape.seeds_together, site.cells_per_job))
-    per_job = site.cells_per_job // max(map(len, groups))
-    work_of = [sum(seconds[cell.id] for cell in group) for group in groups]
     target = 60.0 * site.job_minutes * shape.lanes
-    count = max(1, -(-len(groups) // per_job), min(len(groups), round(sum(work_of) / target)))
-    jobs: list[list[list[Cell]]] = [[] for _ in range(count)]
-    least = [(0.0, index) for index in range(count)]
-    for more, group in sorted(zip(work_of, groups, strict=True), key=lambda pair: -pair[0]):
-        work, index = heapq.heappop(least)
-        jobs[index].append(group)
-        if len(jobs[index]) < per_job:
-            heapq.heappush(least, (work + more, index))
-    return [list(chain.from_iterable(job)) for job in jobs if job]
+    wanted = round(sum(seconds[cell.id] for cell in cells) / target)
+    count = max(1, -(-len(cells) // site.cells_per_job), min(len(cells), wanted))
+    jobs: list[list[Cell]] = [[] for _ in range(count)]
+    least_work = [(0.0, index) for index in range(count)]
+    for cell in sorted(cells, key=lambda cell: -seconds[cell.id]):
+        work, index = heapq.heappop(least_work)
+        jobs[index].append(cell)
+        if len(jobs[index]) < site.cells_per_job:
+            heapq.heappush(least_work, (work + seconds[cell.id], index))
+    return [job for job in jobs if job]

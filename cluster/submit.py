@@ -250,7 +250,6 @@ def job_for(
         ranks=shape.ranks,
         nodes=shape.nodes,
         lanes=shape.lanes,
-        seeds_together=shape.seeds_together,
         threads=site.cpus,
         micro_batches={cell.id: sizes[cell.id] for cell in cells if cell.id in sizes},
         requeues=failures.POLICIES["time_limit"].retries,

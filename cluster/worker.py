@@ -20,10 +20,9 @@ from benchmark.cell import Cell
 from benchmark.distributed import World, join
 from benchmark.errors import MachineError
 from benchmark.files import write_json
-from benchmark.gradients import Asking, together
 from benchmark.recorder import Follower
-from benchmark.run import running
-from benchmark.training import Control, StoppedError, deterministic
+from benchmark.run import run_cell
+from benchmark.training import Control, StoppedError
 from benchmark.tuned import provenance
 from results.lease import BEAT_SECONDS, STALE_SECONDS, Holder
 from results.live import close as close_live
@@ -32,7 +31,6 @@ from results.store import CellRecorder, LeaseLostError, Store
 
 from . import failures
 from .job import REQUEUE_MARK, Job
-from .packing import alike_but_for_seed
 from .signals import Signals
 from .staging import stage
 
@@ -71,14 +69,7 @@ def run_job(job_file: str) -> None:
         patience = STALE_SECONDS + BEAT_SECONDS if on_slurm else 0.0
         left, deadline = list(job.cells), 0.0
         while left:
-            held = []
-            for group in alike_but_for_seed(left, job.seeds_together):
-                of_others: list[Cell] = []
-                with deterministic(group[0].seed):  # each sets it, too, and gives back what it found
-                    is_over = together(
-                        [_running(cell, len(group), of_others, job, store, world, signals, words) for cell in group]
-                    )
-                held += [cell for cell, over in zip(group, is_over, strict=True) if not over]
+            held = [cell for cell in left if not _run(cell, job, store, world, signals, words)]
             if len(held) < len(left) or deadline == 0.0:
                 deadline = time.monotonic() + patience
             left = held
@@ -103,30 +94,15 @@ def device_of(job: Job, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank % there)
 
 
-def _running(
-    cell: Cell,
-    of: int,
-    of_others: list[Cell],
-    job: Job,
-    store: Store,
-    world: World,
-    signals: Signals,
-    words: Path,
-) -> Asking[bool]:
-    """One cell of so many at once, under its lease, which rank 0 holds for all; False where another process has it, or
-    all had to stop.
-
-    Whoever has one of them may be about to take the rest: after the first that is put into `of_others` all are left.
-    """
-    if world.any(signals.stop) or of_others:
+def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, words: Path) -> bool:
+    """One cell under its lease, which rank 0 holds for all; False where another process has it, or all had to stop."""
+    if world.any(signals.stop):
         return False
     if job.lanes > 1 and world.any(world.is_main and _is_of_another_lane(cell, job, store)):
-        of_others.append(cell)
         return True
     checkpoint = store.cell_folder(cell.id) / "checkpoint.pt"
     with _holding(cell, store) if world.is_main else nullcontext(Follower(checkpoint)) as recorder:
         if world.any(recorder is None) or recorder is None:
-            of_others.append(cell)
             return False
         if world.any(world.is_main and store.is_result(cell)):
             return True
@@ -141,12 +117,12 @@ def _running(
             return signals.stop or (lease is not None and lease.known_lost)
 
         told = watched(recorder, cell, store) if world.is_main else recorder
-        control = Control(stop, is_ours, job.micro_batches.get(cell.id), seeds_together=of)
+        control = Control(stop, is_ours, job.micro_batches.get(cell.id))
         try:
             told.start()
             data = stage(store.data_folder, cell, job.scratch)
-            notes = {**provenance(store.root, cell), "seeds_together": of, "lanes": job.lanes}
-            yield from running(cell, told, world, data, control, notes)
+            notes = {**provenance(store.root, cell), "lanes": job.lanes}
+            run_cell(cell, told, world, data, control, notes)
         except LeaseLostError as error:
             print(error, flush=True)
             if world.size > 1:  # the others do not know, and may wait in a collective

@@ -26,7 +26,7 @@ from .statistics import SIGNIFICANT, Comparison, Estimate
 from .store import Broken, Record, Store
 
 VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow")
-MACHINE = ("host", "platform", "device", "device_type", "world_size", "threads", "lanes", "seeds_together")
+MACHINE = ("host", "platform", "device", "device_type", "world_size", "threads", "lanes")
 
 
 @dataclass(frozen=True)

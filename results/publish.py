@@ -36,7 +36,7 @@ KEPT = (
 )
 """Metrics of the committed board beside the one that was asked for; the others are in the store."""
 VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow", "ray")
-MACHINE = ("device", "device_type", "world_size", "threads", "lanes", "seeds_together")
+MACHINE = ("device", "device_type", "world_size", "threads", "lanes")
 """Names of hosts and what kernel they run are nobody's business."""
 MOST_COLUMNS = 6
 EXPLAINED = (
@@ -200,7 +200,9 @@ def page(document: Mapping[str, Any]) -> str:
     ] or ["Nothing: every cell is done."]
     lines += [f"- unreadable record: {escaped(name)}" for name in document["unreadable"]]
     lines += ["", "## Where it comes from", "", "| | |", "|---|---|"]
-    lines += [_line([key, ", ".join(provenance[key])]) for key in (*VERSIONS, *MACHINE) if key in provenance]
+    keys = [key for key in (*VERSIONS, *MACHINE) if key in provenance]
+    keys += sorted(provenance.keys() - keys)  # a board of an older symbench may name more
+    lines += [_line([key, ", ".join(provenance[key])]) for key in keys]
     lines += ["", "| data | level | file | sha256 | measured equivariance error |", "|---|---|---|---|---|"]
     lines += [
         _line([f"{one['dataset']} ({one['preset']})", one["level"], one["file"], one["checksum"][:16], _error(one)])

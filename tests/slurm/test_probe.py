@@ -25,7 +25,7 @@ def test_a_few_steps_are_timed_on_two_nodes_and_believed_there_alone(login_node:
     login_node.wait_for_all()
     (kept,) = (login_node.store.root / "paces").glob("*.json")
     document = json.loads(kept.read_text())
-    assert document["shape"] == {"device": "cpu", "ranks": 2, "nodes": 2, "lanes": 1, "seeds_together": 1}
+    assert document["shape"] == {"device": "cpu", "ranks": 2, "nodes": 2, "lanes": 1}
     assert document["pace"]["data"] == "real"
     again, told = plan(login_node, "--probe")
     assert again["convnet"] == probed["convnet"]

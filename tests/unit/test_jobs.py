@@ -15,7 +15,7 @@ from benchmark.cell import Cell
 from benchmark.errors import MachineError, UserError
 from benchmark.suite import Suite
 from cluster import failures, remote, slurm
-from cluster.packing import Shape, alike_but_for_seed, pack, shape_of, shapes, within
+from cluster.packing import Shape, pack, shape_of, shapes, within
 from cluster.site import Site
 from cluster.submit import batches, script
 from results.store import Store
@@ -63,26 +63,6 @@ def test_no_job_has_more_cells_than_allowed_and_work_is_even(tmp_path: Path) -> 
     work = [sum(seconds[cell.id] for cell in job) for job in pack(cells, seconds, SITE, Shape("cpu", 1))]
     assert len(work) == 13
     assert max(work) - min(work) <= 6 * len(work)
-
-
-def test_seeds_that_are_trained_together_stay_together(tmp_path: Path) -> None:
-    suite = suite_of(tmp_path, "{gpus: 1, seeds_together: 4}", seeds=90)
-    persistence, *cells = suite.cells
-    (shape,) = (shape for shape in shapes(suite, suite.cells, SITE) if shape.device == "cuda")
-    assert alike_but_for_seed(suite.cells, 4)[0] == [persistence]
-    packed = pack(cells, seconds_of(suite.cells[1:], 300.0), SITE, shape)
-    assert sorted(cell.id for job in packed for cell in job) == sorted(cell.id for cell in cells)
-    sizes = [[len(group) for group in alike_but_for_seed(job, 4)] for job in packed]
-    assert sorted(size for job in sizes for size in job) == [2] + [4] * 22
-    assert max(sum(job) for job in sizes) - min(sum(job) for job in sizes) <= 4
-    assert shape.job_seconds(cells[:1], seconds_of(suite.cells, 300.0)) == 1200.0
-    few = SITE.model_copy(update={"cells_per_job": 10})
-    assert max(len(job) for job in pack(cells, seconds_of(suite.cells[1:], 0.1), few, shape)) == 8
-
-
-def test_only_one_rank_trains_several_seeds(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"many\.yaml:\d+: resources: seeds_together is for cells of one rank"):
-        suite_of(tmp_path, "{ranks: 2, seeds_together: 2}")
 
 
 def test_a_budget_pays_for_whole_seeds_of_all_models(tmp_path: Path) -> None:

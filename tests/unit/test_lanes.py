@@ -54,7 +54,6 @@ def machine(patch: pytest.MonkeyPatch, cpus: int = 8, gpus: int = 0, gigabytes: 
         ("{ranks: 1}", {"cpus": 1}, 99, 4),
         ("{ranks: 2}", {"cpus": 7}, None, 3),
         ("{ranks: 2}", {"cpus": 2}, None, 1),
-        ("{seeds_together: 2}", {"cpus": 8}, None, 2),
         ("{gpus: 1}", {"gpus": 1}, None, 1),
         ("{gpus: 1}", {"gpus": 3}, None, 3),
         ("{gpus: 2}", {"gpus": 5}, None, 2),

@@ -43,11 +43,11 @@ def test_where_it_comes_from_tells_all_values(new_board, new_cell, tmp_path):
     board = new_board(cells)
     for cell, lanes in zip(cells, (10, 2), strict=True):
         with board.recording(cell) as recorder:
-            recorder.environment({"host": "secret", "lanes": lanes, "seeds_together": 2})
+            recorder.environment({"host": "secret", "threads": 2, "lanes": lanes})
             recorder.finish("done", {"rmse_future": 0.1})
     published = publish.publish(board.store, board.suite, tmp_path, None)
     page = (published.files[0].parent / "README.md").read_text()
-    assert "| lanes | 2, 10 |\n| seeds_together | 2 |" in page
+    assert "| threads | 2 |\n| lanes | 2, 10 |" in page
     assert "secret" not in page
 
 

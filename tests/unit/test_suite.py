@@ -93,6 +93,7 @@ def test_only_explains(write: Write, expression: str, message: str) -> None:
         ("[0, 1, 2]", "[]", 8, "seeds: an empty list"),
         ("seeds: [0, 1, 2]", "seeds: [-1]", 8, "greater than or equal to 0"),
         ("ranks: 2", "ranks: [1, 2]", 10, "resources: takes no lists"),
+        ("ranks: 2", "rank: 2", 10, "resources.rank: unknown key 'rank'; did you mean 'ranks'?"),
         ("name: tiny", "nam: tiny", 1, "the key 'name' is missing"),
         ("name: tiny", "name: tiny\nname: again", 2, "duplicate key"),
         ("train: {", "train: {{", 10, "not valid YAML"),

@@ -17,7 +17,7 @@ from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
 from benchmark.distributed import single
 from benchmark.errors import MachineError, UserError
-from benchmark.training import Control, DivergedError, StoppedError, deterministic, fit
+from benchmark.training import Control, DivergedError, StoppedError, deterministic, fit, seed_device
 
 TASK = Task("toy", input_frames=2, channels=2, height=6, width=5)
 
@@ -226,3 +226,10 @@ def test_micro_batches_sum_up_to_the_batch(tmp_path: Path, micro_batch: int) -> 
         best.append(progress.history[0].train_loss)
         best.append(progress.history[0].validation_rmse)
     assert best[2:] == pytest.approx(best[:2], rel=1e-4)
+
+
+def test_a_step_is_seeded_as_torch_seeds_it() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    seed_device(7, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -17,7 +16,6 @@ from support import store_in, suite_in
 from benchmark import suites
 from benchmark.cell import Cell
 from benchmark.files import write_json
-from benchmark.gradients import Asking
 from benchmark.recorder import Recorder
 from benchmark.training import StoppedError
 from cluster import worker
@@ -63,17 +61,15 @@ def run(
     patch: pytest.MonkeyPatch,
     lanes: int = 2,
     since: float | None = None,
-    seeds_together: int = 1,
 ) -> list[Cell]:
     """One task of a job with `cells`; `act` is done in place of training. Returns those that it was done for."""
     begun: list[Cell] = []
 
-    def running(cell: Cell, recorder: Recorder, *rest: object) -> Asking[None]:
+    def run_cell(cell: Cell, recorder: Recorder, *rest: object) -> None:
         begun.append(cell)
         act(cell, recorder)
-        yield from ()
 
-    patch.setattr(worker, "running", running)
+    patch.setattr(worker, "run_cell", run_cell)
     folder = store.root / "jobs" / "it's here"
     folder.mkdir(parents=True, exist_ok=True)
     job = Job(
@@ -84,7 +80,6 @@ def run(
         ranks=1,
         lanes=lanes,
         since=since,
-        seeds_together=seeds_together,
         threads=1,
         requeues=1,
     )
@@ -132,29 +127,6 @@ def test_on_this_machine_the_launch_is_what_lanes_have_in_common(
     assert run(cells, store, finish, on_slurm, since=time.time()) == [cells[0]]
 
 
-def test_seeds_at_once_leave_the_records_of_seeds_one_by_one(
-    cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
-) -> None:
-    """Two of three; the third is alone."""
-    folder = store.root / "jobs" / "together"
-    folder.mkdir(parents=True)
-    records = {}
-    for most in (2, 1):
-        job = Job(store=store.root, cells=cells, plugins=(), device="cpu", ranks=1, seeds_together=most, threads=1)
-        (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
-        worker.run_job(str(folder / "job.json"))
-        records[most] = store.read(cells)[0]
-        for cell in cells:
-            shutil.rmtree(store.cell_folder(cell.id))
-    assert [records[2][cell.id].environment["seeds_together"] for cell in cells] == [2, 2, 1]
-    assert ["peak_memory_bytes" in records[2][cell.id].metrics for cell in cells] == [False, False, True]
-    for cell in cells:
-        found, expected = records[2][cell.id], records[1][cell.id]
-        assert found.status.state == expected.status.state == "done"
-        for name in ("rmse_validation", "rmse_future", "rmse_domain"):
-            assert found.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-4)
-
-
 def held(cell: Cell, store: Store, holder: Holder) -> Path:
     path = store.cell_folder(cell.id) / "lease-1.json"
     path.parent.mkdir(parents=True)
@@ -168,15 +140,6 @@ def test_a_cell_that_another_lane_runs_is_not_waited_for(
     held(cells[0], store, replace(Holder.this_process(), job="9"))
     on_slurm.setattr(worker.time, "sleep", lambda seconds: pytest.fail("it waits") if seconds else None)
     assert run(cells, store, finish, on_slurm) == list(cells[1:])
-
-
-def test_seeds_of_which_another_lane_has_the_first_are_left_to_it(
-    cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
-) -> None:
-    """It may be about to take the second one: here it does not, and later that is anybody's."""
-    held(cells[0], store, replace(Holder.this_process(), job="9"))
-    on_slurm.setattr(worker.time, "sleep", lambda seconds: None)
-    assert run(cells, store, finish, on_slurm, seeds_together=2) == [cells[2], cells[1]]
 
 
 def test_a_cell_that_this_job_held_before_its_node_died_is_waited_for(
@@ -240,7 +203,7 @@ def test_a_step_does_not_look_at_the_disk_and_a_save_does(
         answers.extend([control.stop(), bool(looked), control.is_ours(), control.stop()])
         raise StoppedError
 
-    on_slurm.setattr(worker, "running", act)
+    on_slurm.setattr(worker, "run_cell", act)
     folder = store.root / "jobs" / "alone"
     folder.mkdir(parents=True)
     job = Job(store=store.root, cells=cells[:1], plugins=(), device="cpu", ranks=1, threads=1, requeues=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,16 +39,6 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, perio
     if periodic:
         return F.conv2d(F.pad(x, 4 * [padding], "circular"), weight, bias)
     return F.conv2d(x, weight, bias, padding=padding)
-
-
-def coefficients_of(layer: nn.Module) -> nn.Parameter:
-    """What the filter of `layer`, a parametrization, is made of.
-
-    By attribute, since get_parameter refuses the tensors that torch.func puts in place of parameters.
-    """
-    parametrized: Any = layer.get_submodule("parametrizations.weight")
-    original: nn.Parameter = parametrized.original
-    return original
 
 
 def require_grid(x: Tensor, grid: Sequence[int], what: str) -> None:

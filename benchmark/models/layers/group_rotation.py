@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from .convolutions import LAST_LAYER_GAIN, PaddingMode, coefficients_of
+from .convolutions import LAST_LAYER_GAIN, PaddingMode
 from .relaxation import RelaxedLayer, roughness
 from .steerable import ExpandBias, Field
 
@@ -65,7 +65,7 @@ class GroupConv2d(nn.Conv2d):
     @property
     def coefficients(self) -> nn.Parameter:
         """What the filter is made of, and linear in."""
-        return coefficients_of(self)
+        return self.get_parameter("parametrizations.weight.original")
 
     @property
     def build(self) -> nn.Module:

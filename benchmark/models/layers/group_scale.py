@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from .convolutions import LAST_LAYER_GAIN, PaddingMode, coefficients_of, convolve
+from .convolutions import LAST_LAYER_GAIN, PaddingMode, convolve
 from .relaxation import RelaxedLayer, full_precision, roughness
 from .scale import Projection, Scales, half_width
 from .steerable import Field
@@ -136,7 +136,7 @@ class ScaleGroupConv2d(RelaxedLayer):
     @property
     def psi(self) -> nn.Parameter:
         """The filter banks (L, O, E, I, K, K), functions on the group around its unit."""
-        return coefficients_of(self)
+        return self.get_parameter("parametrizations.weight.original")
 
     @property
     def w(self) -> Tensor:

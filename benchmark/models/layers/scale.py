@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from ...cell import PositiveFloat
-from .convolutions import LAST_LAYER_GAIN, PaddingMode, coefficients_of, convolve
+from .convolutions import LAST_LAYER_GAIN, PaddingMode, convolve
 from .relaxation import RelaxedLayer, full_precision, roughness
 from .steerable import Field
 
@@ -159,7 +159,7 @@ class ScaleConv2d(RelaxedLayer):
     @property
     def coefficients(self) -> nn.Parameter:
         """w: (O, I, L), or (K, K, O, I, L) where relaxed. A strict w broadcasts into a relaxed one."""
-        return coefficients_of(self)
+        return self.get_parameter("parametrizations.weight.original")
 
     def filters(self) -> list[Tensor]:
         """K_s, (O, I, 2 half + 1, 2 half + 1), for each scale."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from .convolutions import LAST_LAYER_GAIN, PaddingMode, coefficients_of, convolve
+from .convolutions import LAST_LAYER_GAIN, PaddingMode, convolve
 from .relaxation import RelaxedLayer, full_precision, roughness
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class SteerableConv2d(RelaxedLayer):
     @property
     def coefficients(self) -> nn.Parameter:
         """w: (O, I, L), or (K, K, O, I, L) where relaxed. A strict w broadcasts into a relaxed one."""
-        return coefficients_of(self)
+        return self.get_parameter("parametrizations.weight.original")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I b, H, W) -> (B, O a, H, W)."""
