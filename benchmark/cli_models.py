@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -13,51 +12,35 @@ from rich.console import Console
 from .options import json_option, plugin_option
 from .terminal import Examples, print_json, print_table
 
-if TYPE_CHECKING:
-    from .baseline import Family, Symmetry
-
-FAMILIES = ("relaxed", "strict", "cnn", "approximate", "reference")
-SYMMETRIES = ("translation", "rotation", "scale")
-"""As `baseline.py` has them, which imports torch; a test holds them together."""
-
 
 @click.command(
     "new-baseline",
     cls=Examples,
-    epilog="symbench new-baseline my_model --family relaxed --symmetry rotation\n"
-    "symbench new-baseline my_model --family cnn --folder benchmark/models",
+    epilog="symbench new-baseline my_model\n"
+    "symbench new-baseline my_model --from relaxed_steerable_rotation\n"
+    "symbench new-baseline my_model --from convnet --folder benchmark/models",
 )
 @click.argument("name")
-@click.option("--family", type=click.Choice(FAMILIES), required=True, help="How it treats symmetry.")
-@click.option(
-    "--symmetry",
-    "symmetries",
-    type=click.Choice(SYMMETRIES),
-    multiple=True,
-    help="What it keeps, exactly or relaxed; may be given twice. By default translation, where the family is plain.",
-)
+@click.option("--from", "model", metavar="MODEL", help="Baseline to copy; by default a plain convolutional network.")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
     default=".",
     help="Where to; by default here. In benchmark/models of the checkout it becomes a built-in.",
 )
-def new_baseline(name: str, family: Family, symmetries: tuple[Symmetry, ...], folder: Path) -> None:
-    """Write NAME.py, a baseline that trains already, and test_NAME.py, which runs its contract.
-
-    In benchmark/models the tests of symbench do that, and NAME.py is written alone. No file is overwritten.
-    """
+def new_baseline(name: str, model: str | None, folder: Path) -> None:
+    """Write NAME.py, a baseline that trains already: your copy of MODEL, or a plain network. Nothing is overwritten."""
     from . import scaffold
 
-    written = scaffold.write(name, family, symmetries, folder)
-    click.echo(f"wrote {' and '.join(map(str, written))}")
+    path = scaffold.write(name, model, folder)
+    click.echo(f"wrote {path}")
     if scaffold.is_built_in(folder):
-        called, plugin, tests = name, "", f"tests/contract -k {name}"
+        checked, plugin, also = name, "", f"; also pytest tests/contract -k {name}"
     else:
-        called = shlex.quote(str(written[0]))
-        plugin, tests = f" --plugin {called}", shlex.quote(str(written[1]))
+        checked = shlex.quote(str(path))
+        plugin, also = f" --plugin {checked}", ""
     steps = {
-        f"symbench check-baseline {called}": f"its contract; also pytest {tests}",
+        f"symbench check-baseline {checked}": f"its contract{also}",
         f"symbench run SUITE.yaml{plugin}": f"with {name} under `models:`",
         f"symbench list models{plugin}": "its parameters beside the others'",
     }

@@ -1,96 +1,135 @@
-"""A new baseline that works from the start: a template of `templates/`, under the name and family that were asked for.
-
-A template is itself a baseline of the package; what is written differs from it in its names and its imports alone.
-"""
+"""File of a new baseline: a copy of a registered baseline under another name, or a plain network."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import inspect
+import io
 import keyword
 import re
-from collections.abc import Sequence
+import sys
+import tokenize
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from . import registry
 from .errors import MachineError, UserError
 
-if TYPE_CHECKING:
-    from .baseline import Family, Symmetry
+MODELS_PACKAGE = f"{__package__}.models"
+TEMPLATE_CLASS = "NewBaseline"
+TEMPLATE = '''\
+from __future__ import annotations
 
-TEMPLATES_FOLDER = Path(__file__).parent / "templates"
-PLACEHOLDER = "NewBaseline"
-PLAIN = ("cnn", "reference")
-"""Families of networks that keep no more than a convolution does."""
-TEST = '''\
-"""The contract of `{name}`; its own tests belong below."""
+from typing import ClassVar
 
-from pathlib import Path
+from torch import Tensor
 
-import pytest
-
-from benchmark import contract, registry
-
-NAME = registry.add_plugin(Path(__file__).with_name("{name}.py"))
+from ..baseline import Baseline, Choice, SearchSpace, Task
+from ..cell import Frozen, PositiveInt
+from .layers.convolutions import convolutional_network
 
 
-@pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.name)
-def test_contract(check):
-    result = contract.examine(check, contract.Candidate.named(NAME))
-    if result.outcome == "does not apply":
-        pytest.skip(result.reason)
-    assert result.outcome == "passed", result.reason
+class NewBaseline(Baseline):
+    """y = A_L relu(... relu(A_1 * x)): what it computes, where it differs from its paper, what it costs."""
+
+    class Config(Frozen):
+        """What a suite may set, each with its default. Call the width `hidden`: a budget of parameters decides it."""
+
+        hidden: PositiveInt = 32
+        layers: PositiveInt = 5
+
+    family = "cnn"
+    symmetries = ("translation",)
+    source = "your paper (arXiv ...), section ..."
+    search_space: ClassVar[SearchSpace] = {
+        "hidden": Choice((16, 32, 64)),
+        "layers": Choice((3, 5, 7)),
+    }
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        # Replace this network. Pad with `task.padding_mode`, which is circular in a periodic box.
+        self.network = convolutional_network(task, config.hidden, config.layers, kernel_size=3)
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> (B, C, H, W)."""
+        return self.network(x_BTCHW.flatten(1, 2))  # all frames as channels
 '''
+"""Written as a file of `benchmark/models/`."""
 
 
-def write(name: str, family: Family, symmetries: Sequence[Symmetry], folder: Path) -> list[Path]:
-    """Write the baseline `name` into `folder`; returns what was written, its own file first.
+def write(name: str, model: str | None, folder: Path) -> Path:
+    """Write NAME.py into `folder`, a copy of the baseline `model` or, for None, a plain network; returns its path.
 
-    In `benchmark/models/` that is the one file, since the contract tests take whatever lies there; in any other folder
-    it is a plug-in, and its test lies beside it. UserError: the name is taken or cannot be one, no template fits, or a
-    file is there already.
+    UserError: the name is taken or invalid, `model` is unknown or broken, or the file exists. MachineError: the file
+    cannot be written.
     """
     _check_name(name)
-    symmetries = tuple(dict.fromkeys(symmetries)) or (("translation",) if family in PLAIN else ())
-    template = _template(family, symmetries)
-    built_in = is_built_in(folder)
-    files = {folder / f"{name}.py": _rendered(template, name, family, symmetries, built_in)}
-    if not built_in:
-        files[folder / f"test_{name}.py"] = TEST.format(name=name)
-    for path in files:
-        if path.exists():
-            raise UserError(f"{path} is there already; nothing was written")
+    path = folder / f"{name}.py"
+    if path.exists():
+        raise UserError(f"{path} exists; nothing was written")
     _check_free(name)
-    for path, text in files.items():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
-    return list(files)
+    text = rendered(name, model, is_built_in(folder))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return path
 
 
 def is_built_in(folder: Path) -> bool:
-    """Whether what lies there is a baseline of this checkout, and no plug-in."""
+    """Whether a file in `folder` is a baseline of this checkout and needs no --plugin."""
     return folder.resolve() == registry.MODELS_FOLDER
 
 
-def _template(family: Family, symmetries: Sequence[Symmetry]) -> Path:
-    if not symmetries:
-        raise UserError(
-            f"--symmetry is missing: which one does a {family} baseline keep? (translation, rotation, scale)"
-        )
-    if "rotation" in symmetries and "scale" in symmetries:
-        raise UserError("no layers here keep rotation and scale at once; begin with one of the two and add the other")
-    beyond = [one for one in symmetries if one != "translation"]
-    leading = beyond[0] if beyond else "translation"
-    if family in PLAIN and leading != "translation":
-        raise UserError(
-            f"a plain network ({family}) does not keep {leading}; that is --family strict, relaxed or approximate"
-        )
-    plain = family in PLAIN or (family, leading) == ("strict", "translation")
-    return TEMPLATES_FOLDER / ("plain.py" if plain else f"{family}_{leading}.py")
+def rendered(name: str, model: str | None, built_in: bool) -> str:
+    """Text of the new file. UserError: `model` is unknown or broken."""
+    if model is None:
+        text, old_class, package = TEMPLATE, TEMPLATE_CLASS, MODELS_PACKAGE
+        summary = f"{name}: say in a line what it is."
+    else:
+        baseline = registry.model(model)
+        module = sys.modules[baseline.__module__]
+        text, old_class, package = inspect.getsource(module), baseline.__name__, module.__package__ or ""
+        summary = f"{name}: starts from {model}."
+    text = _with_class(text, old_class, name)
+    if not (built_in and package == MODELS_PACKAGE):
+        text = _with_absolute_imports(text, package)
+    return _with_summary(text, summary)
+
+
+def _with_class(text: str, old_class: str, name: str) -> str:
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type == tokenize.NAME]
+    new_class = "".join(part.capitalize() for part in name.split("_"))
+    while keyword.iskeyword(new_class) or any(token.string == new_class != old_class for token in tokens):
+        new_class += "Network"  # the file uses the name for something else
+    lines = text.splitlines(keepends=True)
+    for token in reversed(tokens):
+        if token.string == old_class:
+            (row, start), (_, end) = token.start, token.end
+            lines[row - 1] = lines[row - 1][:start] + new_class + lines[row - 1][end:]
+    return "".join(lines)
+
+
+def _with_absolute_imports(text: str, package: str) -> str:
+    def absolute(match: re.Match[str]) -> str:
+        return match[1] + importlib.util.resolve_name(match[2], package)
+
+    return re.sub(r"^(\s*from )(\.+[\w.]*)(?= import\b)", absolute, text, flags=re.MULTILINE)
+
+
+def _with_summary(text: str, summary: str) -> str:
+    """`text` with `summary` as the first line of the module's docstring, above what was there."""
+    tree = ast.parse(text)
+    docstring = ast.get_docstring(tree)
+    if docstring is None:
+        return f'"""{summary}"""\n\n{text}'
+    escaped = docstring.replace("\\", "\\\\").replace('"""', r"\"\"\"")
+    lines = text.splitlines(keepends=True)
+    lines[tree.body[0].lineno - 1 : tree.body[0].end_lineno] = [f'"""{summary}\n\n{escaped}\n"""\n']
+    return "".join(lines)
 
 
 def _check_name(name: str) -> None:
@@ -110,22 +149,3 @@ def _check_free(name: str) -> None:
         raise UserError(f"a baseline named {name!r} exists; choose another name")
     if importlib.util.find_spec(name) is not None:
         raise UserError(f"a Python module named {name!r} exists, and one would hide the other; choose another name")
-
-
-def _rendered(template: Path, name: str, family: Family, symmetries: Sequence[Symmetry], built_in: bool) -> str:
-    text = template.read_text(encoding="utf-8")
-    class_name = "".join(part.capitalize() for part in name.split("_"))
-    if keyword.iskeyword(class_name) or re.search(rf"\b{class_name}\b", text):
-        class_name += "Network"  # a name that the file imports
-    declared = ", ".join(f'"{symmetry}"' for symmetry in symmetries) + ("," if len(symmetries) == 1 else "")
-    changes = {
-        rf"\b{PLACEHOLDER}\b": class_name,
-        r"^    family = .*$": f'    family = "{family}"',
-        r"^    symmetries = .*$": f"    symmetries = ({declared})",
-    }
-    for old, new in changes.items():
-        text, count = re.subn(old, new, text, flags=re.MULTILINE)
-        assert count, f"{template} lacks {old}"
-    if built_in:
-        return text.replace("from ..models.", "from .")
-    return text.replace("from ..", "from benchmark.")

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .. import registry
 from ..baseline import Task
 from ..groups import GroupName
 from .layers.group_draws import choose, task_elements, transformed
@@ -42,7 +43,7 @@ class Augmentation(Wrapper):
         """Shifts need a periodic box."""
         if config.group == "translation" and not task.periodic:
             return "a window that is shifted in a box with walls has cells without a value"
-        if config.network.name == "augmentation":
+        if registry.model(config.network.name) is cls:
             return "an augmentation around another one would draw the same numbers"
         return super().refusal(config, task)
 

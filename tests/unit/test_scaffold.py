@@ -1,29 +1,29 @@
-"""Every family and symmetry gets a baseline that keeps its contract, and what makes no sense is refused."""
+"""`symbench new-baseline` writes a file that trains: a copy of any registered baseline, or a plain network."""
 
 from __future__ import annotations
 
+import ast
+import importlib
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from click.testing import CliRunner, Result
+from support import symbench
 
 from benchmark import cli_models, contract, registry, scaffold
-from benchmark.baseline import Family, Symmetry
 from benchmark.contract import Candidate
+from benchmark.contract.candidate import noise
 from benchmark.errors import MachineError, UserError
+from results.store import Store
 
-KEPT: dict[Family, tuple[tuple[Symmetry, ...], ...]] = {
-    "relaxed": (("translation",), ("rotation",), ("scale",), ("rotation", "translation")),
-    "strict": (("translation",), ("rotation",), ("scale", "translation")),
-    "approximate": (("translation",), ("rotation",), ("scale",)),
-    "cnn": (("translation",),),
-    "reference": (("translation",),),
-}
-COMBINATIONS = [(family, symmetries) for family, kept in KEPT.items() for symmetries in kept]
+MODELS = registry.model_names()
+CHECKED = ("relaxed_steerable_rotation", "gm_cnn", "frame_averaging", None)
+"""A steerable network, layers and an autograd function of the file's own, a wrapper, and the plain network."""
 RUFF = Path(sys.executable).with_name("ruff")
 
 
@@ -35,71 +35,109 @@ def _no_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         del sys.modules[name]
 
 
-@pytest.mark.parametrize(("family", "symmetries"), COMBINATIONS, ids=lambda value: str(value))
-def test_what_is_written_keeps_its_contract(tmp_path: Path, family: Family, symmetries: tuple[Symmetry, ...]) -> None:
-    path, test = scaffold.write("my_model", family, symmetries, tmp_path)
-    assert (path, test) == (tmp_path / "my_model.py", tmp_path / "test_my_model.py")
-    candidate = Candidate.named(registry.add_plugin(path))
-    declared = candidate.baseline
-    assert (declared.__name__, declared.family, declared.symmetries) == ("MyModel", family, symmetries)
-    assert declared.search_space
-    assert candidate.has(declared.width_field)
+@pytest.mark.parametrize("model", [*MODELS, None])
+def test_a_copy_is_the_baseline_under_another_name(tmp_path: Path, model: str | None) -> None:
+    path = scaffold.write("my_model", model, tmp_path)
+    assert path == tmp_path / "my_model.py"
+    summary = path.read_text(encoding="utf-8").splitlines()[0]
+    assert summary.startswith(f'"""my_model: starts from {model}.' if model else '"""my_model: say in a line')
+    copy = Candidate.named(registry.add_plugin(path))
+    assert copy.baseline.__name__ == "MyModel"
+    task = copy.task()
+    frame = copy.build(task)(noise(task))
+    if model is not None:
+        original = Candidate.named(model)
+        assert (copy.baseline.family, copy.baseline.symmetries) == (
+            original.baseline.family,
+            original.baseline.symmetries,
+        )
+        assert (frame == original.build(task)(noise(task))).all()
+
+
+@pytest.mark.parametrize("model", CHECKED)
+def test_a_copy_keeps_its_contract(tmp_path: Path, model: str | None) -> None:
+    candidate = Candidate.named(registry.add_plugin(scaffold.write("my_model", model, tmp_path)))
     assert [result for result in contract.run(candidate) if result.outcome == "failed"] == []
 
 
-@pytest.mark.parametrize("template", sorted(scaffold.TEMPLATES_FOLDER.glob("[a-z]*.py")), ids=lambda path: path.stem)
-def test_every_template_is_used(template: Path) -> None:
-    used = {scaffold._template(*combination) for combination in COMBINATIONS}
-    assert template in used
+def test_a_copy_trains_at_once(store: Store, make_suite: Callable[..., Path], tmp_path: Path) -> None:
+    plugins: list[object] = []
+    for number, model in enumerate(CHECKED):
+        plugins += ["--plugin", scaffold.write(f"copy_{number}", model, tmp_path)]
+    settings = ["hidden: 4", "hidden: 4", "network: {convnet: {hidden: 4}}", "hidden: 4"]
+    models = ", ".join(f"{{copy_{number}: {{{setting}}}}}" for number, setting in enumerate(settings))
+    suite = make_suite(models=f"[{models}]", epochs=1)
+    result = symbench("run", suite, *plugins, store=store)
+    assert result.returncode == 0, result.stderr
+    board = json.loads(symbench("leaderboard", suite, *plugins, "--json", store=store).stdout)
+    assert {row["model"] for row in board} == {"copy_0", "copy_1", "copy_2", "copy_3"}
 
 
 @pytest.mark.parametrize("built_in", [True, False])
-@pytest.mark.parametrize(("family", "symmetries"), COMBINATIONS, ids=lambda value: str(value))
-def test_what_is_written_passes_the_linter(
-    tmp_path: Path, family: Family, symmetries: tuple[Symmetry, ...], built_in: bool
-) -> None:
-    """As the files of the checkout do, whose linter would complain of a scaffold in `benchmark/models`."""
-    text = scaffold._rendered(scaffold._template(family, symmetries), "a", family, symmetries, built_in)
-    assert scaffold.PLACEHOLDER not in text
-    assert ("benchmark." in text) == (not built_in)
+def test_what_is_written_passes_the_linter(tmp_path: Path, built_in: bool) -> None:
+    """In `benchmark/models`, where imports are relative, and with the absolute imports of a plug-in."""
     pyproject = Path(scaffold.__file__).parent.parent / "pyproject.toml"
-    lint = [RUFF, "check", "--config", pyproject, "--stdin-filename", scaffold.TEMPLATES_FOLDER / "a.py", "-"]
-    result = subprocess.run(lint, input=text, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout
+    for number, model in enumerate([*MODELS, None]):
+        text = scaffold.rendered("my_model", model, built_in)
+        assert ("from benchmark" in text) == (not built_in)
+        assert scaffold.TEMPLATE_CLASS not in text
+        (tmp_path / f"model_{number}.py").write_text(text, encoding="utf-8")
+    ours = ["--config", pyproject, "--config", f"src = ['{pyproject.parent}']"]
+    for command in (["check", *ours, "--no-cache"], ["format", *ours, "--check"]):
+        result = subprocess.run([RUFF, *command, tmp_path], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout
 
 
 def test_in_the_folder_of_models_it_is_a_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "MODELS_FOLDER", tmp_path)
-    assert scaffold.write("my_model", "relaxed", ("rotation",), tmp_path) == [tmp_path / "my_model.py"]
-    text = (tmp_path / "my_model.py").read_text(encoding="utf-8")
+    path = scaffold.write("my_model", "relaxed_steerable_rotation", tmp_path)
+    text = path.read_text(encoding="utf-8")
     assert "from ..baseline import" in text
-    assert "from .layers.group_rotation import" in text
-    assert list(tmp_path.iterdir()) == [tmp_path / "my_model.py"]  # a test would be taken for a model there
-
-
-def test_plain_families_keep_translation_by_default(tmp_path: Path) -> None:
-    path, _ = scaffold.write("my_model", "cnn", (), tmp_path)
-    assert '    symmetries = ("translation",)\n' in path.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(("name", "class_name"), [("net4", "Net4"), ("task", "TaskNetwork"), ("none", "NoneNetwork")])
-def test_class_names(tmp_path: Path, name: str, class_name: str) -> None:
-    """A class may not hide what its file imports."""
-    path, _ = scaffold.write(name, "cnn", (), tmp_path)
-    assert registry.model(registry.add_plugin(path)).__name__ == class_name
+    assert "from .layers.steerable import" in text
 
 
 @pytest.mark.parametrize(
-    ("family", "symmetries", "reason"),
+    ("name", "model", "class_name"),
     [
-        ("relaxed", (), "--symmetry is missing: which one does a relaxed baseline keep?"),
-        ("strict", ("rotation", "scale"), "no layers here keep rotation and scale at once"),
-        ("cnn", ("rotation",), "a plain network (cnn) does not keep rotation; that is --family strict, relaxed or"),
-        ("reference", ("translation", "scale"), "a plain network (reference) does not keep scale"),
+        ("net4", None, "Net4"),
+        ("task", None, "TaskNetwork"),
+        ("none", None, "NoneNetwork"),
+        ("scale", "sesn", "Scale"),
+        ("projection", "sesn", "ProjectionNetwork"),
+        ("scale_network", "sesn", "ScaleNetworkNetwork"),
+        ("se_s_n", "sesn", "SeSN"),
+        ("conv_net", "convnet", "ConvNet"),
     ],
 )
-def test_what_makes_no_sense(tmp_path: Path, family: Family, symmetries: tuple[Symmetry, ...], reason: str) -> None:
-    refused(tmp_path, "my_model", family, symmetries, reason)
+def test_class_names(tmp_path: Path, name: str, model: str | None, class_name: str) -> None:
+    """A class may not hide what its file imports."""
+    path = scaffold.write(name, model, tmp_path)
+    assert registry.model(registry.add_plugin(path)).__name__ == class_name
+
+
+@pytest.mark.parametrize("docstring", ['r"""On \\alpha."""\n', "'Short.'\n", '"""Two\n\nparagraphs\n"""\n', ""])
+def test_the_docstring_stays_below_the_new_first_line(docstring: str) -> None:
+    text = scaffold._with_summary(f"# comment\n{docstring}import math\n", "my_model: starts from theirs.")
+    (node, *_) = ast.parse(text).body
+    first, *rest = ast.literal_eval(node.value).splitlines()
+    assert first == "my_model: starts from theirs."
+    assert "\n".join(rest).strip() == ast.literal_eval(docstring or "''").strip()
+    assert text.endswith("import math\n")
+
+
+def test_a_baseline_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "installed_models"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "parts.py").touch()
+    text = scaffold.rendered("theirs", None, built_in=False) + "\n\nfrom . import parts\nfrom .parts import __doc__\n"
+    (package / "theirs.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    origin = "installed_models.theirs"
+    source = registry.Source(origin, partial(importlib.import_module, origin))
+    monkeypatch.setattr(registry, "_installed_models", lambda: {"theirs": source})
+    written = scaffold.write("my_model", "theirs", tmp_path).read_text(encoding="utf-8")
+    assert written.endswith("from installed_models import parts\nfrom installed_models.parts import __doc__\n")
 
 
 @pytest.mark.parametrize(
@@ -119,29 +157,33 @@ def test_what_makes_no_sense(tmp_path: Path, family: Family, symmetries: tuple[S
     ],
 )
 def test_names(tmp_path: Path, name: str, reason: str) -> None:
-    refused(tmp_path, name, "cnn", (), reason)
+    refused(tmp_path, name, None, reason)
 
 
-def refused(folder: Path, name: str, family: Family, symmetries: tuple[Symmetry, ...], reason: str) -> None:
+def test_an_unknown_model(tmp_path: Path) -> None:
+    refused(tmp_path, "my_model", "relaxed_steerable_rotatoin", "did you mean 'relaxed_steerable_rotation'?")
+
+
+def refused(folder: Path, name: str, model: str | None, reason: str) -> None:
     with pytest.raises(UserError) as caught:
-        scaffold.write(name, family, symmetries, folder)
+        scaffold.write(name, model, folder)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("there", ["my_model.py", "test_my_model.py"])
-def test_nothing_is_overwritten(tmp_path: Path, there: str) -> None:
-    (tmp_path / there).write_text("mine", encoding="utf-8")
-    with pytest.raises(UserError, match=f"{there} is there already; nothing was written"):
-        scaffold.write("my_model", "cnn", (), tmp_path)
-    assert [(path.name, path.read_text(encoding="utf-8")) for path in tmp_path.iterdir()] == [(there, "mine")]
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "my_model.py"
+    path.write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=r"my_model\.py exists; nothing was written"):
+        scaffold.write("my_model", None, tmp_path)
+    assert path.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MachineError, match=r"my_model\.py: cannot be written"):
-        scaffold.write("my_model", "cnn", (), tmp_path / "file" / "below")
+        scaffold.write("my_model", None, tmp_path / "file" / "below")
 
 
 class TestCommand:
@@ -152,23 +194,27 @@ class TestCommand:
 
     def test_the_next_commands_name_the_plugin(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        result = self.call("my_model", "--family", "strict", "--symmetry", "rotation", "--folder", "my models")
-        assert result.output.splitlines()[0] == "wrote my models/my_model.py and my models/test_my_model.py"
+        result = self.call("my_model", "--from", "e2cnn", "--folder", "my models")
+        assert result.output.splitlines()[0] == "wrote my models/my_model.py"
         commands = [line.split("#")[0].strip() for line in result.output.splitlines()[2:]]
         assert commands == [
             "symbench check-baseline 'my models/my_model.py'",
             "symbench run SUITE.yaml --plugin 'my models/my_model.py'",
             "symbench list models --plugin 'my models/my_model.py'",
         ]
-        assert "pytest 'my models/test_my_model.py'" in result.output
 
     def test_a_built_in_needs_no_plugin(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry, "MODELS_FOLDER", tmp_path)
-        result = self.call("my_model", "--family", "cnn", "--folder", str(tmp_path))
+        result = self.call("my_model", "--folder", str(tmp_path))
         assert "symbench check-baseline my_model " in result.output
         assert "pytest tests/contract -k my_model" in result.output
         assert "--plugin" not in result.output
 
-    def test_choices_are_those_of_the_contract(self) -> None:
-        assert get_args(Family) == cli_models.FAMILIES
-        assert get_args(Symmetry) == cli_models.SYMMETRIES
+    @pytest.mark.parametrize(
+        "arguments", [["convnet"], ["my_model", "--from", "convnt"], ["my_model", "--family", "cnn"]]
+    )
+    def test_mistakes_exit_with_2(self, tmp_path: Path, arguments: list[str]) -> None:
+        result = symbench("new-baseline", *arguments, "--folder", tmp_path, store=None)
+        assert result.returncode == 2
+        assert "Traceback" not in result.stderr
+        assert list(tmp_path.iterdir()) == []

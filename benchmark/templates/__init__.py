@@ -1,1 +1,0 @@
-"""Baselines that work, from which `symbench new-baseline` writes new ones; see `benchmark/scaffold.py`."""
