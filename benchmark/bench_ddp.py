@@ -2,9 +2,9 @@
 
 One rank and several take steps with the same global batch, in turns within one run, so that a busy machine slows all
 alike; ratios are medians over rounds. A step is forward, backward and Adam on noise of the cell's size, timed by the
-slowest rank. What the all-reduce adds is the difference to the same step without it. Then come the settings of
-DistributedDataParallel, as ratios to the step with ours, and by benchmark/bench_scaling.py how many ranks pay off; what
-that model says of these ranks stands beside what was measured. Ranks are GPUs (nccl, bf16), or else cores (gloo, fp32).
+slowest rank. What the all-reduce adds is the difference to the same step without it. One rank also takes steps with
+half the windows, which tells what part of a step does not depend on their number. A second table compares settings of
+DistributedDataParallel, as ratios to the step with ours. Ranks are GPUs (nccl, bf16), or else cores (gloo, fp32).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,8 +26,8 @@ import torch
 from rich.console import Console
 from rich.markdown import Markdown
 
-from . import bench_scaling as scaling
 from . import costs, environment, registry, suites
+from .baseline import Baseline
 from .bench_epoch import DEVICE, FAST, noise, now
 from .cell import Cell
 from .distributed import World, join
@@ -44,7 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 """Each stands beside `World.wrap` as it is. All are legal here: every weight gets a gradient in every step."""
 ALONE, HALF, OURS, APART = "one rank", "one rank, half the windows", "ours", "no all-reduce"
 NUMBER, GRADIENTS = "all-reduce of a number", "all-reduce of the gradients"
-PREDICTED = ("icml2022-levels", "icml2022-rotation")
+FLOAT_BYTES = 4
 WARM_UP = 3
 Seconds = dict[str, list[float]]
 
@@ -62,9 +61,7 @@ def on_rank(cell: Cell, rank: int, size: int, rendezvous: Path, rounds: int, ste
             share = batch // size
             runs |= {name: _step(cell, world, share, chosen) for name, chosen in {OURS: {}, **SETTINGS}.items()}
             runs[APART] = _step(cell, world, share, {}, apart=True)
-            number, gradients = (
-                torch.zeros(count, device=device) for count in (1, costs.parameters(scaling.build(cell)))
-            )
+            number, gradients = (torch.zeros(count, device=device) for count in (1, costs.parameters(_build(cell))))
             runs |= {NUMBER: lambda: world.sum(number), GRADIENTS: lambda: world.sum(gradients)}
         for run in runs.values():
             for _ in range(WARM_UP):
@@ -84,7 +81,7 @@ def _step(
     cell: Cell, world: World, windows: int, settings: dict[str, Any] | None = None, apart: bool = False
 ) -> Callable[[], None]:
     """A step on so many windows: without `settings` of one rank, else of all, `apart` or with averaged gradients."""
-    model = scaling.build(cell).to(world.device)
+    model = _build(cell).to(world.device)
     train = cell.train.model_copy(update={"precision": "bf16"}) if FAST else cell.train
     loss: torch.nn.Module = RolledOutLoss(model, train, world.device, cache_filters=True)
     if settings is not None:
@@ -102,6 +99,12 @@ def _step(
     return run
 
 
+def _build(cell: Cell) -> Baseline:
+    """The model of the cell, on the CPU."""
+    model_class, config = registry.configured(cell.model)
+    return costs.built(model_class, config, costs.task_of(cell.dataset, cell.protocol))
+
+
 def measure(cell: Cell, size: int, rounds: int, steps: int) -> dict[str, Any]:
     """The row of one cell and `size` ranks; seconds are medians over rounds."""
     with tempfile.TemporaryDirectory() as folder:
@@ -111,23 +114,24 @@ def measure(cell: Cell, size: int, rounds: int, steps: int) -> dict[str, Any]:
             of_ranks = [job.result() for job in jobs]
     seconds = of_ranks[0]  # all ranks tell the same
     took = {name: median(values) for name, values in seconds.items()}
-    numbers, batch = costs.parameters(scaling.build(cell)), cell.train.batch_size
-    overlap = scaling.overlap_of(cell.protocol.train_steps)
-    step = scaling.step_of(took[ALONE], took[HALF], batch, scaling.FLOAT_BYTES * numbers, overlap)
-    named = {"model": cell.model.name, "parameters": numbers, "ranks": size}
-    row = {**named, "seconds": took, "step": asdict(step)}
+    parameters = costs.parameters(_build(cell))
+    row = {
+        "model": cell.model.name,
+        "parameters": parameters,
+        "gradient_bytes": FLOAT_BYTES * parameters,
+        "batch": cell.train.batch_size,
+        "ranks": size,
+        "seconds": took,
+    }
     if size == 1:
         return row
 
     def ratio(name: str, to: str) -> float:
         return median(one / other for one, other in zip(seconds[name], seconds[to], strict=True))
 
-    link = scaling.link_of(size, step.gradient_bytes, took[NUMBER], took[GRADIENTS])
     return row | {
         "added_s": median(one - other for one, other in zip(seconds[OURS], seconds[APART], strict=True)),
         "speed_up": ratio(ALONE, OURS),
-        "link": asdict(link),
-        "predicted_s": scaling.step_seconds(size, step, link),
         "settings": {name: ratio(name, OURS) for name in SETTINGS},
     }
 
@@ -138,9 +142,6 @@ def measure(cell: Cell, size: int, rounds: int, steps: int) -> dict[str, Any]:
 @click.option("--batch", type=click.IntRange(min=2), help="Windows in a batch.  [default: the suite's]")
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--steps", default=10, show_default=True, help="In each round.")
-@click.option("--predict", "others", multiple=True, default=PREDICTED, help="More suites for the model.")
-@click.option("--tflops", multiple=True, default=(5.0, 50.0), help="What a rank might sustain, for the model.")
-@click.option("--fixed-ms", multiple=True, default=(0.0, 10.0), help="What no window adds to a step, for the model.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write it there, with its provenance.")
 def main(
     suite: str,
@@ -148,9 +149,6 @@ def main(
     batch: int | None,
     rounds: int,
     steps: int,
-    others: Sequence[str],
-    tflops: Sequence[float],
-    fixed_ms: Sequence[float],
     json_file: Path | None,
 ) -> None:
     """See above. The tables are Markdown, shown as such on a terminal."""
@@ -163,17 +161,11 @@ def main(
         for size in _sizes(cell.train.batch_size):
             click.echo(f"{name}, ranks: {size} ...", err=True)
             rows.append(measure(cell, size, rounds, steps))
-    predicted = [
-        scaling.payoff(name, cell, sustained, [milliseconds / 1000 for milliseconds in fixed_ms])
-        for name in dict.fromkeys((suite, *others))
-        for cell in _cells(name, list(cells)).values()
-        for sustained in tflops
-    ]
-    told = {"suite": suite, "rounds": rounds, "steps": steps, "rows": rows, "predicted": predicted}
     if json_file is not None:
-        document = {**told, "environment": environment.anonymous(World(0, 1, DEVICE))}
+        document = {"suite": suite, "rounds": rounds, "steps": steps, "rows": rows}
+        document["environment"] = environment.anonymous(World(0, 1, DEVICE))
         json_file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    tables = to_markdown(rows, predicted)
+    tables = to_markdown(rows)
     if sys.stdout.isatty():
         Console().print(Markdown(tables))
     else:
@@ -196,30 +188,39 @@ def _sizes(batch: int) -> list[int]:
     return [size for size in (2**power for power in range(1, 10)) if size <= devices and batch % size == 0] or [1]
 
 
-def to_markdown(rows: Sequence[dict[str, Any]], predicted: Sequence[dict[str, Any]]) -> str:
-    """What was measured, the settings, and how many ranks pay off."""
-    headings = ("model", "parameters", "batch", "ranks", "one rank", "of it fixed", "a window")
-    several = ("step", "computing", "all-reduce adds", "the model says", "times as fast")
+def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The times of steps, and the settings of DistributedDataParallel."""
+    headings = ("model", "parameters", "batch", "ranks", "one rank", "half the windows")
+    several = ("step", "computing", "all-reduce adds", "times as fast")
     measured, settings = [], []
     for row in rows:
-        step, took = row["step"], row["seconds"]
-        known = (row["model"], f"{row['parameters']:,}", step["batch"], row["ranks"])
-        alone = (scaling.ms(took[ALONE]), scaling.ms(step["fixed"]), scaling.ms(step["window"]))
-        if "link" not in row:
+        seconds = row["seconds"]
+        known = (row["model"], f"{row['parameters']:,}", row["batch"], row["ranks"])
+        alone = (_milliseconds(seconds[ALONE]), _milliseconds(seconds[HALF]))
+        if row["ranks"] == 1:
             measured.append((*known, *alone, *[""] * len(several)))
             continue
-        together = (took[OURS], took[APART], row["added_s"], row["predicted_s"])
-        measured.append((*known, *alone, *map(scaling.ms, together), f"{row['speed_up']:.2f}"))
-        sent = (scaling.mib(step["gradient_bytes"]), scaling.ms(took[NUMBER]), scaling.ms(took[GRADIENTS]))
+        shared = (seconds[OURS], seconds[APART], row["added_s"])
+        measured.append((*known, *alone, *map(_milliseconds, shared), f"{row['speed_up']:.2f}"))
+        reduced = (_milliseconds(seconds[NUMBER]), _milliseconds(seconds[GRADIENTS]))
         ratios = (f"{ratio:.2f}" for ratio in row["settings"].values())
-        settings.append((row["model"], row["ranks"], *sent, *ratios))
+        settings.append((row["model"], row["ranks"], f"{row['gradient_bytes'] / 2**20:.2f} MiB", *reduced, *ratios))
     return "\n\n".join(
         (
-            scaling.table((*headings, *several), measured),
-            scaling.table(("model", "ranks", "gradients", NUMBER, GRADIENTS, *SETTINGS), settings),
-            scaling.payoff_table(predicted),
+            _table((*headings, *several), measured),
+            _table(("model", "ranks", "gradients", NUMBER, GRADIENTS, *SETTINGS), settings),
         )
     )
+
+
+def _table(headings: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    rows = (headings, ["---"] * len(headings), *lines)
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms" if abs(seconds) < 1 else f"{seconds:.3g} s"
 
 
 if __name__ == "__main__":
