@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import torch
 
-from benchmark.distributed import is_communication_error
+from benchmark.distributed import World, is_communication_error
 from benchmark.errors import MachineError, UserError
+from benchmark.files import write_json
+
+WORD_SECONDS = 3.0
+"""How long rank 0 waits to hear from another rank why it was left alone."""
 
 
 @dataclass(frozen=True)
@@ -84,3 +91,23 @@ def describe(error: BaseException) -> str:
         return "interrupted; the next run goes on from the last finished epoch"
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError | MachineError) else f"{type(error).__name__}: {text}"
+
+
+def of_ranks(failure: str, error: BaseException, world: World, folder: Path) -> tuple[str, str]:
+    """Class and message of a cell that several ranks train, where `error` of class `failure` was raised on this rank.
+
+    The other ranks write their errors into `folder`. Rank 0 reads them if its own error says only that it lost them.
+    """
+    message = describe(error)
+    lost = failure == "communication"
+    if not world.is_main and not lost:
+        folder.mkdir(exist_ok=True)
+        said = {"failure": failure, "message": f"rank {world.rank}: {message}"}
+        write_json(folder / f"error-{world.rank}.json", said)
+    deadline = time.monotonic() + WORD_SECONDS
+    while world.is_main and world.size > 1 and lost and time.monotonic() < deadline:
+        for path in sorted(folder.glob("error-*.json")):
+            said = json.loads(path.read_text(encoding="utf-8"))
+            return said["failure"], said["message"]
+        time.sleep(0.1)
+    return failure, message

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import socket
 import time
@@ -21,9 +20,7 @@ from typing import Any
 import submitit
 import torch
 
-from benchmark import registry
 from benchmark.cell import Cell
-from benchmark.distributed import join
 from benchmark.environment import available_cpus
 from benchmark.errors import MachineError
 from benchmark.files import data_folder, write_json, write_text
@@ -31,13 +28,12 @@ from benchmark.pace import Pace, kind, measure
 from results.store import Store
 
 from . import failures, slurm
-from .job import Job
 from .launch import local_job, start, stop, visible_gpus
 from .packing import Shape
 from .site import Site
 from .submit import cluster_folder, executor_for, job_for, refusals
 from .waiting import last_words, wait_for, wait_for_files
-from .worker import device_of
+from .worker import lane_of, load
 
 SCHEMA_VERSION = 1
 MINUTES = 15
@@ -168,17 +164,9 @@ def measure_all(job_file: str) -> None:
     An error ends one measurement; with several ranks it ends the job, since the others may wait in a collective.
     """
     path = Path(job_file)
-    job = Job.model_validate_json(path.read_text(encoding="utf-8"))
-    if job.visible_gpus is not None:  # as in run_job
-        os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
-    for plugin in job.plugins:
-        registry.add_plugin(plugin)
-    task = submitit.JobEnvironment()
-    torch.set_num_threads(job.threads)
-    lane, rank = divmod(task.global_rank, job.ranks)
-    device = device_of(job, task.local_rank)
-    rendezvous = path.with_name(f"rendezvous-{task.job_id}-{lane}.json")
-    with join(rank, job.ranks, device, rendezvous, job.nodes) as world:
+    job = load(path)
+    is_heard = submitit.JobEnvironment().global_rank == 0
+    with lane_of(job, path) as (world, _):
         for cell in job.cells:
             try:
                 pace = measure(cell, world, data_folder(job.store))
@@ -187,10 +175,10 @@ def measure_all(job_file: str) -> None:
                 print(traceback.format_exc(), flush=True)
                 answer = {"reason": failures.describe(error)}
                 if world.size > 1:
-                    if lane == 0 and world.is_main:
+                    if is_heard:
                         write_json(path.with_name(_answer(cell)), answer)
                     raise
-            if lane == 0 and world.is_main:
+            if is_heard:
                 write_json(path.with_name(_answer(cell)), answer)
 
 

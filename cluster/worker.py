@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -19,7 +18,6 @@ from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.distributed import World, join
 from benchmark.errors import MachineError
-from benchmark.files import write_json
 from benchmark.recorder import Follower
 from benchmark.run import run_cell
 from benchmark.training import Control, StoppedError
@@ -35,8 +33,6 @@ from .signals import Signals
 from .staging import stage
 
 WAIT_SECONDS = 5.0
-WORD_SECONDS = 3.0
-"""How long rank 0 waits to hear from another rank why it was left alone."""
 
 
 def run_job(job_file: str) -> None:
@@ -47,24 +43,14 @@ def run_job(job_file: str) -> None:
     whoever has cells left leaves a mark: the batch script, which comes after all lanes, then requeues the job.
     """
     path = Path(job_file)
-    job = Job.model_validate_json(path.read_text(encoding="utf-8"))
-    if job.visible_gpus is not None:  # submitit's local executor hides them; a plug-in may look for them on import
-        os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
-    for plugin in job.plugins:
-        registry.add_plugin(plugin)
-    task = submitit.JobEnvironment()
-    on_slurm = task.cluster == "slurm"
+    job = load(path)
+    on_slurm = submitit.JobEnvironment().cluster == "slurm"
     signals = Signals()
     if on_slurm:
         signals.listen()
-    torch.set_num_threads(job.threads)
-    lane, rank = divmod(task.global_rank, job.ranks)
-    device = device_of(job, task.local_rank)
-    start = os.environ.get("SLURM_RESTART_COUNT", "0")
-    rendezvous = path.with_name(f"rendezvous-{task.job_id}-{start}-{lane}.json")
-    with join(rank, job.ranks, device, rendezvous, job.nodes) as world:
+    with lane_of(job, path) as (world, lane):
         store = Store(job.store)
-        words = path.with_name(f"words-{task.job_id}-{start}-{lane}")
+        words = path.with_name(f"words-{lane}")
         # Whoever holds a cell may be this job before its node died: then the lease goes stale, and the cell is ours.
         patience = STALE_SECONDS + BEAT_SECONDS if on_slurm else 0.0
         left, deadline = list(job.cells), 0.0
@@ -78,11 +64,38 @@ def run_job(job_file: str) -> None:
             time.sleep(WAIT_SECONDS if held else 0.0)
         time_is_up = world.any(signals.time_is_up)
     close_live()
-    if time_is_up and left and rank == 0 and int(start) < job.requeues:
-        path.with_name(REQUEUE_MARK.format(job=os.environ.get("SLURM_JOB_ID", ""), restart=start)).touch()
+    if time_is_up and left and world.is_main and int(_restart()) < job.requeues:
+        path.with_name(REQUEUE_MARK.format(job=os.environ.get("SLURM_JOB_ID", ""), restart=_restart())).touch()
 
 
-def device_of(job: Job, local_rank: int) -> torch.device:
+def load(path: Path) -> Job:
+    """The job in `path`, for which this process is prepared: visible GPUs, plug-ins, threads."""
+    job = Job.model_validate_json(path.read_text(encoding="utf-8"))
+    if job.visible_gpus is not None:  # submitit's local executor hides them; a plug-in may look for them on import
+        os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
+    for plugin in job.plugins:
+        registry.add_plugin(plugin)
+    torch.set_num_threads(job.threads)
+    return job
+
+
+@contextmanager
+def lane_of(job: Job, path: Path) -> Iterator[tuple[World, str]]:
+    """The ranks of this process's lane, and a name for the lane that no other one of this start has."""
+    task = submitit.JobEnvironment()
+    lane, rank = divmod(task.global_rank, job.ranks)
+    name = f"{task.job_id}-{_restart()}-{lane}"
+    rendezvous = path.with_name(f"rendezvous-{name}.json")
+    with join(rank, job.ranks, _device(job, task.local_rank), rendezvous, job.nodes) as world:
+        yield world, name
+
+
+def _restart() -> str:
+    """How often SLURM has requeued this job."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0")
+
+
+def _device(job: Job, local_rank: int) -> torch.device:
     """Lanes share the GPUs of a node in turn."""
     if job.device == "cpu":
         return torch.device("cpu")
@@ -138,7 +151,7 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # submitit sends it once more; what follows is short
             print(traceback.format_exc(), flush=True)  # where `symbench logs` finds it
             with suppress(LeaseLostError):
-                told.fail(*_what_happened(error, world, words))
+                told.fail(*failures.of_ranks(failures.of_exception(error), error, world, words))
             if world.size > 1 or isinstance(error, KeyboardInterrupt):
                 raise
     return True
@@ -154,24 +167,6 @@ def _holding(cell: Cell, store: Store) -> Iterator[CellRecorder | None]:
             print(f"{cell.id} {cell}\n{error}", flush=True)
             recorder = None
         yield recorder
-
-
-def _what_happened(error: BaseException, world: World, words: Path) -> tuple[str, str]:
-    """Class and message. A rank that was left alone asks whether another one has said why."""
-    failure, message = failures.of_exception(error), failures.describe(error)
-    if world.size == 1:
-        return failure, message
-    words.mkdir(exist_ok=True)
-    if failure != "communication":
-        write_json(words / f"{world.rank}.json", {"failure": failure, "message": f"rank {world.rank}: {message}"})
-        return failure, message
-    deadline = time.monotonic() + WORD_SECONDS
-    while time.monotonic() < deadline and world.is_main:
-        for path in sorted(words.glob("*.json")):
-            said = json.loads(path.read_text(encoding="utf-8"))
-            return said["failure"], said["message"]
-        time.sleep(0.1)
-    return failure, message
 
 
 def _is_of_another_lane(cell: Cell, job: Job, store: Store) -> bool:

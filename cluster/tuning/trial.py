@@ -7,7 +7,6 @@ others as processes beside itself: `python -m cluster.tuning.trial JOB STUDY NUM
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import signal
 import subprocess
 import sys
@@ -24,7 +23,6 @@ import torch
 from benchmark.cell import Cell
 from benchmark.distributed import World, join
 from benchmark.errors import MachineError
-from benchmark.files import write_json
 from benchmark.recorder import Epoch, Follower, Recorder
 from benchmark.run import run_cell
 from benchmark.training import Control, StoppedError
@@ -44,8 +42,6 @@ ASK_SECONDS = 1.0
 """So often a trial looks whether it is to stop: the answer may be on a network disk."""
 TRANSIENT_PATIENCE_SECONDS = 2 * (STALE_SECONDS + BEAT_SECONDS)
 """How long a trial waits for a cell that somebody holds: a node that was cut off, until its lease is stale."""
-WORD_SECONDS = 3.0
-"""How long rank 0 waits to hear from another rank why it was left alone."""
 HOPELESS = ("gpu_out_of_memory", "host_out_of_memory", "code_error", "input")
 """Failures that settings bring about: such a trial is at its end."""
 
@@ -108,7 +104,7 @@ def train(
     trial: Trial,
     world: World,
     progress: Progress | None,
-    words: Path | None = None,
+    words: Path,
 ) -> None:
     """Run the cells of `trial` to their ends, on every rank; in the folder `words` ranks tell each other of errors.
 
@@ -119,7 +115,8 @@ def train(
     def explain(error: Exception) -> tuple[str, str]:
         with job_file.with_name(f"{job_file.stem}-trials.log").open("a", encoding="utf-8") as log:
             log.write(f"{folder.study}: trial {trial.note.number}, rank {world.rank}\n{traceback.format_exc()}")
-        return what_happened(error, world, words)
+        failure = "machine" if isinstance(error, OSError) else failures.of_exception(error)  # a disk that was away
+        return failures.of_ranks(failure, error, world, words)
 
     asked = _Asked(stop_file(job_file))
     epochs = trial.cells[0].train.epochs
@@ -211,23 +208,6 @@ def _advance(
             if world.size > 1 or world.device.type == "cuda":
                 raise  # others may wait in a collective, and a GPU may be lost to this process; the next one reports
         return True
-
-
-def what_happened(error: Exception, world: World, words: Path | None) -> tuple[str, str]:
-    """Class and message. Rank 0, left alone, asks whether another rank has said why in the folder `words`."""
-    failure = "machine" if isinstance(error, OSError) else failures.of_exception(error)  # a disk that was away
-    message = failures.describe(error)
-    if world.size == 1 or words is None:
-        return failure, message
-    if not world.is_main and failure != "communication":
-        write_json(words / f"word-{world.rank}.json", {"failure": failure, "message": f"rank {world.rank}: {message}"})
-    deadline = time.monotonic() + WORD_SECONDS
-    while world.is_main and failure == "communication" and time.monotonic() < deadline:
-        for path in sorted(words.glob("word-*.json")):
-            said = json.loads(path.read_text(encoding="utf-8"))
-            return said["failure"], said["message"]
-        time.sleep(0.1)
-    return failure, message
 
 
 class _Listening(CellRecorder):

@@ -20,11 +20,12 @@ from benchmark.errors import MachineError
 from benchmark.files import write_json
 from benchmark.recorder import Epoch
 from benchmark.studies import studies
+from cluster import failures
 from cluster.signals import Signals
 from cluster.tuning import allocation, population, ray_node, supervise
 from cluster.tuning import trial as module
 from cluster.tuning.job import TuneJob
-from cluster.tuning.trial import Progress, train, what_happened
+from cluster.tuning.trial import Progress, train
 from results import lease
 from results.store import Store
 from results.studies import Effort, Note, StudyFolder
@@ -59,7 +60,7 @@ Report = Callable[..., None]
 def run(folder: StudyFolder, scheduler: str = "asha", report: Report | None = None, world: Any = None) -> None:
     job, trial = job_for(folder, scheduler), folder.trial(folder.read(0))
     progress = Progress(job, folder, trial, report or (lambda result, checkpoint=None: None))
-    train(job, job.store / "job.json", folder, trial, world or single(), progress)
+    train(job, job.store / "job.json", folder, trial, world or single(), progress, job.store)
 
 
 def failing(error: Exception) -> Callable[..., None]:
@@ -103,19 +104,23 @@ def test_a_process_that_may_be_lost_is_not_used_again(
 
 
 def test_a_rank_that_was_left_alone_hears_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WORD_SECONDS", 0.0)
+    monkeypatch.setattr(failures, "WORD_SECONDS", 0.0)
     alone, lost = (
         RuntimeError("Connection closed by peer"),
         ("communication", "RuntimeError: Connection closed by peer"),
     )
     main, other = World(0, 2, CPU), World(1, 2, CPU)
-    assert what_happened(alone, main, tmp_path) == lost
-    assert what_happened(alone, other, tmp_path) == lost
+
+    def what_happened(error: Exception, world: World) -> tuple[str, str]:
+        return failures.of_ranks(failures.of_exception(error), error, world, tmp_path)
+
+    assert what_happened(alone, main) == lost
+    assert what_happened(alone, other) == lost
     assert not list(tmp_path.iterdir())
-    what_happened(ValueError("out of range"), other, tmp_path)
-    monkeypatch.setattr(module, "WORD_SECONDS", 60.0)
-    assert what_happened(alone, main, tmp_path) == ("code_error", "rank 1: ValueError: out of range")
-    assert what_happened(MemoryError(), main, tmp_path)[0] == "host_out_of_memory"  # what is its own, it says
+    what_happened(ValueError("out of range"), other)
+    monkeypatch.setattr(failures, "WORD_SECONDS", 60.0)
+    assert what_happened(alone, main) == ("code_error", "rank 1: ValueError: out of range")
+    assert what_happened(MemoryError(), main)[0] == "host_out_of_memory"  # what is its own, it says
 
 
 def test_a_step_does_not_look_at_the_disk(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
