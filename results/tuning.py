@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from benchmark.tuned import read_result
 from .figures import INK, Plot, family_style
 from .leaderboard import family_and_source
 from .mlflow_runs import Import, cell_params, tags_of
-from .plot import Axis, Series, chart, svg, text
+from .plot import Axis, Series, chart
 from .store import Record, Store
 from .studies import StudyFolder, Trial
 
@@ -179,7 +179,7 @@ def folders(suite: Suite, store: Store) -> dict[str, StudyFolder]:
 
 
 def figures_of(folder: StudyFolder) -> list[Plot]:
-    """Learning curves and parallel coordinates of one study; nothing where its trials cannot be read any more."""
+    """Learning curves of one study; nothing where its trials cannot be read any more."""
     trials = [trial for trial in _trials(folder) if trial.closed]
     if not trials:
         return []
@@ -191,16 +191,7 @@ def figures_of(folder: StudyFolder) -> list[Plot]:
             "The lowest validation RMSE so far, by epoch. Coloured: the best trial; dashed: the settings of the suite."
             " A line that ends early was stopped, or its loss was no longer finite.",
             learning_curves(study, trials),
-        ),
-        Plot(
-            f"tuning-settings-{study.name}",
-            f"Settings of {study}",
-            "A line is a trial: its settings, and on the right its validation RMSE, the lowest at the top; the darker"
-            " the better. Coloured: the best; dashed: the settings of the suite.",
-            parallel_coordinates(study, trials),
-            reason="no trial has a validation RMSE",
-            folded=True,
-        ),
+        )
     ]
 
 
@@ -231,75 +222,6 @@ def learning_curves(study: Study, trials: Sequence[Trial]) -> str | None:
             )
         )
     return chart(series, Axis("epoch", whole=True), Axis("lowest validation RMSE (field units)", log=True))
-
-
-WIDTH, TOP, BOTTOM, SIDE = 640, 40, 250, 46
-
-
-def parallel_coordinates(study: Study, trials: Sequence[Trial]) -> str | None:
-    """An axis for each setting that is searched, and one for the validation RMSE."""
-    shown = [trial for trial in trials if math.isfinite(trial.value)]
-    if not shown:
-        return None
-    names = [*study.space, "RMSE"]
-    columns = [_heights([trial.note.settings[key] for trial in shown]) for key in study.space]
-    columns.append(_heights([trial.value for trial in shown], highest_first=True))
-    step = (WIDTH - 2 * SIDE) / (len(names) - 1)
-    parts = []
-    for index, (name, (_, ticks)) in enumerate(zip(names, columns, strict=True)):
-        x = SIDE + index * step
-        parts.append(f'<path d="M{x:.1f},{TOP}V{BOTTOM}" stroke="currentColor" stroke-opacity=".5"/>')
-        low = TOP - 12 if index % 2 else TOP - 26
-        parts.append(text(x, low, name.rpartition(".")[2], 'text-anchor="middle" font-size="10"'))
-        parts += [
-            text(x + 4, place + 3, words, 'font-size="9" fill-opacity=".75"') for place, words in _apart(ticks.items())
-        ]
-    best = _best(shown)
-    ranks = {id(t): rank for rank, t in enumerate(sorted(shown, key=lambda t: t.value))}
-    color = family_style(family_and_source(study.model.name)[0]).color
-    for number, trial in sorted(enumerate(shown), key=lambda item: -ranks[id(item[1])]):
-        places = [f"{SIDE + i * step:.1f},{places[number]:.1f}" for i, (places, _) in enumerate(columns)]
-        look = (
-            f'stroke="{color}" stroke-width="2.4"'
-            if trial is best
-            else (
-                f'stroke="currentColor" stroke-opacity="{0.55 - 0.45 * ranks[id(trial)] / max(1, len(shown) - 1):.2f}"'
-            )
-        )
-        dash = ' stroke-dasharray="5 4"' if trial.note.by == "default" else ""
-        hint = f"<title>trial {trial.note.number}: {trial.value:.4g}</title>"
-        parts.append(f'<path d="M{"L".join(places)}" fill="none" {look}{dash}>{hint}</path>')
-    return svg(WIDTH, BOTTOM + 16, "".join(parts))
-
-
-def _heights(values: Sequence[Any], highest_first: bool = False) -> tuple[list[float], dict[float, str]]:
-    """Places of values on an axis, and what stands beside some of them; numbers by their logarithm where they can."""
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    spread = numeric and all(value > 0 for value in values)
-    if numeric and spread:
-        on = [math.log(value) for value in values]
-    else:
-        kinds = sorted(set(values)) if numeric else sorted(set(values), key=str)
-        on = [float(kinds.index(value)) for value in values]
-    low, high = min(on), max(on)
-    sign = -1 if highest_first else 1
-    where = [0.5 if high == low else 0.5 + sign * ((one - low) / (high - low) - 0.5) for one in on]
-    places = [BOTTOM - share * (BOTTOM - TOP) for share in where]
-    told = {place: _short(value) for place, value in sorted(zip(places, values, strict=True), key=lambda one: one[0])}
-    return places, told
-
-
-def _apart(ticks: Any) -> list[tuple[float, str]]:
-    """Those that do not stand on one another."""
-    kept: list[tuple[float, str]] = []
-    for place, words in sorted(ticks):
-        if not kept or place - kept[-1][0] >= 11:
-            kept.append((place, words))
-    return kept
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _best(trials: Sequence[Trial]) -> Trial | None:
@@ -380,8 +302,3 @@ def files_of(suite: Suite, store: Store) -> list[Path]:
     """What `mlflow_runs` and `section` are made from, for whoever asks whether it changed."""
     known = folders(suite, store).values()
     return sorted(path for one in known for path in (one.result_path, *one.root.glob("trials/*.json")))
-
-
-def to_json(ledger: Sequence[Spent]) -> list[dict[str, Any]]:
-    """The ledger as plain data with stable field names."""
-    return [{key: value for key, value in asdict(line).items() if key != "contest"} for line in ledger]
