@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from .options import json_option, only_option, plugin_option, store_option, suit
 from .terminal import Examples, console, one_line, print_json
 
 if TYPE_CHECKING:
-    from results.store import Broken
+    from results.store import Broken, Store
 
     from .suite import Suite
 
@@ -26,15 +27,20 @@ tracking_option = click.option(
 
 
 @click.command(
-    cls=Examples, epilog="symbench sync quickstart\nsymbench sync quickstart --tracking-uri http://127.0.0.1:5000"
+    cls=Examples,
+    epilog="symbench sync quickstart\nsymbench sync quickstart --tracking-uri http://127.0.0.1:5000\n"
+    "symbench sync quickstart --watch    # beside a running `symbench run`, here or on a cluster",
 )
 @suite_argument
 @tuned_option
 @store_option
 @plugin_option
 @tracking_option
-def sync(suite: str, store_folder: Path, tracking_uri: str | None, tuned: bool) -> None:
+@click.option("--watch", is_flag=True, help="Go on every ten seconds until each cell is done, diverged or n/a.")
+def sync(suite: str, store_folder: Path, tracking_uri: str | None, tuned: bool, watch: bool) -> None:
     """Show the results of SUITE in MLflow; doing it again changes only what is new.
+
+    With --watch, MLflow shows each epoch of the cells that run; Ctrl-C ends the watch and nothing else.
 
     Interrupted, refused or cut off, it loses nothing: the store is the truth, and the same command goes on.
     """
@@ -44,13 +50,32 @@ def sync(suite: str, store_folder: Path, tracking_uri: str | None, tuned: bool) 
     from . import suites
 
     loaded = suites.load(suite, store_folder, tuned, partly=True)
+    store = Store(store_folder)
     with _progress(f"{loaded.name} into MLflow") as show:
-        synced = mlflow_view.sync(Store(store_folder), loaded, tracking_uri, show=show)
+        synced = mlflow_view.sync(store, loaded, tracking_uri, show=show)
     name_broken(synced.broken)
-    click.echo(
-        f"{loaded.name}: {synced.created} runs created, {synced.updated} updated, {synced.unchanged} unchanged, "
-        f"{synced.removed} removed"
-    )
+    click.echo(f"{loaded.name}: {synced}")
+    if watch:
+        _watch(store, loaded, tracking_uri, synced.broken)
+
+
+def _watch(store: Store, suite: Suite, tracking_uri: str | None, named: tuple[Broken, ...]) -> None:
+    """Print each round that changed something; an error or an unreadable record only once in a row."""
+    from results import mlflow_watch
+
+    click.echo("watching until every cell is done, diverged or n/a; Ctrl-C ends it")
+    error = ""
+    for done in mlflow_watch.watch(store, suite, tracking_uri):
+        if done.error not in ("", error):
+            click.echo(f"symbench: {done.error}", err=True)
+        error = done.error
+        if done.synced is None:
+            continue
+        name_broken(tuple(one for one in done.synced.broken if one not in named))
+        named = done.synced.broken
+        if done.synced.changed:
+            final = f"{done.final} of {len(suite.cells)} cells final"
+            click.echo(f"{time.strftime('%H:%M:%S')} {suite.name}: {done.synced}; {final}")
 
 
 @click.command(

@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+import results
 from benchmark.files import write_json
 from benchmark.suite import Suite
 
 from . import tuning
 from .leaderboard import family_and_source
 from .mlflow_runs import VIEW_VERSION
-from .store import Store
+from .store import Broken, Record, Store
 
 REVISION = "symbench.revision"
-"""Tag of an experiment: changes with each sync that changes a run, from whichever store, and with each live run."""
-FILES = ("status.json", "metrics.json", "history.jsonl", "environment.json", "cell.json")
-"""Of a record, that MLflow or the report shows; each is replaced as a whole where it changes."""
+"""Tag of an experiment: changes with each sync that changes a run, from whichever store."""
+RESULT_FILES = ("metrics.json", "environment.json", "cell.json")
+FILES = ("status.json", "history.jsonl", *RESULT_FILES)
+"""Files of a record that MLflow or the report shows; each is replaced as a whole where it changes."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Index:
-    """`inputs` is the digest of all that was shown, `database` the state of the file after the sync."""
+    """`inputs` is the digest of all that was shown, `board` of what the run LEADERBOARD was made from, `database` the
+    state of the file after the sync."""
 
     inputs: str
+    board: str
     experiment_id: str
     revision: str
     runs: Mapping[str, Found]
@@ -70,24 +74,34 @@ class Index:
 _INDEX = TypeAdapter(Index)
 
 
-def inputs_digest(store: Store, suite: Suite) -> str:
-    """Of all that the view of a suite is made from, without reading a record: its cells, files, and our own code."""
+def inputs_digest(store: Store, suite: Suite, files: Sequence[str] = FILES) -> str:
+    """Digest of what the view of a suite is made from, without reading a record: cells, `files`, and our own code."""
     digest = hashlib.sha256(json.dumps([VIEW_VERSION, suite.name, str(suite.path), _code()]).encode())
     for model in sorted({cell.model.name for cell in suite.cells}):
         digest.update(repr((model, family_and_source(model))).encode())
     for cell in suite.cells:
         folder = os.fspath(store.cell_folder(cell.id))
-        digest.update(repr((cell.id, [_state_of(f"{folder}/{name}") for name in FILES])).encode())
+        digest.update(repr((cell.id, [_state_of(f"{folder}/{name}") for name in files])).encode())
     for path in tuning.files_of(suite, store):
         digest.update(repr((str(path), _state_of(str(path)))).encode())
     return digest.hexdigest()
 
 
+def board_digest(results: str, records: Mapping[str, Record], broken: Sequence[Broken]) -> str:
+    """Digest of what the board and its report are made from; the epochs of a running cell are not in them.
+
+    `results` is `inputs_digest` of RESULT_FILES from before the records were read.
+    """
+    states = [(key, one.status.state, one.status.failure, one.status.message) for key, one in records.items()]
+    reasons = [(str(one.folder), one.reason) for one in broken]
+    return hashlib.sha256(json.dumps([results, states, reasons]).encode()).hexdigest()
+
+
 def _code() -> str:
     """What makes the pages."""
     digest = hashlib.sha256()
-    here = Path(__file__).parent
-    for path in sorted([*here.glob("*.py"), *(here / "templates").rglob("*.*")]):
+    here = Path(results.__file__).parent
+    for path in sorted([*here.rglob("*.py"), *(here / "templates").rglob("*.*")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -23,14 +23,15 @@ from .mlflow_boards import LONGEST_TAG
 from .quantities import METRICS, is_number, statistic, written_statistic
 from .store import Record
 
-VIEW_VERSION = 4
+VIEW_VERSION = 5
 """Raised when records are imported differently, so that the next sync does it again."""
+BOARD_KEY = "leaderboard"
 SIZES = ("parameters", "flops")
 INTERVALS = ("rmse_future", "rmse_domain", "model_equivariance_error")
 """Metrics whose interval stands beside the mean, as `rmse_future_low` and `rmse_future_high`."""
 CURVES = ("train_loss", "validation_rmse")
 CURVE_POINTS = 32
-"""Of a longer curve so many points are shown; the record has them all."""
+"""Points of a finished cell's curve, if it has more; a running cell shows every epoch."""
 MOST_WINNERS = 6
 NOTE_COLUMNS = ("rmse_future", "rmse_domain", *SIZES)
 LONGEST_KEY, LONGEST_PARAMETER, LONGEST_NAME, LONGEST_DIGEST = 250, 6000, 200, 36
@@ -70,8 +71,11 @@ class Import:
 
     @cached_property
     def digest(self) -> str:
-        own = {**vars(self), "data": [vars(data) for data in self.data]}
-        document = json.dumps([VIEW_VERSION, own], sort_keys=True)
+        """Digest of what the run shows. Times are left out: those of a running cell move with every epoch."""
+        shown = {name: value for name, value in vars(self).items() if name not in ("start", "end")}
+        shown["metrics"] = [(name, value, step) for name, value, _, step in self.metrics]
+        shown["data"] = [vars(data) for data in self.data]
+        document = json.dumps([VIEW_VERSION, shown], sort_keys=True)
         return hashlib.sha256(document.encode()).hexdigest()[:16]
 
 
@@ -105,10 +109,9 @@ def cell_run(record: Record, suite: str) -> Import:
         if (value := statistic([record.metrics.get(name)])) is not None
     }
     finals = [(name, record.metrics[name], end, 0) for name in METRICS if name in record.metrics]
-    kept = record.metrics.get("best_epoch")
     curves = [
         (name, getattr(record.history[index], name), start + round(1000 * seconds[index]), record.history[index].epoch)
-        for index in _shown(len(record.history), kept if isinstance(kept, int) else 0)
+        for index in _shown_epochs(record)
         for name in CURVES
     ]
     by_step = record.metrics.get("rmse_future_by_step")
@@ -138,7 +141,7 @@ def setting_run(row: Row, cell: Cell, records: Mapping[str, Record], suite: str,
     if winner is not None and row.complete and "rmse_future" in row.metrics and winner.metrics["rmse_future"].mean > 0:
         value = row.metrics["rmse_future"].mean / winner.metrics["rmse_future"].mean
         ratio.append(("ratio_to_best", value, max(end, _span(_found(winner, records))[1]), 0))
-    states = {seed.state for seed in row.seeds}
+    running = any(seed.state == "running" for seed in row.seeds)
     told = {
         "kind": "setting",
         "state": "n/a" if row.reason else "complete" if row.complete else "incomplete",
@@ -155,8 +158,8 @@ def setting_run(row: Row, cell: Cell, records: Mapping[str, Record], suite: str,
         key=setting_key(suite, cell),
         name=_line(f"level {row.level}, {row.label}"),
         start=start,
-        end=end,
-        status="RUNNING" if "running" in states else "FINISHED",
+        end=None if running else end,
+        status="RUNNING" if running else "FINISHED",
         tags={**tags_of(told), "mlflow.note.content": _setting_note(row)},
         params={key: value for key, value in cell_params(cell).items() if key != "seed"},
         metrics=_finite(
@@ -174,7 +177,7 @@ def board_run(rows: Sequence[Row], records: Mapping[str, Record], artifacts: Map
     """The run that carries the board: the report, its figures and the table."""
     end = round(1000 * max(record.status.heartbeat for record in records.values()))
     return Import(
-        key="leaderboard",
+        key=BOARD_KEY,
         name="LEADERBOARD",
         start=end,
         end=end,
@@ -229,12 +232,15 @@ def _span(records: Sequence[Record]) -> tuple[int, int]:
     return min((start for start, _ in times), default=0), max((end for _, end in times), default=0)
 
 
-def _shown(epochs: int, best: int) -> list[int]:
-    """Which epochs of a curve are shown: all, or evenly spaced ones with the first, the last and the best."""
-    if epochs <= CURVE_POINTS:
-        return list(range(epochs))
-    even = {round(point * (epochs - 1) / (CURVE_POINTS - 1)) for point in range(CURVE_POINTS)}
-    return sorted(even | ({best} & set(range(epochs))))
+def _shown_epochs(record: Record) -> list[int]:
+    """Positions in the history that are shown: all, or evenly spaced ones with the first, the last and the best."""
+    epochs = [epoch.epoch for epoch in record.history]
+    last = len(epochs) - 1
+    if not record.status.is_result or last < CURVE_POINTS:
+        return list(range(len(epochs)))
+    even = {round(point * last / (CURVE_POINTS - 1)) for point in range(CURVE_POINTS)}
+    best = record.metrics.get("best_epoch")
+    return sorted(even | ({epochs.index(best)} if best in epochs else set()))
 
 
 def _numbers(row: Row) -> dict[str, float]:

@@ -27,9 +27,9 @@ from . import export, report, tuning
 from .leaderboard import Row, aggregate
 from .mlflow_boards import LONGEST_TAG, STATE_TAG, SUITE, board_path, boards_of, experiment_name, note, told_boards
 from .mlflow_client import connected, default_tracking_uri
-from .mlflow_index import REVISION, Found, Index, inputs_digest
+from .mlflow_index import RESULT_FILES, REVISION, Found, Index, board_digest, inputs_digest
 from .mlflow_insert import AT_ONCE, insert
-from .mlflow_runs import Import, board_run, cell_run, setting_run
+from .mlflow_runs import BOARD_KEY, Import, board_run, cell_run, setting_run
 from .mlflow_write import DIGEST, IDENTITY, PARENT, REPLACED, complete, create, move, remove
 from .store import Broken, Record, Store, locked
 
@@ -53,6 +53,16 @@ class Synced:
     unchanged: int = 0
     removed: int = 0
     broken: tuple[Broken, ...] = ()
+
+    def __str__(self) -> str:
+        return (
+            f"{self.created} runs created, {self.updated} updated, {self.unchanged} unchanged, {self.removed} removed"
+        )
+
+    @property
+    def changed(self) -> bool:
+        """Whether MLflow shows something new."""
+        return self.created + self.updated + self.removed > 0
 
 
 def artifact_folder(store: Store) -> Path:
@@ -90,29 +100,38 @@ def sync(
             if index is not None and index.inputs == inputs:
                 index.save(store, uri, suite.name)
                 return _nothing_new(index)
-            # Before the records are read: a run that begins live in the meantime is left alone.
+            # Before the records are read: a run that another sync makes in the meantime is left alone.
             if index is not None:
                 present = {key: [found] for key, found in index.runs.items()}
             else:
                 present = _present(client, experiment.experiment_id)
+            results = inputs_digest(store, suite, RESULT_FILES)
             records, broken = store.read(suite.cells)
             if present and not records:
                 raise UserError(
                     f"store {store.root}: nothing of suite {suite.name!r}; MLflow's runs are left as they are"
                 )
-            wanted = wanted_runs(store, suite, records, broken, report_html, panels)
+            board = board_digest(results, records, broken)
+            kept = {}
+            if index is not None and index.board == board and BOARD_KEY in present:
+                kept[BOARD_KEY] = present.pop(BOARD_KEY)[0]
+            wanted = wanted_runs(store, suite, records)
+            if records and not kept:
+                wanted.append(wanted_board(store, suite, records, broken, report_html, panels))
             Index.forget(store, uri, suite.name)
             database = store.root / "mlflow.db" if tracking_uri is None else None
             with _collecting_less():
-                synced, runs = _bring(client, experiment, wanted, present, show, database)
+                (created, updated, unchanged, removed), runs = _bring(
+                    client, experiment, wanted, present, show, database
+                )
             now = client.get_experiment(experiment.experiment_id)
             touched = now.tags.get(REVISION) != experiment.tags.get(REVISION)
             revision = uuid4().hex
             client.set_experiment_tag(experiment.experiment_id, REVISION, revision)
         if not touched:  # else the next sync looks at every run
             told = [(str(one.folder), one.reason) for one in broken]
-            Index(inputs, experiment.experiment_id, revision, runs, told).save(store, uri, suite.name)
-    return Synced(experiment.experiment_id, *synced, tuple(broken))
+            Index(inputs, board, experiment.experiment_id, revision, runs | kept, told).save(store, uri, suite.name)
+    return Synced(experiment.experiment_id, created, updated, unchanged + len(kept), removed, tuple(broken))
 
 
 def boards_at(tracking_uri: str) -> dict[str, list[tuple[str, str]]]:
@@ -128,15 +147,8 @@ def boards_at(tracking_uri: str) -> dict[str, list[tuple[str, str]]]:
         }
 
 
-def wanted_runs(
-    store: Store,
-    suite: Suite,
-    records: Mapping[str, Record],
-    broken: Sequence[Broken],
-    report_html: str | None = None,
-    panels: Sequence[report.Panel] | None = None,
-) -> list[Import]:
-    """All that the experiment is to show, each parent before its seeds; nothing where there is no record."""
+def wanted_runs(store: Store, suite: Suite, records: Mapping[str, Record]) -> list[Import]:
+    """The runs of settings, cells and studies, each parent before its children; none if there is no record."""
     if not records:
         return []
     rows = aggregate(suite.cells, records)
@@ -151,6 +163,19 @@ def wanted_runs(
         if found:
             wanted.append(setting_run(row, cells[row.seeds[0].cell_id], records, suite.name, best.get(row.contest)))
             wanted += [cell_run(record, suite.name) for record in found]
+    return [*wanted, *tuning.mlflow_runs(suite, store)]
+
+
+def wanted_board(
+    store: Store,
+    suite: Suite,
+    records: Mapping[str, Record],
+    broken: Sequence[Broken],
+    report_html: str | None = None,
+    panels: Sequence[report.Panel] | None = None,
+) -> Import:
+    """The run LEADERBOARD with its artifacts."""
+    rows = aggregate(suite.cells, records)
     if panels is None:
         panels = report.panels_of(rows, records)
     if report_html is None:
@@ -161,7 +186,7 @@ def wanted_runs(
         "leaderboard.md": export.to_markdown(rows),
         **_figures(report.figures_of(panels)),
     }
-    return [*wanted, *tuning.mlflow_runs(suite, store), board_run(rows, records, artifacts)]
+    return board_run(rows, records, artifacts)
 
 
 def _figures(drawn: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .mlflow_index import Found
-from .mlflow_runs import Import, Point
+from .mlflow_runs import CURVES, Import, Point
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -34,7 +34,7 @@ def create(client: MlflowClient, experiment_id: str, wanted: Import, parent_id: 
 def complete(client: MlflowClient, run_id: str, wanted: Import, parent_id: str) -> Found | None:
     """Make the run show `wanted` and keep its id; None where it shows what can be neither changed nor taken back.
 
-    A run that was logged live lacks some points and the end; a parent's statistics are followed by new ones.
+    The run of a cell that goes on lacks epochs and the end; a parent's statistics are followed by new ones.
     """
     from mlflow.entities import Param
 
@@ -119,7 +119,10 @@ def _metrics(points: Sequence[Point]) -> list[Metric]:
 
 
 def _missing(client: MlflowClient, run: Run, wanted: Import) -> list[Metric] | None:
-    """The points that the run lacks; None where it has a number that no later one overrules."""
+    """The points that the run lacks; None where it has a number that no later one overrules.
+
+    An epoch never has two values: a cell that was trained anew gets a new run.
+    """
     latest = run.data.metrics
     points: dict[str, list[Point]] = defaultdict(list)
     for point in wanted.metrics:
@@ -140,7 +143,7 @@ def _missing(client: MlflowClient, run: Run, wanted: Import) -> list[Metric] | N
                 if step not in shown:
                     missing.append(point)
                 elif shown[step].value != value:
-                    if shown[step].timestamp >= time:
+                    if name in CURVES or shown[step].timestamp >= time:
                         return None
                     missing.append(point)
     return _metrics(missing)

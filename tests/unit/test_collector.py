@@ -440,7 +440,7 @@ def test_the_last_job_draws_each_figure_once(full_board: Any, monkeypatch: pytes
         return drawn[-1]
 
     def sync(store: Store, suite: Suite, **given: object) -> None:
-        wanted.extend(mlflow_view.wanted_runs(store, suite, *store.read(suite.cells), **given))
+        wanted.append(mlflow_view.wanted_board(store, suite, *store.read(suite.cells), **given))
 
     monkeypatch.setattr(report, "panels_of", draws)
     monkeypatch.setattr(mlflow_view, "sync", sync)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmark.errors import MachineError, UserError
 from benchmark.recorder import Epoch
-from results import live, mlflow_server, mlflow_view, mlflow_write
+from results import live, mlflow_server, mlflow_view, mlflow_watch, mlflow_write
 from results.mlflow_client import ENVIRONMENT
 
 pytestmark = [
@@ -81,6 +81,47 @@ def history_of(epochs):
 
 def named(board, name):
     return replace(board, suite=replace(board.suite, name=name))
+
+
+def epochs_shown(server, run):
+    curve = client_of(server).get_metric_history(run.info.run_id, "validation_rmse")
+    return sorted((point.step, point.value) for point in curve)
+
+
+def test_a_watch_shows_each_epoch_of_a_running_cell_and_completes_its_run(server, new_board, new_cell):
+    cell, other = new_cell("convnet"), new_cell("convnet", seed=1)
+    board = new_board([cell, other], "watched")
+    board.finish(other)
+    rounds = mlflow_watch.watch(board.store, board.suite, server.url, seconds=0)
+
+    def counts():
+        synced = next(rounds).synced
+        return synced.created, synced.updated, synced.unchanged, synced.removed
+
+    assert counts() == (3, 0, 0, 0), "the other cell, its setting and the board"
+    with board.recording(cell) as recorder:
+        recorder.progress(history_of(2), 100)
+        assert counts() == (1, 2, 1, 0), "the setting and the board say that it runs"
+        (run,) = runs(server, "watched", f"tags.`symbench.cell` = '{cell.id}'")
+        assert (run.info.status, run.data.tags["symbench.state"]) == ("RUNNING", "running")
+        assert run.data.params["config.hidden"] == "64"
+        for epochs in (3, 60, 100):  # more than the curve of a finished cell has points
+            recorder.progress(history_of(epochs), 100)
+            assert counts() == (0, 1, 3, 0)
+            expected = [(one.epoch, one.validation_rmse) for one in history_of(epochs)]
+            assert epochs_shown(server, run) == expected, "each once"
+            recorder.progress(history_of(epochs), 100)  # a heartbeat
+            assert counts() == (0, 0, 4, 0)
+        recorder.finish("done", {"rmse_future": 0.1, "best_epoch": 40, "training_seconds": 200.0})
+    last = next(rounds)
+    assert (last.final, last.synced.created, last.synced.updated) == (2, 0, 3)
+    with pytest.raises(StopIteration):
+        next(rounds)
+    (done,) = runs(server, "watched", f"tags.`symbench.cell` = '{cell.id}'")
+    assert (done.info.run_id, done.info.status) == (run.info.run_id, "FINISHED")
+    assert done.data.metrics["rmse_future"] == 0.1
+    assert epochs_shown(server, run) == expected
+    assert mlflow_view.sync(board.store, board.suite, server.url).unchanged == 4
 
 
 def test_a_live_run_is_completed_by_the_sync(server, new_board, new_cell):

@@ -13,10 +13,12 @@ from statistics import fmean
 import pytest
 
 from benchmark.errors import MachineError, UserError
-from results import mlflow_server, mlflow_view, mlflow_write
+from benchmark.recorder import Epoch
+from results import mlflow_server, mlflow_view, mlflow_watch, mlflow_write
 from results.mlflow_boards import LONGEST_TAG
 from results.mlflow_client import connected, default_tracking_uri, without_password
 from results.mlflow_index import REVISION
+from results.mlflow_runs import CURVE_POINTS, cell_run
 from results.store import Store
 
 pytestmark = [
@@ -42,6 +44,10 @@ def runs(board, filter_string="", order_by=None, uri=None):
     client = client_of(board, uri)
     (experiment,) = [one for one in client.search_experiments() if "symbench.suite" in one.tags]
     return list(client.search_runs([experiment.experiment_id], filter_string, order_by=order_by))
+
+
+def history_of(epochs):
+    return [Epoch(e, 1.0 / e, 0.5 / e, 0.6 / e, 1e-3, 2.0) for e in range(1, epochs + 1)]
 
 
 @pytest.fixture
@@ -122,6 +128,56 @@ def test_the_wrong_store_removes_nothing(small_board, tmp_path):
     assert not (tmp_path / "mistyped").exists()
     assert len(runs(small_board, uri=uri)) == 6
     assert counts(sync(small_board, uri)) == (0, 0, 6, 0)
+
+
+def test_a_cell_that_is_interrupted_goes_on_in_its_run_and_one_trained_anew_gets_another(new_board, new_cell):
+    board = new_board([cell := new_cell()])
+    with board.recording(cell) as recorder:
+        recorder.progress(history_of(3), 9)
+        sync(board)
+        recorder.fail("preempted", "gone")
+    sync(board)
+    (failed,) = runs(board, "tags.`symbench.kind` = 'cell'")
+    assert (failed.info.status, failed.data.tags["symbench.message"]) == ("FAILED", "gone")
+    with board.recording(cell) as recorder:
+        recorder.progress(history_of(4), 9)
+        assert counts(sync(board)) == (0, 3, 0, 0)
+        (run,) = runs(board, "tags.`symbench.kind` = 'cell'")
+        assert (run.info.run_id, run.info.status) == (failed.info.run_id, "RUNNING")
+        assert "symbench.message" not in run.data.tags
+        for history in (history_of(2), [replace(epoch, validation_rmse=9.0) for epoch in history_of(6)]):
+            recorder.progress(history, 9)
+            sync(board)
+            (anew,) = runs(board, "tags.`symbench.kind` = 'cell'")
+            curve = client_of(board).get_metric_history(anew.info.run_id, "validation_rmse")
+            assert [(point.step, point.value) for point in curve] == [(e.epoch, e.validation_rmse) for e in history]
+            assert anew.info.run_id != run.info.run_id
+            run = anew
+
+
+def test_epochs_alone_draw_no_report(small_board, new_cell, monkeypatch):
+    late = new_cell("convnet", seed=1)
+    board = replace(small_board, suite=replace(small_board.suite, cells=(*small_board.suite.cells, late)))
+    with board.recording(late) as recorder:
+        recorder.progress(history_of(1), 9)
+        sync(board)
+        with monkeypatch.context() as patch:
+            patch.setattr(mlflow_view, "wanted_board", lambda *_: pytest.fail("the board was made"))
+            recorder.progress(history_of(2), 9)
+            assert counts(sync(board)) == (0, 1, 6, 0)
+        recorder.environment({"torch": "2.13"})
+        made = counts(sync(board, report="<p>with its provenance</p>"))
+    assert made == (0, 1, 6, 0), "the report names versions"
+
+
+def test_a_watch_goes_on_after_an_error(small_board, monkeypatch):
+    board = replace(small_board, suite=replace(small_board.suite, cells=small_board.suite.cells[:1]))
+    rounds = mlflow_watch.watch(board.store, board.suite, seconds=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow_view, "sync", lambda *_: (_ for _ in ()).throw(MachineError("the server is down")))
+        assert next(rounds) == mlflow_watch.Round(None, 1, "the server is down")
+    assert next(rounds).synced.created == 3
+    assert list(rounds) == []
 
 
 @pytest.mark.parametrize("busy", [(Store, "read"), (mlflow_view, "_bring")])
@@ -244,14 +300,21 @@ def test_a_seed_tells_what_its_record_tells(small_board, new_cell):
     assert diverged.info.status == "FINISHED"
 
 
-def test_a_long_curve_is_thinned_with_its_ends_and_its_best_epoch():
-    from results.mlflow_runs import CURVE_POINTS, _shown
-
-    assert _shown(CURVE_POINTS, 3) == list(range(CURVE_POINTS))
-    shown = _shown(1000, 577)
-    assert {0, 577, 999} <= set(shown)
-    assert len(shown) <= CURVE_POINTS + 1
-    assert _shown(1000, 5000)[-1] == 999
+@pytest.mark.parametrize(("epochs", "best"), [(32, 3), (1000, 577), (1000, 5000), (33, 1)])
+def test_the_curve_of_a_finished_cell_has_few_points_with_its_ends_and_its_best_epoch(
+    new_board, new_cell, epochs, best
+):
+    board = new_board([cell := new_cell()])
+    with board.recording(cell) as recorder:
+        recorder.progress(history_of(epochs), epochs)
+        (running,) = board.store.read([cell])[0].values()
+        recorder.finish("done", {"best_epoch": best})
+    (done,) = board.store.read([cell])[0].values()
+    every, few = ([p[3] for p in cell_run(r, "s").metrics if p[0] == "train_loss"] for r in (running, done))
+    assert every == list(range(1, epochs + 1))
+    assert {1, epochs} | ({best} & set(every)) <= set(few)
+    assert len(few) == len(set(few)) <= CURVE_POINTS + 1
+    assert epochs > CURVE_POINTS or few == every
 
 
 def test_a_parent_holds_the_statistics_of_its_seeds(new_board, new_cell):
