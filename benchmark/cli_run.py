@@ -185,8 +185,7 @@ def _probe(
 @click.command(
     cls=Examples,
     epilog="symbench run quickstart\nsymbench run quickstart --only 'model=convnet,seed=0'\n"
-    "symbench run icml2022-rotation --on my-site.yaml --dry-run\n"
-    "symbench run quickstart --live http://127.0.0.1:5000",
+    "symbench run icml2022-rotation --on my-site.yaml --dry-run",
 )
 @suite_argument
 @only_option
@@ -199,7 +198,6 @@ def _probe(
     help="On this machine: cells side by side; by default what its cores, or GPUs, and its memory have room for.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be given to sbatch, and send nothing.")
-@click.option("--live", metavar="URL", help="Also log each epoch to this MLflow server; may fail without harm.")
 @store_option
 @plugin_option
 def run(
@@ -209,7 +207,6 @@ def run(
     hours: float | None,
     parallel: int | None,
     dry_run: bool,
-    live: str | None,
     store_folder: Path,
     tuned: bool,
 ) -> None:
@@ -218,7 +215,6 @@ def run(
     On a cluster the jobs are sent, and this command ends: nobody has to stay. The last job brings MLflow and the
     report up to date.
     """
-    from results.live import announce
     from results.store import Store
 
     from . import suites
@@ -228,8 +224,6 @@ def run(
     loaded = suites.load(suite, store_folder, tuned, only)
     store = Store(store_folder)
     whole = suites.load(suite, store_folder, tuned, partly=True) if only else loaded
-    if not dry_run and (warning := announce(store, whole, live, elsewhere=site != "local")):
-        click.echo(warning, err=True)
     if site == "local":
         if dry_run:
             raise UserError("--dry-run: there is no sbatch to show without `--on SITE`; see `symbench plan`")

@@ -23,8 +23,6 @@ from benchmark.run import run_cell
 from benchmark.training import Control, StoppedError
 from benchmark.tuned import provenance
 from results.lease import BEAT_SECONDS, STALE_SECONDS, Holder
-from results.live import close as close_live
-from results.live import watched
 from results.store import CellRecorder, LeaseLostError, Store
 
 from . import failures
@@ -63,7 +61,6 @@ def run_job(job_file: str) -> None:
                 break
             time.sleep(WAIT_SECONDS if held else 0.0)
         time_is_up = world.any(signals.time_is_up)
-    close_live()
     if time_is_up and left and world.is_main and int(_restart()) < job.requeues:
         path.with_name(REQUEUE_MARK.format(job=os.environ.get("SLURM_JOB_ID", ""), restart=_restart())).touch()
 
@@ -129,13 +126,12 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
         def stop() -> bool:  # asked at every step: the disk is not to be looked at
             return signals.stop or (lease is not None and lease.known_lost)
 
-        told = watched(recorder, cell, store) if world.is_main else recorder
         control = Control(stop, is_ours, job.micro_batches.get(cell.id))
         try:
-            told.start()
+            recorder.start()
             data = stage(store.data_folder, cell, job.scratch)
             notes = {**provenance(store.root, cell), "lanes": job.lanes}
-            run_cell(cell, told, world, data, control, notes)
+            run_cell(cell, recorder, world, data, control, notes)
         except LeaseLostError as error:
             print(error, flush=True)
             if world.size > 1:  # the others do not know, and may wait in a collective
@@ -144,14 +140,14 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
             if is_ours():
                 why = "preempted" if signals.terminated else "time_limit"
                 with suppress(LeaseLostError):
-                    told.fail(why, "saved where it was; goes on when it is started again")
+                    recorder.fail(why, "saved where it was; goes on when it is started again")
             return False
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, KeyboardInterrupt):
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # submitit sends it once more; what follows is short
             print(traceback.format_exc(), flush=True)  # where `symbench logs` finds it
             with suppress(LeaseLostError):
-                told.fail(*failures.of_ranks(failures.of_exception(error), error, world, words))
+                recorder.fail(*failures.of_ranks(failures.of_exception(error), error, world, words))
             if world.size > 1 or isinstance(error, KeyboardInterrupt):
                 raise
     return True

@@ -1,4 +1,4 @@
-"""With a real MLflow server: killed in mid-sync, logged to live, and opened in a browser."""
+"""With a real MLflow server: watched, killed in mid-sync, and opened in a browser."""
 
 import os
 import signal
@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from benchmark.errors import MachineError, UserError
+from benchmark.errors import MachineError
 from benchmark.recorder import Epoch
-from results import live, mlflow_server, mlflow_view, mlflow_watch, mlflow_write
+from results import mlflow_server, mlflow_view, mlflow_watch, mlflow_write
 from results.mlflow_client import ENVIRONMENT
 
 pytestmark = [
@@ -122,125 +122,6 @@ def test_a_watch_shows_each_epoch_of_a_running_cell_and_completes_its_run(server
     assert done.data.metrics["rmse_future"] == 0.1
     assert epochs_shown(server, run) == expected
     assert mlflow_view.sync(board.store, board.suite, server.url).unchanged == 4
-
-
-def test_a_live_run_is_completed_by_the_sync(server, new_board, new_cell):
-    """Its id stays, its curve gets what is missing, and its parent and its numbers come with the sync."""
-    cell = new_cell("convnet")
-    board = new_board([cell], "live")
-    assert "on an address that the nodes reach" in live.announce(board.store, board.suite, server.url, elsewhere=True)
-    assert live.announce(board.store, board.suite, server.url) == ""
-    live._announced.cache_clear()
-    assert mlflow_view.sync(board.store, board.suite, server.url, "").created == 0
-    with board.store.recorder(cell) as recorder:
-        watched = live.watched(recorder, cell, board.store)
-        watched.start()
-        watched.progress(history_of(2), 6)
-        watched.told.close()
-        (run,) = runs(server, "live")
-        assert (run.info.status, run.data.params["config.hidden"]) == ("RUNNING", "64")
-        assert run.data.tags["symbench.kind"] == "cell"
-        watched.progress(history_of(4), 6)
-        watched.told.close()
-        curve = client_of(server).get_metric_history(run.info.run_id, "validation_rmse")
-        assert [(point.step, point.value) for point in curve] == [(e.epoch, e.validation_rmse) for e in history_of(4)]
-        watched.fail("preempted", "gone")
-        watched.told.close()
-    assert runs(server, "live")[0].info.status == "FAILED"
-
-    again = live.Reporter(server.url, "live")  # the next attempt, in another process
-    again.progress(cell, history_of(5))
-    again.close()
-    board.finish(cell)
-    synced = mlflow_view.sync(board.store, board.suite, server.url, "")
-    assert (synced.created, synced.updated) == (2, 1), "its parent and the board are new"
-    (done,) = runs(server, "live", "tags.`symbench.kind` = 'cell'")
-    assert done.info.run_id == run.info.run_id
-    assert done.info.status == "FINISHED"
-    curve = client_of(server).get_metric_history(run.info.run_id, "validation_rmse")
-    assert [point.step for point in curve] == list(range(6))
-    (parent,) = runs(server, "live", "tags.`symbench.kind` = 'setting'")
-    assert done.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert mlflow_view.sync(board.store, board.suite, server.url, "").unchanged == 3
-
-
-def test_a_run_that_began_live_after_a_sync_is_not_made_twice(server, new_board, new_cell):
-    cells = [new_cell("convnet"), new_cell("convnet", seed=1)]
-    board = new_board(cells, "late")
-    board.finish(cells[0])
-    mlflow_view.sync(board.store, board.suite, server.url, "")
-    reporter = live.Reporter(server.url, "late")
-    reporter.progress(cells[1], history_of(3))
-    reporter.close()
-    board.finish(cells[1])
-    mlflow_view.sync(board.store, board.suite, server.url, "")
-    assert len(runs(server, "late", "tags.`symbench.kind` = 'cell'")) == 2
-
-
-@pytest.mark.parametrize("kind", ["down", "silent", "nonsense"])
-def test_a_server_that_fails_is_given_up_and_training_goes_on(new_board, new_cell, monkeypatch, capsys, kind):
-    monkeypatch.setattr(live, "TIMEOUT_SECONDS", 0.1)
-    monkeypatch.setattr(live, "LAST_WORDS_SECONDS", 30.0)
-    cell = new_cell("convnet")
-    board = new_board([cell])
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        if kind != "down":
-            other.listen()
-        url = f"http://127.0.0.1:{other.getsockname()[1]}"
-        if kind == "nonsense":
-            monkeypatch.setattr(live.Reporter, "_ask", lambda *_: {"unheard": "of"})
-        reporter = live.Reporter(url, "levels")
-        with board.store.recorder(cell) as recorder:
-            watched = live.Watched(recorder, cell, reporter)
-            watched.start()
-            for epochs in range(1, 7):
-                watched.progress(history_of(epochs), 6)
-            watched.finish("done", {"rmse_future": 0.1})
-        reporter.close()
-        assert reporter.gave_up.wait(30)
-    reporter.progress(cell, history_of(7))  # to no purpose, and without harm
-    records, broken = board.store.read([cell])
-    assert broken == []
-    assert len(records[cell.id].history) == 6
-    assert records[cell.id].status.state == "done"
-    assert capsys.readouterr().out.count("given up") == 1
-
-
-def test_a_full_queue_loses_nothing_that_is_not_sent_later(new_cell, monkeypatch):
-    monkeypatch.setattr(live, "WAITING", 1)
-    monkeypatch.setattr(live.Reporter, "_work", lambda *_: None)
-    reporter, cell = live.Reporter("http://127.0.0.1:9", "levels"), new_cell()
-    reporter.progress(cell, history_of(1))
-    reporter.progress(cell, history_of(2))  # finds no place
-    first = reporter._queue.get_nowait()
-    reporter.progress(cell, history_of(3))
-    second = reporter._queue.get_nowait()
-    assert [[epoch.epoch for epoch in message.args[1]] for message in (first, second)] == [[0], [1, 2]]
-
-
-def test_a_suite_that_is_not_announced_is_not_watched(new_board, new_cell, monkeypatch, capsys):
-    board, cell = new_board([new_cell()]), new_cell()
-    with pytest.raises(UserError, match="must be an MLflow server"):
-        live.announce(board.store, board.suite, "sqlite:///x.db")
-    with pytest.raises(UserError, match=r"me:\*\*\*@host"):
-        live.announce(board.store, board.suite, "postgresql://me:secret@host/a")
-    with pytest.raises(UserError, match="not a readable address"):
-        live.announce(board.store, board.suite, "http://me:secret@[::1")
-    with pytest.raises(UserError, match="MLFLOW_TRACKING_PASSWORD"):
-        live.announce(board.store, board.suite, "http://me:secret@127.0.0.1:9")
-    assert "the jobs try it" in live.announce(board.store, board.suite, "http://127.0.0.1:9")
-    live._announced.cache_clear()
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    live.complete(board.store, board.suite, "", [])
-    assert "the server is down" in capsys.readouterr().out
-    with board.store.recorder(cell) as recorder:
-        assert isinstance(live.watched(recorder, cell, board.store), live.Watched)
-        other = new_cell("e2cnn")
-        assert live.watched(recorder, other, board.store) is recorder
-        live.announce(board.store, board.suite, None)
-        live._announced.cache_clear()
-        assert live.watched(recorder, cell, board.store) is recorder
 
 
 def assert_painted(screen):

@@ -181,26 +181,26 @@ def test_a_watch_goes_on_after_an_error(small_board, monkeypatch):
 
 
 @pytest.mark.parametrize("busy", [(Store, "read"), (mlflow_view, "_bring")])
-def test_a_run_that_begins_live_during_a_sync_stays_the_only_one(small_board, new_cell, monkeypatch, busy):
-    late, begun = new_cell("convnet", seed=1), []
+def test_a_run_that_another_sync_makes_meanwhile_stays_the_only_one(small_board, new_cell, monkeypatch, busy):
+    late, made = new_cell("convnet", seed=1), []
     board = replace(small_board, suite=replace(small_board.suite, cells=(*small_board.suite.cells, late)))
     before = getattr(*busy)
 
-    def begin(*arguments):
+    def make(*arguments):
         client = client_of(board)
         (experiment,) = [one for one in client.search_experiments() if "symbench.suite" in one.tags]
         run = client.create_run(experiment.experiment_id, tags={mlflow_write.IDENTITY: late.id})
-        client.set_experiment_tag(experiment.experiment_id, REVISION, "live-1")
-        begun.append(run.info.run_id)
+        client.set_experiment_tag(experiment.experiment_id, REVISION, "another-1")
+        made.append(run.info.run_id)
         return before(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(*busy, begin)
+        patch.setattr(*busy, make)
         sync(board)
     board.finish(late)
     sync(board)
     shown = runs(board, f"tags.`{mlflow_write.IDENTITY}` = '{late.id}'")
-    assert [run.info.run_id for run in shown] == begun
+    assert [run.info.run_id for run in shown] == made
 
 
 @pytest.mark.parametrize(("what", "calls", "made"), [("create", 1, 1), ("insert", 1, 5)])
