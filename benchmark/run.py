@@ -16,7 +16,6 @@ from . import costs, environment, registry
 from .baseline import Baseline
 from .cell import Cell
 from .checkpoint import Progress
-from .contract.faults import author_errors, refuse_faulty
 from .data.dataset import Split, SplitName
 from .data.layout import StoredField, data_path, load_field
 from .data.windows import Windows
@@ -31,6 +30,7 @@ from .evaluation import (
 )
 from .flow import Box
 from .groups import elements
+from .model_errors import author_errors, check_forecast
 from .recorder import Recorder
 from .training import Control, DivergedError, deterministic, fit
 
@@ -76,7 +76,7 @@ def run_cell(
             model = model_class(config, task)
         model = model.to(world.device)
         # Before training, and without a random number of it: the epochs seed themselves.
-        refuse_faulty(cell.model.name, model, windows["train"].batch(torch.zeros(1, dtype=torch.long))[0])
+        check_forecast(cell.model.name, model, windows["train"].batch(torch.zeros(1, dtype=torch.long))[0])
         trained = Progress()
         try:
             if model.trained:

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from ..evaluation import roll_out
+from ..model_errors import forecast_problem
 from .candidate import JET, ODD, ROUND_OFF, SQUARE, WIDE, Candidate, Violation, loss, made_up, noise, relative, targets
 from .candidate import require as require_that
-from .faults import fault
 
 
 def require_forecast(y: object, x_BTCHW: Tensor, where: str) -> None:
     """Violation: `y` is no forecast for the windows `x`."""
-    wrong = fault(y, x_BTCHW)
+    wrong = forecast_problem(y, x_BTCHW)
     if wrong is not None:
         raise Violation(f"{where}: {wrong}")
 

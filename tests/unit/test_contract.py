@@ -14,8 +14,8 @@ from benchmark import catalogue, contract, registry
 from benchmark.baseline import Task
 from benchmark.cli import main
 from benchmark.contract import Candidate, Result, ranks
-from benchmark.contract.faults import author_errors, refuse_faulty
 from benchmark.errors import UserError
+from benchmark.model_errors import author_errors, check_forecast
 
 TOY = '''
 import random
@@ -312,13 +312,13 @@ class TestRefusalBeforeTraining:
 
     def refused(self, candidate: Candidate) -> str:
         with pytest.raises(UserError) as caught, author_errors("toy", candidate.baseline):
-            refuse_faulty("toy", candidate.baseline(candidate.baseline.Config(), self.task), self.x)
+            check_forecast("toy", candidate.baseline(candidate.baseline.Config(), self.task), self.x)
         return str(caught.value)
 
     def test_a_sound_model_is_left_as_it_was(self, make: Make) -> None:
         model = make(TOY, ("return y", "assert not self.training; return y")).build(self.task)
         before, random = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
-        refuse_faulty("toy", model, self.x)
+        check_forecast("toy", model, self.x)
         assert model.training
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
         assert torch.equal(torch.get_rng_state(), random)

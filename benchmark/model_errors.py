@@ -1,4 +1,4 @@
-"""A forecast that is none, told in words; for the contract, and for a run before it trains."""
+"""Errors in an author's code: a forecast of the wrong shape or with NaN, and exceptions. Each names the model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..baseline import Baseline
-from ..blame import blame
-from ..errors import SymbenchError, UserError
+from .baseline import Baseline
+from .blame import blame
+from .errors import SymbenchError, UserError
 
 
-def fault(y: object, x_BTCHW: Tensor) -> str | None:
+def forecast_problem(y: object, x_BTCHW: Tensor) -> str | None:
     """What is wrong with `y` as a forecast for the windows `x`, and what was expected; None where nothing is."""
     expected = (len(x_BTCHW), *x_BTCHW.shape[2:])
     if not isinstance(y, Tensor):
@@ -31,7 +31,7 @@ def fault(y: object, x_BTCHW: Tensor) -> str | None:
 
 @contextmanager
 def author_errors(name: str, baseline: type[Baseline]) -> Iterator[None]:
-    """What the baseline's own code raises in here becomes a UserError that names it; lack of memory stays itself."""
+    """Raise exceptions of the baseline's own code as a UserError that names it; lack of memory stays what it is."""
     try:
         yield
     except (SymbenchError, torch.OutOfMemoryError, MemoryError):
@@ -40,12 +40,12 @@ def author_errors(name: str, baseline: type[Baseline]) -> Iterator[None]:
         raise UserError(f"model {name}: {blame(error, inspect.getsourcefile(baseline))}") from error
 
 
-def refuse_faulty(name: str, model: Baseline, x_BTCHW: Tensor) -> None:
+def check_forecast(name: str, model: Baseline, x_BTCHW: Tensor) -> None:
     """UserError where `model` gives no forecast for these windows. Costs one forward pass; the weights stay."""
     training = model.training
     # Not inference_mode: what a model keeps from its first call must serve in training, too.
     with torch.no_grad(), author_errors(name, type(model)):
-        wrong = fault(model.eval()(x_BTCHW), x_BTCHW)
+        problem = forecast_problem(model.eval()(x_BTCHW), x_BTCHW)
     model.train(training)
-    if wrong is not None:
-        raise UserError(f"model {name}: {wrong}")
+    if problem is not None:
+        raise UserError(f"model {name}: {problem}")
