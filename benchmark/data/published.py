@@ -1,24 +1,22 @@
-"""Makes a data file of the published `raw_data_*.pt`, one tensor a run as `torch.save` wrote it.
+"""Import of the published `raw_data_*.pt`, one tensor a run as `torch.save` wrote it, into a data file.
 
-The files come from strangers, and unpickling runs what a file asks for. Therefore a file is read once, up to a limit;
-its records are compared with their checksums, which torch does not do; and its pickle is compared, opcode by opcode,
-with what `torch.save` writes for one plain tensor. Only then does `torch.load(weights_only=True)` see these records,
-packed anew.
+The files come from strangers. `torch.load(weights_only=True)` runs no code of a file, but it may allocate what the file
+asks for and believes the size that a tensor claims. Therefore a file is read once, up to a limit; its records must be
+uncompressed and have the right checksums; its pickle may name nothing but what one float tensor needs; and torch gets
+these records alone, packed anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 import pickletools
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 import torch
@@ -30,7 +28,14 @@ from ..errors import UserError
 from .dataset import IMPORTED, Preset, Progress, PublishedFiles, Simulation
 from .layout import data_path, write
 
-ITEM_BYTES = {"torch FloatStorage": 4, "torch DoubleStorage": 8, "torch HalfStorage": 2}
+PLAIN_TENSOR = (
+    "torch._utils _rebuild_tensor_v2",
+    "collections OrderedDict",
+    "torch FloatStorage",
+    "torch DoubleStorage",
+    "torch HalfStorage",
+)
+"""Globals in the pickle of a tensor of floats."""
 SIZE_FACTOR, SIZE_SLACK = 4, 2**20
 """A file may be this many times as large as the expected tensor, since a view is saved with all that it looks at."""
 PICKLE_LIMIT = 4096
@@ -38,10 +43,6 @@ PICKLE_LIMIT = 4096
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickled number that files began with before they were zip archives."""
 NAMES_SHOWN = 10
-ARCHIVE_ERRORS = (BadZipFile, EOFError, NotImplementedError, OverflowError, RuntimeError, ValueError)
-"""What zipfile raises for altered bytes: an entry seems encrypted, patched, or to lie outside the file, and so on."""
-LOAD_ERRORS = (pickle.UnpicklingError, IndexError, RuntimeError, TypeError, ValueError)
-"""What torch.load raises for records that `_plan` lets pass: a view beyond its storage, a version of 30 digits, ..."""
 
 
 def import_files(dataset_name: str, folder: Path, data_folder: Path, progress: Progress) -> Path:
@@ -181,21 +182,23 @@ def _abbreviated(names: Sequence[str]) -> str:
 
 def _read(path: Path, frames: int, grid: tuple[int, int]) -> _Run:
     """One file. _UnusableError says what is wrong with it."""
-    frame_bytes = 2 * grid[0] * grid[1] * ITEM_BYTES["torch FloatStorage"]
+    frame_bytes = 2 * grid[0] * grid[1] * torch.float32.itemsize
     limit = SIZE_FACTOR * frames * frame_bytes + SIZE_SLACK
     content = _content(path, limit)
-    records = _records(content)
-    plan = _plan(records.get("data.pkl", b""))
-    _check_shape(plan.shape, frames, grid, limit // frame_bytes)
-    if f"data/{plan.key}" not in records or len(records[f"data/{plan.key}"]) != plan.storage_bytes:
-        raise _UnusableError("is damaged: it does not hold as many numbers as it says")
-    tensor = _load(records, plan.key)
+    tensor = _tensor(content)
+    shape = tuple(tensor.shape)
+    if shape[1:] != (2, *grid):
+        raise _UnusableError(f"holds a tensor of shape {shape}")
+    if shape[0] < frames:
+        raise _UnusableError(f"holds {shape[0]} frames; {frames} are needed")
+    if shape[0] > limit // frame_bytes:  # a view may show the same numbers over and over again
+        raise _UnusableError(f"holds {shape[0]} frames; at most {limit // frame_bytes} are taken")
     values = tensor.to(torch.float32).contiguous().numpy()
     if not np.isfinite(values).all():
         raise _UnusableError("holds values that are not finite as float32")
     if not values.any():
         raise _UnusableError("holds nothing but zeros")
-    origin = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "shape": list(plan.shape)}
+    origin = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "shape": list(shape)}
     return _Run(values, origin | {"dtype": str(tensor.dtype).removeprefix("torch.")})
 
 
@@ -217,118 +220,55 @@ def _content(path: Path, limit: int) -> bytes:
     return content
 
 
-def _records(content: bytes) -> dict[str, bytes]:
-    """The records of an archive of `torch.save` by their names, without the name of the folder that they are in."""
+def _tensor(content: bytes) -> Tensor:
+    """The one tensor in a file of torch.save, without its gradient."""
     try:
-        with ZipFile(io.BytesIO(content)) as archive:
-            entries = archive.infolist()
-            stored = all(entry.compress_type == ZIP_STORED for entry in entries)
-            if not stored or sum(entry.file_size for entry in entries) > len(content):
-                raise _UnusableError("is a compressed archive, which torch.save never writes")
-            records = {entry.filename.partition("/")[2]: archive.read(entry) for entry in entries}
-    except ARCHIVE_ERRORS as error:
+        return _loaded(content)
+    except _UnusableError:
+        raise
+    except Exception as error:  # altered bytes make zipfile, pickletools and torch raise almost anything
         if content.startswith(OLD_FORMAT):
             raise _UnusableError(
                 "has the format of torch before 1.6; where you trust it, load and save it again"
             ) from error
-        raise _UnusableError(f"is not a whole, unaltered archive of torch.save ({type(error).__name__})") from error
-    if not {"data.pkl", "version"} <= records.keys():
-        raise _UnusableError("is an archive, but none of torch.save")
-    return records
+        raise _UnusableError(f"is not a whole, unaltered file of torch.save ({type(error).__name__})") from error
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What a pickle will make of the records: a tensor of this shape in `storage_bytes` of the record data/`key`."""
-
-    key: str
-    storage_bytes: int
-    shape: tuple[int, ...]
-
-
-OPCODES = {
-    **dict.fromkeys(("PROTO", "BINPUT", "LONG_BINPUT"), ""),
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1"), "i"),
-    "EMPTY_TUPLE": "0",
-    "TUPLE1": "1",
-    "TUPLE2": "2",
-    "TUPLE3": "3",
-    "MARK": "(",
-    "TUPLE": ")",
-    "BINPERSID": "p",
-    "BINUNICODE": "s",
-    "GLOBAL": "g",
-    "NEWFALSE": "F",
-    "NEWTRUE": "T",
-    "REDUCE": "r",
-    "STOP": ".",
-}
-"""One letter for each opcode of a plain tensor; those that keep something for later have none, as nothing is reused."""
-INTEGERS = r"(\(i*\)|0|i1|ii2|iii3)"
-PLAIN_TENSOR = re.compile(rf"g\(\(sgssi\)pi{INTEGERS}{INTEGERS}([TF])g0r\)r\.")
-"""_rebuild_tensor_v2(storage(type, key, location, length), offset, shape, strides, requires_grad, OrderedDict())."""
-
-
-def _plan(pickled: bytes) -> _Plan:
-    """Read the pickle without running it. _UnusableError where it is anything but one tensor of floats."""
-    try:
-        steps = [(OPCODES.get(opcode.name, "?"), value) for opcode, value, _ in _opcodes(pickled)]
-    except ValueError as error:
-        raise _UnusableError("is damaged: its pickle is not whole") from error
-    form = PLAIN_TENSOR.fullmatch("".join(letter for letter, _ in steps))
-    references, texts = ([str(value) for letter, value in steps if letter == kind] for kind in "gs")
-    storage_type = references[1] if form else ""
-    expected = ["torch._utils _rebuild_tensor_v2", storage_type, "collections OrderedDict"]
-    if form is None or references != expected or texts[0] != "storage":
-        raise _UnusableError(f"holds something else than one plain tensor{_foreign(references)}")
-    if storage_type not in ITEM_BYTES:
-        raise _UnusableError(f"holds a tensor of another type, {_quoted(storage_type)}")
-    if form[3] == "T":
-        raise _UnusableError("holds a tensor that requires gradients; save tensor.detach() in its place")
-    length, _, *shape_and_strides = (value for letter, value in steps if letter == "i")
-    return _Plan(texts[1], length * ITEM_BYTES[storage_type], tuple(shape_and_strides[: form[1].count("i")]))
-
-
-def _opcodes(pickled: bytes) -> Iterable[tuple[pickletools.OpcodeInfo, Any, int | None]]:
-    if len(pickled) > PICKLE_LIMIT:
-        raise _UnusableError("holds something else than one plain tensor")
-    return pickletools.genops(pickled)
-
-
-def _foreign(references: Sequence[str]) -> str:
-    """The first name that a plain tensor does not need, since it tells what the file is."""
-    plain = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict", *ITEM_BYTES}
-    foreign = [reference for reference in references if reference not in plain]
-    return f", with {_quoted(foreign[0])}" if foreign else ""
-
-
-def _quoted(reference: str) -> str:
-    """A name out of a file, printable and short."""
-    return ascii(reference.replace(" ", ".")[:60])
-
-
-def _check_shape(shape: tuple[int, ...], frames: int, grid: tuple[int, int], most_frames: int) -> None:
-    if len(shape) != 4:
-        raise _UnusableError(f"holds a tensor with {len(shape)} axes")
-    if shape[1:] != (2, *grid):
-        raise _UnusableError(f"holds a tensor of shape {shape}")
-    if shape[0] < frames:
-        raise _UnusableError(f"holds {shape[0]} frames; {frames} are needed")
-    if shape[0] > most_frames:  # a view may show the same numbers over and over again
-        raise _UnusableError(f"holds {shape[0]} frames; at most {most_frames} are taken")
-
-
-def _load(records: Mapping[str, bytes], key: str) -> Tensor:
-    """Let torch read the records that were checked, and nothing else that its own reader might find in the file."""
+def _loaded(content: bytes) -> Tensor:
+    with ZipFile(io.BytesIO(content)) as archive:
+        entries = archive.infolist()
+        stored = all(entry.compress_type == ZIP_STORED for entry in entries)
+        if not stored or sum(entry.file_size for entry in entries) > len(content):
+            raise _UnusableError("is a compressed archive, which torch.save never writes")
+        records = {entry.filename.partition("/")[2]: archive.read(entry) for entry in entries}  # by their checksums
+    _require_one_tensor(records["data.pkl"])
+    if records.get("byteorder", b"little") != b"little":
+        raise _UnusableError(f"has the byte order {_quoted(records['byteorder'].decode())}, and not little")
     packed = io.BytesIO()
     with ZipFile(packed, "w") as archive:
-        for name in ("version", "byteorder", "data.pkl", f"data/{key}"):
+        for name in ("version", "data.pkl", "data/0"):
             if name in records:
                 archive.writestr(ZipInfo(f"run/{name}"), records[name])
     packed.seek(0)
-    try:
-        tensor = torch.load(packed, map_location="cpu", weights_only=True)
-    except LOAD_ERRORS as error:
-        raise _UnusableError(f"is damaged: torch cannot make a tensor of it ({type(error).__name__})") from error
-    assert isinstance(tensor, Tensor)
-    return tensor
+    tensor = torch.load(packed, map_location="cpu", weights_only=True)
+    if not isinstance(tensor, Tensor):
+        raise _UnusableError(f"holds something else than one plain tensor, with {_quoted(type(tensor).__name__)}")
+    if tensor.untyped_storage().nbytes() != len(records["data/0"]):  # older versions of torch do not look
+        raise _UnusableError("is damaged: it does not hold as many numbers as it says")
+    return tensor.detach()
+
+
+def _require_one_tensor(pickled: bytes) -> None:
+    """_UnusableError where a pickle names what one tensor does not need, or reads a value twice and so may explode."""
+    if len(pickled) > PICKLE_LIMIT:
+        raise _UnusableError("holds something else than one plain tensor")
+    for opcode, value, _ in pickletools.genops(pickled):
+        if opcode.name == "GLOBAL" and value not in PLAIN_TENSOR:
+            raise _UnusableError(f"holds something else than one plain tensor, with {_quoted(value.replace(' ', '.'))}")
+        if "GET" in opcode.name:
+            raise _UnusableError("holds something else than one plain tensor")
+
+
+def _quoted(text: str) -> str:
+    """A name out of a file, printable and short."""
+    return ascii(text[:60])

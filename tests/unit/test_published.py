@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import resource
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -181,8 +182,9 @@ def test_other_floats_are_converted(smoke: Import, folder: Path, dtype: torch.dt
         lambda run: torch.stack((run, run), dim=-1)[..., 1],
         lambda run: torch.cat((run, run))[: len(run)],
         lambda run: run.mT.contiguous().mT,
+        lambda run: run.clone().requires_grad_(),
     ],
-    ids=["strided", "part", "transposed"],
+    ids=["strided", "part", "transposed", "with a gradient"],
 )
 def test_a_view_is_what_it_shows(smoke: Import, folder: Path, view: Callable[[Tensor], Tensor]) -> None:
     torch.save(view(series()), folder / NAMES[0])
@@ -210,14 +212,13 @@ def test_progress_counts_the_files(smoke: Import, folder: Path, out: Path) -> No
             "holds something else than one plain tensor, with 'torch._utils._rebuild_sparse_tensor'",
         ),
         (torch.nn.Parameter(series()), "holds something else than one plain tensor, with 'torch._utils._rebuild_param"),
-        (series().requires_grad_(), "holds a tensor that requires gradients; save tensor.detach()"),
-        (series().to(torch.complex64), "holds a tensor of another type, 'torch.ComplexFloatStorage'"),
-        (series().to(torch.bfloat16), "holds a tensor of another type, 'torch.BFloat16Storage'"),
-        (series().long(), "holds a tensor of another type, 'torch.LongStorage'"),
+        (series().to(torch.complex64), "holds something else than one plain tensor, with 'torch.ComplexFloatStorage'"),
+        (series().to(torch.bfloat16), "holds something else than one plain tensor, with 'torch.BFloat16Storage'"),
+        (series().long(), "holds something else than one plain tensor, with 'torch.LongStorage'"),
         (series().to("meta"), "holds something else than one plain tensor, with 'torch._utils._rebuild_meta"),
-        (series()[0], "holds a tensor with 3 axes"),
-        (torch.tensor(1.0), "holds a tensor with 0 axes"),
-        (series()[None], "holds a tensor with 5 axes"),
+        (series()[0], "holds a tensor of shape (2, 6, 8)"),
+        (torch.tensor(1.0), "holds a tensor of shape ()"),
+        (series()[None], "holds a tensor of shape (1, 6, 2, 6, 8)"),
         (series().mT.contiguous(), "holds a tensor of shape (6, 2, 8, 6)"),
         (series()[:, :1], "holds a tensor of shape (6, 1, 6, 8)"),
         (series()[:0], "holds 0 frames; 5 are needed"),
@@ -240,12 +241,6 @@ def test_tensors_that_are_no_run(
     assert message.endswith(
         "right is one float32 tensor of shape (5 or more frames, 2, 6, 8) in each file, as torch.save writes it"
     )
-
-
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
-def test_a_quantised_tensor(smoke: Import, folder: Path, out: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    torch.save(torch.quantize_per_tensor(series(), 0.1, 0, torch.qint8), folder / NAMES[1])
-    assert "with 'torch._utils._rebuild_qtensor'" in refusal(smoke, out, capfd)
 
 
 class Runs:
@@ -273,20 +268,25 @@ HOSTILE: dict[str, Callable[[Path], bytes]] = {
     "torch, legacy": lambda trace: saved(Runs(os.mkdir, str(trace)), _use_new_zipfile_serialization=False),
     "beside a tensor": lambda trace: saved([series(), Runs(os.mkdir, str(trace))]),
     "before a tensor": lambda trace: hidden(series(), Runs(os.mkdir, str(trace))),
-    "memory": lambda trace: saved(Runs(bytearray, 10**15)),
-    "memory before a tensor": lambda trace: hidden(series(), Runs(bytearray, 10**15)),
+    "memory": lambda trace: saved(Runs(bytearray, 10**9)),
+    "memory before a tensor": lambda trace: hidden(series(), Runs(bytearray, 10**9)),
+    "bomb": lambda trace: archive({"a/data.pkl": b"", "a/data/0": bytes(10**8)}, zipfile.ZIP_DEFLATED),
 }
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_no_code_of_a_file_runs(
+def test_no_code_of_a_file_runs_and_memory_is_bounded(
     smoke: Import, folder: Path, out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str
 ) -> None:
     (folder / NAMES[0]).write_bytes(HOSTILE[kind](tmp_path / "trace"))
-    message = refusal(smoke, out, capfd)
-    assert any(
-        f"{NAMES[0]} {complaint}" in message for complaint in ("holds something else", "is not a", "has the format")
-    )
+    tracemalloc.start()
+    try:
+        message = refusal(smoke, out, capfd)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert f"{NAMES[0]} holds something else" in message or f"{NAMES[0]} is " in message or "has the format" in message
+    assert peak < 2**24
     assert not (tmp_path / "trace").exists()
 
 
@@ -295,46 +295,22 @@ def altered(record: str, value: bytes) -> bytes:
     return archive({name: value if name.endswith(record) else old for name, old in content.items()})
 
 
-def in_the_pickle(old: bytes, new: bytes) -> bytes:
-    content = records(saved(series()))
-    name = next(name for name in content if name.endswith("data.pkl"))
-    assert old in content[name]
-    return archive({**content, name: content[name].replace(old, new, 1)})
-
-
 OTHER_FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "is empty"),
-    "text": (lambda: b"Not found", "is not a whole, unaltered archive"),
-    "half": (lambda: saved(series())[:1500], "is not a whole, unaltered archive"),
+    "text": (lambda: b"Not found", "is not a whole, unaltered file of torch.save (BadZipFile)"),
+    "half": (lambda: saved(series())[:1500], "is not a whole, unaltered file of torch.save (BadZipFile)"),
     "legacy": (lambda: saved(series(), _use_new_zipfile_serialization=False), "has the format of torch before 1.6"),
-    "another zip": (lambda: archive({"a.txt": b"a"}), "is an archive, but none of torch.save"),
-    "numpy": (lambda: archive({"a/field.npy": b"", "a/data.pkl": b""}), "is an archive, but none of torch.save"),
-    "bomb": (
-        lambda: archive({"a/data.pkl": b"", "a/data/0": bytes(10**7)}, zipfile.ZIP_DEFLATED),
-        "is a compressed archive",
-    ),
+    "another zip": (lambda: archive({"a.txt": b"a"}), "is not a whole, unaltered file of torch.save"),
     "large": (lambda: bytes(2**21), "is larger than 1.0 MiB"),
-    "a list": (lambda: saved([series()]), "holds something else than one plain tensor"),
-    "a dictionary": (lambda: saved({"velocity": series()}), "holds something else than one plain tensor"),
-    "a number": (lambda: saved(1.0), "holds something else than one plain tensor"),
+    "a list": (lambda: saved([series()]), "holds something else than one plain tensor, with 'list'"),
+    "a dictionary": (lambda: saved({"velocity": series()}), "holds something else than one plain tensor, with 'dict'"),
+    "a number": (lambda: saved(1.0), "holds something else than one plain tensor, with 'float'"),
     "a model": (lambda: saved(torch.nn.Linear(2, 2)), "holds something else than one plain tensor, with 'torch.nn"),
     "long pickle": (lambda: saved(list(range(10**4))), "holds something else than one plain tensor"),
-    "no pickle": (lambda: altered("data.pkl", b"\x80\x02X"), "is damaged: its pickle is not whole"),
-    "escapes": (lambda: altered("data.pkl", b"\x80\x02S'\\q'\n."), "holds something else than one plain tensor"),
-    "few numbers": (lambda: altered("data/0", b"1234"), "does not hold as many numbers as it says"),
-    "unknown byte order": (lambda: altered("byteorder", b"middle"), "torch cannot make a tensor of it (ValueError)"),
-    "unknown version": (lambda: altered("version", b"9" * 30), "torch cannot make a tensor of it (IndexError)"),
-    "old version": (lambda: altered("version", b"0"), "torch cannot make a tensor of it (RuntimeError)"),
-    "other storage": (lambda: in_the_pickle(b"0q", b"7q"), "does not hold as many numbers as it says"),
-    "other reference": (lambda: in_the_pickle(b"storageq", b"storeagq"), "holds something else than one plain tensor"),
-    "long strides": (
-        lambda: in_the_pickle(b"(K`K0K\x08K\x01t", b"(K`K0K\x08K\x02t"),
-        "torch cannot make a tensor of it (RuntimeError)",
-    ),
-    "beyond 64 bits": (
-        lambda: in_the_pickle(b"(K`K0", b"(\x8a\x10" + b"\x7f" * 16 + b"K0"),
-        "torch cannot make a tensor of it (TypeError)",
-    ),
+    "shared values": (lambda: saved([tuple("aa")] * 2), "holds something else than one plain tensor"),
+    "few numbers": (lambda: altered("data/0", b"1234"), "is not a whole, unaltered file of torch.save"),
+    "big-endian": (lambda: altered("byteorder", b"big"), "has the byte order 'big', and not little"),
+    "unknown version": (lambda: altered("version", b"9" * 30), "is not a whole, unaltered file of torch.save"),
 }
 
 
@@ -344,9 +320,15 @@ def test_files_that_are_no_tensor(
 ) -> None:
     content, complaint = OTHER_FILES[kind]
     (folder / NAMES[2]).write_bytes(content())
-    message = refusal(smoke, out, capfd)
-    assert f"{NAMES[2]} " in message
-    assert complaint in message
+    assert f"{NAMES[2]} {complaint}" in refusal(smoke, out, capfd)
+
+
+def test_a_torch_that_believes_what_a_tensor_claims(
+    smoke: Import, folder: Path, out: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / NAMES[0]).write_bytes(altered("data/0", b"1234"))
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: series())
+    assert f"{NAMES[0]} is damaged: it does not hold as many numbers as it says" in refusal(smoke, out, capfd)
 
 
 def test_names_out_of_a_file_are_printable(
@@ -475,19 +457,6 @@ def test_no_flipped_byte_changes_a_number(tmp_path: Path, seed: int) -> None:
             flipped[draw.randrange(len(flipped))] = draw.randrange(256)
         frames = attempt(bytes(flipped), tmp_path / "flipped.pt")
         assert frames is None or np.array_equal(frames, series().numpy())
-
-
-@pytest.mark.filterwarnings("ignore")  # import_files is silent, too
-@pytest.mark.parametrize("seed", range(4))
-def test_a_flipped_pickle_with_a_right_checksum(tmp_path: Path, seed: int) -> None:
-    content, draw = records(saved(series())), random.Random(seed)
-    name = next(name for name in content if name.endswith("data.pkl"))
-    for _ in range(500):
-        flipped = bytearray(content[name])
-        for _ in range(draw.choice((1, 1, 2, 5))):
-            flipped[draw.randrange(len(flipped))] = draw.randrange(256)
-        frames = attempt(archive({**content, name: bytes(flipped)}), tmp_path / "flipped.pt")
-        assert frames is None or frames.shape[1:] == (2, WIDTH, HEIGHT)
 
 
 def test_jetflow_is_the_published_set() -> None:
