@@ -264,7 +264,8 @@ def _require_one_tensor(pickled: bytes) -> None:
         raise _UnusableError("holds something else than one plain tensor")
     for opcode, value, _ in pickletools.genops(pickled):
         if opcode.name == "GLOBAL" and value not in PLAIN_TENSOR:
-            raise _UnusableError(f"holds something else than one plain tensor, with {_quoted(value.replace(' ', '.'))}")
+            name = _quoted(str(value).replace(" ", "."))
+            raise _UnusableError(f"holds something else than one plain tensor, with {name}")
         if "GET" in opcode.name:
             raise _UnusableError("holds something else than one plain tensor")
 
