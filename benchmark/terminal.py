@@ -38,12 +38,18 @@ def print_table(title: str, rows: list[dict[str, Any]]) -> None:
     if len(rows) > LONG_TABLE:
         _print_long_table(title, rows)
         return
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = titled(title)
     for key in rows[0] if rows else ():
         table.add_column(key.replace("_", " "), overflow="fold", no_wrap=key in NEVER_WRAPPED)
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row.values()))
     console().print(table)
+
+
+def titled(title: str) -> Table:
+    """An empty table in the look of every command."""
+    heading = Text(title, style="bold")
+    return Table(title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
 
 
 def _print_long_table(title: str, rows: list[dict[str, Any]]) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from benchmark.terminal import titled
 
 from .compare import Compared, Pair
 from .leaderboard import Row
 from .quantities import METRICS, written, written_statistic
 from .statistics import SIGNIFICANT
-from .table import titled
 
 MOST_VALUES = 4
 
@@ -119,7 +119,7 @@ def _verdict(pair: Pair, compared: Compared) -> Text:
 
 
 def _differences(compared: Compared) -> Table:
-    table = Table(title="What differs", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = titled("What differs")
     for heading in ("", "", "A", "B"):
         table.add_column(heading, overflow="fold")
     for one in compared.differences:

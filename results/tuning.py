@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +16,7 @@ from benchmark.files import tuned_folder
 from benchmark.studies import studies
 from benchmark.study import Study
 from benchmark.suite import Suite
+from benchmark.terminal import titled
 from benchmark.tuned import read_result
 
 from .figures import INK, Plot, family_style
@@ -128,7 +128,7 @@ def left_out(suite: Suite) -> str:
 
 def ledger_table(ledger: Sequence[Spent]) -> Table:
     """For the terminal."""
-    table = Table(title=Text("What tuning cost"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = titled("What tuning cost")
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold", no_wrap=heading == "Model")
     for line in ledger:
