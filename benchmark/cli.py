@@ -132,7 +132,7 @@ def leaderboard(
     from results.standing import MOST_STANDING, overall
     from results.table import standings_table, to_table
 
-    from .files import tuned_folder, write_text
+    from .files import write_text
 
     loaded, store = _load(suite, only, store_folder, tuned), _open(store_folder)
     if as_json + list(exports.values()).count("-") > 1:
@@ -146,8 +146,7 @@ def leaderboard(
         console().print(to_table(rows, metric))
         if baseline is not None or len(rows) <= MOST_STANDING:
             console().print(standings_table(overall(rows, metric, baseline)))
-    if loaded.tuned or tuned_folder(store.root).is_dir():  # else nothing is imported for it, which takes two seconds
-        _show_tuning(loaded, records, store, with_ledger=not as_json and "-" not in exports.values())
+    _show_tuning(loaded, records, store, with_ledger=not as_json and "-" not in exports.values())
     for kind, target in exports.items():
         if target == "-":
             click.echo(FORMATS[kind](rows, metric), nl=False)
@@ -162,12 +161,12 @@ def leaderboard(
 
 
 def _show_tuning(suite: Suite, records: Mapping[str, Record], store: Store, with_ledger: bool) -> None:
-    from results import tuning
+    from results.tuning_ledger import ledger_table, left_out, spent_by, warnings_of
 
-    ledger = tuning.spent_by(suite, records, store) if with_ledger else []
+    ledger = spent_by(suite, records, store) if with_ledger else []
     if ledger:
-        console().print(tuning.ledger_table(ledger))
-    for line in (*tuning.warnings_of(ledger), tuning.left_out(suite)):
+        console().print(ledger_table(ledger))
+    for line in (*warnings_of(ledger), left_out(suite)):
         if line:
             click.echo(line, err=True)
 

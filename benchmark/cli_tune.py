@@ -34,7 +34,7 @@ DEFAULT_TRIALS = 20
     help="For each study: until so many hours of all its GPUs, or of its ranks on a CPU, are spent.",
 )
 @click.option("--search", type=click.Choice(["random", "optuna"]), default="random", show_default=True)
-@click.option("--scheduler", type=click.Choice(["asha", "none", "pbt"]), default="asha", show_default=True)
+@click.option("--scheduler", type=click.Choice(["asha", "none"]), default="asha", show_default=True)
 @click.option(
     "--trials-per-gpu",
     type=click.IntRange(min=1),
@@ -64,7 +64,7 @@ def tune(
     trials: int | None,
     hours: float | None,
     search: Literal["random", "optuna"],
-    scheduler: Literal["asha", "none", "pbt"],
+    scheduler: Literal["asha", "none"],
     trials_per_gpu: int | None,
     nodes: int,
     parallel: int | None,

@@ -41,6 +41,11 @@ def studies(suite: Suite) -> dict[str, Study]:
     return found
 
 
+def distinct_studies(suite: Suite) -> list[Study]:
+    """The studies of the whole `suite`, each once, in the order of its cells."""
+    return list({study.name: study for study in studies(suite).values()}.values())
+
+
 def _is_trained(cell: Cell) -> bool:
     baseline, config = registry.configured(cell.model)
     return baseline.trained and baseline.refusal(config, costs.task_of(cell.dataset, cell.protocol)) is None

@@ -37,15 +37,13 @@ class Control:
     `stop` is asked before each step, on every rank; where one says yes, all save and stop. `is_ours` is asked before
     that save, which is not ours to make where another process has taken over. `micro_batch` is the most windows that a
     rank takes at once: a larger share of the batch is summed up in parts. `part` is told what is done within it (data,
-    forward, backward, optimizer, validation, checkpoint), for those who measure. With `wait` the checkpoint of an epoch
-    is on the disk before anybody is told of the epoch.
+    forward, backward, optimizer, validation, checkpoint), for those who measure.
     """
 
     stop: Callable[[], bool] = lambda: False
     is_ours: Callable[[], bool] = lambda: True
     micro_batch: int | None = None
     part: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()
-    wait: bool = False
 
 
 class DivergedError(Exception):
@@ -155,8 +153,6 @@ def fit(
             if world.is_main:
                 with control.part("checkpoint"):
                     saved.save(progress)
-                    if control.wait:
-                        saved.wait()
                     on_epoch(progress.history)
     model.load_state_dict(progress.best_model)
     return progress

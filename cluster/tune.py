@@ -20,7 +20,7 @@ from benchmark.data.layout import data_path, require
 from benchmark.environment import available_cpus
 from benchmark.errors import MachineError, UserError
 from benchmark.files import write_json, write_text
-from benchmark.studies import studies
+from benchmark.studies import distinct_studies, studies
 from benchmark.study import Study, trial_cells
 from benchmark.suite import Suite
 from results import lease
@@ -34,7 +34,6 @@ from .site import Site
 from .submit import cluster_folder, executor_for, refusals, requeue_if_marked
 from .tuning.allocation import run_allocation
 from .tuning.job import TuneJob
-from .tuning.population import require_one_level
 from .tuning.ray_node import LOOPBACK, write_token
 from .tuning.summary import conclude, is_complete, is_used_up
 from .tuning.supervise import run_studies
@@ -45,8 +44,6 @@ NOTE = "tuning.json"
 """Beside the jobs of studies: which job has which."""
 CPU_TRIALS = 4
 """Side by side in an allocation without GPUs, where nothing is said."""
-SMALLEST_POPULATION = 4
-"""Whose worst quarter is one."""
 RAY_MEMORY_GB = 2.0
 """Of Ray's own processes on each node, and of the driver."""
 
@@ -86,7 +83,6 @@ def tune_here(suite: Suite, chosen: Sequence[Study], effort: Effort, store: Stor
     for study in left:
         if holder := lease.live_holder(StudyFolder(store.root, study).root):
             raise MachineError(f"{study}: is being tuned by {holder}; wait for it")
-    _require_population(left, effort)
     _require_data(left, store)
     placement = place(suite.resources, [study.train.batch_size for study in chosen])
     require_precision(_first_cells(left), placement.device)
@@ -143,18 +139,6 @@ def _require_alike(study: Study, effort: Effort, store: Store) -> None:
         )
 
 
-def _require_population(left: Sequence[Study], effort: Effort) -> None:
-    """UserError: the studies, or the effort, are not what a population takes."""
-    if effort.scheduler != "pbt":
-        return
-    if effort.trials is None or effort.trials < SMALLEST_POPULATION:
-        raise UserError(f"--scheduler pbt: --trials is the size of the population, {SMALLEST_POPULATION} at least")
-    if effort.search != "random":
-        raise UserError("--scheduler pbt: members begin at random; leave --search out")
-    for study in left:
-        require_one_level(study)
-
-
 def _require_data(chosen: Sequence[Study], store: Store) -> None:
     for study in chosen:
         for level in study.levels:
@@ -196,7 +180,7 @@ def inequalities(suite: Suite, chosen: Sequence[Study], effort: Effort, store: S
     wanted = {study.name for study in chosen}
     told = []
     contests: dict[str, list[Study]] = {}
-    for study in {study.name: study for study in studies(suite).values()}.values():
+    for study in distinct_studies(suite):
         contests.setdefault(study.contest, []).append(study)
     for members in contests.values():
         if not any(study.name in wanted for study in members):
@@ -267,7 +251,6 @@ def tune_there(
     if not left:
         return f"{suite.name}: nothing to send" + (f"; {len(in_hand)} studies are in earlier jobs" if in_hand else "")
     _require_data(left, store)
-    _require_population(left, effort)
     job = _job_there(suite, left, effort, store, site, nodes, parallel, trials_per_gpu)
     folder = cluster_folder(store.root)
     parts = [left[first : first + studies_per_job] for first in range(0, len(left), studies_per_job)]

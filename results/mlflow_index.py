@@ -15,10 +15,10 @@ import results
 from benchmark.files import write_json
 from benchmark.suite import Suite
 
-from . import tuning
 from .leaderboard import family_and_source
 from .mlflow_runs import VIEW_VERSION
 from .store import Broken, Record, Store
+from .studies import study_files
 
 REVISION = "symbench.revision"
 """Tag of an experiment: changes with each sync that changes a run, from whichever store."""
@@ -82,7 +82,7 @@ def inputs_digest(store: Store, suite: Suite, files: Sequence[str] = FILES) -> s
     for cell in suite.cells:
         folder = os.fspath(store.cell_folder(cell.id))
         digest.update(repr((cell.id, [_state_of(f"{folder}/{name}") for name in files])).encode())
-    for path in tuning.files_of(suite, store):
+    for path in study_files(suite, store):
         digest.update(repr((str(path), _state_of(str(path)))).encode())
     return digest.hexdigest()
 

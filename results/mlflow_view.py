@@ -23,13 +23,14 @@ from uuid import uuid4
 from benchmark.errors import UserError
 from benchmark.suite import Suite
 
-from . import export, report, tuning
+from . import export, report
 from .leaderboard import Row, aggregate
 from .mlflow_boards import LONGEST_TAG, STATE_TAG, SUITE, board_path, boards_of, experiment_name, note, told_boards
 from .mlflow_client import connected, default_tracking_uri
 from .mlflow_index import RESULT_FILES, REVISION, Found, Index, board_digest, inputs_digest
 from .mlflow_insert import AT_ONCE, insert
 from .mlflow_runs import BOARD_KEY, Import, board_run, cell_run, setting_run
+from .mlflow_studies import study_runs
 from .mlflow_write import DIGEST, IDENTITY, PARENT, REPLACED, complete, create, move, remove
 from .store import Broken, Record, Store, locked
 
@@ -163,7 +164,7 @@ def wanted_runs(store: Store, suite: Suite, records: Mapping[str, Record]) -> li
         if found:
             wanted.append(setting_run(row, cells[row.seeds[0].cell_id], records, suite.name, best.get(row.contest)))
             wanted += [cell_run(record, suite.name) for record in found]
-    return [*wanted, *tuning.mlflow_runs(suite, store)]
+    return [*wanted, *study_runs(suite, store)]
 
 
 def wanted_board(

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from benchmark.suite import Suite
 
-from . import figures, rollouts, tuning, views_flow, views_symmetry, views_weights
+from . import figures, rollouts, views_flow, views_symmetry, views_weights
 from .figures import Plot
 from .glance import Verdict, sure, verdicts
 from .leaderboard import Row, aggregate, best, letters_of
@@ -25,7 +25,10 @@ from .reproduce import Commands
 from .standing import overall
 from .statistics import range_coverage
 from .store import Broken, Record, Store
+from .studies import begun_studies, readable_trials
+from .study_figures import figures_of as study_figures
 from .table import estimate
+from .tuning_ledger import HEADINGS, cells_of, left_out, spent_by, warnings_of
 
 MAIN_COLUMNS = (
     "data_equivariance_error",
@@ -51,6 +54,8 @@ MOST_DETAILED = 400
 MOST_PANELS = 12
 """Datasets, each under one protocol, whose figures are drawn; the page says so of the others."""
 MOST_STANDINGS = 60
+MOST_STUDIES = 12
+"""Studies whose figures are drawn; the page says so of the others."""
 PROVENANCE = ("symbench", "git_commit", "python", "torch", "device", "world_size", "host", "data_file", "data_checksum")
 
 
@@ -107,13 +112,34 @@ def render(
         written_statistic=written_statistic,
         commands=commands,
         panels=panels_of(rows, records, metric) if panels is None else panels,
-        left_out=tuning.left_out(suite),
+        left_out=left_out(suite),
         panels_left=max(0, len({_figured(row) for row in rows}) - MOST_PANELS),
-        tuning=tuning.section(suite, records, store),
+        tuning=_tuning(suite, records, store),
         broken=[(_below(broken_one.folder, store), broken_one.reason) for broken_one in broken],
         provenance=_provenance(records[cell.id] for cell in suite.cells if cell.id in records),
         provenance_keys=PROVENANCE,
     )
+
+
+def _tuning(suite: Suite, records: Mapping[str, Record], store: Store) -> dict[str, Any] | None:
+    """What the page shows of tuning; None where nothing of the board is tuned."""
+    ledger = spent_by(suite, records, store)
+    if not ledger:
+        return None
+    folders, warnings = begun_studies(suite, store)
+    finished = [folder for folder in folders if folder.result_path.exists()]
+    plots: list[Plot] = []
+    for folder in finished[:MOST_STUDIES]:
+        trials, message = readable_trials(folder)
+        plots += study_figures(folder.study, [trial for trial in trials if trial.closed])
+        warnings += [message] if message else []
+    return {
+        "headings": HEADINGS,
+        "lines": [cells_of(line) for line in ledger],
+        "warnings": [*warnings_of(ledger), *warnings],
+        "plots": plots,
+        "left": max(0, len(finished) - MOST_STUDIES),
+    }
 
 
 def figures_of(panels: Sequence[Panel]) -> list[tuple[str, str]]:

@@ -97,7 +97,7 @@ class Store:
             try:
                 record = read_record(folder, history)
             except (OSError, ValueError, TypeError) as error:
-                broken.append(Broken(folder, _reason(error)))
+                broken.append(Broken(folder, reason_of(error)))
                 continue
             if record is None:
                 continue
@@ -117,7 +117,7 @@ class Store:
                 if status is not None and _cell_document(folder).get("id") != cell.id:
                     raise ValueError("cell.json describes another cell")
             except (OSError, ValueError, TypeError) as error:
-                broken.append(Broken(folder, _reason(error)))
+                broken.append(Broken(folder, reason_of(error)))
                 continue
             if status is not None:
                 found[cell.id] = status
@@ -301,7 +301,8 @@ def _is_time(seconds: Any) -> bool:
     return isinstance(seconds, int | float) and 0 <= seconds <= MOST_SECONDS
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read, in one line: the first problem of a ValidationError, or the error itself."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{error.title}: {'.'.join(map(str, first['loc']))}: {first['msg']}"

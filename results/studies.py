@@ -7,30 +7,28 @@ go on from them alone.
 
 from __future__ import annotations
 
-import io
+import itertools
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import NonNegativeInt, ValidationError
-from ruamel.yaml import YAML
+from pydantic import ConfigDict, NonNegativeInt
 
 from benchmark.cell import Cell, Frozen, PositiveFloat, PositiveInt
-from benchmark.errors import MachineError, UserError
+from benchmark.errors import MachineError, SymbenchError, UserError
 from benchmark.files import tuned_folder, write_text
-from benchmark.recorder import Epoch
-from benchmark.study import TUNING_SEED, Study, trial_cells
-from benchmark.suite import Range
+from benchmark.studies import distinct_studies
+from benchmark.study import Study, trial_cells
+from benchmark.suite import Suite
 
-from .store import Record, Store
+from .store import Record, Store, reason_of
 
-PROVENANCE = ("symbench", "git_commit", "git_dirty", "python", "torch", "ray", "optuna", "device", "host")
 Search = Literal["random", "optuna"]
-Scheduler = Literal["asha", "none", "pbt"]
+Scheduler = Literal["asha", "none"]
+Document = TypeVar("Document", bound=Frozen)
 
 
 class Effort(Frozen):
@@ -43,20 +41,18 @@ class Effort(Frozen):
 
 
 class Note(Frozen):
-    """What is known of a trial besides its records; `ended` is why it was stopped before its last epoch."""
+    """What is known of a trial besides its records; `ended` is why it was stopped before its last epoch.
+
+    Notes of earlier versions of symbench have more keys, which say nothing of a trial that stands by itself.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     number: NonNegativeInt
     settings: Mapping[str, Any]
-    by: Literal["default", "random", "optuna", "pbt"]
+    by: Literal["default", "random", "optuna"]
     """Who thought of it."""
     ended: str = ""
-    seed: NonNegativeInt = TUNING_SEED
-    parent: NonNegativeInt | None = None
-    """With `pbt`: whose weights it went on from, at epoch `since`; what it cost before stands in the next three."""
-    since: NonNegativeInt = 0
-    epochs_before: NonNegativeInt = 0
-    seconds_before: float = 0.0
-    hours_before: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,7 @@ class Trial:
     def curve(self) -> list[float]:
         """The lowest validation RMSE so far after each epoch, the geometric mean over levels; as far as all went.
 
-        A mean of logarithms: no level decides alone because its field is larger. After epoch `since` it counts anew:
-        the settings have no part in what another trial had reached.
+        A mean of logarithms: no level decides alone because its field is larger.
         """
         lines = [self._line(cell) for cell in self.cells]
         if len(lines) == 1:
@@ -84,12 +79,9 @@ class Trial:
         record = self.records.get(cell.id)
         if record is None:
             return []
-        lowest = [math.inf]
-        for done, epoch in enumerate(record.history):
-            before = math.inf if done == self.note.since else lowest[-1]
-            lowest.append(min(before, epoch.validation_rmse))
+        lowest = list(itertools.accumulate((epoch.validation_rmse for epoch in record.history), min))
         lasting = lowest[-1:] * (cell.train.epochs - len(record.history)) if record.status.state == "done" else []
-        line = lowest[1:] + (lasting if len(self.cells) > 1 else [])
+        line = lowest + (lasting if len(self.cells) > 1 else [])
         return [max(value, 1e-300) for value in line] if len(self.cells) > 1 else line
 
     @property
@@ -105,8 +97,8 @@ class Trial:
 
     @property
     def value(self) -> float:
-        """The lowest validation RMSE; infinite where it diverged, failed or has no epoch of its own yet."""
-        if self.diverged or self.note.ended.startswith("failed") or len(self.curve) <= self.note.since:
+        """The lowest validation RMSE; infinite where it diverged, failed or has no epoch yet."""
+        if self.diverged or self.note.ended.startswith("failed") or not self.curve:
             return math.inf
         return self.curve[-1]
 
@@ -121,24 +113,25 @@ class Trial:
 
     @property
     def epochs(self) -> int:
-        """Trained, of all levels; those that it has from another trial are that one's."""
-        return self.note.epochs_before + sum(len(self._own(record)) for record in self.records.values())
-
-    def _own(self, record: Record) -> Sequence[Epoch]:
-        return record.history[self.note.since :]
+        """Trained, of all levels."""
+        return sum(len(record.history) for record in self.records.values())
 
     @property
     def seconds(self) -> float:
-        own = sum(epoch.seconds for record in self.records.values() for epoch in self._own(record))
-        return self.note.seconds_before + own
+        return sum(epoch.seconds for record in self.records.values() for epoch in record.history)
 
     @property
     def device_hours(self) -> float:
         """Of all GPUs, or of all ranks on a CPU; where trials shared a GPU, its share."""
-        return self.note.hours_before + sum(
-            sum(epoch.seconds for epoch in self._own(record)) * float(record.environment.get("devices", 1)) / 3600
+        return sum(
+            sum(epoch.seconds for epoch in record.history) * float(record.environment.get("devices", 1)) / 3600
             for record in self.records.values()
         )
+
+
+def best_trial(trials: Iterable[Trial]) -> Trial | None:
+    """The trial with the lowest validation RMSE, the earliest of equals; None if no trial has one."""
+    return min((trial for trial in trials if math.isfinite(trial.value)), key=lambda trial: trial.value, default=None)
 
 
 class StudyFolder:
@@ -163,10 +156,8 @@ class StudyFolder:
 
     def require_alike(self, effort: Effort) -> _Begun | None:
         """As the study was begun, if it was. UserError: it was searched otherwise."""
-        path, before = self.root / "study.json", self.begun()
+        before = self.begun()
         if before is None:
-            if path.exists():
-                raise UserError(f"{path}: not readable; delete {self.root} to tune anew")
             return None
         old_study, new_study = (study.model_dump(mode="json") for study in (before.study, self.study))
         for what, old, new in (
@@ -184,18 +175,27 @@ class StudyFolder:
         return before
 
     def begun(self) -> _Begun | None:
-        """As the study was begun; None where it was not."""
+        """As the study was begun; None where it was not. UserError, MachineError: that cannot be read."""
+        path = self.root / "study.json"
         try:
-            return _Begun.model_validate_json((self.root / "study.json").read_text(encoding="utf-8"))
-        except (OSError, ValidationError):
+            return self._parsed(path, _Begun)
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            raise MachineError(f"{path}: cannot be read: {error.strerror}") from error
 
     def write(self, note: Note) -> None:
         write_text(self.root / "trials" / f"{note.number:04}.json", note.model_dump_json(indent=1) + "\n")
 
     def read(self, number: int) -> Note:
-        """OSError, ValidationError where there is none."""
-        return Note.model_validate_json((self.root / "trials" / f"{number:04}.json").read_text(encoding="utf-8"))
+        """OSError where there is none. UserError: it is damaged, or of another version of symbench."""
+        return self._parsed(self.root / "trials" / f"{number:04}.json", Note)
+
+    def _parsed(self, path: Path, schema: type[Document]) -> Document:
+        try:
+            return schema.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: cannot be read ({reason_of(error)}); delete {self.root} to tune anew") from error
 
     def forget(self, number: int) -> None:
         """A trial that has not begun."""
@@ -203,7 +203,7 @@ class StudyFolder:
 
     def trial(self, note: Note) -> Trial:
         """MachineError: the settings of the note cannot be, for the code is another one now."""
-        cells = trial_cells(self.study, note.settings, note.seed)
+        cells = trial_cells(self.study, note.settings)
         if cells is None:
             raise MachineError(f"{self.root}: trial {note.number} cannot be made any more; delete the study's folder")
         return Trial(note, cells, self.store.read(cells)[0])
@@ -213,91 +213,41 @@ class StudyFolder:
         numbers = sorted(int(path.stem) for path in (self.root / "trials").glob("[0-9]*.json"))
         return [self.trial(self.read(number)) for number in numbers]
 
-    def freeze(self, effort: Effort, trials: Sequence[Trial], used_up: bool = False) -> dict[str, Any]:
-        """Write the result; `used_up`: nothing is left in the space. MachineError where no trial came to a number."""
-        best = min(trials, key=lambda trial: trial.value, default=None)
-        if best is None or not math.isfinite(best.value):
-            raise MachineError(f"{self.study}: no trial came to a validation RMSE; see {self.root}")
-        document = frozen(self.study, effort, trials, best) | {"space_used_up": used_up}
-        buffer = io.StringIO()
-        yaml = YAML()
-        yaml.default_flow_style = None
-        yaml.width = 118
-        yaml.dump(document, buffer)
-        heading = f"# What `symbench tune` found for {self.study}.\n# `symbench run SUITE --tuned` uses `best`.\n"
-        write_text(self.result_path, heading + buffer.getvalue())
-        return document
-
 
 class _Begun(Frozen):
     study: Study
     effort: Effort
 
 
-def frozen(study: Study, effort: Effort, trials: Sequence[Trial], best: Trial) -> dict[str, Any]:
-    """The result as plain data."""
-    cell = best.cells[0]
-    environment: Mapping[str, Any] = best.records[cell.id].environment
-    curve = [float(f"{value:.6g}") for value in best.curve]
-    defaults = [trial.value for trial in trials if trial.note.by == "default"]
-    return {
-        "study": study.name,
-        "dataset": study.dataset.model_dump(mode="json", exclude={"level"}),
-        "levels": list(study.levels),
-        "protocol": study.protocol.model_dump(mode="json"),
-        "budget": study.budget,
-        "best": {"model": cell.model.model_dump(mode="json"), "train": cell.train.model_dump(mode="json")},
-        "found": {
-            "trial": best.note.number,
-            "by": best.note.by,
-            "settings": dict(best.note.settings),
-            "rmse_validation": best.value,
-            "rmse_validation_default": _number(min(defaults, default=math.inf)),
-            "best_epoch": 1 + best.curve.index(best.curve[-1]),
-        },
-        "validation_curve": curve,
-        "effort": {**effort.model_dump(mode="json"), "seeds": sorted({trial.note.seed for trial in trials})},
-        "spent": spent(trials),
-        "space": {key: _written(domain) for key, domain in study.space.items()},
-        "trials": [
-            {
-                "trial": trial.note.number,
-                "by": trial.note.by,
-                "state": trial.state,
-                "rmse_validation": _number(trial.value),
-                "epochs": trial.epochs,
-                "seconds": round(trial.seconds, 2),
-                "settings": dict(trial.note.settings),
-            }
-            for trial in trials
-        ],
-        "provenance": {
-            "frozen": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **{key: environment[key] for key in PROVENANCE if key in environment},
-            "data": {
-                str(record.environment["data_file"]): str(record.environment["data_checksum"])
-                for record in best.records.values()
-                if "data_checksum" in record.environment
-            },
-        },
-    }
+def begun_studies(suite: Suite, store: Store) -> tuple[list[StudyFolder], list[str]]:
+    """Folders of the studies of `suite` that were begun, as they were begun; and a message for each unreadable one."""
+    if not tuned_folder(store.root).is_dir():
+        return [], []
+    readable, messages = [], []
+    for study in distinct_studies(suite):
+        try:
+            begun = StudyFolder(store.root, study).begun()
+        except SymbenchError as error:
+            messages.append(str(error))
+            continue
+        if begun is not None:
+            readable.append(StudyFolder(store.root, begun.study))
+    return readable, messages
 
 
-def spent(trials: Sequence[Trial]) -> dict[str, Any]:
-    """What the trials cost in all."""
-    devices = {r.environment.get("device_type", "cpu") for t in trials for r in t.records.values()}
-    return {
-        "trials": sum(trial.closed for trial in trials),
-        "epochs": sum(trial.epochs for trial in trials),
-        "seconds": round(sum(trial.seconds for trial in trials), 2),
-        "device_hours": round(sum(trial.device_hours for trial in trials), 6),
-        "devices": "/".join(sorted(map(str, devices))),
-    }
+def readable_trials(folder: StudyFolder) -> tuple[list[Trial], str]:
+    """Trials of `folder`; or none, and a message that says why they cannot be read."""
+    try:
+        return folder.trials(), ""
+    except (SymbenchError, OSError, ValueError) as error:
+        return [], str(error)
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _written(domain: Any) -> Any:
-    return {"low": domain.low, "high": domain.high} if isinstance(domain, Range) else list(domain)
+def study_files(suite: Suite, store: Store) -> list[Path]:
+    """Files of the studies of `suite` that change when a study goes on; some may be absent."""
+    if not tuned_folder(store.root).is_dir():
+        return []
+    folders = [StudyFolder(store.root, study) for study in distinct_studies(suite)]
+    return sorted(
+        path for one in folders for path in (one.result_path, one.root / "study.json", *one.root.glob("trials/*.json"))
+    )

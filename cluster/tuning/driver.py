@@ -21,9 +21,8 @@ from benchmark.errors import MachineError, UserError
 from benchmark.terminal import duration
 from results import lease
 from results.lease import BEAT_SECONDS, STALE_SECONDS
-from results.studies import StudyFolder, Trial
+from results.studies import StudyFolder, Trial, best_trial
 
-from . import population
 from .job import FRUITLESS, TuneJob, stop_file
 from .summary import conclude
 
@@ -106,7 +105,6 @@ def _search(job: TuneJob, job_file: Path, folder: StudyFolder) -> None:
         shutil.rmtree(state, ignore_errors=True)
     if stop_file(job_file).exists():
         return
-    population.clear(folder)
     print(conclude(folder, job.effort, ledger.used_up), flush=True)
 
 
@@ -114,7 +112,6 @@ def _teller(ledger: Any, folder: StudyFolder) -> Any:
     """Tells the terminal: each trial that ends, and now and then what runs."""
     from ray import tune
 
-    from .search import best_of
     from .trial import TIME
 
     class Teller(tune.Callback):
@@ -142,7 +139,7 @@ def _teller(ledger: Any, folder: StudyFolder) -> Any:
 
         def say(self, news: str) -> None:
             self.said = time.monotonic()
-            best = best_of(list(ledger.closed.values()))
+            best = best_trial(ledger.closed.values())
             told = f"best {best.value:.4g} (trial {best.note.number})" if best else "no result yet"
             print(
                 f"{folder.study}: {news}; {len(ledger.closed)}{self.of()} trials done,"

@@ -8,23 +8,18 @@ no trial of before.
 from __future__ import annotations
 
 import itertools
-import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ray import tune
 from ray.tune import Stopper
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from benchmark.study import TUNING_SEED, rounded
-from benchmark.suite import Range
 from results.studies import Effort, Note, StudyFolder, Trial
 
-from . import population
 from .job import REDUCTION, first_rung, rungs
 from .proposals import Novelty, OptunaProposals, Proposals, RandomProposals
 from .trial import METRIC, TIME
@@ -85,16 +80,12 @@ class Ledger:
 
     def _new(self, number: int) -> Note | None:
         defaults = self.folder.study.defaults
-        in_population = self.effort.scheduler == "pbt"
-        seed = TUNING_SEED + number if in_population else TUNING_SEED  # two members may come to the same settings
         if number < len(defaults):
-            return Note(number=number, settings=defaults[number], by="default", seed=seed)
+            return Note(number=number, settings=defaults[number], by="default")
         settings = self.proposals.propose(number, self.is_new)
         if settings is None:
             return None
-        if in_population:  # all have networks of one shape
-            settings = {**defaults[0], **{key: settings[key] for key in population.mutable(self.folder.study)}}
-        return Note(number=number, settings=settings, by=self.effort.search, seed=seed)
+        return Note(number=number, settings=settings, by=self.effort.search)
 
     def end(self, number: int, why: str) -> None:
         """Remember that a trial was stopped for good."""
@@ -155,8 +146,7 @@ class LedgerSearch(Searcher):
         if note is None:
             return Searcher.FINISHED
         self.ledger.running[trial_id] = note
-        config = {"job": str(self.job_file), "study": self.ledger.folder.study.name, "trial": note.number}
-        return {**config, "settings": dict(note.settings), "parent": None, "since": 0}
+        return {"job": str(self.job_file), "study": self.ledger.folder.study.name, "trial": note.number}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         self.ledger.finished(trial_id, given_up=error)
@@ -216,66 +206,6 @@ class Asha(AsyncHyperBandScheduler):
         self._trial_info.pop(trial.trial_id, None)
 
 
-class Population(PopulationBasedTraining):
-    """PBT over epochs, whose members keep their numbers; those that stand for the defaults follow nobody."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        study = ledger.folder.study
-        population.require_one_level(study)
-        self.ledger, self.domains = ledger, population.mutable(study)
-        mutations = {
-            key: tune.loguniform(domain.low, domain.high) if isinstance(domain, Range) else list(domain)
-            for key, domain in self.domains.items()
-        }
-        super().__init__(
-            time_attr=TIME,
-            metric=METRIC,
-            mode="min",
-            perturbation_interval=population.interval(study.train),
-            hyperparam_mutations={"settings": mutations},
-            log_config=False,
-        )
-
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        return True
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Ray lets no search begin a population, for the settings change behind its back; the ledger reads them."""
-        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """At the last epoch there is nothing left to go on to."""
-        if result[TIME] >= self.ledger.folder.study.train.epochs:
-            return str(TrialScheduler.CONTINUE)
-        return str(super().on_trial_result(tune_controller, trial, result))
-
-    def _quantiles(self) -> tuple[list[Any], list[Any]]:
-        """Those that follow and those that are followed, the worst first."""
-        state = self._trial_state
-        scored = [trial for trial in state if state[trial].last_score is not None and not trial.is_finished()]
-        scored.sort(key=lambda trial: state[trial].last_score)
-        count = min(math.ceil(len(scored) * self._quantile_fraction), len(scored) // 2)
-        best = scored[len(scored) - count :]
-        worst = [trial for trial in scored if trial not in best and not self._is_default(trial)]
-        return worst[:count], best
-
-    def _is_default(self, trial: Any) -> bool:
-        note = self.ledger.running.get(trial.trial_id)
-        return note is not None and note.by == "default"
-
-    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The other's settings, changed a little and within the space; and where its weights are."""
-        config, operations = super()._get_new_config(trial, trial_to_clone)
-        number, parent = trial.config["trial"], trial_to_clone.config["trial"]
-        epoch = int(self._trial_state[trial_to_clone].last_train_time)
-        population.hold(self.ledger.folder, number, parent, epoch)
-        settings = dict(config["settings"])
-        for key, domain in self.domains.items():
-            if isinstance(domain, Range):
-                settings[key] = min(max(rounded(settings[key]), domain.low), domain.high)
-        return {**config, "settings": settings, "trial": number, "parent": parent, "since": epoch}, operations
-
-
 class Hours(Stopper):
     """Ends everything when the hours are spent."""
 
@@ -293,11 +223,4 @@ class Hours(Stopper):
 
 
 def scheduler_for(ledger: Ledger) -> TrialScheduler:
-    kinds = {"asha": Asha, "pbt": Population}
-    kind = kinds.get(ledger.effort.scheduler)
-    return FIFOScheduler() if kind is None else kind(ledger)
-
-
-def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """The one with the lowest value; None where none has one."""
-    return min((trial for trial in trials if trial.value < float("inf")), key=lambda t: t.value, default=None)
+    return Asha(ledger) if ledger.effort.scheduler == "asha" else FIFOScheduler()

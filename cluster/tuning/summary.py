@@ -8,6 +8,7 @@ from benchmark.errors import MachineError
 from benchmark.terminal import duration
 from benchmark.tuned import read_result
 from results.studies import Effort, StudyFolder, Trial
+from results.study_result import freeze
 
 
 def is_complete(folder: StudyFolder, effort: Effort, trials: Sequence[Trial]) -> bool:
@@ -38,7 +39,7 @@ def conclude(folder: StudyFolder, effort: Effort, used_up: bool = False) -> str:
             f"{folder.study}: {len(waiting)} trials could not be brought to their end, the first is trial "
             f"{waiting[0].note.number}; the same command tries again"
         )
-    document = folder.freeze(effort, trials, used_up)
+    document = freeze(folder, effort, trials, used_up)
     found, spent = document["found"], document["spent"]
     default = found["rmse_validation_default"]
     return (

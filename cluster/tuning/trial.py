@@ -32,7 +32,6 @@ from results.studies import Note, StudyFolder, Trial
 
 from .. import failures
 from ..staging import stage
-from . import population
 from .job import TuneJob, rungs, stop_file
 from .ray_node import scratch
 
@@ -53,10 +52,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
     job_file = Path(config["job"])
     job = TuneJob.load(job_file)
     folder = StudyFolder(job.store, job.study(config["study"]))
-    note = folder.read(config["trial"])
-    if config.get("parent") is not None and (config["parent"], config["since"]) != (note.parent, note.since):
-        note = population.follow(folder, note, config["settings"], config["parent"], config["since"])
-    trial = folder.trial(note)
+    trial = folder.trial(folder.read(config["trial"]))
     if trial.closed:
         tune.report({TIME: max(1, len(trial.curve)), METRIC: trial.value, "device_hours": trial.device_hours})
         return
@@ -77,7 +73,6 @@ class Progress:
     def __init__(self, job: TuneJob, folder: StudyFolder, trial: Trial, report: Report) -> None:
         self.folder, self.number, self.report = folder, trial.note.number, report
         self.told = 0
-        self.in_population = job.effort.scheduler == "pbt"
         self.milestones = rungs(job.effort, trial.cells[0].train)
 
     def __call__(self) -> None:
@@ -85,13 +80,7 @@ class Progress:
         curve = now.curve
         for epoch in range(self.told + 1, len(curve) + 1):
             if epoch in self.milestones or epoch == len(curve):
-                result = {TIME: epoch, METRIC: curve[epoch - 1], "device_hours": now.device_hours}
-                if self.in_population and epoch == len(curve) and not now.closed:
-                    population.keep_snapshot(self.folder, now, epoch, just_trained=self.told > 0)
-                    with population.token() as checkpoint:
-                        self.report(result, checkpoint=checkpoint)
-                else:
-                    self.report(result)
+                self.report({TIME: epoch, METRIC: curve[epoch - 1], "device_hours": now.device_hours})
         self.told = max(self.told, len(curve))
         if now.diverged or now.note.ended:
             self.report({TIME: max(1, len(curve)), METRIC: now.value, "device_hours": now.device_hours})
@@ -179,7 +168,7 @@ def _advance(
         def stop() -> bool:  # asked at every step: the disk is not to be looked at
             return reached[1] or asked.to_stop() or (lease is not None and lease.known_lost)
 
-        control = Control(stop, is_ours, wait=job.effort.scheduler == "pbt")  # whose snapshots are of that epoch
+        control = Control(stop, is_ours)
         notes = {
             "study": folder.study.name,
             "trial": trial.note.number,

@@ -11,20 +11,21 @@ from typing import Any
 import pytest
 import torch
 
+from benchmark import registry, suites
 from benchmark import run as runs
-from benchmark import suites
 from benchmark.cell import FIRST_TUNING_SEED, Cell, Protocol, Training
 from benchmark.data.windows import Windows
 from benchmark.distributed import single
 from benchmark.errors import UserError
 from benchmark.search_space import training_space
-from benchmark.studies import studies
+from benchmark.studies import distinct_studies, studies
 from benchmark.study import TUNING_SEED, Study, draw, trial_cells
 from benchmark.suite import Range, Suite
 from benchmark.training import Control, StoppedError
 from benchmark.tuned import provenance, read_result, resolved
 from results.store import Store
 from results.studies import Effort, Note, StudyFolder, Trial
+from results.study_result import freeze
 
 MakeSuite = Callable[..., Path]
 KEEP = "tuning: {keep: [hidden, layers, kernel_size]}\n"
@@ -36,7 +37,7 @@ def load(path: Path, more: str = "") -> Suite:
 
 
 def the_study(suite: Suite) -> Study:
-    (study,) = {study.name: study for study in studies(suite).values()}.values()
+    (study,) = distinct_studies(suite)
     return study
 
 
@@ -149,6 +150,23 @@ def test_settings_that_no_model_can_have_make_no_trial(make_suite: MakeSuite) ->
     study = the_study(load(make_suite()))
     assert trial_cells(study, {**study.defaults[0], "model.kernel_size": 2}) is None
     assert trial_cells(study, {**study.defaults[0], "train.rollout_steps": 5}) is None
+
+
+def test_a_model_that_cannot_run_somewhere_has_no_study_there(make_suite: MakeSuite, tmp_path: Path) -> None:
+    plugin = tmp_path / "choosy.py"
+    plugin.write_text(
+        "from benchmark.models.convnet import ConvNet\n"
+        "class Choosy(ConvNet):\n"
+        "    @classmethod\n"
+        "    def supports(cls, task):\n"
+        "        return 'not here'\n"
+    )
+    registry.add_plugin(plugin)
+    try:
+        suite = suites.load(str(make_suite(models="[choosy, {convnet: {hidden: 4}}]")))
+        assert {study.model.name for study in studies(suite).values()} == {"convnet"}
+    finally:
+        registry.replace_plugins([])
 
 
 @pytest.mark.parametrize(
@@ -272,7 +290,7 @@ def test_a_result_is_frozen_and_a_suite_uses_it(folder: StudyFolder, store: Stor
     assert [trial.state for trial in trials] == ["done", "done", "open"]
     folder.write(trials[2].note.model_copy(update={"ended": "stopped by asha at epoch 1"}))
     trials = folder.trials()
-    folder.freeze(Effort(trials=3), trials)
+    freeze(folder, Effort(trials=3), trials)
     result = read_result(folder.result_path)
     assert result["found"]["trial"] == 1
     assert result["found"]["rmse_validation"] == trials[1].value < result["found"]["rmse_validation_default"]

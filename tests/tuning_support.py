@@ -1,0 +1,64 @@
+"""Studies with fabricated trials, for the tests of tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmark import suites
+from benchmark.recorder import Epoch, State
+from benchmark.studies import distinct_studies
+from cluster.tuning.job import TuneJob
+from cluster.tuning.proposals import Novelty, RandomProposals
+from results.store import Store
+from results.studies import Effort, Note, StudyFolder, Trial
+
+MakeSuite = Callable[..., Path]
+EPOCHS = 9
+KEEP = "tuning: {keep: [hidden, layers, kernel_size]%s}\n"
+
+
+def make_folder(
+    store: Store, make_suite: MakeSuite, effort: Effort, epochs: int = EPOCHS, more: str = ""
+) -> StudyFolder:
+    path = make_suite(epochs=epochs)
+    path.write_text(path.read_text() + KEEP % more)
+    (study,) = distinct_studies(suites.load(str(path)))
+    folder = StudyFolder(store.root, study)
+    folder.begin(effort)
+    return folder
+
+
+def fabricate(folder: StudyFolder, note: Note, rmse: Sequence[float], state: State | None = "done") -> Trial:
+    """A trial with that validation curve; running, where its state is None."""
+    folder.write(note)
+    for cell in folder.trial(note).cells:
+        with folder.store.recorder(cell) as recorder:
+            assert recorder is not None
+            recorder.start()
+            recorder.environment({"devices": 0.5, "device_type": "cuda"})
+            history = [Epoch(n, 1.0, 1.0, value, 1e-3, 3600.0) for n, value in enumerate(rmse, start=1)]
+            recorder.progress(history, cell.train.epochs)
+            if state is not None:
+                recorder.finish(state, {"rmse_validation": min(rmse)} if state == "done" else {})
+    return folder.trial(note)
+
+
+def notes(folder: StudyFolder, count: int) -> list[Note]:
+    """The default and random draws."""
+    made = [Note(number=0, settings=folder.study.defaults[0], by="default")]
+    is_new = Novelty(folder.study, [folder.trial(made[0])])
+    for number in range(1, count):
+        settings = RandomProposals(folder.study).propose(number, is_new)
+        assert settings is not None
+        made.append(Note(number=number, settings=settings, by="random"))
+        is_new.add(folder.trial(made[-1]))
+    return made
+
+
+def job_for(folder: StudyFolder) -> TuneJob:
+    """A job of one rank that searches the study of `folder` with one trial."""
+    return TuneJob(
+        store=folder.root.parent.parent, studies=(folder.study,), effort=Effort(trials=1),
+        plugins=(), device="cpu", ranks=1, threads=1, node_cpus=1, node_gpus=0,
+    )  # fmt: skip
