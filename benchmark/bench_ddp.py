@@ -26,11 +26,12 @@ import torch
 from rich.console import Console
 from rich.markdown import Markdown
 
-from . import costs, environment, registry, suites
+from . import costs, environment, suites
 from .baseline import Baseline
 from .bench_epoch import DEVICE, FAST, noise, now
 from .cell import Cell
 from .distributed import World, join
+from .experiment import Experiment, is_trained
 from .training import RolledOutLoss, deterministic
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -101,8 +102,8 @@ def _step(
 
 def _build(cell: Cell) -> Baseline:
     """The model of the cell, on the CPU."""
-    model_class, config = registry.configured(cell.model)
-    return costs.built(model_class, config, costs.task_of(cell.dataset, cell.protocol))
+    experiment = Experiment.of(cell)
+    return costs.built(experiment.model_class, experiment.config, experiment.task)
 
 
 def measure(cell: Cell, size: int, rounds: int, steps: int) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def _cells(suite: str, models: Sequence[str] | None) -> dict[str, Cell]:
     cells: dict[str, Cell] = {}
     for cell in suites.load(suite).cells:
         name = cell.model.name
-        if registry.model(name).trained and (models is None or name in models):
+        if is_trained(cell) and (models is None or name in models):
             cells.setdefault(name, cell)
     return cells
 

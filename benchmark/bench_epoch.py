@@ -31,12 +31,14 @@ import torch
 from rich.console import Console
 from rich.markdown import Markdown
 
-from . import environment, registry, suites
+from . import environment, suites
+from .baseline import Baseline
 from .bench_plain import plain_fit
 from .cell import Cell, Training
-from .costs import parameters, task_of
+from .costs import parameters
 from .data.windows import Windows
 from .distributed import World
+from .experiment import Experiment, is_trained
 from .training import Control, deterministic, fit
 
 ARITHMETIC = ("forward", "backward", "optimizer")
@@ -72,11 +74,11 @@ def now() -> float:
 def noise(cell: Cell, most: int | None) -> tuple[Windows, Windows]:
     """Training and validation windows of the cell's size on the CPU; of the former at most so many, of the latter as
     large a share."""
-    task = task_of(cell.dataset, cell.protocol)
-    declared = registry.dataset(cell.dataset.name)
-    splits = declared.splits(cell.protocol, cell.dataset.preset)
+    experiment = Experiment.of(cell)
+    splits, frames = experiment.splits, experiment.dataset.presets[cell.dataset.preset].frames
+    task = experiment.task
     runs = 1 + max(run for split in splits.values() for run in split.runs)
-    shape = (runs, declared.presets[cell.dataset.preset].frames, task.channels, task.height, task.width)
+    shape = (runs, frames, task.channels, task.height, task.width)
     values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     train, validation = (Windows.of(values, splits[name], task.input_frames) for name in ("train", "validation"))
     if most is not None and most < len(train):
@@ -130,9 +132,8 @@ def _plain(cell: Cell, settings: Training, most: int | None, workers: int) -> Me
     return _measured(marks)
 
 
-def _build(cell: Cell) -> Any:
-    model_class, config = registry.configured(cell.model)
-    return model_class(config, task_of(cell.dataset, cell.protocol)).to(DEVICE)
+def _build(cell: Cell) -> Baseline:
+    return Experiment.of(cell).build().to(DEVICE)
 
 
 def _measured(marks: list[float], clock: Clock | None = None) -> Measured:
@@ -211,7 +212,7 @@ def main(
     cells: dict[str, Cell] = {}
     for cell in suites.load(suite).cells:
         name = cell.model.name
-        if registry.model(name).trained and (wanted is None or name in wanted):
+        if is_trained(cell) and (wanted is None or name in wanted):
             cells.setdefault(name, cell)
     rows = []
     for name, cell in cells.items():

@@ -39,9 +39,9 @@ def sized(choice: ModelChoice, budget: int, dataset: DatasetChoice, protocol: Pr
     A model that cannot run there is left as it is. ValueError: it has no width, none is within 2 % of the budget, or
     it cannot be built.
     """
-    from . import costs  # torch takes seconds to import
+    from . import experiment  # torch takes seconds to import
 
-    task = costs.task_of(dataset, protocol)
+    task = experiment.task_of(dataset, protocol)
     baseline, config = registry.configured(choice)
     if baseline.refusal(config, task) is not None:
         return choice

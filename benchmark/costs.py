@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,32 +13,11 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from . import registry
 from .baseline import Baseline, Task
-from .cell import DatasetChoice, Protocol
 
 CPU = torch.device("cpu")
 COMPLEX_COST = 4
 """A complex product and sum are four of each."""
-
-
-def task_of(dataset: DatasetChoice, protocol: Protocol, shape_CHW: Sequence[int] | None = None) -> Task:
-    """What a model has to fit; the shape is that of the preset where no data are there to give it."""
-    declared = registry.dataset(dataset.name)
-    if shape_CHW is None:
-        preset = declared.presets[dataset.preset]
-        shape_CHW = (declared.channels, preset.height, preset.width)
-    channels, height, width = shape_CHW
-    return Task(
-        dataset.name,
-        protocol.input_frames,
-        channels,
-        height,
-        width,
-        protocol.target,
-        declared.periodic,
-        dataset.grid,
-    )
 
 
 def built(baseline: type[Baseline], config: Any, task: Task) -> Baseline:

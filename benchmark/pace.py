@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from . import costs, environment, registry
+from . import environment, registry
 from .cell import Cell
 from .data.dataset import SplitName
-from .data.layout import data_path
+from .data.layout import field_path
 from .data.windows import Windows
 from .distributed import World
 from .evaluation import BATCH, forecast_error
-from .run import cell_data, cell_windows
+from .experiment import Experiment, stored_field
 from .training import Control, StoppedError, deterministic, fit
 
 WARM_UP, WARM_UP_COMPILED = 1, 2
@@ -42,11 +42,11 @@ class Pace:
 
     def seconds(self, cell: Cell) -> float:
         """Training and evaluation of `cell`, early stopping left out."""
-        splits = registry.dataset(cell.dataset.name).splits(cell.protocol, cell.dataset.preset)
-        windows = {name: len(split.runs) * len(split.starts) for name, split in splits.items()}
-        frames = {name: windows[name] * split.steps for name, split in splits.items()}
-        each_epoch = windows["train"] // cell.train.batch_size * self.step + frames["validation"] * self.forecast
-        return cell.train.epochs * each_epoch + (frames["future"] + frames["domain"]) * self.forecast
+        splits = Experiment.of(cell).splits
+        forecasts = {name: len(split) * split.steps for name, split in splits.items()}
+        steps = len(splits["train"]) // cell.train.batch_size
+        each_epoch = steps * self.step + forecasts["validation"] * self.forecast
+        return cell.train.epochs * each_epoch + (forecasts["future"] + forecasts["domain"]) * self.forecast
 
 
 def kind(cell: Cell) -> dict[str, Any]:
@@ -68,17 +68,16 @@ def measure(cell: Cell, world: World, data_folder: Path) -> Pace | None:
 
     The loop is that of training, stopped before it has gone far; nothing of it is kept.
     """
-    model_class, config = registry.configured(cell.model)
     windows, data = _windows(cell, world, data_folder)
-    task = costs.task_of(cell.dataset, cell.protocol, windows["train"].field.shape[2:])
-    if model_class.refusal(config, task) is not None:
+    experiment = Experiment.of(cell, windows["train"].field.shape[2:])
+    if experiment.refusal() is not None:
         return None
     warm_up = WARM_UP_COMPILED if cell.train.compile else WARM_UP
     clock = _Clock(world.device, warm_up)
     train = _repeated(windows["train"], (warm_up + STEPS + 1) * cell.train.batch_size)
     validation = replace(_repeated(windows["validation"], world.size * BATCH), steps=1)
     with deterministic(cell.seed), tempfile.TemporaryDirectory() as folder:
-        model = model_class(config, task).to(world.device)
+        model = experiment.build().to(world.device)
         path, control = Path(folder) / "checkpoint.pt", Control(clock)
         with suppress(StoppedError):
             fit(model, train, validation, cell.train, 0, world, path, lambda history: None, control)
@@ -110,10 +109,10 @@ class _Clock:
 
 def _windows(cell: Cell, world: World, data_folder: Path) -> tuple[Mapping[SplitName, Windows], str]:
     """Those of the cell, or windows of noise of the same shape where its data are not there yet."""
-    dataset, protocol = cell.dataset, cell.protocol
-    if data_path(data_folder, dataset.name, dataset.preset, dataset.level).exists():
-        return cell_windows(cell, cell_data(cell, data_folder), world.device), "real"
-    task = costs.task_of(dataset, protocol)
+    experiment, protocol = Experiment.of(cell), cell.protocol
+    if field_path(data_folder, cell.dataset).exists():
+        return experiment.windows(stored_field(cell.dataset, data_folder).field, world.device), "real"
+    task = experiment.task
     frames = protocol.input_frames + protocol.train_steps
     shape = (RANDOM_RUNS, frames + RANDOM_FRAMES, task.channels, task.height, task.width)
     field = torch.randn(shape, generator=torch.Generator().manual_seed(cell.seed)).to(world.device)

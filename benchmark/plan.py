@@ -13,8 +13,9 @@ from typing import Literal
 import torch
 from pydantic import BaseModel
 
-from . import costs, registry
+from . import costs
 from .cell import Cell, Level
+from .experiment import Experiment, is_trained
 from .pace import Pace
 from .recorder import FINAL_STATES
 from .suite import Suite
@@ -123,9 +124,7 @@ def unmeasured(cells: Sequence[Cell], timings: Sequence[Timing]) -> list[Cell]:
     alike = _Alike()
     known = {alike(timing.cell) for timing in timings}
     first = {alike(cell): cell for cell in reversed(cells)}
-    return [
-        cell for like, cell in reversed(first.items()) if like not in known and registry.model(cell.model.name).trained
-    ]
+    return [cell for like, cell in reversed(first.items()) if like not in known and is_trained(cell)]
 
 
 def siblings_of(cells: Sequence[Cell], done: Iterable[Cell], most: int) -> list[Cell]:
@@ -158,7 +157,7 @@ class _Alike:
 
 def _estimate(cell: Cell, speed: Speed, pace_of: PaceOf) -> Estimate:
     try:
-        pace = pace_of(cell) if registry.model(cell.model.name).trained else None
+        pace = pace_of(cell) if is_trained(cell) else None
         if pace is not None:
             return Estimate(pace.seconds(cell), "probe")
         return Estimate(_flops(cell) / speed(cell), "from FLOPs")
@@ -174,26 +173,19 @@ def _like(cell: Cell) -> str:
 
 def _flops(cell: Cell) -> float:
     """Floating-point operations of training and evaluating the cell, counted on one forward pass."""
-    dataset = registry.dataset(cell.dataset.name)
     forward = _forward_flops(_like(cell))
-    windows = {
-        name: len(split.runs) * len(split.starts) * split.steps
-        for name, split in dataset.splits(cell.protocol, cell.dataset.preset).items()
-    }
-    trained = registry.model(cell.model.name).trained
-    each_epoch = windows["train"] * (1 + BACKWARD_COST) + windows["validation"]
-    epochs = cell.train.epochs if trained else 0
-    return forward * (epochs * each_epoch + windows["future"] + windows["domain"])
+    forecasts = {name: len(split) * split.steps for name, split in Experiment.of(cell).splits.items()}
+    each_epoch = forecasts["train"] * (1 + BACKWARD_COST) + forecasts["validation"]
+    epochs = cell.train.epochs if is_trained(cell) else 0
+    return forward * (epochs * each_epoch + forecasts["future"] + forecasts["domain"])
 
 
 @cache
 def _forward_flops(cell_json: str) -> int:
-    cell = Cell.model_validate_json(cell_json)
-    task = costs.task_of(cell.dataset, cell.protocol)
-    baseline, config = registry.configured(cell.model)
-    if baseline.refusal(config, task) is not None:
+    experiment = Experiment.of(Cell.model_validate_json(cell_json))
+    if experiment.refusal() is not None:
         return 0
-    return costs.flops(costs.built(baseline, config, task))
+    return costs.flops(costs.built(experiment.model_class, experiment.config, experiment.task))
 
 
 @cache

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from . import costs, environment, registry
+from . import costs, environment
 from .baseline import Baseline
 from .cell import Cell
 from .checkpoint import Progress
-from .data.dataset import Split, SplitName
-from .data.layout import StoredField, data_path, load_field
+from .data.dataset import SplitName
+from .data.layout import StoredField
 from .data.windows import Windows
 from .distributed import World
-from .errors import MachineError
 from .evaluation import (
     equivariance_error,
     example_rollouts,
@@ -28,16 +26,16 @@ from .evaluation import (
     rollout_equivariance_error,
     split_errors,
 )
+from .experiment import Experiment, stored_field
 from .flow import Box
 from .groups import elements
-from .model_errors import author_errors, check_forecast
+from .model_errors import check_forecast
 from .recorder import Recorder
 from .training import Control, DivergedError, deterministic, fit
 
 EXAMPLES = 2
 """Rolled-out windows kept of each test split, for pictures."""
 TEST_SPLITS: tuple[SplitName, ...] = ("future", "domain")
-TUNING_SPLITS: tuple[SplitName, ...] = ("train", "validation")
 
 
 def run_cell(
@@ -55,42 +53,22 @@ def run_cell(
     record ends with the validation RMSE. Raises UserError and MachineError for what a person can mend, StoppedError
     where `control` stopped the training; divergence is a result.
     """
-    stored = cell_data(cell, data_folder)
-    model_class, config = registry.configured(cell.model)
-    task = costs.task_of(cell.dataset, cell.protocol, stored.field.shape[2:])
-    provenance = {
-        "model_file_sha256": environment.source_digest(model_class),
-        "data_file": stored.path.name,
-        "data_checksum": stored.checksum,
-    }
-    recorder.environment({**environment.describe(world), **provenance, **notes})
-    with author_errors(cell.model.name, model_class):
-        reason = model_class.refusal(config, task)
+    stored = stored_field(cell.dataset, data_folder)
+    experiment = Experiment.of(cell, stored.field.shape[2:])
+    recorder.environment({**environment.describe(world), **_provenance(experiment, stored), **notes})
+    reason = experiment.refusal()
     if reason is not None:
         recorder.finish("n/a", {}, reason)
         return
     environment.reset_peak_memory(world.device)
-    windows = cell_windows(cell, stored, world.device, TUNING_SPLITS if tuning else None)
+    windows_of = experiment.tuning_windows if tuning else experiment.windows
+    windows = windows_of(stored.field, world.device)
     with deterministic(cell.seed):
-        with author_errors(cell.model.name, model_class):
-            model = model_class(config, task)
-        model = model.to(world.device)
+        model = experiment.build().to(world.device)
         # Before training, and without a random number of it: the epochs seed themselves.
         check_forecast(cell.model.name, model, windows["train"].batch(torch.zeros(1, dtype=torch.long))[0])
-        trained = Progress()
         try:
-            if model.trained:
-                trained = fit(
-                    model,
-                    windows["train"],
-                    windows["validation"],
-                    cell.train,
-                    cell.seed,
-                    world,
-                    recorder.checkpoint_path,
-                    lambda history: recorder.progress(history, cell.train.epochs),
-                    control,
-                )
+            trained = _train(cell, model, windows, recorder, world, control)
         except DivergedError as error:
             recorder.finish("diverged", _costs(cell, model, error.progress, windows, world), str(error))
             return
@@ -98,62 +76,58 @@ def run_cell(
         if tuning:
             recorder.finish("done", {"rmse_validation": trained.best_rmse, **spent})
             return
-        metrics = _evaluate(cell, model, stored, windows, world) | spent
-        for name, value in (("", stored.mean_absolute_error), ("_relative", stored.mean_relative_error)):
-            if value is not None:
-                metrics[f"data_equivariance_error{name}"] = value
+        metrics = _evaluate(experiment, model, stored, windows, world) | spent | _data_errors(stored)
         if world.is_main:
-            examples = [
-                example_rollouts(model, windows[split], split, EXAMPLES, cell.train.precision) for split in TEST_SPLITS
-            ]
+            precision = cell.train.precision
+            examples = [example_rollouts(model, windows[split], split, EXAMPLES, precision) for split in TEST_SPLITS]
             recorder.rollouts(examples, cell.dataset.grid)
-    finite = {key: value for key, value in metrics.items() if _is_finite(value)}
-    if len(finite) < len(metrics):
-        recorder.finish("diverged", finite, f"not finite: {', '.join(sorted(metrics.keys() - finite.keys()))}")
-    else:
-        recorder.finish("done", metrics)
+    _finish(recorder, metrics)
 
 
-def cell_data(cell: Cell, data_folder: Path) -> StoredField:
-    """The field that the cell learns, on the grid that it asks for. MachineError: missing, or of something else."""
-    dataset = cell.dataset
-    stored = load_field(data_path(data_folder, dataset.name, dataset.preset, dataset.level), dataset.grid)
-    if (stored.dataset, stored.preset, stored.level) != (dataset.name, dataset.preset, dataset.level):
-        raise MachineError(f"{stored.path}: holds {stored.dataset} ({stored.preset}) level {stored.level}; delete it")
-    return stored
+def _provenance(experiment: Experiment, stored: StoredField) -> dict[str, str]:
+    return {
+        "model_file_sha256": environment.source_digest(experiment.model_class),
+        "data_file": stored.path.name,
+        "data_checksum": stored.checksum,
+    }
 
 
-def cell_windows(
-    cell: Cell, stored: StoredField, device: torch.device, only: Collection[SplitName] | None = None
-) -> Mapping[SplitName, Windows]:
-    """All splits over one field, which is moved to the device once; `only` these, and then no frame of another one."""
-    splits = registry.dataset(cell.dataset.name).splits(cell.protocol, cell.dataset.preset)
-    field = stored.field
-    if only is not None:
-        splits = {name: split for name, split in splits.items() if name in only}
-        field = _without_other_frames(field, splits.values(), cell.protocol.input_frames)
-    field = field.to(device)
-    return {name: Windows.of(field, split, cell.protocol.input_frames) for name, split in splits.items()}
-
-
-def _without_other_frames(field: torch.Tensor, splits: Iterable[Split], input_frames: int) -> torch.Tensor:
-    """A copy in which the frames of no window are NaN, which would show in every number made of them."""
-    shown = torch.full_like(field, math.nan)
-    for split in splits:
-        for run, start in itertools.product(split.runs, split.starts):
-            frames = slice(start, start + input_frames + split.steps)
-            shown[run, frames] = field[run, frames]
-    return shown
+def _train(
+    cell: Cell,
+    model: Baseline,
+    windows: Mapping[SplitName, Windows],
+    recorder: Recorder,
+    world: World,
+    control: Control,
+) -> Progress:
+    """Train `model` in place; a model without weights has made no progress."""
+    if not model.trained:
+        return Progress()
+    return fit(
+        model,
+        windows["train"],
+        windows["validation"],
+        cell.train,
+        cell.seed,
+        world,
+        recorder.checkpoint_path,
+        lambda history: recorder.progress(history, cell.train.epochs),
+        control,
+    )
 
 
 def _evaluate(
-    cell: Cell, model: Baseline, stored: StoredField, windows: Mapping[SplitName, Windows], world: World
+    experiment: Experiment,
+    model: Baseline,
+    stored: StoredField,
+    windows: Mapping[SplitName, Windows],
+    world: World,
 ) -> dict[str, Any]:
+    """Metrics of the trained model on validation and test windows."""
+    dataset, grid, precision = experiment.dataset, experiment.task.grid, experiment.cell.train.precision
     metrics: dict[str, Any] = {}
-    dataset = registry.dataset(cell.dataset.name)
-    box = Box(cell.dataset.grid, stored.spacing, dataset.periodic)
-    precision = cell.train.precision
     metrics["rmse_validation"] = forecast_error(model, windows["validation"], world, precision).rmse()
+    box = Box(grid, stored.spacing, dataset.periodic)
     for split in TEST_SPLITS:
         error, flow = split_errors(model, windows[split], world, precision, box)
         metrics[f"rmse_{split}"] = error.rmse()
@@ -163,22 +137,27 @@ def _evaluate(
         metrics[f"spectrum_{split}"], metrics[f"spectrum_truth_{split}"] = flow.spectra()
         metrics[f"spectrum_error_{split}"] = flow.spectrum_error()
         metrics[f"divergence_{split}"], metrics[f"divergence_truth_{split}"] = flow.divergences()
-    group = elements(dataset.group, cell.dataset.grid, dataset.periodic, *windows["validation"].field.shape[-2:])
-    symmetry = equivariance_error(model, windows["validation"], group, world)
-    metrics["model_equivariance_error"] = symmetry.absolute()
-    metrics["model_equivariance_error_relative"] = symmetry.relative()
-    symmetry = rollout_equivariance_error(model, windows["future"], group, world)
-    metrics["rollout_equivariance_error"] = symmetry.absolute()
-    metrics["rollout_equivariance_error_relative"] = symmetry.relative()
+    group = elements(dataset.group, grid, dataset.periodic, *stored.field.shape[-2:])
+    for name, symmetry in (
+        ("model", equivariance_error(model, windows["validation"], group, world)),
+        ("rollout", rollout_equivariance_error(model, windows["future"], group, world)),
+    ):
+        metrics[f"{name}_equivariance_error"] = symmetry.absolute()
+        metrics[f"{name}_equivariance_error_relative"] = symmetry.relative()
     return metrics
 
 
+def _data_errors(stored: StoredField) -> dict[str, float]:
+    """The equivariance error of the data, where it was measured when they were simulated."""
+    errors = {
+        "data_equivariance_error": stored.mean_absolute_error,
+        "data_equivariance_error_relative": stored.mean_relative_error,
+    }
+    return {name: error for name, error in errors.items() if error is not None}
+
+
 def _costs(
-    cell: Cell,
-    model: Baseline,
-    trained: Progress,
-    windows: Mapping[SplitName, Windows],
-    world: World,
+    cell: Cell, model: Baseline, trained: Progress, windows: Mapping[SplitName, Windows], world: World
 ) -> dict[str, Any]:
     """What the result cost; `samples_per_second` counts training windows, validation included in the time."""
     epochs = len(trained.history)
@@ -199,6 +178,15 @@ def _costs(
         batches = len(windows["train"]) // cell.train.batch_size
         spent["samples_per_second"] = epochs * batches * cell.train.batch_size / trained.seconds
     return spent
+
+
+def _finish(recorder: Recorder, metrics: Mapping[str, Any]) -> None:
+    """Record the result: diverged where a metric is not finite."""
+    finite = {key: value for key, value in metrics.items() if _is_finite(value)}
+    if len(finite) < len(metrics):
+        recorder.finish("diverged", finite, f"not finite: {', '.join(sorted(metrics.keys() - finite.keys()))}")
+    else:
+        recorder.finish("done", metrics)
 
 
 def _is_finite(value: Any) -> bool:

@@ -10,6 +10,7 @@ from . import registry
 from .baseline import LogUniform
 from .cell import Cell, ModelChoice, Protocol, Training
 from .errors import UserError
+from .experiment import Experiment, is_trained
 from .suite import Domain, Range, Suite
 
 LEARNING_RATES = Range(low=1e-4, high=1e-2)
@@ -49,9 +50,9 @@ def search_space(suite: Suite, cell: Cell) -> dict[str, Domain]:
     own = model_space(cell.model)
     if cell.id in suite.budgets:
         own.pop(".".join(width_path(cell.model)), None)
-    split = registry.dataset(cell.dataset.name).splits(cell.protocol, cell.dataset.preset)["train"]
+    windows = len(Experiment.of(cell).splits["train"])
     ranks = suite.resources.gpus or suite.resources.ranks
-    usual = training_space(cell.train, cell.protocol, len(split.runs) * len(split.starts), ranks)
+    usual = training_space(cell.train, cell.protocol, windows, ranks)
     space = {f"model.{key}": domain for key, domain in own.items()}
     space |= {f"train.{key}": domain for key, domain in usual.items()}
     space |= {f"train.{key}": domain for key, domain in suite.tuning.train.items()}
@@ -64,7 +65,7 @@ def _is_kept(key: str, keep: Sequence[str]) -> bool:
 
 def check_keep(suite: Suite) -> None:
     """UserError: `tuning.keep` names a setting that no model of the suite has."""
-    models = {cell.model.name: cell for cell in suite.cells if registry.model(cell.model.name).trained}.values()
+    models = {cell.model.name: cell for cell in suite.cells if is_trained(cell)}.values()
     free = replace(suite, tuning=suite.tuning.model_copy(update={"keep": ()}), budgets={})
     known = {key for cell in models for key in search_space(free, cell)}
     for name in suite.tuning.keep:

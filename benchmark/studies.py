@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from . import costs, registry
 from .cell import Cell, Level
+from .experiment import Experiment, is_trained
 from .search_space import check_keep, search_space, width_path
 from .study import Study
 from .suite import Domain, Range, Suite
@@ -47,8 +47,7 @@ def distinct_studies(suite: Suite) -> list[Study]:
 
 
 def _is_trained(cell: Cell) -> bool:
-    baseline, config = registry.configured(cell.model)
-    return baseline.trained and baseline.refusal(config, costs.task_of(cell.dataset, cell.protocol)) is None
+    return is_trained(cell) and Experiment.of(cell).refusal() is None
 
 
 def _identity(suite: Suite, cell: Cell) -> str:

@@ -229,11 +229,10 @@ class SuiteReader:
             except UserError as error:
                 self.file.error(("protocol",), f"{name} ({preset}): {error}")
                 continue
-            windows = len(split.runs) * len(split.starts)
-            if largest > windows:
+            if largest > len(split):
                 self.file.error(
                     ("train", "batch_size"),
-                    f"{largest} is more than the {windows} training windows of {name} ({preset})",
+                    f"{largest} is more than the {len(split)} training windows of {name} ({preset})",
                 )
 
     def _check_ranks(self, trainings: Sequence[Training], resources: Resources) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
+from benchmark.experiment import is_trained
 from benchmark.plan import Estimate, PaceOf, Speed, Timing, estimates, flops_per_second, left_of, siblings_of
 from benchmark.suite import Suite
 from results.store import Record, Store
@@ -65,7 +65,7 @@ def here(
 def trained_shape(by_shape: Mapping[Shape, Sequence[Cell]]) -> Shape | None:
     """The one shape of all cells that are trained."""
     for shape, cells in by_shape.items():
-        if registry.model(cells[0].model.name).trained:
+        if is_trained(cells[0]):
             return shape
     return None
 
@@ -84,7 +84,7 @@ def timings(records: Iterable[Record], shape: Shape | None) -> list[Timing]:
 
 
 def _ran_like(record: Record, shape: Shape) -> bool:
-    if not registry.model(record.cell.model.name).trained:
+    if not is_trained(record.cell):
         return True
     ran = record.environment
     return (ran.get("device_type"), ran.get("world_size")) == (shape.device, shape.ranks)

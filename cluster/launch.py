@@ -13,11 +13,12 @@ from pathlib import Path
 import submitit
 import torch
 
-from benchmark import costs, registry
+from benchmark import registry
 from benchmark.cell import Cell
-from benchmark.data.layout import data_path, require
+from benchmark.data.layout import field_path, require
 from benchmark.environment import available_cpus, memory_bytes
 from benchmark.errors import MachineError
+from benchmark.experiment import is_trained, task_of
 from benchmark.files import write_text
 from benchmark.suite import Resources, Suite
 from results.store import Record, Store
@@ -68,7 +69,7 @@ def shape_here(suite: Suite, cells: Sequence[Cell], store: Store, parallel: int 
     anything to train in the beginning. How many cells are left says nothing, nor how much memory is free: a rank has
     the more threads the fewer lanes there are, and another number of threads gives other last digits.
     """
-    trained = [cell for cell in cells if registry.model(cell.model.name).trained]
+    trained = [cell for cell in cells if is_trained(cell)]
     shape = place(suite.resources, [cell.train.batch_size for cell in trained])
     if parallel is None:
         ranks = torch.cuda.device_count() if shape.device == "cuda" else available_cpus()
@@ -85,9 +86,9 @@ def threads_of(shape: Shape) -> int:
 
 def _rank_bytes(cell: Cell, store: Store, shape: Shape) -> float:
     """Memory of a rank that trains `cell`, roughly."""
-    path = data_path(store.data_folder, cell.dataset.name, cell.dataset.preset, cell.dataset.level)
+    path = field_path(store.data_folder, cell.dataset)
     field = path.stat().st_size if path.exists() else 0
-    task = costs.task_of(cell.dataset, cell.protocol)
+    task = task_of(cell.dataset, cell.protocol)
     points = cell.train.batch_size / shape.ranks * cell.protocol.train_steps * task.height * task.width
     return RANK_BYTES + FIELDS * field + (POINT_BYTES * points if shape.device == "cpu" else 0.0)
 
@@ -111,7 +112,7 @@ def run(
         if held:
             raise MachineError(f"{len(held)} cells are still being run by an earlier job ({held[0]}); wait for it")
         for cell in left:
-            require(data_path(store.data_folder, cell.dataset.name, cell.dataset.preset, cell.dataset.level))
+            require(field_path(store.data_folder, cell.dataset))
         shape = shape_here(suite, (whole or suite).cells, store, parallel)
         require_precision(left, shape.device)
         display.start(suite.cells, records)

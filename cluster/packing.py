@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.errors import UserError
+from benchmark.experiment import is_trained
 from benchmark.suite import Resources, Suite
 
 from .site import Site
@@ -64,20 +64,18 @@ def shape_of(resources: Resources, site: Site, batch_sizes: Sequence[int]) -> Sh
 
 def require_precision(cells: Sequence[Cell], device: str) -> None:
     """UserError: a trained cell asks for a precision that `device` does not have."""
-    if device == "cpu" and any(
-        cell.train.precision == "tf32" for cell in cells if registry.model(cell.model.name).trained
-    ):
+    if device == "cpu" and any(cell.train.precision == "tf32" for cell in cells if is_trained(cell)):
         raise UserError("train.precision: tf32 needs a GPU; use fp32 or bf16 on a CPU")
 
 
 def shapes(suite: Suite, cells: Sequence[Cell], site: Site) -> dict[Shape, list[Cell]]:
     """The cells by what they need: what is not trained needs one rank and no GPU."""
     groups: dict[Shape, list[Cell]] = {}
-    batch_sizes = [cell.train.batch_size for cell in cells if registry.model(cell.model.name).trained]
+    batch_sizes = [cell.train.batch_size for cell in cells if is_trained(cell)]
     trained = shape_of(suite.resources, site, batch_sizes)
     require_precision(cells, trained.device)
     for cell in cells:
-        shape = trained if registry.model(cell.model.name).trained else Shape("cpu", 1)
+        shape = trained if is_trained(cell) else Shape("cpu", 1)
         groups.setdefault(shape, []).append(cell)
     return groups
 
@@ -90,8 +88,9 @@ def within(cells: Sequence[Cell], rank_seconds: Mapping[str, float], budget: flo
     """
     blocks: dict[str, list[Cell]] = {}
     for cell in sorted(cells, key=lambda cell: cell.seed):  # stable: otherwise the order of the suite
-        trained = registry.model(cell.model.name).trained
-        block = (cell.seed, cell.dataset, cell.protocol, cell.train) if trained else (cell.dataset, cell.protocol)
+        block = (
+            (cell.seed, cell.dataset, cell.protocol, cell.train) if is_trained(cell) else (cell.dataset, cell.protocol)
+        )
         blocks.setdefault(repr(block), []).append(cell)
     chosen: set[str] = set()
     for block_cells in blocks.values():

@@ -13,7 +13,7 @@ import submitit
 
 from benchmark import registry, suites
 from benchmark.cell import Cell
-from benchmark.data.layout import data_path, require
+from benchmark.data.layout import field_path, require
 from benchmark.errors import MachineError, SymbenchError, UserError
 from benchmark.files import write_text
 from benchmark.suite import Suite
@@ -75,7 +75,7 @@ def work_for(suite: Suite, store: Store, site: Site, only: Iterable[str] | None 
     open_cells = [cell for cell in suite.cells if cell.id not in finished and cell.id in wanted]
     left = [cell for cell in open_cells if cell.id not in in_hand and not store.being_run(cell)]
     for dataset in dict.fromkeys(cell.dataset for cell in left):
-        require(data_path(store.data_folder, dataset.name, dataset.preset, dataset.level))
+        require(field_path(store.data_folder, dataset))
     seconds = estimates.seconds_on(suite, left, records, site, store)
     _require_that_they_end(left, seconds, site)
     return Work(

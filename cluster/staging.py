@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from benchmark.cell import Cell
-from benchmark.data.layout import data_path
+from benchmark.data.layout import field_path
 from benchmark.errors import MachineError
 from benchmark.files import replacing
 
@@ -24,8 +24,7 @@ def stage(data_folder: Path, cell: Cell, scratch: str | None) -> Path:
     """
     if scratch is None:
         return data_folder
-    dataset = cell.dataset
-    source = data_path(data_folder, dataset.name, dataset.preset, dataset.level)
+    source = field_path(data_folder, cell.dataset)
     try:
         folder = scratch_folder(scratch)
         _copy(source, folder / source.relative_to(data_folder))

@@ -49,6 +49,10 @@ class Split:
     starts: tuple[int, ...]
     steps: int
 
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.runs) * len(self.starts)
+
 
 @dataclass(frozen=True)
 class EquivarianceError:

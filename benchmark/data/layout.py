@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..cell import Level
+from ..cell import DatasetChoice, Level
 from ..errors import MachineError, UserError
 from ..files import replacing
 from ..groups import Grid, to_cell_centers
@@ -73,6 +73,11 @@ class StoredField:
 def data_path(folder: Path, dataset: str, preset: str, level: Level) -> Path:
     """Where the field of a level lies under the data folder."""
     return folder / dataset / preset / f"level_{level}.h5"
+
+
+def field_path(data_folder: Path, dataset: DatasetChoice) -> Path:
+    """Where the field of a cell's dataset lies under the data folder."""
+    return data_path(data_folder, dataset.name, dataset.preset, dataset.level)
 
 
 def part_path(folder: Path, dataset: str, preset: str, part: Part) -> Path:

@@ -8,8 +8,9 @@ import torch
 
 from benchmark import budget, registry, suites
 from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol
-from benchmark.costs import built, parameters, task_of
+from benchmark.costs import built, parameters
 from benchmark.errors import UserError
+from benchmark.experiment import task_of
 from benchmark.models.e2cnn import E2CNN
 from benchmark.suite import Suite
 

@@ -9,7 +9,8 @@ from torch.nn.utils import parametrize
 
 from benchmark.baseline import Baseline, Task
 from benchmark.cell import DatasetChoice, Frozen, Protocol
-from benchmark.costs import built, flops, parameters, task_of
+from benchmark.costs import built, flops, parameters
+from benchmark.experiment import task_of
 from benchmark.models.convnet import ConvNet
 from benchmark.models.fno import FNO
 from benchmark.models.persistence import Persistence

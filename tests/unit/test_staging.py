@@ -14,7 +14,7 @@ from support import store_in, suite_in
 
 from benchmark import suites
 from benchmark.cell import Cell
-from benchmark.data.layout import data_path
+from benchmark.data.layout import field_path
 from benchmark.errors import MachineError
 from cluster import staging
 from cluster.staging import scratch_folder, stage
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def file_in(folder: Path, cell: Cell) -> Path:
-    return data_path(folder, cell.dataset.name, cell.dataset.preset, cell.dataset.level)
+    return field_path(folder, cell.dataset)
 
 
 def test_a_copy_is_made_once_and_again_when_the_data_change(

@@ -17,6 +17,7 @@ from benchmark.cell import FIRST_TUNING_SEED, Cell, Protocol, Training
 from benchmark.data.windows import Windows
 from benchmark.distributed import single
 from benchmark.errors import UserError
+from benchmark.experiment import Experiment, stored_field
 from benchmark.search_space import training_space
 from benchmark.studies import distinct_studies, studies
 from benchmark.study import TUNING_SEED, Study, draw, trial_cells
@@ -239,8 +240,8 @@ def test_the_test_splits_are_not_opened(folder: StudyFolder, store: Store, monke
     assert math.isfinite(trial.value)
     assert len(made) == 2
     (cell,) = trial.cells
-    stored = runs.cell_data(cell, store.data_folder)
-    whole = runs.cell_windows(cell, stored, torch.device("cpu"))
+    stored = stored_field(cell.dataset, store.data_folder)
+    whole = Experiment.of(cell).windows(stored.field, torch.device("cpu"))
     for split in ("future", "domain"):
         inputs, targets = whole[split].batch(torch.arange(len(whole[split])))
         assert bool(torch.isfinite(inputs).all() and torch.isfinite(targets).all())
