@@ -47,7 +47,7 @@ def data() -> None:
 @click.option(
     "--solver",
     type=click.Choice(["phiflow"]),
-    help="Simulate as the published code does, slowly, into the folder data_phiflow of the store, for comparison.",
+    help="Simulate as the published code does, by PhiFlow and slowly, into data_phiflow of the store, for comparison.",
 )
 @plugin_option
 def prepare(suite: str, store_folder: Path, site: str | None, processes: int | None, solver: str | None) -> None:

@@ -58,7 +58,7 @@ def examine_here(store_root: Path) -> Iterator[Finding]:
         yield Finding(
             "compiler", "warning", "no C++ compiler", "install one before a suite says `train: {compile: true}`"
         )
-    for name in ("e2cnn", "phi", "mlflow", "submitit"):
+    for name in ("e2cnn", "mlflow", "submitit"):
         try:
             importlib.import_module(name)
         except ImportError as error:

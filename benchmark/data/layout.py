@@ -12,6 +12,7 @@ import importlib.metadata
 import io
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -34,6 +35,7 @@ FORMAT_VERSION = 2
 AXES = ("run", "time", "component", "x", "y")
 UNITS = {"field": "length / time", "spacing": "length", "time_step": "time"}
 LIBRARIES = ("phiflow", "numpy", "scipy", "torch", "h5py")
+"""Distributions whose versions a data file names; phiflow is optional."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,20 @@ def write(path: Path, dataset_name: str, preset: str, level: Level, simulation: 
         "parameters": json.dumps(simulation.parameters, sort_keys=True),
         "run_parameters": json.dumps(list(simulation.run_parameters), sort_keys=True),
         "equivariance_errors": json.dumps([asdict(error) for error in simulation.equivariance_errors]),
-        "libraries": json.dumps({name: importlib.metadata.version(name) for name in LIBRARIES}),
+        "libraries": json.dumps(_libraries()),
         "recipe": recipe,
         "checksum": checksum(field),
     }
     with replacing(path) as temporary:
         temporary.write_bytes(_hdf5(field, attributes))
+
+
+def _libraries() -> dict[str, str]:
+    versions = {}
+    for name in LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def write_part(path: Path, field: NDArray[np.float32]) -> None:

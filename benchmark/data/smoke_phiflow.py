@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,12 +17,19 @@ from .smoke import SMOKE_TIME_STEP, Box, Plume
 PUBLISHED_SOLVE = ("auto", 1e-5, 0)
 
 
+def require_installed() -> None:
+    """MachineError where PhiFlow, an optional extra, is missing."""
+    if importlib.util.find_spec("phi") is None:
+        raise MachineError("--solver phiflow: PhiFlow is not installed; pip install -e '.[phiflow]' in the checkout")
+
+
 def frames(box: Box, plumes: Sequence[Plume], steps: int, solve: tuple[Any, ...] = PUBLISHED_SOLVE) -> Iterator[Tensor]:
     """As `smoke.frames_of`: (run, 2, X, Y) float64 after each step, with `Solve(*solve)` for the pressure.
 
-    MachineError where the solver does not converge, as the published one does in places.
+    MachineError where PhiFlow is missing, or where the solver does not converge, as the published one does in places.
     """
-    # PhiFlow takes about half a second to load, and commands that only list the datasets import this module.
+    require_installed()
+    # An optional extra, and it takes about half a second to load; commands that only list datasets import this module.
     from phi import math
     from phi.field import CenteredGrid, StaggeredGrid, resample
     from phi.geom import Box as PhiBox

@@ -26,7 +26,8 @@ from .dataset import (
     divide,
 )
 from .equivariance import Pair, measure
-from .smoke import PUBLISHED_SMOKE, SMOKE_TIME_STEP, Box, Plume, SmokePart, by_plume
+from .smoke import SMOKE_TIME_STEP, Box, Plume
+from .smoke_part import PUBLISHED_SMOKE, SmokePart, by_plume
 
 SIZE = 64.0
 INFLOW, BUOYANCY, PAPER_EXCESS = (32.0, 5.0), 0.01, 0.1

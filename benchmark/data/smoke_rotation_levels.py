@@ -14,7 +14,8 @@ from ..cell import Level, Protocol
 from ..groups import rotate
 from .dataset import Dataset, Preset, PublishedWindows, Simulation, Split, SplitName, divide
 from .equivariance import measure
-from .smoke import SMOKE_TIME_STEP, Box, Plume, SmokePart, by_plume
+from .smoke import SMOKE_TIME_STEP, Box, Plume
+from .smoke_part import SmokePart, by_plume
 
 SIZE = 64.0
 TRAINING_INFLOW, UNSEEN_INFLOW = (32.0, 5.0), (24.0, 5.0)

@@ -27,7 +27,8 @@ from .dataset import (
     divide,
 )
 from .equivariance import measure
-from .smoke import PUBLISHED_SMOKE, SMOKE_TIME_STEP, Box, Plume, SmokePart
+from .smoke import SMOKE_TIME_STEP, Box, Plume
+from .smoke_part import PUBLISHED_SMOKE, SmokePart
 
 SIZE = 64.0
 FACTORS = tuple(float(factor) for factor in np.linspace(1, 5, 41)[:38])

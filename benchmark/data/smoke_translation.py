@@ -25,7 +25,8 @@ from .dataset import (
     divide,
 )
 from .equivariance import Pair, measure
-from .smoke import PUBLISHED_SMOKE, SMOKE_TIME_STEP, Box, Plume, SmokePart
+from .smoke import SMOKE_TIME_STEP, Box, Plume
+from .smoke_part import PUBLISHED_SMOKE, SmokePart
 
 SIZE = 64.0
 COLUMNS, ROWS = range(8, 64, 8), range(5, 30, 5)

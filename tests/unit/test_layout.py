@@ -65,6 +65,13 @@ def test_roundtrip(path: Path, tmp_path: Path) -> None:
     assert left_in(tmp_path) == ["toy/small/level_3.h5"]
 
 
+def test_a_library_that_is_not_installed_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "LIBRARIES", ("no-such-library", "numpy"))
+    path = layout.data_path(tmp_path, "toy", "small", 3)
+    layout.write(path, "toy", "small", 3, simulation())
+    assert list(layout.read(path).libraries) == ["numpy"]
+
+
 def test_an_imported_field_has_no_measured_error(tmp_path: Path) -> None:
     path = layout.data_path(tmp_path, "toy", "imported", "paper")
     layout.write(path, "toy", "imported", "paper", replace(simulation(), equivariance_errors=()), "a recipe")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.data import smoke, smoke_phiflow
-from benchmark.data.smoke import Box, Plume, SmokePart, frames_of, project
+from benchmark.data.smoke import Box, Plume, frames_of, project
+from benchmark.data.smoke_part import SmokePart
 from benchmark.data.smoke_rotation_levels import SmokeRotationLevels
 from benchmark.data.smoke_scale import restrict
 from benchmark.data.smoke_translation import SmokeTranslation
@@ -94,6 +96,16 @@ def test_the_published_solver_is_there_for_comparison() -> None:
     assert 0 < max(errors) < 1e-3  # it iterates, to 1e-5
     with pytest.raises(UserError, match="cosine or phiflow"):
         slow.solved_by("magic")
+
+
+def test_without_phiflow_one_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    part = SmokePart(BOX, tuple(PLUMES.values()), steps=2)
+    with pytest.raises(MachineError, match=r"PhiFlow is not installed; pip install -e '\.\[phiflow\]'"):
+        part.solved_by("phiflow")
+    with pytest.raises(MachineError, match="PhiFlow is not installed"):
+        next(by_phiflow(part.box, part.plumes, 2))
+    assert len(list(part.frames())) == 2
 
 
 def test_shape_and_type(runs: Runs) -> None:
