@@ -1,7 +1,8 @@
 """The contract of a baseline, and the guide to writing one.
 
 One file in `benchmark/models/`, whose name is the baseline's name, holds one subclass of `Baseline`. It is an
-ordinary single-device `nn.Module`; training, ranks, precision and roll-out are applied from outside. To add one:
+ordinary single-device `nn.Module`; training, ranks, precision and roll-out are applied from outside. To add one,
+start from a copy of another (`symbench new-baseline NAME --from MODEL`), or from nothing:
 
 1. Give it a `Config` (typed, frozen, every field with its default; its width is `hidden`) and the class attributes
    below.
