@@ -13,7 +13,7 @@ from benchmark.terminal import titled
 
 from .compare import Compared, Pair
 from .leaderboard import Row
-from .quantities import METRICS, written, written_statistic
+from .quantities import METRICS, written
 from .statistics import SIGNIFICANT
 
 MOST_VALUES = 4
@@ -76,7 +76,7 @@ def _pairs(compared: Compared, pairs: Sequence[Pair]) -> Table:
         table.add_row(
             Text(str(pair.first.level)),
             *([Text(_label(pair))] if models else []),
-            *(Text(_reached(one, compared.metric)) for one in (pair.first, pair.second)),
+            *(Text(one.written(compared.metric)) for one in (pair.first, pair.second)),
             *map(Text, ["", "", "", ""] if pair.same else _numbers(pair, compared.metric)),
             _verdict(pair, compared),
         )
@@ -86,10 +86,6 @@ def _pairs(compared: Compared, pairs: Sequence[Pair]) -> Table:
 def _label(pair: Pair) -> str:
     one, other = pair.first.label, pair.second.label
     return one if one == other else pair.first.model if pair.first.model == pair.second.model else f"{one} / {other}"
-
-
-def _reached(row: Row, metric: str) -> str:
-    return written_statistic(metric, row.metrics[metric]) if metric in row.metrics else "-"
 
 
 def _numbers(pair: Pair, metric: str) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from benchmark.markdown import bold, escape, table
 
 from .leaderboard import Row, best, contests, letters_of
-from .quantities import METRICS, Metric, written_statistic
+from .quantities import METRICS, Metric
 
 SHOWN = ("data_equivariance_error", "rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
 FORMULA = tuple("=+-@\t\r\n")
@@ -65,16 +66,11 @@ def _not_a_formula(text: str) -> str:
 
 def to_markdown(rows: Sequence[Row], metric: str = "rmse_future") -> str:
     """A table for each contest, the best in bold; names cannot become markup."""
-    lines = []
-    for heading, table in _tables(rows, metric):
-        lines += [f"### {markdown_text(heading)}", ""]
-        for number, cells in enumerate(table):
-            texts = [f"**{markdown_text(text)}**" if bold else markdown_text(text) for text, bold in cells]
-            lines.append(f"| {' | '.join(texts)} |")
-            if number == 0:
-                lines.append("|---" + "|---:" * (len(cells) - 2) + "|---|")
-        lines.append("")
-    return "\n".join([*lines, FOOTNOTE, ""])
+    parts = []
+    for heading, head, lines in _tables(rows, metric):
+        texts = [[bold(text) if is_best else text for text, is_best in line] for line in lines]
+        parts += [f"### {escape(heading)}", table(head, texts, range(1, len(head) - 1))]
+    return "\n\n".join([*parts, f"{FOOTNOTE}\n"])
 
 
 FOOTNOTE = (
@@ -83,23 +79,17 @@ FOOTNOTE = (
 )
 
 
-def markdown_text(text: str) -> str:
-    """One cell: in one line, every character that Markdown or HTML would act upon escaped."""
-    return re.sub(r"([\\|<>`*_\[\]#&~$!])", r"\\\1", " ".join(text.split()))
-
-
 def to_latex(rows: Sequence[Row], metric: str = "rmse_future") -> str:
     """A `tabular` for each contest, with the rules of booktabs; names are escaped."""
-    lines = [r"% \usepackage{booktabs} in the preamble, and [T1]{fontenc} for quotes in names"]
-    for heading, table in _tables(rows, metric):
-        lines += [f"% {' '.join(heading.split())}", rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 2)}l}}", r"\toprule"]
-        for number, cells in enumerate(table):
-            texts = [rf"\textbf{{{latex_text(text)}}}" if bold else latex_text(text) for text, bold in cells]
-            lines.append(" & ".join(texts) + r" \\")
-            if number == 0:
-                lines.append(r"\midrule")
-        lines += [r"\bottomrule", r"\end{tabular}", ""]
-    return "\n".join(lines)
+    parts = [r"% \usepackage{booktabs} in the preamble, and [T1]{fontenc} for quotes in names"]
+    for heading, head, lines in _tables(rows, metric):
+        parts += [f"% {' '.join(heading.split())}", rf"\begin{{tabular}}{{l{'r' * (len(head) - 2)}l}}", r"\toprule"]
+        parts += [" & ".join(map(latex_text, head)) + r" \\", r"\midrule"]
+        for line in lines:
+            texts = [rf"\textbf{{{latex_text(text)}}}" if is_best else latex_text(text) for text, is_best in line]
+            parts.append(" & ".join(texts) + r" \\")
+        parts += [r"\bottomrule", r"\end{tabular}", ""]
+    return "\n".join(parts)
 
 
 def latex_text(text: str) -> str:
@@ -108,36 +98,23 @@ def latex_text(text: str) -> str:
     return escaped.replace("±", r"$\pm$")
 
 
-def _tables(rows: Sequence[Row], metric: str) -> list[tuple[str, list[list[tuple[str, bool]]]]]:
-    """For each contest its heading and its lines of (text, bold), the first of them the head."""
-    columns = [*SHOWN, *([] if metric in SHOWN else [metric])]
-    columns = [name for name in columns if any(name in row.metrics for row in rows)]
+def _tables(rows: Sequence[Row], metric: str) -> Iterator[tuple[str, list[str], list[list[tuple[str, bool]]]]]:
+    """For each contest its heading, the heads of its columns, and its lines of (text, whether it is the best)."""
+    columns = [name for name in dict.fromkeys((*SHOWN, metric)) if any(name in row.metrics for row in rows)]
+    head = ["Model", *(_head(METRICS[name]) for name in columns), "Seeds", "Group"]
     groups = letters_of(rows, metric)
     winners = {name: best(rows, name) for name in {metric, "rmse_future", "rmse_domain"}}
-    tables = []
     for positions in contests(rows):
         first = rows[positions[0]]
         heading = f"{first.dataset} ({first.preset}, {first.grid}), level {first.level}, {first.protocol['name']}"
-        head = ["Model", *(_head(METRICS[name]) for name in columns), "Seeds", "Group"]
-        lines = [[(text, False) for text in head]]
+        lines = []
         for index in positions:
             row = rows[index]
-            remark = f" ({row.remark})" if row.remark else ""
-            lines.append(
-                [
-                    (f"{row.label}{remark}", False),
-                    *(
-                        (written_statistic(name, row.metrics[name]), index in winners.get(name, ()))
-                        if name in row.metrics
-                        else ("-", False)
-                        for name in columns
-                    ),
-                    (f"{row.count('done')}/{len(row.seeds)}", False),
-                    (groups[index], False),
-                ]
-            )
-        tables.append((heading, lines))
-    return tables
+            label = f"{row.label} ({row.remark})" if row.remark else row.label
+            numbers = [(row.written(name), index in winners.get(name, ())) for name in columns]
+            seeds = f"{row.count('done')}/{len(row.seeds)}"
+            lines.append([(label, False), *numbers, (seeds, False), (groups[index], False)])
+        yield heading, head, lines
 
 
 def _head(metric: Metric) -> str:

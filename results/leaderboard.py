@@ -16,7 +16,7 @@ from benchmark.errors import UserError
 from benchmark.recorder import State
 from benchmark.terminal import one_line
 
-from .quantities import BY_RUN, CURVES, METRICS, Statistic, curve, is_number, summaries
+from .quantities import BY_RUN, CURVES, METRICS, Statistic, curve, is_number, summaries, written_statistic
 from .statistics import SIGNIFICANT, Sample, letters, pairwise
 from .store import Record
 
@@ -85,6 +85,10 @@ class Row:
     def ranks(self, metric: str) -> bool:
         """Whether every seed is done and has `metric`, so that the row may win by it."""
         return self.complete and metric in self.metrics and self.metrics[metric].n == len(self.seeds)
+
+    def written(self, metric: str) -> str:
+        """The statistic of `metric` over the seeds as text; `-` where there is none."""
+        return written_statistic(metric, self.metrics[metric]) if metric in self.metrics else "-"
 
     @property
     def reason(self) -> str:

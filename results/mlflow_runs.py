@@ -16,6 +16,7 @@ from itertools import accumulate
 from typing import Any
 
 from benchmark.cell import Cell
+from benchmark.markdown import bold, escape, line, table
 
 from .glance import verdicts
 from .leaderboard import Row, family_and_source, to_json
@@ -287,16 +288,14 @@ def _data(records: Iterable[Record]) -> tuple[Data, ...]:
 def _setting_note(row: Row) -> str:
     """What a parent run says at its top."""
     lines = [
-        f"**{escaped(row.label)}** on {escaped(row.dataset)} ({escaped(row.preset)}, {row.grid}), level"
-        f" {escaped(str(row.level))}. Means over {row.count('done')} of {len(row.seeds)} seeds, which stand below this"
+        f"{bold(row.label)} on {escape(row.dataset)} ({escape(row.preset)}, {row.grid}), level"
+        f" {escape(row.level)}. Means over {row.count('done')} of {len(row.seeds)} seeds, which stand below this"
         " run; those that end in `_low` and `_high` are the ends of the 95 % interval of the mean.",
-        *([f"Not in the means: {escaped(row.remark)}."] if row.remark else []),
-        *([f"Source: {escaped(row.source)}"] if row.source else []),
+        *([f"Not in the means: {escape(row.remark)}."] if row.remark else []),
+        *([f"Source: {escape(row.source)}"] if row.source else []),
         "",
-        "| | mean over seeds |",
-        "|---|---|",
+        table(("", "mean over seeds"), ((METRICS[name].title, row.written(name)) for name in row.metrics)),
     ]
-    lines += [f"| {METRICS[name].title} | {written_statistic(name, value)} |" for name, value in row.metrics.items()]
     return "\n".join(lines)[:LONGEST_TAG]
 
 
@@ -306,33 +305,20 @@ def _board_note(rows: Sequence[Row]) -> str:
     lines = ["Least RMSE future, and whether it is sure:\n"]
     for verdict in told[:MOST_WINNERS]:
         row, place = verdict.best, verdict.example
-        won = (
-            f"**{escaped(row.label)}** ({written_statistic('rmse_future', row.metrics['rmse_future'])}); "
-            if row
-            else ""
-        )
-        lines.append(f"- {escaped(place.dataset)} level {escaped(str(place.level))}: {won}{escaped(verdict.words)}")
+        won = f"{bold(row.label)} ({row.written('rmse_future')}); " if row else ""
+        lines.append(f"- {escape(place.dataset)} level {escape(place.level)}: {won}{escape(verdict.words)}")
     lines += [
         *(["- ..."] if len(told) > MOST_WINNERS else []),
         "",
         "The report, its figures and the table are under **Artifacts**.\n",
     ]
-    headings = " | ".join(METRICS[name].title for name in NOTE_COLUMNS)
-    lines.append(f"| data | level | model | {headings} | seeds |")
-    lines.append("|---" * (4 + len(NOTE_COLUMNS)) + "|")
+    lines.append(table(("data", "level", "model", *(METRICS[name].title for name in NOTE_COLUMNS), "seeds"), ()))
     for row in rows:
-        numbers = [written_statistic(name, row.metrics[name]) if name in row.metrics else "-" for name in NOTE_COLUMNS]
         seeds = f"{row.count('done')}/{len(row.seeds)} {row.remark}"
-        texts = (row.dataset, str(row.level), row.label, *numbers, seeds)
-        lines.append("| " + " | ".join(map(escaped, texts)) + " |")
+        lines.append(line((row.dataset, row.level, row.label, *map(row.written, NOTE_COLUMNS), seeds)))
         if sum(map(len, lines)) + len(lines) > LONGEST_TAG - 100:
             return "\n".join([*lines[:-1], "", "The other rows are in the artifacts."])[:LONGEST_TAG]
     return "\n".join(lines)[:LONGEST_TAG]
-
-
-def escaped(text: str) -> str:
-    """Text that MLflow's Markdown shows as it stands, on one line; of & and $ it would show the backslash, too."""
-    return re.sub(r"([\\|<>`*_\[\]#~])", r"\\\1", " ".join(text.split()).replace("&", "&amp;"))
 
 
 def _line(text: str) -> str:

@@ -18,9 +18,9 @@ from typing import Any
 
 from benchmark.errors import UserError
 from benchmark.files import write_text
+from benchmark.markdown import Markdown, bold, escape, table
 from benchmark.suite import SUITES_FOLDER, Suite
 
-from . import mlflow_runs
 from .leaderboard import Row, aggregate, best, letters_of
 from .quantities import METRICS, written, written_statistic
 from .store import Broken, Record, Store
@@ -38,6 +38,7 @@ KEPT = (
 VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow", "ray")
 MACHINE = ("device", "device_type", "world_size", "threads", "lanes")
 """Names of hosts and what kernel they run are nobody's business."""
+SHOWN = (*KEPT[:2], "model_equivariance_error", "parameters", "flops")
 MOST_COLUMNS = 6
 EXPLAINED = (
     "Mean ± standard deviation over seeds; the best of a level that is complete in bold. Models that share a letter"
@@ -150,13 +151,13 @@ def section(folder: Path) -> str:
     first, *others = ((f"results/published/{path.parent.name}", read(path)) for path in ranked)
     link, document = first
     lines = [
-        f"Published board **{escaped(document['suite'])}**: {_told(document)}"
+        f"Published board {bold(document['suite'])}: {_told(document)}"
         f" [Everything about it]({link}/README.md), and as [JSON]({link}/board.json).",
         *_tables(document),
     ]
     if others:
         lines += ["", "Also published:", ""]
-        lines += [f"- [{escaped(document['suite'])}]({link}/README.md): {_told(document)}" for link, document in others]
+        lines += [f"- [{escape(document['suite'])}]({link}/README.md): {_told(document)}" for link, document in others]
     return "\n".join(lines)
 
 
@@ -171,9 +172,9 @@ def with_section(text: str, content: str) -> str:
 
 def page(document: Mapping[str, Any]) -> str:
     """The README.md of a board."""
-    provenance, data = document["provenance"], document["data"]
+    provenance = document["provenance"]
     lines = [
-        f"# {escaped(document['suite'])}",
+        f"# {escape(document['suite'])}",
         "",
         _told(document),
         "",
@@ -185,37 +186,33 @@ def page(document: Mapping[str, Any]) -> str:
         "",
         "Mean ± standard deviation over the seeds that are done.",
         "",
-        _line(["data", "level", "model", *(METRICS[name].title for name in KEPT[:2]), *_rest_titles(), "seeds"]),
-        "|---" * (6 + len(_REST)) + "|",
+        table(
+            ["data", "level", "model", *(METRICS[name].title for name in SHOWN), "seeds"],
+            (
+                [row["dataset"], row["level"], row["label"]]
+                + [row["written"].get(name, "-") for name in SHOWN]
+                + [f"{row['done']}/{row['expected']} {row['remark']}"]
+                for row in document["rows"]
+            ),
+        ),
     ]
-    for row in document["rows"]:
-        numbers = [row["written"].get(name, "-") for name in (*KEPT[:2], *_REST)]
-        seeds = f"{row['done']}/{row['expected']} {row['remark']}"
-        lines.append(_line([row["dataset"], row["level"], row["label"], *numbers, seeds]))
     lines += ["", "## What is missing", ""]
     lines += [
-        f"- {escaped(str(one['dataset']))} level {escaped(str(one['level']))}, {escaped(one['label'])}, seed"
-        f" {one['seed']}: {one['state']}{': ' + escaped(one['why']) if one['why'] else ''}"
+        f"- {escape(one['dataset'])} level {escape(one['level'])}, {escape(one['label'])}, seed"
+        f" {one['seed']}: {one['state']}{': ' + escape(one['why']) if one['why'] else ''}"
         for one in document["missing"]
     ] or ["Nothing: every cell is done."]
-    lines += [f"- unreadable record: {escaped(name)}" for name in document["unreadable"]]
-    lines += ["", "## Where it comes from", "", "| | |", "|---|---|"]
+    lines += [f"- unreadable record: {escape(name)}" for name in document["unreadable"]]
     keys = [key for key in (*VERSIONS, *MACHINE) if key in provenance]
     keys += sorted(provenance.keys() - keys)  # a board of an older symbench may name more
-    lines += [_line([key, ", ".join(provenance[key])]) for key in keys]
-    lines += ["", "| data | level | file | sha256 | measured equivariance error |", "|---|---|---|---|---|"]
-    lines += [
-        _line([f"{one['dataset']} ({one['preset']})", one["level"], one["file"], one["checksum"][:16], _error(one)])
-        for one in data
-    ]
+    told = ([key, ", ".join(provenance[key])] for key in keys)
+    lines += ["", "## Where it comes from", "", table(("", ""), told), ""]
+    fields = (
+        [f"{one['dataset']} ({one['preset']})", one["level"], one["file"], one["checksum"][:16], _error(one)]
+        for one in document["data"]
+    )
+    lines.append(table(["data", "level", "file", "sha256", "measured equivariance error"], fields))
     return "\n".join(lines) + "\n"
-
-
-_REST = ("model_equivariance_error", "parameters", "flops")
-
-
-def _rest_titles() -> list[str]:
-    return [METRICS[name].title for name in _REST]
 
 
 def _error(data: Mapping[str, Any]) -> str:
@@ -227,13 +224,13 @@ def _told(document: Mapping[str, Any]) -> str:
     seeds, states = len(document["seeds"]), document["states"]
     left = ", ".join(f"{count} {state}" for state, count in states.items() if state != "done")
     provenance = document["provenance"]
-    commits = [escaped(commit[:12]) for commit in provenance.get("git_commit", [])]
+    commits = [escape(commit[:12]) for commit in provenance.get("git_commit", [])]
     dirty = " with uncommitted changes" if "true" in provenance.get("git_dirty", []) else ""
-    day, machine = document["last_result"][:10], escaped(", ".join(provenance.get("device", ["unknown machine"])))
+    day, machine = document["last_result"][:10], escape(", ".join(provenance.get("device", ["unknown machine"])))
     return (
         f"{states.get('done', 0)} of {document['cells']} cells done{f' ({left})' if left else ''}, {seeds}"
         f" {'seed' if seeds == 1 else 'seeds'} each, {day}; commit {', '.join(commits) or 'unknown'}{dirty}, torch"
-        f" {escaped(', '.join(provenance.get('torch', ['unknown'])))}, {machine}."
+        f" {escape(', '.join(provenance.get('torch', ['unknown'])))}, {machine}."
     )
 
 
@@ -251,30 +248,19 @@ def _tables(document: Mapping[str, Any]) -> list[str]:
         for first in range(0, len(levels), MOST_COLUMNS):
             shown = levels[first : first + MOST_COLUMNS]
             lines += ["", f"{metric.title} ({metric.unit}) on `{dataset}` ({preset}, {grid}):", ""]
-            lines += [_line(["model", *(f"level {level}" for level in shown)]), "|---" * (len(shown) + 1) + "|"]
-            for label in dict.fromkeys(row["label"] for row in rows):
-                cells = [_cell(rows, label, level, document["metric"]) for level in shown]
-                lines.append(f"| {escaped(label)} | {' | '.join(cells)} |")
+            labels = dict.fromkeys(row["label"] for row in rows)
+            cells = ([label, *(_cell(rows, label, level, document["metric"]) for level in shown)] for label in labels)
+            lines.append(table(["model", *(f"level {level}" for level in shown)], cells))
     return lines
 
 
-def _cell(rows: Sequence[Mapping[str, Any]], label: str, level: str, metric: str) -> str:
+def _cell(rows: Sequence[Mapping[str, Any]], label: str, level: str, metric: str) -> Markdown:
     found = next((row for row in rows if row["label"] == label and str(row["level"]) == level), None)
     if found is None:
-        return ""
+        return Markdown()
     text = found["written"].get(metric, "")
-    text = f"**{text}**" if found["best"] else text
-    remark = f"({escaped(found['remark'])})" if found["remark"] else ""
-    return " ".join(filter(None, (text, found["group"], remark)))
-
-
-def escaped(text: str) -> str:
-    """As Markdown shows it as it stands; an underscore within a word means nothing there."""
-    return re.sub(r"(?<=\w)\\_(?=\w)", "_", mlflow_runs.escaped(text))
-
-
-def _line(texts: Sequence[Any]) -> str:
-    return f"| {' | '.join(escaped(str(text)) for text in texts)} |"
+    remark = f"({found['remark']})" if found["remark"] else ""
+    return Markdown(" ".join(filter(None, (bold(text) if found["best"] else text, found["group"], escape(remark)))))
 
 
 def _row(row: Row, metric: str, wins: bool, group: str) -> dict[str, Any]:

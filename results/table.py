@@ -13,7 +13,7 @@ from rich.text import Text
 from benchmark.terminal import titled
 
 from .leaderboard import Row, best, letters_of
-from .quantities import METRICS, written, written_statistic
+from .quantities import METRICS, written
 from .standing import Standings
 from .statistics import Estimate
 
@@ -39,7 +39,7 @@ class _Panel:
     def __init__(self, rows: Sequence[Row], metric: str) -> None:
         self.rows, self.metric = rows, metric
         self.columns = COLUMNS if metric in COLUMNS else tuple(metric if n == GIVES_WAY else n for n in COLUMNS)
-        self.numbers = {name: [_number(row, name) for row in rows] for name in self.columns}
+        self.numbers = {name: [row.written(name) for row in rows] for name in self.columns}
         self.heads = {name: f"{fill(METRICS[name].title, 12)}\n{METRICS[name].unit}" for name in self.columns}
         self.letters = letters_of(rows, metric)
         self.seeds = [
@@ -82,10 +82,6 @@ class _Panel:
                 )
                 table.add_row(Text.assemble(row.label, (remark, "yellow")), *numbers, self.seeds[index])
         return table
-
-
-def _number(row: Row, name: str) -> str:
-    return written_statistic(name, row.metrics[name]) if name in row.metrics else "-"
 
 
 def _heading(row: Row) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -13,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ... import registry
 from ...cell import Protocol
+from ...markdown import Markdown, escape, table
 from ..check import PROTOCOLS, shortest_splits
 from ..dataset import IMPORTED, Dataset
 from .info import short
@@ -24,10 +24,6 @@ MOST_ELEMENTS = 8
 ENDS: Mapping[str, Any] = {"the lowest": min, "the highest": max}
 KINDS = {"Exact": True, "Interpolated": False}
 Description = Mapping[str, Any]
-
-
-class Markdown(str):
-    """Text that is Markdown already, and is not escaped again."""
 
 
 def card(dataset_name: str, preset: str, descriptions: Sequence[Description], pictures: Mapping[str, PurePath]) -> str:
@@ -42,7 +38,7 @@ def card(dataset_name: str, preset: str, descriptions: Sequence[Description], pi
     environment = Environment(
         loader=PackageLoader("benchmark.data.show"),
         autoescape=False,  # it would escape for HTML
-        finalize=lambda value: value if isinstance(value, Markdown) else escape(value),
+        finalize=escape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -77,19 +73,6 @@ def card(dataset_name: str, preset: str, descriptions: Sequence[Description], pi
         short=short,
         splits=_splits(dataset, preset, descriptions[0]),
     )
-
-
-def escape(value: object) -> str:
-    """Text of any origin as it stands, on one line: neither Markdown nor HTML, nor the end of a table cell."""
-    text = "".join(character if character.isprintable() else " " for character in str(value))
-    return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", text)
-
-
-def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> Markdown:
-    """A Markdown table; all cells are escaped."""
-    lines = [[escape(cell) for cell in line] for line in (heads, *rows)]
-    lines.insert(1, ["---"] * len(heads))
-    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
 def _levels(descriptions: Sequence[Description]) -> Markdown:
