@@ -39,7 +39,7 @@ from .costs import parameters
 from .data.windows import Windows
 from .distributed import World
 from .experiment import Experiment, is_trained
-from .training import Control, deterministic, fit
+from .training import Execution, TrainingData, TrainingOutput, deterministic, fit
 
 ARITHMETIC = ("forward", "backward", "optimizer")
 PARTS = ("data", *ARITHMETIC, "validation", "checkpoint")
@@ -110,12 +110,13 @@ def _ours(cell: Cell, settings: Training, most: int | None, told: bool = False) 
             clock.seconds.clear()
 
     windows = noise(cell, most)
-    train, validation = (replace(one, field=one.field.to(DEVICE), index=one.index.to(DEVICE)) for one in windows)
-    control = Control() if clock is None else Control(part=clock.part)
+    data = TrainingData(*(replace(one, field=one.field.to(DEVICE), index=one.index.to(DEVICE)) for one in windows))
+    execution = Execution(World(0, 1, DEVICE))
+    if clock is not None:
+        execution = replace(execution, timer=clock.part)
     with deterministic(0), tempfile.TemporaryDirectory() as folder:
         torch.backends.cudnn.deterministic = False
-        path, world = Path(folder, "checkpoint.pt"), World(0, 1, DEVICE)
-        fit(_build(cell), train, validation, settings, 0, world, path, mark, control)
+        fit(_build(cell), data, settings, 0, TrainingOutput(Path(folder, "checkpoint.pt"), mark), execution)
         marks[-1] = now()  # what was left of writing is waited for
     return _measured(marks, clock)
 

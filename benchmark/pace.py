@@ -21,7 +21,7 @@ from .data.windows import Windows
 from .distributed import World
 from .evaluation import BATCH, forecast_error
 from .experiment import Experiment, stored_field
-from .training import Control, StoppedError, deterministic, fit
+from .training import Execution, StoppedError, TrainingData, TrainingOutput, deterministic, fit
 
 WARM_UP, WARM_UP_COMPILED = 1, 2
 STEPS = 5
@@ -78,9 +78,9 @@ def measure(cell: Cell, world: World, data_folder: Path) -> Pace | None:
     validation = replace(_repeated(windows["validation"], world.size * BATCH), steps=1)
     with deterministic(cell.seed), tempfile.TemporaryDirectory() as folder:
         model = experiment.build().to(world.device)
-        path, control = Path(folder) / "checkpoint.pt", Control(clock)
+        output, execution = TrainingOutput(Path(folder) / "checkpoint.pt"), Execution(world, should_stop=clock)
         with suppress(StoppedError):
-            fit(model, train, validation, cell.train, 0, world, path, lambda history: None, control)
+            fit(model, TrainingData(train, validation), cell.train, 0, output, execution)
         forecast_error(model, _repeated(validation, world.size), world, cell.train.precision).rmse()  # warms up
         started = time.perf_counter()
         forecast_error(model, validation, world, cell.train.precision).rmse()

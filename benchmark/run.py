@@ -31,7 +31,7 @@ from .flow import Box
 from .groups import elements
 from .model_errors import check_forecast
 from .recorder import Recorder
-from .training import Control, DivergedError, deterministic, fit
+from .training import DivergedError, Execution, TrainingData, TrainingOutput, deterministic, fit
 
 EXAMPLES = 2
 """Rolled-out windows kept of each test split, for pictures."""
@@ -41,9 +41,8 @@ TEST_SPLITS: tuple[SplitName, ...] = ("future", "domain")
 def run_cell(
     cell: Cell,
     recorder: Recorder,
-    world: World,
     data_folder: Path,
-    control: Control,
+    execution: Execution,
     notes: Mapping[str, Any] = MappingProxyType({}),
     tuning: bool = False,
 ) -> None:
@@ -51,8 +50,9 @@ def run_cell(
 
     `notes` join the provenance. While `tuning`, the test splits do not exist: their frames are not in memory, and the
     record ends with the validation RMSE. Raises UserError and MachineError for what a person can mend, StoppedError
-    where `control` stopped the training; divergence is a result.
+    where `execution` stopped the training; divergence is a result.
     """
+    world = execution.world
     stored = stored_field(cell.dataset, data_folder)
     experiment = Experiment.of(cell, stored.field.shape[2:])
     recorder.environment({**environment.describe(world), **_provenance(experiment, stored), **notes})
@@ -68,7 +68,7 @@ def run_cell(
         # Before training, and without a random number of it: the epochs seed themselves.
         check_forecast(cell.model.name, model, windows["train"].batch(torch.zeros(1, dtype=torch.long))[0])
         try:
-            trained = _train(cell, model, windows, recorder, world, control)
+            trained = _train(cell, model, windows, recorder, execution)
         except DivergedError as error:
             recorder.finish("diverged", _costs(cell, model, error.progress, windows, world), str(error))
             return
@@ -93,27 +93,14 @@ def _provenance(experiment: Experiment, stored: StoredField) -> dict[str, str]:
 
 
 def _train(
-    cell: Cell,
-    model: Baseline,
-    windows: Mapping[SplitName, Windows],
-    recorder: Recorder,
-    world: World,
-    control: Control,
+    cell: Cell, model: Baseline, windows: Mapping[SplitName, Windows], recorder: Recorder, execution: Execution
 ) -> Progress:
     """Train `model` in place; a model without weights has made no progress."""
     if not model.trained:
         return Progress()
-    return fit(
-        model,
-        windows["train"],
-        windows["validation"],
-        cell.train,
-        cell.seed,
-        world,
-        recorder.checkpoint_path,
-        lambda history: recorder.progress(history, cell.train.epochs),
-        control,
-    )
+    data = TrainingData(windows["train"], windows["validation"])
+    output = TrainingOutput(recorder.checkpoint_path, lambda history: recorder.progress(history, cell.train.epochs))
+    return fit(model, data, cell.train, cell.seed, output, execution)
 
 
 def _evaluate(

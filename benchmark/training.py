@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,30 +20,47 @@ from .baseline import Baseline
 from .cell import Training
 from .checkpoint import Checkpoint, Position, Progress, share_of
 from .data.windows import Windows
-from .distributed import World
+from .distributed import World, single
 from .environment import keep_freed_memory
 from .errors import UserError
 from .evaluation import forecast_error, roll_out
 from .recorder import Epoch
 
 EARLY_STOP_WINDOW = 5
-OnEpoch = Callable[[Sequence[Epoch]], None]
 
 
 @dataclass(frozen=True)
-class Control:
-    """How a training is run, none of which changes its result but for rounding.
+class Execution:
+    """How a training is executed: ranks, stops, memory. None of it changes the result, but for rounding.
 
-    `stop` is asked before each step, on every rank; where one says yes, all save and stop. `is_ours` is asked before
-    that save, which is not ours to make where another process has taken over. `micro_batch` is the most windows that a
-    rank takes at once: a larger share of the batch is summed up in parts. `part` is told what is done within it (data,
-    forward, backward, optimizer, validation, checkpoint), for those who measure.
+    `should_stop` is asked before each step, on every rank; where one says yes, all save and stop. `may_save` is asked
+    before each save: no where another process has taken the training over. `micro_batch` is the most windows that a
+    rank takes at once; a larger share of the batch is summed up in parts. `timer` is entered around each part of an
+    epoch: data, forward, backward, optimizer, validation, checkpoint.
     """
 
-    stop: Callable[[], bool] = lambda: False
-    is_ours: Callable[[], bool] = lambda: True
+    world: World = field(default_factory=single)
+    should_stop: Callable[[], bool] = lambda: False
+    may_save: Callable[[], bool] = lambda: True
     micro_batch: int | None = None
-    part: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()
+    timer: Callable[[str], AbstractContextManager[None]] = lambda part: nullcontext()
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Windows to learn from, and windows that choose the best epoch."""
+
+    train: Windows
+    validation: Windows
+
+
+@dataclass(frozen=True)
+class TrainingOutput:
+    """What a training leaves: its checkpoint, and a call of `on_epoch` on rank 0 with the history so far, before the
+    first epoch and after each."""
+
+    checkpoint: Path
+    on_epoch: Callable[[Sequence[Epoch]], None] = lambda history: None
 
 
 class DivergedError(Exception):
@@ -86,76 +103,77 @@ class RolledOutLoss(nn.Module):
 
 def fit(
     model: Baseline,
-    train: Windows,
-    validation: Windows,
+    data: TrainingData,
     settings: Training,
     seed: int,
-    world: World,
-    checkpoint: Path,
-    on_epoch: OnEpoch,
-    control: Control = Control(),
+    output: TrainingOutput,
+    execution: Execution = Execution(),
 ) -> Progress:
     """Train `model` in place and leave the best weights, by validation RMSE, in it.
 
-    Goes on from `checkpoint` where that exists, as if never interrupted; writes it after each epoch, and where
-    `control.stop` says so. Calls `on_epoch` with the history so far on rank 0, first before training. Raises
-    DivergedError, StoppedError; UserError where the windows cannot fill a batch.
+    Goes on from the checkpoint where that exists, as if never interrupted; writes it after each epoch, and when it
+    is stopped. Raises DivergedError, StoppedError, and UserError where the windows cannot fill a batch.
     """
-    if len(train) < settings.batch_size:
-        raise UserError(f"train.batch_size: {settings.batch_size} is more than the {len(train)} training windows")
+    if len(data.train) < settings.batch_size:
+        raise UserError(f"train.batch_size: {settings.batch_size} is more than the {len(data.train)} training windows")
     if settings.rollout_steps is not None:  # validation keeps the protocol's length
-        train = replace(train, steps=settings.rollout_steps)
+        data = replace(data, train=replace(data.train, steps=settings.rollout_steps))
     use_precision(settings.precision)
     keep_freed_memory()
-    if settings.channels_last:
-        for parameter in model.parameters():  # Module.to would refuse those with five axes
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    rolled_out = RolledOutLoss(model, settings, world.device, cache_filters=not settings.compile)
-    loss = world.wrap(compiled(rolled_out, world.device) if settings.compile else rolled_out)
-    one_kernel = settings.compile or world.device.type == "cuda"  # for all weights; there is none for complex ones
-    optimizer = torch.optim.Adam(
-        model.parameters(),
-        settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=one_kernel and not any(parameter.is_complex() for parameter in model.parameters()),
-    )
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, settings.learning_rate_decay)
-    with Checkpoint(checkpoint, model, optimizer, schedule) as saved:
-        progress = saved.restore(world)
-        if world.is_main:
-            on_epoch(progress.history)
+    engine = _Engine.of(model, settings, seed, execution)
+    is_main = execution.world.is_main
+    with Checkpoint(output.checkpoint, model, engine.optimizer, engine.schedule) as saved:
+        progress = saved.restore(execution.world)
+        if is_main:
+            output.on_epoch(progress.history)
         while not _is_over(progress.history, settings):
-            started = time.perf_counter()
-            learning_rate = optimizer.param_groups[0]["lr"]
-            model.train()
-            error = _train_epoch(loss, model, train, optimizer, settings, seed, world, progress, control)
-            if error is None:
-                progress.position.seconds += time.perf_counter() - started
-                if world.is_main and control.is_ours():
+            try:
+                _run_epoch(engine, data, progress)
+            except StoppedError:
+                if is_main and execution.may_save():
                     saved.save(progress)
                     saved.wait()
-                raise StoppedError
-            schedule.step()
-            with control.part("validation"):
-                rmse = forecast_error(model, validation, world, settings.precision).rmse()
-            if not (math.isfinite(error) and math.isfinite(rmse)):
-                raise DivergedError(progress)
-            epoch = len(progress.history) + 1
-            seconds = progress.position.seconds + time.perf_counter() - started
-            progress.history.append(Epoch(epoch, error, math.sqrt(error / train.steps), rmse, learning_rate, seconds))
-            progress.position = Position()
-            if rmse < progress.best_rmse:
-                progress.best_rmse, progress.best_epoch = rmse, epoch
-                progress.best_model = {key: value.detach().clone() for key, value in model.state_dict().items()}
-            if world.any(not control.is_ours()):
+                raise
+            if execution.world.any(not execution.may_save()):
                 raise StoppedError  # whoever has taken over writes from now on
-            if world.is_main:
-                with control.part("checkpoint"):
+            if is_main:
+                with execution.timer("checkpoint"):
                     saved.save(progress)
-                    on_epoch(progress.history)
+                    output.on_epoch(progress.history)
     model.load_state_dict(progress.best_model)
     return progress
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """A model with all that its epochs use; `loss` is wrapped for ranks and compiled as `settings` ask."""
+
+    model: Baseline
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    settings: Training
+    seed: int
+    execution: Execution
+
+    @classmethod
+    def of(cls, model: Baseline, settings: Training, seed: int, execution: Execution) -> _Engine:
+        world, device = execution.world, execution.world.device
+        if settings.channels_last:
+            for parameter in model.parameters():  # Module.to would refuse those with five axes
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        rolled_out = RolledOutLoss(model, settings, device, cache_filters=not settings.compile)
+        loss = world.wrap(compiled(rolled_out, device) if settings.compile else rolled_out)
+        one_kernel = settings.compile or device.type == "cuda"  # for all weights; there is none for complex ones
+        optimizer = torch.optim.Adam(
+            model.parameters(),
+            settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=one_kernel and not any(parameter.is_complex() for parameter in model.parameters()),
+        )
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, settings.learning_rate_decay)
+        return cls(model, loss, optimizer, schedule, settings, seed, execution)
 
 
 def compiled(loss: RolledOutLoss, device: torch.device) -> nn.Module:
@@ -172,55 +190,81 @@ def use_precision(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = tf32
 
 
-def _train_epoch(
-    loss: nn.Module,
-    model: Baseline,
-    windows: Windows,
-    optimizer: torch.optim.Optimizer,
-    settings: Training,
-    seed: int,
-    world: World,
-    progress: Progress,
-    control: Control,
-) -> float | None:
-    """The rest of one pass over shuffled windows; the mean forecast loss of the whole pass, nothing added.
+def _run_epoch(engine: _Engine, data: TrainingData, progress: Progress) -> None:
+    """Train for the rest of an epoch, validate, and add the epoch to `progress`.
+
+    Raises DivergedError, and StoppedError with the position in `progress`.
+    """
+    started = time.perf_counter()
+    learning_rate = engine.optimizer.param_groups[0]["lr"]
+    engine.model.train()
+    try:
+        error = _train_epoch(engine, data.train, progress)
+    except StoppedError:
+        progress.position.seconds += time.perf_counter() - started
+        raise
+    engine.schedule.step()
+    execution = engine.execution
+    with execution.timer("validation"):
+        validation = forecast_error(engine.model, data.validation, execution.world, engine.settings.precision)
+        rmse = validation.rmse()
+    if not (math.isfinite(error) and math.isfinite(rmse)):
+        raise DivergedError(progress)
+    epoch = len(progress.history) + 1
+    seconds = progress.position.seconds + time.perf_counter() - started
+    progress.history.append(Epoch(epoch, error, math.sqrt(error / data.train.steps), rmse, learning_rate, seconds))
+    progress.position = Position()
+    if rmse < progress.best_rmse:
+        progress.best_rmse, progress.best_epoch = rmse, epoch
+        progress.best_model = {key: value.detach().clone() for key, value in engine.model.state_dict().items()}
+
+
+def _train_epoch(engine: _Engine, windows: Windows, progress: Progress) -> float:
+    """Train for the rest of one pass over shuffled windows; mean forecast loss of the whole pass, nothing added.
 
     Each rank takes its slice of every global batch. A last batch that is not full is left for another epoch, since
-    it would otherwise weigh as much as a full one. No loss where it was stopped; `progress.position` then says where.
+    it would otherwise weigh as much as a full one. Raises StoppedError with the position in `progress`.
     """
+    settings, execution, world = engine.settings, engine.execution, engine.execution.world
     epoch, first = len(progress.history), progress.position.step
-    generator = torch.Generator().manual_seed(step_seed(seed, epoch, 0))
-    order = torch.randperm(len(windows), generator=generator)
-    batches = order[: len(order) // settings.batch_size * settings.batch_size].view(-1, settings.batch_size)
-    draws = torch.rand(batches.shape, generator=generator)
+    batches, draws = _shuffled(len(windows), settings.batch_size, step_seed(engine.seed, epoch, 0))
     share = settings.batch_size // world.size
     mine = slice(world.rank * share, (world.rank + 1) * share)
     summed = share_of(progress.position.error, world) if first else 0.0
     total = torch.tensor(summed, dtype=torch.float64, device=world.device)
     for step in range(first, len(batches)):
-        if world.any(control.stop()):
+        if world.any(execution.should_stop()):
             progress.position.step, progress.position.error = step, world.gather(float(total))
-            return None
-        seed_device(step_seed(seed, epoch, step) + world.rank, world.device)
-        optimizer.zero_grad(set_to_none=True)
-        parts = list(zip(*(t[step, mine].split(control.micro_batch or share) for t in (batches, draws)), strict=True))
-        for number, (batch, drawn) in enumerate(parts, start=1):
-            with control.part("data"):
-                x, y = windows.batch(batch.to(world.device))
-                drawn = drawn.to(world.device)
-            with world.keeping_gradients(loss) if number < len(parts) else nullcontext():
-                weight = len(batch) / share
-                with control.part("forward"):
-                    value, error = loss(x, y, drawn)
-                with control.part("backward"):
-                    (value if weight == 1.0 else value * weight).backward()
+            raise StoppedError
+        seed_device(step_seed(engine.seed, epoch, step) + world.rank, world.device)
+        engine.optimizer.zero_grad(set_to_none=True)
+        at_once = execution.micro_batch or share
+        parts = list(zip(batches[step, mine].split(at_once), draws[step, mine].split(at_once), strict=True))
+        for number, (batch, draws_B) in enumerate(parts, start=1):
+            with execution.timer("data"):
+                x_BTCHW, y_BSCHW = windows.batch(batch.to(world.device))
+                draws_B = draws_B.to(world.device)
+            weight = len(batch) / share
+            with world.keeping_gradients(engine.loss) if number < len(parts) else nullcontext():
+                with execution.timer("forward"):
+                    loss, error = engine.loss(x_BTCHW, y_BSCHW, draws_B)
+                with execution.timer("backward"):
+                    (weight * loss).backward()
             total += weight * error.detach().double()
-        with control.part("optimizer"):
-            model.before_step((epoch + step / len(batches)) / settings.epochs)
+        with execution.timer("optimizer"):
+            engine.model.before_step((epoch + step / len(batches)) / settings.epochs)
             if settings.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
-            optimizer.step()
+                nn.utils.clip_grad_norm_(engine.model.parameters(), settings.gradient_clip)
+            engine.optimizer.step()
     return float(world.sum(total)) / (len(batches) * world.size)
+
+
+def _shuffled(windows: int, batch_size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Numbers of the windows in full batches (batches, batch_size), and a random number in [0, 1) for each."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(windows, generator=generator)
+    batches = order[: windows // batch_size * batch_size].view(-1, batch_size)
+    return batches, torch.rand(batches.shape, generator=generator)
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:

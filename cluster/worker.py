@@ -20,7 +20,7 @@ from benchmark.distributed import World, join
 from benchmark.errors import MachineError
 from benchmark.recorder import Follower
 from benchmark.run import run_cell
-from benchmark.training import Control, StoppedError
+from benchmark.training import Execution, StoppedError
 from benchmark.tuned import provenance
 from results.lease import BEAT_SECONDS, STALE_SECONDS, Holder
 from results.store import CellRecorder, LeaseLostError, Store
@@ -120,24 +120,24 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
 
         lease = recorder.lease if isinstance(recorder, CellRecorder) else None
 
-        def is_ours() -> bool:
+        def may_save() -> bool:
             return lease is None or not lease.lost
 
-        def stop() -> bool:  # asked at every step: the disk is not to be looked at
+        def should_stop() -> bool:  # asked at every step: the disk is not to be looked at
             return signals.stop or (lease is not None and lease.known_lost)
 
-        control = Control(stop, is_ours, job.micro_batches.get(cell.id))
+        execution = Execution(world, should_stop, may_save, job.micro_batches.get(cell.id))
         try:
             recorder.start()
             data = stage(store.data_folder, cell, job.scratch)
             notes = {**provenance(store.root, cell), "lanes": job.lanes}
-            run_cell(cell, recorder, world, data, control, notes)
+            run_cell(cell, recorder, data, execution, notes)
         except LeaseLostError as error:
             print(error, flush=True)
             if world.size > 1:  # the others do not know, and may wait in a collective
                 raise
         except StoppedError:
-            if is_ours():
+            if may_save():
                 why = "preempted" if signals.terminated else "time_limit"
                 with suppress(LeaseLostError):
                     recorder.fail(why, "saved where it was; goes on when it is started again")

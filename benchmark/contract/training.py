@@ -13,9 +13,8 @@ from ..baseline import Baseline
 from ..cell import Training
 from ..data.dataset import Split
 from ..data.windows import Windows
-from ..distributed import single
 from ..recorder import Epoch
-from ..training import deterministic, fit
+from ..training import TrainingData, TrainingOutput, deterministic, fit
 from .candidate import FRAMES, Candidate, drawn, loss, noise, require, targets
 from .ranks import two_ranks_equal_one
 
@@ -87,7 +86,7 @@ def resume_equals_no_interruption(candidate: Candidate) -> str | None:
 
         with deterministic(0), suppress(_InterruptedError):
             model = candidate.build(on)
-            fit(model, windows, windows, settings, 0, single(), checkpoint, interrupt)
+            fit(model, TrainingData(windows, windows), settings, 0, TrainingOutput(checkpoint, interrupt))
         return model
 
     with tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,7 @@ from benchmark.distributed import World, join
 from benchmark.errors import MachineError
 from benchmark.recorder import Epoch, Follower, Recorder
 from benchmark.run import run_cell
-from benchmark.training import Control, StoppedError
+from benchmark.training import Execution, StoppedError
 from results.lease import BEAT_SECONDS, STALE_SECONDS, Lease
 from results.store import CellRecorder, LeaseLostError, Store
 from results.studies import Note, StudyFolder, Trial
@@ -162,13 +162,13 @@ def _advance(
 
         lease = held.lease if isinstance(held, CellRecorder) else None
 
-        def is_ours() -> bool:
+        def may_save() -> bool:
             return lease is None or not lease.lost
 
-        def stop() -> bool:  # asked at every step: the disk is not to be looked at
+        def should_stop() -> bool:  # asked at every step: the disk is not to be looked at
             return reached[1] or asked.to_stop() or (lease is not None and lease.known_lost)
 
-        control = Control(stop, is_ours)
+        execution = Execution(world, should_stop, may_save)
         notes = {
             "study": folder.study.name,
             "trial": trial.note.number,
@@ -178,9 +178,9 @@ def _advance(
         data = stage(Store(job.store).data_folder, cell, job.scratch)
         try:
             recorder.start()
-            run_cell(cell, recorder, world, data, control, notes, tuning=True)
+            run_cell(cell, recorder, data, execution, notes, tuning=True)
         except StoppedError:
-            if not is_ours():
+            if not may_save():
                 raise LeaseLostError(f"{held}: another process has taken the cell over") from None
             if world.any(asked.to_stop()):
                 recorder.fail("time_limit", "saved where it was; goes on when the study does")

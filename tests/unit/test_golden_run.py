@@ -11,8 +11,7 @@ from benchmark.bench_plain import plain_fit
 from benchmark.cell import Training
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
-from benchmark.distributed import single
-from benchmark.training import deterministic, fit
+from benchmark.training import TrainingData, TrainingOutput, deterministic, fit
 
 SETTINGS = Training(epochs=3, batch_size=4, learning_rate=1e-2, weight_decay=4e-4, early_stop_after=None)
 
@@ -36,7 +35,7 @@ def test_the_last_epoch_is_the_same_bit_for_bit(name: str, tmp_path: Path) -> No
         )
     with deterministic(1):
         ours = model(name)
-        progress = fit(ours, train, validation, SETTINGS, 1, single(), tmp_path / "c.pt", lambda history: None)
+        progress = fit(ours, TrainingData(train, validation), SETTINGS, 1, TrainingOutput(tmp_path / "c.pt"))
     saved = torch.load(tmp_path / "c.pt", weights_only=True)["model"]  # in `ours` are the best weights
     expected = plain.train().state_dict()
     assert saved.keys() == expected.keys()

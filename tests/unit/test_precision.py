@@ -9,9 +9,8 @@ from benchmark.baseline import Task
 from benchmark.cell import Training
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
-from benchmark.distributed import single
 from benchmark.models.convnet import ConvNet
-from benchmark.training import deterministic, fit
+from benchmark.training import TrainingData, TrainingOutput, deterministic, fit
 
 SEEDS = range(3)
 SETTINGS = Training(epochs=4, batch_size=8, learning_rate=1e-2, weight_decay=0.0)
@@ -25,7 +24,7 @@ def rmse(field: torch.Tensor, precision: str, seed: int, checkpoint: Path) -> li
     )
     with deterministic(seed):
         model = ConvNet(ConvNet.Config(hidden=8, layers=3), Task("swirls", 1, 2, *field.shape[-2:], target="change"))
-        progress = fit(model, train, validation, settings, seed, single(), checkpoint, lambda history: None)
+        progress = fit(model, TrainingData(train, validation), settings, seed, TrainingOutput(checkpoint))
     return [epoch.validation_rmse for epoch in progress.history]
 
 

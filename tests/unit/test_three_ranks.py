@@ -15,7 +15,7 @@ from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
 from benchmark.distributed import join
 from benchmark.models.convnet import ConvNet
-from benchmark.training import Control, StoppedError, deterministic, fit
+from benchmark.training import Execution, StoppedError, TrainingData, TrainingOutput, deterministic, fit
 
 RANKS, STEPS = 3, 6
 SETTINGS = Training(epochs=2, batch_size=6, learning_rate=1e-2, early_stop_after=None)
@@ -38,10 +38,8 @@ def trained(rank: int, ranks: int, folder: Path, stop_at: int | None) -> tuple[N
             model = ConvNet(ConvNet.Config(hidden=16), Task("noise", 2, 2, 8, 8))
             train, validation = (Windows.of(field, split, 2) for split in splits)
             try:
-                control = Control(stop)
-                progress = fit(
-                    model, train, validation, SETTINGS, 0, world, folder / "c.pt", lambda history: None, control
-                )
+                output, execution = TrainingOutput(folder / "c.pt"), Execution(world, stop)
+                progress = fit(model, TrainingData(train, validation), SETTINGS, 0, output, execution)
             except StoppedError:
                 continue
             weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).numpy()

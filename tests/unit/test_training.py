@@ -15,9 +15,17 @@ from benchmark.cell import Frozen, Training
 from benchmark.checkpoint import Progress
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
-from benchmark.distributed import single
 from benchmark.errors import MachineError, UserError
-from benchmark.training import Control, DivergedError, StoppedError, deterministic, fit, seed_device
+from benchmark.training import (
+    DivergedError,
+    Execution,
+    StoppedError,
+    TrainingData,
+    TrainingOutput,
+    deterministic,
+    fit,
+    seed_device,
+)
 
 TASK = Task("toy", input_frames=2, channels=2, height=6, width=5)
 
@@ -51,10 +59,10 @@ def field() -> Tensor:
     return start * 0.9 ** torch.arange(30)[None, :, None, None, None]
 
 
-def windows(steps: int = 3) -> tuple[Windows, Windows]:
+def data(steps: int = 3) -> TrainingData:
     train = Split((0, 1, 2), tuple(range(12)), steps)
     validation = Split((0, 1, 2), tuple(range(18, 22)), steps)
-    return Windows.of(field(), train, 2), Windows.of(field(), validation, 2)
+    return TrainingData(Windows.of(field(), train, 2), Windows.of(field(), validation, 2))
 
 
 def train(
@@ -62,7 +70,7 @@ def train(
 ) -> tuple[Linear, Progress]:
     with deterministic(seed):
         model = Linear(config or Linear.Config(), TASK)
-        progress = fit(model, *windows(), settings, seed, single(), path, lambda history: None)
+        progress = fit(model, data(), settings, seed, TrainingOutput(path))
     return model, progress
 
 
@@ -97,7 +105,7 @@ def test_resume_equals_uninterrupted(tmp_path: Path) -> None:
             raise KilledError
 
     with deterministic(0), pytest.raises(KilledError):
-        fit(Linear(Linear.Config(), TASK), *windows(), SETTINGS, 0, single(), tmp_path / "parts.pt", kill_after_three)
+        fit(Linear(Linear.Config(), TASK), data(), SETTINGS, 0, TrainingOutput(tmp_path / "parts.pt", kill_after_three))
     resumed, parts = train(tmp_path / "parts.pt", SETTINGS)
     assert same(whole, resumed)
     assert [replace(e, seconds=0) for e in parts.history] == [replace(e, seconds=0) for e in history.history]
@@ -152,7 +160,7 @@ def test_compiled_is_the_same_training(tmp_path: Path) -> None:
         with deterministic(0):
             model = Plain(Plain.Config(), TASK)
             settings = SETTINGS.model_copy(update={"compile": compiled, "epochs": 2})
-            progress = fit(model, *windows(), settings, 0, single(), tmp_path / f"{compiled}.pt", lambda history: None)
+            progress = fit(model, data(), settings, 0, TrainingOutput(tmp_path / f"{compiled}.pt"))
         best.append(progress.best_rmse)
     assert best[1] == pytest.approx(best[0], rel=1e-5)
 
@@ -165,8 +173,8 @@ def test_channels_last_is_the_same_training(tmp_path: Path, name: str) -> None:
         with deterministic(0):
             model = registry.model(name)(registry.model(name).Config.model_validate({"hidden": 4}), TASK)
             settings = SETTINGS.model_copy(update={"channels_last": channels_last, "epochs": 2})
-            path = tmp_path / f"{channels_last}.pt"
-            best.append(fit(model, *windows(), settings, 0, single(), path, lambda history: None).best_rmse)
+            output = TrainingOutput(tmp_path / f"{channels_last}.pt")
+            best.append(fit(model, data(), settings, 0, output).best_rmse)
     assert best[1] == pytest.approx(best[0], rel=1e-5)
 
 
@@ -195,18 +203,10 @@ def test_stopped_between_any_steps_it_goes_on_as_if_never_stopped(tmp_path: Path
         asked += 1
         return asked - 1 in stops
 
+    output, execution = TrainingOutput(tmp_path / "parts.pt"), Execution(should_stop=stop)
     for _ in stops:
         with deterministic(0), pytest.raises(StoppedError):
-            fit(
-                Linear(Linear.Config(), TASK),
-                *windows(),
-                SETTINGS,
-                0,
-                single(),
-                tmp_path / "parts.pt",
-                lambda history: None,
-                Control(stop),
-            )
+            fit(Linear(Linear.Config(), TASK), data(), SETTINGS, 0, output, execution)
     resumed, parts = train(tmp_path / "parts.pt", SETTINGS)
     assert same(whole, resumed)
     assert [replace(e, seconds=0) for e in parts.history] == [replace(e, seconds=0) for e in history.history]
@@ -216,13 +216,13 @@ def test_stopped_between_any_steps_it_goes_on_as_if_never_stopped(tmp_path: Path
 def test_micro_batches_sum_up_to_the_batch(tmp_path: Path, micro_batch: int) -> None:
     """The same gradient in parts, a last smaller one included: the loss of a part weighs as its windows."""
     best = []
-    for control in (Control(), Control(micro_batch=micro_batch)):
+    for execution in (Execution(), Execution(micro_batch=micro_batch)):
         with deterministic(0):
             baseline = registry.model("rpp_rotation")  # its penalty is smooth
             model = baseline(baseline.Config.model_validate({"hidden": 2}), TASK)
             settings = SETTINGS.model_copy(update={"epochs": 2})
-            path = tmp_path / f"{control.micro_batch}.pt"
-            progress = fit(model, *windows(), settings, 0, single(), path, lambda history: None, control)
+            output = TrainingOutput(tmp_path / f"{execution.micro_batch}.pt")
+            progress = fit(model, data(), settings, 0, output, execution)
         best.append(progress.history[0].train_loss)
         best.append(progress.history[0].validation_rmse)
     assert best[2:] == pytest.approx(best[:2], rel=1e-4)

@@ -15,14 +15,13 @@ from benchmark import registry, suites
 from benchmark import run as runs
 from benchmark.cell import FIRST_TUNING_SEED, Cell, Protocol, Training
 from benchmark.data.windows import Windows
-from benchmark.distributed import single
 from benchmark.errors import UserError
 from benchmark.experiment import Experiment, stored_field
 from benchmark.search_space import training_space
 from benchmark.studies import distinct_studies, studies
 from benchmark.study import TUNING_SEED, Study, draw, trial_cells
 from benchmark.suite import Range, Suite
-from benchmark.training import Control, StoppedError
+from benchmark.training import Execution, StoppedError
 from benchmark.tuned import provenance, read_result, resolved
 from results.store import Store
 from results.studies import Effort, Note, StudyFolder, Trial
@@ -206,9 +205,10 @@ def run_trial(folder: StudyFolder, store: Store, note: Note, epochs: int | None 
                 seen.append(len(history))
 
             recorder.progress = told  # type: ignore[method-assign]
-            control = Control(lambda seen=seen: epochs is not None and bool(seen) and seen[-1] >= epochs)  # type: ignore[misc]
+            stop = lambda seen=seen: epochs is not None and bool(seen) and seen[-1] >= epochs  # noqa: E731
+            execution = Execution(should_stop=stop)
             try:
-                runs.run_cell(cell, recorder, single(), store.data_folder, control, {"devices": 1}, tuning=True)
+                runs.run_cell(cell, recorder, store.data_folder, execution, {"devices": 1}, tuning=True)
             except StoppedError:
                 recorder.fail("time_limit", "")
     return folder.trial(note)
@@ -259,7 +259,7 @@ def test_the_same_training_with_and_without_the_test_splits(folder: StudyFolder,
     with other.recorder(cell) as recorder:
         assert recorder is not None
         recorder.start()
-        runs.run_cell(cell, recorder, single(), store.data_folder, Control())
+        runs.run_cell(cell, recorder, store.data_folder, Execution())
     whole = other.read([cell])[0][cell.id]
     assert trial.records[cell.id].metrics["rmse_validation"] == whole.metrics["rmse_validation"]
     assert trial.value == min(epoch.validation_rmse for epoch in whole.history)

@@ -174,11 +174,11 @@ def test_a_rank_that_was_left_alone_hears_why(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_step_does_not_look_at_the_disk(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_cell(cell: Any, recorder: Any, world: Any, data: Any, control: Any, *rest: Any, **options: Any) -> None:
+    def run_cell(cell: Any, recorder: Any, data: Any, execution: Any, *rest: Any, **options: Any) -> None:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(lease, "_highest", lambda folder: pytest.fail("looked at the disk"))
-            assert not control.stop()
-        assert control.is_ours()
+            assert not execution.should_stop()
+        assert execution.may_save()
         recorder.finish("n/a", {}, "looked at")
 
     monkeypatch.setattr(module, "run_cell", run_cell)
@@ -190,6 +190,6 @@ def test_random_search_does_without_optuna(folder: StudyFolder, monkeypatch: pyt
     monkeypatch.setattr(module, "find_spec", lambda name: name != "optuna")
     monkeypatch.setattr(module.importlib.metadata, "version", {"ray": "2"}.__getitem__)
     run_cell_notes: list[Mapping[str, Any]] = []
-    monkeypatch.setattr(module, "run_cell", lambda *arguments, **options: run_cell_notes.append(arguments[5]))
+    monkeypatch.setattr(module, "run_cell", lambda *arguments, **options: run_cell_notes.append(arguments[4]))
     run(folder)
     assert {key for key in run_cell_notes[0] if key in ("ray", "optuna")} == {"ray"}

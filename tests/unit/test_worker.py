@@ -195,12 +195,12 @@ def test_a_step_does_not_look_at_the_disk_and_a_save_does(
         return highest(folder)
 
     def act(cell: Cell, recorder: Recorder, *rest: object) -> None:
-        (control,) = (one for one in rest if isinstance(one, worker.Control))
+        (execution,) = (one for one in rest if isinstance(one, worker.Execution))
         on_slurm.setattr(lease, "_highest", look)
         write_json(
             store.cell_folder(cell.id) / "lease-2.json", vars(replace(Holder.this_process(), host="n2", job="10"))
         )
-        answers.extend([control.stop(), bool(looked), control.is_ours(), control.stop()])
+        answers.extend([execution.should_stop(), bool(looked), execution.may_save(), execution.should_stop()])
         raise StoppedError
 
     on_slurm.setattr(worker, "run_cell", act)
