@@ -1,6 +1,6 @@
 """Two models, two suites or two stores: what differs between them, and whether the results do.
 
-Rows are put side by side that are asked the same thing; each pair is compared seed by seed (statistics.compare), and
+Rows are put side by side that are asked the same thing; each pair is compared seed by seed (paired.compare), and
 the p-values of all pairs are adjusted for their number.
 """
 
@@ -19,10 +19,12 @@ from benchmark import registry
 from benchmark.errors import UserError
 from benchmark.suite import Suite
 
-from . import statistics
+from .bootstrap import Estimate
 from .leaderboard import Row, aggregate, sample
+from .multiple_comparisons import SIGNIFICANT, holm
+from .paired import Comparison, Sample, improvement_estimate
+from .paired import compare as compare_samples
 from .quantities import METRICS
-from .statistics import SIGNIFICANT, Comparison, Estimate
 from .store import Broken, Record, Store
 
 VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow")
@@ -199,12 +201,12 @@ def _compared(first: Side, second: Side, metric: str, keys: Sequence[Callable[[R
     higher = METRICS[metric].higher_is_better
     samples = [(sample(one, metric), sample(other, metric)) for one, other in matches]
     comparisons = [
-        statistics.compare(*both, higher) if both[0].values and both[1].values else _nothing(both) for both in samples
+        compare_samples(*both, higher) if both[0].values and both[1].values else _nothing(both) for both in samples
     ]
     same = [_are_same(one, other, first, second) for one, other in matches]
     p = [math.nan if alike or c.p is None else c.p for c, alike in zip(comparisons, same, strict=True)]
     tested = [index for index, value in enumerate(p) if not math.isnan(value)]
-    adjusted: dict[int, float] = dict(zip(tested, statistics.holm(np.array(p)[tested]).tolist(), strict=True))
+    adjusted: dict[int, float] = dict(zip(tested, holm(np.array(p)[tested]).tolist(), strict=True))
     both_have = [(one.values, other.values) for one, other in samples if one.values and other.values]
     return Compared(
         first,
@@ -215,7 +217,7 @@ def _compared(first: Side, second: Side, metric: str, keys: Sequence[Callable[[R
             for index, ((one, other), comparison, alike) in enumerate(zip(matches, comparisons, same, strict=True))
         ),
         tuple(_differences(matches, first, second)),
-        statistics.improvement_estimate(both_have, higher) if both_have and not all(same) else None,
+        improvement_estimate(both_have, higher) if both_have and not all(same) else None,
         tuple(left),
         tuple(right),
     )
@@ -239,7 +241,7 @@ def _matched(
     return [(first[index], found[index]) for index in sorted(found)], list(left.values()), list(right.values())
 
 
-def _nothing(samples: tuple[statistics.Sample, statistics.Sample]) -> Comparison:
+def _nothing(samples: tuple[Sample, Sample]) -> Comparison:
     reason = "neither has a result" if not any(one.values for one in samples) else "one of them has no result"
     return Comparison(Estimate(math.nan), None, math.nan, None, 0, 0, "", reason)
 

@@ -13,8 +13,8 @@ from benchmark.terminal import titled
 
 from .compare import Compared, Pair
 from .leaderboard import Row
+from .multiple_comparisons import SIGNIFICANT
 from .quantities import METRICS, written
-from .statistics import SIGNIFICANT
 
 MOST_VALUES = 4
 

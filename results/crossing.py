@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from .statistics import CONFIDENCE, Array, Estimate, drawn_seeds, interval, percentile_ends
+from .bootstrap import CONFIDENCE, Array, Estimate, drawn_seeds, interval, percentile_ends
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .leaderboard import Row
 from .plot import MARKERS
-from .quantities import METRICS, Statistic, written
+from .quantities import Statistic, written
 
 COLORS: Mapping[str, tuple[str, ...]] = {
     "relaxed": ("#d1495b", "#c2185b", "#e2572e"),
@@ -85,10 +85,9 @@ def few(rows: Sequence[Row], metric: str) -> tuple[list[Row], str]:
     if len(labels) <= MOST_SERIES:
         return list(rows), ""
     places: dict[str, list[float]] = defaultdict(list)
-    sign = -1.0 if METRICS[metric].higher_is_better else 1.0
     for level in {row.level for row in rows}:
         ranked = [row for row in rows if row.level == level and metric in row.metrics]
-        ranked.sort(key=lambda row: sign * row.metrics[metric].mean)
+        ranked.sort(key=lambda row: row.merit(metric))
         for place, row in enumerate(ranked):
             places[row.label].append(place)
     last = float(len(rows))

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .leaderboard import Row, contests, letters_of, sample
+from .multiple_comparisons import SIGNIFICANT
+from .paired import Comparison, compare
 from .quantities import METRICS
-from .statistics import SIGNIFICANT, Comparison, compare
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,15 @@ class Verdict:
 def verdicts(rows: Sequence[Row], metric: str) -> list[Verdict]:
     """One for each contest, in the order of the board."""
     letters = letters_of(rows, metric)
-    higher = METRICS[metric].higher_is_better
-    sign = -1.0 if higher else 1.0
     found = []
     for positions in contests(rows):
         ranked = [i for i in positions if rows[i].ranks(metric)]
-        ranked.sort(key=lambda i: sign * rows[i].metrics[metric].mean)
+        ranked.sort(key=lambda i: rows[i].merit(metric))
         best = rows[ranked[0]] if ranked else None
         second = rows[ranked[1]] if len(ranked) > 1 else None
         comparison = None
         if best is not None and second is not None:
-            comparison = compare(sample(second, metric), sample(best, metric), higher)
+            comparison = compare(sample(second, metric), sample(best, metric), METRICS[metric].higher_is_better)
         alike = tuple(rows[i].label for i in ranked[1:] if "a" in letters[i]) if ranked else ()
         tested = bool(ranked) and "a" in letters[ranked[0]]
         unfinished = sum(not rows[i].ranks(metric) and not rows[i].reason for i in positions)

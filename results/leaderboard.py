@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf, isinf
 from typing import Any, Literal
 
@@ -16,12 +16,10 @@ from benchmark.errors import UserError
 from benchmark.recorder import State
 from benchmark.terminal import one_line
 
+from .multiple_comparisons import groups, pairwise
+from .paired import Sample
 from .quantities import BY_RUN, CURVES, METRICS, Statistic, curve, is_number, summaries, written_statistic
-from .statistics import SIGNIFICANT, Sample, letters, pairwise
 from .store import Record
-
-MOST_LETTERED = 30
-"""Models in a contest, up to which every pair is compared."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,10 @@ class Row:
         """Whether every seed is done and has `metric`, so that the row may win by it."""
         return self.complete and metric in self.metrics and self.metrics[metric].n == len(self.seeds)
 
+    def merit(self, metric: str) -> float:
+        """The mean of `metric`, negated where higher is better: the least is the best."""
+        return METRICS[metric].merit(self.metrics[metric].mean)
+
     def written(self, metric: str) -> str:
         """The statistic of `metric` over the seeds as text; `-` where there is none."""
         return written_statistic(metric, self.metrics[metric]) if metric in self.metrics else "-"
@@ -121,18 +123,16 @@ def aggregate(cells: Sequence[Cell], records: Mapping[str, Record], metric: str 
     """
     if metric not in METRICS:
         raise UserError(registry.unknown("metric", metric, METRICS))
-    groups: dict[str, list[Cell]] = defaultdict(list)
+    settings: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
-        groups[json.dumps(cell.model_dump(mode="json", exclude={"seed"}), sort_keys=True)].append(cell)
-    labels = _labels([group[0] for group in groups.values()])
-    rows = _rows(list(groups.values()), records, labels)
-    sign = -1.0 if METRICS[metric].higher_is_better else 1.0
+        settings[json.dumps(cell.model_dump(mode="json", exclude={"seed"}), sort_keys=True)].append(cell)
+    labels = _labels([group[0] for group in settings.values()])
+    rows = _rows(list(settings.values()), records, labels)
 
     def order(row: Row) -> tuple[Any, ...]:
         numeric = isinstance(row.level, int | float)
         level = (not numeric, row.level if numeric else 0, str(row.level))
-        value = row.metrics.get(metric)
-        place = (not row.ranks(metric), sign * value.mean if value else 0.0, row.label)
+        place = (not row.ranks(metric), row.merit(metric) if metric in row.metrics else 0.0, row.label)
         return (*row.panel, level, row.contest[-1], *place)
 
     return sorted(rows, key=order)
@@ -141,10 +141,9 @@ def aggregate(cells: Sequence[Cell], records: Mapping[str, Record], metric: str 
 def best(rows: Iterable[Row], metric: str) -> set[int]:
     """The positions of the rows that win their contest by `metric`; an incomplete row cannot."""
     winners: dict[tuple[Any, ...], tuple[float, int]] = {}
-    sign = -1.0 if METRICS[metric].higher_is_better else 1.0
     for index, row in enumerate(rows):
         if row.ranks(metric):
-            candidate = (sign * row.metrics[metric].mean, index)
+            candidate = (row.merit(metric), index)
             winners[row.contest] = min(winners.get(row.contest, candidate), candidate)
     return {index for _, index in winners.values()}
 
@@ -159,7 +158,7 @@ def contests(rows: Sequence[Row]) -> list[list[int]]:
 
 def sample(row: Row, metric: str) -> Sample:
     """The seeds of `row` that are results, as the statistics take them: one that diverged is infinitely bad."""
-    worst = -inf if METRICS[metric].higher_is_better else inf
+    worst = METRICS[metric].merit(inf)
     seeds, values = [], []
     runs: list[tuple[float, ...] | None] = []
     for seed, recorded in zip(row.seeds, row.recorded, strict=True):
@@ -179,19 +178,14 @@ def letters_of(rows: Sequence[Row], metric: str) -> list[str]:
     """For each row its groups within its contest: rows that share a letter cannot be told apart, `a` holds the best.
 
     A row that lacks a seed comes behind all that lack none, so that the best is the one that `best` names. Empty where
-    no test is possible: one seed, no number. In a contest of more than MOST_LETTERED rows only `a` is given, to those
-    that cannot be told from the best.
+    no test is possible: one seed, no number.
     """
     found = [""] * len(rows)
-    sign = -1.0 if METRICS[metric].higher_is_better else 1.0
     for positions in contests(rows):
         ranked = [index for index in positions if metric in rows[index].metrics]
-        ranked.sort(key=lambda index: (not rows[index].ranks(metric), sign * rows[index].metrics[metric].mean))
+        ranked.sort(key=lambda index: (not rows[index].ranks(metric), rows[index].merit(metric)))
         samples = [sample(rows[index], metric) for index in ranked]
-        few = len(ranked) <= MOST_LETTERED
-        p = pairwise(samples, None if few else [(0, other) for other in range(1, len(ranked))])
-        told = letters(range(len(ranked)), p) if few else ["a" if value >= SIGNIFICANT else "" for value in p[0]]
-        for index, text in zip(ranked, told, strict=True):
+        for index, text in zip(ranked, groups(range(len(ranked)), partial(pairwise, samples)), strict=True):
             found[index] = text
     return found
 

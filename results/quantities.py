@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .statistics import interval
+from .bootstrap import interval
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class Metric:
     higher_is_better: bool = False
     divisor: float = 1.0
     prefixed: bool = False
+
+    def merit(self, value: float) -> float:
+        """`value`, negated where higher is better: the least is the best."""
+        return -value if self.higher_is_better else value
 
 
 FIELD = "field units"
@@ -100,7 +104,7 @@ METRICS: Mapping[str, Metric] = {
 @dataclass(frozen=True)
 class Statistic:
     """Mean over the `n` seeds that have the number, their sample standard deviation, and the ends of the bootstrap
-    interval of the mean (`statistics.interval`); None below two seeds.
+    interval of the mean (`bootstrap.interval`); None below two seeds.
 
     The mean of counts is an integer where it can be one.
     """

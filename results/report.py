@@ -15,6 +15,7 @@ from markupsafe import Markup
 from benchmark.suite import Suite
 
 from . import figures, rollouts, views_flow, views_symmetry, views_weights
+from .bootstrap import range_coverage
 from .figures import Plot
 from .glance import Verdict, sure, verdicts
 from .leaderboard import Row, aggregate, best, letters_of
@@ -23,7 +24,6 @@ from .plot import standalone
 from .quantities import METRICS, Statistic, written, written_statistic
 from .reproduce import Commands
 from .standing import overall
-from .statistics import range_coverage
 from .store import Broken, Record, Store
 from .studies import begun_studies, readable_trials
 from .study_figures import figures_of as study_figures

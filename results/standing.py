@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf, nan
 
 import numpy as np
@@ -14,19 +15,11 @@ import numpy as np
 from benchmark import registry
 from benchmark.errors import UserError
 
-from .leaderboard import MOST_LETTERED, Row, contests, sample
+from .bootstrap import Estimate, interquartile_estimate
+from .leaderboard import Row, contests, sample
+from .multiple_comparisons import friedman, groups, ranks, signed_ranks
+from .paired import Sample, improvement_estimate
 from .quantities import METRICS
-from .statistics import (
-    SIGNIFICANT,
-    Estimate,
-    Sample,
-    friedman,
-    improvement_estimate,
-    interquartile_estimate,
-    letters,
-    ranks,
-    signed_ranks,
-)
 
 MOST_STANDING = 1000
 """Rows, beyond which a terminal gets the standings only if a baseline is named: they take a second of resampling."""
@@ -84,16 +77,14 @@ def overall(rows: Sequence[Row], metric: str, baseline: str | None = None) -> St
     blocks = [block for block in blocks if block]
     chosen = baseline or default_baseline(rows, blocks)
     higher = METRICS[metric].higher_is_better
-    sign = -1.0 if higher else 1.0
-    table = np.array([[sign * _mean(block[x]) if x in block else nan for x in labels] for block in blocks])
+    merit = METRICS[metric].merit
+    table = np.array([[merit(_mean(block[x])) if x in block else nan for x in labels] for block in blocks])
     table = table.reshape(len(blocks), len(labels))
     placed = ranks(table) if len(blocks) else table
     counted = (~np.isnan(placed)).sum(axis=0)
     mean_rank = np.where(counted, np.nansum(placed, axis=0) / np.maximum(counted, 1), nan)
     order = sorted(range(len(labels)), key=lambda i: (not counted[i], mean_rank[i], labels[i]))
-    few = len(labels) <= MOST_LETTERED
-    p = signed_ranks(table, None if few else [(order[0], other) for other in order[1:]])
-    told = letters(order, p) if few else ["a" if value >= SIGNIFICANT else "" for value in p[order[0]]]
+    told = groups(order, partial(signed_ranks, table))
     of_label: dict[str, list[Row]] = {label: [] for label in labels}
     for row in rows:
         of_label[row.label].append(row)

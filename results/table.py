@@ -12,10 +12,10 @@ from rich.text import Text
 
 from benchmark.terminal import titled
 
+from .bootstrap import Estimate
 from .leaderboard import Row, best, letters_of
 from .quantities import METRICS, written
 from .standing import Standings
-from .statistics import Estimate
 
 COLUMNS = ("rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
 GIVES_WAY = "model_equivariance_error"

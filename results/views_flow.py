@@ -95,11 +95,10 @@ def _pareto(
 
 def pareto_front(rows: Sequence[Row], cost: str, metric: str) -> list[Row]:
     """Those that no other row beats in both, or in one at equality in the other; the cheapest first."""
-    sign = -1.0 if METRICS[metric].higher_is_better else 1.0
-    ranked = sorted(rows, key=lambda row: (row.metrics[cost].mean, sign * row.metrics[metric].mean, row.label))
+    ranked = sorted(rows, key=lambda row: (row.metrics[cost].mean, row.merit(metric), row.label))
     front: list[Row] = []
     for row in ranked:
-        if not front or sign * row.metrics[metric].mean < sign * front[-1].metrics[metric].mean:
+        if not front or row.merit(metric) < front[-1].merit(metric):
             front.append(row)
     return front
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+from .bootstrap import Estimate
 from .crossing import Crossing, crossing, slope_and_rank
 from .figures import INK, Plot, Sheet, Style, ends, family_style, few, hint
 from .leaderboard import Row, sample
 from .plot import Axis, Series, chart
 from .quantities import METRICS, written
-from .statistics import Estimate
 
 DATA = "data_equivariance_error"
 DATA_AXIS = Axis("measured data equivariance error (field units)")

@@ -14,9 +14,9 @@ from benchmark.cli import cli
 from benchmark.errors import UserError
 from results import export, leaderboard
 from results.glance import verdicts
+from results.paired import Sample, compare
 from results.quantities import METRICS, Statistic, written, written_statistic
 from results.standing import overall
-from results.statistics import Sample, compare
 from results.table import standings_table, to_table
 
 

@@ -1,0 +1,113 @@
+"""Bootstrap intervals over few seeds.
+
+Everything here is a function of its arguments: resamples are enumerated where there are few seeds and drawn from a
+fixed sequence where there are more, so that equal results give equal numbers on every machine.
+docs/leaderboards.md says why these intervals and not others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations_with_replacement
+from math import factorial, prod
+
+import numpy as np
+import scipy  # of which `stats` is imported where it is first used: that takes half a second
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+CONFIDENCE = 0.95
+ENUMERATED = 7
+"""Up to so many seeds every resample is counted, with its probability; beyond, DRAWS are drawn."""
+DRAWS = 2000
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its bootstrap interval; the ends are None where nothing tells the spread."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def interval(values: ArrayLike) -> tuple[Array, Array]:
+    """Ends of the bootstrap interval of the mean along the last axis: (..., n) -> two (...); NaN for n = 1.
+
+    The percentile bootstrap with expanded percentiles (Hesterberg 2015, section 4.3): the resamples of n values
+    spread too little by sqrt((n - 1) / n) and know no Student factor; the percentiles are moved out to make good for
+    both. No resample leaves the range of the values: for n <= 4 the interval is that range (see `range_coverage`).
+    """
+    table = np.asarray(values, dtype=np.float64)
+    n = table.shape[-1]
+    if n < 2:
+        return np.full(table.shape[:-1], np.nan), np.full(table.shape[:-1], np.nan)
+    counts, weights = resamples(n)
+    means = table @ (counts.T / n)
+    return weighted_ends(means, weights, expanded_tail(n))
+
+
+@cache
+def expanded_tail(n: int) -> float:
+    """The probability to cut off on either side: Phi(-sqrt(n / (n - 1)) t), t of n - 1 degrees of freedom."""
+    student = special.stdtrit(n - 1, 0.5 + CONFIDENCE / 2)
+    return float(special.ndtr(-np.sqrt(n / (n - 1)) * student))
+
+
+def range_coverage(n: int) -> float:
+    """How often the range of `n` values holds the median of their distribution, whatever that is: 1 - 2^(1 - n)."""
+    return 1 - 2.0 ** (1 - n)
+
+
+@cache
+def resamples(n: int) -> tuple[Array, Array]:
+    """How often each of `n` values is in a resample (resamples, n), and the probability of each (resamples,)."""
+    if n > ENUMERATED:
+        counts = np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), DRAWS).astype(np.float64)
+        return counts, np.full(DRAWS, 1 / DRAWS)
+    chosen = combinations_with_replacement(range(n), n)
+    counts = np.array([np.bincount(picks, minlength=n) for picks in chosen], dtype=np.float64)
+    ways = [factorial(n) / prod(factorial(int(count)) for count in row) for row in counts]
+    return counts, np.array(ways) / n**n
+
+
+def weighted_ends(values: Array, weights: Array, tail: float) -> tuple[Array, Array]:
+    """The smallest value with at least `tail` at or below it, and the largest with at least `tail` at or above."""
+    order = np.argsort(values, axis=-1, kind="stable")
+    ordered = np.take_along_axis(values, order, -1)
+    below = np.cumsum(weights[order], axis=-1)
+    above = np.cumsum(weights[order][..., ::-1], axis=-1)
+    least = tail - 1e-12
+    low = np.take_along_axis(ordered, np.argmax(below >= least, axis=-1)[..., None], -1)[..., 0]
+    high = np.take_along_axis(ordered[..., ::-1], np.argmax(above >= least, axis=-1)[..., None], -1)[..., 0]
+    return low, high
+
+
+def drawn_seeds(block: Array, stratum: int) -> Array:
+    """Resamples of the seeds of one block, other ones for each `stratum`: (n,) -> (DRAWS, n)."""
+    rng = np.random.default_rng([len(block), stratum])
+    return block[rng.integers(0, len(block), (DRAWS, len(block)))]
+
+
+def percentile_ends(draws: Array) -> tuple[float, float]:
+    """The plain percentile interval of many draws."""
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="inverted_cdf")
+    return float(low), float(high)
+
+
+def interquartile_mean(values: ArrayLike) -> float:
+    """The mean of the middle half of all values (Agarwal et al. 2021); inf where a quarter or more diverged."""
+    return float(scipy.stats.trim_mean(np.asarray(values, dtype=np.float64).ravel(), 0.25))
+
+
+def interquartile_estimate(blocks: Sequence[ArrayLike]) -> Estimate:
+    """Over all blocks and seeds; the interval resamples the seeds of each block apart (stratified bootstrap)."""
+    present = [np.asarray(block, dtype=np.float64) for block in blocks]
+    value = interquartile_mean(np.concatenate(present))
+    if all(len(block) < 2 for block in present):
+        return Estimate(value)
+    drawn = np.concatenate([drawn_seeds(block, stratum) for stratum, block in enumerate(present)], axis=1)
+    return Estimate(value, *percentile_ends(scipy.stats.trim_mean(drawn, 0.25, axis=1)))
