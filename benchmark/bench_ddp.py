@@ -32,6 +32,7 @@ from .bench_epoch import DEVICE, FAST, noise, now
 from .cell import Cell
 from .distributed import World, join
 from .experiment import Experiment, is_trained
+from .markdown import table
 from .training import RolledOutLoss, deterministic
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -208,16 +209,10 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
         settings.append((row["model"], row["ranks"], f"{row['gradient_bytes'] / 2**20:.2f} MiB", *reduced, *ratios))
     return "\n\n".join(
         (
-            _table((*headings, *several), measured),
-            _table(("model", "ranks", "gradients", NUMBER, GRADIENTS, *SETTINGS), settings),
+            table((*headings, *several), measured),
+            table(("model", "ranks", "gradients", NUMBER, GRADIENTS, *SETTINGS), settings),
         )
     )
-
-
-def _table(headings: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    """A table in Markdown."""
-    rows = (headings, ["---"] * len(headings), *lines)
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -4,7 +4,7 @@ An epoch is training, validation and the checkpoint. Both loops train the same m
 ratio is the median over rounds of ours over plain, so that a busy machine slows both alike; the first epoch of each is
 not counted. Each has a process of its own, so that neither has the other's memory. A suite says which models and which
 size. Ours has the settings of the suite, but is compiled, on a GPU in bf16 and on a CPU in channels_last; the plain
-loop is not. The parts are told by the training loop itself, in epochs of their own, since on a GPU each part has to be
+loop is not. The training loop itself times the parts, in epochs of their own, since on a GPU each part has to be
 waited for.
 """
 
@@ -39,6 +39,7 @@ from .costs import parameters
 from .data.windows import Windows
 from .distributed import World
 from .experiment import Experiment, is_trained
+from .markdown import table
 from .training import Execution, TrainingData, TrainingOutput, deterministic, fit
 
 ARITHMETIC = ("forward", "backward", "optimizer")
@@ -92,15 +93,15 @@ def noise(cell: Cell, most: int | None) -> tuple[Windows, Windows]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of each epoch but the first, and of each part of them where these were told; peak memory in bytes."""
+    """Seconds of each epoch but the first, and of each part of them where these were timed; peak memory in bytes."""
 
     epochs: list[float]
     parts: dict[str, float]
     memory: int
 
 
-def _ours(cell: Cell, settings: Training, most: int | None, told: bool = False) -> Measured:
-    clock = Clock() if told else None
+def _ours(cell: Cell, settings: Training, most: int | None, with_parts: bool = False) -> Measured:
+    clock = Clock() if with_parts else None
     environment.reset_peak_memory(DEVICE)
     marks: list[float] = []
 
@@ -172,8 +173,8 @@ def measure(suite: str, cell: Cell, rounds: int, most: int | None, workers: int)
                 measured = run().result()
                 seconds[name].append(statistics.median(measured.epochs))
                 memory[name] = measured.memory / 2**20
-        told = ours.submit(_ours, cell, settings, most, told=True).result()
-    whole, windows = sum(told.epochs), noise(cell, most)
+        timed = ours.submit(_ours, cell, settings, most, with_parts=True).result()
+    whole, windows = sum(timed.epochs), noise(cell, most)
     return {
         "model": cell.model.name,
         "parameters": parameters(_build(cell)),
@@ -186,8 +187,8 @@ def measure(suite: str, cell: Cell, rounds: int, most: int | None, workers: int)
         "allowed_time": ALLOWED_TIME,
         "memory_mib": memory["ours"],
         "plain_memory_mib": memory["plain"],
-        **{name: told.parts[name] / whole for name in PARTS},
-        "arithmetic": sum(told.parts[name] for name in ARITHMETIC) / whole,
+        **{name: timed.parts[name] / whole for name in PARTS},
+        "arithmetic": sum(timed.parts[name] for name in ARITHMETIC) / whole,
     }
 
 
@@ -222,36 +223,35 @@ def main(
             cell = cell.model_copy(update={"train": cell.train.model_copy(update={"batch_size": batch})})
         rows.append(measure(suite, cell, rounds, most, workers))
         click.echo("    {time_ratio:.2f} x the time of the plain loop".format(**rows[-1]), err=True)
-    told = {"suite": suite, "rounds": rounds, "workers": workers, "rows": rows}
     if json_file is not None:
-        document = {**told, "environment": environment.anonymous(World(0, 1, DEVICE))}
+        document = {"suite": suite, "rounds": rounds, "workers": workers, "rows": rows}
+        document["environment"] = environment.anonymous(World(0, 1, DEVICE))
         json_file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    table = to_markdown(rows)
+    text = to_markdown(rows)
     if sys.stdout.isatty():
-        Console().print(Markdown(table))
+        Console().print(Markdown(text))
     else:
-        click.echo(table)
+        click.echo(text)
 
 
 def to_markdown(rows: list[dict[str, Any]]) -> str:
     """A line for each model; parts in per cent of the epoch."""
     headings = ["model", "parameters", "grid", "windows", "epoch", "plain", "ratio", *PARTS, "arithmetic", "memory"]
-    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
-    for row in rows:
-        parts = (f"{100 * row[name]:.1f} %" for name in (*PARTS, "arithmetic"))
-        texts = (
+    lines = [
+        (
             row["model"],
             f"{row['parameters']:,}",
             row["grid"],
-            str(row["windows"]),
+            row["windows"],
             f"{row['epoch_s']:.3g} s",
             f"{row['plain_s']:.3g} s",
             f"{row['time_ratio']:.2f}",
-            *parts,
+            *(f"{100 * row[name]:.1f} %" for name in (*PARTS, "arithmetic")),
             f"{row['memory_mib']:.0f} MiB (plain {row['plain_memory_mib']:.0f})",
         )
-        lines.append("| " + " | ".join(texts) + " |")
-    return "\n".join(lines)
+        for row in rows
+    ]
+    return table(headings, lines)
 
 
 if __name__ == "__main__":
