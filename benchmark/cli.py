@@ -25,7 +25,8 @@ from .options import json_option, only_option, plugin_option, store_option, suit
 from .terminal import Examples, console, print_json, print_table
 
 if TYPE_CHECKING:
-    from results.store import Broken, Record, Store
+    from results.record import Broken, Record
+    from results.store import Store
 
     from .suite import Suite
 

@@ -17,7 +17,8 @@ from .options import json_option, only_option, plugin_option, store_option, suit
 from .terminal import Examples, console, one_line, print_json
 
 if TYPE_CHECKING:
-    from results.store import Broken, Store
+    from results.record import Broken
+    from results.store import Store
 
     from .suite import Suite
 

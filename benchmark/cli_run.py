@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cluster.site import Site
-    from results.store import Record, Store
+    from results.record import Record
+    from results.store import Store
 
     from .cell import Cell
     from .suite import Suite

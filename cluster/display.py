@@ -19,7 +19,7 @@ from rich.text import Text
 
 from benchmark.cell import Cell
 from benchmark.terminal import one_line
-from results.store import Record
+from results.record import Record
 
 MOST_LINES = 8
 """Of running cells; a terminal may be no higher."""

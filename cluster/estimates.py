@@ -9,7 +9,8 @@ from benchmark.errors import MachineError
 from benchmark.experiment import is_trained
 from benchmark.plan import Estimate, PaceOf, Speed, Timing, estimates, flops_per_second, left_of, siblings_of
 from benchmark.suite import Suite
-from results.store import Record, Store
+from results.record import Record
+from results.store import Store
 
 from .launch import shape_here, threads_of
 from .pacing import Paces

@@ -21,7 +21,8 @@ from benchmark.errors import MachineError
 from benchmark.experiment import is_trained, task_of
 from benchmark.files import write_text
 from benchmark.suite import Resources, Suite
-from results.store import Record, Store
+from results.record import Record
+from results.store import Store
 
 from .display import Display
 from .job import Job

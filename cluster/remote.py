@@ -18,7 +18,8 @@ from benchmark.errors import MachineError, SymbenchError, UserError
 from benchmark.files import write_text
 from benchmark.suite import Suite
 from results.lease import BEAT_SECONDS, STALE_SECONDS
-from results.store import Broken, Store
+from results.record import Broken
+from results.store import Store
 
 from . import estimates, failures, slurm
 from .packing import shapes, within

@@ -20,7 +20,8 @@ from benchmark.errors import MachineError, SymbenchError, UserError
 from benchmark.files import replacing, write_text
 from benchmark.suite import Suite
 from benchmark.terminal import duration
-from results.store import Broken, Store
+from results.record import Broken
+from results.store import Store
 
 from . import failures, slurm
 from .job import REQUEUE_MARK, Job

@@ -22,8 +22,9 @@ from benchmark.recorder import Follower
 from benchmark.run import run_cell
 from benchmark.training import Execution, StoppedError
 from benchmark.tuned import provenance
+from results.cell_recorder import CellRecorder, LeaseLostError
 from results.lease import BEAT_SECONDS, STALE_SECONDS, Holder
-from results.store import CellRecorder, LeaseLostError, Store
+from results.store import Store
 
 from . import failures
 from .job import REQUEUE_MARK, Job

@@ -20,12 +20,14 @@ from benchmark.errors import UserError
 from benchmark.suite import Suite
 
 from .bootstrap import Estimate
-from .leaderboard import Row, aggregate, sample
+from .leaderboard import aggregate
 from .multiple_comparisons import SIGNIFICANT, holm
 from .paired import Comparison, Sample, improvement_estimate
 from .paired import compare as compare_samples
 from .quantities import METRICS
-from .store import Broken, Record, Store
+from .record import Broken, Record
+from .row import Row
+from .store import Store
 
 VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow")
 MACHINE = ("host", "platform", "device", "device_type", "world_size", "threads", "lanes")
@@ -199,7 +201,7 @@ def _compared(first: Side, second: Side, metric: str, keys: Sequence[Callable[[R
             " which both have the same thing to do"
         )
     higher = METRICS[metric].higher_is_better
-    samples = [(sample(one, metric), sample(other, metric)) for one, other in matches]
+    samples = [(one.sample(metric), other.sample(metric)) for one, other in matches]
     comparisons = [
         compare_samples(*both, higher) if both[0].values and both[1].values else _nothing(both) for both in samples
     ]

@@ -12,9 +12,9 @@ from rich.text import Text
 from benchmark.terminal import titled
 
 from .compare import Compared, Pair
-from .leaderboard import Row
 from .multiple_comparisons import SIGNIFICANT
 from .quantities import METRICS, written
+from .row import Row
 
 MOST_VALUES = 4
 

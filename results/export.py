@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from benchmark.markdown import bold, escape, table
 
-from .leaderboard import Row, best, contests, letters_of
+from .leaderboard import best, contests, letters_of
 from .quantities import METRICS, Metric
+from .row import Row
 
 SHOWN = ("data_equivariance_error", "rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
 FORMULA = tuple("=+-@\t\r\n")

@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .leaderboard import Row
 from .plot import MARKERS
 from .quantities import Statistic, written
+from .row import Row
 
 COLORS: Mapping[str, tuple[str, ...]] = {
     "relaxed": ("#d1495b", "#c2185b", "#e2572e"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .leaderboard import Row, contests, letters_of, sample
+from .leaderboard import contests, letters_of
 from .multiple_comparisons import SIGNIFICANT
 from .paired import Comparison, compare
 from .quantities import METRICS
+from .row import Row
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def verdicts(rows: Sequence[Row], metric: str) -> list[Verdict]:
         second = rows[ranked[1]] if len(ranked) > 1 else None
         comparison = None
         if best is not None and second is not None:
-            comparison = compare(sample(second, metric), sample(best, metric), METRICS[metric].higher_is_better)
+            comparison = compare(second.sample(metric), best.sample(metric), METRICS[metric].higher_is_better)
         alike = tuple(rows[i].label for i in ranked[1:] if "a" in letters[i]) if ranked else ()
         tested = bool(ranked) and "a" in letters[ranked[0]]
         unfinished = sum(not rows[i].ranks(metric) and not rows[i].reason for i in positions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .leaderboard import Row
+from .row import Row
 
 WANG = "Wang, Walters, Yu 2022 (arXiv 2201.11969)"
 AGAIN = "an independent reproduction of it"

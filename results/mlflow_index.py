@@ -15,9 +15,10 @@ import results
 from benchmark.files import write_json
 from benchmark.suite import Suite
 
-from .leaderboard import family_and_source
 from .mlflow_runs import VIEW_VERSION
-from .store import Broken, Record, Store
+from .record import Broken, Record
+from .row import family_and_source
+from .store import Store
 from .studies import study_files
 
 REVISION = "symbench.revision"

@@ -19,10 +19,11 @@ from benchmark.cell import Cell
 from benchmark.markdown import bold, escape, line, table
 
 from .glance import verdicts
-from .leaderboard import Row, family_and_source, to_json
+from .leaderboard import to_json
 from .mlflow_boards import LONGEST_TAG
 from .quantities import METRICS, is_number, statistic, written_statistic
-from .store import Record
+from .record import Record
+from .row import Row, family_and_source
 
 VIEW_VERSION = 5
 """Raised when records are imported differently, so that the next sync does it again."""

@@ -9,8 +9,8 @@ from typing import Any
 from benchmark.study import Study
 from benchmark.suite import Suite
 
-from .leaderboard import family_and_source
 from .mlflow_runs import Import, cell_params, tags_of
+from .row import family_and_source
 from .store import Store
 from .studies import StudyFolder, Trial, begun_studies, best_trial, readable_trials
 

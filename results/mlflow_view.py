@@ -24,7 +24,7 @@ from benchmark.errors import UserError
 from benchmark.suite import Suite
 
 from . import export, report
-from .leaderboard import Row, aggregate
+from .leaderboard import aggregate
 from .mlflow_boards import LONGEST_TAG, STATE_TAG, SUITE, board_path, boards_of, experiment_name, note, told_boards
 from .mlflow_client import connected, default_tracking_uri
 from .mlflow_index import RESULT_FILES, REVISION, Found, Index, board_digest, inputs_digest
@@ -32,7 +32,9 @@ from .mlflow_insert import AT_ONCE, insert
 from .mlflow_runs import BOARD_KEY, Import, board_run, cell_run, setting_run
 from .mlflow_studies import study_runs
 from .mlflow_write import DIGEST, IDENTITY, PARENT, REPLACED, complete, create, move, remove
-from .store import Broken, Record, Store, locked
+from .record import Broken, Record
+from .row import Row
+from .store import Store, locked
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment

@@ -21,9 +21,11 @@ from benchmark.files import write_text
 from benchmark.markdown import Markdown, bold, escape, table
 from benchmark.suite import SUITES_FOLDER, Suite
 
-from .leaderboard import Row, aggregate, best, letters_of
+from .leaderboard import aggregate, best, letters_of
 from .quantities import METRICS, written, written_statistic
-from .store import Broken, Record, Store
+from .record import Broken, Record
+from .row import Row
+from .store import Store
 
 PUBLISHED_FOLDER = Path(__file__).parent / "published"
 README = Path(__file__).parent.parent / "README.md"

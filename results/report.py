@@ -18,13 +18,15 @@ from . import figures, rollouts, views_flow, views_symmetry, views_weights
 from .bootstrap import range_coverage
 from .figures import Plot
 from .glance import Verdict, sure, verdicts
-from .leaderboard import Row, aggregate, best, letters_of
+from .leaderboard import aggregate, best, letters_of
 from .literature import beside
 from .plot import standalone
 from .quantities import METRICS, Statistic, written, written_statistic
+from .record import Broken, Record
 from .reproduce import Commands
+from .row import Row
 from .standing import overall
-from .store import Broken, Record, Store
+from .store import Store
 from .studies import begun_studies, readable_trials
 from .study_figures import figures_of as study_figures
 from .table import estimate

@@ -8,7 +8,7 @@ from collections import defaultdict
 from benchmark import registry
 from benchmark.suite import SUITES_FOLDER, Suite, describe
 
-from .leaderboard import Row
+from .row import Row
 
 
 class Commands:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .figures import Plot
-from .leaderboard import Row
 from .plot import svg, text
-from .store import Record
+from .record import Record
+from .row import Row
 
 MOST_MODELS = 6
 STEPS_SHOWN = 4

@@ -16,10 +16,11 @@ from benchmark import registry
 from benchmark.errors import UserError
 
 from .bootstrap import Estimate, interquartile_estimate
-from .leaderboard import Row, contests, sample
+from .leaderboard import contests
 from .multiple_comparisons import friedman, groups, ranks, signed_ranks
 from .paired import Sample, improvement_estimate
 from .quantities import METRICS
+from .row import Row
 
 MOST_STANDING = 1000
 """Rows, beyond which a terminal gets the standings only if a baseline is named: they take a second of resampling."""
@@ -71,7 +72,7 @@ def overall(rows: Sequence[Row], metric: str, baseline: str | None = None) -> St
     if baseline is not None and baseline not in labels:
         raise UserError(registry.unknown("baseline", baseline, labels))
     blocks = [
-        {rows[index].label: samples for index in positions if (samples := sample(rows[index], metric)).seeds}
+        {rows[index].label: samples for index in positions if (samples := rows[index].sample(metric)).seeds}
         for positions in contests(rows)
     ]
     blocks = [block for block in blocks if block]

@@ -7,61 +7,22 @@ writes there, under a lease on that cell, so that no cell is trained twice at on
 from __future__ import annotations
 
 import fcntl
-import io
-import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import h5py
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
-from benchmark.files import data_folder, replacing, write_json, write_text
-from benchmark.recorder import Epoch, State, Status
-from benchmark.rollouts import Rollouts
+from benchmark.files import data_folder
+from benchmark.recorder import Status
 
 from . import lease
-
-_STATUS = TypeAdapter(Status)
-MOST_SECONDS = 1e11
-"""Of a time that is no mistake: the year 5138."""
-MOST_EPOCHS = 10**9
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is known of one cell; `metrics` is empty until it is a result."""
-
-    cell: Cell
-    status: Status
-    metrics: Mapping[str, Any]
-    history: Sequence[Epoch]
-    environment: Mapping[str, Any]
-    folder: Path
-
-    @property
-    def predictions_path(self) -> Path:
-        return self.folder / "predictions.h5"
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A folder in the store that does not hold a readable record, and why."""
-
-    folder: Path
-    reason: str
-
-
-class LeaseLostError(Exception):
-    """This process no longer holds the cell."""
+from .cell_recorder import CellRecorder, write_status
+from .record import Broken, Record, read_cell_document, read_record, read_status, reason_of
 
 
 class Store:
@@ -113,8 +74,8 @@ class Store:
         for cell in cells:
             folder = self.cell_folder(cell.id)
             try:
-                status = _read_status(folder)
-                if status is not None and _cell_document(folder).get("id") != cell.id:
+                status = read_status(folder)
+                if status is not None and read_cell_document(folder).get("id") != cell.id:
                     raise ValueError("cell.json describes another cell")
             except (OSError, ValueError, TypeError) as error:
                 broken.append(Broken(folder, reason_of(error)))
@@ -148,7 +109,7 @@ class Store:
         """Record that the process of `record` died without a word of its own, unless somebody has taken the cell up."""
         with self.recorder(record.cell) as recorder:
             if recorder is not None and not self.is_result(record.cell):
-                _write_status(record.folder, replace(record.status, state="failed", failure=failure, message=message))
+                write_status(record.folder, replace(record.status, state="failed", failure=failure, message=message))
 
     @contextmanager
     def recorder(self, cell: Cell) -> Iterator[CellRecorder | None]:
@@ -164,149 +125,6 @@ class Store:
             return
         with mine.kept():
             yield CellRecorder(cell, folder, mine)
-
-
-class CellRecorder:
-    """Writes the record of one cell (benchmark.recorder.Recorder) while it holds the cell's lease.
-
-    LeaseLostError where another has taken over, after this process was given up for dead: then nothing is written.
-    """
-
-    def __init__(self, cell: Cell, folder: Path, mine: lease.Lease) -> None:
-        self.cell = cell
-        self.folder = folder
-        self.lease = mine
-        self.status = Status("running", attempt=mine.number, host=mine.holder.host, pid=mine.holder.pid)
-
-    def start(self) -> None:
-        self._require_lease()
-        write_json(self.folder / "cell.json", {"id": self.cell.id, **self.cell.model_dump(mode="json")})
-        self._write_status()
-
-    @property
-    def checkpoint_path(self) -> Path:
-        return self.folder / "checkpoint.pt"
-
-    def progress(self, history: Sequence[Epoch], epochs: int) -> None:
-        self._require_lease()
-        lines = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in history)
-        write_text(self.folder / "history.jsonl", lines)
-        self.status = replace(self.status, epoch=len(history), epochs=epochs)
-        self._write_status()
-
-    def environment(self, environment: Mapping[str, Any]) -> None:
-        self._require_lease()
-        write_json(self.folder / "environment.json", environment)
-
-    def rollouts(self, rollouts: Sequence[Rollouts], grid: str) -> None:
-        self._require_lease()
-        buffer = io.BytesIO()  # in memory: HDF5 itself cannot close a file on a full disk
-        with h5py.File(buffer, "w") as file:
-            file.attrs["grid"] = grid
-            for rollout in rollouts:
-                group = file.create_group(rollout.split)
-                group.attrs["windows"] = rollout.windows
-                for name in ("input", "truth", "prediction"):
-                    group.create_dataset(name, data=getattr(rollout, name))
-        with replacing(self.folder / "predictions.h5") as temporary:
-            temporary.write_bytes(buffer.getbuffer())
-
-    def finish(self, state: State, metrics: Mapping[str, Any], message: str = "") -> None:
-        self._require_lease()
-        write_json(self.folder / "metrics.json", dict(metrics))
-        self.status = replace(self.status, state=state, message=message)
-        self._write_status()
-
-    def fail(self, failure: str, message: str) -> None:
-        self.status = replace(self.status, state="failed", failure=failure, message=message)
-        self._write_status()
-
-    def _require_lease(self) -> None:
-        if self.lease.lost:
-            raise LeaseLostError(f"{self.folder}: another process has taken the cell over")
-
-    def _write_status(self) -> None:
-        self._require_lease()
-        self.status = replace(self.status, heartbeat=time.time())
-        _write_status(self.folder, self.status)
-
-
-def _write_status(folder: Path, status: Status) -> None:
-    message = status.message.encode("utf-8", "replace").decode()  # an error may name a file whose name is no text
-    write_json(folder / "status.json", replace(status, message=message).to_json())
-
-
-def read_record(folder: Path, history: bool = True) -> Record | None:
-    """The record in `folder`; None where there is none. OSError or ValueError where it cannot be read."""
-    status = _read_status(folder)
-    if status is None:
-        return None
-    cell = _cell_document(folder)
-    cell.pop("id", None)
-    return Record(
-        cell=Cell.model_validate(cell),
-        status=status,
-        metrics=_read_json(folder / "metrics.json") or {},
-        history=_read_history(folder / "history.jsonl") if history else [],
-        environment=_read_json(folder / "environment.json") or {},
-        folder=folder,
-    )
-
-
-def _read_status(folder: Path) -> Status | None:
-    document = _read_json(folder / "status.json")
-    if document is None:
-        return None
-    status = _STATUS.validate_python(document)
-    if not _is_time(status.heartbeat):
-        raise ValueError(f"status.json: heartbeat {status.heartbeat} is no time")
-    if status.is_result and not (folder / "metrics.json").exists():
-        raise ValueError(f"status.json says {status.state}, but there is no metrics.json")
-    return status
-
-
-def _cell_document(folder: Path) -> dict[str, Any]:
-    document = _read_json(folder / "cell.json")
-    if document is None:
-        raise ValueError("there is no cell.json")
-    return document
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """None where there is no such file. A board reads forty thousand: pydantic's parser takes a third of the time."""
-    try:
-        document = from_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    if not isinstance(document, dict):
-        raise ValueError(f"{path.name} is not a JSON object")
-    return document
-
-
-def _read_history(path: Path) -> list[Epoch]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-    history = [Epoch(**line) for line in from_json(b"[" + b",".join(lines) + b"]")]  # all at once
-    for epoch in history:
-        if type(epoch.epoch) is not int or not 0 <= epoch.epoch <= MOST_EPOCHS:
-            raise ValueError(f"{path.name}: epoch {epoch.epoch!r} is no number of an epoch")
-        if not _is_time(epoch.seconds):
-            raise ValueError(f"{path.name}: seconds {epoch.seconds!r} is no time")
-    return history
-
-
-def _is_time(seconds: Any) -> bool:
-    return isinstance(seconds, int | float) and 0 <= seconds <= MOST_SECONDS
-
-
-def reason_of(error: Exception) -> str:
-    """Why a file cannot be read, in one line: the first problem of a ValidationError, or the error itself."""
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{error.title}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error)
 
 
 @contextmanager

@@ -24,7 +24,8 @@ from benchmark.studies import distinct_studies
 from benchmark.study import Study, trial_cells
 from benchmark.suite import Suite
 
-from .store import Record, Store, reason_of
+from .record import Record, reason_of
+from .store import Store
 
 Search = Literal["random", "optuna"]
 Scheduler = Literal["asha", "none"]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from benchmark.study import Study
 
 from .figures import INK, Plot, family_style
-from .leaderboard import family_and_source
 from .plot import Axis, Series, chart
+from .row import family_and_source
 from .studies import Trial, best_trial
 
 

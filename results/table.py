@@ -13,8 +13,9 @@ from rich.text import Text
 from benchmark.terminal import titled
 
 from .bootstrap import Estimate
-from .leaderboard import Row, best, letters_of
+from .leaderboard import best, letters_of
 from .quantities import METRICS, written
+from .row import Row
 from .standing import Standings
 
 COLUMNS = ("rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")

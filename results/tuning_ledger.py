@@ -18,8 +18,9 @@ from benchmark.suite import Suite
 from benchmark.terminal import titled
 from benchmark.tuned import read_result
 
-from .leaderboard import family_and_source
-from .store import Record, Store
+from .record import Record
+from .row import family_and_source
+from .store import Store
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .figures import INK, Plot, Style, ends, few, hint
-from .leaderboard import Row
 from .plot import Axis, Series, chart
 from .quantities import METRICS, Statistic
+from .row import Row
 from .views_symmetry import BAND, Reference, against_data, missing
 
 COSTS = (

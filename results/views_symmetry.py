@@ -14,9 +14,9 @@ from math import isfinite
 from .bootstrap import Estimate
 from .crossing import Crossing, crossing, slope_and_rank
 from .figures import INK, Plot, Sheet, Style, ends, family_style, few, hint
-from .leaderboard import Row, sample
 from .plot import Axis, Series, chart
 from .quantities import METRICS, written
+from .row import Row
 
 DATA = "data_equivariance_error"
 DATA_AXIS = Axis("measured data equivariance error (field units)")
@@ -193,7 +193,7 @@ def _crossing(one: Sequence[Row], other: Sequence[Row], metric: str) -> Crossing
 
 
 def _finite(row: Row, metric: str) -> list[float]:
-    return [value for value in sample(row, metric).values if isfinite(value)]
+    return [value for value in row.sample(metric).values if isfinite(value)]
 
 
 def _crossings(rows: Sequence[Row], metric: str) -> Sheet | None:

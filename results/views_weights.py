@@ -14,10 +14,10 @@ from benchmark import checkpoint
 from benchmark.errors import MachineError
 
 from .figures import Plot
-from .leaderboard import Row
 from .plot import svg, text
+from .record import Record
 from .rollouts import embedded, first_window
-from .store import Record
+from .row import Row
 
 MOST_MODELS, MOST_LAYERS = 3, 8
 MOST_READ = 12

@@ -26,8 +26,9 @@ from benchmark.errors import MachineError
 from benchmark.recorder import Epoch, Follower, Recorder
 from benchmark.run import run_cell
 from benchmark.training import Execution, StoppedError
+from results.cell_recorder import CellRecorder, LeaseLostError
 from results.lease import BEAT_SECONDS, STALE_SECONDS, Lease
-from results.store import CellRecorder, LeaseLostError, Store
+from results.store import Store
 from results.studies import Note, StudyFolder, Trial
 
 from .. import failures

@@ -17,7 +17,8 @@ from support import start, symbench
 
 from benchmark import registry, suites
 from benchmark.suite import Suite
-from results.store import Record, Store
+from results.record import Record
+from results.store import Store
 
 MakeSuite = Callable[..., Path]
 

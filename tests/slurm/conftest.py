@@ -8,7 +8,7 @@ import pytest
 from slurm.login_node import LoginNode, manage
 from support import store_in
 
-from results.store import Record
+from results.record import Record
 
 NewLoginNode = Callable[..., LoginNode]
 

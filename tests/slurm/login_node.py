@@ -14,7 +14,8 @@ from typing import Any
 from support import SYMBENCH, suite_in
 
 from cluster.submit import Submission, submissions
-from results.store import Record, Store, read_record
+from results.record import Record, read_record
+from results.store import Store
 
 SITE = {
     "scheduler": "slurm",

@@ -18,7 +18,7 @@ from support import SYMBENCH
 
 from benchmark.recorder import Epoch
 from cluster.job import Job
-from results.store import Record
+from results.record import Record
 
 NewLoginNode = Callable[..., LoginNode]
 Undisturbed = Callable[[int], Record]

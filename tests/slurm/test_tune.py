@@ -15,7 +15,7 @@ from slurm.login_node import LoginNode, manage, pids
 from benchmark import suites
 from benchmark.studies import studies
 from benchmark.study import Study
-from results.store import Record
+from results.record import Record
 from results.studies import StudyFolder
 
 pytest.importorskip("ray")

@@ -17,7 +17,8 @@ from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol, Training
 from benchmark.recorder import Epoch
 from benchmark.rollouts import Rollouts
 from benchmark.suite import Resources, Suite
-from results.store import CellRecorder, Store
+from results.cell_recorder import CellRecorder
+from results.store import Store
 
 MODELS = {
     "convnet": ({"hidden": 64}, 0.30, 0.9),

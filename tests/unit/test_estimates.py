@@ -18,7 +18,8 @@ from cluster import estimates, simulate, submit
 from cluster.packing import Shape, require_precision, shapes
 from cluster.site import Site
 from cluster.submit import Batch, Cost
-from results.store import Record, Store
+from results.record import Record
+from results.store import Store
 
 SITE = Site(scheduler="slurm", gpus_per_node=4, cells_per_gpu=4, cpus=8, memory_gb=2.0, python="in-a-box python")
 

@@ -22,7 +22,8 @@ from cluster import estimates, launch
 from cluster.display import MOST_LINES, Display
 from cluster.launch import shape_here
 from cluster.packing import Shape
-from results.store import Record, Store
+from results.record import Record
+from results.store import Store
 
 
 def suite_of(folder: Path, resources: str = "{ranks: 1}", seeds: int = 4) -> Suite:

@@ -141,10 +141,10 @@ def test_a_sample_counts_what_diverged_and_not_what_is_missing(new_board, new_ce
     board.diverge(cells[2])
     (row,) = rows_of(board)
     by_run = ((0.9, 1.1), (1.9, 2.1), (math.inf, math.inf))
-    assert leaderboard.sample(row, "rmse_future") == Sample((0, 1, 2), (1.0, 2.0, math.inf), by_run)
-    assert leaderboard.sample(row, "samples_per_second").values == (410.0, 410.0, -math.inf)
+    assert row.sample("rmse_future") == Sample((0, 1, 2), (1.0, 2.0, math.inf), by_run)
+    assert row.sample("samples_per_second").values == (410.0, 410.0, -math.inf)
     (whole,) = leaderboard.aggregate(cells[:2], board.store.read(cells[:2])[0])
-    assert leaderboard.sample(whole, "rmse_future").by_run == ((0.9, 1.1), (1.9, 2.1))
+    assert whole.sample("rmse_future").by_run == ((0.9, 1.1), (1.9, 2.1))
 
 
 def test_letters_tell_apart_within_a_level_alone(new_board, new_cell):
@@ -187,7 +187,7 @@ def test_models_of_which_the_same_seed_diverged_are_compared_over_the_others(new
         else:
             error = (0.3 if cell.model.name == "convnet" else 0.2) + 0.01 * cell.seed
             board.finish(cell, rmse_future=error, rmse_future_by_run=[0.9 * error, 1.1 * error])
-    found = compare(*(leaderboard.sample(row, "rmse_future") for row in rows_of(board)))
+    found = compare(*(row.sample("rmse_future") for row in rows_of(board)))
     assert (found.seeds, found.runs) == (2, 2), "one that diverged does not cost the test runs of the others"
 
 
