@@ -18,6 +18,7 @@ import click
 from .cli_data import data
 from .cli_models import COMMANDS as MODEL_COMMANDS
 from .cli_results import COMMANDS as RESULT_COMMANDS
+from .cli_results import name_broken
 from .cli_run import COMMANDS as RUN_COMMANDS
 from .cli_tune import tune
 from .errors import SymbenchError, UserError
@@ -25,7 +26,7 @@ from .options import json_option, only_option, plugin_option, store_option, suit
 from .terminal import Examples, console, print_json, print_table
 
 if TYPE_CHECKING:
-    from results.record import Broken, Record
+    from results.record import Record
     from results.store import Store
 
     from .suite import Suite
@@ -139,7 +140,7 @@ def leaderboard(
     if as_json + list(exports.values()).count("-") > 1:
         raise UserError("--json, --csv -, --latex - and --markdown -: only one of them can have the standard output")
     records, broken = store.read(loaded.cells, history=False)
-    _name_broken(broken)
+    name_broken(broken)
     rows = aggregate(loaded.cells, records, metric)
     if as_json:
         print_json(to_json(rows))
@@ -182,18 +183,6 @@ def _open(folder: Path) -> Store:
     from results.store import Store
 
     return Store(folder)
-
-
-def _records(suite: Suite, store: Store) -> dict[str, Record]:
-    """The readable records; the others are named on stderr."""
-    records, broken = store.read(suite.cells)
-    _name_broken(broken)
-    return records
-
-
-def _name_broken(broken: list[Broken]) -> None:
-    for item in broken:
-        click.echo(f"skipped {item.folder}: {item.reason}", err=True)
 
 
 def main() -> None:

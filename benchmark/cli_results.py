@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,8 +135,8 @@ def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def name_broken(broken: tuple[Broken, ...]) -> None:
-    """On stderr, what was skipped."""
+def name_broken(broken: Iterable[Broken]) -> None:
+    """Name on stderr what was skipped because it cannot be read."""
     for item in broken:
         click.echo(f"skipped {item.folder}: {item.reason}", err=True)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from .cli_results import name_broken
 from .errors import MachineError, UserError
 from .options import (
     json_option,
@@ -81,9 +82,10 @@ def plan(
 
     Estimates come from finished cells of the same kind, from a probe, or from FLOPs. Only --probe changes anything.
     """
-    from cluster import estimates, remote
+    from cluster import estimates
     from cluster import site as sites
     from cluster.submit import Cost, batches
+    from cluster.work import affordable
     from results.store import Store
 
     from . import suites
@@ -93,8 +95,7 @@ def plan(
     whole = suites.load(suite, store_folder, tuned, partly=True) if only else loaded
     store = Store(store_folder)
     statuses, broken = store.statuses(loaded.cells)
-    for item in broken:
-        click.echo(f"skipped {item.folder}: {item.reason}", err=True)
+    name_broken(broken)
     place = None if site == "local" else sites.load(site)
     if place is None and hours is not None:
         _require_site(place)
@@ -103,7 +104,7 @@ def plan(
     if probe:
         _probe(whole, left_of(loaded, states), records, store, place, patience)
     if place is not None and hours is not None:
-        loaded = remote.affordable(loaded, store, place, hours)
+        loaded = affordable(loaded, store, place, hours)
     open_cells = left_of(loaded, states)
     shape = None
     if place is None:
@@ -259,14 +260,16 @@ def _require_site(site: Site | None) -> Site:
 
 
 def _run_there(suite: Suite, store: Store, site: str, dry_run: bool, hours: float | None = None) -> None:
-    from cluster import remote
     from cluster import site as sites
-    from cluster.submit import Cost, script
+    from cluster.collector import collect
+    from cluster.slurm import arrays_of
+    from cluster.submit import Cost, script, submit
+    from cluster.work import affordable, work_for
 
     place = sites.load(site)
     if hours is not None:
-        suite = remote.affordable(suite, store, place, hours)
-    work = remote.work_for(suite, store, place)
+        suite = affordable(suite, store, place, hours)
+    work = work_for(suite, store, place)
     told = f"{work.finished} finished" + (f", {work.elsewhere} in earlier jobs" if work.elsewhere else "")
     if not work.left:
         click.echo(f"{suite.name}: nothing to send; {told}")
@@ -275,8 +278,8 @@ def _run_there(suite: Suite, store: Store, site: str, dry_run: bool, hours: floa
         for batch in work.batches:
             click.echo(script(suite, store, place, batch))
         return
-    submission = remote.launch(suite, store, place, work)
-    arrays = dict.fromkeys(job.partition("_")[0] for job in submission.jobs)
+    submission = submit(suite, store, place, work.batches, collect)
+    arrays = arrays_of(submission.jobs)
     longest = Cost.of(work.batches, work.seconds, place).longest_seconds
     click.echo(
         f"{suite.name}: {len(work.left)} cells in {len(submission.jobs)} jobs ({', '.join(arrays)}), the longest about "
@@ -316,14 +319,13 @@ def status(suite: str, only: str, store_folder: Path, as_json: bool, watch: bool
 
 
 def _status_rows(suite: Suite, store: Store) -> list[dict[str, Any]]:
-    from cluster.remote import in_hand, unreadable
+    from cluster.submissions import cells_in_hand_if_known, unreadable
 
-    queued, answered = in_hand(store)  # first: it may take long, and cells go on meanwhile
+    queued, answered = cells_in_hand_if_known(store)  # first: it may take long, and cells go on meanwhile
     held = {cell.id for cell in suite.cells if store.being_run(cell)}
     statuses, broken = store.statuses(suite.cells)
     running, _ = store.read([cell for cell in suite.cells if cell.id in held])
-    for item in (*unreadable(store), *broken):
-        click.echo(f"skipped {item.folder}: {item.reason}", err=True)
+    name_broken((*unreadable(store), *broken))
     finished = sum(status.is_result for status in statuses.values())
     if not answered and finished < len(suite.cells):
         click.echo("squeue does not answer: what waits in the queue is not known", err=True)
@@ -396,23 +398,24 @@ def doctor(site: str, store_folder: Path, as_json: bool, patience: int) -> None:
 @plugin_option
 def cancel(suite: str, store_folder: Path, tuned: bool) -> None:
     """Take the jobs of SUITE, and those that tune it, out of the cluster's queue, also where they run; results stay."""
-    from cluster import remote, tune
+    from cluster import submissions
+    from cluster.submissions import Submission, TuningSubmission
     from results.store import Store
 
     from . import suites
 
     store, loaded = Store(store_folder), suites.load(suite)
-    jobs = tune.live_jobs(store, loaded)
+    jobs = submissions.live_jobs(store, loaded, TuningSubmission)
     try:
         loaded = suites.load(suite, store_folder, tuned, partly=True)
-        jobs += remote.live_jobs(store, loaded)
+        jobs += submissions.live_jobs(store, loaded, Submission)
     except UserError:  # its cells are not known before it is tuned
         if not jobs:
             raise
     if not jobs:
         click.echo(f"{loaded.name}: no jobs in the queue")
         return
-    remote.cancel(jobs)
+    submissions.cancel(jobs)
     click.echo(f"{loaded.name}: {len(jobs)} jobs cancelled; the command that sent them goes on where they were")
 
 

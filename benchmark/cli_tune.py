@@ -13,7 +13,7 @@ from .options import only_option, plugin_option, site_option, store_option, suit
 from .terminal import Examples, print_table
 
 if TYPE_CHECKING:
-    from cluster.tune import Planned
+    from cluster.tuning.plan import Planned
 
 DEFAULT_TRIALS = 20
 
@@ -80,7 +80,10 @@ def tune(
     was, and with more --trials it goes further.
     """
     from cluster import site as sites
-    from cluster import tune as tuning
+    from cluster.tuning.fairness import inequalities
+    from cluster.tuning.local import tune_here
+    from cluster.tuning.plan import planned, require_ray
+    from cluster.tuning.remote import tune_there
     from results.store import Store
     from results.studies import Effort
 
@@ -96,25 +99,25 @@ def tune(
     whole = suites.load(suite)
     selected = [cell.id for cell in (whole.only(only) if only else whole).cells]
     store = Store(store_folder)
-    found = tuning.planned(whole, selected, store)
+    found = planned(whole, selected, store)
     print_table(f"{whole.name}: studies", _rows(found))
     click.echo(f"and of every training: {', '.join(_own(found[0].study.space, 'train.')) or 'nothing'}")
-    unequal = tuning.inequalities(whole, [one.study for one in found], effort, store)
+    unequal = inequalities(whole, [one.study for one in found], effort, store)
     for line in unequal:
         click.echo(f"not tuned alike: {line}", err=True)
     if dry_run:
         return
     if unequal and not allow_unequal:
         raise UserError(f"{whole.name}: its models would not be tuned alike (above); --allow-unequal does it anyway")
-    tuning.require_ray(effort)
+    require_ray(effort)
     chosen = [one.study for one in found]
     if site != "local":
         place = sites.load(site)
-        sent = tuning.tune_there(whole, chosen, effort, store, place, nodes, parallel, studies_per_job, trials_per_gpu)
+        sent = tune_there(whole, chosen, effort, store, place, nodes, parallel, studies_per_job, trials_per_gpu)
         click.echo(sent)
         return
     try:
-        status = tuning.tune_here(whole, chosen, effort, store, trials_per_gpu or 1)
+        status = tune_here(whole, chosen, effort, store, trials_per_gpu or 1)
     except KeyboardInterrupt:
         click.echo("interrupted; the same command goes on from the trials' last steps", err=True)
         sys.exit(130)

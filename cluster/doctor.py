@@ -21,10 +21,10 @@ from benchmark.errors import MachineError
 from benchmark.files import write_json
 
 from . import slurm
+from .executor import cluster_folder, executor_for, refusals, require_plain
 from .packing import Shape
 from .probe import ANSWER, DONE, QUESTION, probe, versions
 from .site import Site
-from .submit import cluster_folder, executor_for, refusals, require_plain
 from .waiting import last_words, wait_for, wait_for_files
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")

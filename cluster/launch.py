@@ -15,7 +15,7 @@ import torch
 
 from benchmark import registry
 from benchmark.cell import Cell
-from benchmark.data.layout import field_path, require
+from benchmark.data.layout import field_path, require_data
 from benchmark.environment import available_cpus, memory_bytes
 from benchmark.errors import MachineError
 from benchmark.experiment import is_trained, task_of
@@ -112,8 +112,7 @@ def run(
         held = [cell for cell in left if store.being_run(cell)]
         if held:
             raise MachineError(f"{len(held)} cells are still being run by an earlier job ({held[0]}); wait for it")
-        for cell in left:
-            require(field_path(store.data_folder, cell.dataset))
+        require_data(store.data_folder, left)
         shape = shape_here(suite, (whole or suite).cells, store, parallel)
         require_precision(left, shape.device)
         display.start(suite.cells, records)

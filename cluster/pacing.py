@@ -28,10 +28,11 @@ from benchmark.pace import Pace, kind, measure
 from results.store import Store
 
 from . import failures, slurm
+from .executor import cluster_folder, executor_for, refusals
 from .launch import local_job, start, stop, visible_gpus
 from .packing import Shape
 from .site import Site
-from .submit import cluster_folder, executor_for, job_for, refusals
+from .submit import job_for
 from .waiting import last_words, wait_for, wait_for_files
 from .worker import lane_of, load
 

@@ -16,9 +16,9 @@ from benchmark.errors import MachineError
 from benchmark.files import write_json
 
 from . import slurm
+from .executor import cluster_folder, executor_for, refusals
 from .packing import Shape
 from .site import Site
-from .submit import cluster_folder, executor_for, refusals
 
 POLL_SECONDS = 2.0
 GONE_AFTER_POLLS = 3
@@ -50,7 +50,7 @@ def simulate_on(site: Site, work: Outline, store_root: Path, progress: TotalProg
         },
     )
     jobs = _submit(site, folder, share_file, len(shares))
-    array = jobs[0].job_id.split("_")[0]
+    (array,) = slurm.arrays_of(job.job_id for job in jobs)
     total = sum(part.work for part in parts)
     polls_without_jobs = 0
     try:
@@ -97,4 +97,4 @@ def _submit(site: Site, folder: Path, share_file: Path, count: int) -> list[subm
 def _in_queue(array: str) -> bool:
     """Whether any job of the array waits or runs. A controller that does not answer is no answer: assume so."""
     queue = slurm.queue()
-    return queue is None or any(job.partition("_")[0] == array for job in queue)
+    return queue is None or array in slurm.arrays_of(queue)

@@ -30,12 +30,17 @@ def queue() -> dict[str, str] | None:
     return dict(line.split(maxsplit=1) for line in answer.stdout.splitlines() if line.strip())
 
 
+def arrays_of(jobs: Iterable[str]) -> list[str]:
+    """Numbers of the arrays that `jobs` belong to, each once; a job that is not of an array is itself."""
+    return list(dict.fromkeys(job.partition("_")[0] for job in jobs))
+
+
 def accounts(jobs: Iterable[str]) -> dict[str, str]:
     """Job -> state of those that accounting knows, in one call; the last state where a job was requeued.
 
     Empty where there is no accounting. It may lag some seconds behind the queue.
     """
-    arrays = sorted({job.partition("_")[0] for job in jobs})
+    arrays = sorted(arrays_of(jobs))
     if not arrays:
         return {}
     answer = call("sacct", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(arrays)}")

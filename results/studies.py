@@ -40,6 +40,10 @@ class Effort(Frozen):
     trials: PositiveInt | None = None
     hours: PositiveFloat | None = None
 
+    def __str__(self) -> str:
+        amount = f"{self.hours:g} device-hours" if self.hours else f"{self.trials} trials"
+        return f"{amount} ({self.search}, {self.scheduler})"
+
 
 class Note(Frozen):
     """What is known of a trial besides its records; `ended` is why it was stopped before its last epoch.

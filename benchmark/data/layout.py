@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..cell import DatasetChoice, Level
+from ..cell import Cell, DatasetChoice, Level
 from ..errors import MachineError, UserError
 from ..files import replacing
 from ..groups import Grid, to_cell_centers
@@ -91,6 +91,12 @@ def require(path: Path) -> None:
     """MachineError, which says how to make it, where there is no such file."""
     if not path.is_file():
         raise MachineError(f"{path}: no such data file; {_origin(path)}")
+
+
+def require_data(data_folder: Path, cells: Iterable[Cell]) -> None:
+    """MachineError, as of `require`, where the data of one of `cells` are missing."""
+    for dataset in dict.fromkeys(cell.dataset for cell in cells):
+        require(field_path(data_folder, dataset))
 
 
 def _origin(path: Path) -> str:

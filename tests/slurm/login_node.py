@@ -13,7 +13,7 @@ from typing import Any
 
 from support import SYMBENCH, suite_in
 
-from cluster.submit import Submission, submissions
+from cluster.submissions import Submission, notes
 from results.record import Record, read_record
 from results.store import Store
 
@@ -126,7 +126,7 @@ class LoginNode:
         return [record.status.failure or record.status.state for record in self.records()]
 
     def submissions(self) -> list[Submission]:
-        found, broken = submissions(self.store)
+        found, broken = notes(self.store, Submission)
         assert not broken
         return found
 

@@ -85,7 +85,7 @@ from pathlib import Path
 from benchmark import registry, suites
 from cluster import site
 from cluster.packing import Shape
-from cluster.remote import collect
+from cluster.collector import collect
 from cluster.submit import Batch, submit
 from results.store import Store
 

@@ -4,72 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_slurm import FakeSlurm
 from support import store_in, suite_in, symbench
 
 from benchmark import suites
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.suite import Suite
-from cluster import remote, slurm, submit
+from cluster import collector, slurm, submissions, submit
 from cluster.packing import Shape
 from cluster.site import Site
-from cluster.submit import Batch, Submission, submissions
+from cluster.submissions import Submission, notes
+from cluster.submit import Batch
 from results import mlflow_view, report
 from results.store import Store
 
 SITE = Site(scheduler="slurm", minutes=60, max_array_size=1000, setup=("module load python",))
 
 
-class FakeSlurm:
-    """Commands that answer what a test says. sbatch gives numbers from 100, and `sent` are the texts that it got."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        self.script("sbatch", 'n=$(ls "$HERE" | grep -c "^sent-"); cp "$1" "$HERE/sent-$n"; echo "job $((100 + n))"')
-        self.script("scancel", 'echo "$@" >> "$HERE/cancelled"')
-        self.script("srun", "true")
-        self.says("squeue", "")
-        self.says("sacct", "")
-        self.says("scontrol", "")
-
-    def script(self, command: str, text: str) -> None:
-        path = self.folder / command
-        path.write_text(f"#!/bin/bash\nHERE='{self.folder}'\n{text}\n", encoding="utf-8")
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-    def says(self, command: str, *lines: str) -> None:
-        self.script(command, "\n".join(f"echo '{line}'" for line in lines if line) or "true")
-
-    def says_in_turn(self, command: str, *answers: str) -> None:
-        """Each call takes the next answer, which is shell; the last one stays."""
-        cases = "\n".join(f"{number}) {answer} ;;" for number, answer in enumerate(answers[:-1]))
-        count = f'n=$(cat "$HERE/{command}.n" 2>/dev/null || echo 0); echo $((n + 1)) > "$HERE/{command}.n"'
-        self.script(command, f"{count}\ncase $n in\n{cases}\n*) {answers[-1]} ;;\nesac")
-
-    @property
-    def sent(self) -> list[str]:
-        return [path.read_text(encoding="utf-8") for path in sorted(self.folder.glob("sent-*"))]
-
-    @property
-    def cancelled(self) -> set[str]:
-        path = self.folder / "cancelled"
-        return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
-
-
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    made = FakeSlurm(tmp_path / "bin")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
-    monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(remote, "show", lambda suite, store: None)
+    made = FakeSlurm.on_path(tmp_path / "bin", monkeypatch)
+    monkeypatch.setattr(collector, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(collector, "show", lambda suite, store: None)
     return made
 
 
@@ -109,7 +71,7 @@ def begin(store: Store, cell: Cell, failure: str = "") -> None:
 
 def latest(store: Store) -> Submission:
     """The note that a collector left."""
-    return max(submissions(store)[0], key=lambda one: len(one.sent_again))
+    return max(notes(store, Submission)[0], key=lambda one: len(one.sent_again))
 
 
 class TestNamingWhatFailed:
@@ -119,7 +81,7 @@ class TestNamingWhatFailed:
         fake.says("sacct", "7|FAILED")
         submission = submission_of(suite, store, {"7": suite.cells})
         begin(store, first, "code_error")
-        assert remote.settle(suite, store, submission) == {
+        assert collector.settle(suite, store, submission) == {
             first.id: "code_error",
             second.id: "not_begun",
             third.id: "not_begun",
@@ -141,7 +103,7 @@ class TestNamingWhatFailed:
     ) -> None:
         fake.says("sacct", f"7|{state}" if state else "")
         submission = submission_of(suite, store, {"7": suite.cells})
-        assert remote.settle(suite, store, submission) == {cell.id: failure for cell in suite.cells}
+        assert collector.settle(suite, store, submission) == {cell.id: failure for cell in suite.cells}
 
     def test_cells_behind_one_in_a_cancelled_job_are_cancelled(
         self, fake: FakeSlurm, suite: Suite, store: Store
@@ -149,7 +111,7 @@ class TestNamingWhatFailed:
         fake.says("sacct", "7|CANCELLED by 0")
         begin(store, suite.cells[0], "preempted")
         submission = submission_of(suite, store, {"7": suite.cells})
-        assert set(remote.settle(suite, store, submission).values()) == {"cancelled"}
+        assert set(collector.settle(suite, store, submission).values()) == {"cancelled"}
 
     def test_a_failure_of_an_earlier_submission_is_not_this_ones(
         self, fake: FakeSlurm, suite: Suite, store: Store
@@ -162,7 +124,7 @@ class TestNamingWhatFailed:
         seen = {key: status.attempt for key, status in store.statuses(suite.cells)[0].items()}
         submission = submission_of(suite, store, {"7": [old], "8": [again]}, seen=seen)
         begin(store, again, "communication")
-        assert remote.settle(suite, store, submission) == {old.id: "no_start", again.id: "communication"}
+        assert collector.settle(suite, store, submission) == {old.id: "no_start", again.id: "communication"}
         assert store.statuses([old])[0][old.id].failure == "code_error"
 
     def test_it_is_named_the_same_when_it_is_asked_twice(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
@@ -170,7 +132,7 @@ class TestNamingWhatFailed:
         submission = submission_of(suite, store, {"7": suite.cells[:2]})
         begin(store, suite.cells[0])
         expected = {suite.cells[0].id: "node_failure", suite.cells[1].id: "not_begun"}
-        assert [remote.settle(suite, store, submission) for _ in range(2)] == [expected] * 2
+        assert [collector.settle(suite, store, submission) for _ in range(2)] == [expected] * 2
         assert store.statuses(suite.cells)[0][suite.cells[0].id].failure == "node_failure"
 
 
@@ -178,7 +140,7 @@ class TestWhenSlurmIsSilent:
     def jobs(self, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch) -> Submission:
         for cell in suite.cells:
             begin(store, cell)
-        monkeypatch.setattr(remote, "ANSWER_SECONDS", 0.0)
+        monkeypatch.setattr(collector, "ANSWER_SECONDS", 0.0)
         first, second, third = suite.cells
         return submission_of(suite, store, {"7_0": [first], "7_1": [second], "7_2": [third]})
 
@@ -189,7 +151,7 @@ class TestWhenSlurmIsSilent:
         submission = self.jobs(suite, store, monkeypatch)
         fake.script("squeue", "exit 1")
         fake.says("sacct", "7_0|TIMEOUT", "7_1|RUNNING")
-        assert remote.settle(suite, store, submission) == {suite.cells[0].id: "time_limit"}
+        assert collector.settle(suite, store, submission) == {suite.cells[0].id: "time_limit"}
         states = [store.statuses([cell])[0][cell.id].state for cell in suite.cells]
         assert states == ["failed", "running", "running"]
 
@@ -199,16 +161,16 @@ class TestWhenSlurmIsSilent:
         submission = self.jobs(suite, store, monkeypatch)
         fake.script("squeue", "exit 1")
         monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-        assert remote.settle(suite, store, submission) == {cell.id: "killed" for cell in suite.cells}
+        assert collector.settle(suite, store, submission) == {cell.id: "killed" for cell in suite.cells}
 
     def test_it_is_asked_again(
         self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         submission = self.jobs(suite, store, monkeypatch)
-        monkeypatch.setattr(remote, "ANSWER_SECONDS", 60.0)
+        monkeypatch.setattr(collector, "ANSWER_SECONDS", 60.0)
         fake.says_in_turn("squeue", "exit 1", "exit 1", "echo 7_1 RUNNING")
         fake.says_in_turn("sacct", *["echo '7_0|RUNNING'"] * 4, "echo '7_0|PREEMPTED'")
-        found = remote.settle(suite, store, submission)
+        found = collector.settle(suite, store, submission)
         assert found == {suite.cells[0].id: "preempted", suite.cells[2].id: "killed"}
 
     def test_a_user_without_a_name_has_no_empty_queue(self, fake: FakeSlurm) -> None:
@@ -238,7 +200,7 @@ class TestSendingAgain:
         fake.says("sacct", f"7|{state}")
         submission = submission_of(suite, store, {"7": [cell]}, sent_again={cell.id: before})
         begin(store, cell, failure)
-        remote.collect(str(note_of(submission, store)))
+        collector.collect(str(note_of(submission, store)))
         if not fake.sent:
             return False
         assert latest(store).sent_again[cell.id] == {**before, failure: before.get(failure, 0) + 1}
@@ -264,14 +226,16 @@ class TestSendingAgain:
         before = {behind.id: {"not_begun": 100, "communication": 3}}
         submission = submission_of(suite, store, {"7": [failing, behind]}, sent_again=before)
         begin(store, failing, "code_error")
-        remote.collect(str(note_of(submission, store)))
-        cells = {cell for one in submissions(store)[0] for job in one.jobs if job != "7" for cell in one.jobs[job]}
+        collector.collect(str(note_of(submission, store)))
+        cells = {
+            cell for one in notes(store, Submission)[0] for job in one.jobs if job != "7" for cell in one.jobs[job]
+        }
         assert cells == {behind.id}
 
     def test_a_job_that_never_begins_anything_is_given_up(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         fake.says("sacct", "7|FAILED")
         before = {cell.id: {"no_start": 3} for cell in suite.cells}
-        remote.collect(str(note_of(submission_of(suite, store, {"7": suite.cells}, sent_again=before), store)))
+        collector.collect(str(note_of(submission_of(suite, store, {"7": suite.cells}, sent_again=before), store)))
         assert not fake.sent
 
     def test_what_did_not_fit_stays_small_whatever_comes_after(
@@ -284,9 +248,9 @@ class TestSendingAgain:
         for failure in ("gpu_out_of_memory", "communication", "gpu_out_of_memory", "killed"):
             begin(store, cell, failure)
             known = set((store.root / "jobs").glob("*/submission.json"))
-            remote.collect(str(note))
+            collector.collect(str(note))
             (note,) = set((store.root / "jobs").glob("*/submission.json")) - known
-            parts.append(dict(submit.read(note).micro_batches))
+            parts.append(dict(submissions.read(note, Submission).micro_batches))
             jobs.append(json.loads((note.parent / "job-0-0.json").read_text())["micro_batches"])
         assert parts == jobs == [{cell.id: windows} for windows in (2, 2, 1, 1)]
 
@@ -301,14 +265,14 @@ class TestSendingAgain:
     ) -> None:
         """As in a container: nothing to ask and nothing to send with."""
         shown = []
-        monkeypatch.setattr(remote, "show", lambda suite, store: shown.append(suite.name))
+        monkeypatch.setattr(collector, "show", lambda suite, store: shown.append(suite.name))
         monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
         monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
         begin(store, suite.cells[0])
         begin(store, suite.cells[1], "preempted")
         note = note_of(submission_of(suite, store, {"7": suite.cells}), store)
         for _ in range(2):
-            remote.collect(str(note))
+            collector.collect(str(note))
         assert shown == [suite.name] * 2
         statuses, _ = store.statuses(suite.cells)
         assert [statuses[cell.id].failure for cell in suite.cells[:2]] == ["killed", "preempted"]
@@ -336,12 +300,12 @@ class TestNotes:
         fake.says("squeue", "7 RUNNING", "8 PENDING")
         for text in ("", "{", "[]", '{"suite": "tiny"}'):
             bad.write_text(text, encoding="utf-8")
-            assert [one.folder for one in remote.unreadable(store)] == [bad.parent]
-            assert remote.in_hand(store) == ({suite.cells[0].id}, True)
+            assert [one.folder for one in submissions.unreadable(store)] == [bad.parent]
+            assert submissions.cells_in_hand_if_known(store) == ({suite.cells[0].id}, True)
         shown = symbench("status", suite.path, store=store)
         assert shown.returncode == 0, shown.stderr
         assert shown.stderr.startswith("skipped ")
-        assert "jobs/damaged: submission.json cannot be read: suite_file: Field required" in shown.stderr
+        assert "jobs/damaged: submission.json cannot be read: jobs: Field required" in shown.stderr
         assert "Traceback" not in shown.stderr
 
     def test_what_its_jobs_run_is_not_run_twice(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
@@ -350,14 +314,14 @@ class TestNotes:
         (bad.parent / "8_submission.sh").write_text("", encoding="utf-8")
         fake.says("squeue", "8_1 RUNNING")
         with pytest.raises(MachineError, match=r"earlier: submission.json cannot be read: .*`scancel 8`"):
-            remote.cells_in_hand(store)
+            submissions.in_hand(store, Submission)
         with pytest.raises(MachineError, match="cannot be read"):
-            remote.live_jobs(store, suite)
+            submissions.live_jobs(store, suite, Submission)
         fake.says("squeue", "80 RUNNING")
-        assert remote.cells_in_hand(store) == set()
+        assert submissions.in_hand(store, Submission) == set()
         fake.script("squeue", "exit 1")
         with pytest.raises(MachineError, match="squeue does not answer"):
-            remote.cells_in_hand(store)
+            submissions.in_hand(store, Submission)
 
     def test_one_of_an_older_or_a_later_version_is_read(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         note = note_of(submission_of(suite, store, {"7": suite.cells}), store)
@@ -368,19 +332,19 @@ class TestNotes:
         document["site"] |= {"colour": "green"}
         note.write_text(json.dumps(document), encoding="utf-8")
         fake.says("squeue", "7 PENDING")
-        assert remote.cells_in_hand(store) == {cell.id for cell in suite.cells}
-        assert submissions(store)[0][0].site == SITE
+        assert submissions.in_hand(store, Submission) == {cell.id for cell in suite.cells}
+        assert notes(store, Submission)[0][0].site == SITE
 
 
 class TestAllOrNothing:
     def send(self, suite: Suite, store: Store) -> None:
         work = [Batch(Shape("cpu", 2), (suite.cells[:1], suite.cells[1:2])), Batch(Shape("cpu", 1), (suite.cells[2:],))]
-        submit.submit(suite, store, SITE, work, remote.collect)
+        submit.submit(suite, store, SITE, work, collector.collect)
 
     def test_the_note_has_every_job_and_what_was_known(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         begin(store, suite.cells[0], "code_error")
         self.send(suite, store)
-        (note,), broken = submissions(store)
+        (note,), broken = notes(store, Submission)
         assert not broken
         assert {job: set(cells) for job, cells in note.jobs.items()} == {
             "100_0": {suite.cells[0].id},
@@ -398,7 +362,7 @@ class TestAllOrNothing:
         with pytest.raises(MachineError, match=r"SLURM does not take the jobs: .*no such partition"):
             self.send(suite, store)
         assert fake.cancelled == {str(100 + n) for n in range(refused)}
-        assert submissions(store) == ([], [])
+        assert notes(store, Submission) == ([], [])
 
     def test_a_full_disk_leaves_nothing(
         self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -415,14 +379,14 @@ class TestAllOrNothing:
         with pytest.raises(MachineError, match="No space left"):
             self.send(suite, store)
         assert fake.cancelled == {"100", "101", "102"}
-        assert submissions(store) == ([], [])
+        assert notes(store, Submission) == ([], [])
 
     def test_what_cannot_be_taken_back_is_said_and_noted(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         fake.says_in_turn("sbatch", "echo job 100", "exit 1")
         fake.script("scancel", "echo 'controller is away' >&2; exit 1")
         with pytest.raises(MachineError, match=r"jobs 100 are in the queue and cannot be cancelled \(controller is"):
             self.send(suite, store)
-        assert set(submissions(store)[0][0].jobs) == {"100_0", "100_1"}
+        assert set(notes(store, Submission)[0][0].jobs) == {"100_0", "100_1"}
 
     def test_a_suite_file_that_has_gone_is_named(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         suite.path.unlink()
@@ -444,7 +408,7 @@ def test_the_last_job_draws_each_figure_once(full_board: Any, monkeypatch: pytes
 
     monkeypatch.setattr(report, "panels_of", draws)
     monkeypatch.setattr(mlflow_view, "sync", sync)
-    remote.show(full_board.suite, full_board.store)
+    collector.show(full_board.suite, full_board.store)
     assert len(drawn) == 1
     (page,) = full_board.store.root.glob("*.html")
     assert wanted[-1].artifacts["report.html"] == page.read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from benchmark.cell import Cell
 from benchmark.errors import UserError
 from benchmark.recorder import Status
 from benchmark.suite import Suite
-from cluster import estimates, simulate, submit
+from cluster import estimates, executor, simulate, submit
 from cluster.packing import Shape, require_precision, shapes
 from cluster.site import Site
 from cluster.submit import Batch, Cost
@@ -122,7 +122,7 @@ def test_a_path_that_slurm_would_rewrite_is_refused_by_all_that_send(
         def missing_parts(self) -> list[str]:
             return ["one"]
 
-    monkeypatch.setattr(submit, "job_folder", lambda root: pytest.fail("nothing may be written"))
+    monkeypatch.setattr(executor, "job_folder", lambda root: pytest.fail("nothing may be written"))
     suite, store = suite_of(tmp_path), Store(tmp_path / name)
     for send in (
         lambda: simulate.simulate_on(SITE, Work(), store.root, lambda done, total: None),  # type: ignore[arg-type]
@@ -139,11 +139,11 @@ def test_simulations_use_the_site_as_trainings_do(tmp_path: Path, monkeypatch: p
     texts: list[str] = []
 
     def executor_for(*arguments: Any) -> Any:
-        executor = submit.executor_for(*arguments, dry=True)
+        dry = executor.executor_for(*arguments, dry=True)
 
         class Sender:
             def map_array(self, function: Any, *files: Any) -> list[Any]:
-                texts.append(executor._make_submission_file_text(executor._submitit_command_str, ""))
+                texts.append(dry._make_submission_file_text(dry._submitit_command_str, ""))
                 return []
 
         return Sender()

@@ -14,10 +14,13 @@ from benchmark import suites
 from benchmark.cell import Cell
 from benchmark.errors import MachineError, UserError
 from benchmark.suite import Suite
-from cluster import failures, remote, slurm
+from cluster import failures, slurm
+from cluster.collector import collect
 from cluster.packing import Shape, pack, shape_of, shapes, within
 from cluster.site import Site
-from cluster.submit import batches, script
+from cluster.submissions import Submission, cells_in_hand_if_known, in_hand
+from cluster.submit import batches, script, submit
+from cluster.work import require_that_they_end
 from results.store import Store
 
 SITE = Site(
@@ -131,9 +134,9 @@ def test_what_the_site_does_not_have_is_refused(tmp_path: Path, resources: str, 
 
 def test_a_cell_that_can_never_end_is_refused(tmp_path: Path) -> None:
     cells = suite_of(tmp_path).cells
-    remote._require_that_they_end(cells, seconds_of(cells, 60 * 240 * 21.0), SITE)
+    require_that_they_end(cells, seconds_of(cells, 60 * 240 * 21.0), SITE)
     with pytest.raises(UserError, match=r"about 8\d h, and a job has 240 minutes 21 times"):
-        remote._require_that_they_end(cells, seconds_of(cells, 60 * 240 * 21.5), SITE)
+        require_that_they_end(cells, seconds_of(cells, 60 * 240 * 21.5), SITE)
 
 
 def test_the_text_that_sbatch_gets(tmp_path: Path) -> None:
@@ -185,9 +188,8 @@ def test_a_lane_that_is_done_does_not_end_the_others(tmp_path: Path) -> None:
 
 def test_a_store_whose_path_slurm_would_rewrite_is_refused(tmp_path: Path) -> None:
     suite = suite_of(tmp_path)
-    work = remote.Work(suite.cells, (), 0, 0, {})
     with pytest.raises(UserError, match="a path with % in it"):
-        remote.launch(suite, Store(tmp_path / "100%"), SITE, work)
+        submit(suite, Store(tmp_path / "100%"), SITE, (), collect)
 
 
 @pytest.fixture
@@ -225,15 +227,15 @@ def test_no_answer_is_no_answer(says: Callable[..., None], tmp_path: Path, monke
     assert slurm.accounts(["12"]) == {}
     (tmp_path / "runs" / "jobs" / "sent").mkdir(parents=True)
     suite = suite_of(tmp_path)
-    submission = remote.Submission(
+    submission = Submission(
         suite="many", suite_file=suite.path, store=tmp_path / "runs", site=SITE, plugins=(), jobs={"12": ("a",)}
     )
     (tmp_path / "runs" / "jobs" / "sent" / "submission.json").write_text(submission.model_dump_json())
     with pytest.raises(MachineError, match="squeue does not answer"):
-        remote.cells_in_hand(Store(tmp_path / "runs"))
-    assert remote.in_hand(Store(tmp_path / "runs")) == (set(), False)
+        in_hand(Store(tmp_path / "runs"), Submission)
+    assert cells_in_hand_if_known(Store(tmp_path / "runs")) == (set(), False)
     says("squeue", "12 RUNNING")
-    assert remote.in_hand(Store(tmp_path / "runs")) == ({"a"}, True)
+    assert cells_in_hand_if_known(Store(tmp_path / "runs")) == ({"a"}, True)
 
 
 @pytest.mark.parametrize(

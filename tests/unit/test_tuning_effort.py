@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from tuning_support import EPOCHS, MakeSuite, fabricate, make_folder, notes
 
 from benchmark import cli_tune, suites
-from benchmark.errors import MachineError, UserError
-from benchmark.files import write_json
+from benchmark.errors import UserError
 from benchmark.studies import distinct_studies
-from cluster import tune
+from cluster.tuning.fairness import inequalities
+from cluster.tuning.plan import open_studies
 from results.store import Store
 from results.studies import Effort, StudyFolder
 
@@ -30,28 +28,28 @@ def test_models_that_are_not_tuned_alike_are_named(store: Store, make_suite: Mak
     suite = suites.load(str(path))
     convnet, e2cnn = distinct_studies(suite)
     both, one = [convnet, e2cnn], [convnet]
-    assert tune.inequalities(suite, both, Effort(trials=2), store) == []
-    (told,) = tune.inequalities(suite, one, Effort(trials=2), store)
+    assert inequalities(suite, both, Effort(trials=2), store) == []
+    (told,) = inequalities(suite, one, Effort(trials=2), store)
     assert "e2cnn: is not tuned at all, convnet is" in told
     StudyFolder(store.root, e2cnn).begin(Effort(trials=2))
-    assert tune.inequalities(suite, one, Effort(trials=2), store) == []
+    assert inequalities(suite, one, Effort(trials=2), store) == []
     for effort in (Effort(trials=3), Effort(hours=1.0), Effort(trials=2, search="optuna")):
-        (told,) = tune.inequalities(suite, one, effort, store)
+        (told,) = inequalities(suite, one, effort, store)
         assert "was tuned with 2 trials (random, asha), convnet with" in told
     folder = StudyFolder(store.root, convnet)
     folder.begin(Effort(trials=2))
     for note in notes(folder, 3):
         fabricate(folder, note, [0.5] * EPOCHS)
-    (told,) = tune.inequalities(suite, both, Effort(trials=2), store)
+    (told,) = inequalities(suite, both, Effort(trials=2), store)
     assert "has 3 trials already, others would have 2" in told
-    (told,) = tune.inequalities(suite, one, Effort(trials=2), store)
+    (told,) = inequalities(suite, one, Effort(trials=2), store)
     assert "was tuned with 2 trials (random, asha), convnet with 3 trials" in told
-    assert tune.inequalities(suite, both, Effort(trials=3), store) == []
+    assert inequalities(suite, both, Effort(trials=3), store) == []
     folder = StudyFolder(store.root, e2cnn)
     for note in notes(folder, 3):
         fabricate(folder, note, [0.5] * EPOCHS)
     for chosen in (both, one):  # all have three
-        assert tune.inequalities(suite, chosen, Effort(trials=2), store) == []
+        assert inequalities(suite, chosen, Effort(trials=2), store) == []
     other = e2cnn.model_copy(update={"space": {**e2cnn.space, "train.learning_rate": (1e-3,)}})
     assert other.training_space != convnet.training_space
 
@@ -70,34 +68,22 @@ def test_several_settings_in_the_suite_are_as_many_trials(store: Store, make_sui
     path = make_suite(models="[{convnet: {hidden: [4, 8]}}, {e2cnn: {hidden: 2}}]", epochs=EPOCHS)
     suite = suites.load(str(path))
     both = distinct_studies(suite)
-    (told,) = tune.inequalities(suite, both, Effort(trials=2), store)
+    (told,) = inequalities(suite, both, Effort(trials=2), store)
     assert "e2cnn: the suite writes 1 settings, and 2 of convnet" in told
     with pytest.raises(UserError, match="--trials 2 at least"):
-        tune.open_studies(both, Effort(trials=1), store)
+        open_studies(both, Effort(trials=1), store)
 
 
 def test_a_study_that_was_begun_otherwise_is_refused_before_anything_starts(folder: StudyFolder, store: Store) -> None:
     with pytest.raises(UserError, match="its search is another one"):
-        tune.open_studies([folder.study], Effort(trials=6, search="optuna"), store)
+        open_studies([folder.study], Effort(trials=6, search="optuna"), store)
     assert folder.begun().effort == Effort(trials=6)
 
 
 def test_ray_and_optuna_are_imported_by_nobody_who_does_not_tune() -> None:
     code = (
-        "import sys, benchmark.cli, cluster.tune, cluster.worker, cluster.remote, results.report;"
+        "import sys, benchmark.cli, cluster.tuning.local, cluster.tuning.remote, cluster.worker, cluster.collector;"
+        "import results.report;"
         "sys.exit('ray' in sys.modules or 'optuna' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_the_jobs_of_a_suite_are_those_that_wait_or_run(
-    store: Store, make_suite: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    suite = suites.load(str(make_suite()))
-    for folder, name, jobs in (("a", suite.name, {"7_0": ["x"], "7_1": ["y"]}), ("b", "another", {"8": ["z"]})):
-        write_json(store.root / "jobs" / folder / tune.NOTE, {"suite": name, "jobs": jobs})
-    monkeypatch.setattr(tune.slurm, "queue", lambda: {"7_1": "RUNNING", "8": "PENDING"})
-    assert tune.live_jobs(store, suite) == ["7_1"]
-    monkeypatch.setattr(tune.slurm, "queue", lambda: None)
-    with pytest.raises(MachineError, match="squeue does not answer"):
-        tune.live_jobs(store, suite)

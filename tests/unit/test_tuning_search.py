@@ -14,8 +14,8 @@ from benchmark.cell import Cell
 from benchmark.studies import distinct_studies
 from benchmark.study import trial_cells
 from benchmark.suite import Range
-from cluster import tune
 from cluster.tuning.job import first_rung, rungs
+from cluster.tuning.plan import open_studies
 from cluster.tuning.proposals import Novelty, OptunaProposals, RandomProposals
 from cluster.tuning.summary import conclude, is_complete
 from results.store import Store
@@ -244,7 +244,7 @@ def test_a_space_that_is_used_up_ends_the_search(store: Store, make_suite: MakeS
         fabricate(made, ledger.next(), [0.5] * 3)
     assert not is_complete(made, Effort(trials=5), made.trials())
     conclude(made, Effort(trials=5), used_up=True)
-    assert tune.open_studies([study], Effort(trials=6), store) == []
+    assert open_studies([study], Effort(trials=6), store) == []
     assert is_complete(made, Effort(trials=6), made.trials())  # it was said again
     (made.root / "trials" / "0001.json").unlink()  # begun anew
     assert not is_complete(made, Effort(trials=6), made.trials())

@@ -19,8 +19,8 @@ from benchmark.files import write_json
 from benchmark.recorder import Recorder
 from benchmark.training import StoppedError
 from cluster import worker
+from cluster.executor import requeue_if_marked
 from cluster.job import Job
-from cluster.submit import requeue_if_marked
 from results import lease
 from results.lease import Holder
 from results.store import Store

@@ -1,160 +1,30 @@
-"""A suite on a cluster: what is sent, what came of it, and what is sent again. Nobody has to stay and watch."""
+"""The last job of a submission: names what failed, sends again what may go better, and shows the rest."""
 
 from __future__ import annotations
 
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import submitit
 
 from benchmark import registry, suites
-from benchmark.cell import Cell
-from benchmark.data.layout import field_path, require
-from benchmark.errors import MachineError, SymbenchError, UserError
+from benchmark.errors import MachineError, SymbenchError
 from benchmark.files import write_text
 from benchmark.suite import Suite
 from results.lease import BEAT_SECONDS, STALE_SECONDS
-from results.record import Broken
 from results.store import Store
 
-from . import estimates, failures, slurm
-from .packing import shapes, within
-from .site import Site
-from .submit import Batch, Submission, arrays_of, batches, read, submissions, submit
+from . import failures, slurm
+from .submissions import Submission, read
+from .submit import submit
+from .work import work_for
 
 POLL_SECONDS = 5.0
 ANSWER_SECONDS = 120.0
 """So long the collector goes on asking where SLURM does not answer, or accounting lags behind."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a launch would send: `left` are the cells of `batches`; those that earlier jobs have in hand are not."""
-
-    left: tuple[Cell, ...]
-    batches: tuple[Batch, ...]
-    finished: int
-    elsewhere: int
-    """Cells that earlier jobs have in hand."""
-    seconds: Mapping[str, float]
-
-
-def affordable(suite: Suite, store: Store, site: Site, hours: float) -> Suite:
-    """`suite` without the open cells that `hours` of all GPUs together, or of all ranks on CPUs, do not pay for.
-
-    Results cost nothing.
-    """
-    records, _ = store.read(suite.cells)
-    left = [cell for cell in suite.cells if not (cell.id in records and records[cell.id].status.is_result)]
-    seconds = estimates.seconds_on(suite, left, records, site, store)
-    cost = {
-        cell.id: seconds[cell.id] * shape.units(site) / shape.lanes
-        for shape, members in shapes(suite, left, site).items()
-        for cell in members
-    }
-    paid = {cell.id for cell in within(left, cost, 3600 * hours)}
-    if not any(cost[cell_id] for cell_id in paid) and any(cost.values()):
-        whole = sum(cost.values()) / 3600
-        raise UserError(f"--budget: {hours:g} h do not pay for one seed of all models; the suite takes {whole:.3g} h")
-    open_ids = {cell.id for cell in left}
-    return replace(suite, cells=tuple(cell for cell in suite.cells if cell.id in paid or cell.id not in open_ids))
-
-
-def work_for(suite: Suite, store: Store, site: Site, only: Iterable[str] | None = None) -> Work:
-    """The cells of `suite` (of `only`, by id) that are not a result and that no job has in hand, divided into jobs.
-
-    MachineError: data are missing. UserError: the site cannot run them.
-    """
-    records, _ = store.read(suite.cells)
-    finished = {key for key, record in records.items() if record.status.is_result}
-    in_hand = cells_in_hand(store)
-    wanted = set(only) if only is not None else {cell.id for cell in suite.cells}
-    open_cells = [cell for cell in suite.cells if cell.id not in finished and cell.id in wanted]
-    left = [cell for cell in open_cells if cell.id not in in_hand and not store.being_run(cell)]
-    for dataset in dict.fromkeys(cell.dataset for cell in left):
-        require(field_path(store.data_folder, dataset))
-    seconds = estimates.seconds_on(suite, left, records, site, store)
-    _require_that_they_end(left, seconds, site)
-    return Work(
-        tuple(left), tuple(batches(suite, left, seconds, site)), len(finished), len(open_cells) - len(left), seconds
-    )
-
-
-def _require_that_they_end(cells: Sequence[Cell], seconds: Mapping[str, float], site: Site) -> None:
-    times = failures.POLICIES["time_limit"].retries + 1
-    for cell in cells:
-        if seconds[cell.id] > 60 * site.minutes * times:
-            raise UserError(
-                f"{cell}: about {seconds[cell.id] / 3600:.0f} h, and a job has {site.minutes} minutes {times} times; "
-                "ask for more ranks or fewer epochs, or for a longer limit in the site file"
-            )
-
-
-def launch(suite: Suite, store: Store, site: Site, work: Work) -> Submission:
-    """Send it, and the job that collects. MachineError: SLURM does not answer or refuses."""
-    store.make()
-    return submit(suite, store, site, work.batches, collect)
-
-
-def cells_in_hand(store: Store) -> set[str]:
-    """Ids of the cells whose jobs wait or run. MachineError where jobs were sent and SLURM does not answer."""
-    sent, broken, queue = _sent(store)
-    if queue is None:
-        raise MachineError("squeue does not answer, and jobs of this store may be in the queue; try again later")
-    _require_none_of(broken, queue)
-    return _cells_of(sent, queue)
-
-
-def in_hand(store: Store) -> tuple[set[str], bool]:
-    """Ids of the cells whose jobs wait or run, and whether that is known; notes that cannot be read are passed over."""
-    sent, _, queue = _sent(store)
-    return (set(), False) if queue is None else (_cells_of(sent, queue), True)
-
-
-def unreadable(store: Store) -> list[Broken]:
-    """What was sent by jobs whose note cannot be read."""
-    return submissions(store)[1]
-
-
-def live_jobs(store: Store, suite: Suite) -> list[str]:
-    """Jobs of `suite` that wait or run, the collectors included. MachineError where SLURM does not answer."""
-    sent, broken, queue = _sent(store)
-    if queue is None:
-        raise MachineError("squeue does not answer; try again later")
-    _require_none_of(broken, queue)
-    mine = [one for one in sent if one.suite == suite.name]
-    return [job for one in mine for job in (*one.jobs, one.collector) if job in queue]
-
-
-def _sent(store: Store) -> tuple[list[Submission], list[Broken], dict[str, str] | None]:
-    """What was sent, notes that cannot be read, and the queue: SLURM is asked if jobs were ever sent."""
-    sent, broken = submissions(store)
-    return sent, broken, slurm.queue() if sent or broken else {}
-
-
-def _cells_of(sent: Iterable[Submission], queue: Mapping[str, str]) -> set[str]:
-    return {cell for one in sent for job, cells in one.jobs.items() if job in queue for cell in cells}
-
-
-def _require_none_of(broken: Iterable[Broken], queue: Mapping[str, str]) -> None:
-    """MachineError where jobs are in the queue and their note, which says what they run, cannot be read."""
-    waiting = {job.partition("_")[0] for job in queue}
-    for note in broken:
-        if jobs := sorted(arrays_of(note.folder) & waiting):
-            raise MachineError(
-                f"{note.folder}: {note.reason}; its jobs are in the queue, and what they run is not known: "
-                f"wait for them, or `scancel {' '.join(jobs)}`"
-            )
-
-
-def cancel(jobs: Iterable[str]) -> None:
-    """Take them out of the queue. MachineError where SLURM refuses."""
-    if reason := slurm.cancel(jobs):
-        raise MachineError(f"scancel: {reason}")
 
 
 def collect(submission_file: str) -> None:
@@ -163,7 +33,7 @@ def collect(submission_file: str) -> None:
     It may be called at any time after the jobs, and more than once. Without SLURM's commands, as in a container, it
     still names and shows, and says that nothing was sent.
     """
-    submission = read(Path(submission_file))
+    submission = read(Path(submission_file), Submission)
     for plugin in submission.plugins:
         registry.add_plugin(plugin)
     store = Store(submission.store)

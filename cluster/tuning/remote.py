@@ -1,0 +1,136 @@
+"""Tuning on a cluster: studies sent in jobs, each an allocation with a Ray of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import submitit
+
+from benchmark import registry
+from benchmark.data.layout import require_data
+from benchmark.errors import UserError
+from benchmark.files import write_text
+from benchmark.study import Study
+from benchmark.suite import Suite
+from results.store import Store
+from results.studies import Effort
+
+from .. import failures, slurm
+from ..executor import all_or_nothing, cluster_folder, executor_for, requeue_if_marked, send_array
+from ..packing import Shape, require_precision, shape_of
+from ..site import Site
+from ..submissions import TuningSubmission, in_hand
+from .allocation import run_allocation
+from .job import TuneJob
+from .plan import first_cells, open_studies
+
+CPU_TRIALS = 4
+"""Side by side in an allocation without GPUs, where nothing is said."""
+RAY_MEMORY_GB = 2.0
+"""Of Ray's own processes on each node, and of the driver."""
+
+
+@dataclass(frozen=True)
+class Allocation(Shape):
+    """A task on each node, with GPUs for all trials of that node."""
+
+    gpus: int = 0
+
+    def gpus_per_node(self, site: Site) -> int:
+        return self.gpus
+
+
+def tune_there(
+    suite: Suite,
+    chosen: Sequence[Study],
+    effort: Effort,
+    store: Store,
+    site: Site,
+    nodes: int = 1,
+    parallel: int | None = None,
+    studies_per_job: int = 1,
+    trials_per_gpu: int | None = None,
+) -> str:
+    """Send the studies that are not complete and that no job has in hand; what there is to say of it.
+
+    `parallel` trials run side by side, spread over `nodes`. UserError: the site cannot; MachineError: SLURM refuses.
+    """
+    sent = in_hand(store, TuningSubmission)
+    left = [study for study in open_studies(chosen, effort, store) if study.name not in sent]
+    if not left:
+        return f"{suite.name}: nothing to send" + (f"; {len(sent)} studies are in earlier jobs" if sent else "")
+    require_data(store.data_folder, first_cells(left))
+    job = _job_there(suite, left, effort, store, site, nodes, parallel, trials_per_gpu)
+    folder = cluster_folder(store.root)
+    parts = [left[first : first + studies_per_job] for first in range(0, len(left), studies_per_job)]
+    documents = {
+        f"tune-{index}.json": job.model_copy(update={"studies": tuple(part)}) for index, part in enumerate(parts)
+    }
+    note = folder / TuningSubmission.FILE
+    with all_or_nothing(note) as taken:
+        ids = send_array(_executor(folder, suite, site, job), run_allocation, folder, documents)
+        taken += slurm.arrays_of(ids)
+        jobs = {job_id: tuple(study.name for study in part) for job_id, part in zip(ids, parts, strict=True)}
+        write_text(note, TuningSubmission(suite=suite.name, jobs=jobs).model_dump_json(indent=1))
+    return (
+        f"{suite.name}: {len(left)} studies in {len(jobs)} jobs ({', '.join(taken)}); the logs are in {folder}\n"
+        f"`symbench tune {suite.argument} --dry-run` shows how far they are, `symbench cancel` ends them"
+    )
+
+
+def _job_there(
+    suite: Suite,
+    left: Sequence[Study],
+    effort: Effort,
+    store: Store,
+    site: Site,
+    nodes: int,
+    parallel: int | None,
+    trials_per_gpu: int | None,
+) -> TuneJob:
+    """What each allocation is to do, the studies of all in it. UserError: a trial does not fit on a node."""
+    shape = shape_of(suite.resources, site, [study.train.batch_size for study in left])
+    require_precision(first_cells(left), shape.device)
+    if shape.nodes > 1:
+        raise UserError("resources.nodes: the ranks of a trial share one node; ask for as many as one has")
+    cuda = shape.device == "cuda"
+    sharing = (trials_per_gpu or site.cells_per_gpu) if cuda and shape.ranks == 1 else 1
+    usual = max(1, site.gpus_per_node * sharing // shape.ranks) * nodes if cuda else CPU_TRIALS
+    each = -(-(parallel or usual) // nodes)
+    gpus = -(-each * shape.ranks // sharing) if cuda else 0
+    if gpus > site.gpus_per_node:
+        raise UserError(f"--parallel: {each} trials on a node take {gpus} GPUs; the site has {site.gpus_per_node}")
+    return TuneJob(
+        store=store.root.resolve(),
+        studies=tuple(left),
+        effort=effort,
+        plugins=registry.plugin_paths(),
+        device=shape.device,
+        ranks=shape.ranks,
+        threads=site.cpus,
+        gpu_share=1.0 / sharing,
+        node_cpus=each * shape.ranks * site.cpus,
+        node_gpus=gpus,
+        nodes=nodes,
+        requeues=failures.POLICIES["time_limit"].retries,
+        signal_seconds=site.signal_seconds,
+        scratch=site.scratch,
+    )
+
+
+def _executor(folder: Path, suite: Suite, site: Site, job: TuneJob) -> submitit.SlurmExecutor:
+    """Where a node is lost, the others go on: Ray starts the trials anew that ran there."""
+    ranks = job.node_cpus // site.cpus
+    wide = site.model_copy(
+        update={
+            "cpus": job.node_cpus,
+            "memory_gb": site.memory_gb * ranks + RAY_MEMORY_GB,
+            "srun": ("--no-kill", "--wait=0", "--kill-on-bad-exit=0", *site.srun),
+        }
+    )
+    shape = Allocation(job.device, job.nodes, job.nodes, gpus=job.node_gpus)
+    executor = executor_for(folder, wide, shape, f"symbench tune {suite.name}", teardown=requeue_if_marked(folder))
+    executor.update_parameters(additional_parameters={"requeue": True, "no-kill": True})
+    return executor
