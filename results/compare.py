@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,27 +20,14 @@ from benchmark.errors import UserError
 from benchmark.suite import Suite
 
 from .bootstrap import Estimate
+from .differences import Difference, Side, differences
 from .leaderboard import aggregate
 from .multiple_comparisons import SIGNIFICANT, holm
 from .paired import Comparison, Sample, improvement_estimate
 from .paired import compare as compare_samples
 from .quantities import METRICS
-from .record import Broken, Record
 from .row import Row
 from .store import Store
-
-VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow")
-MACHINE = ("host", "platform", "device", "device_type", "world_size", "threads", "lanes")
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two: what it is called, its rows and the records behind them."""
-
-    name: str
-    rows: Sequence[Row]
-    records: Mapping[str, Record]
-    broken: Sequence[Broken] = ()
 
 
 @dataclass(frozen=True)
@@ -57,16 +44,6 @@ class Pair:
     @property
     def significant(self) -> bool:
         return self.p is not None and self.p < SIGNIFICANT
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Something that the sides do not have in common: its values on each."""
-
-    kind: str
-    what: str
-    first: tuple[str, ...]
-    second: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -218,7 +195,7 @@ def _compared(first: Side, second: Side, metric: str, keys: Sequence[Callable[[R
             Pair(one, other, comparison, adjusted.get(index), alike)
             for index, ((one, other), comparison, alike) in enumerate(zip(matches, comparisons, same, strict=True))
         ),
-        tuple(_differences(matches, first, second)),
+        tuple(differences(matches, first, second)),
         improvement_estimate(both_have, higher) if both_have and not all(same) else None,
         tuple(left),
         tuple(right),
@@ -254,50 +231,6 @@ def _are_same(one: Row, other: Row, first: Side, second: Side) -> bool:
         cell in first.records and cell in second.records and first.records[cell].folder == second.records[cell].folder
         for cell in ids[0]
     )
-
-
-def _differences(matches: Sequence[tuple[Row, Row]], first: Side, second: Side) -> list[Difference]:
-    """Settings of matched rows that differ, then data, versions and machines of the records behind them."""
-    values: dict[tuple[str, str], tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
-    for pair in matches:
-        told = [_told(row, side) for row, side in zip(pair, (first, second), strict=True)]
-        for key in told[0].keys() | told[1].keys():
-            mine = [one.get(key, set()) for one in told]
-            if key[0] in ("version", "machine") and not all(mine):
-                continue  # one of them does not tell
-            if mine[0] != mine[1]:
-                for kept, more in zip(values[key], mine, strict=True):
-                    kept |= more
-    order = ("model", "setting", "training", "data", "version", "machine")
-    return [
-        Difference(kind, what, tuple(sorted(ones)), tuple(sorted(others)))
-        for (kind, what), (ones, others) in sorted(values.items(), key=lambda item: (order.index(item[0][0]), item[0]))
-    ]
-
-
-def _told(row: Row, side: Side) -> dict[tuple[str, str], set[str]]:
-    """What can differ, of one row: (kind, name) -> its values."""
-    told: dict[tuple[str, str], set[str]] = {("model", "model"): {row.model}}
-    for kind, settings in (("setting", row.config), ("training", row.train)):
-        told |= {(kind, key): {_written(value)} for key, value in settings.items()}
-    told["training", "seeds"] = {", ".join(str(seed.seed) for seed in row.seeds)}
-    environments = [side.records[seed.cell_id].environment for seed in row.seeds if seed.cell_id in side.records]
-    place = f"{row.dataset} level {row.level} ({row.preset})"
-    named = [
-        *(("version", key, key) for key in VERSIONS),
-        ("version", f"source of {row.model}", "model_file_sha256"),
-        *(("machine", key, key) for key in MACHINE),
-        ("data", f"checksum of {place}", "data_checksum"),
-    ]
-    for kind, what, key in named:
-        found = {_written(environment[key])[:16] for environment in environments if environment.get(key) is not None}
-        if found:
-            told[kind, what] = found
-    return told
-
-
-def _written(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _mean(row: Row, metric: str) -> float | None:

@@ -15,7 +15,7 @@ from benchmark.errors import UserError
 from benchmark.terminal import one_line
 
 from .multiple_comparisons import groups, pairwise
-from .quantities import METRICS, summaries
+from .quantities import METRICS, plain, summaries
 from .record import Record
 from .row import Row, Seed, declared
 
@@ -121,7 +121,7 @@ def _labels(settings: Sequence[Cell]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    return one_line(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+    return one_line(plain(value))
 
 
 def _rows(groups: Sequence[Sequence[Cell]], records: Mapping[str, Record], labels: Sequence[str]) -> list[Row]:

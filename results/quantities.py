@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -155,6 +156,11 @@ def is_number(value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer that no float holds
         return False
+
+
+def plain(value: Any) -> str:
+    """A setting, or what a record tells, as text: equal for equal values."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def written(value: float, integer: bool = False) -> str:

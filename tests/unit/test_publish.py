@@ -8,7 +8,7 @@ import pytest
 from benchmark import suites
 from benchmark.errors import UserError
 from benchmark.files import write_json
-from results import publish
+from results import publish, published_board
 from results.reproduce import Commands
 
 EMPTY = f"# x\n\n{publish.BEGIN}\n{publish.END}\n\nrest\n"
@@ -24,7 +24,7 @@ def readme(tmp_path):
 def test_a_board_tells_what_is_there_and_what_is_missing(full_board, tmp_path, readme):
     folder = tmp_path / "published"
     done = publish.publish(full_board.store, full_board.suite, folder, readme)
-    assert done.readme
+    assert published_board.by_rank(folder)[0].parent.name == "levels"
     assert done.unfinished == {"absent": 1, "diverged": 1, "n/a": 3}
     document = json.loads((folder / "levels" / "board.json").read_text())
     assert document["states"] == {"absent": 1, "diverged": 1, "done": 16, "n/a": 3}
@@ -62,7 +62,7 @@ def test_the_same_store_gives_the_same_files(full_board, tmp_path, readme):
 def test_readme_shows_the_foremost_board_names_the_others_and_keeps_the_rest(full_board, tmp_path, readme):
     folder = tmp_path / "published"
     publish.publish(full_board.store, full_board.suite, folder, readme)
-    document = publish.read(folder / "levels" / "board.json")
+    document = published_board.read(folder / "levels" / "board.json")
     done, rows = document["states"]["done"], document["rows"]
     for name, changed in {
         "older": {"last_result": "2020-01-01 00:00 UTC"},
@@ -70,7 +70,7 @@ def test_readme_shows_the_foremost_board_names_the_others_and_keeps_the_rest(ful
         "paper": {"states": {"done": 1}, "rows": [{**row, "preset": "paper"} for row in rows]},
     }.items():
         write_json(folder / name / "board.json", {**document, "suite": name, **changed})
-    assert [path.parent.name for path in publish.by_rank(folder)] == ["paper", "levels", "older", "fewer"]
+    assert [path.parent.name for path in published_board.by_rank(folder)] == ["paper", "levels", "older", "fewer"]
     (folder / "paper" / "board.json").unlink()
     publish.publish(full_board.store, full_board.suite, folder, readme)
     text = readme.read_text()
@@ -117,7 +117,7 @@ def test_the_commands_of_a_board_that_was_asked_for_tuned_settings(full_board):
     suite = replace(full_board.suite, asked=True)
     assert Commands(suite).of_cell("abc") == "symbench run levels.yaml --only id=abc --tuned"
     records, broken = full_board.store.read(suite.cells)
-    assert publish.board(suite, records, broken, "rmse_future")["command"] == "symbench run suite.yaml --tuned"
+    assert published_board.board(suite, records, broken, "rmse_future")["command"] == "symbench run suite.yaml --tuned"
 
 
 def test_readme_and_the_published_boards_agree():
@@ -128,7 +128,7 @@ def test_readme_and_the_published_boards_agree():
 
 def test_published_boards_are_whole():
     for path in publish.PUBLISHED_FOLDER.glob("*/board.json"):
-        document = publish.read(path)
+        document = published_board.read(path)
         assert (path.parent / "README.md").read_text(encoding="utf-8") == publish.page(document)
         counted = sum(len(row["seeds"]) for row in document["rows"])
         assert counted == document["cells"] == sum(document["states"].values())
@@ -139,7 +139,7 @@ def test_published_boards_are_whole():
 
 def test_the_table_shows_the_metric_that_was_asked_for(full_board, tmp_path):
     published = publish.publish(full_board.store, full_board.suite, tmp_path, None, "rmse_validation")
-    document = publish.read(published.files[0])
+    document = published_board.read(published.files[0])
     written = [row["written"]["rmse_validation"] for row in document["rows"] if row["done"]]
     assert written
     page = published.files[1].read_text()
