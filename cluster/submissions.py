@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from benchmark.errors import MachineError
 from benchmark.suite import Suite
-from results.record import Broken
+from results.record import Broken, reason_of
 from results.store import Store
 
 from . import slurm
@@ -85,12 +85,9 @@ def read(note: Path, kind: type[Kind]) -> Kind:
     """A note of that kind. MachineError: it is damaged, or of a version of symbench that wrote it otherwise."""
     try:
         return kind.model_validate_json(note.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
     except (OSError, ValueError) as error:
-        reason = str(error)
-    raise MachineError(f"{note.parent}: {note.name} cannot be read: {reason}")
+        reason = reason_of(error).removeprefix(f"{kind.__name__}: ")
+        raise MachineError(f"{note.parent}: {note.name} cannot be read: {reason}") from error
 
 
 def notes(store: Store, kind: type[Kind]) -> tuple[list[Kind], list[Broken]]:

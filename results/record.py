@@ -112,5 +112,5 @@ def reason_of(error: Exception) -> str:
     """Why a file cannot be read, in one line: the first problem of a ValidationError, or the error itself."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{error.title}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return ": ".join(filter(None, (error.title, ".".join(map(str, first["loc"])), first["msg"])))
     return str(error)

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+import torch
+
 from benchmark import registry
 from benchmark.data.layout import require_data
 from benchmark.environment import available_cpus
@@ -45,7 +47,7 @@ def tune_here(suite: Suite, chosen: Sequence[Study], effort: Effort, store: Stor
     gpus = placement.device == "cuda"
     cpus = available_cpus()
     folder = job_folder(store.root)
-    there = _visible_gpus() if gpus else 0
+    there = torch.cuda.device_count() if gpus else 0
     job = TuneJob(
         store=store.root.resolve(),
         studies=tuple(left),
@@ -65,12 +67,6 @@ def tune_here(suite: Suite, chosen: Sequence[Study], effort: Effort, store: Stor
         if interrupted.is_set():
             raise KeyboardInterrupt
     return status
-
-
-def _visible_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 @contextmanager
