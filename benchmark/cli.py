@@ -5,11 +5,9 @@ Imports of torch, phiflow and mlflow take seconds, so a command imports what it 
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,17 +86,6 @@ def list_(what: str | None, as_json: bool) -> None:
         print_table(name, catalogue.for_people(name, section))
 
 
-@contextmanager
-def _keeping_garbage() -> Iterator[None]:
-    """Without the search for circular garbage, a third of the time where thousands of records are read."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()  # what was read goes with the process: to look through it once more takes half a second
-        gc.enable()
-
-
 @command(
     "leaderboard",
     suite_argument,
@@ -116,7 +103,6 @@ def _keeping_garbage() -> Iterator[None]:
     example="symbench leaderboard quickstart --metric rmse_domain --html board.html\n"
     "symbench leaderboard quickstart --latex -",
 )
-@_keeping_garbage()
 def leaderboard(
     suite: str,
     only: str,
@@ -187,7 +173,6 @@ def _open(folder: Path) -> Store:
 
 def main() -> None:
     """The console script: one clear message and an exit status for whatever a person can mend."""
-    gc.set_threshold(100_000)  # imports and thousands of cells are no garbage, and to look for some takes half a second
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that what we started does not outlive us
     try:
         cli(standalone_mode=False)

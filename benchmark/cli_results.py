@@ -45,7 +45,7 @@ def sync(suite: str, store_folder: Path, tracking_uri: str | None, tuned: bool, 
 
     Interrupted, refused or cut off, it loses nothing: the store is the truth, and the same command goes on.
     """
-    from results import mlflow_view
+    from results import mlflow_sync
     from results.store import Store
 
     from . import suites
@@ -53,7 +53,7 @@ def sync(suite: str, store_folder: Path, tracking_uri: str | None, tuned: bool, 
     loaded = suites.load(suite, store_folder, tuned, partly=True)
     store = Store(store_folder)
     with _progress(f"{loaded.name} into MLflow") as show:
-        synced = mlflow_view.sync(store, loaded, tracking_uri, show=show)
+        synced = mlflow_sync.sync(store, loaded, tracking_uri, show=show)
     name_broken(synced.broken)
     click.echo(f"{loaded.name}: {synced}")
     if watch:
@@ -88,40 +88,40 @@ def _watch(store: Store, suite: Suite, tracking_uri: str | None, named: tuple[Br
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 @tracking_option
 def ui(store_folder: Path, host: str, port: int, tracking_uri: str | None) -> None:
-    """Start MLflow's pages on this machine and print links to ready boards, one for each question; Ctrl-C ends it.
+    """Start MLflow on this machine and print a link for each question that its tables answer; Ctrl-C ends it.
 
-    The boards open with their columns, filter and order set. For a server that runs already only the links are printed.
+    A link opens with columns, filter and order set. For a server that already runs, only the links are printed.
     """
-    from results import mlflow_server, mlflow_view
+    from results import mlflow_experiment, mlflow_server
     from results.mlflow_client import default_tracking_uri
     from results.store import Store
 
     if tracking_uri is not None and tracking_uri.startswith("http"):
-        _print_boards(mlflow_view.boards_at(tracking_uri), tracking_uri)
+        _print_links(mlflow_experiment.table_view_links(tracking_uri), tracking_uri)
         return
     store = Store(store_folder)
     if not store.root.is_dir() or (tracking_uri is None and not (store.root / "mlflow.db").is_file()):
         raise MachineError(f"store {store.root}: nothing to show yet; `symbench sync SUITE` fills MLflow")
     uri = tracking_uri or default_tracking_uri(store)
-    argv = mlflow_server.command(uri, mlflow_view.artifact_folder(store), host, port)
-    boards = mlflow_view.boards_at(uri)
+    argv = mlflow_server.command(uri, mlflow_experiment.artifact_folder(store), host, port)
+    links = mlflow_experiment.table_view_links(uri)
     with mlflow_server.serving(argv, host, port, store.root / "mlflow-server.log") as server:
-        _print_boards(boards, mlflow_server.address(host, port))
+        _print_links(links, mlflow_server.address(host, port))
         click.echo("\nCtrl-C ends the server.")
         try:
             status = server.wait()
         except KeyboardInterrupt:
             return
-    raise MachineError(f"the MLflow server ended with status {status}; its words are in {store.root}/mlflow-server.log")
+    raise MachineError(f"the MLflow server ended with status {status}; see {store.root}/mlflow-server.log")
 
 
-def _print_boards(boards: dict[str, list[tuple[str, str]]], address: str) -> None:
-    """Anybody may have written to the server."""
-    for suite, links in boards.items():
+def _print_links(links: dict[str, list[tuple[str, str]]], address: str) -> None:
+    """Print each question with its link. Names may contain anything: other people may write to the server."""
+    for suite, views in links.items():
         click.echo(click.style(f"\n{one_line(suite)}", bold=True))
-        told = [(one_line(question), one_line(path)) for question, path in links]
-        width = max((len(question) for question, _ in told), default=0)
-        for question, path in told:
+        lines = [(one_line(question), one_line(path)) for question, path in views]
+        width = max((len(question) for question, _ in lines), default=0)
+        for question, path in lines:
             click.echo(f"  {question:{width}}  {address.rstrip('/')}/{path}")
 
 

@@ -154,14 +154,14 @@ def _leave(suite: Suite, store: Store, cell_ids: Iterable[str], reason: str) -> 
 
 def show(suite: Suite, store: Store) -> None:
     """Bring MLflow and the report up to date; `STORE/<suite file>.html`."""
-    from results import mlflow_view, report  # MLflow and matplotlib take seconds to import
+    from results import mlflow_sync, report  # MLflow and matplotlib take seconds to import
     from results.leaderboard import aggregate
 
     records, broken = store.read(suite.cells)
     panels = report.panels_of(aggregate(suite.cells, records), records)
     html = report.render(store, suite, records, broken, panels=panels)
     write_text(store.root / f"{_file_name(suite.name)}.html", html)
-    mlflow_view.sync(store, suite, report_html=html, panels=panels)
+    mlflow_sync.sync(store, suite, report_html=html, panels=panels)
 
 
 def _file_name(name: str) -> str:

@@ -28,7 +28,7 @@ from benchmark.recorder import Epoch, Status
 from .store import Store
 
 LEVELS, SEEDS, EPOCHS, RUNS, WAVES = 5, 5, 40, 8, 32
-LEADERBOARD_SECONDS, REPORT_SECONDS, SYNC_SECONDS, RUNS_PER_SECOND = 5.0, 20.0, 5.0, 40.0
+LEADERBOARD_SECONDS, REPORT_SECONDS, SYNC_SECONDS, RUNS_PER_SECOND = 5.0, 20.0, 5.0, 15.0
 SUITE = """\
 name: bench
 protocol: {{name: disjoint, input_frames: 2, train_steps: 4, test_steps: 6}}

@@ -1,4 +1,4 @@
-"""The way to an MLflow server or database: quick to say what is wrong, and careful with what is not ours."""
+"""Connection to an MLflow server or database: errors in one sentence, and no harm to a database of something else."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""For our processes and for the server: nothing is sent home, a server that is down or hangs is told at once, and
-not every run is announced."""
+"""Variables for our processes and for the server: no telemetry, short timeouts, no line for each run."""
 
 
 def default_tracking_uri(store: Store) -> str:
-    """The database in the store."""
+    """Address of the database in the store."""
     return f"sqlite:///{(store.root / 'mlflow.db').resolve()}"
 
 
 @contextmanager
-def connected(tracking_uri: str, ours: bool = False) -> Iterator[MlflowClient]:
-    """A client, whose errors are one sentence. UserError: not an address; MachineError: down, slow, refuses, foreign.
+def connect(tracking_uri: str, ours: bool = False) -> Iterator[MlflowClient]:
+    """A client whose errors are one sentence.
 
-    A database that is `ours` is written without waiting for the disk after each run: it is quicker by a third, and
-    what a power cut may break can be deleted and made again.
+    A database that is `ours` is written without waiting for the disk after each run, which is faster by a third; what a
+    power cut may break can be deleted and rebuilt. UserError: not an address. MachineError: the server is down, slow or
+    refuses, or the database is of something else.
     """
     try:
-        told = without_password(tracking_uri)
+        shown = without_password(tracking_uri)
     except ValueError as error:  # which may repeat the password
         raise UserError("--tracking-uri: not a readable address; must be as http://127.0.0.1:5000") from error
     if not re.match(r"(https?|sqlite|postgresql|mysql|mssql|databricks)\b", tracking_uri):
         raise UserError(
-            f"--tracking-uri {told}: must be a server such as http://127.0.0.1:5000, or a database such as"
+            f"--tracking-uri {shown}: must be a server such as http://127.0.0.1:5000, or a database such as"
             " sqlite:////absolute/path.db"
         )
-    _refuse_foreign(tracking_uri)
+    _require_mlflow_database(tracking_uri)
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
@@ -68,12 +68,12 @@ def connected(tracking_uri: str, ours: bool = False) -> Iterator[MlflowClient]:
         # ImportError: there is no driver for such a database.
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
             raise MachineError(
-                f"MLflow at {told}: {_reason(error)}; the results are safe in the store, and the next sync goes on"
+                f"MLflow at {shown}: {_reason(error)}; the results are safe in the store, and the next sync goes on"
             ) from error
 
 
 def without_password(uri: str) -> str:
-    """As it may be shown. ValueError: not an address."""
+    """The address as it may be shown. ValueError: not an address."""
     parts = urlsplit(uri)
     if not parts.password:
         return uri
@@ -81,7 +81,7 @@ def without_password(uri: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """One line, and the plain word for what happens most."""
+    """The error on one line, in plain words if it is a frequent one."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)
     wrong = ("Connection refused", "NewConnectionError", "NameResolutionError", "Invalid url")
@@ -107,7 +107,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _not_waiting_for_the_disk() -> Iterator[None]:
-    """For SQLite connections made inside."""
+    """SQLite connections made in this block do not wait for the disk."""
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
@@ -122,8 +122,8 @@ def _not_waiting_for_the_disk() -> Iterator[None]:
         event.remove(Engine, "connect", connect)
 
 
-def _refuse_foreign(tracking_uri: str) -> None:
-    """MLflow would add its tables to any SQLite database; ours may be deleted, another's must not be touched."""
+def _require_mlflow_database(tracking_uri: str) -> None:
+    """UserError or MachineError if a SQLite file is not of MLflow, which would add its tables to any database."""
     path = Path(tracking_uri.removeprefix("sqlite:///"))
     if not tracking_uri.startswith("sqlite:///") or not path.exists():
         return

@@ -1,4 +1,4 @@
-"""MLflow's pages on this machine alone."""
+"""An MLflow server that only this machine can reach."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 90.0
 
 
 def command(tracking_uri: str, artifacts: Path, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
-    """argv of a server on this machine alone, to be run with ENVIRONMENT. UserError: a public address."""
+    """argv of the server, to be run with ENVIRONMENT. UserError: `host` is not a loopback address."""
     if host != "localhost" and not _is_loopback(host):
         raise UserError(f"--host {host}: the page has no password; only a loopback address such as 127.0.0.1 is served")
     names = sorted({_in_url(host), "localhost", "127.0.0.1"})
@@ -37,12 +37,15 @@ def command(tracking_uri: str, artifacts: Path, host: str = "127.0.0.1", port: i
 
 @contextmanager
 def serving(argv: list[str], host: str, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The server while it answers; its own words go to `log`. MachineError: the port is taken, or it does not start."""
+    """The server, once it answers; it is stopped at the end. Its output goes to `log`.
+
+    MachineError: the port is taken, or the server does not start.
+    """
     _require_free(host, port)
     with (
-        log.open("wb") as words,
+        log.open("wb") as output,
         subprocess.Popen(
-            argv, env={**os.environ, **ENVIRONMENT}, stdout=words, stderr=words, start_new_session=True
+            argv, env={**os.environ, **ENVIRONMENT}, stdout=output, stderr=output, start_new_session=True
         ) as server,
     ):
         try:
@@ -54,7 +57,7 @@ def serving(argv: list[str], host: str, port: int, log: Path) -> Iterator[subpro
 
 
 def address(host: str, port: int) -> str:
-    """As a browser takes it."""
+    """The address for a browser."""
     return f"http://{_in_url(host)}:{port}"
 
 
@@ -66,7 +69,7 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise MachineError(f"the MLflow server does not come up; its words are in {log}")
+    raise MachineError(f"the MLflow server does not start; see {log}")
 
 
 def _require_free(host: str, port: int) -> None:

@@ -9,15 +9,16 @@ from typing import Any
 from benchmark.study import Study
 from benchmark.suite import Suite
 
-from .mlflow_runs import Import, cell_params, tags_of
+from .mlflow_runs import WantedRun, cell_params, finite_points
+from .mlflow_tags import symbench_tags
 from .row import family_and_source
 from .store import Store
 from .studies import StudyFolder, Trial, begun_studies, best_trial, readable_trials
 
 
-def study_runs(suite: Suite, store: Store) -> list[Import]:
+def study_runs(suite: Suite, store: Store) -> list[WantedRun]:
     """Runs of all studies of `suite` that were begun and whose trials can be read."""
-    wanted: list[Import] = []
+    wanted: list[WantedRun] = []
     for folder in begun_studies(suite, store)[0]:
         trials = [trial for trial in readable_trials(folder)[0] if trial.records]
         if trials:
@@ -26,7 +27,7 @@ def study_runs(suite: Suite, store: Store) -> list[Import]:
     return wanted
 
 
-def _study_run(folder: StudyFolder, trials: Sequence[Trial], runs: Sequence[Import]) -> Import:
+def _study_run(folder: StudyFolder, trials: Sequence[Trial], runs: Sequence[WantedRun]) -> WantedRun:
     study, best = folder.study, best_trial(trials)
     start = min(run.start for run in runs)
     end = max(run.end or run.start for run in runs)
@@ -37,20 +38,20 @@ def _study_run(folder: StudyFolder, trials: Sequence[Trial], runs: Sequence[Impo
         **({"rmse_validation": best.value, "best_trial": float(best.note.number)} if best else {}),
     }
     told = {"kind": "study", "state": "done" if folder.result_path.exists() else "running", **_place(study)}
-    return Import(
+    return WantedRun(
         key=f"study-{study.name}",
         name=f"STUDY {study}",
         start=start,
         end=end,
         status="FINISHED",
-        tags=tags_of(told),
+        tags=symbench_tags(told),
         params={**cell_params(best.cells[0])} if best else {},
-        metrics=tuple((name, value, end, 0) for name, value in metrics.items()),
+        metrics=finite_points((name, value, end, 0) for name, value in metrics.items()),
         artifacts={"study.yaml": folder.result_path.read_text(encoding="utf-8")} if folder.result_path.exists() else {},
     )
 
 
-def _trial_run(folder: StudyFolder, trial: Trial) -> Import:
+def _trial_run(folder: StudyFolder, trial: Trial) -> WantedRun:
     study = folder.study
     end = round(1000 * max(record.status.heartbeat for record in trial.records.values()))
     start = max(0, end - round(1000 * trial.seconds))
@@ -60,15 +61,15 @@ def _trial_run(folder: StudyFolder, trial: Trial) -> Import:
     if math.isfinite(trial.value):
         finals["rmse_validation"] = trial.value
     told = {"kind": "trial", "state": trial.state, "by": trial.note.by, "trial": trial.note.number, **_place(study)}
-    return Import(
+    return WantedRun(
         key=f"trial-{study.name}-{trial.note.number}",
         name=f"trial {trial.note.number}, {study.model.name}",
         start=start,
         end=end if trial.closed else None,
         status="FINISHED" if trial.closed else "RUNNING",
-        tags=tags_of(told),
+        tags=symbench_tags(told),
         params=cell_params(trial.cells[0]),
-        metrics=(*((name, value, end, 0) for name, value in finals.items()), *points),
+        metrics=finite_points([*((name, value, end, 0) for name, value in finals.items()), *points]),
         parent=f"study-{study.name}",
     )
 

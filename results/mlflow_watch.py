@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from benchmark.errors import MachineError
 from benchmark.suite import Suite
 
-from . import mlflow_view
-from .mlflow_view import Synced
+from . import mlflow_sync
+from .mlflow_sync import Synced
 from .store import Store
 
 WATCH_SECONDS = 10.0
@@ -43,7 +43,7 @@ def watch(
         statuses, _ = store.statuses(suite.cells)  # before the sync, which then shows all that these say
         final = sum(status.is_result for status in statuses.values())
         try:
-            synced, error = mlflow_view.sync(store, suite, tracking_uri), ""
+            synced, error = mlflow_sync.sync(store, suite, tracking_uri), ""
         except MachineError as problem:
             synced, error = None, str(problem)
         yield Round(synced, final, error)

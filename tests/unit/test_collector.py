@@ -21,7 +21,7 @@ from cluster.packing import Shape
 from cluster.site import Site
 from cluster.submissions import Submission, notes
 from cluster.submit import Batch
-from results import mlflow_view, report
+from results import mlflow_suite_runs, mlflow_sync, report
 from results.store import Store
 
 SITE = Site(scheduler="slurm", minutes=60, max_array_size=1000, setup=("module load python",))
@@ -404,10 +404,10 @@ def test_the_last_job_draws_each_figure_once(full_board: Any, monkeypatch: pytes
         return drawn[-1]
 
     def sync(store: Store, suite: Suite, **given: object) -> None:
-        wanted.append(mlflow_view.wanted_board(store, suite, *store.read(suite.cells), **given))
+        wanted.append(mlflow_suite_runs.board_run(store, suite, *store.read(suite.cells), **given))
 
     monkeypatch.setattr(report, "panels_of", draws)
-    monkeypatch.setattr(mlflow_view, "sync", sync)
+    monkeypatch.setattr(mlflow_sync, "sync", sync)
     collector.show(full_board.suite, full_board.store)
     assert len(drawn) == 1
     (page,) = full_board.store.root.glob("*.html")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmark.errors import MachineError
 from benchmark.recorder import Epoch
-from results import mlflow_server, mlflow_view, mlflow_watch, mlflow_write
+from results import mlflow_experiment, mlflow_server, mlflow_sync, mlflow_watch, mlflow_write
 from results.mlflow_client import ENVIRONMENT
 
 pytestmark = [
@@ -121,7 +121,7 @@ def test_a_watch_shows_each_epoch_of_a_running_cell_and_completes_its_run(server
     assert (done.info.run_id, done.info.status) == (run.info.run_id, "FINISHED")
     assert done.data.metrics["rmse_future"] == 0.1
     assert epochs_shown(server, run) == expected
-    assert mlflow_view.sync(board.store, board.suite, server.url).unchanged == 4
+    assert mlflow_sync.sync(board.store, board.suite, server.url).unchanged == 4
 
 
 def assert_painted(screen):
@@ -139,8 +139,8 @@ def test_the_boards_open_in_a_browser(server, full_board, new_cell, dump_dom, tm
     suite = replace(full_board.suite, name="shown", cells=(*full_board.suite.cells, hostile))
     board = replace(full_board, suite=suite)
     board.refuse(hostile, "<img src=x onerror=alert(1)>")
-    mlflow_view.sync(board.store, suite, server.url, "<p>report</p>")
-    links = dict(mlflow_view.boards_at(server.url)["shown"])
+    mlflow_sync.sync(board.store, suite, server.url, "<p>report</p>")
+    links = dict(mlflow_experiment.table_view_links(server.url)["shown"])
 
     page = dump_dom(f"{server.url}/{links['Who wins at level 0?']}")
     for expected in ("rmse_future_low", "rmse_future_high", "ratio_to_best", "rmse_domain"):
@@ -176,15 +176,15 @@ def test_a_server_killed_in_mid_sync_loses_nothing(server, full_board, monkeypat
         return mlflow_write.create(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow_view, "create", create)
+        patch.setattr(mlflow_sync, "create", create)
         with pytest.raises(MachineError, match="the results are safe in the store, and the next sync goes on"):
-            mlflow_view.sync(board.store, board.suite, server.url, "")
+            mlflow_sync.sync(board.store, board.suite, server.url, "")
     server.start()
     present = len(runs(server, "killed"))
     assert present >= 4
-    mlflow_view.sync(board.store, board.suite, server.url, "")
+    mlflow_sync.sync(board.store, board.suite, server.url, "")
     shown = runs(server, "killed")
     keys = [run.data.tags["symbench.cell"] for run in shown]
     assert len(keys) == len(set(keys)) > present
     assert all(run.data.tags.get("symbench.digest") for run in shown)
-    assert mlflow_view.sync(board.store, board.suite, server.url, "").unchanged == len(keys)
+    assert mlflow_sync.sync(board.store, board.suite, server.url, "").unchanged == len(keys)

@@ -14,11 +14,10 @@ import pytest
 
 from benchmark.errors import MachineError, UserError
 from benchmark.recorder import Epoch
-from results import mlflow_server, mlflow_view, mlflow_watch, mlflow_write
-from results.mlflow_boards import LONGEST_TAG
-from results.mlflow_client import connected, default_tracking_uri, without_password
-from results.mlflow_index import REVISION
-from results.mlflow_runs import CURVE_POINTS, cell_run
+from results import mlflow_experiment, mlflow_server, mlflow_sync, mlflow_watch
+from results.mlflow_client import connect, default_tracking_uri, without_password
+from results.mlflow_suite_runs import CURVE_POINTS, cell_run
+from results.mlflow_tags import LONGEST_TAG, REVISION, RUN_KEY
 from results.store import Store
 
 pytestmark = [
@@ -31,7 +30,7 @@ REPORT = "<p>report</p>"
 
 
 def sync(board, uri=None, report=REPORT):
-    return mlflow_view.sync(board.store, board.suite, uri, report)
+    return mlflow_sync.sync(board.store, board.suite, uri, report)
 
 
 def client_of(board, uri=None):
@@ -162,7 +161,7 @@ def test_epochs_alone_draw_no_report(small_board, new_cell, monkeypatch):
         recorder.progress(history_of(1), 9)
         sync(board)
         with monkeypatch.context() as patch:
-            patch.setattr(mlflow_view, "wanted_board", lambda *_: pytest.fail("the board was made"))
+            patch.setattr(mlflow_sync, "board_run", lambda *_: pytest.fail("the board was made"))
             recorder.progress(history_of(2), 9)
             assert counts(sync(board)) == (0, 1, 6, 0)
         recorder.environment({"torch": "2.13"})
@@ -174,13 +173,13 @@ def test_a_watch_goes_on_after_an_error(small_board, monkeypatch):
     board = replace(small_board, suite=replace(small_board.suite, cells=small_board.suite.cells[:1]))
     rounds = mlflow_watch.watch(board.store, board.suite, seconds=0)
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow_view, "sync", lambda *_: (_ for _ in ()).throw(MachineError("the server is down")))
+        patch.setattr(mlflow_sync, "sync", lambda *_: (_ for _ in ()).throw(MachineError("the server is down")))
         assert next(rounds) == mlflow_watch.Round(None, 1, "the server is down")
     assert next(rounds).synced.created == 3
     assert list(rounds) == []
 
 
-@pytest.mark.parametrize("busy", [(Store, "read"), (mlflow_view, "_bring")])
+@pytest.mark.parametrize("busy", [(Store, "read"), (mlflow_sync, "_update_runs")])
 def test_a_run_that_another_sync_makes_meanwhile_stays_the_only_one(small_board, new_cell, monkeypatch, busy):
     late, made = new_cell("convnet", seed=1), []
     board = replace(small_board, suite=replace(small_board.suite, cells=(*small_board.suite.cells, late)))
@@ -189,7 +188,7 @@ def test_a_run_that_another_sync_makes_meanwhile_stays_the_only_one(small_board,
     def make(*arguments):
         client = client_of(board)
         (experiment,) = [one for one in client.search_experiments() if "symbench.suite" in one.tags]
-        run = client.create_run(experiment.experiment_id, tags={mlflow_write.IDENTITY: late.id})
+        run = client.create_run(experiment.experiment_id, tags={RUN_KEY: late.id})
         client.set_experiment_tag(experiment.experiment_id, REVISION, "another-1")
         made.append(run.info.run_id)
         return before(*arguments)
@@ -199,41 +198,29 @@ def test_a_run_that_another_sync_makes_meanwhile_stays_the_only_one(small_board,
         sync(board)
     board.finish(late)
     sync(board)
-    shown = runs(board, f"tags.`{mlflow_write.IDENTITY}` = '{late.id}'")
+    shown = runs(board, f"tags.`{RUN_KEY}` = '{late.id}'")
     assert [run.info.run_id for run in shown] == made
 
 
-@pytest.mark.parametrize(("what", "calls", "made"), [("create", 1, 1), ("insert", 1, 5)])
-def test_an_interrupted_sync_is_completed_by_the_next(small_board, monkeypatch, what, calls, made):
-    """After the first parent; after the first two seeds of three, which come last."""
-    left, whole = calls, getattr(mlflow_view, what)
+@pytest.mark.parametrize("made", [1, 2, 5])
+def test_an_interrupted_sync_is_completed_by_the_next(small_board, monkeypatch, made):
+    """After the first setting, after its seed, and before the board, which comes last."""
+    left, create = made, mlflow_sync.create
 
     def stopped(*arguments):
         nonlocal left
         left -= 1
         if left < 0:
             raise KeyboardInterrupt
-        return whole(*arguments)
+        return create(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow_view, what, stopped)
-        patch.setattr(mlflow_view, "AT_ONCE", 2)
+        patch.setattr(mlflow_sync, "create", stopped)
         with pytest.raises(KeyboardInterrupt):
             sync(small_board)
     assert len(runs(small_board)) == made
     assert counts(sync(small_board)) == (6 - made, 0, made, 0)
     assert len(runs(small_board)) == 6
-
-
-def test_a_batch_that_cannot_be_written_leaves_nothing_of_it(small_board, monkeypatch):
-    from results import mlflow_insert
-
-    with monkeypatch.context() as patch:
-        patch.setitem(mlflow_insert.COLUMNS, "latest_metrics", ("no_such_column",) * 6)
-        with pytest.raises(MachineError, match="the results are safe in the store"):
-            sync(small_board)
-    assert len(runs(small_board)) == 3, "the parents and the board"
-    assert counts(sync(small_board)) == (3, 0, 3, 0)
 
 
 def test_a_run_cut_off_between_its_requests_is_completed(small_board, monkeypatch):
@@ -249,14 +236,13 @@ def test_a_run_cut_off_between_its_requests_is_completed(small_board, monkeypatc
     assert half.info.run_id in {run.info.run_id for run in runs(small_board)}
 
 
-def test_the_view_elsewhere_is_the_same_run_for_run(small_board):
-    """Elsewhere each run is made by MLflow's client, here those of the seeds are inserted."""
+def test_another_database_shows_the_same_run_for_run(small_board):
     uri = f"sqlite:///{small_board.store.root / 'again.db'}"
     assert counts(sync(small_board)) == counts(sync(small_board, uri)) == (6, 0, 0, 0)
-    assert list(mlflow_view.boards_at(uri)) == [small_board.suite.name]
-    inserted, made = (told_by(small_board, where) for where in (None, uri))
-    assert inserted == made
-    assert len(inserted) == 6
+    assert list(mlflow_experiment.table_view_links(uri)) == [small_board.suite.name]
+    here, there = (told_by(small_board, where) for where in (None, uri))
+    assert here == there
+    assert len(here) == 6
 
 
 def told_by(board, uri):
@@ -372,7 +358,7 @@ def states_of(board):
     """Question -> the state of MLflow's table that its link opens with."""
     client = client_of(board)
     (experiment,) = [one for one in client.search_experiments() if "symbench.suite" in one.tags]
-    (links,) = mlflow_view.boards_at(default_tracking_uri(board.store)).values()
+    (links,) = mlflow_experiment.table_view_links(default_tracking_uri(board.store)).values()
     states = {}
     for question, path in links:
         assert path.startswith(f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=")
@@ -468,13 +454,13 @@ def test_an_address_that_cannot_be_used_is_one_sentence(small_board, tmp_path):
         sync(small_board, "http://me:secret@[::1")
     with pytest.raises(UserError, match="is a folder"):
         sync(small_board, f"sqlite:///{tmp_path}")
-    with pytest.raises(MachineError, match="No module named"), connected("postgresql://me@host/a"):
+    with pytest.raises(MachineError, match="No module named"), connect("postgresql://me@host/a"):
         raise ImportError("No module named 'psycopg2'")  # as where a driver is installed, and MLflow wants another
 
 
 @pytest.mark.parametrize("words", ["{}/a broke", "Invalid url: {}", "HTTPSConnectionPool: NameResolutionError {}"])
 def test_a_password_in_an_error_is_not_repeated(words):
-    with pytest.raises(MachineError) as caught, connected("https://me:secret@host"):
+    with pytest.raises(MachineError) as caught, connect("https://me:secret@host"):
         raise OSError(words.format("https://me:secret@host"))
     assert "secret" not in str(caught.value)
     assert "address is wrong" in str(caught.value) or "https://me:***@host/a broke" in str(caught.value)

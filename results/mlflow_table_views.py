@@ -1,7 +1,7 @@
-"""Ready boards of an experiment in MLflow: columns, filter and order that open with a link.
+"""Table views of an experiment in MLflow: columns, filter and order of its table of runs, opened by a link.
 
-MLflow keeps the state of its table of runs under a key in a tag of the experiment, for sharing; a page that names
-the key opens with it. We write such tags, one for each question that a person comes with.
+MLflow keeps the state of its table under a key in a tag of the experiment, for sharing; a page address with the key
+opens with that state. There is a view for each question that people bring to a benchmark.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 
 from benchmark.cell import Cell
 
-LONGEST_TAG = 5000
+from .mlflow_tags import LONGEST_TAG
+
 MOST_VARIED = 4
-SUITE = "symbench.suite"
-"""Tag of an experiment: whose it is."""
+"""Settings of the models that are shown as columns."""
 STATE_TAG = "mlflow.sharedViewState."
 NOTE_OF_RUNS = (
     "The runs of one suite of symbench. The run LEADERBOARD has the report, its figures and the table among its"
@@ -35,8 +35,8 @@ ERRORS = ("ratio_to_best", "rmse_domain", "rmse_future", "rmse_future_high", "rm
 
 
 @dataclass(frozen=True)
-class Board:
-    """A question, and the state of MLflow's table that answers it."""
+class TableView:
+    """A question, and the state of MLflow's table of runs that answers it."""
 
     key: str
     question: str
@@ -47,7 +47,7 @@ class Board:
 
     @property
     def state(self) -> str:
-        """The value of the tag."""
+        """The value of the tag STATE_TAG + key."""
         state = {
             "orderByKey": f"metrics.`{self.order}`",
             "orderByAsc": True,
@@ -65,15 +65,15 @@ class Board:
 
 SETTINGS = "tags.`symbench.kind` = 'setting'"
 QUESTIONS = (
-    Board("who-wins", "Who wins?", SETTINGS, "ratio_to_best", ERRORS),
-    Board(
+    TableView("who-wins", "Who wins?", SETTINGS, "ratio_to_best", ERRORS),
+    TableView(
         "cost",
         "At what cost?",
         SETTINGS,
         "training_hours",
         ("training_hours", "parameters", "flops", "peak_memory_bytes", "rmse_future", "ratio_to_best"),
     ),
-    Board(
+    TableView(
         "symmetry",
         "How symmetric are models and data?",
         SETTINGS,
@@ -85,7 +85,7 @@ QUESTIONS = (
             "rmse_future",
         ),
     ),
-    Board(
+    TableView(
         "seeds",
         "Every seed, with its curves",
         "tags.`symbench.kind` = 'cell'",
@@ -97,16 +97,16 @@ QUESTIONS = (
 
 
 def experiment_name(suite: str) -> str:
-    """As MLflow lists it."""
+    """Name of a suite's experiment in MLflow."""
     return f"symbench/{suite}"[:500]
 
 
-def boards_of(cells: Sequence[Cell]) -> list[Board]:
-    """The questions, and the first of them for each data set and level."""
+def table_views(cells: Sequence[Cell]) -> list[TableView]:
+    """A view for each question, and for each dataset and level who wins there."""
     places = dict.fromkeys((cell.dataset.name, cell.dataset.preset, cell.dataset.level) for cell in cells)
     several = len({(name, preset) for name, preset, _ in places}) > 1
     levels = [
-        Board(
+        TableView(
             _key(f"level-{name}-{preset}-{level}"),
             f"Who wins at level {level}" + (f" of {name} ({preset})?" if several else "?"),
             f"{SETTINGS} and params.`dataset` = {_quoted(name)} and params.`preset` = {_quoted(preset)}"
@@ -117,47 +117,47 @@ def boards_of(cells: Sequence[Cell]) -> list[Board]:
         )
         for name, preset, level in places
     ]
-    boards = [QUESTIONS[0], *levels, *QUESTIONS[1:]]
-    where = ("params.`dataset`", "params.`preset`") if several else ()
-    varied = tuple(f"params.`config.{key}`" for key in _varied(cells))
-    return [replace(board, shown=(*where, *board.shown, *varied)) for board in boards]
+    views = [QUESTIONS[0], *levels, *QUESTIONS[1:]]
+    dataset = ("params.`dataset`", "params.`preset`") if several else ()
+    varied = tuple(f"params.`config.{key}`" for key in _varied_settings(cells))
+    return [replace(view, shown=(*dataset, *view.shown, *varied)) for view in views]
 
 
-def _varied(cells: Sequence[Cell]) -> list[str]:
-    """Settings that tell rows of one model apart; the first few."""
+def _varied_settings(cells: Sequence[Cell]) -> list[str]:
+    """The first few settings that distinguish rows of one model."""
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     for cell in cells:
         for key, value in cell.model.settings().items():
             values[cell.model.name, key].add(str(value))
-    return list(dict.fromkeys(key for (_, key), found in values.items() if len(found) > 1))[:MOST_VARIED]
+    return list(dict.fromkeys(key for (_, key), different in values.items() if len(different) > 1))[:MOST_VARIED]
 
 
-def board_path(experiment_id: str, key: str) -> str:
-    """The page, below the address of the server."""
+def view_path(experiment_id: str, key: str) -> str:
+    """The page of a view, below the address of the server."""
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={key}&workflowType=machine_learning"
 
 
-def note(experiment_id: str, boards: Sequence[Board]) -> str:
-    """What the experiment says of itself: what the runs are, and the links."""
+def experiment_note(experiment_id: str, views: Sequence[TableView]) -> str:
+    """Note of the experiment: what its runs are, and links to its views."""
     lines = [NOTE_OF_RUNS, ""]
-    for board in boards:
-        line = f"- [{board.question}]({board_path(experiment_id, board.key)})"
+    for view in views:
+        line = f"- [{view.question}]({view_path(experiment_id, view.key)})"
         if sum(map(len, lines)) + len(lines) + len(line) > LONGEST_TAG - 100:
-            return "\n".join([*lines, "- `symbench ui` names the other boards"])
+            return "\n".join([*lines, "- `symbench ui` prints the other links"])
         lines.append(line)
     return "\n".join(lines)
 
 
-def told_boards(boards: Sequence[Board]) -> str:
-    """Keys and questions as JSON, as many as a tag holds."""
-    told = [[board.key, board.question] for board in boards]
-    while len(text := json.dumps(told)) > LONGEST_TAG:
-        told.pop()
+def keys_and_questions(views: Sequence[TableView]) -> str:
+    """JSON list of [key, question], as many as a tag holds."""
+    pairs = [[view.key, view.question] for view in views]
+    while len(text := json.dumps(pairs)) > LONGEST_TAG:
+        pairs.pop()
     return text
 
 
 def _quoted(value: str) -> str:
-    """As MLflow's filters take it; a value with both kinds of quotes has no form there, and the board stays empty."""
+    """`value` in a filter of MLflow. One with both kinds of quotes has no form there: its view stays empty."""
     return f"'{value}'" if "'" not in value else f'"{value}"'
 
 
