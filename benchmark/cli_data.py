@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .cli_options import json_option, plugin_option, site_of, site_option, store_option, suite_argument
 from .errors import MachineError, UserError
 from .files import data_folder, write_text
-from .options import json_option, plugin_option, store_option, suite_argument
-from .terminal import Examples, print_json, print_table
+from .terminal import Examples, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from .cell import Level
@@ -24,8 +20,6 @@ if TYPE_CHECKING:
 
 Field = tuple[str, str, "Level"]
 """Dataset, preset and level."""
-LINE_SECONDS = 30.0
-"""Where there is no terminal, a line of progress this often."""
 
 _name_argument = click.argument("name", metavar="SUITE|DATASET")
 
@@ -42,7 +36,7 @@ def data() -> None:
 )
 @suite_argument
 @store_option
-@click.option("--on", "site", metavar="SITE", help="Simulate in an array of SLURM jobs; a site's name or its YAML.")
+@site_option
 @click.option("--processes", type=click.IntRange(min=1), help="Simulations at once; by default one for each core.")
 @click.option(
     "--solver",
@@ -50,18 +44,13 @@ def data() -> None:
     help="Simulate as the published code does, by PhiFlow and slowly, into data_phiflow of the store, for comparison.",
 )
 @plugin_option
-def prepare(suite: str, store_folder: Path, site: str | None, processes: int | None, solver: str | None) -> None:
+def prepare(suite: str, store_folder: Path, site: str, processes: int | None, solver: str | None) -> None:
     """Simulate what SUITE needs and the store does not have yet; after Ctrl-C the same command goes on."""
     from .data.prepare import outline
     from .data.prepare import prepare as simulate
     from .environment import available_cpus
 
-    place = None
-    if site is not None and site != "local":
-        from cluster import site as sites
-        from cluster.simulate import simulate_on
-
-        place = sites.load(site)
+    place = site_of(site)
     wanted: dict[tuple[str, str], list[Level]] = {}
     for name, preset, level in _of_suite(suite):
         wanted.setdefault((name, preset), []).append(level)
@@ -69,8 +58,10 @@ def prepare(suite: str, store_folder: Path, site: str | None, processes: int | N
     outlines = [(outline(*key, levels, folder, solver), len(levels)) for key, levels in wanted.items()]
     for work, levels in outlines:
         label = f"{work.name} ({work.preset})"
-        with _progress(label) as show:
+        with progress(label) as show:
             if place is not None:
+                from cluster.simulate import simulate_on
+
                 simulate_on(place, work, store_folder, show)
             for path in simulate(work, show, processes or available_cpus()):
                 click.echo(f"simulated {path}")
@@ -89,7 +80,7 @@ def import_(dataset: str, folder: Path, store_folder: Path) -> None:
 
     files = registry.dataset(dataset).published_files
     done, total = 0, len(files.names) if files else 0
-    with _progress(f"{dataset} (imported)") as show:
+    with progress(f"{dataset} (imported)") as show:
 
         def count(more: int) -> None:
             nonlocal done
@@ -286,33 +277,3 @@ def _print_splits(name: str, fields: Iterable[Field]) -> None:
             rows.append(row)
     if rows:
         print_table("windows (runs x windows of each)", rows)
-
-
-@contextmanager
-def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left on a terminal, a line now and then in a log."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(label, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-    started = said = time.monotonic()
-
-    def say(done: int, total: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if done and now - said >= LINE_SECONDS:
-            said = now
-            left = (now - started) * (total - done) / done
-            click.echo(f"{label}: {100 * done / total:.0f} %, about {left:.0f} s left", err=True)
-
-    yield say

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from .options import json_option, plugin_option
+from .cli_options import json_option, plugin_option
 from .terminal import Examples, print_json, print_table
 
 

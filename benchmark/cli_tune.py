@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from .cli_options import Selection, only_option, selecting, site_of, site_option, suite_argument
 from .errors import UserError
-from .options import only_option, plugin_option, site_option, store_option, suite_argument
 from .terminal import Examples, print_table
 
 if TYPE_CHECKING:
@@ -23,8 +22,7 @@ DEFAULT_TRIALS = 20
     epilog="symbench tune quickstart --trials 8\nsymbench tune my-suite.yaml --gpu-hours 20 --search optuna\n"
     "symbench tune my-suite.yaml --on my-site.yaml --nodes 2\nsymbench run my-suite.yaml --tuned",
 )
-@suite_argument
-@only_option
+@selecting(suite_argument, only_option)
 @site_option
 @click.option("--trials", type=click.IntRange(min=1), help=f"For each study; {DEFAULT_TRIALS} where nothing is said.")
 @click.option(
@@ -55,11 +53,8 @@ DEFAULT_TRIALS = 20
 )
 @click.option("--allow-unequal", is_flag=True, help="Tune although models that meet on the board are not tuned alike.")
 @click.option("--dry-run", is_flag=True, help="Show the studies and what they search, and start nothing.")
-@store_option
-@plugin_option
 def tune(
-    suite: str,
-    only: str,
+    selection: Selection,
     site: str,
     trials: int | None,
     hours: float | None,
@@ -71,7 +66,6 @@ def tune(
     studies_per_job: int,
     allow_unequal: bool,
     dry_run: bool,
-    store_folder: Path,
 ) -> None:
     """Search for the settings of each model of SUITE, by the validation RMSE alone, with the same effort for all.
 
@@ -79,26 +73,24 @@ def tune(
     writes are its first trial. What is found is used by `symbench run SUITE --tuned`. Doing it again goes on where it
     was, and with more --trials it goes further.
     """
-    from cluster import site as sites
     from cluster.tuning.fairness import inequalities
     from cluster.tuning.local import tune_here
     from cluster.tuning.plan import planned, require_ray
     from cluster.tuning.remote import tune_there
-    from results.store import Store
     from results.studies import Effort
 
     from . import suites
 
-    if site == "local" and (nodes != 1 or parallel is not None or studies_per_job != 1):
+    place = site_of(site)
+    if place is None and (nodes != 1 or parallel is not None or studies_per_job != 1):
         raise UserError("--nodes, --parallel and --studies-per-job: are for a cluster, with `--on SITE`")
     if trials is not None and hours is not None:
         raise UserError("--trials and --gpu-hours: give one of them")
     effort = Effort(
         search=search, scheduler=scheduler, trials=trials if hours or trials else DEFAULT_TRIALS, hours=hours
     )
-    whole = suites.load(suite)
-    selected = [cell.id for cell in (whole.only(only) if only else whole).cells]
-    store = Store(store_folder)
+    whole, store = suites.load(selection.suite), selection.store
+    selected = [cell.id for cell in (whole.only(selection.only) if selection.only else whole).cells]
     found = planned(whole, selected, store)
     print_table(f"{whole.name}: studies", _rows(found))
     click.echo(f"and of every training: {', '.join(_own(found[0].study.space, 'train.')) or 'nothing'}")
@@ -111,8 +103,7 @@ def tune(
         raise UserError(f"{whole.name}: its models would not be tuned alike (above); --allow-unequal does it anyway")
     require_ray(effort)
     chosen = [one.study for one in found]
-    if site != "local":
-        place = sites.load(site)
+    if place is not None:
         sent = tune_there(whole, chosen, effort, store, place, nodes, parallel, studies_per_job, trials_per_gpu)
         click.echo(sent)
         return

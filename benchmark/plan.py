@@ -57,7 +57,7 @@ class PlanRow:
     cells: int
     finished: int
     estimated_seconds: float
-    basis: str
+    estimate: str
     """`measured` on a finished sibling, a `probe` of a few steps, `from FLOPs`, `unknown` where the model cannot be
     built; empty if done."""
 
@@ -91,7 +91,7 @@ def make_plan(suite: Suite, left: Sequence[Cell], expected: Mapping[str, Estimat
                 cells=len(cells),
                 finished=len(cells) - len(waiting),
                 estimated_seconds=sum(estimate.seconds for estimate in waiting),
-                basis=", ".join(dict.fromkeys(estimate.basis for estimate in waiting)),
+                estimate=", ".join(dict.fromkeys(estimate.basis for estimate in waiting)),
             )
         )
     return Plan(tuple(rows), tuple(left), sum(row.estimated_seconds for row in rows))

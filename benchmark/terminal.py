@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 NEVER_WRAPPED = {"id", "name", "dataset", "model", "state"}
 """Columns that a person copies from."""
+LINE_SECONDS = 30.0
+"""Where there is no terminal, a line of progress this often."""
 LONG_TABLE = 500
 """Rows beyond which a table is laid out plainly: rich takes a millisecond for each."""
 
@@ -59,6 +65,36 @@ def _print_long_table(title: str, rows: list[dict[str, Any]]) -> None:
     lines.insert(1, ["-" * width for width in widths])
     told = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
     click.echo("\n".join((click.style(title, bold=True), *told)))
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show what is done of a total: a bar with the time left on a terminal, a line now and then in a log."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    started = said = time.monotonic()
+
+    def say(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if done and now - said >= LINE_SECONDS:
+            said = now
+            left = (now - started) * (total - done) / done
+            click.echo(f"{label}: {100 * done / total:.0f} %, about {left:.0f} s left", err=True)
+
+    yield say
 
 
 def one_line(text: str) -> str:

@@ -27,7 +27,7 @@ def test_finished_cells_are_not_left_and_their_siblings_tell_what_they_took() ->
     plan = make_plan(loaded, left, estimates(left, taken))
     assert len(plan.left) == len(loaded.cells) - 2
     assert sum(row.finished for row in plan.rows) == 2
-    assert {row.basis for row in plan.rows} <= {"measured", ""}
+    assert {row.estimate for row in plan.rows} <= {"measured", ""}
     assert plan.estimated_seconds == pytest.approx(15.0 * len(plan.left))
 
 
@@ -42,7 +42,7 @@ def test_unmeasured_cells_are_estimated_from_flops() -> None:
     plan = make_plan(loaded, loaded.cells, estimates(loaded.cells, []))
     trained = [row for row in plan.rows if row.model != "persistence"]
     assert all(math.isfinite(row.estimated_seconds) and row.estimated_seconds > 0 for row in trained)
-    assert all(row.basis == "from FLOPs" for row in trained)
+    assert all(row.estimate == "from FLOPs" for row in trained)
 
 
 def test_a_finished_sibling_says_more_than_a_probe_and_a_probe_more_than_flops() -> None:
