@@ -72,6 +72,12 @@ class LoginNode:
         command = [str(SYMBENCH), *map(str, arguments), "--store", os.path.relpath(self.store.root)]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300, check=False)
 
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        """`symbench` with these arguments, without waiting for its end."""
+        command = [str(SYMBENCH), *map(str, arguments), "--store", os.path.relpath(self.store.root)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=self.environment, stdout=pipe, stderr=pipe, text=True)
+
     def slurm(self, *command: str) -> str:
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False).stdout
 
