@@ -42,7 +42,6 @@ bench: install  ## cost of each baseline beside its arithmetic limit; the simula
 	$(BIN)/python -m benchmark.bench_ddp
 	$(BIN)/python -m benchmark.bench_simulator
 	$(BIN)/python -m benchmark.bench_overhead
-	$(BIN)/python -m results.bench
 
 paper: install  ## with GPUs: the benches and the boards at the published size, going on where it was; HOURS=8 cuts it short
 	PATH="$(CURDIR)/$(BIN):$$PATH" docs/paper-size.sh

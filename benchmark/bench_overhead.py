@@ -2,18 +2,21 @@
 
 Four seeds side by side on all cores, against one seed on all cores. Then, on one core: small cells that share a job,
 against the sum of their trainings; and the commands that look at 10,000 cells, in processor time, which other work on
-the machine changes less than the clock's. Everything is done by the command line, in a temporary store.
+the machine changes less than the clock's. Everything is done by the command line, in a temporary store; the 10,000
+records are copies of one, with other numbers that mean nothing.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import suites
+from .cell import Cell
 
 ALLOWED_FOR_FOUR = 3.5
 """Times what one seed takes."""
@@ -43,7 +47,13 @@ MANY_MODELS = (
     "[{convnet: {hidden: [4, 8]}}, {coordconv: {hidden: [4, 8]}}, {e2cnn: {hidden: [2, 4]}}, "
     "{relaxed_steerable_rotation: {hidden: 2, penalty: [0, 1e-4]}}, {rpp_rotation: {hidden: [2, 4]}}]"
 )
-RECORD = ("status.json", "metrics.json", "environment.json", "history.jsonl")
+BOARD_MODELS = (
+    "[{{convnet: {{hidden: {widths}}}}}, {{e2cnn: {{hidden: {widths}, order: 4}}}}, "
+    "{{relaxed_steerable_rotation: {{hidden: {widths}, penalty: [0, 1e-4]}}}}]"
+)
+BOARD_LEVELS = BOARD_SEEDS = 5
+LEADERBOARD_SECONDS, REPORT_SECONDS, SYNC_SECONDS, RUNS_PER_SECOND = 5.0, 20.0, 5.0, 15.0
+RECORD = ("status.json", "environment.json", "history.jsonl")
 
 
 def symbench(*arguments: object) -> tuple[float, str]:
@@ -124,14 +134,7 @@ def many_cells(folder: Path, seeds: int) -> list[dict[str, Any]]:
     )
     cells = suites.load(str(path)).cells
     empty, full = folder / "empty", folder / "full"
-    finished = next((folder / "store" / "cells").iterdir())
-    for cell in cells:
-        record = full / "cells" / cell.id
-        record.mkdir(parents=True)
-        for name in RECORD:
-            shutil.copyfile(finished / name, record / name)
-        document = {"id": cell.id, **cell.model_dump(mode="json")}
-        (record / "cell.json").write_text(json.dumps(document), encoding="utf-8")
+    _fill(full, cells, next((folder / "store" / "cells").iterdir()))
     rows = []
     for store, told in ((empty, "none run"), (full, "all run")):
         for command in (("plan", path), ("plan", path, "--on", "gpu-cluster"), ("status", path)):
@@ -142,10 +145,55 @@ def many_cells(folder: Path, seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def large_board(folder: Path, widths: int) -> list[dict[str, Any]]:
+    """leaderboard, report and sync for a hundred times `widths` records, five seeds a row; needs a finished cell."""
+    path, store = folder / "board.yaml", folder / "board"
+    models = BOARD_MODELS.format(widths=[4 * (index + 1) for index in range(widths)])
+    levels, seeds = list(range(BOARD_LEVELS)), list(range(BOARD_SEEDS))
+    path.write_text(SUITE.format(name="board", levels=levels, models=models, seeds=seeds, epochs=2), encoding="utf-8")
+    cells = suites.load(str(path)).cells
+    _fill(store, cells, next((folder / "store" / "cells").iterdir()))
+    runs = len(cells) + len(cells) // BOARD_SEEDS + 1
+    commands = (
+        ("leaderboard", LEADERBOARD_SECONDS, ("leaderboard", path)),
+        ("leaderboard --html", REPORT_SECONDS, ("leaderboard", path, "--html", folder / "board.html")),
+        ("first sync", runs / RUNS_PER_SECOND, ("sync", path)),
+        ("sync with nothing new", SYNC_SECONDS, ("sync", path)),
+    )
+    return [
+        {
+            "what": f"{what}, {len(cells)} records",
+            "seconds": symbench(*command, "--store", store)[0],
+            "allowed": allowed,
+        }
+        for what, allowed, command in commands
+    ]
+
+
+def _fill(store: Path, cells: Sequence[Cell], finished: Path) -> None:
+    """Copy the record in the folder `finished` for each of `cells`, all numbers of one scaled by the same factor."""
+    draw = random.Random(0)
+    metrics = json.loads((finished / "metrics.json").read_text(encoding="utf-8"))
+
+    def scaled(value: Any, factor: float) -> Any:
+        if isinstance(value, list):
+            return [scaled(one, factor) for one in value]
+        return value * factor if isinstance(value, float) else value
+
+    for cell in cells:
+        record, factor = store / "cells" / cell.id, draw.lognormvariate(0, 0.1)
+        record.mkdir(parents=True)
+        for name in RECORD:
+            shutil.copyfile(finished / name, record / name)
+        document = {"id": cell.id, **cell.model_dump(mode="json")}
+        (record / "cell.json").write_text(json.dumps(document), encoding="utf-8")
+        (record / "metrics.json").write_text(json.dumps(scaled(metrics, factor)), encoding="utf-8")
+
+
 @click.command(help=__doc__)
 @click.option("--cells", default=20, type=click.IntRange(min=2), show_default=True, help="Trivial cells in one job.")
 @click.option("--epochs", default=2, show_default=True)
-@click.option("--seeds", default=100, show_default=True, help="A hundred cells each for plan and status.")
+@click.option("--seeds", default=100, show_default=True, help="A hundred cells each for the commands.")
 @click.option("--repeats", default=3, show_default=True, help="Of the four seeds, of which the best counts.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def main(cells: int, epochs: int, seeds: int, repeats: int, as_json: bool) -> None:
@@ -160,6 +208,8 @@ def main(cells: int, epochs: int, seeds: int, repeats: int, as_json: bool) -> No
         rows += packed_cells(Path(name), cells, epochs)
         click.echo(f"plan and status of {100 * seeds} cells ...", err=True)
         rows += many_cells(Path(name), seeds)
+        click.echo(f"leaderboard, report and sync of {100 * seeds} records ...", err=True)
+        rows += large_board(Path(name), seeds)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
