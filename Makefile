@@ -36,12 +36,12 @@ lint: install  ## format, lint, types, import directions
 check: lint test  ## what CI runs
 
 bench: install  ## cost of each baseline beside its arithmetic limit; the simulator beside PhiFlow; whole epochs; ranks; symbench's own
-	$(BIN)/python -m benchmark.bench $(BENCH)
-	$(BIN)/python -m benchmark.bench_epoch
-	$(BIN)/python -m benchmark.bench_epoch icml2022-rotation $(PAPER)
-	$(BIN)/python -m benchmark.bench_ddp
-	$(BIN)/python -m benchmark.bench_simulator
-	$(BIN)/python -m benchmark.bench_overhead
+	$(BIN)/python -m benchmark.bench.baselines $(BENCH)
+	$(BIN)/python -m benchmark.bench.epoch
+	$(BIN)/python -m benchmark.bench.epoch icml2022-rotation $(PAPER)
+	$(BIN)/python -m benchmark.bench.ddp
+	$(BIN)/python -m benchmark.bench.simulator
+	$(BIN)/python -m benchmark.bench.overhead
 
 paper: install  ## with GPUs: the benches and the boards at the published size, going on where it was; HOURS=8 cuts it short
 	PATH="$(CURDIR)/$(BIN):$$PATH" docs/paper-size.sh

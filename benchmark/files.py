@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import MachineError
+from benchmark.errors import MachineError
 
 
 def data_folder(store: Path) -> Path:

@@ -17,13 +17,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from .blame import blame
-from .errors import UserError
+from benchmark.blame import blame
+from benchmark.errors import UserError
 
 if TYPE_CHECKING:
-    from .baseline import Baseline
-    from .cell import ModelChoice
-    from .data.dataset import Dataset
+    from benchmark.cell import ModelChoice
+    from benchmark.data.dataset import Dataset
+    from benchmark.models.baseline import Baseline
 
 ENTRY_POINTS = "symbench.models"
 MODELS_FOLDER = Path(__file__).resolve().parent / "models"
@@ -90,7 +90,7 @@ def model(name: str) -> type[Baseline]:
 @cache
 def _model_at(name: str, origin: str) -> type[Baseline]:
     """The class, imported and looked over once; a broken one is looked at again."""
-    from .baseline import Baseline  # torch takes seconds to import
+    from benchmark.models.baseline import Baseline  # torch takes seconds to import
 
     source, where = _model_sources()[name], f"{name} ({origin})"
     try:
@@ -108,8 +108,8 @@ def _model_at(name: str, origin: str) -> type[Baseline]:
 
 def _misdeclared(baseline: type[Baseline]) -> str | None:
     """What a subclass of Baseline lacks or declares wrongly, or None."""
-    from .baseline import Family, Symmetry
-    from .cell import Frozen
+    from benchmark.cell import Frozen
+    from benchmark.models.baseline import Family, Symmetry
 
     declared = [key for key in ("family", "symmetries", "source") if not hasattr(baseline, key)]
     missing = sorted(getattr(baseline, "__abstractmethods__", ())) + declared
@@ -161,7 +161,7 @@ def _module_names(folder: str) -> tuple[str, ...]:
 @cache
 def _dataset_classes() -> dict[str, type[Dataset]]:
     """Module name -> class, for the modules of data/ that define a dataset; the others are shared parts."""
-    from .data.dataset import Dataset  # torch takes seconds to import
+    from benchmark.data.dataset import Dataset  # torch takes seconds to import
 
     modules = {name: importlib.import_module(f"{__package__}.data.{name}") for name in _module_names("data")}
     defined = {name: _subclasses(module, Dataset) for name, module in modules.items()}  # type: ignore[type-abstract]

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 from benchmark.cell import Frozen, PositiveFloat, PositiveInt
 from benchmark.errors import UserError
 from benchmark.registry import unknown
-from benchmark.yaml_file import YamlFile, plain
+from benchmark.suite.yaml_file import YamlFile, plain
 
 SITES_FOLDER = Path(__file__).parent / "sites"
 Word = Annotated[str, Field(pattern=r"^[\w.,:&|\[\]()*+-]+$")]

@@ -53,10 +53,10 @@ publish() {
 
 mkdir -p "$into"
 wanted=$(echo "$models" | tr ' ' ,)
-bench epoch-demo benchmark.bench_epoch quickstart --models "$wanted"
-bench epoch-paper benchmark.bench_epoch "${suites%% *}" --models "$wanted" --windows "${WINDOWS:-128}"
-bench ddp-demo benchmark.bench_ddp quickstart --models "$wanted"
-bench ddp-paper benchmark.bench_ddp "${suites%% *}" --models "$wanted" --rounds 5 --steps 2
+bench epoch-demo benchmark.bench.epoch quickstart --models "$wanted"
+bench epoch-paper benchmark.bench.epoch "${suites%% *}" --models "$wanted" --windows "${WINDOWS:-128}"
+bench ddp-demo benchmark.bench.ddp quickstart --models "$wanted"
+bench ddp-paper benchmark.bench.ddp "${suites%% *}" --models "$wanted" --rounds 5 --steps 2
 for suite in $suites; do
     symbench data prepare "$suite"
 done

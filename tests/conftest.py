@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING
 import pytest
 from support import store_in, suite_in
 
-from benchmark.environment import available_cpus
-from results.store import Store
+from benchmark.training.environment import available_cpus
+from results.store.store import Store
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
 
+pytest_plugins = ("fabricated_board",)
 MakeSuite = Callable[..., Path]
 MOST_PROCESSES = 4
-FOLDERS = ("tests/slurm/", "tests/cluster/", "tests/unit/", "tests/contract/")
+FOLDERS = ("tests/slurm/", "tests/cluster/", "tests/benchmark/", "tests/results/", "tests/contract/")
 """In the order in which they are begun: what takes longest first, so that no process is left with it in the end."""
-STAND_ALONE = ("tests/cluster/test_cli.py", "tests/cluster/test_launch.py", "tests/contract/test_models.py")
+STAND_ALONE = ("tests/benchmark/cli/test_cli.py", "tests/cluster/jobs/test_launch.py", "tests/contract/test_models.py")
 """Files whose tests share no costly fixture."""
 
 

@@ -10,10 +10,11 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmark import cli, registry
+from benchmark import registry
+from benchmark.cli import main as cli
 from benchmark.data.dataset import EquivarianceError, Simulation
 from benchmark.data.layout import data_path, write
-from results.store import Store
+from results.store.store import Store
 
 SYMBENCH = Path(sys.executable).with_name("symbench")
 READING = ("list", "plan", "status", "logs", "leaderboard")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmark import suites
-from benchmark.recorder import Epoch, State
-from benchmark.studies import distinct_studies
+from benchmark.suite import loading as suites
+from benchmark.suite.studies import distinct_studies
+from benchmark.training.recorder import Epoch, State
 from cluster.tuning.job import TuneJob
 from cluster.tuning.proposals import Novelty, RandomProposals
-from results.store import Store
-from results.studies import Effort, Note, StudyFolder, Trial
+from results.store.store import Store
+from results.store.studies import Effort, Note, StudyFolder, Trial
 
 MakeSuite = Callable[..., Path]
 EPOCHS = 9

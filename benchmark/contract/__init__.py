@@ -1,4 +1,4 @@
-"""The contract of a baseline, as checks that a program can run: see `benchmark/baseline.py` for what it asks.
+"""The contract of a baseline, as checks that a program can run: see `benchmark/models/baseline.py` for what it asks.
 
 A check is a function of a `Candidate`. It returns nothing where the baseline keeps the contract, the reason where the
 check does not apply to it, and raises `Violation` where the contract is broken. `run` goes through all of them, for
@@ -15,9 +15,9 @@ from typing import Literal, get_args
 
 import torch
 
-from ..blame import blame
-from . import declaration, forecasts, state, symmetry, training
-from .candidate import Candidate, Violation
+from benchmark.blame import blame
+from benchmark.contract import declaration, forecasts, state, symmetry, training
+from benchmark.contract.candidate import Candidate, Violation
 
 __all__ = ["CHECKS", "OUTCOMES", "Candidate", "Check", "Result", "Violation", "examine", "run"]
 

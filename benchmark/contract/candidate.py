@@ -11,10 +11,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from .. import registry
-from ..baseline import Baseline, Task
-from ..cell import Training
-from ..training import RolledOutLoss
+from benchmark import registry
+from benchmark.cell import Training
+from benchmark.models.baseline import Baseline, Task
+from benchmark.training.loop import RolledOutLoss
 
 FRAMES = 3
 SQUARE, WIDE, ODD, JET = (12, 12), (12, 9), (11, 13), (62, 23)

@@ -7,8 +7,8 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from ..baseline import Choice, Family, LogUniform, Symmetry
-from .candidate import Candidate, require
+from benchmark.contract.candidate import Candidate, require
+from benchmark.models.baseline import Choice, Family, LogUniform, Symmetry
 
 
 def declares_what_it_is(candidate: Candidate) -> str | None:

@@ -10,10 +10,23 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from ..evaluation import roll_out
-from ..model_errors import forecast_problem
-from .candidate import JET, ODD, ROUND_OFF, SQUARE, WIDE, Candidate, Violation, loss, made_up, noise, relative, targets
-from .candidate import require as require_that
+from benchmark.contract.candidate import (
+    JET,
+    ODD,
+    ROUND_OFF,
+    SQUARE,
+    WIDE,
+    Candidate,
+    Violation,
+    loss,
+    made_up,
+    noise,
+    relative,
+    targets,
+)
+from benchmark.contract.candidate import require as require_that
+from benchmark.evaluation.evaluate import roll_out
+from benchmark.training.model_errors import forecast_problem
 
 
 def require_forecast(y: object, x_BTCHW: Tensor, where: str) -> None:

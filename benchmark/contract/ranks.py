@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from .. import registry
-from ..blame import blame
-from ..cell import Training
-from ..distributed import World, join, single
-from ..training import RolledOutLoss
-from .candidate import CPU, Candidate, Violation, drawn, noise, require, targets
+from benchmark import registry
+from benchmark.blame import blame
+from benchmark.cell import Training
+from benchmark.contract.candidate import CPU, Candidate, Violation, drawn, noise, require, targets
+from benchmark.training.distributed import World, join, single
+from benchmark.training.loop import RolledOutLoss
 
 STEPS, BATCH = 2, 4
 RATE = 0.05

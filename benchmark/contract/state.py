@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from .candidate import Candidate, loss, noise, require, targets
+from benchmark.contract.candidate import Candidate, loss, noise, require, targets
 
 
 def same_seed_gives_the_same_model(candidate: Candidate) -> str | None:

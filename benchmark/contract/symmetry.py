@@ -14,9 +14,20 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ..baseline import Baseline, Symmetry, Task
-from ..groups import rotate, zoom
-from .candidate import ROUND_OFF, SQUARE, WIDE, Candidate, loss, made_up, noise, relative, require, targets
+from benchmark.contract.candidate import (
+    ROUND_OFF,
+    SQUARE,
+    WIDE,
+    Candidate,
+    loss,
+    made_up,
+    noise,
+    relative,
+    require,
+    targets,
+)
+from benchmark.groups import rotate, zoom
+from benchmark.models.baseline import Baseline, Symmetry, Task
 
 SQUARES = (SQUARE, (64, 64))
 BOXES = ((8, 8), (16, 16), (64, 64))

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from ..baseline import Baseline
-from ..cell import Training
-from ..data.dataset import Split
-from ..data.windows import Windows
-from ..recorder import Epoch
-from ..training import TrainingData, TrainingOutput, deterministic, fit
-from .candidate import FRAMES, Candidate, drawn, loss, noise, require, targets
-from .ranks import two_ranks_equal_one
+from benchmark.cell import Training
+from benchmark.contract.candidate import FRAMES, Candidate, drawn, loss, noise, require, targets
+from benchmark.contract.ranks import two_ranks_equal_one
+from benchmark.data.dataset import Split
+from benchmark.data.windows import Windows
+from benchmark.models.baseline import Baseline
+from benchmark.training.loop import TrainingData, TrainingOutput, deterministic, fit
+from benchmark.training.recorder import Epoch
 
 UNTRAINED = "it has nothing to train"
 

@@ -1,0 +1,1 @@
+"""Fields: contract of a dataset, layout on disk, preparation, checks, windows."""

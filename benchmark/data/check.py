@@ -8,12 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .. import registry
-from ..cell import Level, Protocol
-from ..errors import MachineError, UserError
-from ..groups import divergence
-from .dataset import IMPORTED, Dataset, Split, SplitName
-from .layout import StoredField, read, remedy
+from benchmark import registry
+from benchmark.cell import Level, Protocol
+from benchmark.data.dataset import IMPORTED, Dataset, Split, SplitName
+from benchmark.data.layout import StoredField, read, remedy
+from benchmark.errors import MachineError, UserError
+from benchmark.groups import divergence
 
 DIVERGENCE_LIMIT = 1e-5
 """Of the largest |velocity| of a run over the width of a cell; float32 leaves about 1e-7."""

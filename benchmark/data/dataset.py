@@ -19,9 +19,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cell import Level, Protocol
-from ..errors import UserError
-from ..groups import Grid, GroupName
+from benchmark.cell import Level, Protocol
+from benchmark.errors import UserError
+from benchmark.groups import Grid, GroupName
 
 SplitName = Literal["train", "validation", "future", "domain"]
 Progress = Callable[[int], None]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from .dataset import EquivarianceError
+from benchmark.data.dataset import EquivarianceError
 
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import registry
-from ..cell import Level
-from ..errors import MachineError, UserError
-from .dataset import IMPORTED, Dataset, Part, Simulation
-from .layout import data_path, part_path, read, read_part, write, write_part
+from benchmark import registry
+from benchmark.cell import Level
+from benchmark.data.dataset import IMPORTED, Dataset, Part, Simulation
+from benchmark.data.layout import data_path, part_path, read, read_part, write, write_part
+from benchmark.errors import MachineError, UserError
 
 TotalProgress = Callable[[int, int], None]
 """Called with (done, total) work."""

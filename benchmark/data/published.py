@@ -23,10 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import registry
-from ..errors import UserError
-from .dataset import IMPORTED, Preset, Progress, PublishedFiles, Simulation
-from .layout import data_path, write
+from benchmark import registry
+from benchmark.data.dataset import IMPORTED, Preset, Progress, PublishedFiles, Simulation
+from benchmark.data.layout import data_path, write
+from benchmark.errors import UserError
 
 PLAIN_TENSOR = (
     "torch._utils _rebuild_tensor_v2",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .dataset import Split
+from benchmark.data.dataset import Split
 
 
 @dataclass(frozen=True)

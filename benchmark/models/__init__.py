@@ -1,0 +1,1 @@
+"""Baselines, one file each, found because they lie here; their contract is baseline.py."""

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import registry
-from ..baseline import Task
-from ..groups import GroupName
-from .layers.group_draws import choose, task_elements, transformed
-from .layers.wrapper import Wrapper
+from benchmark import registry
+from benchmark.groups import GroupName
+from benchmark.models.baseline import Task
+from benchmark.models.layers.group_draws import choose, task_elements, transformed
+from benchmark.models.layers.wrapper import Wrapper
 
 
 class Augmentation(Wrapper):

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..baseline import Choice, LogUniform, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.convolutions import PaddingMode, convolutional_network, require_grid
-from .layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
-from .layers.sizes import KernelSize
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
+from benchmark.models.layers.convolutions import PaddingMode, convolutional_network, require_grid
+from benchmark.models.layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
+from benchmark.models.layers.sizes import KernelSize
 
 
 class LocallyConnected2d(RelaxedLayer):

@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from ..baseline import Baseline, Choice, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.convolutions import convolutions
-from .layers.sizes import KernelSize
-from .layers.steerable import steerable_network
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.layers.convolutions import convolutions
+from benchmark.models.layers.sizes import KernelSize
+from benchmark.models.layers.steerable import steerable_network
 
 
 class ComboRotation(Baseline):

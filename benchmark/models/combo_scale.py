@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ..baseline import Baseline, Choice, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.convolutions import convolutions
-from .layers.scale import Projection, ScaleNetwork, Scales
-from .layers.sizes import KernelSize
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.layers.convolutions import convolutions
+from benchmark.models.layers.scale import Projection, ScaleNetwork, Scales
+from benchmark.models.layers.sizes import KernelSize
 
 
 class ComboScale(Baseline):

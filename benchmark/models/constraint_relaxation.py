@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.free_branch import FreeBranch, add_free_branches, quarter_turn
-from .layers.sizes import KernelSize
-from .layers.steerable import steerable_network
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from benchmark.models.layers.free_branch import FreeBranch, add_free_branches, quarter_turn
+from benchmark.models.layers.sizes import KernelSize
+from benchmark.models.layers.steerable import steerable_network
 
 
 class ConstraintRelaxation(Baseline):

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ..baseline import Baseline, Choice, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.sizes import KernelSize
-from .layers.steerable import steerable_network
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.layers.sizes import KernelSize
+from benchmark.models.layers.steerable import steerable_network
 
 
 class E2CNN(Baseline):

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..baseline import Baseline, Choice, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
 
 
 class SpectralConv2d(nn.Module):

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..baseline import Choice, SearchSpace, Task
-from ..groups import rotate, to_cell_centers
-from .layers.wrapper import Wrapper
+from benchmark.groups import rotate, to_cell_centers
+from benchmark.models.baseline import Choice, SearchSpace, Task
+from benchmark.models.layers.wrapper import Wrapper
 
 NO_DIRECTION = 1e-5
 """A flux below this part of what it would be if all flowed one way is taken for zero, being round-off."""

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..baseline import Baseline, Choice, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.group_scale import GeometricScales, ScaleGroupNetwork
-from .layers.scale import Projection
-from .layers.sizes import KernelSize
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.layers.group_scale import GeometricScales, ScaleGroupNetwork
+from benchmark.models.layers.scale import Projection
+from benchmark.models.layers.sizes import KernelSize
 
 
 class GroupScale(Baseline):

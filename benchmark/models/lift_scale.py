@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..baseline import Baseline, Choice, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.lift import field_encoder, lifted_features
-from .layers.scale import Projection, ScaleConv2d, ScaleNetwork, Scales
-from .layers.sizes import KernelSize
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.layers.lift import field_encoder, lifted_features
+from benchmark.models.layers.scale import Projection, ScaleConv2d, ScaleNetwork, Scales
+from benchmark.models.layers.sizes import KernelSize
 
 
 class LiftScale(Baseline):

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..baseline import Baseline, Choice, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.convolutions import convolutional_network
-from .layers.lift import field_encoder, lifted_features
-from .layers.sizes import KernelSize
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.layers.convolutions import convolutional_network
+from benchmark.models.layers.lift import field_encoder, lifted_features
+from benchmark.models.layers.sizes import KernelSize
 
 
 def hat_functions(cells: int, nodes: int, periodic: bool, device: torch.device) -> Tensor:

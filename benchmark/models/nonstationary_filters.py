@@ -9,12 +9,12 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
-from ..cell import Frozen, PositiveFloat, PositiveInt
-from .layers.group_rotation import ORDER, Fields, GroupConv2d, group_filter, group_network
-from .layers.relaxation import full_precision
-from .layers.sizes import KernelSize
-from .layers.steerable import Field
+from benchmark.cell import Frozen, PositiveFloat, PositiveInt
+from benchmark.models.baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from benchmark.models.layers.group_rotation import ORDER, Fields, GroupConv2d, group_filter, group_network
+from benchmark.models.layers.relaxation import full_precision
+from benchmark.models.layers.sizes import KernelSize
+from benchmark.models.layers.steerable import Field
 
 
 class ContinuousFilter(nn.Module):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.group_rotation import Fields, RotationGroupConv2d, group_network
-from .layers.sizes import KernelSize
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from benchmark.models.layers.group_rotation import Fields, RotationGroupConv2d, group_network
+from benchmark.models.layers.sizes import KernelSize
 
 
 class Density(nn.Module):

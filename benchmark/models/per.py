@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..baseline import LogUniform, SearchSpace, Task
-from .layers.projection import HALF_TURN, MIRROR_X, MIRROR_Y, ROTATIONS, ProjectionWrapper
+from benchmark.models.baseline import LogUniform, SearchSpace, Task
+from benchmark.models.layers.projection import HALF_TURN, MIRROR_X, MIRROR_Y, ROTATIONS, ProjectionWrapper
 
 Coefficient = Annotated[float, Field(ge=0)]
 GROUPS = (ROTATIONS, HALF_TURN, MIRROR_X, MIRROR_Y)

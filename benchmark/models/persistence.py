@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..baseline import Baseline, Task
-from ..cell import Frozen
+from benchmark.cell import Frozen
+from benchmark.models.baseline import Baseline, Task
 
 
 class Persistence(Baseline):

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..baseline import LogUniform, SearchSpace, Task
-from .layers.projection import ROTATIONS, ProjectionWrapper
+from benchmark.models.baseline import LogUniform, SearchSpace, Task
+from benchmark.models.layers.projection import ROTATIONS, ProjectionWrapper
 
 
 class ProjectionPenalty(ProjectionWrapper):

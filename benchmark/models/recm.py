@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..baseline import Baseline, Choice, LogUniform, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.free_branch import (
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from benchmark.models.layers.free_branch import (
     FreeBranch,
     add_free_branches,
     asymmetric_part,
@@ -18,8 +18,8 @@ from .layers.free_branch import (
     free_branch,
     steerable_layers,
 )
-from .layers.sizes import KernelSize
-from .layers.steerable import steerable_network
+from benchmark.models.layers.sizes import KernelSize
+from benchmark.models.layers.steerable import steerable_network
 
 LEAST = 1e-12
 """The least lambda: K + lambda W is K to round-off, and the gradient of W still tells that of the filter."""
@@ -86,7 +86,7 @@ class RECM(Baseline):
     lambda is bounded by the layer's symmetry gap, zero for a symmetric distribution. Ours: the whole update rule
     (`Modulation`), since the paper's functions are not reproduced here. What it takes for the relation of input and
     target is the filter that the gradient asks for, F - s G: the gradient alone would vanish once W has learned
-    what breaks the symmetry. No bound is proven for it; tests/unit/test_modulated.py measures it.
+    what breaks the symmetry. No bound is proven for it; tests/benchmark/models/test_modulated.py measures it.
 
     Beside W, the state needs the memory of one more filter a layer. Steps are read from the gradients that training
     has averaged, so ranks agree.

@@ -8,12 +8,12 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from ..baseline import Choice, LogUniform, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.group_scale import GeometricScales, ScaleGroupConv2d, ScaleGroupNetwork
-from .layers.relaxation import RelaxedBaseline
-from .layers.scale import Projection
-from .layers.sizes import KernelSize
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
+from benchmark.models.layers.group_scale import GeometricScales, ScaleGroupConv2d, ScaleGroupNetwork
+from benchmark.models.layers.relaxation import RelaxedBaseline
+from benchmark.models.layers.scale import Projection
+from benchmark.models.layers.sizes import KernelSize
 
 
 class RelaxedGroupScale(RelaxedBaseline):

@@ -8,12 +8,12 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from ..baseline import Choice, LogUniform, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.convolutions import PaddingMode, require_grid
-from .layers.group_rotation import ORDER, Fields, RotationGroupConv2d, group_network
-from .layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
-from .layers.sizes import KernelSize
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
+from benchmark.models.layers.convolutions import PaddingMode, require_grid
+from benchmark.models.layers.group_rotation import ORDER, Fields, RotationGroupConv2d, group_network
+from benchmark.models.layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
+from benchmark.models.layers.sizes import KernelSize
 
 
 class RelaxedGroupConv2d(RelaxedLayer):

@@ -11,14 +11,14 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from ..baseline import Choice, LogUniform, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.convolutions import PaddingMode, require_grid
-from .layers.group_scale import GeometricScales, ScaleGroupConv2d, ScaleGroupNetwork
-from .layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
-from .layers.scale import Projection
-from .layers.sizes import KernelSize
-from .layers.steerable import Field
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
+from benchmark.models.layers.convolutions import PaddingMode, require_grid
+from benchmark.models.layers.group_scale import GeometricScales, ScaleGroupConv2d, ScaleGroupNetwork
+from benchmark.models.layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
+from benchmark.models.layers.scale import Projection
+from benchmark.models.layers.sizes import KernelSize
+from benchmark.models.layers.steerable import Field
 
 
 class PixelwiseScaleGroupConv2d(RelaxedLayer):

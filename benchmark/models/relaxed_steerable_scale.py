@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from ..baseline import Choice, LogUniform, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.relaxation import RelaxedBaseline
-from .layers.scale import Projection, ScaleNetwork, Scales
-from .layers.sizes import KernelSize
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
+from benchmark.models.layers.relaxation import RelaxedBaseline
+from benchmark.models.layers.scale import Projection, ScaleNetwork, Scales
+from benchmark.models.layers.sizes import KernelSize
 
 
 class RelaxedSteerableScale(RelaxedBaseline):

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..baseline import LogUniform, SearchSpace, Task
-from ..groups import GroupName
-from .layers.group_draws import choose, other_draws, regions, task_elements, transformed
-from .layers.wrapper import Wrapper
+from benchmark.groups import GroupName
+from benchmark.models.baseline import LogUniform, SearchSpace, Task
+from benchmark.models.layers.group_draws import choose, other_draws, regions, task_elements, transformed
+from benchmark.models.layers.wrapper import Wrapper
 
 
 class Remul(Wrapper):

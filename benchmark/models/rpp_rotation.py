@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..baseline import Choice, LogUniform, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.residual_pathway import ResidualPathwayBaseline, SummedPathways
-from .layers.sizes import KernelSize
-from .layers.steerable import SteerableConv2d, steerable_network
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
+from benchmark.models.layers.residual_pathway import ResidualPathwayBaseline, SummedPathways
+from benchmark.models.layers.sizes import KernelSize
+from benchmark.models.layers.steerable import SteerableConv2d, steerable_network
 
 
 class ResidualPathway(SummedPathways):

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..baseline import Choice, LogUniform, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.residual_pathway import ResidualPathwayBaseline, SummedPathways
-from .layers.scale import Projection, ScaleConv2d, ScaleNetwork, Scales, convolve_at_scales
-from .layers.sizes import KernelSize
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
+from benchmark.models.layers.residual_pathway import ResidualPathwayBaseline, SummedPathways
+from benchmark.models.layers.scale import Projection, ScaleConv2d, ScaleNetwork, Scales, convolve_at_scales
+from benchmark.models.layers.sizes import KernelSize
 
 
 class FreeScaleConv2d(nn.Module):

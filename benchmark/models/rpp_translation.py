@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..baseline import Choice, LogUniform, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.convolutions import PaddingMode, convolutional_network, require_grid
-from .layers.residual_pathway import ResidualPathwayBaseline, ResidualPathwayLayer, squared_norm
-from .layers.sizes import KernelSize
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
+from benchmark.models.layers.convolutions import PaddingMode, convolutional_network, require_grid
+from benchmark.models.layers.residual_pathway import ResidualPathwayBaseline, ResidualPathwayLayer, squared_norm
+from benchmark.models.layers.sizes import KernelSize
 
 FREE_START = 1e-3
 """The deviation of the free path at the start, in that of the convolution."""

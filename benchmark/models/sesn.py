@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..baseline import Baseline, Choice, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.scale import Projection, ScaleNetwork, Scales
-from .layers.sizes import KernelSize
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.layers.scale import Projection, ScaleNetwork, Scales
+from benchmark.models.layers.sizes import KernelSize
 
 
 class SESN(Baseline):

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..baseline import Baseline, Choice, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.convolutions import LAST_LAYER_GAIN, convolutions
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.layers.convolutions import LAST_LAYER_GAIN, convolutions
 
 KERNEL_SIZE = 3
 

@@ -19,12 +19,11 @@ from typing import Any
 
 from benchmark.errors import MachineError, UserError
 from benchmark.terminal import duration
-from results import lease
-from results.lease import BEAT_SECONDS, STALE_SECONDS
-from results.studies import StudyFolder, Trial, best_trial
-
-from .job import FRUITLESS, TuneJob, stop_file
-from .summary import conclude
+from cluster.tuning.job import FRUITLESS, TuneJob, stop_file
+from cluster.tuning.summary import conclude
+from results.store import lease
+from results.store.lease import BEAT_SECONDS, STALE_SECONDS
+from results.store.studies import StudyFolder, Trial, best_trial
 
 SAY_SECONDS = 30.0
 LEASE_PATIENCE_SECONDS = 2 * (STALE_SECONDS + BEAT_SECONDS)
@@ -71,8 +70,8 @@ def _search(job: TuneJob, job_file: Path, folder: StudyFolder) -> None:
     """Until there was enough, or all are to stop; then the result is frozen."""
     from ray import tune
 
-    from .search import FAILURES, Hours, Ledger, LedgerSearch, scheduler_for
-    from .trial import METRIC, run_trial
+    from cluster.tuning.search import FAILURES, Hours, Ledger, LedgerSearch, scheduler_for
+    from cluster.tuning.trial import METRIC, run_trial
 
     ledger = Ledger(folder, job.effort, stop_file(job_file).exists)
     if not ledger.complete:
@@ -112,7 +111,7 @@ def _teller(ledger: Any, folder: StudyFolder) -> Any:
     """Tells the terminal: each trial that ends, and now and then what runs."""
     from ray import tune
 
-    from .trial import TIME
+    from cluster.tuning.trial import TIME
 
     class Teller(tune.Callback):
         def __init__(self) -> None:

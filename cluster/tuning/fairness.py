@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.studies import distinct_studies
-from benchmark.study import Study
-from benchmark.suite import Suite
-from results.store import Store
-from results.studies import Effort, StudyFolder
+from benchmark.suite.studies import distinct_studies
+from benchmark.suite.study import Study
+from benchmark.suite.suite import Suite
+from results.store.store import Store
+from results.store.studies import Effort, StudyFolder
 
 
 def inequalities(suite: Suite, chosen: Sequence[Study], effort: Effort, store: Store) -> list[str]:

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, Posit
 
 from benchmark import registry
 from benchmark.cell import Training
-from benchmark.study import Study
-from results.studies import Effort
+from benchmark.suite.study import Study
+from results.store.studies import Effort
 
 FRUITLESS = 4
 """What a driver returns where a study came to nothing; other numbers say that it died."""

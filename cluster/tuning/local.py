@@ -12,21 +12,20 @@ import torch
 
 from benchmark import registry
 from benchmark.data.layout import require_data
-from benchmark.environment import available_cpus
 from benchmark.errors import MachineError
 from benchmark.files import write_text
-from benchmark.study import Study
-from benchmark.suite import Suite
-from results import lease
-from results.store import Store
-from results.studies import Effort, StudyFolder
-
-from ..launch import job_folder, place
-from ..packing import require_precision
-from .job import TuneJob
-from .plan import first_cells, open_studies
-from .ray_node import LOOPBACK, write_token
-from .supervise import run_studies
+from benchmark.suite.study import Study
+from benchmark.suite.suite import Suite
+from benchmark.training.environment import available_cpus
+from cluster.jobs.launch import job_folder, place
+from cluster.jobs.packing import require_precision
+from cluster.tuning.job import TuneJob
+from cluster.tuning.plan import first_cells, open_studies
+from cluster.tuning.ray_cluster.ray_node import LOOPBACK, write_token
+from cluster.tuning.ray_cluster.supervise import run_studies
+from results.store import lease
+from results.store.store import Store
+from results.store.studies import Effort, StudyFolder
 
 CTRL_C_PATIENCE_SECONDS = 10.0
 """How long trials may take to save where they are; a step and a little more."""

@@ -8,13 +8,12 @@ from importlib.util import find_spec
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError, UserError
-from benchmark.studies import studies
-from benchmark.study import Study, trial_cells
-from benchmark.suite import Suite
-from results.store import Store
-from results.studies import Effort, StudyFolder
-
-from .summary import conclude, is_complete, is_used_up
+from benchmark.suite.studies import studies
+from benchmark.suite.study import Study, trial_cells
+from benchmark.suite.suite import Suite
+from cluster.tuning.summary import conclude, is_complete, is_used_up
+from results.store.store import Store
+from results.store.studies import Effort, StudyFolder
 
 
 @dataclass(frozen=True)

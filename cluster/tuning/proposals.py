@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from benchmark.study import TUNING_SEED, Settings, Study, draw, rounded, trial_cells
-from benchmark.suite import Domain, Range
-from results.studies import Trial
+from benchmark.suite.study import TUNING_SEED, Settings, Study, draw, rounded, trial_cells
+from benchmark.suite.suite import Domain, Range
+from results.store.studies import Trial
 
 ATTEMPTS = 200
 """Draws that were tried before, or that no model can have, before the space counts as exhausted."""

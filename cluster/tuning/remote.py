@@ -12,19 +12,19 @@ from benchmark import registry
 from benchmark.data.layout import require_data
 from benchmark.errors import UserError
 from benchmark.files import write_text
-from benchmark.study import Study
-from benchmark.suite import Suite
-from results.store import Store
-from results.studies import Effort
-
-from .. import failures, slurm
-from ..executor import all_or_nothing, cluster_folder, executor_for, requeue_if_marked, send_array
-from ..packing import Shape, require_precision, shape_of
-from ..site import Site
-from ..submissions import TuningSubmission, in_hand
-from .allocation import run_allocation
-from .job import TuneJob
-from .plan import first_cells, open_studies
+from benchmark.suite.study import Study
+from benchmark.suite.suite import Suite
+from cluster.jobs import failures
+from cluster.jobs.packing import Shape, require_precision, shape_of
+from cluster.site import Site
+from cluster.slurm import commands as slurm
+from cluster.slurm.executor import all_or_nothing, cluster_folder, executor_for, requeue_if_marked, send_array
+from cluster.slurm.submissions import TuningSubmission, in_hand
+from cluster.tuning.job import TuneJob
+from cluster.tuning.plan import first_cells, open_studies
+from cluster.tuning.ray_cluster.allocation import run_allocation
+from results.store.store import Store
+from results.store.studies import Effort
 
 CPU_TRIALS = 4
 """Side by side in an allocation without GPUs, where nothing is said."""

@@ -18,11 +18,10 @@ from ray.tune import Stopper
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from results.studies import Effort, Note, StudyFolder, Trial
-
-from .job import REDUCTION, first_rung, rungs
-from .proposals import Novelty, OptunaProposals, Proposals, RandomProposals
-from .trial import METRIC, TIME
+from cluster.tuning.job import REDUCTION, first_rung, rungs
+from cluster.tuning.proposals import Novelty, OptunaProposals, Proposals, RandomProposals
+from cluster.tuning.trial import METRIC, TIME
+from results.store.studies import Effort, Note, StudyFolder, Trial
 
 FAILURES = 3
 """So often a trial is tried again whose process or node died."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmark.errors import MachineError
+from benchmark.suite.tuned import read_result
 from benchmark.terminal import duration
-from benchmark.tuned import read_result
-from results.studies import Effort, StudyFolder, Trial
-from results.study_result import freeze
+from results.store.studies import Effort, StudyFolder, Trial
+from results.store.study_result import freeze
 
 
 def is_complete(folder: StudyFolder, effort: Effort, trials: Sequence[Trial]) -> bool:

@@ -21,20 +21,19 @@ from typing import Any
 import torch
 
 from benchmark.cell import Cell
-from benchmark.distributed import World, join
 from benchmark.errors import MachineError
-from benchmark.recorder import Epoch, Follower, Recorder
-from benchmark.run import run_cell
-from benchmark.training import Execution, StoppedError
-from results.cell_recorder import CellRecorder, LeaseLostError
-from results.lease import BEAT_SECONDS, STALE_SECONDS, Lease
-from results.store import Store
-from results.studies import Note, StudyFolder, Trial
-
-from .. import failures
-from ..staging import stage
-from .job import TuneJob, rungs, stop_file
-from .ray_node import scratch
+from benchmark.training.distributed import World, join
+from benchmark.training.loop import Execution, StoppedError
+from benchmark.training.recorder import Epoch, Follower, Recorder
+from benchmark.training.run import run_cell
+from cluster.jobs import failures
+from cluster.jobs.staging import stage
+from cluster.tuning.job import TuneJob, rungs, stop_file
+from cluster.tuning.ray_cluster.ray_node import scratch
+from results.store.cell_recorder import CellRecorder, LeaseLostError
+from results.store.lease import BEAT_SECONDS, STALE_SECONDS, Lease
+from results.store.store import Store
+from results.store.studies import Note, StudyFolder, Trial
 
 METRIC, TIME = "validation_rmse", "epoch"
 Report = Callable[..., None]

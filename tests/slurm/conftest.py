@@ -8,7 +8,7 @@ import pytest
 from slurm.login_node import LoginNode, manage
 from support import store_in
 
-from results.record import Record
+from results.store.record import Record
 
 NewLoginNode = Callable[..., LoginNode]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from support import SYMBENCH, suite_in
 
-from cluster.submissions import Submission, notes
-from results.record import Record, read_record
-from results.store import Store
+from cluster.slurm.submissions import Submission, notes
+from results.store.record import Record, read_record
+from results.store.store import Store
 
 SITE = {
     "scheduler": "slurm",

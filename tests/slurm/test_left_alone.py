@@ -16,9 +16,9 @@ import pytest
 from slurm.login_node import WAITING, LoginNode, manage, pids, same
 from support import SYMBENCH
 
-from benchmark.recorder import Epoch
-from cluster.job import Job
-from results.record import Record
+from benchmark.training.recorder import Epoch
+from cluster.jobs.job import Job
+from results.store.record import Record
 
 NewLoginNode = Callable[..., LoginNode]
 Undisturbed = Callable[[int], Record]

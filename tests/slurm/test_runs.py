@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slurm.login_node import SITE, WAITING, LoginNode, manage, pids, same
 
-from results.record import Record
+from results.store.record import Record
 
 NewLoginNode = Callable[..., LoginNode]
 Undisturbed = Callable[[int], Record]

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from slurm.login_node import LoginNode, manage, pids
 
-from benchmark import suites
-from benchmark.studies import studies
-from benchmark.study import Study
-from results.record import Record
-from results.studies import StudyFolder
+from benchmark.suite import loading as suites
+from benchmark.suite.studies import studies
+from benchmark.suite.study import Study
+from results.store.record import Record
+from results.store.studies import StudyFolder
 
 pytest.importorskip("ray")
 NewLoginNode = Callable[..., LoginNode]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from slurm.login_node import WAITING, LoginNode
 
-from results import mlflow_server
+from results.tracking import server as mlflow_server
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # mlflow and what it imports

@@ -1,0 +1,1 @@
+"""Pictures, animations, data cards and tables of stored fields."""

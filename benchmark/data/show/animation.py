@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from PIL.ImageFont import FreeTypeFont, truetype
 
-from ...files import replacing
-from ..layout import StoredField
-from .planes import COLORS, Planes, spread
+from benchmark.data.layout import StoredField
+from benchmark.data.show.planes import COLORS, Planes, spread
+from benchmark.files import replacing
 
 MOST_RUNS, MOST_FRAMES = 4, 80
 MOST_BYTES = 4_000_000

@@ -10,13 +10,13 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ... import registry
-from ...cell import Protocol
-from ...markdown import Markdown, escape, table
-from ..check import PROTOCOLS, shortest_splits
-from ..dataset import IMPORTED, Dataset
-from .info import short
-from .planes import run_labels
+from benchmark import registry
+from benchmark.cell import Protocol
+from benchmark.data.check import PROTOCOLS, shortest_splits
+from benchmark.data.dataset import IMPORTED, Dataset
+from benchmark.data.show.info import short
+from benchmark.data.show.planes import run_labels
+from benchmark.markdown import Markdown, escape, table
 
 GROUPS = {"C4": "quarter turns", "translation": "translations", "scale": "changes of scale"}
 MOST_ELEMENTS = 8

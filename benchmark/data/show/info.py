@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ...cell import Protocol
-from ...errors import UserError
-from ..check import PROTOCOLS
-from ..dataset import Dataset
-from ..layout import AXES, UNITS, StoredField
+from benchmark.cell import Protocol
+from benchmark.data.check import PROTOCOLS
+from benchmark.data.dataset import Dataset
+from benchmark.data.layout import AXES, UNITS, StoredField
+from benchmark.errors import UserError
 
 
 def describe(stored: StoredField, dataset: Dataset) -> dict[str, Any]:

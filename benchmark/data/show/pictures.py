@@ -23,11 +23,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from ...cell import Level
-from ...files import replacing
-from ..dataset import PAPER, EquivarianceError
-from ..layout import StoredField
-from .planes import COLORS, UNIT, Planes, quickening, spread
+from benchmark.cell import Level
+from benchmark.data.dataset import PAPER, EquivarianceError
+from benchmark.data.layout import StoredField
+from benchmark.data.show.planes import COLORS, UNIT, Planes, quickening, spread
+from benchmark.files import replacing
 
 Kind = Literal["absolute", "relative"]
 Element = tuple[str, bool]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..layout import StoredField
+from benchmark.data.layout import StoredField
 
 COLORS = "RdBu_r"
 """matplotlib's name of the colour map: blue turns clockwise, red counter-clockwise."""

@@ -9,7 +9,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...baseline import Task
+from benchmark.models.baseline import Task
 
 PaddingMode = Literal["zeros", "circular"]
 LAST_LAYER_GAIN = 0.05

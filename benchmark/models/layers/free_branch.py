@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from .steerable import SteerableConv2d
+from benchmark.models.layers.steerable import SteerableConv2d
 
 
 def _turn_components(fields: Tensor, axis: int) -> Tensor:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...baseline import Task
-from ...groups import Element, GroupName, elements
+from benchmark.groups import Element, GroupName, elements
+from benchmark.models.baseline import Task
 
 DIGITS = 2**12
 """Of a draw, which has 24 binary digits, the upper 12 are one random number and the lower 12 another one."""

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from .convolutions import LAST_LAYER_GAIN, PaddingMode
-from .relaxation import RelaxedLayer, roughness
-from .steerable import ExpandBias, Field
+from benchmark.models.layers.convolutions import LAST_LAYER_GAIN, PaddingMode
+from benchmark.models.layers.relaxation import RelaxedLayer, roughness
+from benchmark.models.layers.steerable import ExpandBias, Field
 
 ORDER = 4
 Fields = tuple[Field, int]

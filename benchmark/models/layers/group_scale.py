@@ -29,10 +29,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from .convolutions import LAST_LAYER_GAIN, PaddingMode, convolve
-from .relaxation import RelaxedLayer, full_precision, roughness
-from .scale import Projection, Scales, half_width
-from .steerable import Field
+from benchmark.models.layers.convolutions import LAST_LAYER_GAIN, PaddingMode, convolve
+from benchmark.models.layers.relaxation import RelaxedLayer, full_precision, roughness
+from benchmark.models.layers.scale import Projection, Scales, half_width
+from benchmark.models.layers.steerable import Field
 
 
 def _geometric(scales: tuple[float, ...]) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ import math
 
 from torch import nn
 
-from ...baseline import Task
+from benchmark.models.baseline import Task
 
 
 def lifted_features(hidden: int) -> int:

@@ -24,10 +24,10 @@ from typing import Any, Literal, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from ... import registry
-from ...baseline import Task
-from ...cell import ModelChoice
-from .wrapper import Wrapper
+from benchmark import registry
+from benchmark.cell import ModelChoice
+from benchmark.models.baseline import Task
+from benchmark.models.layers.wrapper import Wrapper
 
 Channels = Literal["vector", "directions"]
 DIRECTIONS = 4

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...baseline import Baseline
+from benchmark.models.baseline import Baseline
 
 
 def roughness(w: Tensor, axes: tuple[int, ...], periodic: bool = False) -> Tensor:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ...baseline import Baseline
-from .scale import ScaleConv2d
-from .steerable import SteerableConv2d
+from benchmark.models.baseline import Baseline
+from benchmark.models.layers.scale import ScaleConv2d
+from benchmark.models.layers.steerable import SteerableConv2d
 
 
 class ResidualPathwayLayer(nn.Module, ABC):

@@ -29,10 +29,10 @@ from numpy.polynomial.hermite_e import hermevander
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from ...cell import PositiveFloat
-from .convolutions import LAST_LAYER_GAIN, PaddingMode, convolve
-from .relaxation import RelaxedLayer, full_precision, roughness
-from .steerable import Field
+from benchmark.cell import PositiveFloat
+from benchmark.models.layers.convolutions import LAST_LAYER_GAIN, PaddingMode, convolve
+from benchmark.models.layers.relaxation import RelaxedLayer, full_precision, roughness
+from benchmark.models.layers.steerable import Field
 
 
 def _increasing(scales: tuple[float, ...]) -> tuple[float, ...]:

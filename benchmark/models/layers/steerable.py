@@ -4,7 +4,7 @@ e2cnn supplies the representations, the basis of kernels and the variance of the
 Cesa 2019, arXiv 1911.08251). Its own R2Conv is not used as a layer: it keeps the expanded filter as a buffer that
 comes and goes with train() and eval(), so that state dicts of the two modes do not fit each other and copies fail
 after eval(). Here the filter is a parametrization of the convolution's weight, which `parametrize.cached()` expands
-once for many calls. The output is that of R2Conv with the same coefficients (tests/unit/test_steerable.py).
+once for many calls. The output is that of R2Conv with the same coefficients (tests/benchmark/models/test_steerable.py).
 
 Letters: N order of the group; O, I fields out and in; a, b components within a field (2 for a vector, N for
 the regular representation); L basis kernels; K kernel size.
@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from .convolutions import LAST_LAYER_GAIN, PaddingMode, convolve
-from .relaxation import RelaxedLayer, full_precision, roughness
+from benchmark.models.layers.convolutions import LAST_LAYER_GAIN, PaddingMode, convolve
+from benchmark.models.layers.relaxation import RelaxedLayer, full_precision, roughness
 
 if TYPE_CHECKING:
     from e2cnn.nn import FieldType

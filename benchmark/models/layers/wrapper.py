@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 from torch import Tensor
 
-from ... import registry
-from ...baseline import Baseline, Task
-from ...cell import Frozen, ModelChoice
-from ...errors import UserError
+from benchmark import registry
+from benchmark.cell import Frozen, ModelChoice
+from benchmark.errors import UserError
+from benchmark.models.baseline import Baseline, Task
 
 
 def _resolved(network: Any) -> ModelChoice:

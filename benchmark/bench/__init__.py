@@ -1,0 +1,1 @@
+"""Benchmarks of symbench itself: `make bench`."""

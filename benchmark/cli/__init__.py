@@ -1,0 +1,1 @@
+"""Commands of `symbench`, one file a group. The only code that imports cluster/ and results/."""

@@ -1,0 +1,103 @@
+"""What there is to choose from, as rows for a table."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from benchmark import registry
+from benchmark.blame import blame
+from benchmark.cell import ModelChoice
+from benchmark.errors import UserError
+from benchmark.evaluation import costs
+from benchmark.models.baseline import Task
+from benchmark.suite.loading import available, load
+
+STANDARD = Task("standard", input_frames=10, channels=2, height=64, width=64)
+"""The task of the smoke datasets under the published protocol; parameters are counted on it."""
+
+
+def models() -> list[dict[str, Any]]:
+    """One row a baseline."""
+    return [model(name) for name in registry.model_names()]
+
+
+def model(name: str) -> dict[str, Any]:
+    """The row of a baseline; a broken one stands there as refused, with its reason in place of the source.
+
+    `parameters` are those of the default width, None where the baseline does not run on the standard task.
+    """
+    row = {"name": name, "family": "refused", "symmetries": "", "parameters": None, "settings": ""}
+    try:
+        baseline = registry.model(name)
+    except UserError as error:
+        return {**row, "source": str(error)}
+    try:
+        config = baseline.Config()
+        count = None
+        if baseline.refusal(config, STANDARD) is None:
+            count = costs.parameters(costs.built(baseline, config, STANDARD))
+        settings = ModelChoice(name=name, config=config.model_dump(mode="json")).settings()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
+        return {**row, "source": f"{name}: cannot be built: {blame(error, inspect.getsourcefile(baseline))}"}
+    return {
+        "name": name,
+        "family": baseline.family,
+        "symmetries": ", ".join(baseline.symmetries),
+        "parameters": count,
+        "settings": ", ".join(f"{key}={value}" for key, value in settings.items()),
+        "source": baseline.source,
+    }
+
+
+def datasets() -> list[dict[str, Any]]:
+    """One row a dataset."""
+    rows = []
+    for name in registry.dataset_names():
+        dataset = registry.dataset(name)
+        rows.append(
+            {
+                "name": name,
+                "group": dataset.group,
+                "levels": ", ".join(map(str, dataset.levels)),
+                "presets": ", ".join(
+                    f"{key} ({p.height}x{p.width}, {p.frames} frames)" for key, p in dataset.presets.items()
+                ),
+                "level_meaning": dataset.level_meaning,
+                "source": dataset.source,
+            }
+        )
+    return rows
+
+
+def suites() -> list[dict[str, Any]]:
+    """One row a suite that comes with symbench."""
+    rows = []
+    for name in available():
+        loaded = load(name)
+        chosen = dict.fromkeys(cell.model.name for cell in loaded.cells)
+        rows.append({"name": name, "cells": len(loaded.cells), "models": ", ".join(chosen)})
+    return rows
+
+
+def for_people(section: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as a terminal shows them: numbers rounded, and no settings of models, which are long."""
+    if section != "models":
+        return list(rows)
+    shown = []
+    for row in rows:
+        kept = {key: value for key, value in row.items() if key != "settings"}
+        shown.append({**kept, "parameters": rounded(row["parameters"])})
+    return shown
+
+
+def rounded(count: int | None) -> str:
+    """A number of parameters in three digits: 976 k, 5.60 M."""
+    if count is None:
+        return ""
+    for unit, name in ((10**6, "M"), (10**3, "k")):
+        if count >= 0.9995 * unit:
+            size = count / unit
+            return f"{size:.{max(0, 3 - len(str(round(size))))}f} {name}"
+    return str(count)

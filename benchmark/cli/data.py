@@ -1,0 +1,281 @@
+"""`symbench data`: simulate, import, check and show the fields. Part of the composition root, as cli.py is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from benchmark.cli.options import json_option, plugin_option, site_of, site_option, store_option, suite_argument
+from benchmark.errors import MachineError, UserError
+from benchmark.files import data_folder, write_text
+from benchmark.terminal import Examples, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from benchmark.cell import Level
+    from benchmark.data.layout import StoredField
+
+Field = tuple[str, str, "Level"]
+"""Dataset, preset and level."""
+
+_name_argument = click.argument("name", metavar="SUITE|DATASET")
+
+
+@click.group()
+def data() -> None:
+    """Simulate, import and look at the data."""
+
+
+@data.command(
+    "prepare",
+    cls=Examples,
+    epilog="symbench data prepare quickstart\nsymbench data prepare icml2022-scale --on my-site.yaml",
+)
+@suite_argument
+@store_option
+@site_option
+@click.option("--processes", type=click.IntRange(min=1), help="Simulations at once; by default one for each core.")
+@click.option(
+    "--solver",
+    type=click.Choice(["phiflow"]),
+    help="Simulate as the published code does, by PhiFlow and slowly, into data_phiflow of the store, for comparison.",
+)
+@plugin_option
+def prepare(suite: str, store_folder: Path, site: str, processes: int | None, solver: str | None) -> None:
+    """Simulate what SUITE needs and the store does not have yet; after Ctrl-C the same command goes on."""
+    from benchmark.data.prepare import outline
+    from benchmark.data.prepare import prepare as simulate
+    from benchmark.training.environment import available_cpus
+
+    place = site_of(site)
+    wanted: dict[tuple[str, str], list[Level]] = {}
+    for name, preset, level in _of_suite(suite):
+        wanted.setdefault((name, preset), []).append(level)
+    folder = data_folder(store_folder) if solver is None else store_folder / f"data_{solver}"
+    outlines = [(outline(*key, levels, folder, solver), len(levels)) for key, levels in wanted.items()]
+    for work, levels in outlines:
+        label = f"{work.name} ({work.preset})"
+        with progress(label) as show:
+            if place is not None:
+                from cluster.slurm.simulate import simulate_on
+
+                simulate_on(place, work, store_folder, show)
+            for path in simulate(work, show, processes or available_cpus()):
+                click.echo(f"simulated {path}")
+        click.echo(f"{label}: {levels} {'level' if levels == 1 else 'levels'} ready, {len(work.levels)} new")
+
+
+@data.command("import", cls=Examples, epilog="symbench data import jetflow ~/Downloads/JetFlow")
+@click.argument("dataset")
+@click.argument("folder", type=click.Path(path_type=Path))
+@store_option
+def import_(dataset: str, folder: Path, store_folder: Path) -> None:
+    """Make the preset `imported` of DATASET from the published raw_data_*.pt files in FOLDER."""
+    from benchmark import registry
+    from benchmark.data.layout import read
+    from benchmark.data.published import import_files
+
+    files = registry.dataset(dataset).published_files
+    done, total = 0, len(files.names) if files else 0
+    with progress(f"{dataset} (imported)") as show:
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            show(done, total)
+
+        path = import_files(dataset, folder, data_folder(store_folder), count)
+    stored = read(path)
+    click.echo(f"wrote {path}: {' x '.join(map(str, stored.field.shape))} (run, time, component, x, y)")
+    for key, value in stored.parameters.items():
+        click.echo(f"  {key}: {value}")
+
+
+@data.command("check", cls=Examples, epilog="symbench data check quickstart\nsymbench data check jetflow")
+@_name_argument
+@store_option
+@json_option
+@plugin_option
+def check(name: str, store_folder: Path, as_json: bool) -> None:
+    """Verify checksums, shapes, finiteness and divergence, and say what is wrong; exit status 3 if anything is."""
+    from benchmark.data.check import check as problems_of
+    from benchmark.data.layout import data_path
+
+    rows = []
+    for field in _fields(name, store_folder):
+        path = data_path(data_folder(store_folder), *field)
+        problems = problems_of(path, *field)
+        rows.append({"file": str(path), "problems": problems})
+        if not as_json:
+            for line in problems or ["in order"]:
+                click.echo(f"{path}: {line}")
+    if as_json:
+        print_json(rows)
+    if any(row["problems"] for row in rows):
+        sys.exit(3)
+
+
+@data.command("info", cls=Examples, epilog="symbench data info quickstart\nsymbench data info smoke_rotation --json")
+@_name_argument
+@store_option
+@click.option("--pictures/--no-pictures", default=None, help="Draw them where they are missing; not with --json.")
+@json_option
+@plugin_option
+def info(name: str, store_folder: Path, pictures: bool | None, as_json: bool) -> None:
+    """Show sizes, splits, parameters and measured symmetry breaking, and draw the fields."""
+    from benchmark.data.show.info import row
+
+    descriptions = []
+    drawn: list[Path] = []
+    for stored in _stored(name, store_folder):
+        descriptions.append(_describe(stored))
+        if pictures if pictures is not None else not as_json:
+            drawn += _draw(stored)
+    if as_json:
+        print_json(descriptions)
+        return
+    print_table(name, [row(description) for description in descriptions])
+    _print_splits(name, _fields(name, store_folder))
+    if drawn:
+        for same in _by_preset(descriptions).values():
+            drawn += _draw_errors(same, store_folder)
+    for path in drawn:
+        click.echo(f"picture: {path}")
+
+
+@data.command("card", cls=Examples, epilog="symbench data card smoke_translation")
+@_name_argument
+@store_option
+@plugin_option
+def card(name: str, store_folder: Path) -> None:
+    """Write a data card in Markdown, with pictures, beside the files of each dataset and preset."""
+    from benchmark.data.show.card import card as write_card
+
+    pictures: dict[tuple[str, str], dict[str, Path]] = {}
+    descriptions = []
+    for stored in _stored(name, store_folder):
+        descriptions.append(_describe(stored))
+        shown = pictures.setdefault((stored.dataset, stored.preset), {})
+        sheet, animated = _draw(stored)
+        shown[f"Level {stored.level}"] = sheet
+        shown[f"Level {stored.level}, moving"] = animated
+    for (dataset, preset), ours in _by_preset(descriptions).items():
+        folder = data_folder(store_folder) / dataset / preset
+        shown = pictures[dataset, preset]
+        for path in _draw_errors(ours, store_folder):
+            shown = {"Measured symmetry breaking": path, **shown}
+        relative = {caption: path.relative_to(folder) for caption, path in shown.items()}
+        write_text(folder / "README.md", write_card(dataset, preset, ours, relative))
+        click.echo(f"wrote {folder / 'README.md'}")
+
+
+def _of_suite(suite: str) -> list[Field]:
+    from benchmark.suite import loading as suites
+
+    cells = suites.load(suite).cells
+    return list(dict.fromkeys((c.dataset.name, c.dataset.preset, c.dataset.level) for c in cells))
+
+
+def _fields(name: str, store_folder: Path) -> list[Field]:
+    """What a suite needs, or what the store holds of a dataset, whatever its name says."""
+    from benchmark import registry
+    from benchmark.data.dataset import IMPORTED
+    from benchmark.data.layout import data_path
+    from benchmark.suite import loading as suites
+
+    if name not in registry.dataset_names():
+        if Path(name).suffix not in {".yaml", ".yml"} and name not in suites.available():
+            valid = [*registry.dataset_names(), *suites.available()]
+            raise UserError(registry.unknown("suite or dataset", name, valid))
+        return _of_suite(name)
+    dataset = registry.dataset(name)
+    folder = data_folder(store_folder)
+    found = [
+        (name, preset, level)
+        for preset in dataset.presets
+        for level in dataset.levels
+        if data_path(folder, name, preset, level).exists()
+    ]
+    if not found:
+        command = "prepare SUITE" if set(dataset.presets) - {IMPORTED} else f"import {name} FOLDER"
+        raise MachineError(f"{folder / name}: nothing of {name} there yet; `symbench data {command}` makes it")
+    return found
+
+
+def _stored(name: str, store_folder: Path) -> Iterator[StoredField]:
+    from benchmark.data.layout import data_path, read
+
+    for field in _fields(name, store_folder):
+        yield read(data_path(data_folder(store_folder), *field))
+
+
+def _describe(stored: StoredField) -> dict[str, Any]:
+    from benchmark import registry
+    from benchmark.data.show.info import describe
+
+    return describe(stored, registry.dataset(stored.dataset))
+
+
+def _by_preset(descriptions: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for description in descriptions:
+        groups.setdefault((description["dataset"], description["preset"]), []).append(description)
+    return groups
+
+
+def _draw(stored: StoredField) -> list[Path]:
+    """A sheet and an animation, drawn again where the data are newer."""
+    from benchmark.data.show.animation import animation
+    from benchmark.data.show.pictures import contact_sheet
+
+    drawn = []
+    painters: tuple[tuple[str, Callable[[StoredField, Path], None]], ...] = (
+        (".png", contact_sheet),
+        (".gif", animation),
+    )
+    for suffix, paint in painters:
+        path = stored.path.parent / "pictures" / f"{stored.path.stem}{suffix}"
+        if not path.exists() or path.stat().st_mtime < stored.path.stat().st_mtime:
+            paint(stored, path)
+        drawn.append(path)
+    return drawn
+
+
+def _draw_errors(descriptions: list[dict[str, Any]], store_folder: Path) -> list[Path]:
+    """Measured error against the knob; nothing where nothing was measured."""
+    from benchmark import registry
+    from benchmark.data.show.pictures import LevelErrors, symmetry_breaking
+
+    first = descriptions[0]
+    path = data_folder(store_folder) / first["dataset"] / first["preset"] / "pictures" / "symmetry_breaking.png"
+    meaning = registry.dataset(first["dataset"]).level_meaning
+    return [path] if symmetry_breaking([LevelErrors.of(one) for one in descriptions], path, meaning) else []
+
+
+def _print_splits(name: str, fields: Iterable[Field]) -> None:
+    """Runs and windows of each split: with a suite's protocols, or with both protocols at their defaults."""
+    from benchmark import registry
+    from benchmark.cell import Protocol
+    from benchmark.suite import loading as suites
+
+    defaults = [Protocol(name="disjoint"), Protocol(name="icml2022")]
+    cells = [] if name in registry.dataset_names() else suites.load(name).cells
+    rows = []
+    for dataset, preset in dict.fromkeys((dataset, preset) for dataset, preset, _ in fields):
+        mine = [c.protocol for c in cells if (c.dataset.name, c.dataset.preset) == (dataset, preset)]
+        for protocol in dict.fromkeys(mine or defaults):
+            row = {"dataset": dataset, "preset": preset, "protocol": protocol.name}
+            row["frames"] = f"{protocol.input_frames} + {protocol.train_steps}, test {protocol.test_steps}"
+            try:
+                splits = registry.dataset(dataset).splits(protocol, preset)
+            except UserError as error:
+                click.echo(f"{dataset} ({preset}), {protocol.name}: {error}")
+                continue
+            for split, windows in splits.items():
+                row[split] = f"{len(windows.runs)} runs x {len(windows.starts)}"
+            rows.append(row)
+    if rows:
+        print_table("windows (runs x windows of each)", rows)

@@ -1,0 +1,174 @@
+"""The commands that look after what runs: its state, its logs, its jobs, and the machine itself."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from benchmark.cli.options import (
+    Selection,
+    json_option,
+    name_broken,
+    only_option,
+    selecting,
+    site_of,
+    site_option,
+    store_option,
+    suite_argument,
+    tuned_option,
+)
+from benchmark.errors import MachineError, UserError
+from benchmark.terminal import Examples, duration, one_line, print_json, print_table
+
+if TYPE_CHECKING:
+    from benchmark.suite.suite import Suite
+    from results.store.record import Record
+    from results.store.store import Store
+
+WATCH_SECONDS = 5.0
+
+
+@click.command(cls=Examples, epilog="symbench status quickstart --only level=9\nsymbench status quickstart --watch")
+@selecting(suite_argument, only_option, tuned_option)
+@json_option
+@click.option("--watch", is_flag=True, help="Show it again every few seconds, until nothing waits or runs.")
+def status(selection: Selection, as_json: bool, watch: bool) -> None:
+    """Show how far each cell of SUITE is, wherever it runs; changes nothing."""
+    loaded, store = selection.load(partly=True), selection.store
+    while True:
+        rows = _status_rows(loaded, store)
+        if as_json:
+            print_json(rows)
+        else:
+            if watch and sys.stdout.isatty():
+                click.clear()
+            print_table(loaded.name, [{**row, "message": one_line(row["message"])} for row in rows])
+            states = [str(row["state"]) for row in rows]
+            click.echo(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
+        if not watch or not any(row["state"] in ("queued", "running") for row in rows):
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def _status_rows(suite: Suite, store: Store) -> list[dict[str, Any]]:
+    from cluster.slurm.submissions import cells_in_hand_if_known, unreadable
+
+    queued, answered = cells_in_hand_if_known(store)  # first: it may take long, and cells go on meanwhile
+    held = {cell.id for cell in suite.cells if store.being_run(cell)}
+    statuses, broken = store.statuses(suite.cells)
+    running, _ = store.read([cell for cell in suite.cells if cell.id in held])
+    name_broken((*unreadable(store), *broken))
+    finished = sum(status.is_result for status in statuses.values())
+    if not answered and finished < len(suite.cells):
+        click.echo("squeue does not answer: what waits in the queue is not known", err=True)
+    rows = []
+    for cell in suite.cells:
+        status = statuses.get(cell.id)
+        state: str = status.state if status else "waiting"
+        if status is None or not status.is_result:
+            if cell.id in held:
+                state = "running"
+            elif cell.id in queued:
+                state = "queued"
+            elif state == "running":
+                state = "interrupted"
+        rows.append(
+            {
+                "id": cell.id,
+                "dataset": cell.dataset.name,
+                "level": cell.dataset.level,
+                "model": cell.model.name,
+                "seed": cell.seed,
+                "state": state,
+                "epoch": f"{status.epoch}/{status.epochs}" if status and status.epochs else "",
+                "left": _time_left(running[cell.id]) if state == "running" and cell.id in running else "",
+                "message": ": ".join(filter(None, (status.failure, status.message))) if status else "",
+            }
+        )
+    return rows
+
+
+def _time_left(record: Record) -> str:
+    """Early stopping left out."""
+    if not record.history:
+        return ""
+    each = sum(epoch.seconds for epoch in record.history) / len(record.history)
+    return duration(each * (record.status.epochs - len(record.history)))
+
+
+@click.command(cls=Examples, epilog="symbench doctor\nsymbench doctor --on my-site.yaml")
+@site_option
+@store_option
+@json_option
+@click.option("--patience", default=300, show_default=True, help="Seconds to wait for the trial job.")
+def doctor(site: str, store_folder: Path, as_json: bool, patience: int) -> None:
+    """Try this machine, or a cluster: what would break there, and what to do about it."""
+    from cluster.doctor import doctor as examination
+
+    place = site_of(site)
+    if place is None:
+        findings = examination.examine_here(store_folder)
+    else:
+        findings = examination.examine_site(place, store_folder, patience)
+    found = []
+    for finding in findings:
+        found.append(finding)
+        if not as_json:
+            color = {"ok": "green", "warning": "yellow", "failed": "red"}[finding.verdict]
+            click.echo(f"{click.style(f'{finding.verdict:8}', fg=color)}{finding.check}: {finding.detail}")
+            if finding.advice:
+                click.echo(f"{'':8}{finding.advice}")
+    if as_json:
+        print_json([vars(finding) for finding in found])
+    examination.require_ready(found)
+
+
+@click.command(cls=Examples, epilog="symbench cancel icml2022-rotation")
+@selecting(suite_argument, tuned_option)
+def cancel(selection: Selection) -> None:
+    """Take the jobs of SUITE, and those that tune it, out of the cluster's queue, also where they run; results stay."""
+    from benchmark.suite import loading as suites
+    from cluster.slurm import submissions
+    from cluster.slurm.submissions import Submission, TuningSubmission
+
+    store, loaded = selection.store, suites.load(selection.suite)
+    jobs = submissions.live_jobs(store, loaded, TuningSubmission)
+    try:
+        loaded = selection.load(partly=True)
+        jobs += submissions.live_jobs(store, loaded, Submission)
+    except UserError:  # its cells are not known before it is tuned
+        if not jobs:
+            raise
+    if not jobs:
+        click.echo(f"{loaded.name}: no jobs in the queue")
+        return
+    submissions.cancel(jobs)
+    click.echo(f"{loaded.name}: {len(jobs)} jobs cancelled; the command that sent them goes on where they were")
+
+
+@click.command(cls=Examples, epilog="symbench logs 4e585936be9a1890\nsymbench logs 4e58")
+@click.argument("cell")
+@selecting(plugins=False)
+def logs(selection: Selection, cell: str) -> None:
+    """Print what the attempts at CELL wrote, by its id or the beginning of it."""
+    from cluster.slurm.logs import logs_of
+
+    store = selection.store
+    ids = sorted(path.name for path in (store.root / "cells").glob("*"))
+    matching = [cell_id for cell_id in ids if cell_id.startswith(cell)]
+    if len(matching) != 1:
+        many = f"{len(matching)} cells begin so" if matching else "no such cell"
+        raise UserError(f"cell {cell!r}: {many} in store {store.root}; `symbench status SUITE` shows the ids")
+    found = logs_of(matching[0], frozenset(ids), store)
+    if not found:
+        raise MachineError(f"cell {matching[0]}: there is no log of it in {store.root / 'jobs'}")
+    for log in found:
+        click.echo(click.style(f"== {log.path}", bold=True), err=True)
+        click.echo("\n".join(log.lines))
+
+
+COMMANDS = (status, cancel, logs, doctor)

@@ -1,0 +1,78 @@
+"""The command line: the one place that knows all rooms.
+
+Imports of torch, phiflow and mlflow take seconds, so a command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import click
+
+from benchmark.cli.data import data
+from benchmark.cli.jobs import COMMANDS as JOB_COMMANDS
+from benchmark.cli.mlflow import COMMANDS as MLFLOW_COMMANDS
+from benchmark.cli.models import COMMANDS as MODEL_COMMANDS
+from benchmark.cli.options import json_option, plugin_option
+from benchmark.cli.plan import plan
+from benchmark.cli.results import COMMANDS as RESULT_COMMANDS
+from benchmark.cli.run import COMMANDS as RUN_COMMANDS
+from benchmark.cli.tune import tune
+from benchmark.errors import SymbenchError
+from benchmark.terminal import Examples, print_json, print_table
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="symbench")
+def cli() -> None:
+    """Benchmark approximately equivariant networks on dynamics.
+
+    A suite names datasets, symmetry-breaking levels, models and seeds; each combination is a cell, trained once.
+    """
+
+
+@click.command("list", cls=Examples, epilog="symbench list models")
+@click.argument("what", type=click.Choice(["models", "datasets", "suites", "sites"]), required=False)
+@json_option
+@plugin_option
+def list_(what: str | None, as_json: bool) -> None:
+    """Show the models, datasets, suites and sites that there are."""
+    from benchmark.cli import catalogue
+    from cluster import site as sites
+
+    sections = {
+        "models": catalogue.models,
+        "datasets": catalogue.datasets,
+        "suites": catalogue.suites,
+        "sites": sites.rows,
+    }
+    rows = {name: list_rows() for name, list_rows in sections.items() if what in (None, name)}
+    if as_json:
+        print_json(rows if what is None else rows[what])
+        return
+    for name, section in rows.items():
+        print_table(name, catalogue.for_people(name, section))
+
+
+for one in (
+    *(list_, data, plan, tune),
+    *(*RUN_COMMANDS, *JOB_COMMANDS, *RESULT_COMMANDS, *MLFLOW_COMMANDS, *MODEL_COMMANDS),
+):
+    cli.add_command(one)
+
+
+def main() -> None:
+    """The console script: one clear message and an exit status for whatever a person can mend."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that what we started does not outlive us
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SymbenchError as error:
+        click.echo(f"symbench: {error}", err=True)
+        sys.exit(error.exit_status)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)

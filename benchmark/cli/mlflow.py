@@ -1,0 +1,116 @@
+"""The commands that show results in MLflow."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from benchmark.cli.options import Selection, name_broken, selecting, suite_argument, tuned_option
+from benchmark.errors import MachineError
+from benchmark.terminal import Examples, one_line, progress
+
+if TYPE_CHECKING:
+    from benchmark.suite.suite import Suite
+    from results.store.record import Broken
+    from results.store.store import Store
+
+
+tracking_option = click.option(
+    "--tracking-uri", metavar="URI", help="An MLflow server or database; by default mlflow.db in the store."
+)
+
+
+@click.command(
+    cls=Examples,
+    epilog="symbench sync quickstart\nsymbench sync quickstart --tracking-uri http://127.0.0.1:5000\n"
+    "symbench sync quickstart --watch    # beside a running `symbench run`, here or on a cluster",
+)
+@selecting(suite_argument, tuned_option)
+@tracking_option
+@click.option("--watch", is_flag=True, help="Go on every ten seconds until each cell is done, diverged or n/a.")
+def sync(selection: Selection, tracking_uri: str | None, watch: bool) -> None:
+    """Show the results of SUITE in MLflow; doing it again changes only what is new.
+
+    With --watch, MLflow shows each epoch of the cells that run; Ctrl-C ends the watch and nothing else.
+
+    Interrupted, refused or cut off, it loses nothing: the store is the truth, and the same command goes on.
+    """
+    from results.tracking import sync as mlflow_sync
+
+    loaded, store = selection.load(partly=True), selection.store
+    with progress(f"{loaded.name} into MLflow") as show:
+        synced = mlflow_sync.sync(store, loaded, tracking_uri, show=show)
+    name_broken(synced.broken)
+    click.echo(f"{loaded.name}: {synced}")
+    if watch:
+        _watch(store, loaded, tracking_uri, synced.broken)
+
+
+def _watch(store: Store, suite: Suite, tracking_uri: str | None, named: tuple[Broken, ...]) -> None:
+    """Print each round that changed something; an error or an unreadable record only once in a row."""
+    from results.tracking import watch as mlflow_watch
+
+    click.echo("watching until every cell is done, diverged or n/a; Ctrl-C ends it")
+    error = ""
+    for done in mlflow_watch.watch(store, suite, tracking_uri):
+        if done.error not in ("", error):
+            click.echo(f"symbench: {done.error}", err=True)
+        error = done.error
+        if done.synced is None:
+            continue
+        name_broken(tuple(one for one in done.synced.broken if one not in named))
+        named = done.synced.broken
+        if done.synced.changed:
+            final = f"{done.final} of {len(suite.cells)} cells final"
+            click.echo(f"{time.strftime('%H:%M:%S')} {suite.name}: {done.synced}; {final}")
+
+
+@click.command(
+    cls=Examples,
+    epilog="symbench ui --port 5001\nsymbench ui --tracking-uri http://127.0.0.1:5000",
+)
+@selecting(plugins=False)
+@click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+@tracking_option
+def ui(selection: Selection, host: str, port: int, tracking_uri: str | None) -> None:
+    """Start MLflow on this machine and print a link for each question that its tables answer; Ctrl-C ends it.
+
+    A link opens with columns, filter and order set. For a server that already runs, only the links are printed.
+    """
+    from results.tracking import experiment as mlflow_experiment
+    from results.tracking import server as mlflow_server
+    from results.tracking.client import default_tracking_uri
+
+    if tracking_uri is not None and tracking_uri.startswith("http"):
+        _print_links(mlflow_experiment.table_view_links(tracking_uri), tracking_uri)
+        return
+    store = selection.store
+    if not store.root.is_dir() or (tracking_uri is None and not (store.root / "mlflow.db").is_file()):
+        raise MachineError(f"store {store.root}: nothing to show yet; `symbench sync SUITE` fills MLflow")
+    uri = tracking_uri or default_tracking_uri(store)
+    argv = mlflow_server.command(uri, mlflow_experiment.artifact_folder(store), host, port)
+    links = mlflow_experiment.table_view_links(uri)
+    with mlflow_server.serving(argv, host, port, store.root / "mlflow-server.log") as server:
+        _print_links(links, mlflow_server.address(host, port))
+        click.echo("\nCtrl-C ends the server.")
+        try:
+            status = server.wait()
+        except KeyboardInterrupt:
+            return
+    raise MachineError(f"the MLflow server ended with status {status}; see {store.root}/mlflow-server.log")
+
+
+def _print_links(links: dict[str, list[tuple[str, str]]], address: str) -> None:
+    """Print each question with its link. Names may contain anything: other people may write to the server."""
+    for suite, views in links.items():
+        click.echo(click.style(f"\n{one_line(suite)}", bold=True))
+        lines = [(one_line(question), one_line(path)) for question, path in views]
+        width = max((len(question) for question, _ in lines), default=0)
+        for question, path in lines:
+            click.echo(f"  {question:{width}}  {address.rstrip('/')}/{path}")
+
+
+COMMANDS = (sync, ui)

@@ -1,0 +1,140 @@
+"""The arguments that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.suite.suite import Suite
+    from cluster.site import Site
+    from results.store.record import Broken
+    from results.store.store import Store
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _plugins(ctx: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> None:
+    from benchmark import registry
+
+    for path in paths:
+        registry.add_plugin(path)
+
+
+def _hours(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:gpu|rank)?h", value)
+    if match is None:
+        raise click.BadParameter("must be hours of all ranks together, as 200gpuh")
+    return float(match[1])
+
+
+suite_argument = click.argument("suite")
+store_option = click.option(
+    "--store",
+    "store_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="SYMBENCH_STORE",
+    default="runs",
+    show_default=True,
+    help="Folder of data and results; also $SYMBENCH_STORE.",
+)
+only_option = click.option("--only", metavar="EXPR", default="", help="Only some cells: 'model=convnet,seed=0'.")
+site_option = click.option(
+    "--on", "site", metavar="SITE", default="local", show_default=True, help="This machine, or a cluster: name or YAML."
+)
+budget_option = click.option(
+    "--budget",
+    "hours",
+    callback=_hours,
+    metavar="200gpuh",
+    help="On a cluster: only as many seeds and levels as this pays for, each with all models.",
+)
+tuned_option = click.option(
+    "--tuned", is_flag=True, help="With the settings that `symbench tune` found, as <suite>-tuned."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON with stable field names.")
+plugin_option = click.option(
+    "--plugin",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    callback=_plugins,
+    expose_value=False,
+    is_eager=True,
+    metavar="FILE",
+    help="A Python file with one more baseline.",
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The store and the suite, or part of it, that a command works on."""
+
+    store_folder: Path
+    suite: str = ""
+    only: str = ""
+    tuned: bool = False
+
+    @property
+    def store(self) -> Store:
+        from results.store.store import Store
+
+        return Store(self.store_folder)
+
+    def load(self, partly: bool = False) -> Suite:
+        """The suite with `--only` and `--tuned`; cells that nobody tuned are an error, or left out if `partly`."""
+        from benchmark.suite import loading as suites
+
+        return suites.load(self.suite, self.store_folder, self.tuned, self.only, partly)
+
+    def load_with_whole(self) -> tuple[Suite, Suite]:
+        """The suite with `--only`, and without it."""
+        from benchmark.suite import loading as suites
+
+        loaded = self.load()
+        whole = suites.load(self.suite, self.store_folder, self.tuned, partly=True) if self.only else loaded
+        return loaded, whole
+
+
+def selecting(*options: Decorator, plugins: bool = True) -> Decorator:
+    """`options`, `--store` and, with `plugins`, `--plugin`; what a Selection holds becomes the argument `selection`."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def command(**given: Any) -> Any:
+            mine = {name: given.pop(name) for name in ("store_folder", "suite", "only", "tuned") if name in given}
+            return function(Selection(**mine), **given)
+
+        decorated: Callable[..., Any] = command
+        every: tuple[Decorator, ...] = (*options, store_option, *([plugin_option] if plugins else []))
+        for option in reversed(every):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+def site_of(name: str, hours: float | None = None) -> Site | None:
+    """The cluster that `--on` names, None for this machine. UserError: `--budget` is for a cluster."""
+    if name == "local":
+        if hours is not None:
+            raise UserError("--budget: is for a cluster, with `--on SITE`; on this machine choose cells with --only")
+        return None
+    from cluster import site
+
+    return site.load(name)
+
+
+def name_broken(broken: Iterable[Broken]) -> None:
+    """Name on stderr what was skipped because it cannot be read."""
+    for item in broken:
+        click.echo(f"skipped {item.folder}: {item.reason}", err=True)

@@ -1,0 +1,168 @@
+"""The commands for those who read results: boards, comparisons, committed boards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from benchmark.cli.options import (
+    Selection,
+    json_option,
+    name_broken,
+    only_option,
+    selecting,
+    suite_argument,
+    tuned_option,
+)
+from benchmark.errors import UserError
+from benchmark.files import write_text
+from benchmark.terminal import Examples, console, print_json
+
+if TYPE_CHECKING:
+    from benchmark.suite.suite import Suite
+    from results.store.record import Record
+    from results.store.store import Store
+
+_FILE = click.Path(dir_okay=False, allow_dash=True)
+
+
+@click.command(
+    cls=Examples,
+    epilog="symbench leaderboard quickstart --metric rmse_domain --html board.html\n"
+    "symbench leaderboard quickstart --latex -",
+)
+@selecting(suite_argument, only_option, tuned_option)
+@json_option
+@click.option("--metric", default="rmse_future", show_default=True, help="What the models are ranked by.")
+@click.option("--baseline", help="Whom the models are compared with over all levels; by default the ConvNet.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write the report as one file.")
+@click.option("--csv", type=_FILE, help="Also write every number as CSV; - prints it instead of the tables.")
+@click.option("--latex", type=_FILE, help="The same with booktabs tables for LaTeX.")
+@click.option("--markdown", type=_FILE, help="The same with Markdown tables.")
+def leaderboard(
+    selection: Selection, as_json: bool, metric: str, baseline: str | None, html: Path | None, **exports: str | None
+) -> None:
+    """Rank the models of SUITE: mean and standard deviation over seeds, for each level."""
+    from results.board.leaderboard import aggregate, to_json
+    from results.board.standings import MOST_STANDING, overall
+    from results.board.table import standings_table, to_table
+    from results.report.export import FORMATS
+
+    loaded, store = selection.load(partly=True), selection.store
+    if as_json + list(exports.values()).count("-") > 1:
+        raise UserError("--json, --csv -, --latex - and --markdown -: only one of them can have the standard output")
+    records, broken = store.read(loaded.cells, history=False)
+    name_broken(broken)
+    rows = aggregate(loaded.cells, records, metric)
+    if as_json:
+        print_json(to_json(rows))
+    elif "-" not in exports.values():
+        console().print(to_table(rows, metric))
+        if baseline is not None or len(rows) <= MOST_STANDING:
+            console().print(standings_table(overall(rows, metric, baseline)))
+    _show_tuning(loaded, records, store, with_ledger=not as_json and "-" not in exports.values())
+    for kind, target in exports.items():
+        if target == "-":
+            click.echo(FORMATS[kind](rows, metric), nl=False)
+        elif target is not None:
+            write_text(Path(target), FORMATS[kind](rows, metric))
+            click.echo(f"wrote {target}", err=True)
+    if html is not None:
+        from results.report import report  # its figures need matplotlib, which takes a second
+
+        write_text(html, report.render(store, loaded, records, broken, metric, baseline))
+        click.echo(f"wrote {html}", err=True)
+
+
+def _show_tuning(suite: Suite, records: Mapping[str, Record], store: Store, with_ledger: bool) -> None:
+    from results.board.tuning_ledger import ledger_table, left_out, spent_by, warnings_of
+
+    ledger = spent_by(suite, records, store) if with_ledger else []
+    if ledger:
+        console().print(ledger_table(ledger))
+    for line in (*warnings_of(ledger), left_out(suite)):
+        if line:
+            click.echo(line, err=True)
+
+
+@click.command(
+    cls=Examples,
+    epilog="symbench compare convnet e2cnn --suite quickstart    # two models of a suite\n"
+    "symbench compare convnet 'relaxed_steerable_rotation penalty=0.0' --suite quickstart --json\n"
+    "symbench compare my-levels.yaml my-levels-longer.yaml    # two suites in one store\n"
+    "symbench compare runs /shared/runs --suite quickstart    # two stores",
+)
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@selecting(
+    click.option(
+        "--suite",
+        default="",
+        help="A and B are models of this suite, or stores that hold it; without it they are suites.",
+    ),
+    only_option,
+    tuned_option,
+)
+@click.option("--metric", default="rmse_future", show_default=True, help="What they are compared by.")
+@json_option
+def compare(selection: Selection, first: str, second: str, metric: str, as_json: bool) -> None:
+    """Tell what differs between A and B, and whether their results do.
+
+    With --suite, A and B are two of its models, named as the leaderboard labels them, or two folders: stores that
+    hold that suite. Without it they are two suites, whose common models are compared on their common tasks.
+
+    A and B are paired by level, seed and test run. The difference is A - B with its 95 % interval; P(A better) is the
+    probability that a seed of A beats one of B; p is adjusted (Holm) for the number of lines, and below 0.05 the
+    better one is named. With one seed each there is no test, and that is said.
+    """
+    from results.board import compare as comparing
+    from results.board.compare_table import to_table
+    from results.store.store import Store
+
+    store = selection.store
+    if not selection.suite:
+        one, other = (replace(selection, suite=name).load(partly=True) for name in (first, second))
+        compared = comparing.suites(one, other, store, metric)
+    elif Path(first).is_dir() and Path(second).is_dir():
+        compared = comparing.stores(selection.load(partly=True), Store(Path(first)), Store(Path(second)), metric)
+    else:
+        compared = comparing.models(selection.load(partly=True), store, first, second, metric)
+    name_broken((*compared.first.broken, *(one for one in compared.second.broken if one not in compared.first.broken)))
+    if as_json:
+        print_json(comparing.to_json(compared))
+    else:
+        console().print(to_table(compared))
+
+
+@click.command(
+    cls=Examples,
+    epilog="symbench publish quickstart\nsymbench publish quickstart --into /tmp/boards    # to look at it",
+)
+@selecting(suite_argument, tuned_option)
+@click.option("--metric", default="rmse_future", show_default=True, help="What its tables show.")
+@click.option(
+    "--into", type=click.Path(path_type=Path, file_okay=False), help="Another folder; README.md then stays as it is."
+)
+def publish(selection: Selection, metric: str, into: Path | None) -> None:
+    """Write the board of SUITE into results/published/, to be committed: JSON, Markdown, and where it comes from.
+
+    README.md shows the foremost board (published sizes before small ones, then by the cells that are done) and names
+    the others. What is missing is listed, and nothing is left out of it.
+    """
+    from results.report import publish as publishing
+
+    folder, readme = (publishing.PUBLISHED_FOLDER, publishing.README) if into is None else (into, None)
+    published = publishing.publish(selection.store, selection.load(), folder, readme, metric)
+    name_broken(published.broken)
+    for path in published.files:
+        click.echo(f"wrote {path}")
+    if published.unfinished:
+        told = ", ".join(f"{count} {state}" for state, count in published.unfinished.items())
+        click.echo(f"not done: {told}; the board lists them")
+
+
+COMMANDS = (leaderboard, compare, publish)

@@ -1,0 +1,130 @@
+"""The commands that run cells, here or on a cluster."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+from benchmark.cli.options import (
+    Selection,
+    budget_option,
+    only_option,
+    selecting,
+    site_of,
+    site_option,
+    suite_argument,
+    tuned_option,
+)
+from benchmark.errors import UserError
+from benchmark.terminal import Examples, duration, one_line
+
+if TYPE_CHECKING:
+    from benchmark.suite.suite import Suite
+    from cluster.site import Site
+    from results.store.store import Store
+
+
+@click.command(
+    cls=Examples,
+    epilog="symbench run quickstart\nsymbench run quickstart --only 'model=convnet,seed=0'\n"
+    "symbench run icml2022-rotation --on my-site.yaml --dry-run",
+)
+@selecting(suite_argument, only_option, tuned_option)
+@site_option
+@budget_option
+@click.option(
+    "--parallel",
+    type=click.IntRange(min=1),
+    help="On this machine: cells side by side; by default what its cores, or GPUs, and its memory have room for.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be given to sbatch, and send nothing.")
+def run(selection: Selection, site: str, hours: float | None, parallel: int | None, dry_run: bool) -> None:
+    """Run every cell of SUITE that is not finished; going on after an interruption is the same command.
+
+    On a cluster the jobs are sent, and this command ends: nobody has to stay. The last job brings MLflow and the
+    report up to date.
+    """
+    if parallel is not None and site != "local":
+        raise UserError("--parallel: is for this machine; there, cells_per_gpu in the site's file says how many")
+    place = site_of(site, hours)
+    if place is None and dry_run:
+        raise UserError("--dry-run: there is no sbatch to show without `--on SITE`; see `symbench plan`")
+    loaded, whole = selection.load_with_whole()
+    if place is None:
+        _run_here(loaded, selection.store, whole, parallel)
+    else:
+        _run_there(loaded, selection.store, place, dry_run, hours)
+
+
+def _run_here(suite: Suite, store: Store, whole: Suite, parallel: int | None = None) -> None:
+    from cluster.jobs.display import Display
+    from cluster.jobs.launch import run as launch
+
+    try:
+        with Display(Console(stderr=True)) as display:
+            outcome = launch(suite, store, display, parallel, whole)
+    except KeyboardInterrupt:
+        click.echo("interrupted; the same command goes on from the last finished epoch", err=True)
+        sys.exit(130)
+    click.echo(f"{suite.name}: {outcome.done} cells run, {outcome.skipped} were finished, {len(outcome.failed)} failed")
+    for record in outcome.failed:
+        click.echo(f"failed: {record.cell}: {record.status.failure}: {one_line(record.status.message)}", err=True)
+    if outcome.failed:
+        sys.exit(1)
+
+
+def _run_there(suite: Suite, store: Store, site: Site, dry_run: bool = False, hours: float | None = None) -> None:
+    from cluster.slurm.collector import collect
+    from cluster.slurm.commands import arrays_of
+    from cluster.slurm.submit import Cost, script, submit
+    from cluster.slurm.work import affordable, work_for
+
+    if hours is not None:
+        suite = affordable(suite, store, site, hours)
+    work = work_for(suite, store, site)
+    told = f"{work.finished} finished" + (f", {work.elsewhere} in earlier jobs" if work.elsewhere else "")
+    if not work.left:
+        click.echo(f"{suite.name}: nothing to send; {told}")
+        return
+    if dry_run:
+        for batch in work.batches:
+            click.echo(script(suite, store, site, batch))
+        return
+    submission = submit(suite, store, site, work.batches, collect)
+    arrays = arrays_of(submission.jobs)
+    longest = Cost.of(work.batches, work.seconds, site).longest_seconds
+    click.echo(
+        f"{suite.name}: {len(work.left)} cells in {len(submission.jobs)} jobs ({', '.join(arrays)}), the longest about "
+        f"{duration(longest)}; {told}\njob {submission.collector} collects; `symbench status` shows how far they are"
+    )
+
+
+@click.command(cls=Examples, epilog="symbench retry quickstart\nsymbench retry quickstart --failed host_out_of_memory")
+@selecting(suite_argument, tuned_option)
+@site_option
+@click.option("--failed", "failure", help="Only the cells that failed for this reason, as `status` shows it.")
+def retry(selection: Selection, site: str, failure: str | None) -> None:
+    """Run the cells of SUITE again that failed, whatever the reason; from their checkpoints where they have one."""
+    from benchmark import registry
+
+    place, loaded, store = site_of(site), selection.load(partly=True), selection.store
+    records, _ = store.read(loaded.cells)
+    failed = {key: record.status.failure for key, record in records.items() if record.status.state == "failed"}
+    if failure is not None and failure not in failed.values():
+        raise UserError(f"--failed {failure}: {registry.unknown('reason', failure, sorted(set(failed.values())))}")
+    wanted = {key for key, reason in failed.items() if failure in (None, reason)}
+    if not wanted:
+        click.echo(f"{loaded.name}: no cell has failed")
+        return
+    again = replace(loaded, cells=tuple(cell for cell in loaded.cells if cell.id in wanted))
+    if place is None:
+        _run_here(again, store, loaded)
+    else:
+        _run_there(again, store, place)
+
+
+COMMANDS = (run, retry)

@@ -1,0 +1,133 @@
+"""The command that searches for the settings of a suite's models."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from benchmark.cli.options import Selection, only_option, selecting, site_of, site_option, suite_argument
+from benchmark.errors import UserError
+from benchmark.terminal import Examples, print_table
+
+if TYPE_CHECKING:
+    from cluster.tuning.plan import Planned
+
+DEFAULT_TRIALS = 20
+
+
+@click.command(
+    cls=Examples,
+    epilog="symbench tune quickstart --trials 8\nsymbench tune my-suite.yaml --gpu-hours 20 --search optuna\n"
+    "symbench tune my-suite.yaml --on my-site.yaml --nodes 2\nsymbench run my-suite.yaml --tuned",
+)
+@selecting(suite_argument, only_option)
+@site_option
+@click.option("--trials", type=click.IntRange(min=1), help=f"For each study; {DEFAULT_TRIALS} where nothing is said.")
+@click.option(
+    "--gpu-hours",
+    "hours",
+    type=click.FloatRange(min=0, min_open=True),
+    help="For each study: until so many hours of all its GPUs, or of its ranks on a CPU, are spent.",
+)
+@click.option("--search", type=click.Choice(["random", "optuna"]), default="random", show_default=True)
+@click.option("--scheduler", type=click.Choice(["asha", "none"]), default="asha", show_default=True)
+@click.option(
+    "--trials-per-gpu",
+    type=click.IntRange(min=1),
+    help="One-rank trials that share a GPU; by default 1, or the site's.",
+)
+@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="On a cluster, for each study.")
+@click.option(
+    "--parallel",
+    type=click.IntRange(min=1),
+    help="On a cluster: trials side by side in a study; by default a node's GPUs, or 4 on CPUs.",
+)
+@click.option(
+    "--studies-per-job",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="On a cluster: studies that share an allocation, one after another.",
+)
+@click.option("--allow-unequal", is_flag=True, help="Tune although models that meet on the board are not tuned alike.")
+@click.option("--dry-run", is_flag=True, help="Show the studies and what they search, and start nothing.")
+def tune(
+    selection: Selection,
+    site: str,
+    trials: int | None,
+    hours: float | None,
+    search: Literal["random", "optuna"],
+    scheduler: Literal["asha", "none"],
+    trials_per_gpu: int | None,
+    nodes: int,
+    parallel: int | None,
+    studies_per_job: int,
+    allow_unequal: bool,
+    dry_run: bool,
+) -> None:
+    """Search for the settings of each model of SUITE, by the validation RMSE alone, with the same effort for all.
+
+    A study looks at one model on one level (or a group of levels, as the suite says). The settings that the suite
+    writes are its first trial. What is found is used by `symbench run SUITE --tuned`. Doing it again goes on where it
+    was, and with more --trials it goes further.
+    """
+    from benchmark.suite import loading as suites
+    from cluster.tuning.fairness import inequalities
+    from cluster.tuning.local import tune_here
+    from cluster.tuning.plan import planned, require_ray
+    from cluster.tuning.remote import tune_there
+    from results.store.studies import Effort
+
+    place = site_of(site)
+    if place is None and (nodes != 1 or parallel is not None or studies_per_job != 1):
+        raise UserError("--nodes, --parallel and --studies-per-job: are for a cluster, with `--on SITE`")
+    if trials is not None and hours is not None:
+        raise UserError("--trials and --gpu-hours: give one of them")
+    effort = Effort(
+        search=search, scheduler=scheduler, trials=trials if hours or trials else DEFAULT_TRIALS, hours=hours
+    )
+    whole, store = suites.load(selection.suite), selection.store
+    selected = [cell.id for cell in (whole.only(selection.only) if selection.only else whole).cells]
+    found = planned(whole, selected, store)
+    print_table(f"{whole.name}: studies", _rows(found))
+    click.echo(f"and of every training: {', '.join(_own(found[0].study.space, 'train.')) or 'nothing'}")
+    unequal = inequalities(whole, [one.study for one in found], effort, store)
+    for line in unequal:
+        click.echo(f"not tuned alike: {line}", err=True)
+    if dry_run:
+        return
+    if unequal and not allow_unequal:
+        raise UserError(f"{whole.name}: its models would not be tuned alike (above); --allow-unequal does it anyway")
+    require_ray(effort)
+    chosen = [one.study for one in found]
+    if place is not None:
+        sent = tune_there(whole, chosen, effort, store, place, nodes, parallel, studies_per_job, trials_per_gpu)
+        click.echo(sent)
+        return
+    try:
+        status = tune_here(whole, chosen, effort, store, trials_per_gpu or 1)
+    except KeyboardInterrupt:
+        click.echo("interrupted; the same command goes on from the trials' last steps", err=True)
+        sys.exit(130)
+    if status == 0:
+        click.echo(f"{whole.name}: {len(chosen)} studies complete; `symbench run {whole.argument} --tuned` uses them")
+    sys.exit(status)
+
+
+def _rows(found: list[Planned]) -> list[dict[str, Any]]:
+    return [
+        {
+            "dataset": one.study.dataset.name,
+            "level": ", ".join(map(str, one.study.levels)),
+            "model": one.study.model.name,
+            "searched of the model": ", ".join(_own(one.study.space, "model.")) or "-",
+            "trials done": one.done,
+        }
+        for one in found
+    ]
+
+
+def _own(space: Any, room: str) -> list[str]:
+    return [key.removeprefix(room) for key in space if key.startswith(room)]

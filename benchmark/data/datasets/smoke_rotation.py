@@ -1,0 +1,124 @@
+"""36 smoke plumes from the four sides of a box, one of which lifts more strongly (Wang, Walters, Yu 2022)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmark.cell import Level, Protocol
+from benchmark.data.dataset import (
+    IMPORTED,
+    PAPER,
+    Dataset,
+    Preset,
+    PublishedFiles,
+    PublishedWindows,
+    Simulation,
+    Split,
+    SplitName,
+    divide,
+)
+from benchmark.data.equivariance import Pair, measure
+from benchmark.data.physics.smoke import SMOKE_TIME_STEP, Box, Plume
+from benchmark.data.physics.smoke_part import PUBLISHED_SMOKE, SmokePart, by_plume
+from benchmark.groups import rotate
+
+SIZE = 64.0
+INFLOW, BUOYANCY, PAPER_EXCESS = (32.0, 5.0), 0.01, 0.1
+STRENGTHS = tuple(range(1, 37))
+STRONG_SIDE = 2
+RUNS_IN_PART = 9
+UNSEEN_RUNS = tuple(k - 1 for k in (6, 14, 15, 10, 18, 20, 24, 13, 21, 5))
+TRAINING_RUNS = tuple(k - 1 for k in STRENGTHS if k - 1 not in UNSEEN_RUNS and k != 32)
+ERROR_FRAMES = slice(0, 50)
+
+
+class SmokeRotation(Dataset):
+    """Run k - 1, k = 1..36, has strength k and rises from side (k - 1) mod 4: lower y, upper x, upper y, lower x.
+
+    Unit smoke is accelerated away from its side by 0.01 k, from the upper y side by 0.01 k (1 + e), e the level.
+    `paper` is the published 0.011 there. Each plume is simulated on the lower y side and turned exactly on the
+    staggered grid; the simulation commutes with quarter turns, so that at level 0 nothing breaks the symmetry.
+
+    The error compares, for the nine strengths of the upper y side, the plumes of all four sides, turned to one, over
+    the first 50 frames: later the strong ones are chaotic, and any difference is as large as the flow.
+    """
+
+    group = "C4"
+    levels = (0, 0.05, PAPER, 0.2, 0.4)
+    level_meaning = "by which fraction the upper y side lifts smoke more than the other three"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "small": Preset(32, 32, 64),
+        "paper": Preset(64, 64, 309),
+        IMPORTED: Preset(64, 64, 309),
+    }
+    published_files = PublishedFiles(tuple(f"raw_data_{k}_{(k - 1) % 4}.pt" for k in STRENGTHS), PAPER, PUBLISHED_SMOKE)
+    source = "Wang, Walters, Yu, ICML 2022, section 5 (arXiv 2201.11969)"
+
+    def level_value(self, level: Level) -> float:
+        """The excess of the strong side."""
+        return PAPER_EXCESS if level == PAPER else float(level)
+
+    def parts(self, level: Level, preset: str) -> list[SmokePart]:
+        """The 27 plumes of three sides, the 9 of the strong side, and these again as the others would lift them."""
+        size = self.presets[preset]
+        box = Box(SIZE, size.height, inflow_radius=5.0, velocity_time_step=1.0)
+        plumes = [_plume(k, 0.0) for k in STRENGTHS if k not in STRONG]
+        plumes += [_plume(k, excess) for excess in (self.level_value(level), 0.0) for k in STRONG]
+        batches = [tuple(plumes[i : i + RUNS_IN_PART]) for i in range(0, len(plumes), RUNS_IN_PART)]
+        return [SmokePart(box, batch, size.frames + 1, dropped=1) for batch in batches]
+
+    def assemble(self, level: Level, preset: str, fields: Sequence[NDArray[np.float32]]) -> Simulation:
+        """Turn each plume to its side."""
+        parts = self.parts(level, preset)
+        trajectories = by_plume(parts, fields)
+
+        def plume(k: int, side: int) -> Plume:
+            return _plume(k, self.level_value(level) if side == STRONG_SIDE else 0.0)
+
+        def pairs(turns: int) -> Iterator[Pair]:
+            for k, side in itertools.product(STRONG, range(4)):
+                yield trajectories[plume(k, side)], trajectories[plume(k, (side + turns) % 4)]
+
+        runs = [(plume(k, _side(k)), _side(k)) for k in STRENGTHS]
+        return Simulation(
+            field=np.stack(
+                [rotate(torch.from_numpy(trajectories[one]), side, "staggered").numpy() for one, side in runs]
+            ),
+            grid="staggered",
+            divergence_free=True,
+            spacing=parts[0].box.spacing,
+            time_step=SMOKE_TIME_STEP,
+            parameters=parts[0].parameters,
+            run_parameters=[asdict(one) | {"quarter_turns": side} for one, side in runs],
+            equivariance_errors=[
+                measure(
+                    f"rot{90 * turns}",
+                    ((first[ERROR_FRAMES], other[ERROR_FRAMES]) for first, other in pairs(turns)),
+                )
+                for turns in (1, 2, 3)
+            ],
+        )
+
+    def splits(self, protocol: Protocol, preset: str) -> Mapping[SplitName, Split]:
+        """25 runs to train on and 10 unseen ones, as published; k = 32 is in neither."""
+        return divide(self.presets[preset], TRAINING_RUNS, UNSEEN_RUNS, protocol, PublishedWindows())
+
+
+def _side(k: int) -> int:
+    """Also the number of quarter turns from the lower y side."""
+    return (k - 1) % 4
+
+
+STRONG = tuple(k for k in STRENGTHS if _side(k) == STRONG_SIDE)
+
+
+def _plume(k: int, excess: float) -> Plume:
+    """Before the turn; rounded, so that 0.01 (1 + 0.1) is the published 0.011."""
+    return Plume(INFLOW, (0.0, round(BUOYANCY * k * (1 + excess), 12)))

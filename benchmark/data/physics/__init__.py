@@ -1,0 +1,1 @@
+"""Simulators that several datasets share."""

@@ -1,0 +1,194 @@
+"""Buoyant smoke in a closed square box, the simulation that the smoke datasets share (Wang, Walters, Yu 2022, sec. 5).
+
+    smoke    <- advect(smoke, v) + inflow         MacCormack, dt 1; zero gradient at the walls
+    v        <- advect(v, v) + smoke * buoyancy   semi-Lagrangian; no flow through the walls
+    v        <- v - grad p,  lap p = div v        so that div v = 0 after each step
+
+Velocities live on the faces of the cells: arrays are (..., 2, X, Y) with component 0 on the lower x face and
+component 1 on the lower y face of each cell, in the order that `groups` expects. The upper faces of the box are
+walls like the lower ones, and are not stored.
+
+The operators are PhiFlow's, as `advect.mac_cormack`, `advect.semi_lagrangian` and `resample` define them, written on
+batches of torch arrays: PhiFlow spends about 0.2 s a step on describing its grids, whatever their size. They are tested
+against PhiFlow, operator by operator and over whole trajectories (tests/benchmark/data/test_smoke.py); `smoke_phiflow` runs the
+published code path itself. The published solver for the pressure, `Solve('auto', 1e-5, 0)`, iterates and diverges in
+places; in a closed box the cosine transform solves the same equations exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import pi, sqrt
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from benchmark.errors import MachineError
+from benchmark.groups import divergence, to_cell_centers
+
+SMOKE_TIME_STEP = 1.0
+DIVERGENCE_LIMIT = 1e-9
+"""In 1 / time; round-off leaves about 1e-14."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """[0, size]^2 in `cells` x `cells`; the inflow is a disc; the velocity is advected by `velocity_time_step`."""
+
+    size: float
+    cells: int
+    inflow_radius: float
+    velocity_time_step: float
+
+    @property
+    def spacing(self) -> float:
+        """The width of a cell."""
+        return self.size / self.cells
+
+
+@dataclass(frozen=True)
+class Plume:
+    """One run: the centre of its inflow, in lengths, and the acceleration of unit smoke, in lengths / time^2.
+
+    `right_buoyancy` holds where x > size / 2, if it is another there.
+    """
+
+    inflow: tuple[float, float]
+    buoyancy: tuple[float, float]
+    right_buoyancy: tuple[float, float] | None = None
+
+
+@torch.inference_mode()
+def frames_of(box: Box, plumes: Sequence[Plume], steps: int, device: torch.device) -> Iterator[Tensor]:
+    """The velocity after each step, all `plumes` at once, in float64: (run, 2, X, Y).
+
+    MachineError where a step leaves divergence.
+    """
+    cells, spacing = box.cells, box.spacing
+    smoke = torch.zeros(len(plumes), cells, cells, dtype=torch.float64, device=device)
+    velocity = torch.zeros(len(plumes), 2, cells, cells, dtype=torch.float64, device=device)
+    inflow = inflow_of(box, plumes).to(device)
+    acceleration = _acceleration(box, plumes).to(device)
+    for step in range(steps):
+        smoke = mac_cormack(smoke, velocity, SMOKE_TIME_STEP / spacing) + inflow
+        lift = to_faces(smoke[:, None] * acceleration)
+        velocity = semi_lagrangian(velocity, box.velocity_time_step / spacing) + lift
+        velocity = project(velocity, spacing)
+        _require_no_divergence(velocity, spacing, step)
+        yield velocity
+
+
+def inflow_of(box: Box, plumes: Sequence[Plume]) -> Tensor:
+    """The smoke that comes in each step, at the cell centres: 1 inside the disc, 0 outside, (run, X, Y)."""
+    centers = (torch.arange(box.cells, dtype=torch.float64) + 0.5) * box.spacing
+    x, y = (torch.tensor([plume.inflow[axis] for plume in plumes], dtype=torch.float64) for axis in (0, 1))
+    across = (centers - x[:, None]).square()[:, :, None] + (centers - y[:, None]).square()[:, None, :]
+    return (across <= box.inflow_radius**2).double()
+
+
+def _acceleration(box: Box, plumes: Sequence[Plume]) -> Tensor:
+    """Of unit smoke at the cell centres: (run, 2, X, 1)."""
+    left = torch.tensor([plume.buoyancy for plume in plumes], dtype=torch.float64)[:, :, None, None]
+    right = torch.tensor([plume.right_buoyancy or plume.buoyancy for plume in plumes], dtype=torch.float64)
+    is_left = (torch.arange(box.cells) + 0.5 <= box.cells / 2)[:, None]
+    return torch.where(is_left, left, right[:, :, None, None])
+
+
+def mac_cormack(values: Tensor, velocity: Tensor, cells_per_speed: float) -> Tensor:
+    """Advect cell-centred `values` (run, X, Y) and clamp them to the four they come from, so that none overshoots.
+
+    `velocity` is (run, 2, X, Y) on the faces; `cells_per_speed` is the time step over the width of a cell.
+    """
+    x, y = _indices(values)
+    u, v = (to_cell_centers(velocity) * cells_per_speed).unbind(1)
+    neighbours, fraction = _neighbours(values, x - u, y - v)
+    forward = _interpolate(neighbours, fraction)
+    back = _interpolate(*_neighbours(forward, x + u, y + v))
+    corrected = forward + 0.5 * (values - back)
+    return corrected.clamp(torch.stack(neighbours).amin(0), torch.stack(neighbours).amax(0))
+
+
+def semi_lagrangian(velocity: Tensor, cells_per_speed: float) -> Tensor:
+    """Advect the velocity (run, 2, X, Y) by itself; beyond the walls it is zero."""
+    u, v = velocity.unbind(1)
+    return torch.stack((_advect_x(u, v, cells_per_speed), _advect_x(v.mT, u.mT, cells_per_speed).mT), 1)
+
+
+def _advect_x(u: Tensor, v: Tensor, cells_per_speed: float) -> Tensor:
+    """The x component at its inner faces; at the wall it stays zero."""
+    x, y = _indices(u)
+    v_at_centers = 0.5 * (v + pad(v, (0, 1))[..., 1:])
+    v_at_faces = 0.5 * (v_at_centers + pad(v_at_centers, (0, 0, 1, 0))[:, :-1])
+    walled = pad(u, (1, 1, 0, 1))  # zeros beyond the walls; the lower x wall is there already
+    advected = _interpolate(*_neighbours(walled, x - u * cells_per_speed, y + 1 - v_at_faces * cells_per_speed))
+    advected[:, 0] = 0
+    return advected
+
+
+def to_faces(centered: Tensor) -> Tensor:
+    """Average a vector field (run, 2, X, Y) at cell centres to the inner faces; zero at the walls."""
+    u, v = centered.unbind(1)
+    faces = torch.zeros_like(centered)
+    faces[:, 0, 1:] = 0.5 * (u[:, 1:] + u[:, :-1])
+    faces[:, 1, :, 1:] = 0.5 * (v[..., 1:] + v[..., :-1])
+    return faces
+
+
+def project(faces: Tensor, spacing: float) -> Tensor:
+    """The divergence-free part of a velocity (..., 2, X, Y) whose lower wall faces are zero.
+
+    In a closed box the pressure has no gradient at the walls, so the cosine transform (DCT-II) diagonalises the
+    five-point Laplacian, and the solution is exact to round-off.
+    """
+    (cosines_x, modes_x), (cosines_y, modes_y) = (_cosines(n, faces.device) for n in faces.shape[-2:])
+    eigenvalues = (modes_x[:, None] + modes_y) / spacing**2
+    eigenvalues[0, 0] = 1.0  # the mean pressure: undetermined, and the mean divergence is zero
+    spectrum = cosines_x @ divergence(faces, spacing) @ cosines_y.mT / eigenvalues
+    pressure = cosines_x.mT @ spectrum @ cosines_y
+    projected = faces.clone()
+    projected[..., 0, 1:, :] -= pressure.diff(dim=-2) / spacing
+    projected[..., 1, :, 1:] -= pressure.diff(dim=-1) / spacing
+    return projected
+
+
+@cache
+def _cosines(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The orthonormal DCT-II as a matrix, and the eigenvalues of the second difference for each of its rows."""
+    wave = torch.arange(n, dtype=torch.float64, device=device)[:, None]
+    matrix = sqrt(2 / n) * torch.cos(pi / n * wave * (torch.arange(n, device=device) + 0.5))
+    matrix[0] /= sqrt(2)
+    return matrix, 2 * torch.cos(pi / n * wave[:, 0]) - 2
+
+
+def _indices(values: Tensor) -> tuple[Tensor, Tensor]:
+    height, width = values.shape[-2:]
+    x = torch.arange(height, dtype=values.dtype, device=values.device)[:, None]
+    return x, torch.arange(width, dtype=values.dtype, device=values.device)
+
+
+def _neighbours(values: Tensor, x: Tensor, y: Tensor) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+    """The values (run, X, Y) at the four grid points around the indices (x, y), and how far from the lower ones."""
+    height, width = values.shape[-2:]
+    low_x, low_y = x.floor(), y.floor()
+    rows = [(low_x.long() + i).clamp_(0, height - 1) * width for i in (0, 1)]
+    columns = [(low_y.long() + i).clamp_(0, width - 1) for i in (0, 1)]
+    flat = values.flatten(1)
+    found = [flat.gather(1, (row + column).flatten(1)).view_as(x) for row in rows for column in columns]
+    return found, (x - low_x, y - low_y)
+
+
+def _interpolate(neighbours: list[Tensor], fraction: tuple[Tensor, Tensor]) -> Tensor:
+    (low_low, low_high, high_low, high_high), (x, y) = neighbours, fraction
+    return torch.lerp(torch.lerp(low_low, low_high, y), torch.lerp(high_low, high_high, y), x)
+
+
+def _require_no_divergence(faces: Tensor, spacing: float, step: int) -> None:
+    worst = float(divergence(faces, spacing).abs().max())
+    if not worst < DIVERGENCE_LIMIT:  # written so that NaN is refused, too
+        raise MachineError(
+            f"smoke simulation: step {step + 1} leaves a divergence of {worst:.2g} (limit {DIVERGENCE_LIMIT:.0e});"
+            " the installed numerical libraries do not solve for the pressure"
+        )

@@ -1,0 +1,73 @@
+"""The smoke of `smoke` as the published code runs it, by PhiFlow alone: for comparison, and the truth in the tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.data.physics.smoke import SMOKE_TIME_STEP, Box, Plume
+from benchmark.errors import MachineError
+
+PUBLISHED_SOLVE = ("auto", 1e-5, 0)
+
+
+def require_installed() -> None:
+    """MachineError where PhiFlow, an optional extra, is missing."""
+    if importlib.util.find_spec("phi") is None:
+        raise MachineError("--solver phiflow: PhiFlow is not installed; pip install -e '.[phiflow]' in the checkout")
+
+
+def frames(box: Box, plumes: Sequence[Plume], steps: int, solve: tuple[Any, ...] = PUBLISHED_SOLVE) -> Iterator[Tensor]:
+    """As `smoke.frames_of`: (run, 2, X, Y) float64 after each step, with `Solve(*solve)` for the pressure.
+
+    MachineError where PhiFlow is missing, or where the solver does not converge, as the published one does in places.
+    """
+    require_installed()
+    # An optional extra, and it takes about half a second to load; commands that only list datasets import this module.
+    from phi import math
+    from phi.field import CenteredGrid, StaggeredGrid, resample
+    from phi.geom import Box as PhiBox
+    from phi.geom import Sphere
+    from phi.math import Solve, batch, channel, spatial
+    from phi.math.extrapolation import ZERO, ZERO_GRADIENT
+    from phi.physics import advect, fluid
+
+    bounds = PhiBox(x=box.size, y=box.size)
+
+    def vectors(rows: Sequence[tuple[float, float]]) -> Any:
+        return math.wrap(np.array(rows, np.float64), batch("run"), channel(vector="x,y"))
+
+    with math.precision(64):
+        right_half = (np.arange(box.cells) + 0.5 > box.cells / 2).astype(np.float64)
+        is_right = math.wrap(right_half, spatial("x"))
+        left = vectors([plume.buoyancy for plume in plumes])
+        right = vectors([plume.right_buoyancy or plume.buoyancy for plume in plumes])
+        buoyancy = left * (1 - is_right) + right * is_right
+        smoke = CenteredGrid(math.zeros(left.shape["run"]), ZERO_GRADIENT, x=box.cells, y=box.cells, bounds=bounds)
+        inflow = resample(Sphere(vectors([plume.inflow for plume in plumes]), radius=box.inflow_radius), to=smoke)
+        velocity = StaggeredGrid(math.zeros(left.shape["run"]), ZERO, x=box.cells, y=box.cells, bounds=bounds)
+        for step in range(steps):
+            smoke = advect.mac_cormack(smoke, velocity, SMOKE_TIME_STEP) + inflow
+            lift = resample(smoke * buoyancy, to=velocity)
+            velocity = advect.semi_lagrangian(velocity, velocity, box.velocity_time_step) + lift
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # the pressure of a closed box has no level, and PhiFlow says so
+                    velocity, _ = fluid.make_incompressible(velocity, (), Solve(*solve))
+            except math.ConvergenceException as error:
+                raise MachineError(f"PhiFlow's Solve{solve} does not converge in step {step + 1}") from error
+            yield _faces(velocity, len(plumes), box.cells)
+
+
+def _faces(velocity: Any, runs: int, cells: int) -> Tensor:
+    """PhiFlow keeps the inner faces only."""
+    faces = torch.zeros(runs, 2, cells, cells, dtype=torch.float64)
+    faces[:, 0, 1:] = torch.from_numpy(velocity.vector["x"].values.numpy("run,x,y"))
+    faces[:, 1, :, 1:] = torch.from_numpy(velocity.vector["y"].values.numpy("run,x,y"))
+    return faces

@@ -1,0 +1,1 @@
+"""Forecast and symmetry errors of a model, and what it costs."""

@@ -1,0 +1,99 @@
+"""What a model costs: its parameters, and the floating-point operations of a forecast step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from benchmark.models.baseline import Baseline, Task
+
+CPU = torch.device("cpu")
+COMPLEX_COST = 4
+"""A complex product and sum are four of each."""
+
+
+def built(baseline: type[Baseline], config: Any, task: Task) -> Baseline:
+    """A model to look at, on the CPU; the random state stays as it was."""
+    with _same_random_state(CPU):
+        return baseline(config, task)
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops(model: Baseline, device: torch.device = CPU) -> int:
+    """Floating-point operations of one forecast step of one window, for a model on `device`.
+
+    Counted are matrix products and convolutions, 2 for each multiplication with its sum, and Fourier transforms of N
+    points, 5 N log2 N, half of it for real numbers; not what is done point by point. Weights are expanded beforehand,
+    as in a roll-out. The model and the random state stay as they were.
+    """
+    task, training = model.task, model.training
+    window = torch.zeros(1, task.input_frames, task.channels, task.height, task.width, device=device)
+    counter = _Counter()
+    model.eval()
+    # Not inference_mode: there, a convolution reaches the counter under another name.
+    with _same_random_state(device), torch.no_grad(), parametrize.cached():
+        for module in filter(parametrize.is_parametrized, model.modules()):
+            for name in module.parametrizations:  # type: ignore[union-attr]
+                getattr(module, name)
+        with counter:
+            model.next_frame(window)
+    model.train(training)
+    return round(counter.total)
+
+
+class _Counter(TorchDispatchMode):
+    """torch's FlopCounterMode, and Fourier transforms, and complex numbers; convolutions are not carried out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0.0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled, and to keep a compiler away torch would import it, which takes half a second."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs, operation = kwargs or {}, func.overloadpacket
+        if operation is torch.ops.aten.convolution:  # shapes tell all, and a large network takes a CPU half a minute
+            shapes = (value.to("meta") if isinstance(value, Tensor) else value for value in args)
+            result = torch.zeros_like(func(*shapes, **kwargs), device=args[0].device)
+        else:
+            result = func(*args, **kwargs)
+        if operation in _TRANSFORMS:
+            self.total += _transform_flops(args[0], result, args[1])
+        elif operation in flop_registry:
+            is_complex = isinstance(result, Tensor) and result.is_complex()
+            count = flop_registry[operation](*args, **kwargs, out_val=result)
+            self.total += count * (COMPLEX_COST if is_complex else 1)
+        return result
+
+
+_TRANSFORMS = (torch.ops.aten._fft_c2c, torch.ops.aten._fft_r2c, torch.ops.aten._fft_c2r)
+
+
+def _transform_flops(before: Tensor, after: Tensor, axes: list[int]) -> float:
+    """The field's convention for a fast Fourier transform along `axes`, whatever the algorithm."""
+    real = next((side for side in (before, after) if not side.is_complex()), None)
+    field = before if real is None else real
+    return (5.0 if real is None else 2.5) * field.numel() * math.log2(math.prod(field.shape[axis] for axis in axes))
+
+
+@contextmanager
+def _same_random_state(device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

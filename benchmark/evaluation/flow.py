@@ -1,0 +1,108 @@
+"""What a velocity field should be besides near the truth: its energy in each scale, and its divergence.
+
+Shape letters as in baseline.py. Sums add up exactly over batches and ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmark.groups import Grid, divergence
+
+FLOOR = 1e-10
+"""Of the total energy, added to each shell before its logarithm, so that what is round-off does not count."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where a field lies: `spacing` is the width of a cell in units of length."""
+
+    grid: Grid
+    spacing: float
+    periodic: bool
+
+
+@dataclass
+class FlowError:
+    """Sums over windows, row 0 for the prediction and row 1 for the truth.
+
+    `spectrum` (2, K) the energy spectra of the last rolled-out step, `divergence` (2,) the mean |divergence| over
+    all steps, `count` the number of windows.
+    """
+
+    box: Box
+    spectrum: Tensor
+    divergence: Tensor
+    count: Tensor
+
+    @classmethod
+    def zero(cls, box: Box, height: int, width: int, device: torch.device) -> FlowError:
+        shapes = ((2, max(height, width) // 2), (2,), ())
+        return cls(box, *(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
+
+    def add(self, prediction_BSCHW: Tensor, truth_BSCHW: Tensor) -> None:
+        """Count a batch of roll-outs in."""
+        for row, field in enumerate((prediction_BSCHW, truth_BSCHW)):
+            self.spectrum[row] += energy_spectrum(field[:, -1].double(), self.box.periodic).sum(0)
+            self.divergence[row] += mean_divergence(field, self.box).sum()
+        self.count += len(truth_BSCHW)
+
+    def spectra(self) -> tuple[list[float], list[float]]:
+        """E(k) of prediction and truth, k = 1, 2, ... waves in the longer side of the box, in (field units)^2."""
+        prediction, truth = (self.spectrum / self.count).tolist()
+        return prediction, truth
+
+    def spectrum_error(self) -> float:
+        """Root of the mean over shells of log10(E_prediction / E_truth)^2: 1 is a factor of ten in every scale."""
+        floor = torch.clamp(FLOOR * self.spectrum[1].sum(), min=torch.finfo(torch.float64).tiny)
+        prediction, truth = (self.spectrum + floor).log10()
+        return float((prediction - truth).square().mean().sqrt())
+
+    def divergences(self) -> tuple[float, float]:
+        """Mean |divergence| of prediction and truth, in 1 / time."""
+        prediction, truth = (self.divergence / self.count).tolist()
+        return prediction, truth
+
+
+def energy_spectrum(field: Tensor, periodic: bool) -> Tensor:
+    """Kinetic energy |u|^2 / 2 in shells of wave numbers: (..., 2, H, W) -> (..., K), K = max(H, W) // 2.
+
+    Shell k holds the waves whose number, counted along the longer side, rounds to k; the mean flow is in none. A
+    field between walls does not go on at the other side: its mean is taken off and a Hann window laid over it (of mean
+    square 1, so that the energy stays), or the jump at the wall would be seen in every shell.
+    """
+    height, width = field.shape[-2:]
+    if not periodic:
+        along = [
+            torch.hann_window(size, periodic=False, dtype=field.dtype, device=field.device) for size in (height, width)
+        ]
+        window = along[0][:, None] * along[1]
+        field = (field - field.mean((-2, -1), keepdim=True)) * (window / window.square().mean().sqrt())
+    waves = torch.fft.fft2(field, norm="forward")
+    energy = 0.5 * (waves.real.square() + waves.imag.square()).sum(-3)
+    longest = max(height, width)
+    x, y = (torch.fft.fftfreq(size, device=field.device, dtype=field.dtype) * longest for size in (height, width))
+    shell = (x[:, None].square() + y.square()).sqrt().round().long()
+    inside = (shell[None] == torch.arange(1, longest // 2 + 1, device=field.device)[:, None, None]).to(field.dtype)
+    return torch.einsum("...hw,khw->...k", energy, inside)
+
+
+def mean_divergence(field_BSCHW: Tensor, box: Box) -> Tensor:
+    """Mean |div u| over steps and cells: (..., S, 2, H, W) -> (...) in float64.
+
+    On a staggered grid over the faces of each cell; at cell centres by central differences, without the outermost
+    cells of a box with walls.
+    """
+    u, v = field_BSCHW[..., 0, :, :], field_BSCHW[..., 1, :, :]
+    if box.grid == "staggered" and not box.periodic:
+        total = divergence(field_BSCHW, box.spacing)
+    elif box.grid == "staggered":
+        total = (u.roll(-1, -2) - u + v.roll(-1, -1) - v) / box.spacing
+    else:
+        total = (u.roll(-1, -2) - u.roll(1, -2) + v.roll(-1, -1) - v.roll(1, -1)) / (2 * box.spacing)
+        if not box.periodic:
+            total = total[..., 1:-1, 1:-1]
+    return total.abs().mean((-3, -2, -1), dtype=torch.float64)

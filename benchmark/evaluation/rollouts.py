@@ -1,0 +1,20 @@
+"""Example roll-outs of a finished cell, as they are stored for pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmark.data.dataset import SplitName
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """A few rolled-out windows of one split, float32: (n, T or S, C, H, W)."""
+
+    split: SplitName
+    input: Any
+    truth: Any
+    prediction: Any
+    windows: list[tuple[int, int]] = field(default_factory=list)
+    """(run, first frame) of each."""

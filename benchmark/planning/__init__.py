@@ -1,0 +1,1 @@
+"""What a suite still has to do, and what that will cost."""

@@ -1,0 +1,128 @@
+"""What a training costs where it will run, timed in a few of its steps instead of estimated."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark import registry
+from benchmark.cell import Cell
+from benchmark.data.dataset import SplitName
+from benchmark.data.layout import field_path
+from benchmark.data.windows import Windows
+from benchmark.evaluation.evaluate import BATCH, forecast_error
+from benchmark.training import environment
+from benchmark.training.distributed import World
+from benchmark.training.experiment import Experiment, stored_field
+from benchmark.training.loop import Execution, StoppedError, TrainingData, TrainingOutput, deterministic, fit
+
+WARM_UP, WARM_UP_COMPILED = 1, 2
+STEPS = 5
+ENOUGH_SECONDS = 20.0
+"""Slow steps need not be repeated so often: after that long, one that was timed is enough."""
+RANDOM_RUNS, RANDOM_FRAMES = 2, 8
+"""Without data: so many runs, and so many frames more than a window has."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds on all ranks of a cell together: `step` for an optimiser step with the whole batch, `forecast` for one
+    window one frame ahead in evaluation. `data` says whether the field was a `real` or a `random` one."""
+
+    step: float
+    forecast: float
+    data: str
+
+    def seconds(self, cell: Cell) -> float:
+        """Training and evaluation of `cell`, early stopping left out."""
+        splits = Experiment.of(cell).splits
+        forecasts = {name: len(split) * split.steps for name, split in splits.items()}
+        steps = len(splits["train"]) // cell.train.batch_size
+        each_epoch = steps * self.step + forecasts["validation"] * self.forecast
+        return cell.train.epochs * each_epoch + (forecasts["future"] + forecasts["domain"]) * self.forecast
+
+
+def kind(cell: Cell) -> dict[str, Any]:
+    """All of a cell that its pace depends on; cells of one kind are timed once. UserError: no such model."""
+    dataset, protocol, train = cell.dataset, cell.protocol, cell.train
+    return {
+        "model": cell.model.model_dump(mode="json"),
+        "model_file_sha256": environment.source_digest(registry.model(cell.model.name)),
+        "dataset": dataset.model_dump(mode="json", exclude={"level"}),
+        "protocol": protocol.model_dump(mode="json", exclude={"name", "test_steps"}),
+        "train": train.model_dump(
+            mode="json", include={"batch_size", "gradient_clip", "precision", "compile", "channels_last"}
+        ),
+    }
+
+
+def measure(cell: Cell, world: World, data_folder: Path) -> Pace | None:
+    """Time a few steps of `cell` on the ranks of `world`; every rank calls it. None where the model refuses the task.
+
+    The loop is that of training, stopped before it has gone far; nothing of it is kept.
+    """
+    windows, data = _windows(cell, world, data_folder)
+    experiment = Experiment.of(cell, windows["train"].field.shape[2:])
+    if experiment.refusal() is not None:
+        return None
+    warm_up = WARM_UP_COMPILED if cell.train.compile else WARM_UP
+    clock = _Clock(world.device, warm_up)
+    train = _repeated(windows["train"], (warm_up + STEPS + 1) * cell.train.batch_size)
+    validation = replace(_repeated(windows["validation"], world.size * BATCH), steps=1)
+    with deterministic(cell.seed), tempfile.TemporaryDirectory() as folder:
+        model = experiment.build().to(world.device)
+        output, execution = TrainingOutput(Path(folder) / "checkpoint.pt"), Execution(world, should_stop=clock)
+        with suppress(StoppedError):
+            fit(model, TrainingData(train, validation), cell.train, 0, output, execution)
+        forecast_error(model, _repeated(validation, world.size), world, cell.train.precision).rmse()  # warms up
+        started = time.perf_counter()
+        forecast_error(model, validation, world, cell.train.precision).rmse()
+        return Pace(clock.step_seconds(), (time.perf_counter() - started) / len(validation), data)
+
+
+class _Clock:
+    """Asked before each step whether to stop, it takes the time."""
+
+    def __init__(self, device: torch.device, warm_up: int) -> None:
+        self.device = device
+        self.warm_up = warm_up
+        self.marks: list[float] = []
+
+    def __call__(self) -> bool:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.marks.append(time.perf_counter())
+        timed = len(self.marks) - 1 - self.warm_up
+        return timed >= STEPS or (timed >= 1 and self.marks[-1] - self.marks[0] > ENOUGH_SECONDS)
+
+    def step_seconds(self) -> float:
+        steps = [after - before for before, after in zip(self.marks, self.marks[1:], strict=False)]
+        return statistics.median(steps[self.warm_up :])
+
+
+def _windows(cell: Cell, world: World, data_folder: Path) -> tuple[Mapping[SplitName, Windows], str]:
+    """Those of the cell, or windows of noise of the same shape where its data are not there yet."""
+    experiment, protocol = Experiment.of(cell), cell.protocol
+    if field_path(data_folder, cell.dataset).exists():
+        return experiment.windows(stored_field(cell.dataset, data_folder).field, world.device), "real"
+    task = experiment.task
+    frames = protocol.input_frames + protocol.train_steps
+    shape = (RANDOM_RUNS, frames + RANDOM_FRAMES, task.channels, task.height, task.width)
+    field = torch.randn(shape, generator=torch.Generator().manual_seed(cell.seed)).to(world.device)
+    index = torch.cartesian_prod(torch.arange(RANDOM_RUNS), torch.arange(RANDOM_FRAMES)).to(world.device)
+    windows = Windows(field, index, protocol.input_frames, protocol.train_steps)
+    return {"train": windows, "validation": windows}, "random"
+
+
+def _repeated(windows: Windows, count: int) -> Windows:
+    """`count` windows, the first ones again where there are not so many."""
+    times = -(-count // len(windows))
+    return replace(windows, index=windows.index.repeat(times, 1)[:count])

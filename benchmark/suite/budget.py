@@ -1,0 +1,108 @@
+"""A budget of parameters: the width at which a model has as many, so that families are compared at equal size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from benchmark import registry
+from benchmark.cell import DatasetChoice, ModelChoice, Protocol
+
+if TYPE_CHECKING:
+    from benchmark.models.baseline import Baseline, Task
+
+TOLERANCE = 0.02
+MOST_PARAMETERS = 10**9
+"""Models are built to be counted."""
+WIDEST = 2**16
+SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
+_WRITTEN = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kKMG]?)")
+
+
+def parse(value: Any) -> int | None:
+    """`5.6M`, `850k`, `5_600_000` or a number; null or `none` for no budget. ValueError: anything else."""
+    if value in (None, "none"):
+        return None
+    match = _WRITTEN.fullmatch(str(value).strip())
+    number = Decimal(match[1].replace("_", "")) * SUFFIXES[match[2]] if match else Decimal(0)
+    if number != int(number) or not 1 <= number <= MOST_PARAMETERS:
+        raise ValueError(f"must be a number of parameters up to 1G, such as 5.6M, 850k or 5_600_000, not {value!r}")
+    return int(number)
+
+
+def sized(choice: ModelChoice, budget: int, dataset: DatasetChoice, protocol: Protocol) -> ModelChoice:
+    """`choice` at the width whose number of parameters is nearest to `budget`, on the task of that dataset.
+
+    A model that cannot run there is left as it is. ValueError: it has no width, none is within 2 % of the budget, or
+    it cannot be built.
+    """
+    from benchmark.training import experiment  # torch takes seconds to import
+
+    task = experiment.task_of(dataset, protocol)
+    baseline, config = registry.configured(choice)
+    if baseline.refusal(config, task) is not None:
+        return choice
+    if baseline.widened(config, 1) is None:
+        raise ValueError(f"{choice.name} has no width that a budget could decide; `budget: null` leaves it as it is")
+    where = f"{dataset.name} ({dataset.preset})"
+    try:
+        nearest = _around(baseline, baseline.widened(config, 1).model_dump_json(), budget, task)
+    except Exception as error:  # a plug-in may raise anything; it is refused by name
+        raise ValueError(f"{choice.name} cannot be sized on {where}: {type(error).__name__}: {error}") from error
+    width, count = min(nearest, key=lambda counted: abs(counted[1] - budget))
+    if abs(count - budget) > TOLERANCE * budget:
+        told = " and ".join(f"{count:,} at width {width}" for width, count in nearest)
+        raise ValueError(
+            f"no width of {choice.name} has within 2 % of {budget:,} parameters on {where}, the nearest are {told};"
+            " change its other settings or the budget, or let it be with `budget: null`"
+        )
+    return ModelChoice(name=choice.name, config=baseline.widened(config, width).model_dump(mode="json"))
+
+
+Counted = tuple[int, int]
+"""A width and its parameters."""
+
+
+@cache
+def _around(baseline: type[Baseline], config_json: str, budget: int, task: Task) -> list[Counted]:
+    from benchmark.evaluation import costs  # as above
+
+    config = baseline.Config.model_validate_json(config_json)
+    return bracket(lambda width: costs.parameters(costs.built(baseline, baseline.widened(config, width), task)), budget)
+
+
+def bracket(count: Callable[[int], int], budget: int) -> list[Counted]:
+    """The last width within `budget` and the first beyond it, or the one of them that there is.
+
+    `count` must not fall. It is nearly always a polynomial of degree two in the width, so that the last three counts
+    tell where the budget is passed. A width is at most doubled at once: nothing much larger than the budget is built.
+    """
+    known = [(1, count(1))]
+    while True:
+        below = [counted for counted in known if counted[1] <= budget]
+        above = [counted for counted in known if counted[1] > budget]
+        if not below:
+            return above
+        widest = max(below)[0]
+        last = min(above)[0] - 1 if above else 2 * widest
+        if last == widest or (not above and widest >= WIDEST):
+            return [max(below), *([min(above)] if above else [])]
+        if above and len(known) % 4 == 0:  # so that no count, however odd, is searched width by width
+            width = (widest + last + 1) // 2
+        else:
+            width = _passing(known[-3:], budget, widest + 1, last)
+        known.append((width, count(width)))
+
+
+def _passing(known: Sequence[Counted], budget: int, first: int, last: int) -> int:
+    """Where the parabola through three counts passes `budget`, from `first` to `last`."""
+    if len(known) < 3:
+        return last
+    (w0, c0), (w1, c1), (w2, c2) = known
+    slope, next_slope = (c1 - c0) / (w1 - w0), (c2 - c1) / (w2 - w1)
+    curvature = (next_slope - slope) / (w2 - w0)
+    passing = (w for w in range(first, last) if c0 + (w - w0) * (slope + curvature * (w - w1)) > budget)
+    return next(passing, last)

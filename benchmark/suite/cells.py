@@ -1,0 +1,60 @@
+"""Expands what a suite declares into cells, one for each point of the grid."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+
+from benchmark import registry
+from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol, Training
+from benchmark.suite import budget
+from benchmark.suite.grid import GridReader
+from benchmark.suite.reader import Declaration, DeclaredModel
+from benchmark.suite.suite import Suite
+
+
+def expanded(declared: Declaration, grid: GridReader) -> Suite:
+    """The suite with its cells; each cell once, in the order of the file.
+
+    A model with a budget has its width solved on each task. A model that is not trained has one cell for each dataset
+    and protocol. UserError: a model cannot be sized, or a seed is invalid; reported at its line in the file of `grid`.
+    """
+    cells: dict[str, Cell] = {}
+    budgets: dict[str, int] = {}
+    for dataset, entry, protocol, train, (index, seed) in itertools.product(
+        declared.datasets, declared.models, declared.protocols, declared.trainings, enumerate(declared.seeds)
+    ):
+        model = _sized(entry, dataset, protocol, grid)
+        if model is None:
+            continue
+        if not registry.model(model.name).trained:
+            if index > 0:
+                continue
+            train = Training()  # so that it is one cell, however the others are trained
+        make = partial(Cell, dataset=dataset, model=model, protocol=protocol, train=train, seed=seed)
+        cell = grid.checked(("seeds",), make)
+        if cell is not None:
+            cells.setdefault(cell.id, cell)
+            if entry.budget is not None:
+                budgets[cell.id] = entry.budget
+    grid.file.stop_on_errors()
+    return Suite(
+        name=declared.name,
+        path=grid.file.path,
+        cells=tuple(cells.values()),
+        resources=declared.resources,
+        tuned=declared.tuned,
+        tuning=declared.tuning,
+        budgets=budgets,
+    )
+
+
+def _sized(entry: DeclaredModel, dataset: DatasetChoice, protocol: Protocol, grid: GridReader) -> ModelChoice | None:
+    """The model at the width that its budget allows on this task, or None after reporting why there is none."""
+    if entry.budget is None:
+        return entry.choice
+    try:
+        return budget.sized(entry.choice, entry.budget, dataset, protocol)
+    except ValueError as error:
+        grid.file.error(entry.where, str(error))
+        return None

@@ -1,0 +1,90 @@
+"""Expands mappings of a suite's YAML into validated settings: a list where a scalar is allowed is an axis of a grid."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from benchmark import registry
+from benchmark.suite.yaml_file import Location, YamlFile, plain
+
+Settings = TypeVar("Settings", bound=BaseModel)
+_Plain = bool | int | float | str | list | dict | None
+
+
+class GridReader:
+    """Reads values of `file`; what is wrong with them is reported there, with the line of the key."""
+
+    def __init__(self, file: YamlFile) -> None:
+        self.file = file
+
+    def points(
+        self, where: Location, settings: Any, schema: type[Settings], own: Sequence[str] | None = None
+    ) -> list[Settings]:
+        """Every combination of the lists in `settings`, validated; empty where something is wrong.
+
+        `own` are the valid keys, by default the fields of `schema`.
+        """
+        settings = {} if settings is None else settings
+        if not isinstance(settings, Mapping):
+            self.file.error(where, "must be a mapping of keys to values")
+            return []
+        valid = tuple(schema.model_fields) if own is None else own
+        if not self.has_valid_keys(where, {key: None for key in settings if key != "name" or own is None}, valid):
+            return []
+        axes = {}
+        for key, value in settings.items():
+            takes_list = _is_sequence(schema.model_fields[key].annotation)
+            is_axis = isinstance(value, list) and not (takes_list and not any(isinstance(v, list) for v in value))
+            axes[key] = self.axis((*where, key), value if is_axis else [value])
+        points = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
+        validated = (self.validated(where, schema, point) for point in points)
+        return [point for point in validated if point is not None]
+
+    def axis(self, where: Location, values: Any) -> list[Any]:
+        """Plain values of a list, or of one scalar; empty where one of them is of another type."""
+        axis = plain(values) if isinstance(values, list) else [plain(values)]
+        if any(not isinstance(value, _Plain) for value in axis):
+            self.file.error(where, "must be made of numbers, texts, true, false and null")
+            return []
+        if not axis:
+            self.file.error(where, "an empty list leaves nothing to run")
+        repeated = [value for index, value in enumerate(axis) if value in axis[:index]]
+        if repeated:
+            self.file.error(where, f"{repeated[0]!r} stands there twice")
+        return axis
+
+    def validated(self, where: Location, schema: type[Settings], point: Mapping[str, Any]) -> Settings | None:
+        """`point` as `schema`, or None after reporting why it is invalid. A list may stand for a tuple."""
+        return self.checked(where, partial(schema.model_validate_json, json.dumps(point)))
+
+    def checked(self, where: Location, make: Callable[[], Settings]) -> Settings | None:
+        """What `make` returns, or None after reporting its ValidationError."""
+        try:
+            return make()
+        except ValidationError as error:
+            problems = {problem["loc"][:1]: problem for problem in reversed(error.errors())}  # the first of each key
+            for location, problem in problems.items():
+                message = problem["msg"].removeprefix("Value error, ")
+                self.file.error((*where, *location), f"{message} (got {problem['input']!r})")
+        return None
+
+    def has_valid_keys(self, where: Location, mapping: Mapping[str, Any], valid: Sequence[str]) -> bool:
+        """Whether every key of `mapping` is one of `valid`; each other key is reported."""
+        wrong = [key for key in mapping if key not in valid]
+        for key in wrong:
+            self.file.error((*where, key), registry.unknown("key", key, valid))
+        return not wrong
+
+
+def _is_sequence(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    if origin in (list, tuple):
+        return True
+    return any(_is_sequence(argument) for argument in typing.get_args(annotation))

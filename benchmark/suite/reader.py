@@ -1,0 +1,250 @@
+"""Reads the YAML of a suite and checks it against the registry.
+
+Wherever a scalar is allowed, a list is an axis of the grid. Every mistake is reported with file, line and key.
+"""
+
+from __future__ import annotations
+
+import itertools
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from benchmark import registry
+from benchmark.cell import FIRST_TUNING_SEED, DatasetChoice, ModelChoice, Protocol, Training
+from benchmark.errors import UserError
+from benchmark.suite import budget
+from benchmark.suite.grid import GridReader
+from benchmark.suite.suite import Range, Resources, TunedTrainingField, Tuning
+from benchmark.suite.yaml_file import Location, YamlFile, plain
+
+REQUIRED = ("name", "datasets", "models")
+OPTIONAL = ("protocol", "seeds", "train", "budget", "resources", "tuning", "tuned")
+
+
+@dataclass(frozen=True)
+class DeclaredModel:
+    """A model of the file, where it stands, and how many parameters it is to have (None: its width is given)."""
+
+    where: Location
+    choice: ModelChoice
+    budget: int | None
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a file declares: the axes of the grid of cells, and what holds for all of them."""
+
+    name: str
+    datasets: Sequence[DatasetChoice]
+    models: Sequence[DeclaredModel]
+    protocols: Sequence[Protocol]
+    trainings: Sequence[Training]
+    seeds: Sequence[Any]
+    resources: Resources
+    tuning: Tuning
+    tuned: bool
+
+
+class SuiteReader:
+    """Validates one file; knows the line of every key."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = YamlFile(path, "a suite is a mapping with the keys name, datasets and models")
+        self.tree = self.file.tree
+        self.grid = GridReader(self.file)
+        self.budgets = self._budgets(("budget",), self.tree.get("budget"))
+
+    def declaration(self) -> Declaration:
+        """What the file declares. UserError: all that is wrong with it."""
+        self.grid.has_valid_keys((), self.tree, (*REQUIRED, *OPTIONAL))
+        for key in REQUIRED:
+            if key not in self.tree:
+                self.file.error((), f"the key {key!r} is missing")
+        self.file.stop_on_errors()
+
+        datasets = list(self._choices("datasets", self._datasets))
+        models = list(self._choices("models", self._models))
+        protocol = self.tree.get("protocol")
+        named = isinstance(protocol, str | CommentedSeq)
+        protocols = self.grid.points(("protocol",), {"name": protocol} if named else protocol, Protocol)
+        trainings = self.grid.points(("train",), self.tree.get("train"), Training)
+        resources = self.grid.points(("resources",), self.tree.get("resources"), Resources)
+        name, seeds, tuned = self._name(), self._seeds(), self._tuned()
+        tuning = self._tuning({choice.level for choice in datasets})
+        self.file.stop_on_errors()
+
+        if len(resources) != 1:
+            self.file.error(("resources",), "takes no lists: resources are not an axis of the grid")
+        self._check_splits(datasets, protocols, trainings)
+        self._check_ranks(trainings, resources[0])
+        self.file.stop_on_errors()
+        return Declaration(name, datasets, models, protocols, trainings, seeds, resources[0], tuning, tuned)
+
+    def _name(self) -> str:
+        name = self.tree["name"]
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            self.file.error(("name",), "must be a line of text")
+        return str(name)
+
+    def _seeds(self) -> list[Any]:
+        seeds = self.grid.axis(("seeds",), self.tree.get("seeds", [0]))
+        if any(isinstance(seed, int) and seed >= FIRST_TUNING_SEED for seed in seeds):
+            self.file.error(("seeds",), f"seeds from {FIRST_TUNING_SEED} on are those of `symbench tune`")
+        return seeds
+
+    def _tuned(self) -> bool:
+        tuned = self.tree.get("tuned", False)
+        if not isinstance(tuned, bool):
+            self.file.error(("tuned",), f"must be true or false, not {tuned!r}")
+        return bool(tuned)
+
+    def _tuning(self, levels: set[Any]) -> Tuning:
+        """The section `tuning`, which may name only `levels`; the default where something in it is wrong."""
+        written = self.tree.get("tuning")
+        if not isinstance(written, CommentedMap | None):
+            self.file.error(("tuning",), f"must be a mapping with some of the keys {', '.join(Tuning.model_fields)}")
+            return Tuning()
+        settings = plain(written) if written else {}
+        if not self.grid.has_valid_keys(("tuning",), settings, tuple(Tuning.model_fields)):
+            return Tuning()
+        if isinstance(keys := settings.get("train"), dict):
+            if not self.grid.has_valid_keys(("tuning", "train"), keys, typing.get_args(TunedTrainingField)):
+                return Tuning()
+            ranges = {key: value for key, value in keys.items() if isinstance(value, dict)}
+            if None in [self.grid.validated(("tuning", "train", key), Range, value) for key, value in ranges.items()]:
+                return Tuning()
+        tuning = self.grid.validated(("tuning",), Tuning, settings) or Tuning()
+        for level in itertools.chain(*(() if isinstance(tuning.levels, str) else tuning.levels)):
+            if level not in levels:
+                self.file.error(("tuning", "levels"), registry.unknown("level", level, sorted(levels, key=str)))
+        return tuning
+
+    def _choices(self, section: str, expand: typing.Callable[..., Iterator[Any]]) -> Iterator[Any]:
+        """Each entry of a section: a bare name, or `name: {field: value or list}`."""
+        entries = self.tree[section]
+        if not isinstance(entries, CommentedSeq) or not entries:
+            self.file.error((section,), "must be a list of names, each with its settings if it has any")
+            return
+        for index, entry in enumerate(entries):
+            yield from self._choice((section, index), entry, expand)
+
+    def _choice(self, where: Location, entry: Any, expand: typing.Callable[..., Iterator[Any]]) -> Iterator[Any]:
+        name, settings = entry, {}
+        if isinstance(entry, CommentedMap) and len(entry) == 1:
+            ((name, settings),) = entry.items()
+            where = (*where, name)
+        if not isinstance(name, str) or not isinstance(settings or {}, dict):
+            self.file.error(where, "must be a name, or a name with its settings: `name: {key: value}`")
+            return
+        yield from expand(where, name, settings or {})
+
+    def _datasets(self, where: Location, name: str, settings: Mapping[str, Any]) -> Iterator[DatasetChoice]:
+        if name not in registry.dataset_names():
+            self.file.error(where, registry.unknown("dataset", name, registry.dataset_names()))
+            return
+        dataset = registry.dataset(name)
+        defaults = {"name": name, "level": list(dataset.levels), "preset": next(iter(dataset.presets))}
+        for choice in self.grid.points(where, {**defaults, **settings}, DatasetChoice, own=("level", "preset", "grid")):
+            for key, value, valid in (
+                ("level", choice.level, dataset.levels),
+                ("preset", choice.preset, tuple(dataset.presets)),
+            ):
+                if value not in valid:
+                    self.file.error((*where, key), registry.unknown(f"{key} of {name}", value, valid))
+            if choice.level in dataset.levels:  # as the dataset writes it: 3.0 is 3
+                choice = choice.model_copy(update={"level": dataset.levels[dataset.levels.index(choice.level)]})
+            yield choice
+
+    def _models(self, where: Location, name: str, settings: Mapping[str, Any]) -> Iterator[DeclaredModel]:
+        """The models of one entry, each with every budget that it is asked to keep."""
+        budgets, place = self.budgets, where
+        if "budget" in settings:
+            place = (*where, "budget")
+            budgets = self._budgets(place, settings["budget"])
+            settings = {key: value for key, value in settings.items() if key != "budget"}
+        budgeted = any(size is not None for size in budgets)
+        for choice in self._configured(where, name, settings, budgeted):
+            if registry.model(name).trained:
+                yield from (DeclaredModel(place, choice, size) for size in budgets)
+                continue
+            if budgeted and place != where:
+                self.file.error(place, f"{name} has nothing to train, and so no size")
+            yield DeclaredModel(place, choice, None)
+
+    def _configured(
+        self, where: Location, name: str, settings: Mapping[str, Any], budgeted: bool
+    ) -> Iterator[ModelChoice]:
+        try:
+            baseline = registry.model(name)
+        except UserError as error:
+            self.file.error(where, str(error))
+            return
+        config_class, width = baseline.Config, baseline.width_field
+        if budgeted and width in settings and not _is_network(config_class, width):
+            self.file.error((*where, width), f"the budget decides {width!r}; leave it out, or say `budget: null` here")
+        expanded = {
+            key: self._networks((*where, key), value, budgeted) if _is_network(config_class, key) else value
+            for key, value in settings.items()
+        }
+        if any(value == [] != settings[key] for key, value in expanded.items()):
+            return  # a network in it is wrong, and that has been said
+        for config in self.grid.points(where, expanded, config_class):
+            yield ModelChoice(name=name, config=config.model_dump(mode="json"))
+
+    def _networks(self, where: Location, value: Any, budgeted: bool) -> list[dict[str, Any]]:
+        """The networks that a wrapper is given: as in `models`, one entry or a list of them, under its budget."""
+        if isinstance(value, CommentedSeq):
+            entries = [((*where, index), entry) for index, entry in enumerate(value)]
+        else:
+            entries = [(where, value)]
+        expand = partial(self._configured, budgeted=budgeted)
+        return [choice.model_dump() for place, entry in entries for choice in self._choice(place, entry, expand)]
+
+    def _budgets(self, where: Location, value: Any) -> list[int | None]:
+        budgets = []
+        for written in self.grid.axis(where, value):
+            try:
+                budgets.append(budget.parse(written))
+            except ValueError as error:
+                self.file.error(where, str(error))
+        return budgets
+
+    def _check_splits(
+        self, datasets: Sequence[DatasetChoice], protocols: Sequence[Protocol], trainings: Sequence[Training]
+    ) -> None:
+        largest = max(train.batch_size for train in trainings)
+        longest = max(train.rollout_steps or 1 for train in trainings)
+        if longest > (shortest := min(protocol.train_steps for protocol in protocols)):
+            where = ("train", "rollout_steps")
+            self.file.error(where, f"{longest} is more than the protocol's train_steps, {shortest}")
+        for (name, preset), protocol in itertools.product({(d.name, d.preset) for d in datasets}, protocols):
+            try:
+                split = registry.dataset(name).splits(protocol, preset)["train"]
+            except UserError as error:
+                self.file.error(("protocol",), f"{name} ({preset}): {error}")
+                continue
+            if largest > len(split):
+                self.file.error(
+                    ("train", "batch_size"),
+                    f"{largest} is more than the {len(split)} training windows of {name} ({preset})",
+                )
+
+    def _check_ranks(self, trainings: Sequence[Training], resources: Resources) -> None:
+        ranks = resources.gpus or resources.ranks
+        written = "batch_size" in (self.tree.get("train") or {})
+        where = ("train", "batch_size") if written else ("resources",)
+        for size in {train.batch_size for train in trainings if train.batch_size % ranks}:
+            self.file.error(
+                where, f"{size} is not divisible by the {ranks} ranks of `resources`; it is the global batch"
+            )
+
+
+def _is_network(config: type[BaseModel], key: str) -> bool:
+    return key in config.model_fields and config.model_fields[key].annotation is ModelChoice

@@ -1,0 +1,85 @@
+"""Search space of a model within a suite: its own settings, and those of the training, which are the same for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeGuard
+
+from benchmark import registry
+from benchmark.cell import Cell, ModelChoice, Protocol, Training
+from benchmark.errors import UserError
+from benchmark.models.baseline import LogUniform
+from benchmark.suite.suite import Domain, Range, Suite
+from benchmark.training.experiment import Experiment, is_trained
+
+LEARNING_RATES = Range(low=1e-4, high=1e-2)
+LEARNING_RATE_DECAYS = (0.85, 0.9, 0.95, 0.98, 1.0)
+WEIGHT_DECAYS = (0.0, 1e-5, 1e-4, 4e-4, 1e-3)
+
+
+def model_space(choice: ModelChoice) -> dict[str, Domain]:
+    """What a model declares, and what a network within it does."""
+    space: dict[str, Domain] = {}
+    for key, domain in registry.model(choice.name).search_space.items():
+        if isinstance(domain, LogUniform):
+            space[key] = Range(low=float(domain.low), high=float(domain.high))
+        else:
+            space[key] = tuple(domain.values)
+    for key, value in choice.config.items():
+        if _is_network(value):
+            space |= {f"{key}.{inner}": domain for inner, domain in model_space(ModelChoice(**value)).items()}
+    return space
+
+
+def training_space(train: Training, protocol: Protocol, windows: int, ranks: int) -> dict[str, Domain]:
+    """What is searched of the training where the suite does not say; batches that ranks can share and windows fill."""
+    sizes = {train.batch_size // 2, train.batch_size, train.batch_size * 2}
+    lengths = {max(1, round(protocol.train_steps * part / 3)) for part in (1, 2, 3)}
+    return {
+        "learning_rate": LEARNING_RATES,
+        "learning_rate_decay": LEARNING_RATE_DECAYS,
+        "weight_decay": WEIGHT_DECAYS,
+        "batch_size": tuple(sorted(size for size in sizes if 0 < size <= windows and size % ranks == 0)),
+        "rollout_steps": tuple(sorted(lengths)),
+    }
+
+
+def search_space(suite: Suite, cell: Cell) -> dict[str, Domain]:
+    """What is searched for the model of `cell`: its own settings but for a width that a budget decides."""
+    own = model_space(cell.model)
+    if cell.id in suite.budgets:
+        own.pop(".".join(width_path(cell.model)), None)
+    windows = len(Experiment.of(cell).splits["train"])
+    ranks = suite.resources.gpus or suite.resources.ranks
+    usual = training_space(cell.train, cell.protocol, windows, ranks)
+    space = {f"model.{key}": domain for key, domain in own.items()}
+    space |= {f"train.{key}": domain for key, domain in usual.items()}
+    space |= {f"train.{key}": domain for key, domain in suite.tuning.train.items()}
+    return {key: domain for key, domain in space.items() if not _is_kept(key, suite.tuning.keep)}
+
+
+def _is_kept(key: str, keep: Sequence[str]) -> bool:
+    return key.partition(".")[2] in keep or key.rpartition(".")[2] in keep
+
+
+def check_keep(suite: Suite) -> None:
+    """UserError: `tuning.keep` names a setting that no model of the suite has."""
+    models = {cell.model.name: cell for cell in suite.cells if is_trained(cell)}.values()
+    free = replace(suite, tuning=suite.tuning.model_copy(update={"keep": ()}), budgets={})
+    known = {key for cell in models for key in search_space(free, cell)}
+    for name in suite.tuning.keep:
+        if not any(_is_kept(key, [name]) for key in known):
+            names = sorted({key.rpartition(".")[2] for key in known})
+            raise UserError(f"{suite.path}: tuning.keep: {registry.unknown('setting', name, names)}")
+
+
+def width_path(choice: ModelChoice) -> tuple[str, ...]:
+    """Where the width stands that a budget decides."""
+    field = registry.model(choice.name).width_field
+    value = choice.config.get(field)
+    return (field, *width_path(ModelChoice(**value))) if _is_network(value) else (field,)
+
+
+def _is_network(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict) and value.keys() == {"name", "config"}

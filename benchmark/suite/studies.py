@@ -1,0 +1,142 @@
+"""Studies of a suite: which cells share a search, under which name, and with which defaults.
+
+The name of a study is made of all that the search leaves as it is, so that the same suite finds the same studies,
+whatever its defaults for what is searched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from benchmark.cell import Cell, Level
+from benchmark.suite.search_space import check_keep, search_space, width_path
+from benchmark.suite.study import Study
+from benchmark.suite.suite import Domain, Range, Suite
+from benchmark.training.experiment import Experiment, is_trained
+
+
+def studies(suite: Suite) -> dict[str, Study]:
+    """Cell id -> its study, for the cells of the whole `suite` that are trained and whose model can run there.
+
+    UserError: `keep` names nothing.
+    """
+    members: dict[str, list[Cell]] = {}
+    known: dict[str, str] = {}  # cells that differ in their seeds alone are of one study
+    for cell in suite.cells:
+        setting = cell.model_dump_json(exclude={"seed"})
+        if setting not in known:
+            known[setting] = _identity(suite, cell) if _is_trained(cell) else ""
+        if known[setting]:
+            members.setdefault(known[setting], []).append(cell)
+    check_keep(suite)
+    found: dict[str, Study] = {}
+    for identity, cells in members.items():
+        study = _study(suite, identity, cells)
+        found |= {cell.id: study for cell in cells}
+    return found
+
+
+def distinct_studies(suite: Suite) -> list[Study]:
+    """The studies of the whole `suite`, each once, in the order of its cells."""
+    return list({study.name: study for study in studies(suite).values()}.values())
+
+
+def _is_trained(cell: Cell) -> bool:
+    return is_trained(cell) and Experiment.of(cell).refusal() is None
+
+
+def _identity(suite: Suite, cell: Cell) -> str:
+    """What the search leaves as it is, as canonical JSON."""
+    space = search_space(suite, cell)
+    model = cell.model.model_dump(mode="json")
+    for path in (*_paths(space, "model."), *([width_path(cell.model)] if cell.id in suite.budgets else [])):
+        at = model["config"]
+        for part in path[:-1]:
+            at = at[part]["config"]
+        at.pop(path[-1], None)
+    train = cell.train.model_dump(mode="json")
+    for (key,) in _paths(space, "train."):
+        train.pop(key, None)
+    document = {
+        "dataset": cell.dataset.model_dump(mode="json", exclude={"level"}),
+        "levels": _levels(suite, cell),
+        "model": model,
+        "budget": suite.budgets.get(cell.id),
+        "protocol": cell.protocol.model_dump(mode="json"),
+        "train": train,
+    }
+    return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+
+def _paths(space: Mapping[str, Domain], room: str) -> Iterator[tuple[str, ...]]:
+    for key in space:
+        if key.startswith(room):
+            yield tuple(key.removeprefix(room).split("."))
+
+
+def _study(suite: Suite, identity: str, cells: Sequence[Cell]) -> Study:
+    first = cells[0]
+    space = search_space(suite, first)
+    defaults: list[dict[str, Any]] = []
+    for cell in cells:
+        written = {key: _written(cell, key) for key in space}
+        if written not in defaults:
+            defaults.append(written)
+    for key, written in itertools.product(space, defaults):
+        space[key] = _holding(space[key], written[key])
+    levels = _levels(suite, first)
+    told = f"{first.dataset.name}-{first.dataset.preset}-level-{'-'.join(map(str, levels))}-{first.model.name}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    return Study(
+        name=f"{re.sub(r'[^A-Za-z0-9_.-]', '_', told)[:150]}-{digest}",
+        dataset=first.dataset.model_copy(update={"level": levels[0]}),
+        levels=levels,
+        model=first.model,
+        protocol=first.protocol,
+        train=first.train,
+        budget=suite.budgets.get(first.id),
+        space=space,
+        defaults=tuple(defaults),
+    )
+
+
+def _levels(suite: Suite, cell: Cell) -> tuple[Level, ...]:
+    """The levels of the suite that share their settings with that of `cell`."""
+    asked = suite.tuning.levels
+    if asked == "each":
+        return (cell.dataset.level,)
+    there = [
+        other.dataset.level
+        for other in suite.cells
+        if other.dataset.model_copy(update={"level": 0}) == cell.dataset.model_copy(update={"level": 0})
+    ]
+    group = there if asked == "all" else next((g for g in asked if cell.dataset.level in g), (cell.dataset.level,))
+    return tuple(dict.fromkeys(level for level in there if level in group))
+
+
+def _written(cell: Cell, key: str) -> Any:
+    room, *path = key.split(".")
+    if room == "train":
+        value = getattr(cell.train, path[0])
+        return cell.protocol.train_steps if path[0] == "rollout_steps" and value is None else value
+    at = cell.model.config
+    for part in path[:-1]:
+        at = at[part]["config"]
+    return at[path[-1]]
+
+
+def _holding(domain: Domain, value: Any) -> Domain:
+    """`domain` with `value` in it; a range does not stretch to what has no logarithm."""
+    if isinstance(domain, Range):
+        if not isinstance(value, int | float) or value <= 0:
+            return domain
+        return Range(low=min(domain.low, value), high=max(domain.high, value))
+    if value in domain:
+        return domain
+    values = (*domain, value)
+    return tuple(sorted(values)) if all(isinstance(one, int | float) for one in values) else values

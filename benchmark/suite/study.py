@@ -1,0 +1,126 @@
+"""A study as data: the search for settings of one model on a group of levels, under one protocol; its trials' cells.
+
+How trials are run is not known here.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from benchmark import registry
+from benchmark.cell import (
+    FIRST_TUNING_SEED,
+    Cell,
+    DatasetChoice,
+    Frozen,
+    Level,
+    ModelChoice,
+    PositiveInt,
+    Protocol,
+    Training,
+)
+from benchmark.errors import UserError
+from benchmark.suite import budget
+from benchmark.suite.suite import Domain, Range
+
+TUNING_SEED = FIRST_TUNING_SEED
+"""All trials of all studies have this one, so that they see the same shuffling and differ in their settings alone."""
+Settings = Mapping[str, Any]
+"""`model.<field>` and `train.<field>` -> value; a network within a model has a point more: `model.network.hidden`."""
+
+
+class Study(Frozen):
+    """One search. `dataset` stands at the first of `levels`; `model` and `train` are as the suite writes them first."""
+
+    name: str
+    dataset: DatasetChoice
+    levels: tuple[Level, ...]
+    model: ModelChoice
+    protocol: Protocol
+    train: Training
+    budget: PositiveInt | None
+    """Parameters, which decide the width of each trial's model."""
+    space: Mapping[str, Domain]
+    defaults: tuple[Mapping[str, Any], ...] = Field(min_length=1)
+    """The settings that the suite writes, tried first."""
+
+    @property
+    def contest(self) -> str:
+        """Equal for studies whose models meet on the board."""
+        keys = {"dataset", "levels", "protocol"}
+        return json.dumps(self.model_dump(mode="json", include=keys), sort_keys=True)
+
+    @property
+    def training_space(self) -> dict[str, Domain]:
+        """What is searched of the training, which no family may have more of than another."""
+        return {key: domain for key, domain in self.space.items() if key.startswith("train.")}
+
+    def __str__(self) -> str:
+        levels = ", ".join(map(str, self.levels))
+        return f"{self.dataset.name} level {levels} ({self.dataset.preset}), {self.model.name}"
+
+
+def trial_cells(study: Study, settings: Settings, seed: int = TUNING_SEED) -> tuple[Cell, ...] | None:
+    """The cells of a trial, one for each level; None where there can be none with these settings."""
+    try:
+        model, train = applied(study.model, settings), _training(study, settings)
+        if study.budget is not None:
+            model = budget.sized(model, study.budget, study.dataset, study.protocol)
+        _, config = registry.configured(model)
+        model = ModelChoice(name=model.name, config=config.model_dump(mode="json"))
+        return tuple(
+            Cell(
+                dataset=study.dataset.model_copy(update={"level": level}),
+                model=model,
+                protocol=study.protocol,
+                train=train,
+                seed=seed,
+            )
+            for level in study.levels
+        )
+    except (ValueError, UserError):
+        return None
+
+
+def applied(model: ModelChoice, settings: Settings) -> ModelChoice:
+    """`model` with those of `settings` that are its own."""
+    config = copy.deepcopy(model.config)
+    for key, value in settings.items():
+        room, *path = key.split(".")
+        if room == "model":
+            at = config
+            for part in path[:-1]:
+                at = at[part]["config"]
+            at[path[-1]] = value
+    return ModelChoice(name=model.name, config=config)
+
+
+def _training(study: Study, settings: Settings) -> Training:
+    train = {key.removeprefix("train."): value for key, value in settings.items() if key.startswith("train.")}
+    if train.get("rollout_steps") == study.protocol.train_steps:
+        train["rollout_steps"] = None  # the same training has one identity
+    return Training.model_validate({**study.train.model_dump(), **train})
+
+
+def draw(study: Study, number: int, attempt: int) -> dict[str, Any]:
+    """Settings at random, the same for the same trial on every machine."""
+    chance = random.Random(f"{study.name} {number} {attempt}")
+    drawn: dict[str, Any] = {}
+    for key, domain in study.space.items():
+        if isinstance(domain, Range):
+            drawn[key] = rounded(math.exp(chance.uniform(math.log(domain.low), math.log(domain.high))))
+        else:
+            drawn[key] = chance.choice(domain)
+    return drawn
+
+
+def rounded(value: float) -> float:
+    """To four digits, so that settings can be read and written down."""
+    return float(f"{value:.4g}")

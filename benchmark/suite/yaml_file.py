@@ -1,0 +1,80 @@
+"""A YAML file that a person wrote: what is wrong with it is told with file, line and key, all of it at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from benchmark.errors import UserError
+
+Location = tuple[str | int, ...]
+"""Keys and positions in lists on the way to a value."""
+
+
+class YamlFile:
+    """The mapping in a file, and the mistakes found in it so far. UserError: no such file, or no mapping in it."""
+
+    def __init__(self, path: Path, is_a: str) -> None:
+        self.path = path
+        self.errors: list[tuple[int, str]] = []
+        self.tree = self._parse(is_a)
+
+    def error(self, where: Location, message: str) -> None:
+        """Note that something is wrong at `where`."""
+        line, name = self._line(where), ".".join(str(part) for part in where)
+        self.errors.append((line, f"{self.path}:{line}: {name + ': ' if name else ''}{message}"))
+
+    def stop_on_errors(self) -> None:
+        """UserError with all that was noted, in the order of the file."""
+        if self.errors:
+            raise UserError("\n".join(dict.fromkeys(message for _, message in sorted(self.errors))))
+
+    def _parse(self, is_a: str) -> CommentedMap:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path}: is not UTF-8 text") from error
+        try:
+            tree = YAML(typ="rt").load(text)
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            where = f"{self.path}:{mark.line + 1}" if mark else str(self.path)
+            problem = (error.problem or "cannot be parsed").splitlines()[0]
+            raise UserError(f"{where}: not valid YAML: {problem}") from error
+        except (YAMLError, ValueError, RecursionError) as error:
+            raise UserError(f"{self.path}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
+        if not isinstance(tree, CommentedMap):
+            raise UserError(f"{self.path}:1: {is_a}")
+        return tree
+
+    def _line(self, where: Location) -> int:
+        """The line of the deepest part of `where` that stands in the file."""
+        node: Any = self.tree
+        line = int(node.lc.line)
+        for part in where:
+            if not isinstance(node, CommentedMap | CommentedSeq):
+                break
+            try:
+                line = int(node.lc.key(part)[0] if isinstance(node, CommentedMap) else node.lc.item(part)[0])
+                node = node[part]
+            except (KeyError, IndexError, TypeError):
+                break
+        return line + 1
+
+
+def plain(value: Any) -> Any:
+    """Without ruamel's round-trip types, which remember how a scalar was written."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value

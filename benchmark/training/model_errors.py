@@ -1,0 +1,51 @@
+"""Errors in an author's code: a forecast of the wrong shape or with NaN, and exceptions. Each names the model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from benchmark.blame import blame
+from benchmark.errors import SymbenchError, UserError
+from benchmark.models.baseline import Baseline
+
+
+def forecast_problem(y: object, x_BTCHW: Tensor) -> str | None:
+    """What is wrong with `y` as a forecast for the windows `x`, and what was expected; None where nothing is."""
+    expected = (len(x_BTCHW), *x_BTCHW.shape[2:])
+    if not isinstance(y, Tensor):
+        return f"forward gives {type(y).__name__}, expected a tensor of shape {expected}"
+    if y.shape != expected:
+        return f"forward gives a tensor of shape {tuple(y.shape)}, expected (windows, C, H, W) = {expected}"
+    if y.dtype != torch.float32:
+        return f"forward gives numbers of type {y.dtype}, expected torch.float32"
+    wrong = y.numel() - int(y.isfinite().sum())
+    if wrong:
+        return f"forward gives NaN or infinity in {wrong} of {y.numel()} numbers, expected finite numbers"
+    return None
+
+
+@contextmanager
+def author_errors(name: str, baseline: type[Baseline]) -> Iterator[None]:
+    """Raise exceptions of the baseline's own code as a UserError that names it; lack of memory stays what it is."""
+    try:
+        yield
+    except (SymbenchError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"model {name}: {blame(error, inspect.getsourcefile(baseline))}") from error
+
+
+def check_forecast(name: str, model: Baseline, x_BTCHW: Tensor) -> None:
+    """UserError where `model` gives no forecast for these windows. Costs one forward pass; the weights stay."""
+    training = model.training
+    # Not inference_mode: what a model keeps from its first call must serve in training, too.
+    with torch.no_grad(), author_errors(name, type(model)):
+        problem = forecast_problem(model.eval()(x_BTCHW), x_BTCHW)
+    model.train(training)
+    if problem is not None:
+        raise UserError(f"model {name}: {problem}")

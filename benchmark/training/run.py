@@ -1,0 +1,181 @@
+"""One cell from data to record; every rank runs this."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from benchmark.cell import Cell
+from benchmark.data.dataset import SplitName
+from benchmark.data.layout import StoredField
+from benchmark.data.windows import Windows
+from benchmark.evaluation import costs
+from benchmark.evaluation.evaluate import (
+    equivariance_error,
+    example_rollouts,
+    forecast_error,
+    rollout_equivariance_error,
+    split_errors,
+)
+from benchmark.evaluation.flow import Box
+from benchmark.groups import elements
+from benchmark.models.baseline import Baseline
+from benchmark.training import environment
+from benchmark.training.checkpoint import Progress
+from benchmark.training.distributed import World
+from benchmark.training.experiment import Experiment, stored_field
+from benchmark.training.loop import DivergedError, Execution, TrainingData, TrainingOutput, deterministic, fit
+from benchmark.training.model_errors import check_forecast
+from benchmark.training.recorder import Recorder
+
+EXAMPLES = 2
+"""Rolled-out windows kept of each test split, for pictures."""
+TEST_SPLITS: tuple[SplitName, ...] = ("future", "domain")
+
+
+def run_cell(
+    cell: Cell,
+    recorder: Recorder,
+    data_folder: Path,
+    execution: Execution,
+    notes: Mapping[str, Any] = MappingProxyType({}),
+    tuning: bool = False,
+) -> None:
+    """Train and evaluate `cell`, and leave its record; goes on where an earlier attempt stopped.
+
+    `notes` join the provenance. While `tuning`, the test splits do not exist: their frames are not in memory, and the
+    record ends with the validation RMSE. Raises UserError and MachineError for what a person can mend, StoppedError
+    where `execution` stopped the training; divergence is a result.
+    """
+    world = execution.world
+    stored = stored_field(cell.dataset, data_folder)
+    experiment = Experiment.of(cell, stored.field.shape[2:])
+    recorder.environment({**environment.describe(world), **_provenance(experiment, stored), **notes})
+    reason = experiment.refusal()
+    if reason is not None:
+        recorder.finish("n/a", {}, reason)
+        return
+    environment.reset_peak_memory(world.device)
+    windows_of = experiment.tuning_windows if tuning else experiment.windows
+    windows = windows_of(stored.field, world.device)
+    with deterministic(cell.seed):
+        model = experiment.build().to(world.device)
+        # Before training, and without a random number of it: the epochs seed themselves.
+        check_forecast(cell.model.name, model, windows["train"].batch(torch.zeros(1, dtype=torch.long))[0])
+        try:
+            trained = _train(cell, model, windows, recorder, execution)
+        except DivergedError as error:
+            recorder.finish("diverged", _costs(cell, model, error.progress, windows, world), str(error))
+            return
+        spent = _costs(cell, model, trained, windows, world)
+        if tuning:
+            recorder.finish("done", {"rmse_validation": trained.best_rmse, **spent})
+            return
+        metrics = _evaluate(experiment, model, stored, windows, world) | spent | _data_errors(stored)
+        if world.is_main:
+            precision = cell.train.precision
+            examples = [example_rollouts(model, windows[split], split, EXAMPLES, precision) for split in TEST_SPLITS]
+            recorder.rollouts(examples, cell.dataset.grid)
+    _finish(recorder, metrics)
+
+
+def _provenance(experiment: Experiment, stored: StoredField) -> dict[str, str]:
+    return {
+        "model_file_sha256": environment.source_digest(experiment.model_class),
+        "data_file": stored.path.name,
+        "data_checksum": stored.checksum,
+    }
+
+
+def _train(
+    cell: Cell, model: Baseline, windows: Mapping[SplitName, Windows], recorder: Recorder, execution: Execution
+) -> Progress:
+    """Train `model` in place; a model without weights has made no progress."""
+    if not model.trained:
+        return Progress()
+    data = TrainingData(windows["train"], windows["validation"])
+    output = TrainingOutput(recorder.checkpoint_path, lambda history: recorder.progress(history, cell.train.epochs))
+    return fit(model, data, cell.train, cell.seed, output, execution)
+
+
+def _evaluate(
+    experiment: Experiment,
+    model: Baseline,
+    stored: StoredField,
+    windows: Mapping[SplitName, Windows],
+    world: World,
+) -> dict[str, Any]:
+    """Metrics of the trained model on validation and test windows."""
+    dataset, grid, precision = experiment.dataset, experiment.task.grid, experiment.cell.train.precision
+    metrics: dict[str, Any] = {}
+    metrics["rmse_validation"] = forecast_error(model, windows["validation"], world, precision).rmse()
+    box = Box(grid, stored.spacing, dataset.periodic)
+    for split in TEST_SPLITS:
+        error, flow = split_errors(model, windows[split], world, precision, box)
+        metrics[f"rmse_{split}"] = error.rmse()
+        metrics[f"rmse_{split}_by_step"] = error.rmse_by_step()
+        metrics[f"rmse_{split}_by_run"] = error.rmse_by_run()
+        metrics[f"vrmse_{split}"] = error.vrmse()
+        metrics[f"spectrum_{split}"], metrics[f"spectrum_truth_{split}"] = flow.spectra()
+        metrics[f"spectrum_error_{split}"] = flow.spectrum_error()
+        metrics[f"divergence_{split}"], metrics[f"divergence_truth_{split}"] = flow.divergences()
+    group = elements(dataset.group, grid, dataset.periodic, *stored.field.shape[-2:])
+    for name, symmetry in (
+        ("model", equivariance_error(model, windows["validation"], group, world)),
+        ("rollout", rollout_equivariance_error(model, windows["future"], group, world)),
+    ):
+        metrics[f"{name}_equivariance_error"] = symmetry.absolute()
+        metrics[f"{name}_equivariance_error_relative"] = symmetry.relative()
+    return metrics
+
+
+def _data_errors(stored: StoredField) -> dict[str, float]:
+    """The equivariance error of the data, where it was measured when they were simulated."""
+    errors = {
+        "data_equivariance_error": stored.mean_absolute_error,
+        "data_equivariance_error_relative": stored.mean_relative_error,
+    }
+    return {name: error for name, error in errors.items() if error is not None}
+
+
+def _costs(
+    cell: Cell, model: Baseline, trained: Progress, windows: Mapping[SplitName, Windows], world: World
+) -> dict[str, Any]:
+    """What the result cost; `samples_per_second` counts training windows, validation included in the time."""
+    epochs = len(trained.history)
+    spent: dict[str, Any] = {
+        "parameters": costs.parameters(model),
+        "epochs": epochs,
+        "training_seconds": trained.seconds,
+    }
+    peak = environment.peak_memory_bytes(world.device)
+    if peak is not None:
+        spent["peak_memory_bytes"] = int(world.maximum(peak))
+    try:
+        spent["flops"] = costs.flops(model, world.device)  # after the peak was read: it is none of the training's
+    except Exception as error:  # noqa: BLE001 - of a plug-in that takes no zeros, say; the training stands
+        warnings.warn(f"the FLOPs cannot be counted: {type(error).__name__}: {error}", stacklevel=2)
+    if epochs:
+        spent["best_epoch"] = trained.best_epoch
+        batches = len(windows["train"]) // cell.train.batch_size
+        spent["samples_per_second"] = epochs * batches * cell.train.batch_size / trained.seconds
+    return spent
+
+
+def _finish(recorder: Recorder, metrics: Mapping[str, Any]) -> None:
+    """Record the result: diverged where a metric is not finite."""
+    finite = {key: value for key, value in metrics.items() if _is_finite(value)}
+    if len(finite) < len(metrics):
+        recorder.finish("diverged", finite, f"not finite: {', '.join(sorted(metrics.keys() - finite.keys()))}")
+    else:
+        recorder.finish("done", metrics)
+
+
+def _is_finite(value: Any) -> bool:
+    return all(map(math.isfinite, value)) if isinstance(value, list) else math.isfinite(value)

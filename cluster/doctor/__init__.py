@@ -1,0 +1,1 @@
+"""Checks of a machine or cluster before hundreds of cells run there."""

@@ -1,0 +1,100 @@
+"""How a launch looks: a bar and the running cells on a terminal, a plain line for each finished cell in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from benchmark.cell import Cell
+from benchmark.terminal import one_line
+from results.store.record import Record
+
+MOST_LINES = 8
+"""Of running cells; a terminal may be no higher."""
+
+
+class Display:
+    """Shows the cells of one launch; each finished cell is announced once."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = _Bar(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task("", total=None)
+        self.announced: set[str] = set()
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.progress.below = []
+        self.progress.stop()
+
+    def start(self, cells: Sequence[Cell], records: Mapping[str, Record]) -> None:
+        """All cells of the suite and what is known of them."""
+        self.announced = {key for key, record in records.items() if record.status.is_result}
+        self.progress.below = ["starting"]
+        self.progress.update(self.task, total=len(cells), completed=len(self.announced))
+
+    def update(self, records: Mapping[str, Record]) -> None:
+        """The records that were begun since the launch."""
+        if not records:
+            return
+        running = [record for record in records.values() if record.status.state == "running"]
+        self.progress.below = [f"{record.cell}: {_epoch(record)}" for record in running]
+        for key, record in records.items():
+            if record.status.state != "running" and key not in self.announced:
+                self.announced.add(key)
+                self.progress.update(self.task, completed=len(self.announced))
+                self.console.print(f"{escape(str(record.cell))}: {_ending(record)}", highlight=False, soft_wrap=True)
+
+
+class _Bar(Progress):
+    """With a line below it for each running cell."""
+
+    below: Sequence[str] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for line in self.below[:MOST_LINES]:
+            yield Text(line)
+        if len(self.below) > MOST_LINES:
+            yield Text(f"and {len(self.below) - MOST_LINES} more")
+
+
+def _epoch(record: Record) -> str:
+    status = record.status
+    if not record.history:
+        return "starting"
+    return f"epoch {status.epoch}/{status.epochs}, validation RMSE {record.history[-1].validation_rmse:.3f}"
+
+
+def _ending(record: Record) -> str:
+    status, metrics = record.status, record.metrics
+    if status.state == "failed":
+        return f"[red]failed[/] ({escape(status.failure)}): {escape(one_line(status.message))}"
+    if status.state == "done":
+        return f"RMSE future {metrics['rmse_future']:.3f}, domain {metrics['rmse_domain']:.3f}"
+    return f"[yellow]{status.state}[/]: {escape(one_line(status.message))}"

@@ -1,0 +1,90 @@
+"""What cells will take where they will run: from what finished siblings took there, from a probe, or from FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from benchmark.cell import Cell
+from benchmark.errors import MachineError
+from benchmark.planning.plan import Estimate, PaceOf, Speed, Timing, estimates, flops_per_second, left_of, siblings_of
+from benchmark.suite.suite import Suite
+from benchmark.training.experiment import is_trained
+from cluster.jobs.launch import shape_here, threads_of
+from cluster.jobs.packing import GFLOPS, Shape, shapes
+from cluster.site import Site
+from cluster.slurm.probes import Paces
+from results.store.record import Record
+from results.store.store import Store
+
+SIBLINGS = 5
+"""So many finished cells of a kind are enough to tell what it takes."""
+
+
+def on_site(
+    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], site: Site, store: Store
+) -> dict[str, Estimate]:
+    """For each of `cells` by id, on the ranks that it will have. UserError where the site cannot run it."""
+    by_shape = shapes(suite, cells, site)
+    shape_of = {cell.id: shape for shape, members in by_shape.items() for cell in members}
+    speed: Speed = lambda cell: 1e9 * (site.gflops or GFLOPS[shape_of[cell.id].device]) * shape_of[cell.id].ranks  # noqa: E731
+    trained = trained_shape(by_shape)
+    pace_of: PaceOf = lambda cell: None  # noqa: E731
+    if trained is not None and (store.root / "paces").is_dir():  # else SLURM need not be asked where this is
+        pace_of = Paces.on_site(store, site, trained).read
+    return estimates(cells, timings(records.values(), trained), speed, pace_of)
+
+
+def siblings(suite: Suite, states: Mapping[str, str], store: Store) -> dict[str, Record]:
+    """Some of the records that tell what open cells will take, by the `states` of cells by id: a few of each kind."""
+    done = (cell for cell in suite.cells if states.get(cell.id) == "done")
+    return store.read(siblings_of(left_of(suite, states), done, SIBLINGS))[0]
+
+
+def seconds_on(
+    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], site: Site, store: Store
+) -> dict[str, float]:
+    """The seconds of `on_site`."""
+    return {key: estimate.seconds for key, estimate in on_site(suite, cells, records, site, store).items()}
+
+
+def here(
+    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], store: Store
+) -> tuple[dict[str, Estimate], Shape | None]:
+    """For each of `cells` by id, a selection from `suite`, on this machine, and the shape that they have here.
+
+    None where this machine cannot run them; only then what ran elsewhere counts.
+    """
+    try:
+        shape = shape_here(suite, suite.cells, store)
+    except MachineError:
+        return estimates(cells, timings(records.values(), None)), None
+    speed: Speed = lambda cell: shape.ranks * flops_per_second(threads_of(shape))  # noqa: E731
+    return estimates(cells, timings(records.values(), shape), speed, Paces.here(store, shape).read), shape
+
+
+def trained_shape(by_shape: Mapping[Shape, Sequence[Cell]]) -> Shape | None:
+    """The one shape of all cells that are trained."""
+    for shape, cells in by_shape.items():
+        if is_trained(cells[0]):
+            return shape
+    return None
+
+
+def timings(records: Iterable[Record], shape: Shape | None) -> list[Timing]:
+    """What finished cells took; of trained ones those that had `shape`'s kind of device and number of ranks."""
+    return [
+        Timing(
+            record.cell,
+            record.metrics["training_seconds"],
+            alike=shape is None or record.environment.get("lanes", 1) == shape.lanes,
+        )
+        for record in records
+        if record.status.state == "done" and (shape is None or _ran_like(record, shape))
+    ]
+
+
+def _ran_like(record: Record, shape: Shape) -> bool:
+    if not is_trained(record.cell):
+        return True
+    ran = record.environment
+    return (ran.get("device_type"), ran.get("world_size")) == (shape.device, shape.ranks)

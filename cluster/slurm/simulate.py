@@ -1,0 +1,99 @@
+"""Simulates the parts of data files in a SLURM array; what is assembled of them is `benchmark.data.prepare`'s."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import submitit
+
+from benchmark.cell import Level
+from benchmark.data.dataset import Part
+from benchmark.data.prepare import Outline, TotalProgress, outline, simulate_part
+from benchmark.errors import MachineError
+from benchmark.files import write_json
+from cluster.jobs.packing import Shape
+from cluster.site import Site
+from cluster.slurm import commands as slurm
+from cluster.slurm.executor import cluster_folder, executor_for, refusals
+
+POLL_SECONDS = 2.0
+GONE_AFTER_POLLS = 3
+"""A file may be seen on this side a little later than the end of the job that wrote it."""
+
+
+def simulate_on(site: Site, work: Outline, store_root: Path, progress: TotalProgress) -> None:
+    """Leave all missing parts of `work` on the shared disk, by an array of jobs; waits for them.
+
+    The same call goes on after an interruption. MachineError: no SLURM here, the jobs are refused, or end without
+    having done their part, with the place of their logs. UserError: SLURM would rewrite the store's path. Ctrl-C
+    cancels the array.
+    """
+    parts = work.missing_parts()
+    if not parts:
+        return
+    folder = cluster_folder(store_root)
+    shares = _shares(parts, site.jobs)
+    share_file = folder / "shares.json"
+    write_json(
+        share_file,
+        {
+            "dataset": work.name,
+            "preset": work.preset,
+            "levels": list(work.levels),
+            "folder": str(work.folder.resolve()),
+            "solver": work.solver,
+            "shares": [[part.key for part in share] for share in shares],
+        },
+    )
+    jobs = _submit(site, folder, share_file, len(shares))
+    (array,) = slurm.arrays_of(job.job_id for job in jobs)
+    total = sum(part.work for part in parts)
+    polls_without_jobs = 0
+    try:
+        while missing := [part for part in parts if not work.part_path(part).exists()]:
+            progress(total - sum(part.work for part in missing), total)
+            polls_without_jobs = 0 if _in_queue(array) else polls_without_jobs + 1
+            if polls_without_jobs > GONE_AFTER_POLLS:
+                raise MachineError(
+                    f"the SLURM job {array} has ended and {len(missing)} of {len(parts)} parts are not simulated;"
+                    f" its logs are in {folder}"
+                )
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        slurm.cancel([array])
+        raise
+    progress(total, total)
+
+
+def simulate_share(share_file: str, index: int) -> None:
+    """What a job of the array runs."""
+    document = json.loads(Path(share_file).read_text(encoding="utf-8"))
+    levels: Sequence[Level] = document["levels"]
+    work = outline(document["dataset"], document["preset"], levels, Path(document["folder"]), document["solver"])
+    mine = set(document["shares"][index])
+    for part in work.missing_parts():
+        if part.key in mine:
+            simulate_part(work, part, lambda done: None)
+
+
+def _shares(parts: Sequence[Part], most: int) -> list[list[Part]]:
+    """About the same work for each job: the largest part left goes to who has least."""
+    shares: list[list[Part]] = [[] for _ in range(min(most, len(parts)))]
+    for part in sorted(parts, key=lambda part: -part.work):
+        min(shares, key=lambda share: sum(one.work for one in share)).append(part)
+    return shares
+
+
+def _submit(site: Site, folder: Path, share_file: Path, count: int) -> list[submitit.Job[None]]:
+    with refusals():
+        executor = executor_for(folder, site, Shape("cpu", 1), "symbench-data")
+        return executor.map_array(simulate_share, [str(share_file)] * count, range(count))
+
+
+def _in_queue(array: str) -> bool:
+    """Whether any job of the array waits or runs. A controller that does not answer is no answer: assume so."""
+    queue = slurm.queue()
+    return queue is None or array in slurm.arrays_of(queue)

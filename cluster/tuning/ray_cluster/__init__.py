@@ -1,0 +1,1 @@
+"""A Ray cluster of our own: its nodes, and the processes that start and stop them."""

@@ -1,0 +1,1 @@
+"""The leaderboard: rows, verdicts, standings, comparisons."""

@@ -1,0 +1,123 @@
+"""What a published board holds, as JSON, and the boards that are published."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UserError
+from benchmark.suite.suite import SUITES_FOLDER, Suite
+from results.board.leaderboard import SETTING, aggregate, best, letters_of
+from results.board.quantities import plain, written_statistic
+from results.board.row import Row
+from results.store.record import Broken, Record
+
+FORMAT = 1
+KEPT = (
+    *("rmse_future", "rmse_domain", "vrmse_future", "vrmse_domain", "data_equivariance_error"),
+    *("model_equivariance_error", "parameters", "flops", "training_seconds", "epochs"),
+)
+"""Metrics of the committed board beside the one that was asked for; the others are in the store."""
+VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow", "ray")
+MACHINE = ("device", "device_type", "world_size", "threads", "lanes")
+"""Names of hosts and what kernel they run are nobody's business."""
+
+
+def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken], metric: str) -> dict[str, Any]:
+    """The content of board.json."""
+    rows = aggregate(suite.cells, records, metric)
+    winners, groups = best(rows, metric), letters_of(rows, metric)
+    times = [record.status.heartbeat for record in records.values() if record.status.is_result]
+    return {
+        "format": FORMAT,
+        "suite": suite.name,
+        "metric": metric,
+        "cells": len(suite.cells),
+        "states": dict(sorted(Counter(seed.state for row in rows for seed in row.seeds).items())),
+        "seeds": sorted({cell.seed for cell in suite.cells}),
+        "first_result": _day(min(times)),
+        "last_result": _day(max(times)),
+        "rows": [_row(row, metric, index in winners, groups[index]) for index, row in enumerate(rows)],
+        "missing": [
+            {"dataset": row.dataset, "level": row.level, "label": row.label, "seed": seed.seed, "id": seed.cell_id}
+            | {"state": seed.state, "why": seed.message}
+            for row in rows
+            for seed in row.seeds
+            if seed.state != "done"
+        ],
+        "unreadable": sorted(one.folder.name for one in broken),
+        "provenance": _provenance(records.values()),
+        "data": _data(records.values()),
+        "command": f"symbench run {suite.path.stem if suite.path.parent == SUITES_FOLDER else 'suite.yaml'}"
+        + (" --tuned" if suite.asked else ""),
+    }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A board. UserError: not one of ours."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise UserError(f"{path}: is not a board of format {FORMAT}; delete it and publish again")
+    return document
+
+
+def by_rank(folder: Path) -> list[Path]:
+    """The boards, foremost first: published sizes before small ones, then by the cells that are done."""
+
+    def rank(path: Path) -> tuple[bool, int, str, str]:
+        document = read(path)
+        large = any(row["preset"] == "paper" for row in document["rows"])
+        return large, document["states"].get("done", 0), document["last_result"], path.parent.name
+
+    return sorted(folder.glob("*/board.json"), key=rank, reverse=True)
+
+
+def _row(row: Row, metric: str, wins: bool, group: str) -> dict[str, Any]:
+    kept = {name: row.metrics[name] for name in dict.fromkeys((metric, *KEPT)) if name in row.metrics}
+    return {
+        **{key: getattr(row, key) for key in SETTING if key != "source"},
+        **{"best": wins, "group": group, "remark": row.remark},
+        "done": row.count("done"),
+        "expected": len(row.seeds),
+        "seeds": [{"seed": seed.seed, "id": seed.cell_id, "state": seed.state} for seed in row.seeds],
+        "metrics": {name: vars(value) for name, value in kept.items()},
+        "written": {name: written_statistic(name, value) for name, value in kept.items()},
+    }
+
+
+def _provenance(records: Iterable[Record]) -> dict[str, list[str]]:
+    """Each value that the records name, of versions and machine."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for key in (*VERSIONS, *MACHINE):
+            value = record.environment.get(key)
+            if value is not None:
+                found.setdefault(key, set()).add(plain(value))
+    names = [key for key in (*VERSIONS, *MACHINE) if key in found]
+    return {key: sorted(found[key], key=lambda text: (len(text), text)) for key in names}  # 2 before 10
+
+
+def _data(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """The fields that were learned, with what was measured of them."""
+    found = {}
+    for record in records:
+        dataset, checksum = record.cell.dataset, record.environment.get("data_checksum")
+        if checksum:
+            found[dataset.name, dataset.preset, str(dataset.level), str(checksum)] = {
+                **{"dataset": dataset.name, "preset": dataset.preset, "level": dataset.level},
+                "file": str(record.environment.get("data_file", "")),
+                "checksum": str(checksum),
+                "data_equivariance_error": record.metrics.get("data_equivariance_error"),
+            }
+    return [found[key] for key in sorted(found)]
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,199 @@
+"""The numbers on the board: what each is called and means, its statistics, and how it is written."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from results.statistics.bootstrap import interval
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number on the board: how it is headed, explained and shown.
+
+    It is value / `divisor` in `unit`, or, where it is `prefixed`, 5.6 M of the unit.
+    """
+
+    title: str
+    unit: str
+    meaning: str
+    higher_is_better: bool = False
+    divisor: float = 1.0
+    prefixed: bool = False
+
+    def merit(self, value: float) -> float:
+        """`value`, negated where higher is better: the least is the best."""
+        return -value if self.higher_is_better else value
+
+
+FIELD = "field units"
+PREFIXES = ("", "k", "M", "G", "T", "P")
+CURVES = (
+    "rmse_future_by_step",
+    "rmse_domain_by_step",
+    "spectrum_future",
+    "spectrum_truth_future",
+    "spectrum_domain",
+    "spectrum_truth_domain",
+)
+"""Lists over rolled-out steps, or over wave numbers 1, 2, ..."""
+BY_RUN = {"rmse_future": "rmse_future_by_run", "rmse_domain": "rmse_domain_by_run"}
+"""Metric -> the list of its values for each test run, by which two models are paired."""
+
+METRICS: Mapping[str, Metric] = {
+    "rmse_future": Metric(
+        "RMSE future", FIELD, "Root mean square error of the roll-out, later frames of the runs seen"
+    ),
+    "rmse_domain": Metric("RMSE domain", FIELD, "Root mean square error of the roll-out, runs never seen"),
+    "rmse_validation": Metric("RMSE validation", FIELD, "The error by which the best epoch was chosen"),
+    "vrmse_future": Metric("VRMSE future", "1", "RMSE future over the standard deviation of the truth"),
+    "vrmse_domain": Metric("VRMSE domain", "1", "RMSE domain over the standard deviation of the truth"),
+    "model_equivariance_error": Metric(
+        "Model equivariance error", FIELD, "Mean |f(gx) - g f(x)|, one step, over the group"
+    ),
+    "model_equivariance_error_relative": Metric(
+        "Relative model equivariance error", "1", "Model equivariance error over the mean |field|"
+    ),
+    "data_equivariance_error": Metric(
+        "Data equivariance error", FIELD, "Measured data equivariance error of the level"
+    ),
+    "data_equivariance_error_relative": Metric(
+        "Relative data equivariance error", "1", "Data equivariance error over the mean |field|"
+    ),
+    "rollout_equivariance_error": Metric(
+        "Equivariance error, rolled out", FIELD, "Mean |F(gx) - g F(x)| over the steps of a roll-out F, over the group"
+    ),
+    "rollout_equivariance_error_relative": Metric(
+        "Relative equivariance error, rolled out", "1", "Equivariance error of the roll-out over the mean |field|"
+    ),
+    "spectrum_error_future": Metric(
+        "Spectrum error future",
+        "decades",
+        "Energy of each scale at the last step, root mean square of log10(E / E truth)",
+    ),
+    "spectrum_error_domain": Metric("Spectrum error domain", "decades", "The same on runs never seen"),
+    "divergence_future": Metric(
+        "Divergence", "1 / time", "Mean |divergence| of the roll-out, later frames of the runs seen"
+    ),
+    "divergence_truth_future": Metric("Divergence of the truth", "1 / time", "Mean |divergence| of the same frames"),
+    "divergence_domain": Metric("Divergence domain", "1 / time", "Mean |divergence| of the roll-out, runs never seen"),
+    "divergence_truth_domain": Metric(
+        "Divergence of the truth, domain", "1 / time", "Mean |divergence| of the same frames"
+    ),
+    "parameters": Metric("Params", "count", "Trainable parameters of the model", prefixed=True),
+    "flops": Metric(
+        "FLOPs",
+        "a step",
+        "Floating-point operations of one forecast step of one window: matrix products, convolutions and Fourier"
+        " transforms (5 N log2 N), filters expanded beforehand",
+        prefixed=True,
+    ),
+    "samples_per_second": Metric("Speed", "samples/s", "Training samples per second, all ranks", higher_is_better=True),
+    "peak_memory_bytes": Metric("Memory", "MiB", "Peak memory of a rank in training", divisor=2**20),
+    "training_seconds": Metric("Training", "s", "Time spent in training"),
+    "epochs": Metric("Epochs", "count", "Epochs trained before the early stop"),
+    "best_epoch": Metric("Best epoch", "count", "The epoch that was kept, chosen by validation"),
+}
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean over the `n` seeds that have the number, their sample standard deviation, and the ends of the bootstrap
+    interval of the mean (`bootstrap.interval`); None below two seeds.
+
+    The mean of counts is an integer where it can be one.
+    """
+
+    mean: float
+    std: float | None
+    n: int
+    low: float | None = None
+    high: float | None = None
+
+
+def statistic(values: Sequence[Any]) -> Statistic | None:
+    """Of the finite numbers among `values`; None where there is none."""
+    return summaries([values])[0]
+
+
+def summaries(rows: Sequence[Sequence[Any]]) -> list[Statistic | None]:
+    """The same for each of many rows, at once."""
+    numbers = [[value for value in row if is_number(value)] for row in rows]
+    found: list[Statistic | None] = [None] * len(rows)
+    for n in sorted({len(row) for row in numbers} - {0}):
+        where = [index for index, row in enumerate(numbers) if len(row) == n]
+        table = np.array([numbers[index] for index in where], dtype=np.float64)
+        means = table.mean(axis=1)
+        same = (table == table[:, :1]).all(axis=1)
+        means[same] = table[same, 0]  # not off by a rounding
+        spreads = np.where(same, 0.0, table.std(axis=1, ddof=1)) if n > 1 else np.full(len(table), np.nan)
+        low, high = means.copy(), means.copy()
+        low[~same], high[~same] = interval(table[~same])
+        for index, *ends in zip(where, *(each.tolist() for each in (means, spreads, low, high)), strict=True):
+            mean, std, least, most = ends
+            counted = float(mean).is_integer() and all(isinstance(value, int) for value in numbers[index])
+            many = (std, n, least, most) if n > 1 else (None, n, None, None)
+            found[index] = Statistic(int(mean) if counted else mean, *many)
+    return found
+
+
+def curve(lists: Sequence[tuple[float, ...] | None]) -> tuple[Statistic, ...]:
+    """Step by step, over those of `lists` that are as long as the first; empty where there is none."""
+    present = [one for one in lists if one is not None]
+    steps = summaries(list(zip(*(one for one in present if len(one) == len(present[0])), strict=True)))
+    return tuple(step for step in steps if step is not None)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number (JSON of other writers may hold NaN)."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
+
+
+def plain(value: Any) -> str:
+    """A setting, or what a record tells, as text: equal for equal values."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def written(value: float, integer: bool = False) -> str:
+    """Four significant digits, without an exponent where the number is of a common size."""
+    if value == 0 or integer:
+        return f"{value:.0f}"
+    if not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
+
+
+def written_statistic(name: str, value: Statistic) -> str:
+    """`mean ± std` in the unit of the metric; the standard deviation only where there is a spread to tell."""
+    metric = METRICS[name]
+    if metric.prefixed:
+        return _prefixed(value)
+    mean = written(value.mean / metric.divisor, integer=metric.unit == "count" and float(value.mean).is_integer())
+    return f"{mean} ± {written_spread(mean, value.std / metric.divisor)}" if value.std else mean
+
+
+def _prefixed(value: Statistic) -> str:
+    """Three digits and a prefix of the SI, as in `5.60 M`; what is below a thousand as it is."""
+    rounded = float(f"{value.mean:.3g}")
+    power = min(math.floor(math.log10(rounded)), 3 * len(PREFIXES) - 1) if rounded >= 1000 else 0
+    divisor, prefix = 1000 ** (power // 3), PREFIXES[power // 3]
+    mean = f"{rounded / divisor:.{2 - power % 3}f}" if prefix else written(value.mean, float(value.mean).is_integer())
+    spread = f" ± {written_spread(mean, value.std / divisor)}" if value.std else ""
+    return f"{mean}{spread} {prefix}".rstrip()
+
+
+def written_spread(mean: str, std: float) -> str:
+    """With the decimals of the mean, unless that would show a spread as none."""
+    decimals = len(mean.partition(".")[2]) if "e" not in mean else None
+    if decimals is None or round(std, decimals) == 0:
+        return f"{std:.0e}"
+    return f"{std:.{decimals}f}"

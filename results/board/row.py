@@ -1,0 +1,146 @@
+"""A row of the board: all seeds of one setting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf, isinf
+from typing import Any, Literal
+
+from benchmark import registry
+from benchmark.cell import Level
+from benchmark.errors import UserError
+from benchmark.training.recorder import State
+from results.board.quantities import BY_RUN, CURVES, METRICS, Statistic, curve, is_number, written_statistic
+from results.statistics.paired import Sample
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One cell of a row; `message` is the reason where it is not done."""
+
+    seed: int
+    cell_id: str
+    state: State | Literal["absent"]
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """All seeds of one setting.
+
+    `recorded` is the content of metrics.json of each seed, empty where it is not done. `trained` is false for a model
+    in which nothing is random: its one record stands for every seed.
+    """
+
+    dataset: str
+    preset: str
+    grid: str
+    level: Level
+    model: str
+    label: str
+    family: str
+    source: str
+    config: Mapping[str, Any]
+    protocol: Mapping[str, Any]
+    train: Mapping[str, Any]
+    seeds: tuple[Seed, ...]
+    metrics: Mapping[str, Statistic]
+    recorded: tuple[Mapping[str, Any], ...] = field(repr=False)
+    trained: bool = True
+
+    def count(self, state: State | Literal["absent"]) -> int:
+        return sum(seed.state == state for seed in self.seeds)
+
+    @cached_property
+    def values(self) -> Mapping[str, tuple[float | None, ...]]:
+        """For each metric the number of each seed; None where it has none."""
+        return {name: tuple(_number(one.get(name)) for one in self.recorded) for name in self.metrics}
+
+    def sample(self, metric: str) -> Sample:
+        """The seeds that are results, as the statistics take them: one that diverged is infinitely bad."""
+        worst = METRICS[metric].merit(inf)
+        seeds, values = [], []
+        runs: list[tuple[float, ...] | None] = []
+        for seed, recorded in zip(self.seeds, self.recorded, strict=True):
+            value = _number(recorded.get(metric))
+            if seed.state == "diverged" or value is not None:
+                seeds.append(seed.seed)
+                values.append(worst if value is None or seed.state == "diverged" else value)
+                runs.append(_numbers(recorded.get(BY_RUN.get(metric, ""))))
+        told = next((run for run in runs if run is not None), None)
+        if told is not None:  # a seed that diverged did so on every run
+            runs = [(worst,) * len(told) if isinf(value) else run for run, value in zip(runs, values, strict=True)]
+        whole = tuple(run for run in runs if run is not None)
+        return Sample(tuple(seeds), tuple(values), whole if len(whole) == len(runs) else None, not self.trained)
+
+    @cached_property
+    def curves(self) -> Mapping[str, tuple[Statistic, ...]]:
+        """The lists over rolled-out steps or wave numbers: a Statistic for each place."""
+        lists = {name: [_numbers(one.get(name)) for one in self.recorded] for name in CURVES}
+        return {name: steps for name in CURVES if (steps := curve(lists[name]))}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed is done, so that the means may be compared."""
+        return self.count("done") == len(self.seeds)
+
+    def ranks(self, metric: str) -> bool:
+        """Whether every seed is done and has `metric`, so that the row may win by it."""
+        return self.complete and metric in self.metrics and self.metrics[metric].n == len(self.seeds)
+
+    def merit(self, metric: str) -> float:
+        """The mean of `metric`, negated where higher is better: the least is the best."""
+        return METRICS[metric].merit(self.metrics[metric].mean)
+
+    def written(self, metric: str) -> str:
+        """The statistic of `metric` over the seeds as text; `-` where there is none."""
+        return written_statistic(metric, self.metrics[metric]) if metric in self.metrics else "-"
+
+    @property
+    def reason(self) -> str:
+        """Why the model cannot run here; empty where it can."""
+        return next((seed.message or "n/a" for seed in self.seeds if seed.state == "n/a"), "")
+
+    @property
+    def remark(self) -> str:
+        """What stands beside the numbers: `n/a: ...`, or the seeds that are not in the means."""
+        if self.reason:
+            return f"n/a: {self.reason.removeprefix('n/a: ')}"
+        states: tuple[State | Literal["absent"], ...] = ("diverged", "failed", "running", "absent")
+        return ", ".join(f"{self.count(state)} {state}" for state in states if self.count(state))
+
+    @property
+    def panel(self) -> tuple[str, str, str]:
+        """What is shown together, level beside level."""
+        return self.dataset, self.preset, self.grid
+
+    @cached_property
+    def contest(self) -> tuple[Any, ...]:
+        """What is compared: equal for rows that are asked the same thing."""
+        return (*self.panel, self.level, json.dumps(self.protocol, sort_keys=True))
+
+
+def _number(value: Any) -> float | None:
+    return value if is_number(value) else None
+
+
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    """A list of finite numbers as it is; None for anything else."""
+    return tuple(value) if isinstance(value, list) and value and all(map(is_number, value)) else None
+
+
+def declared(model: str) -> tuple[str, str, bool]:
+    """Family, source, and whether it is trained, as the baseline declares them."""
+    try:
+        baseline = registry.model(model)
+    except UserError:
+        return "unknown", "", True
+    return str(getattr(baseline, "family", "unknown")), str(getattr(baseline, "source", "")), bool(baseline.trained)
+
+
+def family_and_source(model: str) -> tuple[str, str]:
+    """As the baseline declares them; `unknown` where it is gone or broken, for its results still stand."""
+    return declared(model)[:2]

@@ -1,0 +1,134 @@
+"""How the models stand over all datasets and levels of a board: ranks, interquartile means, probability of improvement.
+
+A model is known by its label, a block is one contest: one dataset, level and protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf, nan
+
+import numpy as np
+
+from benchmark import registry
+from benchmark.errors import UserError
+from results.board.leaderboard import contests
+from results.board.quantities import METRICS
+from results.board.row import Row
+from results.statistics.bootstrap import Estimate, interquartile_estimate
+from results.statistics.multiple_comparisons import friedman, groups, ranks, signed_ranks
+from results.statistics.paired import Sample, improvement_estimate
+
+MOST_STANDING = 1000
+"""Rows, beyond which a terminal gets the standings only if a baseline is named: they take a second of resampling."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One model over all blocks.
+
+    `mean_rank` over the blocks in which it has a number, 1 the best. `relative` is the interquartile mean over
+    blocks and seeds of metric / mean of the baseline in the same block; `improvement` the probability that one of
+    its seeds is better than one of the baseline's; both None where they share no block, or the board has only one.
+    `group`: models that share a letter cannot be told apart over the blocks; empty with too few of them. A seed
+    that diverged is worse than every number; `missing` seeds (failed, running, absent) are in none of these.
+    """
+
+    label: str
+    family: str
+    blocks: int
+    mean_rank: float
+    relative: Estimate | None
+    improvement: Estimate | None
+    group: str
+    diverged: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class Standings:
+    """All models of a board, the best mean rank first; `reason` says why there are no groups.
+
+    `alike` is the p of Friedman's test that the models with a number in every block do not differ; None where there
+    are fewer than three of them or of blocks.
+    """
+
+    metric: str
+    baseline: str
+    blocks: int
+    models: tuple[Standing, ...]
+    alike: float | None = None
+    reason: str = ""
+
+
+def overall(rows: Sequence[Row], metric: str, baseline: str | None = None) -> Standings:
+    """Every label of the board. UserError: no such metric, no such baseline."""
+    if metric not in METRICS:
+        raise UserError(registry.unknown("metric", metric, METRICS))
+    labels = list(dict.fromkeys(row.label for row in rows))
+    if baseline is not None and baseline not in labels:
+        raise UserError(registry.unknown("baseline", baseline, labels))
+    blocks = [
+        {rows[index].label: samples for index in positions if (samples := rows[index].sample(metric)).seeds}
+        for positions in contests(rows)
+    ]
+    blocks = [block for block in blocks if block]
+    chosen = baseline or default_baseline(rows, blocks)
+    higher = METRICS[metric].higher_is_better
+    merit = METRICS[metric].merit
+    table = np.array([[merit(_mean(block[x])) if x in block else nan for x in labels] for block in blocks])
+    table = table.reshape(len(blocks), len(labels))
+    placed = ranks(table) if len(blocks) else table
+    counted = (~np.isnan(placed)).sum(axis=0)
+    mean_rank = np.where(counted, np.nansum(placed, axis=0) / np.maximum(counted, 1), nan)
+    order = sorted(range(len(labels)), key=lambda i: (not counted[i], mean_rank[i], labels[i]))
+    told = groups(order, partial(signed_ranks, table))
+    of_label: dict[str, list[Row]] = {label: [] for label in labels}
+    for row in rows:
+        of_label[row.label].append(row)
+    compared = blocks if len(blocks) > 1 else []  # over one block nobody is shown them, and they are what takes time
+    found = []
+    for index in order:
+        mine, both = of_label[labels[index]], {labels[index], chosen}
+        shared = [(block[labels[index]], block[chosen]) for block in compared if both <= block.keys()]
+        found.append(
+            Standing(
+                labels[index],
+                mine[0].family,
+                int(counted[index]),
+                float(mean_rank[index]),
+                _relative(shared),
+                improvement_estimate([(one.values, other.values) for one, other in shared], higher) if shared else None,
+                told[index],
+                sum(row.count("diverged") for row in mine),
+                sum(len(row.seeds) - row.count("done") - row.count("diverged") - row.count("n/a") for row in mine),
+            )
+        )
+    reason = "" if any(told) else f"{len(blocks)} levels: a signed-rank test needs 6 that two models share"
+    alike = friedman(table[:, counted == len(blocks)]) if len(blocks) else None
+    return Standings(metric, chosen, len(blocks), tuple(found), alike, reason)
+
+
+def default_baseline(rows: Sequence[Row], blocks: Sequence[dict[str, Sample]]) -> str:
+    """The plain convolutional network where there is one, for the question is what symmetry adds to it.
+
+    Then any other of the family `cnn`, then of `reference`, then any; of several the one with the most blocks.
+    """
+    families = ("cnn", "reference")
+
+    def preference(row: Row) -> tuple[int, int, int, str]:
+        family = families.index(row.family) if row.family in families else len(families)
+        return family, row.model != "convnet", -sum(row.label in block for block in blocks), row.label
+
+    return min(rows, key=preference).label if rows else ""
+
+
+def _mean(one: Sample) -> float:
+    return float(np.mean(one.values))
+
+
+def _relative(shared: Sequence[tuple[Sample, Sample]]) -> Estimate | None:
+    ratios = [np.asarray(one.values) / _mean(other) for one, other in shared if 0 < _mean(other) < inf]
+    return interquartile_estimate(ratios) if ratios else None

@@ -1,0 +1,123 @@
+"""The board on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from textwrap import fill
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from benchmark.terminal import titled
+from results.board.leaderboard import best, letters_of
+from results.board.quantities import METRICS, written
+from results.board.row import Row
+from results.board.standings import Standings
+from results.statistics.bootstrap import Estimate
+
+COLUMNS = ("rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
+GIVES_WAY = "model_equivariance_error"
+"""Left out where the board is sorted by a number that is not among them."""
+NARROW, GAP = 20, 2
+"""Room for the models and the table's edges, for which other columns are left out; between two columns."""
+
+
+def to_table(rows: Sequence[Row], metric: str = "rmse_future") -> Group:
+    """A table for each dataset, its levels apart and the best of each in green; fits 100 columns."""
+    tables = [_Panel(list(members), metric) for _, members in groupby(rows, key=lambda row: row.panel)]
+    told = "± is one standard deviation over seeds."
+    if any(letter for table in tables for letter in table.letters):
+        told += " Models that share a letter behind their seeds cannot be told apart in their level (5 %)."
+    return Group(*tables, Text(f"{told}\n", style="dim"))
+
+
+class _Panel:
+    """The table of one dataset. In a narrow terminal the last columns but that of `metric` are left out, and named."""
+
+    def __init__(self, rows: Sequence[Row], metric: str) -> None:
+        self.rows, self.metric = rows, metric
+        self.columns = COLUMNS if metric in COLUMNS else tuple(metric if n == GIVES_WAY else n for n in COLUMNS)
+        self.numbers = {name: [row.written(name) for row in rows] for name in self.columns}
+        self.heads = {name: f"{fill(METRICS[name].title, 12)}\n{METRICS[name].unit}" for name in self.columns}
+        self.letters = letters_of(rows, metric)
+        self.seeds = [
+            f"{row.count('done')}/{len(row.seeds)} {letters[:4]}".rstrip()
+            for row, letters in zip(rows, self.letters, strict=True)
+        ]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = self._fitting(options.max_width)
+        yield self._table(shown)
+        if gone := [METRICS[name].title for name in self.columns if name not in shown]:
+            yield Text(f"Left out for want of width: {', '.join(gone)}.\n", style="dim")
+
+    def _fitting(self, width: int) -> list[str]:
+        """The columns that fit beside NARROW for the models."""
+        widths = {n: max(map(len, (*self.heads[n].split("\n"), *self.numbers[n]))) + GAP for n in self.columns}
+        room = width - NARROW - max(len("Seeds"), *map(len, self.seeds)) - GAP
+        shown, may_go = list(self.columns), [name for name in self.columns if name != self.metric]
+        while may_go and sum(widths[name] for name in shown) > room:
+            shown.remove(may_go.pop())
+        return shown
+
+    def _table(self, shown: Sequence[str]) -> Table:
+        dataset, preset, grid = self.rows[0].panel
+        table = titled(f"{dataset} ({preset}, {grid})")
+        table.add_column("Model", overflow="fold")
+        for name in shown:
+            table.add_column(self.heads[name], justify="right", no_wrap=True)
+        table.add_column("Seeds", no_wrap=True)
+        winners = {name: best(self.rows, name) for name in {self.metric, "rmse_future", "rmse_domain"}}
+        for heading, level in groupby(enumerate(self.rows), key=lambda item: _heading(item[1])):
+            if table.row_count:
+                table.add_row()
+            table.add_row(Text(heading, style="bold"))
+            for index, row in level:
+                remark = f"\n{row.remark}" if row.remark else ""
+                numbers = (
+                    Text(self.numbers[name][index], "bold green" if index in winners.get(name, ()) else "")
+                    for name in shown
+                )
+                table.add_row(Text.assemble(row.label, (remark, "yellow")), *numbers, self.seeds[index])
+        return table
+
+
+def _heading(row: Row) -> str:
+    return f"level {row.level}, {row.protocol['name']}"
+
+
+def standings_table(standings: Standings) -> RenderableType:
+    """Over all levels of the board; nothing for a board of one level."""
+    if standings.blocks < 2:
+        return Group()
+    table = titled(f"{METRICS[standings.metric].title} over {standings.blocks} levels")
+    table.add_column("Model", overflow="fold", min_width=20)
+    for heading in ("Mean\nrank", "Levels", "IQM\n/ baseline", "Better than\nbaseline", "Diverged,\nmissing"):
+        table.add_column(heading, justify="right")
+    table.add_column("", no_wrap=True)
+    for one in standings.models:
+        table.add_row(
+            Text(one.label),
+            written(one.mean_rank) if one.blocks else "-",
+            f"{one.blocks}/{standings.blocks}",
+            "baseline" if one.label == standings.baseline else estimate(one.relative),
+            "" if one.label == standings.baseline else estimate(one.improvement, percent=True),
+            f"{one.diverged}, {one.missing}" if one.diverged or one.missing else "",
+            one.group[:5],
+        )
+    told = [standings.reason] if standings.reason else []
+    if standings.alike is not None:
+        told.append(f"that all models with a number in every level are alike: p = {standings.alike:.2g} (Friedman)")
+    return Group(table, Text("\n".join([*told, ""]), style="dim"))
+
+
+def estimate(value: Estimate | None, percent: bool = False) -> str:
+    """With its 95 % interval: `0.82 [0.75, 0.90]`."""
+    if value is None:
+        return "-"
+    numbers = [value.value, *(end for end in (value.low, value.high) if end is not None)]
+    texts = [f"{100 * number:.0f}" if percent else f"{number:.3g}" for number in numbers]
+    unit = " %" if percent else ""
+    return texts[0] + unit if len(texts) == 1 else f"{texts[0]} [{texts[1]}, {texts[2]}]{unit}"

@@ -1,0 +1,118 @@
+"""What the figures of a board share: how a series looks, and what a figure is.
+
+The hue is the family's and the marker tells its models apart, in every figure of a board alike; the colours are of
+a middle luminance that can be read on light and on dark.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from results.board.quantities import Statistic, written
+from results.board.row import Row
+from results.figures.plot import MARKERS
+
+COLORS: Mapping[str, tuple[str, ...]] = {
+    "relaxed": ("#d1495b", "#c2185b", "#e2572e"),
+    "strict": ("#2f7ed8", "#0e8fa8", "#5b6ee1"),
+    "cnn": ("#c27a00", "#a0722a", "#b8860b"),
+    "approximate": ("#2e9b57", "#5a9216", "#0f9d86"),
+    "reference": ("#808890", "#8c7f86", "#77868c"),
+    "unknown": ("#9163c9", "#a05ab5", "#7d6bb0"),
+}
+"""Family -> colours of its models in turn; 3 : 1 or more against white and against near-black."""
+INK = "currentColor"
+MOST_SERIES = 12
+"""Lines in one figure, beyond which nobody can tell them apart."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a series looks in every figure of a board."""
+
+    color: str
+    marker: str
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A small table below a figure: its head, its lines."""
+
+    head: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the page, or the reason why it is left out. `key` names it in a file name; `folded` closes it."""
+
+    key: str
+    title: str
+    caption: str
+    svg: str | None
+    reason: str = "no finished record has the numbers for it yet"
+    sheet: Sheet | None = None
+    folded: bool = False
+
+
+def styles(rows: Sequence[Row]) -> dict[str, Style]:
+    """Label -> style."""
+    families: dict[str, list[str]] = defaultdict(list)
+    for label, family in sorted({(row.label, row.family) for row in rows}):
+        families[family if family in COLORS else "unknown"].append(label)
+    markers = tuple(MARKERS)
+    return {
+        label: Style(COLORS[family][index % len(COLORS[family])], markers[(first + index) % len(markers)])
+        for first, family in enumerate(COLORS)
+        for labels in (families[family],)
+        for index, label in enumerate(labels)
+    }
+
+
+def family_style(family: str) -> Style:
+    known = family if family in COLORS else "unknown"
+    return Style(COLORS[known][0], tuple(MARKERS)[list(COLORS).index(known)])
+
+
+def few(rows: Sequence[Row], metric: str) -> tuple[list[Row], str]:
+    """The rows of at most MOST_SERIES labels, and a sentence on those left out.
+
+    First the best of each model, then the best of the rest, by their mean place in their levels.
+    """
+    labels = list(dict.fromkeys(row.label for row in rows))
+    if len(labels) <= MOST_SERIES:
+        return list(rows), ""
+    places: dict[str, list[float]] = defaultdict(list)
+    for level in {row.level for row in rows}:
+        ranked = [row for row in rows if row.level == level and metric in row.metrics]
+        ranked.sort(key=lambda row: row.merit(metric))
+        for place, row in enumerate(ranked):
+            places[row.label].append(place)
+    last = float(len(rows))
+    mean = {label: sum(places[label]) / len(places[label]) if places[label] else last for label in labels}
+    models = {row.label: row.model for row in rows}
+    seen: dict[str, int] = defaultdict(int)
+    order = []
+    for label in sorted(labels, key=lambda label: (mean[label], label)):
+        order.append((seen[models[label]], mean[label], label))
+        seen[models[label]] += 1
+    kept = {label for *_, label in sorted(order)[:MOST_SERIES]}
+    told = f" {MOST_SERIES} of {len(labels)} models: the best of each kind, then the best of the others."
+    return [row for row in rows if row.label in kept], told
+
+
+def ends(values: Sequence[Statistic]) -> tuple[list[float], list[float]]:
+    """Ends of the intervals, for a band; the mean itself where one seed gives none; empty where none does."""
+    if all(value.low is None for value in values):
+        return [], []
+    low = [value.mean if value.low is None else value.low for value in values]
+    return low, [value.mean if value.high is None else value.high for value in values]
+
+
+def hint(label: str, level: object, value: Statistic) -> str:
+    """What a point says when it is pointed at."""
+    between = "" if value.low is None or value.high is None else f" [{written(value.low)}, {written(value.high)}]"
+    seeds = "1 seed" if value.n == 1 else f"{value.n} seeds"
+    return f"{label}, level {level}: {written(value.mean)}{between}, {seeds}"

@@ -1,0 +1,246 @@
+"""Predicted fields beside the truth, with the error, as a picture and in motion.
+
+The panels of a line are one PNG, and the animation is one GIF: pixels of the field's own resolution with a palette,
+a few kilobytes, scaled by the page. Same records, same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import h5py
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from results.board.row import Row
+from results.figures.figures import Plot
+from results.figures.plot import svg, text
+from results.store.record import Record
+
+MOST_MODELS = 6
+STEPS_SHOWN = 4
+SHADES = 48
+GAP = 2
+"""Pixels between panels, and their index in the palette (transparent)."""
+CLEAR = 2 * SHADES
+PANEL, LINE, MARGIN, BAR = 118, 20, 6, 74
+"""Width of a panel, height of a line of text, and the room of the colour bars in the picture."""
+MILLISECONDS = 350
+MOST_BYTES = 400_000
+"""Of one animation; with more, every other frame is left out."""
+
+Frames = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Window:
+    """One rolled-out test window: truth and prediction are velocities (S, 2, H, W)."""
+
+    run: int
+    first_frame: int
+    truth: Frames
+    prediction: Frames
+
+    @property
+    def error(self) -> Frames:
+        """|u - u truth| of each step: (S, H, W)."""
+        return speed(self.prediction - self.truth)
+
+
+def first_window(record: Record, split: str = "future") -> Window | None:
+    """The first window that the record keeps of `split`; None where there is none that can be read."""
+    try:
+        with h5py.File(record.predictions_path, locking=False) as file:
+            group = file[split]
+            run, first_frame = (int(value) for value in group.attrs["windows"][0])
+            truth, prediction = (np.asarray(group[name][0], np.float32) for name in ("truth", "prediction"))
+    except (OSError, KeyError, IndexError, ValueError, TypeError):
+        return None
+    whole = truth.ndim == 4 and truth.shape == prediction.shape and truth.size and np.isfinite(truth).all()
+    return Window(run, first_frame, truth, prediction) if whole else None
+
+
+def speed(field_SCHW: Frames) -> Frames:
+    """|u|: (S, C, H, W) -> (S, H, W)."""
+    return np.linalg.norm(field_SCHW, axis=1).astype(np.float32)
+
+
+def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> list[Plot]:
+    """A picture of a few steps, and an animation of all: truth, and prediction and error of the first few of `rows`.
+
+    Speeds share one colour scale, that of the truth; errors share another. Models whose first window is another one are
+    left out.
+    """
+    shown, broken = _shown(rows, records)
+    unread = f". Cannot be read: {', '.join(broken)}" if broken else ""
+    reason = f"no finished record keeps a roll-out that can be read{unread}"
+    caption = (
+        f"Speed |u| and error |u - u truth| in field units; first kept window of the future test, first finished seed;"
+        f" {where}. The first {MOST_MODELS} models of the table at most; x to the right, y up{unread}."
+    )
+    made = (
+        ("rollout", "A roll-out", _still(shown) if shown else None, False),
+        ("rollout-animation", "The same roll-out in motion", _moving(shown) if shown else None, True),
+    )
+    return [Plot(key, title, caption, content, reason, folded=folded) for key, title, content, folded in made]
+
+
+def _shown(rows: Sequence[Row], records: Mapping[str, Record]) -> tuple[list[tuple[str, Window]], list[str]]:
+    """Labels and windows; and the files that are there and hold none."""
+    shown: list[tuple[str, Window]] = []
+    broken: list[str] = []
+    for row in rows:
+        done = [records[seed.cell_id] for seed in row.seeds if seed.state == "done" and seed.cell_id in records]
+        if not done or len(shown) == MOST_MODELS:
+            continue
+        window = first_window(done[0])
+        if window is None and done[0].predictions_path.exists():
+            broken.append(f"cells/{done[0].folder.name}/{done[0].predictions_path.name}")
+        if window is not None and (not shown or _same(window, shown[0][1])):
+            shown.append((row.label, window))
+    return shown, broken
+
+
+def _same(one: Window, other: Window) -> bool:
+    return (one.run, one.first_frame, one.truth.shape) == (other.run, other.first_frame, other.truth.shape)
+
+
+def _limits(shown: Sequence[tuple[str, Window]]) -> tuple[float, float]:
+    """Where the colours of speeds and of errors end."""
+    errors = [window.error[np.isfinite(window.error)] for _, window in shown]
+    most = max((float(np.percentile(error, 99.5)) for error in errors if error.size), default=0.0)
+    return float(speed(shown[0][1].truth).max()) or 1.0, most or 1.0
+
+
+def _still(shown: Sequence[tuple[str, Window]]) -> str:
+    truth = speed(shown[0][1].truth)
+    most, worst = _limits(shown)
+    steps = sorted({round(float(step)) for step in np.linspace(0, len(truth) - 1, STEPS_SHOWN)})
+    lines = [("truth", truth, most, 0)]
+    for label, window in shown:
+        lines += [(label, speed(window.prediction), most, 0), ("error", window.error, worst, SHADES)]
+    tall = PANEL * truth.shape[2] / truth.shape[1]
+    width = len(steps) * (PANEL + MARGIN)
+    parts = [
+        text((i + 0.5) * (PANEL + MARGIN), 14, f"step {s + 1}", 'text-anchor="middle"') for i, s in enumerate(steps)
+    ]
+    top = float(LINE)
+    for label, values, limit, first in lines:
+        parts.append(text(0, top + 14, label))
+        panels = np.stack([_indices(values[step], limit, first) for step in steps])
+        parts.append(_image(_png(_beside(panels)), 0, top + LINE, width - MARGIN, tall))
+        top += LINE + tall + MARGIN / 2
+    parts.append(_bars(width + 8, LINE * 2, most, worst))
+    return svg(width + BAR, top, "".join(parts))
+
+
+def _moving(shown: Sequence[tuple[str, Window]]) -> str:
+    truth = speed(shown[0][1].truth)
+    most, worst = _limits(shown)
+    upper = [_indices(truth, most, 0), *(_indices(speed(w.prediction), most, 0) for _, w in shown)]
+    lower = [np.full_like(upper[0], CLEAR), *(_indices(w.error, worst, SHADES) for _, w in shown)]
+    rows = [
+        np.stack([_beside(np.stack([line[step] for line in row])) for step in range(len(truth))])
+        for row in (upper, lower)
+    ]
+    gap = np.full((len(truth), GAP, rows[0].shape[2]), CLEAR, np.uint8)
+    frames = np.concatenate((rows[0], gap, rows[1]), axis=1)
+    picture = _gif(frames)
+    while len(picture) > MOST_BYTES and len(frames) > 2:
+        frames = frames[::2]
+        picture = _gif(frames)
+    names = ["truth", *(label for label, _ in shown)]
+    side = PANEL + MARGIN
+    width = len(names) * side
+    tall = (width - MARGIN) * frames.shape[1] / frames.shape[2]
+    parts = [text(i * side, 12, _short(name), 'font-size="10"') for i, name in enumerate(names)]
+    parts.append(_image(f"data:image/gif;base64,{base64.b64encode(picture).decode()}", 0, LINE, width - MARGIN, tall))
+    parts.append(text(0, LINE + tall - 8, "errors below", 'font-size="10"'))
+    parts.append(_bars(width + 8, LINE * 2, most, worst))
+    return svg(width + BAR, LINE + max(tall, 200), "".join(parts))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 22 else f"{name[:21]}…"
+
+
+def _indices(values: Frames, limit: float, first: int) -> NDArray[np.uint8]:
+    """Numbers (..., X, Y) as SHADES places of the palette from `first` on, x right and y up; not finite: the last."""
+    scaled = np.nan_to_num(values / limit, nan=1.0, posinf=1.0).clip(0, 1)
+    shades = (scaled * (SHADES - 1)).round().astype(np.uint8) + np.uint8(first)
+    return np.swapaxes(shades, -1, -2)[..., ::-1, :]
+
+
+def _beside(panels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(N, H, W) panels in one line, clear between them."""
+    gap = np.full((panels.shape[1], GAP), CLEAR, np.uint8)
+    parts = [part for panel in panels for part in (panel, gap)]
+    return np.concatenate(parts[:-1], axis=1)
+
+
+def _palette() -> list[int]:
+    """Of speeds, of errors, and the clear one."""
+    colors = [matplotlib.colormaps[name](np.linspace(0, 1, SHADES))[:, :3] for name in ("viridis", "inferno")]
+    return [int(value) for value in (np.concatenate(colors) * 255).round().flatten()] + [255, 255, 255]
+
+
+def _picture(pixels: NDArray[np.uint8]) -> Image.Image:
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image.putpalette(_palette())
+    return image
+
+
+def _png(pixels: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    _picture(pixels).save(buffer, "PNG", optimize=True, transparency=CLEAR)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _gif(frames: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    first, *others = map(_picture, frames)
+    first.save(
+        buffer,
+        "GIF",
+        save_all=True,
+        append_images=others,
+        duration=MILLISECONDS,
+        loop=0,
+        transparency=CLEAR,
+        disposal=2,
+    )
+    return buffer.getvalue()
+
+
+def embedded(rgb: NDArray[np.uint8], x: float, y: float, width: float, height: float) -> str:
+    """Pixels (rows, columns, 3) as an <image> of that place and size."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, "PNG", optimize=True)
+    return _image(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}", x, y, width, height)
+
+
+def _image(address: str, x: float, y: float, width: float, height: float) -> str:
+    return (
+        f'<image href="{address}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+        ' preserveAspectRatio="none" style="image-rendering:pixelated"/>'
+    )
+
+
+def _bars(left: float, top: float, most: float, worst: float) -> str:
+    """The two colour scales, one below the other."""
+    parts = []
+    for number, (name, limit) in enumerate((("|u|", most), ("error", worst))):
+        start = top + number * 96
+        shades = np.arange(SHADES, dtype=np.uint8)[::-1, None] + np.uint8(number * SHADES)
+        parts.append(_image(_png(shades), left, start, 10, 64))
+        parts += [
+            text(left, start - 6, name, 'font-size="10"'),
+            text(left + 14, start + 8, f"{limit:.2g}", 'font-size="10"'),
+            text(left + 14, start + 64, "0", 'font-size="10"'),
+        ]
+    return "".join(parts)

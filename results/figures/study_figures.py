@@ -1,0 +1,47 @@
+"""Figures of a study: learning curves of its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmark.suite.study import Study
+from results.board.row import family_and_source
+from results.figures.figures import INK, Plot, family_style
+from results.figures.plot import Axis, Series, chart
+from results.store.studies import Trial, best_trial
+
+
+def figures_of(study: Study, trials: Sequence[Trial]) -> list[Plot]:
+    """Learning curves of a study's closed `trials`; no figure if there are none."""
+    if not trials:
+        return []
+    return [
+        Plot(
+            f"tuning-curves-{study.name}",
+            f"Trials of {study}",
+            "The lowest validation RMSE so far, by epoch. Coloured: the best trial; dashed: the settings of the suite."
+            " A line that ends early was stopped, or its loss was no longer finite.",
+            learning_curves(study, trials),
+        )
+    ]
+
+
+def learning_curves(study: Study, trials: Sequence[Trial]) -> str | None:
+    """A line for each trial."""
+    best = best_trial(trials)
+    style = family_style(family_and_source(study.model.name)[0])
+    series = []
+    for trial in sorted(trials, key=lambda trial: (trial is best, trial.note.by == "default")):
+        marked = trial is best or trial.note.by == "default"
+        name = f"trial {trial.note.number}" + (" (default)" if trial.note.by == "default" else "")
+        series.append(
+            Series(
+                name if marked else "",
+                list(range(1, len(trial.curve) + 1)),
+                trial.curve,
+                style.color if trial is best else INK if marked else "#808890",
+                marker="o" if len(trial.curve) == 1 else "",
+                dashed=trial.note.by == "default",
+            )
+        )
+    return chart(series, Axis("epoch", whole=True), Axis("lowest validation RMSE (field units)", log=True))

@@ -1,0 +1,129 @@
+"""The board as text for other programs: CSV, LaTeX, Markdown. A name never becomes a command of the reader's."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from benchmark.markdown import bold, escape, table
+from results.board.leaderboard import best, contests, letters_of
+from results.board.quantities import METRICS, Metric
+from results.board.row import Row
+
+SHOWN = ("data_equivariance_error", "rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
+FORMULA = tuple("=+-@\t\r\n")
+"""What makes a spreadsheet take a text for a formula, at its beginning."""
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{character: f"{{{character}}}" for character in "[*"},  # at the beginning of a line an option of the one before
+}
+
+
+def to_csv(rows: Sequence[Row], metric: str = "rmse_future") -> str:
+    """Every metric of every row: mean, standard deviation, ends of the interval, seeds; numbers in full, in base units.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe in front (OWASP, CSV injection).
+    """
+    names = [name for name in METRICS if any(name in row.metrics for row in rows)]
+    parts = ("mean", "std", "low", "high", "n")
+    told = ["dataset", "preset", "grid", "protocol", "level", "label", "model", "family"]
+    seeds = ["seeds", "done", "diverged", "failed", "running", "absent", "reason", "group", "best"]
+    groups, winners = letters_of(rows, metric), best(rows, metric)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*told, *seeds, *(f"{name}_{part}" for name in names for part in parts)])
+    for index, row in enumerate(rows):
+        counts = [row.count(state) for state in ("done", "diverged", "failed", "running", "absent")]
+        texts = [
+            row.dataset,
+            row.preset,
+            row.grid,
+            str(row.protocol["name"]),
+            row.level,
+            row.label,
+            row.model,
+            row.family,
+        ]
+        numbers = [
+            getattr(row.metrics[name], part) if name in row.metrics else None for name in names for part in parts
+        ]
+        line = [*texts, len(row.seeds), *counts, row.reason, groups[index], int(index in winners), *numbers]
+        writer.writerow([_not_a_formula(value) if isinstance(value, str) else value for value in line])
+    return buffer.getvalue()
+
+
+def _not_a_formula(text: str) -> str:
+    return f"'{text}" if text.lstrip(" ").startswith(FORMULA) else text
+
+
+def to_markdown(rows: Sequence[Row], metric: str = "rmse_future") -> str:
+    """A table for each contest, the best in bold; names cannot become markup."""
+    parts = []
+    for heading, head, lines in _tables(rows, metric):
+        texts = [[bold(text) if is_best else text for text, is_best in line] for line in lines]
+        parts += [f"### {escape(heading)}", table(head, texts, range(1, len(head) - 1))]
+    return "\n\n".join([*parts, f"{FOOTNOTE}\n"])
+
+
+FOOTNOTE = (
+    "Mean and standard deviation over the finished seeds. Models that share a letter cannot be told apart in their"
+    " level (5 %, Holm)."
+)
+
+
+def to_latex(rows: Sequence[Row], metric: str = "rmse_future") -> str:
+    """A `tabular` for each contest, with the rules of booktabs; names are escaped."""
+    parts = [r"% \usepackage{booktabs} in the preamble, and [T1]{fontenc} for quotes in names"]
+    for heading, head, lines in _tables(rows, metric):
+        parts += [f"% {' '.join(heading.split())}", rf"\begin{{tabular}}{{l{'r' * (len(head) - 2)}l}}", r"\toprule"]
+        parts += [" & ".join(map(latex_text, head)) + r" \\", r"\midrule"]
+        for line in lines:
+            texts = [rf"\textbf{{{latex_text(text)}}}" if is_best else latex_text(text) for text, is_best in line]
+            parts.append(" & ".join(texts) + r" \\")
+        parts += [r"\bottomrule", r"\end{tabular}", ""]
+    return "\n".join(parts)
+
+
+def latex_text(text: str) -> str:
+    """One cell: in one line, every character that TeX would act upon escaped; a ± becomes mathematics."""
+    escaped = "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+    return escaped.replace("±", r"$\pm$")
+
+
+def _tables(rows: Sequence[Row], metric: str) -> Iterator[tuple[str, list[str], list[list[tuple[str, bool]]]]]:
+    """For each contest its heading, the heads of its columns, and its lines of (text, whether it is the best)."""
+    columns = [name for name in dict.fromkeys((*SHOWN, metric)) if any(name in row.metrics for row in rows)]
+    head = ["Model", *(_head(METRICS[name]) for name in columns), "Seeds", "Group"]
+    groups = letters_of(rows, metric)
+    winners = {name: best(rows, name) for name in {metric, "rmse_future", "rmse_domain"}}
+    for positions in contests(rows):
+        first = rows[positions[0]]
+        heading = f"{first.dataset} ({first.preset}, {first.grid}), level {first.level}, {first.protocol['name']}"
+        lines = []
+        for index in positions:
+            row = rows[index]
+            label = f"{row.label} ({row.remark})" if row.remark else row.label
+            numbers = [(row.written(name), index in winners.get(name, ())) for name in columns]
+            seeds = f"{row.count('done')}/{len(row.seeds)}"
+            lines.append([(label, False), *numbers, (seeds, False), (groups[index], False)])
+        yield heading, head, lines
+
+
+def _head(metric: Metric) -> str:
+    return metric.title if metric.unit in ("1", "count", "a step", "field units") else f"{metric.title} ({metric.unit})"
+
+
+FORMATS: Mapping[str, Callable[[Sequence[Row], str], str]] = {
+    "csv": to_csv,
+    "latex": to_latex,
+    "markdown": to_markdown,
+}
+"""As the options of `symbench leaderboard` are called."""

@@ -1,0 +1,158 @@
+"""Many models: tests adjusted for their number, groups of models that cannot be told apart, ranks over contests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+import numpy as np
+import scipy  # of which `stats` is imported where it is first used: that takes half a second
+from numpy.typing import ArrayLike
+
+from results.statistics.bootstrap import CONFIDENCE, Array
+from results.statistics.paired import Sample, both_have_runs, common_seeds, mixed_test, table
+
+SIGNIFICANT = 1 - CONFIDENCE
+MOST_LETTERED = 30
+"""Models up to which every pair is compared."""
+FEWEST_BLOCKS = 6
+"""Below it no signed-rank test can find a difference at 5 %: 2 / 2^5 = 0.0625."""
+
+
+def holm(p: ArrayLike) -> Array:
+    """The p-values adjusted for their number (Holm 1979): at most the share of wrong finds among all of them.
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    values = np.asarray(p, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
+
+
+def pairwise(samples: Sequence[Sample], pairs: Sequence[tuple[int, int]] | None = None) -> Array:
+    """Holm-adjusted p of every pair in one contest: (k, k), symmetric, 1 on the diagonal, NaN where none can be had.
+
+    `pairs` restricts it to these. Seeds that diverged are left out of the test, as missing ones are; whoever shows the
+    groups says so.
+    """
+    k = len(samples)
+    result = np.full((k, k), np.nan)
+    np.fill_diagonal(result, 1.0)
+    wanted = list(combinations(range(k), 2)) if pairs is None else list(pairs)
+    finite = [_finite(sample) for sample in samples]
+    alike: dict[tuple[tuple[int, ...], bool], list[tuple[int, int]]] = {}
+    for i, j in wanted:
+        seeds = common_seeds(finite[i], finite[j])
+        if len(seeds) > 1:
+            alike.setdefault((seeds, both_have_runs(finite[i], finite[j])), []).append((i, j))
+    found: list[tuple[int, int]] = []
+    p: list[Array] = []
+    for (seeds, with_runs), members in alike.items():
+        cubes = {index: table(finite[index], seeds, with_runs) for pair in members for index in pair}
+        for shape in {cubes[i].shape for i, _ in members}:
+            same = [pair for pair in members if cubes[pair[0]].shape == shape]
+            p.append(mixed_test(np.stack([cubes[i] - cubes[j] for i, j in same])))
+            found += same
+    if found:
+        for (i, j), value in zip(found, holm(np.concatenate(p)), strict=True):
+            result[i, j] = result[j, i] = value
+    return result
+
+
+def _finite(sample: Sample) -> Sample:
+    kept = [index for index, value in enumerate(sample.values) if np.isfinite(value)]
+    if len(kept) == len(sample.values):
+        return sample
+    by_run = None if sample.by_run is None else tuple(sample.by_run[index] for index in kept)
+    values = tuple(sample.values[index] for index in kept)
+    return Sample(tuple(sample.seeds[index] for index in kept), values, by_run, sample.deterministic)
+
+
+def groups(order: Sequence[int], adjusted: Callable[[Sequence[tuple[int, int]] | None], Array]) -> list[str]:
+    """For each index in `order`, from the best to the worst, its letters, from the `adjusted` p of every pair.
+
+    Of more than MOST_LETTERED models only `a` is given, to those that cannot be told from the best.
+    """
+    if len(order) <= MOST_LETTERED:
+        return letters(order, adjusted(None))
+    p = adjusted([(order[0], other) for other in order[1:]])
+    return ["a" if value >= SIGNIFICANT else "" for value in p[order[0]]]
+
+
+def letters(order: Sequence[int], p: Array) -> list[str]:
+    """For each of (k,) the groups it belongs to: two that share a letter cannot be told apart.
+
+    `order` are the indices from the best to the worst, `p` (k, k) as `pairwise` gives it; `a` is the group of the
+    best. An index that has a p with nobody gets none. Insert and absorb (Piepho 2004): every group is as large as it
+    can be.
+    """
+    known = [index for index in order if np.isfinite(np.delete(p[index], index)).any()]
+    groups = [set(known)] if known else []
+    for i in known:
+        for j in known:
+            if i < j and p[i, j] < SIGNIFICANT:
+                split = [group for group in groups if {i, j} <= group]
+                groups = [group for group in groups if not {i, j} <= group]
+                for part in (group - {drop} for group in split for drop in (i, j)):
+                    if not any(part <= group for group in groups):
+                        groups = [group for group in groups if not group <= part] + [part]
+    place = {index: position for position, index in enumerate(known)}
+    groups.sort(key=lambda group: sorted(place[index] for index in group))
+    return ["".join(_letter(n) for n, group in enumerate(groups) if index in group) for index in range(len(p))]
+
+
+def _letter(number: int) -> str:
+    return chr(ord("a") + number % 26) + ("'" * (number // 26))
+
+
+def ranks(blocks: ArrayLike) -> Array:
+    """The rank of each model in each block, 1 the best, ties shared: (blocks, models), NaN where it has no value."""
+    values = np.asarray(blocks, dtype=np.float64)
+    return np.asarray(scipy.stats.rankdata(values, axis=1, nan_policy="omit"))
+
+
+def signed_ranks(blocks: ArrayLike, pairs: Sequence[tuple[int, int]] | None = None) -> Array:
+    """Holm-adjusted p of Wilcoxon's signed-rank test for every pair over the blocks that both have: (k, k).
+
+    `pairs` restricts it to these. NaN for a pair with fewer than FEWEST_BLOCKS, in which no difference could be
+    found. Pairs, and not mean ranks as in Nemenyi's test: who else is on the board must not matter (Benavoli, Corani,
+    Mangili 2016).
+    """
+    values = np.asarray(blocks, dtype=np.float64)
+    k = values.shape[1]
+    result = np.full((k, k), np.nan)
+    np.fill_diagonal(result, 1.0)
+    found: dict[tuple[int, int], float] = {}
+    for i, j in combinations(range(k), 2) if pairs is None else pairs:
+        both = values[:, [i, j]]
+        both = both[~np.isnan(both).any(axis=1)]
+        if len(both) >= FEWEST_BLOCKS:
+            found[i, j] = _signed_rank(both[:, 0], both[:, 1])
+    for (i, j), p in zip(found, holm(list(found.values())), strict=True):
+        result[i, j] = result[j, i] = p
+    return result
+
+
+def _signed_rank(first: Array, second: Array) -> float:
+    with np.errstate(invalid="ignore"):
+        difference = np.where(first == second, 0.0, first - second)  # two that diverged are equal
+    if not difference.any():
+        return 1.0
+    # Infinite differences, of one that diverged, rank above all others and tie with each other.
+    largest = 2 * np.abs(difference[np.isfinite(difference)]).max(initial=1.0)
+    return float(scipy.stats.wilcoxon(np.clip(difference, -largest, largest), zero_method="pratt").pvalue)
+
+
+def friedman(blocks: ArrayLike) -> float | None:
+    """p that all models are alike over the blocks in which each has a value; None for fewer than 3 of either."""
+    if min(np.shape(blocks)) < 3:
+        return None
+    values = ranks(blocks)  # on which alone it depends, and which have no infinities
+    values = values[~np.isnan(values).any(axis=1)]
+    if len(values) < 3 or bool((values == values[:, :1]).all()):
+        return None
+    return float(scipy.stats.friedmanchisquare(*values.T).pvalue)

@@ -1,0 +1,1 @@
+"""The store: records of cells, leases, and studies, as files that are complete or absent."""

@@ -1,0 +1,116 @@
+"""The record of a cell, as the files in its folder have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from benchmark.cell import Cell
+from benchmark.training.recorder import Epoch, Status
+
+_STATUS = TypeAdapter(Status)
+MOST_SECONDS = 1e11
+"""Of a time that is no mistake: the year 5138."""
+MOST_EPOCHS = 10**9
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one cell; `metrics` is empty until it is a result."""
+
+    cell: Cell
+    status: Status
+    metrics: Mapping[str, Any]
+    history: Sequence[Epoch]
+    environment: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def predictions_path(self) -> Path:
+        return self.folder / "predictions.h5"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A folder in the store that does not hold a readable record, and why."""
+
+    folder: Path
+    reason: str
+
+
+def read_record(folder: Path, history: bool = True) -> Record | None:
+    """The record in `folder`; None where there is none. OSError or ValueError where it cannot be read."""
+    status = read_status(folder)
+    if status is None:
+        return None
+    cell = read_cell_document(folder)
+    cell.pop("id", None)
+    return Record(
+        cell=Cell.model_validate(cell),
+        status=status,
+        metrics=_read_json(folder / "metrics.json") or {},
+        history=_read_history(folder / "history.jsonl") if history else [],
+        environment=_read_json(folder / "environment.json") or {},
+        folder=folder,
+    )
+
+
+def read_status(folder: Path) -> Status | None:
+    document = _read_json(folder / "status.json")
+    if document is None:
+        return None
+    status = _STATUS.validate_python(document)
+    if not _is_time(status.heartbeat):
+        raise ValueError(f"status.json: heartbeat {status.heartbeat} is no time")
+    if status.is_result and not (folder / "metrics.json").exists():
+        raise ValueError(f"status.json says {status.state}, but there is no metrics.json")
+    return status
+
+
+def read_cell_document(folder: Path) -> dict[str, Any]:
+    document = _read_json(folder / "cell.json")
+    if document is None:
+        raise ValueError("there is no cell.json")
+    return document
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """None where there is no such file. A board reads forty thousand: pydantic's parser takes a third of the time."""
+    try:
+        document = from_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    if not isinstance(document, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
+    return document
+
+
+def _read_history(path: Path) -> list[Epoch]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    history = [Epoch(**line) for line in from_json(b"[" + b",".join(lines) + b"]")]  # all at once
+    for epoch in history:
+        if type(epoch.epoch) is not int or not 0 <= epoch.epoch <= MOST_EPOCHS:
+            raise ValueError(f"{path.name}: epoch {epoch.epoch!r} is no number of an epoch")
+        if not _is_time(epoch.seconds):
+            raise ValueError(f"{path.name}: seconds {epoch.seconds!r} is no time")
+    return history
+
+
+def _is_time(seconds: Any) -> bool:
+    return isinstance(seconds, int | float) and 0 <= seconds <= MOST_SECONDS
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read, in one line: the first problem of a ValidationError, or the error itself."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return ": ".join(filter(None, (error.title, ".".join(map(str, first["loc"])), first["msg"])))
+    return str(error)

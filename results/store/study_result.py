@@ -1,0 +1,104 @@
+"""Result of a study as `STORE/tuned/<study>.yaml` keeps it: best settings, all trials, what was spent, provenance."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from benchmark.errors import MachineError
+from benchmark.files import write_text
+from benchmark.suite.study import TUNING_SEED, Study
+from benchmark.suite.suite import Range
+from results.store.studies import Effort, StudyFolder, Trial, best_trial
+
+PROVENANCE = ("symbench", "git_commit", "git_dirty", "python", "torch", "ray", "optuna", "device", "host")
+
+
+def freeze(folder: StudyFolder, effort: Effort, trials: Sequence[Trial], used_up: bool = False) -> dict[str, Any]:
+    """Write the result; `used_up`: nothing is left in the space. MachineError where no trial came to a number."""
+    best = best_trial(trials)
+    if best is None:
+        raise MachineError(f"{folder.study}: no trial came to a validation RMSE; see {folder.root}")
+    document = frozen(folder.study, effort, trials, best) | {"space_used_up": used_up}
+    buffer = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.width = 118
+    yaml.dump(document, buffer)
+    heading = f"# What `symbench tune` found for {folder.study}.\n# `symbench run SUITE --tuned` uses `best`.\n"
+    write_text(folder.result_path, heading + buffer.getvalue())
+    return document
+
+
+def frozen(study: Study, effort: Effort, trials: Sequence[Trial], best: Trial) -> dict[str, Any]:
+    """The result as plain data."""
+    cell = best.cells[0]
+    environment: Mapping[str, Any] = best.records[cell.id].environment
+    curve = [float(f"{value:.6g}") for value in best.curve]
+    defaults = [trial.value for trial in trials if trial.note.by == "default"]
+    return {
+        "study": study.name,
+        "dataset": study.dataset.model_dump(mode="json", exclude={"level"}),
+        "levels": list(study.levels),
+        "protocol": study.protocol.model_dump(mode="json"),
+        "budget": study.budget,
+        "best": {"model": cell.model.model_dump(mode="json"), "train": cell.train.model_dump(mode="json")},
+        "found": {
+            "trial": best.note.number,
+            "by": best.note.by,
+            "settings": dict(best.note.settings),
+            "rmse_validation": best.value,
+            "rmse_validation_default": _number(min(defaults, default=math.inf)),
+            "best_epoch": 1 + best.curve.index(best.curve[-1]),
+        },
+        "validation_curve": curve,
+        "effort": {**effort.model_dump(mode="json"), "seeds": [TUNING_SEED]},
+        "spent": spent(trials),
+        "space": {key: _written(domain) for key, domain in study.space.items()},
+        "trials": [
+            {
+                "trial": trial.note.number,
+                "by": trial.note.by,
+                "state": trial.state,
+                "rmse_validation": _number(trial.value),
+                "epochs": trial.epochs,
+                "seconds": round(trial.seconds, 2),
+                "settings": dict(trial.note.settings),
+            }
+            for trial in trials
+        ],
+        "provenance": {
+            "frozen": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **{key: environment[key] for key in PROVENANCE if key in environment},
+            "data": {
+                str(record.environment["data_file"]): str(record.environment["data_checksum"])
+                for record in best.records.values()
+                if "data_checksum" in record.environment
+            },
+        },
+    }
+
+
+def spent(trials: Sequence[Trial]) -> dict[str, Any]:
+    """What the trials cost in all."""
+    devices = {r.environment.get("device_type", "cpu") for t in trials for r in t.records.values()}
+    return {
+        "trials": sum(trial.closed for trial in trials),
+        "epochs": sum(trial.epochs for trial in trials),
+        "seconds": round(sum(trial.seconds for trial in trials), 2),
+        "device_hours": round(sum(trial.device_hours for trial in trials), 6),
+        "devices": "/".join(sorted(map(str, devices))),
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _written(domain: Any) -> Any:
+    return {"low": domain.low, "high": domain.high} if isinstance(domain, Range) else list(domain)

@@ -1,0 +1,106 @@
+"""The experiment of a suite in MLflow: its tags, its table views, and the runs in it that are ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.suite.suite import Suite
+from results.store.store import Store
+from results.tracking.client import connect
+from results.tracking.last_sync import LastSync, TrackedRun
+from results.tracking.table_views import (
+    STATE_TAG,
+    experiment_name,
+    experiment_note,
+    keys_and_questions,
+    table_views,
+    view_path,
+)
+from results.tracking.tags import DIGEST, LONGEST_TAG, PARENT, REPLACED, REVISION, RUN_KEY, SUITE, TABLE_VIEWS
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment, Run
+    from mlflow.tracking import MlflowClient
+
+
+def artifact_folder(store: Store) -> Path:
+    """Folder of the artifacts of a database in the store."""
+    return (store.root / "mlartifacts").resolve()
+
+
+def open_experiment(client: MlflowClient, suite: Suite, artifacts: Path | None) -> Experiment:
+    """The experiment of the suite, created or restored if it is missing, with its note and its table views.
+
+    Its artifacts go below the folder `artifacts`; None leaves the place to the server.
+    """
+    name = experiment_name(suite.name)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        folder = None if artifacts is None else artifacts / hashlib.sha256(name.encode()).hexdigest()[:12]
+        location = None if folder is None else folder.as_uri()
+        experiment = client.get_experiment(client.create_experiment(name, location))
+    elif experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    views = table_views(suite.cells)
+    tags = {
+        SUITE: suite.name[:LONGEST_TAG],
+        TABLE_VIEWS: keys_and_questions(views),
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.note.content": experiment_note(experiment.experiment_id, views),
+        **{f"{STATE_TAG}{view.key}": view.state for view in views},
+    }
+    for key, value in tags.items():
+        if experiment.tags.get(key) != value:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+    return experiment
+
+
+def table_view_links(tracking_uri: str) -> dict[str, list[tuple[str, str]]]:
+    """Suite name -> its table views as (question, path below the server), for all suites that were synced there."""
+    with connect(tracking_uri) as client:
+        return {
+            experiment.tags[SUITE]: [
+                (question, view_path(experiment.experiment_id, key))
+                for key, question in json.loads(experiment.tags.get(TABLE_VIEWS, "[]"))
+            ]
+            for experiment in client.search_experiments()
+            if SUITE in experiment.tags
+        }
+
+
+def is_unchanged(client: MlflowClient, experiment: Experiment, last: LastSync) -> bool:
+    """Whether the experiment is as the last sync left it: no sync from elsewhere, and no run deleted by a person."""
+    if (experiment.experiment_id, experiment.tags.get(REVISION)) != (last.experiment_id, last.revision):
+        return False
+    return not _deleted_runs(client, experiment.experiment_id)
+
+
+def tracked_runs(client: MlflowClient, experiment_id: str) -> dict[str, list[TrackedRun]]:
+    """Our runs by key; those that a person deleted are restored. Other people's runs are not among them."""
+    for run in _deleted_runs(client, experiment_id):
+        client.restore_run(run.info.run_id)
+    tracked: dict[str, list[TrackedRun]] = {}
+    for run in _search(client, experiment_id, f"tags.`{RUN_KEY}` != ''"):
+        tags = run.data.tags
+        one = TrackedRun(run.info.run_id, tags.get(DIGEST, ""), tags.get(PARENT, ""))
+        tracked.setdefault(tags[RUN_KEY], []).append(one)
+    return tracked
+
+
+def _deleted_runs(client: MlflowClient, experiment_id: str) -> list[Run]:
+    from mlflow.entities import ViewType
+
+    return list(_search(client, experiment_id, f"tags.`{RUN_KEY}` != '{REPLACED}'", ViewType.DELETED_ONLY))
+
+
+def _search(client: MlflowClient, experiment_id: str, which: str, view: int = 1) -> Iterator[Any]:
+    """All runs that match, page by page; `view` is a mlflow.entities.ViewType, by default those not deleted."""
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs([experiment_id], which, view, page_token=token or None)
+        yield from page
+        token = page.token or None

@@ -1,0 +1,52 @@
+"""Notes of runs in MLflow: Markdown that MLflow shows at the top of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmark.markdown import bold, escape, line, table
+from results.board.quantities import METRICS
+from results.board.row import Row
+from results.board.verdicts import verdicts
+from results.tracking.tags import LONGEST_TAG
+
+BOARD_COLUMNS = ("rmse_future", "rmse_domain", "parameters", "flops")
+MOST_WINNERS = 6
+"""Contests whose winner the note of the board names."""
+
+
+def setting_note(row: Row) -> str:
+    """Note of the run of a setting: what it is, and the means over its seeds."""
+    lines = [
+        f"{bold(row.label)} on {escape(row.dataset)} ({escape(row.preset)}, {row.grid}), level"
+        f" {escape(row.level)}. Means over {row.count('done')} of {len(row.seeds)} seeds, which stand below this"
+        " run; those that end in `_low` and `_high` are the ends of the 95 % interval of the mean.",
+        *([f"Not in the means: {escape(row.remark)}."] if row.remark else []),
+        *([f"Source: {escape(row.source)}"] if row.source else []),
+        "",
+        table(("", "mean over seeds"), ((METRICS[name].title, row.written(name)) for name in row.metrics)),
+    ]
+    return "\n".join(lines)[:LONGEST_TAG]
+
+
+def board_note(rows: Sequence[Row]) -> str:
+    """Note of the run LEADERBOARD: the winners, then as many rows of the board as a tag may hold."""
+    lines = [*_winners(rows), "", "The report, its figures and the table are under **Artifacts**.\n"]
+    lines.append(table(("data", "level", "model", *(METRICS[name].title for name in BOARD_COLUMNS), "seeds"), ()))
+    for row in rows:
+        seeds = f"{row.count('done')}/{len(row.seeds)} {row.remark}"
+        lines.append(line((row.dataset, row.level, row.label, *map(row.written, BOARD_COLUMNS), seeds)))
+        if sum(map(len, lines)) + len(lines) > LONGEST_TAG - 100:
+            return "\n".join([*lines[:-1], "", "The other rows are in the artifacts."])[:LONGEST_TAG]
+    return "\n".join(lines)[:LONGEST_TAG]
+
+
+def _winners(rows: Sequence[Row]) -> list[str]:
+    """A line for each of the first contests: the best model, and whether the difference is significant."""
+    contests = verdicts(rows, "rmse_future")
+    lines = ["Least RMSE future, and whether it is sure:\n"]
+    for verdict in contests[:MOST_WINNERS]:
+        best, place = verdict.best, verdict.example
+        won = f"{bold(best.label)} ({best.written('rmse_future')}); " if best else ""
+        lines.append(f"- {escape(place.dataset)} level {escape(place.level)}: {won}{escape(verdict.words)}")
+    return [*lines, *(["- ..."] if len(contests) > MOST_WINNERS else [])]

@@ -1,0 +1,267 @@
+"""Runs that MLflow should show of a suite, made from its records.
+
+The run LEADERBOARD carries the board. A run for each setting (dataset, level, model) has the statistics over its seeds,
+and below it stands a run for each seed with its curves. A study has a run with its trials below it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from benchmark.cell import Cell
+from benchmark.suite.suite import Suite
+from results.board.leaderboard import aggregate, to_json
+from results.board.quantities import METRICS, is_number, statistic, written_statistic
+from results.board.row import Row, family_and_source
+from results.report import export, report
+from results.store.record import Broken, Record
+from results.store.store import Store
+from results.tracking.notes import board_note, setting_note
+from results.tracking.runs import CURVES, Dataset, WantedRun, cell_params, dataset_choice, finite_points, run_name
+from results.tracking.studies import study_runs
+from results.tracking.tags import symbench_tags
+
+BOARD_KEY = "leaderboard"
+SIZES = ("parameters", "flops")
+INTERVALS = ("rmse_future", "rmse_domain", "model_equivariance_error")
+"""Metrics whose interval stands beside the mean, as `rmse_future_low` and `rmse_future_high`."""
+CURVE_POINTS = 32
+"""Points of a finished cell's curve, if it has more; a running cell shows every epoch."""
+LONGEST_DIGEST = 36
+STATUSES = {"failed": "FAILED", "running": "RUNNING"}
+
+
+def wanted_runs(store: Store, suite: Suite, records: Mapping[str, Record]) -> list[WantedRun]:
+    """The runs of settings, cells and studies, each parent before its children; none if there is no record."""
+    if not records:
+        return []
+    rows = aggregate(suite.cells, records)
+    cells = {cell.id: cell for cell in suite.cells}
+    best: dict[Any, Row] = {}
+    for row in rows:  # in the order of the board: the best complete row of a contest comes first
+        if row.complete and "rmse_future" in row.metrics:
+            best.setdefault(row.contest, row)
+    wanted: list[WantedRun] = []
+    for row in rows:
+        members = _records_of(row, records)
+        if members:
+            cell = cells[row.seeds[0].cell_id]
+            wanted.append(setting_run(row, cell, records, suite.name, best.get(row.contest)))
+            wanted += [cell_run(record, suite.name) for record in members]
+    return [*wanted, *study_runs(suite, store)]
+
+
+def cell_run(record: Record, suite: str) -> WantedRun:
+    """The run of a seed. It began and ended when the record says so, not when it was synced."""
+    cell, status = record.cell, record.status
+    start, end = _times(record)
+    family, source = family_and_source(cell.model.name)
+    tags = {
+        "kind": "cell",
+        "seed": cell.seed,
+        **dataset_choice(cell),
+        "family": family,
+        "source": source,
+        "state": status.state,
+        "message": status.message,
+        "data": record.environment.get("data_checksum") or "",
+    }
+    for name in SIZES:  # MLflow shows a metric digit by digit; a tag is readable
+        value = statistic([record.metrics.get(name)])
+        if value is not None:
+            tags[name] = written_statistic(name, value)
+    finals = [(name, record.metrics[name], end, 0) for name in METRICS if name in record.metrics]
+    by_step = record.metrics.get("rmse_future_by_step")
+    if not isinstance(by_step, list):
+        by_step = []
+    steps = [("rmse_future_by_step", value, end, step) for step, value in enumerate(by_step, start=1)]
+    return WantedRun(
+        key=cell.id,
+        name=run_name(f"seed {cell.seed}, level {cell.dataset.level}, {cell.model.name}"),
+        start=start,
+        end=None if status.state == "running" else end,
+        status=STATUSES.get(status.state, "FINISHED"),
+        tags=symbench_tags(tags),
+        params=cell_params(cell),
+        metrics=finite_points([*finals, *_curves(record, start), *steps]),
+        parent=setting_key(suite, cell),
+    )
+
+
+def _curves(record: Record, start: int) -> list[tuple[str, float, int, int]]:
+    seconds = list(accumulate(epoch.seconds for epoch in record.history))
+    return [
+        (name, getattr(record.history[index], name), start + round(1000 * seconds[index]), record.history[index].epoch)
+        for index in _shown_epochs(record)
+        for name in CURVES
+    ]
+
+
+def _shown_epochs(record: Record) -> list[int]:
+    """Positions in the history that are shown: all, or evenly spaced ones with the first, the last and the best."""
+    epochs = [epoch.epoch for epoch in record.history]
+    last = len(epochs) - 1
+    if not record.status.is_result or last < CURVE_POINTS:
+        return list(range(len(epochs)))
+    even = {round(point * last / (CURVE_POINTS - 1)) for point in range(CURVE_POINTS)}
+    best = record.metrics.get("best_epoch")
+    return sorted(even | ({epochs.index(best)} if best in epochs else set()))
+
+
+def setting_key(suite: str, cell: Cell) -> str:
+    """Key of the run of a setting: equal for the seeds of one setting in one suite."""
+    setting = json.dumps([suite, cell.model_dump(mode="json", exclude={"seed"})], sort_keys=True)
+    return f"setting-{hashlib.sha256(setting.encode()).hexdigest()[:16]}"
+
+
+def setting_run(row: Row, cell: Cell, records: Mapping[str, Record], suite: str, best: Row | None) -> WantedRun:
+    """The run of a setting: statistics over its seeds. `best` has the least mean RMSE future of the same contest.
+
+    A row that lacks a seed has no ratio to the best, so that it comes last in the table views.
+    """
+    members = _records_of(row, records)
+    start, end = _span(members)
+    running = any(seed.state == "running" for seed in row.seeds)
+    tags = {
+        "kind": "setting",
+        "state": "n/a" if row.reason else "complete" if row.complete else "incomplete",
+        "seeds": f"{row.count('done')}/{len(row.seeds)}",
+        "remark": row.remark,
+        "label": row.label,
+        "family": row.family,
+        "source": row.source,
+        **dataset_choice(cell),
+        **{name: written_statistic(name, row.metrics[name]) for name in row.metrics if name in (*INTERVALS, *SIZES)},
+    }
+    points = [(name, value, end, 0) for name, value in _setting_metrics(row).items()]
+    if best is not None and row.complete and "rmse_future" in row.metrics and best.metrics["rmse_future"].mean > 0:
+        ratio = row.metrics["rmse_future"].mean / best.metrics["rmse_future"].mean
+        points.append(("ratio_to_best", ratio, max(end, _span(_records_of(best, records))[1]), 0))
+    steps = enumerate(row.curves.get("rmse_future_by_step", ()), start=1)
+    points += [("rmse_future_by_step", value.mean, end, step) for step, value in steps]
+    return WantedRun(
+        key=setting_key(suite, cell),
+        name=run_name(f"level {row.level}, {row.label}"),
+        start=start,
+        end=None if running else end,
+        status="RUNNING" if running else "FINISHED",
+        tags={**symbench_tags(tags), "mlflow.note.content": setting_note(row)},
+        params={key: value for key, value in cell_params(cell).items() if key != "seed"},
+        metrics=finite_points(points),
+        data=_datasets(members),
+    )
+
+
+def _setting_metrics(row: Row) -> dict[str, float]:
+    """Means over the seeds, ends of their intervals, and what follows from them."""
+    numbers: dict[str, float] = {name: value.mean for name, value in row.metrics.items()}
+    for name in INTERVALS:
+        value = row.metrics.get(name)
+        if value is not None and value.low is not None and value.high is not None:
+            numbers |= {f"{name}_low": value.low, f"{name}_high": value.high}
+    numbers |= {"seeds_done": row.count("done"), "seeds_expected": len(row.seeds)}
+    if "training_seconds" in numbers:
+        numbers["training_hours"] = numbers["training_seconds"] / 3600
+    if numbers.get("data_equivariance_error") and "model_equivariance_error" in numbers:
+        numbers["symmetry_ratio"] = numbers["model_equivariance_error"] / numbers["data_equivariance_error"]
+    return numbers
+
+
+def board_run(
+    store: Store,
+    suite: Suite,
+    records: Mapping[str, Record],
+    broken: Sequence[Broken],
+    report_html: str | None = None,
+    panels: Sequence[report.Panel] | None = None,
+) -> WantedRun:
+    """The run LEADERBOARD, with the report, its figures and the table as artifacts.
+
+    `report_html` is the report and `panels` are its figures, if the caller has already made them.
+    """
+    rows = aggregate(suite.cells, records)
+    if panels is None:
+        panels = report.panels_of(rows, records)
+    if report_html is None:
+        report_html = report.render(store, suite, records, broken, panels=panels)
+    end = round(1000 * max(record.status.heartbeat for record in records.values()))
+    done = sum(row.count("done") for row in rows)
+    return WantedRun(
+        key=BOARD_KEY,
+        name="LEADERBOARD",
+        start=end,
+        end=end,
+        status="FINISHED",
+        tags={**symbench_tags({"kind": "leaderboard"}), "mlflow.note.content": board_note(rows)},
+        metrics=finite_points(
+            [("seeds_done", done, end, 0), ("seeds_expected", sum(len(row.seeds) for row in rows), end, 0)]
+        ),
+        artifacts={
+            "report.html": report_html,
+            "leaderboard.csv": export.to_csv(rows),
+            "leaderboard.md": export.to_markdown(rows),
+            "leaderboard.json": json.dumps(to_json(rows), indent=1),
+            **_figure_files(report.figures_of(panels)),
+        },
+        data=_datasets(records.values()),
+    )
+
+
+def _figure_files(figures: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Path -> SVG. Names lack the parts that all share; MLflow's viewer shows nothing of a picture without a size."""
+    parts = [stem.split("-") for stem, _ in figures]
+    common, fewest = 0, min((len(part) for part in parts), default=0)
+    while common < fewest - 1 and len(figures) > 1 and len({tuple(part[: common + 1]) for part in parts}) == 1:
+        common += 1
+    size = r'<svg \1 width="\2" height="\3" viewBox="0 0 \2 \3"'
+    return {
+        f"figures/{'-'.join(part[common:])}.svg": re.sub(
+            r'^<svg ((?:(?!width|viewBox)[^>])*?) ?viewBox="0 0 ([\d.]+) ([\d.]+)"(?![^>]* width=)', size, svg
+        )
+        for part, (_, svg) in zip(parts, figures, strict=True)
+    }
+
+
+def _records_of(row: Row, records: Mapping[str, Record]) -> list[Record]:
+    return [records[seed.cell_id] for seed in row.seeds if seed.cell_id in records]
+
+
+def _times(record: Record) -> tuple[int, int]:
+    """Start and end of a training, or its last heartbeat, in ms since 1970."""
+    training = record.metrics.get("training_seconds")
+    trained = sum(epoch.seconds for epoch in record.history)
+    lasted = float(training) if training is not None and is_number(training) else trained
+    end = round(1000 * record.status.heartbeat)
+    return max(0, end - round(1000 * lasted)), end
+
+
+def _span(records: Sequence[Record]) -> tuple[int, int]:
+    times = [_times(record) for record in records]
+    return min((start for start, _ in times), default=0), max((end for _, end in times), default=0)
+
+
+def _datasets(records: Iterable[Record]) -> tuple[Dataset, ...]:
+    """The files that the records name in their provenance, each once."""
+    datasets = {}
+    for record in records:
+        checksum, file = record.environment.get("data_checksum"), record.environment.get("data_file")
+        if not checksum or not file:
+            continue
+        dataset = record.cell.dataset
+        profile = {
+            name: record.metrics[name]
+            for name in ("data_equivariance_error", "data_equivariance_error_relative")
+            if is_number(record.metrics.get(name))
+        }
+        datasets[str(checksum)] = Dataset(
+            name=run_name(f"{dataset.name} level {dataset.level} ({dataset.preset})"),
+            digest=str(checksum)[:LONGEST_DIGEST],
+            source=json.dumps({"uri": f"data/{dataset.name}/{dataset.preset}/{file}", "checksum": str(checksum)}),
+            profile=json.dumps(profile),
+        )
+    return tuple(datasets[key] for key in sorted(datasets))

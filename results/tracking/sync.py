@@ -1,0 +1,168 @@
+"""MLflow as a view of the store: it can be deleted and rebuilt, and syncing twice changes nothing.
+
+A suite is an experiment. A run is known by its tag RUN_KEY, the id of its cell or the key of its setting; its digest
+says whether it is up to date. A note in the store (mlflow_last_sync) says what was synced, so that a sync with nothing
+new reads no record. The note is deleted before anything is changed: a sync that was interrupted is followed by one that
+looks at every run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from benchmark.errors import UserError
+from benchmark.suite.suite import Suite
+from results.report.report import Panel
+from results.store.record import Broken
+from results.store.store import Store, locked
+from results.tracking.client import connect, default_tracking_uri
+from results.tracking.experiment import artifact_folder, is_unchanged, open_experiment, tracked_runs
+from results.tracking.last_sync import RESULT_FILES, LastSync, TrackedRun, board_digest, inputs_digest
+from results.tracking.runs import WantedRun
+from results.tracking.suite_runs import BOARD_KEY, board_run, wanted_runs
+from results.tracking.tags import REVISION
+from results.tracking.write import complete, create, move, remove
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
+    from mlflow.tracking import MlflowClient
+
+ShowProgress = Callable[[int, int], None]
+"""Called with the number of runs that are done, and of all."""
+
+
+@dataclass(frozen=True)
+class Synced:
+    """How many runs a sync touched; `removed` are those whose cell left the suite or the store."""
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    broken: tuple[Broken, ...] = ()
+
+    def __str__(self) -> str:
+        return (
+            f"{self.created} runs created, {self.updated} updated, {self.unchanged} unchanged, {self.removed} removed"
+        )
+
+    @property
+    def changed(self) -> bool:
+        """Whether MLflow shows something new."""
+        return self.created + self.updated + self.removed > 0
+
+
+def sync(
+    store: Store,
+    suite: Suite,
+    tracking_uri: str | None = None,
+    report_html: str | None = None,
+    panels: Sequence[Panel] | None = None,
+    show: ShowProgress = lambda done, total: None,
+) -> Synced:
+    """Make the experiment of the (whole) suite show what is in the store.
+
+    `report_html` is the report and `panels` are its figures, if the caller has already made them. MachineError: MLflow
+    is down, slow or refuses. UserError: MLflow shows the suite and the store has nothing of it, so it is another store
+    than was meant.
+    """
+    uri = tracking_uri or default_tracking_uri(store)
+    if not store.root.is_dir():
+        raise UserError(f"store {store.root}: there is none")
+    store.make()
+    # One sync of a store at a time: two that create the database at once leave it broken.
+    with locked(store.root / "mlflow.lock", math.inf):
+        inputs = inputs_digest(store, suite)
+        last = LastSync.load(store, uri, suite.name)
+        if last is not None and last.inputs == inputs and last.is_database_untouched(uri):
+            return _nothing_new(last)
+        with connect(uri, ours=tracking_uri is None) as client:
+            experiment = open_experiment(client, suite, artifact_folder(store) if uri.startswith("sqlite:") else None)
+            if last is not None and not is_unchanged(client, experiment, last):
+                last = None
+            if last is not None and last.inputs == inputs:
+                last.save(store, uri, suite.name)
+                return _nothing_new(last)
+            # Before the records are read: a run that another sync makes in the meantime is left alone.
+            present = tracked_runs(client, experiment.experiment_id) if last is None else _as_lists(last.runs)
+            results = inputs_digest(store, suite, RESULT_FILES)
+            records, broken = store.read(suite.cells)
+            if present and not records:
+                raise UserError(
+                    f"store {store.root}: nothing of suite {suite.name!r}; MLflow's runs are left as they are"
+                )
+            wanted = wanted_runs(store, suite, records)
+            board = board_digest(results, records, broken)
+            kept = {}
+            if last is not None and last.board == board and BOARD_KEY in present:
+                kept[BOARD_KEY] = present.pop(BOARD_KEY)[0]
+            elif records:
+                wanted.append(board_run(store, suite, records, broken, report_html, panels))
+            LastSync.forget(store, uri, suite.name)
+            counts, runs = _update_runs(client, experiment.experiment_id, wanted, present, show)
+            revision = _new_revision(client, experiment)
+        if revision is not None:
+            reasons = [(str(one.folder), one.reason) for one in broken]
+            last = LastSync(inputs, board, experiment.experiment_id, revision, runs | kept, reasons)
+            last.save(store, uri, suite.name)
+    counts["unchanged"] += len(kept)
+    return Synced(**counts, broken=tuple(broken))
+
+
+def _nothing_new(last: LastSync) -> Synced:
+    return Synced(unchanged=len(last.runs), broken=tuple(Broken(Path(folder), why) for folder, why in last.broken))
+
+
+def _as_lists(runs: Mapping[str, TrackedRun]) -> dict[str, list[TrackedRun]]:
+    return {key: [run] for key, run in runs.items()}
+
+
+def _update_runs(
+    client: MlflowClient,
+    experiment_id: str,
+    wanted: Sequence[WantedRun],
+    present: Mapping[str, Sequence[TrackedRun]],
+    show: ShowProgress,
+) -> tuple[Counter[str], dict[str, TrackedRun]]:
+    """Create, complete or remove runs until those `wanted` are there; `present` are those in MLflow now.
+
+    Returns the numbers of runs that were created, updated, unchanged and removed, and the runs by key.
+    """
+    counts: Counter[str] = Counter()
+    runs: dict[str, TrackedRun] = {}
+    for done, run in enumerate(wanted):
+        show(done, len(wanted))
+        parent_id = runs[run.parent].run_id if run.parent else ""
+        old = sorted(present.get(run.key, ()), key=lambda one: one.digest != run.digest)
+        if old and old[0].digest == run.digest:
+            counts["unchanged"] += 1
+            tracked = old[0] if old[0].parent_id == parent_id else move(client, old[0], parent_id)
+        else:
+            counts["updated" if old else "created"] += 1
+            completed = complete(client, old[0].run_id, run, parent_id) if old else None
+            tracked = completed or create(client, experiment_id, run, parent_id)
+        for other in old:
+            if other.run_id != tracked.run_id:
+                remove(client, other.run_id)
+        runs[run.key] = tracked
+    for key, others in present.items():
+        for other in others if key not in runs else ():
+            remove(client, other.run_id)
+            counts["removed"] += 1
+    show(len(wanted), len(wanted))
+    return counts, runs
+
+
+def _new_revision(client: MlflowClient, experiment: Experiment) -> str | None:
+    """A new revision for the experiment. None if another sync has set one since `experiment` was read: the next sync
+    then has to look at every run."""
+    now = client.get_experiment(experiment.experiment_id)
+    revision = uuid4().hex
+    client.set_experiment_tag(experiment.experiment_id, REVISION, revision)
+    return revision if now.tags.get(REVISION) == experiment.tags.get(REVISION) else None

@@ -1,0 +1,188 @@
+"""What counts for the arithmetic limit of a training step, in closed form. No times."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+from benchmark.bench import baselines as bench
+from benchmark.bench.limit import DataOperand, LimitNetwork, Recorder, WeightOperand
+from benchmark.cell import Training
+from benchmark.models.baseline import Baseline, Task
+from benchmark.models.convnet import ConvNet
+from benchmark.models.coordconv import CoordConv
+from benchmark.models.e2cnn import E2CNN
+from benchmark.models.layers.convolutions import convolutional_network
+from benchmark.models.mlp import MLP
+from benchmark.models.relaxed_group_translation import RelaxedGroupTranslation
+from benchmark.models.relaxed_steerable_scale import RelaxedSteerableScale
+from benchmark.models.rpp_rotation import RPPRotation
+from benchmark.models.unet import UNet
+from benchmark.training.loop import RolledOutLoss
+
+B, T, C, H, W, S = 3, 2, 2, 8, 6, 2
+TASK = Task("made_up", T, C, H, W)
+CPU = torch.device("cpu")
+
+
+def windows() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(B, T, C, H, W, generator=generator), torch.zeros(B, S, C, H, W), torch.zeros(B)
+
+
+def recorded(baseline: type[Baseline], task: Task = TASK, **config: Any) -> Recorder:
+    """The products of a step of S rolled-out frames."""
+    torch.manual_seed(0)
+    model = baseline(baseline.Config.model_validate(config), task)
+    x, y, draws = windows()
+    with Recorder(x) as recorder:
+        RolledOutLoss(model, Training(), CPU, cache_filters=True)(x, y, draws)
+    return recorder
+
+
+def filters(recorder: Recorder) -> list[tuple[int, ...]]:
+    """The shape of the second operand of each convolution; there must be nothing else."""
+    assert {product.operator for product in recorder.products} == {"convolution.default"}
+    operands = [product.arguments[1] for product in recorder.products]
+    assert all(isinstance(one, WeightOperand) for one in operands)
+    return [recorder.weights[one.index].shape for one in operands]
+
+
+def sources(recorder: Recorder) -> list[tuple[int, ...]]:
+    return [one.sources for product in recorder.products for one in product.data]
+
+
+PLAIN = [(5, T * C, 3, 3), (5, 5, 3, 3), (C, 5, 3, 3)]
+
+
+def test_the_limit_of_a_convnet_is_the_convnet() -> None:
+    """Its convolutions in a chain, twice; the second time the first of them reads the first forecast, too."""
+    recorder = recorded(ConvNet, hidden=5, layers=3)
+    assert filters(recorder) == S * PLAIN
+    assert sources(recorder) == [(-1,), (0,), (1,), (-1, 2), (3,), (4,)]
+    model = ConvNet(ConvNet.Config(hidden=5, layers=3), TASK)
+    limit = LimitNetwork(recorder.products, recorder.weights)
+    assert [tuple(p.shape) for p in limit.parameters()] == [tuple(p.shape) for p in model.parameters()]
+
+
+def test_the_limit_computes_what_the_convnet_computes() -> None:
+    """Over one frame, the same loss with the same weights, and the same gradients."""
+    torch.manual_seed(0)
+    network = convolutional_network(TASK, 5, 3, 3)
+    x, y, draws = windows()
+    with Recorder(x) as recorder:
+        network(x.flatten(1, 2))
+    limit = LimitNetwork(recorder.products, recorder.weights)
+    with torch.no_grad():
+        for ours, theirs in zip(limit.parameters(), network.parameters(), strict=True):
+            ours.copy_(theirs)
+    loss, expected = limit(x, y, draws)[0], network(x.flatten(1, 2)).square().mean()
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    for ours, theirs in zip(limit.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("banks", [1, 3])
+def test_a_bank_counts_as_a_convolution(banks: int) -> None:
+    recorder = recorded(RelaxedGroupTranslation, hidden=5, layers=3, banks=banks)
+    assert filters(recorder) == S * [(banks * out, *others) for out, *others in PLAIN]
+
+
+@pytest.mark.parametrize(("baseline", "config"), [(E2CNN, {"order": 4}), (RPPRotation, {"order": 4})])
+def test_what_builds_a_filter_does_not_count(baseline: type[Baseline], config: dict[str, Any]) -> None:
+    """The einsum of coefficients with a basis is no product of a ConvNet with as many channels."""
+    recorder = recorded(baseline, hidden=2, layers=3, **config)
+    assert filters(recorder) == S * [(8, T * C, 3, 3), (8, 8, 3, 3), (C, 8, 3, 3)]
+    # A sum of two filters is built anew for each frame; it is one weight all the same.
+    assert len({product.arguments[1] for product in recorder.products}) == 3
+
+
+def test_a_map_that_is_the_same_for_all_windows_does_not_count() -> None:
+    assert filters(recorded(CoordConv, hidden=5, layers=3)) == S * PLAIN
+
+
+def test_each_scale_counts() -> None:
+    recorder = recorded(RelaxedSteerableScale, hidden=3, layers=2, kernel_size=3, scales=(1.0, 2.0))
+    assert filters(recorder) == S * [(3, T * C, 3, 3), (3, T * C, 7, 7), (C, 3, 3, 3), (C, 3, 7, 7)]
+
+
+def test_dense_layers_count() -> None:
+    recorder = recorded(MLP, hidden=7, layers=2)
+    shapes = [[recorder.weights[one.index].shape for one in p.arguments[::2]] for p in recorder.products]
+    assert shapes == S * [[(7,), (T * C * H * W, 7)], [(C * H * W,), (7, C * H * W)]]
+
+
+def test_a_loss_on_the_windows_counts() -> None:
+    """Whatever training runs more often is executed more often, with the same weights."""
+
+    class Twice(ConvNet):
+        def regularization(self, x_BTCHW: Tensor, draws_B: Tensor) -> Tensor:
+            return self(x_BTCHW).square().mean()
+
+    recorder = recorded(Twice, hidden=5, layers=3)
+    assert filters(recorder) == (S + 1) * PLAIN
+    assert len(recorder.weights) == 2 * len(PLAIN)  # and their biases
+
+
+def test_a_skip_is_concatenated_and_a_residual_added() -> None:
+    recorder = recorded(UNet, hidden=2, depth=1)
+    (merged,) = [one for product in recorder.products[:7] for one in product.data if len(one.sources) == 2]
+    assert merged.sources == (1, 4)
+    assert not merged.is_sum
+
+    x, y, draws = windows()
+    first, second = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 3, 1)
+    with Recorder(x) as recorder:
+        field = x.flatten(1, 2)
+        second(field + first(field))
+    (residual,) = recorder.products[1].data
+    assert residual == DataOperand(residual.key, (-1, 0), (B, 4, H, W), torch.float32, is_sum=True)
+    assert LimitNetwork(recorder.products, recorder.weights)(x, y, draws)[0] > 0
+
+
+def test_views_and_writes_in_place_keep_their_sources() -> None:
+    x, *_ = windows()
+    plain, weight = torch.zeros(B, T * C), torch.ones(T * C, 5)
+    with Recorder(x) as recorder:
+        plain[1:, 0].add_(x[1:, 0, 0, 0, 0])
+        plain @ weight
+        torch.zeros(B, T * C) @ weight  # does not depend on the window
+    assert [product.operator for product in recorder.products] == ["mm.default"]
+    assert sources(recorder) == [(-1,)]
+
+
+@pytest.mark.parametrize("name", sorted(set(bench.registry.model_names()) - {"persistence"}))
+def test_every_baseline_has_a_limit(name: str) -> None:
+    """Each weight of the limit is trained, and its shapes fit."""
+    torch.manual_seed(0)
+    fields = bench.registry.model(name).Config.model_fields
+    model = bench.build(name, {"hidden": 2} if "hidden" in fields else {}, 16)
+    limit = LimitNetwork(*bench.record(model, 2, 16))
+    bench.training_step(limit, 2, 16)()
+    assert limit.products
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in limit.parameters())
+
+
+def test_published_settings_are_settings() -> None:
+    for name in bench.PUBLISHED:
+        bench.registry.model(name).Config.model_validate(bench.settings(name, None, quick=False))
+    assert bench.settings("convnet", None, quick=True) == {"hidden": 114}
+    assert bench.settings("convnet", 3, quick=True) == {"hidden": 3}
+
+
+def test_the_table_has_a_row_for_each_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_peak_memory_apart", bench.peak_memory)  # no process of its own: this is no measurement
+    arguments = ["convnet", "persistence", "--hidden", "2", "--batch", "1", "--grid", "16", "--rounds", "1", "--json"]
+    result = CliRunner().invoke(bench.main, arguments)
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)
+    assert (row["baseline"], row["parameters"]) == ("convnet", 20 * 2 * 9 + 2 + 3 * (2 * 2 * 9 + 2) + 2 * 2 * 9 + 2)
+    assert row["allowed_time"] == 1.15
+    assert "persistence: nothing to train" in result.stderr

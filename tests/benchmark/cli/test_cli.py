@@ -1,0 +1,109 @@
+"""What every command owes a person: help with an example, stable JSON, one line for a mistake."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import SYMBENCH, symbench
+
+from benchmark.cli.data import data
+from benchmark.cli.main import cli
+from results.store.store import Store
+
+MakeSuite = Callable[..., Path]
+COMMANDS = [*((name,) for name in cli.commands if name != "data"), *(("data", name) for name in data.commands)]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_shows_an_example(command: tuple[str, ...]) -> None:
+    result = subprocess.run([SYMBENCH, *command, "--help"], capture_output=True, text=True, check=True)
+    assert f"symbench {' '.join(command)}" in result.stdout.split("Example")[1]
+
+
+def test_lists(store: Store) -> None:
+    listed = json.loads(symbench("list", "--json", store=None).stdout)
+    assert set(listed) == {"models", "datasets", "suites", "sites"}
+    families = {row["name"]: row["family"] for row in listed["models"]}
+    assert families["convnet"] == "cnn"
+    assert families["relaxed_steerable_rotation"] == "relaxed"
+    table = symbench("list", "models", store=None).stdout
+    assert [name for name in families if name not in table] == []
+
+
+def test_the_way_from_plan_to_board_and_mlflow(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
+    path = make_suite(models="[persistence, {convnet: {hidden: 4}}]")
+    plan = json.loads(symbench("plan", path, "--json", store=store).stdout)
+    assert (plan["cells"], plan["finished"], plan["left"]) == (2, 0, 2)
+    assert plan["estimated_seconds"] > 0
+    assert symbench("run", path, "--only", "model=persistence", store=store).returncode == 0
+    states = {row["model"]: row["state"] for row in json.loads(symbench("status", path, "--json", store=store).stdout)}
+    assert states == {"persistence": "done", "convnet": "waiting"}
+    assert symbench("run", path, store=store).returncode == 0
+
+    html = tmp_path / "board.html"
+    board = symbench("leaderboard", path, "--html", html, store=store)
+    assert board.returncode == 0, board.stderr
+    assert "convnet" in board.stdout
+    assert "convnet" in html.read_text(encoding="utf-8")
+    rows = json.loads(symbench("leaderboard", path, "--json", store=store).stdout)
+    assert {row["model"] for row in rows} == {"persistence", "convnet"}
+    assert all(row["complete"] for row in rows)
+    assert rows[0]["metrics"]["data_equivariance_error"]["mean"] == 0.5  # as the file says
+
+    first = symbench("sync", path, store=store)
+    assert first.returncode == 0, first.stderr
+    assert "5 runs created" in first.stdout  # two cells, their parents and the board
+    again = symbench("sync", path, "--watch", store=store)
+    assert again.returncode == 0, again.stderr
+    assert "0 runs created, 0 updated, 5 unchanged" in again.stdout
+    assert "watching until every cell is done" in again.stdout
+
+    compared = symbench("compare", "convnet", "persistence", "--suite", path, "--json", store=store)
+    assert compared.returncode == 0, compared.stderr
+    (pair,) = json.loads(compared.stdout)["pairs"]
+    assert pair["difference"]["value"] == pytest.approx(pair["first_mean"] - pair["second_mean"])
+    assert "A: convnet" in symbench("compare", "convnet", "persistence", "--suite", path, store=store).stdout
+    assert symbench("publish", path, "--into", tmp_path / "published", store=store).returncode == 0
+    published = json.loads((tmp_path / "published" / "tiny" / "board.json").read_text(encoding="utf-8"))
+    assert published["states"] == {"done": 2}
+
+
+def test_a_broken_record_is_named_and_the_rest_stands(store: Store, make_suite: MakeSuite) -> None:
+    path = make_suite(models="[persistence, {convnet: {hidden: 4}}]")
+    symbench("run", path, store=store)
+    broken = next(file for file in store.root.glob("cells/*/metrics.json") if "convnet" in _cell(file))
+    broken.write_text(broken.read_text()[:20])
+    board = symbench("leaderboard", path, store=store)
+    assert board.returncode == 0
+    assert f"{broken.parent.name}: " in board.stderr
+    assert "persistence" in board.stdout
+
+
+def _cell(file: Path) -> str:
+    return (file.parent / "cell.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("arguments", [("plan",), ("run", "quickstart", "--colour"), ("list", "nonsense")])
+def test_usage_errors(arguments: tuple[str, ...]) -> None:
+    result = symbench(*arguments, store=None)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_unknown_metric(store: Store, make_suite: MakeSuite) -> None:
+    result = symbench("leaderboard", make_suite(), "--metric", "rmse_futur", store=store)
+    assert result.returncode == 2
+    assert "did you mean 'rmse_future'?" in result.stderr
+
+
+def test_ui_before_the_first_sync(store: Store) -> None:
+    result = symbench("ui", store=store)
+    assert result.returncode == 3
+    assert "nothing to show yet; `symbench sync SUITE` fills MLflow" in result.stderr
+    database = store.root / "x.db"
+    result = symbench("ui", "--tracking-uri", f"sqlite:///{database.resolve()}", store=Store(store.root / "mistyped"))
+    assert result.returncode == 3
+    assert "Traceback" not in result.stderr
+    assert not database.exists()

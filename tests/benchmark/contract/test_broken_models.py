@@ -1,0 +1,59 @@
+"""Models that are broken fail before training, each in its own cell and with one clear line; the others go on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from support import symbench
+
+from results.store.store import Store
+
+TOY = """
+import torch
+from benchmark.baseline import Baseline
+
+class Toy(Baseline):
+    family, symmetries, source = "cnn", (), "test"
+    def __init__(self, config, task):
+        super().__init__(config, task)
+        self.gain = torch.nn.Parameter(torch.zeros(task.channels, 1, 1))
+        {init}
+    def forward(self, x):
+        {forward}
+"""
+BROKEN = {
+    "shapeless": ("", "return x * self.gain", "forward gives a tensor of shape (1, 1, 2, 8, 8), expected"),
+    "nowhere": ("", "return x[:, -1] / self.gain", "of 128 numbers, expected finite numbers"),
+    "raising": (
+        "",
+        "return x[:, self.gone]",
+        "AttributeError: 'Toy' object has no attribute 'gone' (raising.py, line 12)",
+    ),
+    "unbuilt": ("raise ValueError('no')", "return x[:, -1]", "ValueError: no (unbuilt.py, line 10)"),
+}
+
+
+def test_each_is_told_and_the_others_go_on(store: Store, make_suite: Callable[..., Path], tmp_path: Path) -> None:
+    plugins: list[object] = []
+    for name, (init, forward, _) in BROKEN.items():
+        (tmp_path / f"{name}.py").write_text(TOY.format(init=init, forward=forward), encoding="utf-8")
+        plugins += ["--plugin", tmp_path / f"{name}.py"]
+    path = make_suite(models=f"[{', '.join(BROKEN)}, persistence]")
+
+    plan = symbench("plan", path, *plugins, store=store)
+    assert plan.returncode == 0, plan.stderr
+    assert "Traceback" not in plan.stderr
+
+    result = symbench("run", path, *plugins, store=store)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "1 cells run, 0 were finished, 4 failed" in result.stdout
+    failed = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == len(BROKEN)
+    for line, (name, (_, _, reason)) in zip(failed, BROKEN.items(), strict=True):
+        assert f"input: model {name}: " in line
+        assert reason in line
+
+    listed = symbench("list", "models", *plugins, store=None)
+    assert listed.returncode == 0
+    assert "Traceback" not in listed.stderr
+    assert "unbuilt: cannot be built: ValueError" in " ".join(listed.stdout.split())

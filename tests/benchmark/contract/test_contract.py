@@ -1,0 +1,456 @@
+"""The contract finds what is wrong with a baseline, and says it; a broken one is refused before it trains."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import contract, registry
+from benchmark.cli import catalogue
+from benchmark.cli.main import main
+from benchmark.contract import Candidate, Result, ranks
+from benchmark.errors import UserError
+from benchmark.models.baseline import Task
+from benchmark.training.model_errors import author_errors, check_forecast
+
+TOY = '''
+import random
+import torch
+from torch import nn
+from benchmark.baseline import Baseline, Choice
+from benchmark.cell import Frozen
+
+
+class Toy(Baseline):
+    """One convolution."""
+
+    class Config(Frozen):
+        kernel_size: int = 3
+        penalty: float = 0.0
+
+    family, symmetries, source = "cnn", ("translation",), "test"
+    search_space = {"kernel_size": Choice((3, 5))}
+
+    def __init__(self, config, task):
+        super().__init__(config, task)
+        self.config = config
+        size, mode = config.kernel_size, task.padding_mode
+        seen = task.input_frames * task.channels
+        self.mix = nn.Conv2d(seen, task.channels, size, padding=size // 2, padding_mode=mode)
+        #init
+
+    def forward(self, x):
+        y = self.mix(x.flatten(1, 2))
+        return y
+'''
+RELAXED = (
+    TOY.replace('"cnn"', '"relaxed"')
+    .replace("#init", "self.w = nn.Parameter(torch.ones(task.height, task.width))")
+    .replace("return y", "return y * self.w")
+    + """
+    def penalty(self):
+        return self.config.penalty * self.w.diff(dim=0).abs().mean()
+"""
+)
+"""A number for each pixel, which starts constant."""
+
+Make = Callable[..., Candidate]
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """A plug-in `toy` with some of its text replaced."""
+    monkeypatch.setattr(registry, "_plugins", {})
+
+    def write(text: str = TOY, *changes: tuple[str, str]) -> Candidate:
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        (tmp_path / "toy.py").write_text(text, encoding="utf-8")
+        return Candidate.named(registry.add_plugin(tmp_path / "toy.py"))
+
+    yield write
+    sys.modules.pop("symbench_plugin_toy", None)
+
+
+def outcome(candidate: Candidate, name: str) -> Result:
+    (check,) = [check for check in contract.CHECKS if check.name == name]
+    return contract.examine(check, candidate)
+
+
+@pytest.mark.parametrize("text", [TOY, RELAXED], ids=["strict", "relaxed"])
+def test_a_sound_baseline_passes(make: Make, text: str) -> None:
+    results = list(contract.run(make(text)))
+    assert [result.check for result in results] == list(contract.CHECKS)
+    assert not [result for result in results if result.outcome == "failed"]
+    skipped = {result.check.name: result.reason for result in results if result.outcome == "does not apply"}
+    assert skipped.pop("scale_is_kept") == "it does not declare scale"
+    assert all(skipped.values())
+    assert ("relaxed_leaves_on_other_data" in skipped) == (text is TOY)
+
+
+def test_every_check_says_what_it_demands() -> None:
+    assert all(check.demand.endswith((".", "here.")) for check in contract.CHECKS)
+    assert len({check.name for check in contract.CHECKS}) == len(contract.CHECKS)
+
+
+METHOD = "\n    def {}\n        {}\n"
+BROKEN = {
+    "source": ("declares_what_it_is", ('"test"', '" "'), "source is empty"),
+    "docstring": ("declares_what_it_is", ('    """One convolution."""\n', ""), "has no docstring"),
+    "untyped": (
+        "config_is_closed_and_complete",
+        ("penalty: float = 0.0", "anything: object = 0"),
+        "Config.anything takes any object",
+    ),
+    "wrong default": (
+        "config_is_closed_and_complete",
+        ("kernel_size: int = 3", "kernel_size: int = 'three'"),
+        "ValidationError: 1 validation error for Config kernel_size",
+    ),
+    "search of what is not there": (
+        "search_space_lies_within_the_config",
+        ('{"kernel_size"', '{"size"'),
+        "search_space: Config has no field 'size'",
+    ),
+    "search of what is refused": (
+        "search_space_lies_within_the_config",
+        ("Choice((3, 5))", "Choice((3, 5.5))"),
+        "search_space['kernel_size']: Config does not take 5.5",
+    ),
+    "refusal": (
+        "runs_on_some_task",
+        ("    def forward", METHOD.format("supports(task):", "return 'not today'") + "    def forward"),
+        "it refuses every task that it was offered (12 x 12: not today;",
+    ),
+    "shape": (
+        "forecasts_one_frame_on_12x9",
+        ("return y", "return y[..., :-1]"),
+        "12 x 9: forward gives a tensor of shape (2, 2, 12, 8), expected (windows, C, H, W) = (2, 2, 12, 9)",
+    ),
+    "dtype": (
+        "forecasts_one_frame_on_12x12",
+        ("return y", "return y.double()"),
+        "forward gives numbers of type torch.float64, expected torch.float32",
+    ),
+    "NaN": (
+        "forecasts_one_frame_on_12x12",
+        ("return y", "return torch.where(x[:, 0] > 0, y, torch.nan)"),
+        "of 576 numbers, expected finite numbers",
+    ),
+    "no tensor": (
+        "forecasts_one_frame_on_12x12",
+        ("return y", "return y, y"),
+        "forward gives tuple, expected a tensor of shape (2, 2, 12, 12)",
+    ),
+    "raises": (
+        "forecasts_one_frame_on_12x12",
+        ("return y", 'raise RuntimeError("no such luck")'),
+        "RuntimeError: no such luck (toy.py, line 29)",
+    ),
+    "raises in torch": (
+        "forecasts_one_frame_on_62x23",
+        ("x.flatten(1, 2)", "x"),
+        " (toy.py, line 28)",
+    ),
+    "cannot be built": ("copies", ("#init", 'raise ValueError("no")'), "ValueError: no (toy.py, line 25)"),
+    "leaves": ("copies", ("#init", "raise SystemExit(3)"), "SystemExit: 3 (toy.py, line 25)"),
+    "padding": ("takes_kernel_size_5", ("size // 2", "1"), "kernel_size 5, 12 x 12: forward gives a tensor of shape"),
+    "bf16": (
+        "trains_in_bf16",
+        ("return y", "return y / (y.dtype == torch.float32)"),
+        "the forecast is not finite under autocast to bfloat16",
+    ),
+    "batch norm": (
+        "windows_do_not_see_each_other",
+        ("return y", "return y - y.mean(0)"),
+        "beside two other windows the forecast differs by",
+    ),
+    "cache": (
+        "cached_filters_change_nothing",
+        ("return y", "return y * (2 if nn.utils.parametrize._cache_enabled else 1)"),
+        "within parametrize.cached() the forecast is another one",
+    ),
+    "rotation": ("rotation_is_kept_on_12x12", ('"translation"', '"rotation"'), "turned by 90 degrees, kernel_size 3"),
+    "rotation, kernel": (
+        "rotation_is_kept_on_12x9",
+        [('"translation"', '"rotation"'), ("return y", "return y if self.config.kernel_size == 5 else x[:, -1]")],
+        "turned by 90 degrees, kernel_size 5, 12 x 9: error",
+    ),
+    "translation": (
+        "translation_is_kept",
+        ("return y", "return y + torch.linspace(0, 1, y.shape[-1])"),
+        "shifted, kernel_size 3: error",
+    ),
+    "scale": (
+        "scale_is_kept",
+        [('"translation"', '"scale"'), ("return y", "return y.sign()")],
+        "enlarged by 1.5: error 0.34",
+    ),
+    "unused": ("every_parameter_gets_a_gradient", ("#init", "self.w = nn.Parameter(torch.ones(1))"), "w gets no grad"),
+    "dead": (
+        "every_parameter_gets_a_gradient",
+        [("#init", "self.w = nn.Parameter(torch.ones(1))"), ("return y", "return y + 0 * self.w")],
+        "the gradient of w is zero everywhere",
+    ),
+    "trained": (
+        "every_parameter_gets_a_gradient",
+        ('"test"\n', '"test"\n    trained = False\n'),
+        "trained is False, and it has 110 parameters",
+    ),
+    "chance": (
+        "chance_comes_from_the_draws",
+        ("return y", "return y * torch.rand(())"),
+        "the loss of the same windows and draws is",
+    ),
+    "in place": (
+        "chance_comes_from_the_draws",
+        ("return y\n", "return y\n" + METHOD.format("augment(self, x, y, draws):", "return x.neg_(), y")),
+        "augment changes its arguments in place",
+    ),
+    "other windows": (
+        "chance_comes_from_the_draws",
+        ("return y\n", "return y\n" + METHOD.format("augment(self, x, y, draws):", "return x[:1], y[:1]")),
+        "augment gives shapes ((1, 3, 2, 12, 12), (1, 2, 2, 12, 12)), expected",
+    ),
+    "no scalar": (
+        "chance_comes_from_the_draws",
+        ("return y\n", "return y\n" + METHOD.format("regularization(self, x, draws):", "return x.mean((1, 2, 3, 4))")),
+        "regularization has shape (2,), expected a scalar",
+    ),
+    "forgets": (
+        "resume_equals_no_interruption",
+        [
+            ("#init", "self.calls = 0"),
+            ("return y\n", "return y / (1 + self.calls)\n" + METHOD.format("before_step(self, p):", "self.calls += 1")),
+        ],
+        "resumed after the first of three epochs, other values are in mix.weight, mix.bias",
+    ),
+    "sum over windows": (
+        "two_ranks_equal_one",
+        (
+            "return y\n",
+            "return y\n"
+            + METHOD.format("regularization(self, x, draws):", "return self(x).square().sum((1, 2, 3)).sum()"),
+        ),
+        "a loss must be a mean over windows",
+    ),
+    "dies on two ranks": (
+        "two_ranks_equal_one",
+        ("return y", "import torch.distributed as d; return y if not d.is_initialized() else 1 / 0"),
+        "on two ranks: ZeroDivisionError: division by zero (toy.py, line 29)",
+    ),
+    "seed": (
+        "same_seed_gives_the_same_model",
+        ("#init", "self.mix.bias.data += random.random()"),
+        "differs in mix.bias",
+    ),
+    "state": (
+        "state_is_restored_in_either_mode",
+        [("#init", "self.secret = torch.rand(())"), ("return y", "return y * self.secret")],
+        "saved in training and loaded in training, it forecasts something else",
+    ),
+    "copy": (
+        "copies",
+        [("#init", "mix = self.mix; self.call = lambda x: mix(x)"), ("self.mix(x", "self.call(x")],
+        "the forecast does not depend on the parameters",
+    ),
+}
+BROKEN_RELAXED = {
+    "start": (
+        "translation_is_kept",
+        ("torch.ones(task.height, task.width)", "torch.rand(task.height, task.width)"),
+        "shifted, kernel_size 3: error",
+    ),
+    "other gradient": (
+        "relaxed_keeps_translation_on_symmetric_data",
+        ("return y * self.w", "return y + (self.w - 1) * torch.arange(x.shape[-1])"),
+        "after 3 steps on data with this symmetry the error is",
+    ),
+    "not relaxed": (
+        "relaxed_leaves_on_other_data",
+        ("return y * self.w", "return y * self.w.mean()"),
+        "it is not relaxed",
+    ),
+    "penalty at the start": (
+        "penalty_measures_the_relaxation",
+        ("self.w.diff(dim=0)", "self.w"),
+        "the penalty is 1.0e-02 at the start, expected 0",
+    ),
+    "no penalty": (
+        "penalty_measures_the_relaxation",
+        ("self.w.diff(dim=0)", "(self.w - self.w)"),
+        "the penalty is 0.0 after 3 steps on noise, expected more than 0",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "check", "changes", "reason"),
+    [pytest.param(TOY, *case, id=key) for key, case in BROKEN.items()]
+    + [pytest.param(RELAXED, *case, id=f"relaxed, {key}") for key, case in BROKEN_RELAXED.items()],
+)
+def test_what_is_broken_is_found(
+    make: Make, text: str, check: str, changes: tuple[str, str] | list[tuple[str, str]], reason: str
+) -> None:
+    candidate = make(text, *([changes] if isinstance(changes, tuple) else changes))
+    found = outcome(candidate, check)
+    assert found.outcome == "failed"
+    assert reason in found.reason
+    assert "\n" not in found.reason
+
+
+class TestRefusalBeforeTraining:
+    """What `symbench run` does with a model, before its first epoch."""
+
+    task = Task("made_up", 3, 2, 6, 5)
+    x = torch.ones(1, 3, 2, 6, 5)
+
+    def refused(self, candidate: Candidate) -> str:
+        with pytest.raises(UserError) as caught, author_errors("toy", candidate.baseline):
+            check_forecast("toy", candidate.baseline(candidate.baseline.Config(), self.task), self.x)
+        return str(caught.value)
+
+    def test_a_sound_model_is_left_as_it_was(self, make: Make) -> None:
+        model = make(TOY, ("return y", "assert not self.training; return y")).build(self.task)
+        before, random = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
+        check_forecast("toy", model, self.x)
+        assert model.training
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        assert torch.equal(torch.get_rng_state(), random)
+
+    def test_faults_name_the_model_and_what_was_expected(self, make: Make) -> None:
+        found = self.refused(make(TOY, ("return y", "return y[:, :1]")))
+        assert found == (
+            "model toy: forward gives a tensor of shape (1, 1, 6, 5), expected (windows, C, H, W) = (1, 2, 6, 5)"
+        )
+
+    def test_what_the_model_raises_is_told_with_its_line(self, make: Make) -> None:
+        found = self.refused(make(TOY, ("return y", "return y + self.nothing")))
+        assert found == "model toy: AttributeError: 'Toy' object has no attribute 'nothing' (toy.py, line 29)"
+
+    def test_what_building_raises_is_told_with_its_line(self, make: Make) -> None:
+        assert self.refused(make(TOY, ("#init", "1 / 0"))) == (
+            "model toy: ZeroDivisionError: division by zero (toy.py, line 25)"
+        )
+
+    def test_lack_of_memory_is_no_fault_of_the_model(self, make: Make) -> None:
+        with pytest.raises(MemoryError), author_errors("toy", make().baseline):
+            raise MemoryError
+
+
+class TestCommand:
+    """`symbench check-baseline`."""
+
+    @pytest.fixture
+    def call(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+        def call(*arguments: object) -> int:
+            monkeypatch.setattr(sys, "argv", ["symbench", "check-baseline", *map(str, arguments)])
+            try:
+                main()
+            except SystemExit as end:
+                return int(end.code or 0)
+            return 0
+
+        return call
+
+    def test_table(
+        self,
+        call: Callable[..., int],
+        make: Make,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        names = ("forecasts_one_frame_on_12x12", "copies", "scale_is_kept")
+        monkeypatch.setattr(contract, "CHECKS", [check for check in contract.CHECKS if check.name in names])
+        candidate = make(TOY, ("return y", "return y.double()"))
+        assert call(candidate.file) == 1
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "forecasts one frame on 12x12 FAILED: 12 x 12: forward gives numbers of type torch.float64" in printed
+        assert "copies passed" in printed
+        assert "scale is kept does not apply: it does not declare scale" in printed
+        assert "toy: 1 passed, 1 does not apply, 1 failed" in printed
+
+    def test_json(self, call: Callable[..., int], make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+        assert call("persistence", "--json") == 0
+        document = json.loads(capsys.readouterr().out)
+        assert (document["name"], document["passed"]) == ("persistence", True)
+        assert [set(check) for check in document["checks"]] == len(contract.CHECKS) * [
+            {"check", "demand", "outcome", "reason", "seconds"}
+        ]
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("def (", "SyntaxError: invalid syntax (bad.py, line 1)"),
+            ("", "must define one subclass of Baseline, found 0"),
+        ],
+    )
+    def test_a_broken_file(
+        self,
+        call: Callable[..., int],
+        make: Make,
+        capsys: pytest.CaptureFixture[str],
+        tmp_path: Path,
+        text: str,
+        reason: str,
+    ) -> None:
+        (tmp_path / "bad.py").write_text(text, encoding="utf-8")
+        assert call(tmp_path / "bad.py") == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert len(printed.err.splitlines()) == 1
+        assert reason in printed.err
+
+    def test_unknown(self, call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+        assert call("convnett") == 2
+        assert "unknown model 'convnett'; did you mean 'convnet'?" in capsys.readouterr().err
+        assert call("nowhere.py") == 2
+        assert "nowhere.py: not a Python file" in capsys.readouterr().err
+
+
+def test_parameters_are_those_of_the_default_width() -> None:
+    row = catalogue.model("convnet")
+    inner = 64 * (64 * 9 + 1)
+    assert row["parameters"] == 64 * (20 * 9 + 1) + 3 * inner + 2 * (64 * 9 + 1)
+    assert row["settings"] == "hidden=64, layers=5, kernel_size=3"
+    (shown,) = catalogue.for_people("models", [row])
+    assert shown["parameters"] == "124 k"
+    assert "settings" not in shown
+    assert catalogue.model("persistence")["parameters"] == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (None, ""),
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.00 k"),
+        (976_898, "977 k"),
+        (999_600, "1.00 M"),
+        (5_600_000, "5.60 M"),
+    ],
+)
+def test_rounded(count: int | None, text: str) -> None:
+    assert catalogue.rounded(count) == text
+
+
+def test_what_cannot_be_built_is_listed_with_its_reason(make: Make) -> None:
+    make(TOY, ("#init", "1 / 0"))
+    row = catalogue.model("toy")
+    assert (row["family"], row["parameters"]) == ("refused", None)
+    assert row["source"] == "toy: cannot be built: ZeroDivisionError: division by zero (toy.py, line 25)"
+
+
+def test_a_rank_that_dies_is_told(make: Make) -> None:
+    """The next check would get another pair of processes."""
+    dies = "import os, torch.distributed as d; d.is_initialized() and os._exit(1); return y"
+    found = outcome(make(TOY, ("return y", dies)), "two_ranks_equal_one")
+    assert (found.outcome, found.reason) == ("failed", "on two ranks: the process died without a word")
+    assert ranks._pair.cache_info().currsize == 0

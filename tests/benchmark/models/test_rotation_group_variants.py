@@ -1,0 +1,469 @@
+"""What else is made of group convolutions of C4: each against its definition and against the strict network."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from benchmark.groups import rotate, shift
+from benchmark.models.baseline import Baseline, Task
+from benchmark.models.layers.group_rotation import (
+    Fields,
+    GroupConv2d,
+    RotationGroupConv2d,
+    group_filter,
+    rotation_group_network,
+)
+from benchmark.models.nonstationary_filters import ContinuousFilter, NonstationaryFilters
+from benchmark.models.partial_gcnn import PartialGCNN
+from benchmark.models.relaxed_group_translation_rotation import RelaxedGroupConv2d, RelaxedGroupTranslationRotation
+
+FRAMES = 2
+GRID = (6, 8)
+TASK = Task("made_up", FRAMES, 2, *GRID)
+PERIODIC = Task("made_up", FRAMES, 2, *GRID, periodic=True)
+SQUARE = Task("made_up", FRAMES, 2, 8, 8)
+SMOKE = Task("smoke_rotation", 10, 2, 64, 64)
+DIRECTIONS = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+FIELDS: list[tuple[Fields, Fields]] = [
+    (("vector", 2), ("regular", 3)),
+    (("regular", 2), ("regular", 3)),
+    (("regular", 2), ("vector", 2)),
+]
+Layer = TypeVar("Layer", bound=nn.Module)
+MODELS: list[type[Baseline]] = [RelaxedGroupTranslationRotation, NonstationaryFilters, PartialGCNN]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(1)
+
+
+def build(model: type[Any], on: Task = TASK, **config: Any) -> Any:
+    torch.manual_seed(0)
+    return model(model.Config(**{"hidden": 4, **config}), on)
+
+
+def frames(on: Task = TASK, windows: int = 2) -> Tensor:
+    return torch.randn(windows, FRAMES, 2, on.height, on.width)
+
+
+def layers_of(kind: type[Layer], model: nn.Module) -> list[Layer]:
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+def rotation_error(model: Callable[[Tensor], Tensor], x: Tensor, turns: tuple[int, ...] = (1, 2, 3)) -> float:
+    """max |f(g x) - g f(x)| / max |f(x)| over the quarter turns."""
+    with torch.no_grad():
+        y = model(x)
+        errors = [(model(rotate(x, k, "centered")) - rotate(y, k, "centered")).abs().max() for k in turns]
+    return float(max(errors) / y.abs().max())
+
+
+def set_bias(layer: GroupConv2d) -> None:
+    if layer.bias is not None:
+        with torch.no_grad():
+            layer.get_parameter("parametrizations.bias.original").normal_()
+
+
+def train(model: Baseline, x: Tensor, y: Tensor) -> None:
+    """Three steps of gradient descent."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (model(x) - y).square().mean().backward()
+        optimizer.step()
+
+
+def on_group(x: Tensor, fields: Fields) -> Tensor:
+    """(B, I b, H, W) -> (B, I, N, H, W): as functions on the group, a velocity as v(x) . e_h."""
+    if fields[0] == "regular":
+        return x.unflatten(1, (-1, 4))
+    return torch.einsum("bichw,nc->binhw", x.unflatten(1, (-1, 2)), DIRECTIONS.to(x))
+
+
+def from_group(f: Tensor, fields: Fields) -> Tensor:
+    """(B, O, N, H, W) -> (B, O a, H, W): a velocity is sum_h f(x, h) e_h."""
+    return (f if fields[0] == "regular" else torch.einsum("bonhw,nc->bochw", f, DIRECTIONS.to(f))).flatten(1, 2)
+
+
+def by_definition(f: Tensor, kernel: Callable[[int, int, int, int], Tensor], half: int) -> Tensor:
+    """sum over cells y and turns h of kernel(g, h, R_g^-1 y) f(x + y, h), on a torus.
+
+    (B, I, N, H, W) -> (B, O, N, H, W); kernel gives (O, I) at the turns g and h and the place R_g^-1 y.
+    """
+    turned = []
+    for g in range(4):
+        total: Any = 0.0
+        for h, i, j in itertools.product(range(4), *2 * [range(-half, half + 1)]):
+            x, y = i, j
+            for _ in range(g):
+                x, y = -y, x  # R_g (i, j)
+            total = total + torch.einsum("oi,bihw->bohw", kernel(g, h, i, j), f[:, :, h].roll((-x, -y), (-2, -1)))
+        turned.append(total)
+    return torch.stack(turned, 2)
+
+
+# All of them
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("on", [TASK, PERIODIC], ids=["closed", "periodic"])
+def test_every_parameter_gets_a_gradient_at_the_start(model: type[Baseline], on: Task) -> None:
+    contender = build(model, on)
+    (contender(frames(on)) - 1).square().mean().backward()
+    for key, parameter in contender.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().max() > 0, key
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_starts_equivariant_and_leaves_it_for_broken_data(model: type[Baseline], kernel_size: int) -> None:
+    contender = build(model, SQUARE, kernel_size=kernel_size).double()
+    x = frames(SQUARE).double()
+    assert rotation_error(contender, x) < 1e-12
+    train(contender, x, torch.ones_like(x[:, 0]))  # a wind along the diagonal
+    assert rotation_error(contender, x) > 1e-5
+
+
+@pytest.mark.parametrize("model", [NonstationaryFilters, PartialGCNN])
+def test_wide_grids_turn(model: type[Baseline]) -> None:
+    assert rotation_error(build(model).double(), frames().double()) < 1e-12
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_symmetric_data_leave_rotation_alone(model: type[Baseline]) -> None:
+    """On data that hold all four turns of each window the loss is the same for a turned relaxation."""
+    contender = build(model, SQUARE).double()
+    x, y = frames(SQUARE).double(), torch.randn(2, 2, 8, 8).double()
+    before = [parameter.detach().clone() for parameter in contender.parameters()]
+    train(contender, *(torch.cat([rotate(z, k, "centered") for k in range(4)]) for z in (x, y)))
+    assert rotation_error(contender, x) < 1e-12
+    assert any((now - then).abs().max() > 1e-6 for now, then in zip(contender.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_periodic_box_has_no_seam(model: type[Baseline]) -> None:
+    contender, x = build(model, PERIODIC), frames()
+    with torch.no_grad():
+        shifted = contender(shift(x, 2, 3, periodic=True))
+        torch.testing.assert_close(shifted, shift(contender(x), 2, 3, periodic=True))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_filters_are_made_once_in_a_roll_out(model: type[Baseline]) -> None:
+    contender = build(model)
+    calls: list[int] = []
+    for layer in layers_of(GroupConv2d, contender):
+        layer.build.register_forward_hook(lambda *_: calls.append(1))
+    with parametrize.cached():
+        for _ in range(3):
+            contender(frames())
+    assert len(calls) == 5
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_one_layer_is_enough(model: type[Baseline]) -> None:
+    contender = build(model, layers=1, penalty=0.1)
+    assert contender(frames()).shape == (2, 2, *GRID)
+    assert contender.penalty() == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "hidden"), [(RelaxedGroupTranslationRotation, 157), (NonstationaryFilters, 240), (PartialGCNN, 226)]
+)
+def test_size_at_which_rotation_is_compared(model: type[Baseline], hidden: int) -> None:
+    many = sum(parameter.numel() for parameter in build(model, SMOKE, hidden=hidden).parameters())
+    assert many == pytest.approx(5.6e6, rel=0.005)
+
+
+# Translation and rotation relaxed together
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("fields", FIELDS)
+def test_relaxed_convolution_is_its_definition(kernel_size: int, fields: tuple[Fields, Fields]) -> None:
+    """sum_h f(h) sum_l w_l(h) psi_l(g^-1 h), h running over cells and turns."""
+    before, after = fields
+    layer = RelaxedGroupConv2d(GRID, before, after, kernel_size, 2, "circular")
+    components, half = {"vector": 2, "regular": 4}, kernel_size // 2
+    x = torch.randn(2, before[1] * components[before[0]], *GRID)
+    set_bias(layer.convolution)
+    with torch.no_grad():
+        layer.w.normal_()
+        f, expected = on_group(x, before), torch.zeros(())
+        for bank in range(2):
+
+            def kernel(g: int, h: int, i: int, j: int, psi: Tensor = layer.psi[bank]) -> Tensor:
+                return psi[:, :, (h - g) % 4, half + i, half + j]
+
+            expected = expected + from_group(by_definition(f * layer.w[bank], kernel, half), after)
+        if layer.convolution.bias is not None:
+            expected = expected + layer.convolution.bias[:, None, None]
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("banks", [1, 2, 3])
+@pytest.mark.parametrize("on", [TASK, PERIODIC], ids=["closed", "periodic"])
+def test_relaxed_starts_as_the_strict_network(banks: int, on: Task) -> None:
+    model = build(RelaxedGroupTranslationRotation, on, banks=banks)
+    strict = rotation_group_network(FRAMES, 4, 5, 3, 1, False, on.padding_mode)
+    with torch.no_grad():
+        for ours, theirs in zip(
+            layers_of(RelaxedGroupConv2d, model), layers_of(RotationGroupConv2d, strict), strict=True
+        ):
+            theirs.psi.copy_(ours.psi.sum(0, keepdim=True) / banks**0.5)
+        x = frames(on)
+        torch.testing.assert_close(model(x), strict(x.flatten(1, 2)))
+
+
+def test_banks_start_with_the_deviation_of_the_strict_filter() -> None:
+    layer = RelaxedGroupConv2d(GRID, ("regular", 32), ("regular", 32), 3, 4)
+    mixed = (layer.w[:, 0, 0, 0, None, None, None, None, None] * layer.psi).sum(0)
+    assert mixed.std().item() == pytest.approx(math.sqrt(2 / (32 * 4 * 9)), rel=0.02)
+
+
+@pytest.mark.parametrize("on", [TASK, PERIODIC], ids=["closed", "periodic"])
+def test_penalty_of_the_relaxed_group_convolution(on: Task) -> None:
+    """Zero only where each w_l is constant; for w = 5 h + 3 x + y the means are 5 (1 + 1 + 1 + 3) / 4, 3 and 1, and
+    round a box of n cells 2 - 2 / n times as much.
+    """
+    model = build(RelaxedGroupTranslationRotation, on, penalty=0.1)
+    layers = layers_of(RelaxedGroupConv2d, model)
+    assert len(layers) == 5
+    with torch.no_grad():
+        for layer in layers:
+            layer.w[1] += 0.5  # each bank may have its own constant
+        assert model.penalty() == 0
+        for turn, i, j in itertools.product(range(4), (0, 3, 5), (0, 4, 7)):
+            layers[2].w[1, turn, i, j] += 0.5
+            assert model.penalty() > 0
+            layers[2].w[1, turn, i, j] -= 0.5
+        turns, x, y = torch.meshgrid(*(torch.arange(float(n)) for n in (4, *GRID)), indexing="ij")
+        for layer in layers:
+            layer.w.copy_(5 * turns + 3 * x + y)
+    seam = [2 - 2 / n if on.periodic else 1 for n in GRID]
+    assert model.penalty().item() == pytest.approx(0.1 * 5 * (7.5 + 3 * seam[0] + seam[1]) / 3)
+    assert build(RelaxedGroupTranslationRotation, on).penalty() == 0
+
+
+@pytest.mark.parametrize("breaks", ["rotation", "translation"])
+def test_w_breaks_what_it_depends_on(breaks: str) -> None:
+    """A w of the turn alone keeps translation, and a w that is the same round the centre of the box keeps rotation."""
+    on = Task("made_up", FRAMES, 2, 8, 8, periodic=True)
+    model, x = build(RelaxedGroupTranslationRotation, on), frames(on)
+    with torch.no_grad():
+        for layer in layers_of(RelaxedGroupConv2d, model):
+            if breaks == "rotation":
+                layer.w.add_(torch.randn(2, 4, 1, 1))
+            else:
+                bumps = torch.randn(2, 1, 8, 8)
+                layer.w.add_(torch.stack([bumps.rot90(k, (-2, -1)) for k in range(4)]).sum(0))
+        y = model(x)
+        translation = (model(shift(x, 1, 2, periodic=True)) - shift(y, 1, 2, periodic=True)).abs().max() / y.abs().max()
+    rotation = rotation_error(model, x)
+    kept, broken = (translation, rotation) if breaks == "rotation" else (rotation, translation)
+    assert kept < 1e-5
+    assert broken > 1e-2
+
+
+def test_symmetric_data_leave_translation_alone() -> None:
+    """On windows in all places of a periodic box the gradient of w is the same at all pixels."""
+    model = build(RelaxedGroupTranslationRotation, PERIODIC, layers=3).double()
+    x, y = frames(windows=1).double(), torch.randn(1, 2, *GRID).double()
+    places = list(itertools.product(*map(range, GRID)))
+    train(model, *(torch.cat([shift(z, i, j, periodic=True) for i, j in places]) for z in (x, y)))
+    for layer in layers_of(RelaxedGroupConv2d, model):
+        assert (layer.w - layer.w[:, :, :1, :1]).abs().max() < 1e-12
+        assert (layer.w - layer.w[:, :1]).abs().max() > 1e-7  # the turns differ, as in these data
+
+
+@pytest.mark.parametrize("grid", [(8, 6), (6, 7), (1, 1)], ids=str)
+def test_another_grid_is_refused(grid: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=rf"6 x 8 grid; the field is {grid[0]} x {grid[1]}"):
+        build(RelaxedGroupTranslationRotation)(torch.randn(1, FRAMES, 2, *grid))
+
+
+# Non-stationary filters
+
+
+def continuous(
+    fields: tuple[Fields, Fields], kernel_size: int, hidden: int = 8
+) -> tuple[GroupConv2d, ContinuousFilter]:
+    (field_in, many_in), (field_out, many_out) = fields
+    make = ContinuousFilter(field_in, field_out, kernel_size, hidden, 2.0)
+    last = torch.randn(many_out, many_in, hidden)
+    return GroupConv2d(*fields, kernel_size, last, make, "circular"), make
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@pytest.mark.parametrize("fields", FIELDS)
+def test_continuous_filter_is_its_definition(kernel_size: int, fields: tuple[Fields, Fields]) -> None:
+    """k_g(r, s) = V sin(W phi + c) at each place and turn, evaluated one by one."""
+    layer, make = continuous(fields, kernel_size)
+    half = kernel_size // 2
+    set_bias(layer)
+    with torch.no_grad():
+        make.omega.fill_(0.7)
+        make.bias.normal_()
+        frequencies = torch.linalg.pinv(coordinates(kernel_size)) @ make.relative
+        turn_frequencies = torch.linalg.pinv(angles(range(4))) @ make.absolute
+
+        def kernel(g: int, h: int, i: int, j: int) -> Tensor:
+            relative = torch.cat((torch.tensor([float(i), float(j)]), angles([h - g])[0])) @ frequencies
+            phi = torch.sin(relative + 0.7 * angles([g])[0] @ turn_frequencies + make.phases)
+            return layer.coefficients @ torch.sin(make.weight @ phi + make.bias)
+
+        x = torch.randn(2, layer.in_channels, *GRID)
+        expected = from_group(by_definition(on_group(x, fields[0]), kernel, half), fields[1])
+        if layer.bias is not None:
+            expected = expected + layer.bias[:, None, None]
+        torch.testing.assert_close(layer(x), expected, rtol=1e-3, atol=1e-4)
+
+
+def angles(turns: Any) -> Tensor:
+    return torch.tensor([[math.cos(math.pi / 2 * turn), math.sin(math.pi / 2 * turn)] for turn in turns])
+
+
+def coordinates(kernel_size: int) -> Tensor:
+    """(s K K, 4): the places and turns round the unit."""
+    axis = range(-(kernel_size // 2), kernel_size // 2 + 1)
+    places = [torch.tensor([float(i), float(j)]) for i, j in itertools.product(axis, axis)]
+    return torch.stack([torch.cat((place, turn)) for turn in angles(range(4)) for place in places])
+
+
+def test_nonstationary_at_omega_zero_is_the_strict_network() -> None:
+    """Its filters, sampled on the grid, in a group convolution."""
+    model = build(NonstationaryFilters)
+    strict = rotation_group_network(FRAMES, 4, 5, 3, 1, False)
+    with torch.no_grad():
+        for ours, theirs in zip(layers_of(GroupConv2d, model), layers_of(RotationGroupConv2d, strict), strict=True):
+            make = ours.build
+            assert isinstance(make, ContinuousFilter)
+            assert make.omega == 0
+            make.bias.normal_()
+            theirs.psi.copy_((ours.coefficients @ make.features()[0].T).unflatten(-1, (4, 3, 3))[None])
+        x = frames()
+        torch.testing.assert_close(model(x), strict(x.flatten(1, 2)))
+        for layer in layers_of(ContinuousFilter, model):
+            layer.omega.fill_(0.1)
+    assert rotation_error(model, x) > 1e-4
+
+
+@pytest.mark.parametrize(("kernel_size", "frequency"), [(3, 2.0), (5, 1.5)])
+def test_continuous_filters_start_with_the_deviation_of_he(kernel_size: int, frequency: float) -> None:
+    config: dict[str, Any] = {"hidden": 64, "kernel_size": kernel_size, "frequency": frequency, "layers": 4}
+    _, *inner, _ = layers_of(GroupConv2d, build(NonstationaryFilters, **config))
+    for layer in inner:
+        expected = math.sqrt(2 / (64 * 4 * kernel_size**2))
+        assert layer.weight.square().mean().sqrt().item() == pytest.approx(expected, rel=0.05)
+    assert build(NonstationaryFilters, **config)(frames()).abs().max() < 1
+
+
+def test_penalty_of_the_nonstationary_filters() -> None:
+    model = build(NonstationaryFilters, penalty=0.1)
+    assert model.penalty() == 0
+    with torch.no_grad():
+        for value, layer in enumerate(layers_of(ContinuousFilter, model)):
+            layer.omega.fill_(value)
+    assert model.penalty().item() == pytest.approx(0.1 * (1 + 4 + 9 + 16))
+    model.penalty().backward()
+    assert layers_of(ContinuousFilter, model)[3].omega.grad == pytest.approx(0.6)
+    assert build(NonstationaryFilters).penalty() == 0
+
+
+def test_small_omegas_survive_bf16() -> None:
+    """The filters of two turns differ by 1e-4 of themselves, which bf16 could not hold within the network."""
+    layer, make = continuous(FIELDS[1], 1)
+    with torch.no_grad():
+        make.omega.fill_(1e-4)
+        exact = layer.weight
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(layer.weight, exact)
+    blocks = exact.unflatten(0, (-1, 4)).unflatten(2, (-1, 4))[..., 0, 0]
+    assert 0 < (blocks[:, 0, :, 0] - blocks[:, 1, :, 1]).abs().max() < 1e-2
+
+
+# Partial group convolutional network
+
+
+def test_filter_of_the_group_by_hand() -> None:
+    """One number s + 10 for the turn s, at the place (1, 2) of a 3 x 3 filter, which is one cell along y."""
+    k = torch.zeros(1, 1, 4, 3, 3)
+    k[..., 1, 2] = torch.arange(10.0, 14.0)
+    filters = group_filter([k] * 4, "regular", "regular")
+    for g, h in itertools.product(range(4), range(4)):
+        expected = torch.zeros(3, 3)
+        expected[((1, 2), (0, 1), (1, 0), (2, 1))[g]] = 10 + (h - g) % 4  # along y, -x, -y, x
+        assert torch.equal(filters[g, h], expected)
+
+
+def give_densities(model: PartialGCNN) -> list[Tensor]:
+    """Random logits; the densities that they mean."""
+    with torch.no_grad():
+        for layer in layers_of(RotationGroupConv2d, model)[1:]:
+            layer.build.get_parameter("parametrizations.w.original").normal_()
+        return [p.clone() for p in model.densities()]
+
+
+def test_partial_is_its_definition() -> None:
+    """The strict layers, each output multiplied by p of its turn."""
+    model, x = build(PartialGCNN), frames()
+    strict = rotation_group_network(FRAMES, 4, 5, 3, 1, False)
+    with torch.no_grad():
+        for ours, theirs in zip(*(layers_of(RotationGroupConv2d, one) for one in (model, strict)), strict=True):
+            set_bias(ours)
+            theirs.psi.copy_(ours.psi)
+            if theirs.bias is not None:
+                name = "parametrizations.bias.original"
+                theirs.get_parameter(name).copy_(ours.get_parameter(name))
+        torch.testing.assert_close(model(x), strict(x.flatten(1, 2)))
+        assert all(torch.equal(p, torch.ones(1, 4)) for p in model.densities())
+        f, kept = x.flatten(1, 2), give_densities(model)
+        assert len(kept) == 4
+        for layer, p in zip(layers_of(RotationGroupConv2d, strict), [*kept, None], strict=True):
+            f = layer(f)
+            f = f if p is None else (f.relu().unflatten(1, (-1, 4)) * p[0, :, None, None]).flatten(1, 2)
+        torch.testing.assert_close(model(x), f)
+    assert rotation_error(model, x) > 1e-3
+
+
+def test_densities_are_those_of_a_distribution() -> None:
+    for p in give_densities(build(PartialGCNN)):
+        assert p.shape == (1, 4)
+        assert p.mean().item() == pytest.approx(1)
+        assert 0 < p.min() < 1 < p.max()
+
+
+def test_a_turn_that_is_dropped_is_not_seen() -> None:
+    """The densities of the turns 1 to 3 are nearly 0: what they hold does not reach the forecast."""
+    model, x = build(PartialGCNN, layers=2), frames()
+    first, last = layers_of(RotationGroupConv2d, model)
+    with torch.no_grad():
+        last.build.get_parameter("parametrizations.w.original")[0, 1:] = -50.0
+        f = first(x.flatten(1, 2)).relu()
+        others = torch.ones(4)
+        others[1:] = 7.0
+        changed = (f.unflatten(1, (-1, 4)) * others[:, None, None]).flatten(1, 2)
+        assert torch.equal(last(changed), last(f))
+        assert last(f).abs().max() > 0
+
+
+def test_penalty_of_turns_that_come_back() -> None:
+    """Turn 1 has 0.5, 1, 0.4, 0.7 in four layers and rises by 0.5 and 0.3; turn 2, with the rest of 2, rises by 0.6."""
+    model = build(PartialGCNN, penalty=0.1)
+    assert model.penalty() == 0
+    with torch.no_grad():
+        for layer, p in zip(layers_of(RotationGroupConv2d, model)[1:], (0.5, 1.0, 0.4, 0.7), strict=True):
+            density = torch.tensor([[1.0, p, 2.0 - p, 1.0]])
+            layer.build.get_parameter("parametrizations.w.original").copy_(density.log())
+    assert model.penalty().item() == pytest.approx(0.1 * (0.5 + 0.3 + 0.6))
+    assert build(PartialGCNN).penalty() == 0

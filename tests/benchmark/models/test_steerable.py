@@ -1,0 +1,200 @@
+"""Steerable layers against e2cnn itself, and what the relaxation does and leaves alone."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from e2cnn import nn as e2nn
+from e2cnn.nn.init import generalized_he_init
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from benchmark.groups import rotate
+from benchmark.models.baseline import Task
+from benchmark.models.e2cnn import E2CNN
+from benchmark.models.layers.steerable import Field, SteerableConv2d, field_type, kernel_basis, steerable_network
+from benchmark.models.relaxed_steerable_rotation import RelaxedSteerableRotation
+
+TASK = Task("made_up", 2, 2, 10, 10)
+LAYERS: list[tuple[tuple[Field, int], tuple[Field, int]]] = [
+    (("vector", 2), ("regular", 3)),
+    (("regular", 3), ("regular", 2)),
+    (("regular", 3), ("vector", 1)),
+]
+SMALL = {"hidden": 3, "layers": 3}
+
+# e2cnn builds its masks so, whichever test comes first
+pytestmark = pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8:UserWarning")
+
+
+def e2cnn_layer(layer: SteerableConv2d, order: int, fields: Any, kernel_size: int) -> e2nn.R2Conv:
+    """e2cnn's own module with the coefficients of ours."""
+    types = (field_type(order, *one) for one in fields)
+    theirs = e2nn.R2Conv(*types, kernel_size, padding=kernel_size // 2, initialize=False)
+    with torch.no_grad():
+        theirs.weights.copy_(layer.coefficients.flatten())
+        if layer.bias is not None:
+            bias = torch.randn(fields[1][1])
+            theirs.bias.copy_(bias)
+            layer.get_parameter("parametrizations.bias.original").copy_(bias)
+    return theirs
+
+
+def coefficients(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [layer.coefficients for layer in model.modules() if isinstance(layer, SteerableConv2d)]
+
+
+def equivariance_error(model: torch.nn.Module, x: Tensor) -> float:
+    """max |f(g x) - g f(x)| / max |f(x)| over the quarter turns."""
+    with torch.no_grad():
+        y = model(x)
+        errors = [
+            (model(rotate(x, turns, "centered")) - rotate(y, turns, "centered")).abs().max() for turns in (1, 2, 3)
+        ]
+    return float(max(errors) / y.abs().max())
+
+
+def relaxed(**config: Any) -> RelaxedSteerableRotation:
+    torch.manual_seed(0)
+    return RelaxedSteerableRotation(RelaxedSteerableRotation.Config(**{**SMALL, **config}), TASK)
+
+
+def train(model: RelaxedSteerableRotation, x: Tensor, y: Tensor) -> None:
+    """Three steps of gradient descent."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (model(x) - y).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("order", [4, 8])
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@pytest.mark.parametrize("fields", LAYERS)
+def test_layer_is_that_of_e2cnn(order: int, kernel_size: int, fields: Any) -> None:
+    layer = SteerableConv2d(order, *fields, kernel_size)
+    theirs = e2cnn_layer(layer, order, fields, kernel_size)
+    x = torch.randn(2, theirs.in_type.size, 9, 7)
+    torch.testing.assert_close(layer(x), theirs(e2nn.GeometricTensor(x, theirs.in_type)).tensor)
+
+
+@pytest.mark.parametrize("fields", LAYERS)
+def test_start_has_the_variance_of_e2cnn(fields: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (field_in, many_in), (field_out, many_out) = fields
+    expansion = e2nn.R2Conv(*(field_type(4, *one) for one in fields), 3, initialize=False).basisexpansion
+    theirs = torch.zeros(expansion.dimension())
+    monkeypatch.setattr(torch, "randn_like", torch.ones_like)
+    generalized_he_init(theirs, expansion)
+    ours = kernel_basis(4, field_in, field_out, 3).deviation / many_in**0.5
+    torch.testing.assert_close(ours.expand(many_out, many_in, -1).flatten(), theirs)
+
+
+def test_published_sizes() -> None:
+    """24 and 12 basis kernels of C4; h92 relaxed and h278 strict have about 5.6 M parameters."""
+    assert kernel_basis(4, "regular", "regular", 3).kernels.shape == (3, 3, 24, 4, 4)
+    assert kernel_basis(4, "vector", "regular", 3).kernels.shape == (3, 3, 12, 4, 2)
+    task = Task("smoke_rotation", 10, 2, 64, 64)
+    for model in (
+        RelaxedSteerableRotation(RelaxedSteerableRotation.Config(hidden=92), task),
+        E2CNN(E2CNN.Config(hidden=278), task),
+    ):
+        assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(5.6e6, rel=0.01)
+
+
+@pytest.mark.parametrize("order", [4, 8])
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("is_relaxed", [False, True])
+@pytest.mark.parametrize("grid", [(12, 12), (9, 14)], ids=str)
+def test_quarter_turns_are_exact(order: int, kernel_size: int, is_relaxed: bool, grid: tuple[int, int]) -> None:
+    network = steerable_network(order, 2, 3, 4, kernel_size, is_relaxed)
+    x = torch.randn(2, 2, 2, *grid)
+    assert equivariance_error(lambda field: network(field.flatten(1, 2)), x) < 1e-5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_constant_coefficients_give_the_strict_network(kernel_size: int) -> None:
+    strict = steerable_network(4, 2, 3, 3, kernel_size, relaxed=False)
+    loose = steerable_network(4, 2, 3, 3, kernel_size, relaxed=True)
+    with torch.no_grad():
+        for ours, theirs in zip(coefficients(loose), coefficients(strict), strict=True):
+            ours.copy_(theirs)
+        x = torch.randn(2, 4, 8, 8)
+        torch.testing.assert_close(loose(x), strict(x))
+
+
+def test_penalty_is_zero_only_for_constant_coefficients() -> None:
+    model = relaxed(penalty=2.0)
+    assert model.penalty() == 0
+    for position in itertools.product(range(3), repeat=2):
+        for w in coefficients(model):
+            before = w.detach().clone()
+            with torch.no_grad():
+                w[position][-1, -1, 0] += 0.5
+                assert model.penalty() > 0
+                w.copy_(before)
+    assert model.penalty() == 0
+    assert relaxed(penalty=0.0).penalty() == 0
+
+
+def test_penalty_of_a_ramp() -> None:
+    """w(y) = 3 y_0 + y_1: differences 3 and 1 along the axes, mean 2, in each of three layers; alpha is linear."""
+    axis = torch.arange(3.0)
+    ramp = 3 * axis[:, None] + axis
+    for alpha in (0.1, 0.2):
+        model = relaxed(penalty=alpha)
+        with torch.no_grad():
+            for w in coefficients(model):
+                w.copy_(ramp[:, :, None, None, None].expand_as(w))
+        assert model.penalty().item() == pytest.approx(alpha * 2 * 3)
+
+
+def test_symmetric_data_leave_the_function_equivariant() -> None:
+    """On data that hold all four turns of each window the loss is invariant, so the filter's gradient is equivariant,
+    and that of w(y) = <dK(y), Phi(y)> is the same along each orbit of positions: centre, edges, corners. w may differ
+    between orbits, so the penalty grows, while K(g y) = rho K(y) rho^-1 remains.
+    """
+    model = relaxed(penalty=1.0).double()
+    x, y = torch.randn(2, 2, 2, 10, 10).double(), torch.randn(2, 2, 10, 10).double()
+    turns = [(rotate(x, k, "centered"), rotate(y, k, "centered")) for k in range(4)]
+    train(model, torch.cat([turn[0] for turn in turns]), torch.cat([turn[1] for turn in turns]))
+    assert equivariance_error(model, x) < 1e-6  # e2cnn's basis is single precision
+    for w in coefficients(model):
+        torch.testing.assert_close(w.rot90(1, (0, 1)), w, rtol=0, atol=1e-6)
+    assert model.penalty() > 1e-5
+
+
+def test_broken_data_move_the_relaxation() -> None:
+    model = relaxed(penalty=1.0)
+    x = torch.randn(2, 2, 2, 10, 10)
+    train(model, x, torch.ones(2, 2, 10, 10))  # a wind along the diagonal
+    assert model.penalty() > 1e-5
+    assert equivariance_error(model, x) > 1e-3
+
+
+def test_strict_network_stays_equivariant_on_broken_data() -> None:
+    torch.manual_seed(0)
+    model = E2CNN(E2CNN.Config(**SMALL), TASK)
+    x = torch.randn(2, 2, 2, 10, 10)
+    train(model, x, torch.ones(2, 2, 10, 10))
+    assert equivariance_error(model, x) < 1e-5
+
+
+def test_filter_is_expanded_once_in_a_roll_out() -> None:
+    model = relaxed()
+    expansion = model.network[0].parametrizations.weight[0]
+    calls: list[int] = []
+    expansion.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(1, 2, 2, 10, 10)
+    with parametrize.cached():
+        for _ in range(6):
+            model(x)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("kernel_size", [0, 2, -1])
+def test_even_kernels_are_refused(kernel_size: int) -> None:
+    with pytest.raises(ValueError, match="kernel_size"):
+        E2CNN.Config(kernel_size=kernel_size)

@@ -1,0 +1,163 @@
+"""Reading suites: the grid, and what a person is told about each kind of mistake."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmark import registry
+from benchmark.errors import UserError
+from benchmark.suite import loading as suites
+
+GOOD = """\
+name: tiny
+protocol: {name: disjoint, input_frames: 1, test_steps: 10}
+datasets:
+  - smoke_rotation_levels: {level: [0, 3], preset: small}
+models:
+  - persistence
+  - convnet: {hidden: [4, 8]}
+seeds: [0, 1, 2]
+train: {epochs: 2, batch_size: 4, learning_rate: 1e-3}
+resources: {ranks: 2}
+"""
+
+Write = Callable[[str], str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_suite(text: str) -> str:
+        path = tmp_path / "tiny.yaml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write_suite
+
+
+def test_every_list_is_an_axis(write: Write) -> None:
+    loaded = suites.load(write(GOOD))
+    # 2 levels x (persistence once + 2 widths x 3 seeds)
+    assert len(loaded.cells) == 2 * (1 + 2 * 3)
+    assert len({cell.id for cell in loaded.cells}) == len(loaded.cells)
+    assert all(cell.train.learning_rate == 1e-3 for cell in loaded.cells)
+    assert loaded.resources.ranks == 2
+
+
+def test_every_default_is_written_out(write: Write) -> None:
+    cell = next(cell for cell in suites.load(write(GOOD)).cells if cell.model.name == "convnet")
+    assert set(cell.model.config) == set(registry.model("convnet").Config.model_fields)
+    assert cell.train.weight_decay == 4e-4
+
+
+def test_same_cell_in_two_suites_is_one(write: Write) -> None:
+    first = suites.load(write(GOOD)).cells
+    second = suites.load(write(GOOD.replace("name: tiny", "name: other").replace("ranks: 2", "ranks: 4"))).cells
+    assert [cell.id for cell in first] == [cell.id for cell in second]
+
+
+def test_only_selects(write: Write) -> None:
+    loaded = suites.load(write(GOOD))
+    chosen = loaded.only("model=convnet, seed=1,hidden=8")
+    assert len(chosen.cells) == 2
+    assert {cell.seed for cell in chosen.cells} == {1}
+    assert len(loaded.only(f"id={loaded.cells[0].id}").cells) == 1
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("modle=convnet", "unknown key 'modle'; did you mean 'model'?"),
+        ("model=convnett", "unknown model 'convnett'; did you mean 'convnet'?"),
+        ("seed", "is not of the form key=value"),
+    ],
+)
+def test_only_explains(write: Write, expression: str, message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        suites.load(write(GOOD)).only(expression)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("seeds:", "sedes:", 8, "sedes: unknown key 'sedes'; did you mean 'seeds'?"),
+        ("hidden:", "hiden:", 7, "models.1.convnet.hiden: unknown key 'hiden'; did you mean 'hidden'?"),
+        ("- convnet", "- convnett", 7, "unknown model 'convnett'; did you mean 'convnet'?"),
+        ("- smoke_rotation_levels", "- smoke_rotation_level", 4, "did you mean 'smoke_rotation_levels'?"),
+        ("[0, 3]", "[0, 30]", 4, "level: unknown level of smoke_rotation_levels 30"),
+        ("preset: small", "preset: smal", 4, "did you mean 'small'?"),
+        ("batch_size: 4", "batch_size: 5", 9, "train.batch_size: 5 is not divisible by the 2 ranks"),
+        ("batch_size: 4", "batch_size: four", 9, "train.batch_size: Input should be a valid integer"),
+        ("learning_rate: 1e-3", "learning_rate: .nan", 9, "train.learning_rate: Input should be a finite number"),
+        ("test_steps: 10", "test_steps: 100", 2, "does not fit"),
+        ("[0, 1, 2]", "[0, 1, 1]", 8, "seeds: 1 stands there twice"),
+        ("[0, 1, 2]", "[]", 8, "seeds: an empty list"),
+        ("seeds: [0, 1, 2]", "seeds: [-1]", 8, "greater than or equal to 0"),
+        ("ranks: 2", "ranks: [1, 2]", 10, "resources: takes no lists"),
+        ("ranks: 2", "rank: 2", 10, "resources.rank: unknown key 'rank'; did you mean 'ranks'?"),
+        ("name: tiny", "nam: tiny", 1, "the key 'name' is missing"),
+        ("name: tiny", "name: tiny\nname: again", 2, "duplicate key"),
+        ("train: {", "train: {{", 10, "not valid YAML"),
+        ("- persistence", "- {persistence: 3}", 6, "must be a name"),
+        ("[0, 3]", '"3"', 4, "unknown level of smoke_rotation_levels '3'; did you mean 3?"),
+        ("[0, 3]", "2001-01-01", 4, "must be made of numbers, texts"),
+        ("[0, 3]", "[3, 3.0]", 4, "stands there twice"),
+        ("batch_size: 4", "batch_size: 4000", 9, "4000 is more than the 128 training windows"),
+        ("protocol: {name: disjoint, input_frames: 1, test_steps: 10}", "protocol: nonsense", 2, "protocol.name"),
+    ],
+)
+def test_mistakes_are_named_with_line_and_key(write: Write, old: str, new: str, line: int, message: str) -> None:
+    path = write(GOOD.replace(old, new, 1))
+    with pytest.raises(UserError) as caught:
+        suites.load(path)
+    assert f"{path}:{line}: " in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_a_level_has_one_identity_however_it_is_written(write: Write) -> None:
+    cells = suites.load(write(GOOD)).cells
+    assert [cell.id for cell in suites.load(write(GOOD.replace("[0, 3]", "[0.0, 3.0]"))).cells] == [c.id for c in cells]
+
+
+def test_sections_may_be_empty_and_protocols_an_axis(write: Write) -> None:
+    loaded = suites.load(
+        write(GOOD.replace("seeds: [0, 1, 2]", "seeds: 0").replace("resources: {ranks: 2}", "resources:"))
+    )
+    assert loaded.resources.ranks == 1
+    assert {cell.seed for cell in loaded.cells} == {0}
+    both = GOOD.replace("name: disjoint, input_frames: 1", "name: [disjoint, icml2022], input_frames: 1")
+    assert {cell.protocol.name for cell in suites.load(write(both)).cells} == {"disjoint", "icml2022"}
+
+
+def test_an_untrained_baseline_is_one_cell_however_the_others_are_trained(write: Write) -> None:
+    loaded = suites.load(write(GOOD.replace("epochs: 2", "epochs: [2, 3]"))).only("model=persistence")
+    assert len(loaded.cells) == 2  # one for each level
+
+
+def test_control_characters_are_refused(write: Write) -> None:
+    with pytest.raises(UserError, match="not valid YAML"):
+        suites.load(write(GOOD + "\x01"))
+
+
+def test_all_mistakes_are_told_at_once(write: Write) -> None:
+    with pytest.raises(UserError) as caught:
+        suites.load(write(GOOD.replace("hidden", "hiden").replace("preset: small", "preset: smal")))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_unknown_suite_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'quickstart'"):
+        suites.load("quikstart")
+
+
+def test_missing_and_binary_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        suites.load(str(tmp_path / "none.yaml"))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not UTF-8"):
+        suites.load(str(tmp_path / "binary.yaml"))
+
+
+@pytest.mark.parametrize("name", suites.available())
+def test_shipped_suites_load(name: str) -> None:
+    assert suites.load(name).cells

@@ -1,0 +1,43 @@
+"""What makes training fast changes no bit of it: `fit` equals a loop without any of that."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import registry
+from benchmark.bench.plain_loop import plain_fit
+from benchmark.cell import Training
+from benchmark.data.dataset import Split
+from benchmark.data.windows import Windows
+from benchmark.models.baseline import Baseline, Task
+from benchmark.training.loop import TrainingData, TrainingOutput, deterministic, fit
+
+SETTINGS = Training(epochs=3, batch_size=4, learning_rate=1e-2, weight_decay=4e-4, early_stop_after=None)
+
+
+def model(name: str) -> Baseline:
+    baseline = registry.model(name)
+    config = {"hidden": 4} if "hidden" in baseline.Config.model_fields else {}
+    return baseline(baseline.Config.model_validate(config), Task("noise", 2, 2, 12, 12))
+
+
+@pytest.mark.parametrize(
+    "name", ["convnet", "e2cnn", "relaxed_steerable_rotation", "relaxed_group_translation", "augmentation"]
+)
+def test_the_last_epoch_is_the_same_bit_for_bit(name: str, tmp_path: Path) -> None:
+    field = torch.randn(2, 24, 2, 12, 12, generator=torch.Generator().manual_seed(0))
+    train, validation = (Windows.of(field, Split((0, 1), tuple(range(start, start + 9)), 2), 2) for start in (0, 12))
+    with deterministic(1):
+        plain = model(name)
+        rmse = plain_fit(
+            plain, train, validation, SETTINGS, 1, torch.device("cpu"), tmp_path / "plain.pt", cache_filters=True
+        )
+    with deterministic(1):
+        ours = model(name)
+        progress = fit(ours, TrainingData(train, validation), SETTINGS, 1, TrainingOutput(tmp_path / "c.pt"))
+    saved = torch.load(tmp_path / "c.pt", weights_only=True)["model"]  # in `ours` are the best weights
+    expected = plain.train().state_dict()
+    assert saved.keys() == expected.keys()
+    assert all(torch.equal(saved[key], value) for key, value in expected.items())
+    assert [epoch.validation_rmse for epoch in progress.history] == pytest.approx(rmse, rel=1e-6)

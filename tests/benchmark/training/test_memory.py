@@ -1,0 +1,50 @@
+"""What malloc keeps between the steps of a training, and whose peak it counts as."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmark.training.environment import keep_freed_memory, peak_memory_bytes, reset_peak_memory
+
+MIB = 2**20
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
+
+
+def test_what_an_earlier_cell_left_is_not_in_the_peak_of_the_next() -> None:
+    keep_freed_memory()
+    reset_peak_memory(CPU)
+    alone = peak_memory_bytes(CPU)
+    blocks = [torch.ones(MIB // 4) for _ in range(300)]
+    assert peak_memory_bytes(CPU) - alone > 250 * MIB
+    del blocks
+    assert peak_memory_bytes(CPU) - alone > 250 * MIB, "a peak is kept"
+    reset_peak_memory(CPU)
+    assert peak_memory_bytes(CPU) - alone < 50 * MIB
+
+
+STEPS = """
+import resource, torch
+from benchmark.environment import keep_freed_memory
+if {keep}: keep_freed_memory()
+def step():
+    layers = [torch.ones(2**17) for _ in range(16)]
+for _ in range(10): step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10): step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_steps_need_no_new_pages() -> None:
+    """16 layers of half a mebibyte, forgotten after each of 10 steps: 20,480 pages of 4 KiB."""
+    faults = {}
+    for keep in (False, True):
+        command = [sys.executable, "-c", STEPS.format(keep=keep)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        faults[keep] = int(done.stdout)
+    assert faults[True] < min(100, faults[False] + 1)

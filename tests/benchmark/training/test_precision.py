@@ -1,0 +1,41 @@
+"""What bf16 costs in accuracy: less than another seed would. suites/precision-small.yaml asks it of simulated data."""
+
+from pathlib import Path
+
+import torch
+from swirls import swirls
+
+from benchmark.cell import Training
+from benchmark.data.dataset import Split
+from benchmark.data.windows import Windows
+from benchmark.models.baseline import Task
+from benchmark.models.convnet import ConvNet
+from benchmark.training.loop import TrainingData, TrainingOutput, deterministic, fit
+
+SEEDS = range(3)
+SETTINGS = Training(epochs=4, batch_size=8, learning_rate=1e-2, weight_decay=0.0)
+
+
+def rmse(field: torch.Tensor, precision: str, seed: int, checkpoint: Path) -> list[float]:
+    """Of validation, after each epoch."""
+    settings = SETTINGS.model_copy(update={"precision": precision})
+    train, validation = (
+        Windows.of(field, Split((0, 1, 2, 3), tuple(range(start, start + 20)), 2), 1) for start in (0, 30)
+    )
+    with deterministic(seed):
+        model = ConvNet(ConvNet.Config(hidden=8, layers=3), Task("swirls", 1, 2, *field.shape[-2:], target="change"))
+        progress = fit(model, TrainingData(train, validation), settings, seed, TrainingOutput(checkpoint))
+    return [epoch.validation_rmse for epoch in progress.history]
+
+
+def test_bf16_lies_within_the_spread_of_seeds(tmp_path: Path) -> None:
+    """Far within: each seed ends nearer to itself in fp32 than a fifth of what lies between the seeds."""
+    field = torch.from_numpy(swirls())
+    fp32, bf16 = (
+        [rmse(field, precision, seed, tmp_path / f"{precision}{seed}.pt") for seed in SEEDS]
+        for precision in ("fp32", "bf16")
+    )
+    assert all(curve[-1] < 0.6 * curve[0] for curve in (*fp32, *bf16))
+    ends = [curve[-1] for curve in fp32]
+    for one, other in zip(fp32, bf16, strict=True):
+        assert 0 < abs(one[-1] - other[-1]) < 0.2 * (max(ends) - min(ends))

@@ -1,0 +1,166 @@
+"""What the doctor makes of what it sees; that it sees a real cluster is in tests/slurm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.errors import MachineError, UserError
+from cluster.doctor import doctor, probe
+from cluster.doctor.doctor import Finding, examine_site, of_ranks
+from cluster.jobs.packing import Shape
+from cluster.site import Site
+from cluster.slurm import commands as slurm
+from cluster.slurm import waiting
+
+CPUS = Site(scheduler="slurm")
+GPUS = Site(scheduler="slurm", gpus_per_node=4)
+QUESTION = "/shared/jobs/x"
+
+
+def rank(**changes: Any) -> dict[str, Any]:
+    """The answer of a rank where all is well."""
+    return {
+        "host": "n1",
+        **probe.versions(),
+        "executable": "/shared/.venv/bin/python",
+        "broken": [],
+        "gpus": [],
+        "cpus": 8,
+        "scratch": "",
+        "question": QUESTION,
+        "missing_commands": [],
+        "controller": True,
+        "ahead_of_disk": 0.0,
+        **changes,
+    }
+
+
+def found(*ranks: dict[str, Any], site: Site = CPUS, disk: float = 0.0) -> dict[str, Finding]:
+    return {finding.check: finding for finding in of_ranks(site, ranks, QUESTION, disk)}
+
+
+def test_where_all_is_well_nothing_is_advised() -> None:
+    findings = found(rank(), rank(host="n2"))
+    assert {finding.verdict for finding in findings.values()} == {"ok"}
+    assert {finding.advice for finding in findings.values()} == {""}
+    assert "n1, n2" in findings["shared folder"].detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "site", "check", "verdict", "detail"),
+    [
+        ({"question": "No such file"}, CPUS, "shared folder", "failed", "n2 does not see our file: No such file"),
+        ({"symbench": "0.0.1"}, CPUS, "versions", "warning", "0.0.1 in the job"),
+        ({"checkout": "/opt/symbench"}, CPUS, "versions", "warning", "/opt/symbench in the job"),
+        ({"broken": ["e2cnn: ImportError: no"]}, CPUS, "libraries", "failed", "e2cnn: ImportError"),
+        ({}, GPUS, "gpu", "failed", "torch sees none in the job on n1, n2"),
+        ({"scratch": "/tmp/x: full"}, CPUS, "scratch", "warning", "n2: /tmp/x: full"),
+        ({"ahead_of_disk": -45.0}, CPUS, "clock", "warning", "45 s apart"),
+    ],
+)
+def test_what_is_wrong_on_one_node_is_named_with_what_to_do(
+    changes: dict[str, Any], site: Site, check: str, verdict: str, detail: str
+) -> None:
+    finding = found(rank(), rank(host="n2", **changes), site=site)[check]
+    assert finding.verdict == verdict
+    assert detail in finding.detail
+    assert finding.advice
+
+
+def test_the_clock_of_this_machine_counts_too() -> None:
+    assert found(rank(), disk=-120.0)["clock"].verdict == "warning"
+
+
+def test_gpus_are_named() -> None:
+    assert found(rank(gpus=["A100"]), rank(host="n2", gpus=["A100"]), site=GPUS)["gpu"] == Finding("gpu", "ok", "A100")
+
+
+@pytest.mark.parametrize(
+    ("changes", "detail"),
+    [
+        ({"missing_commands": ["sbatch", "squeue"], "controller": False}, "not in reach: sbatch, squeue"),
+        ({"controller": False}, "squeue does not answer there"),
+    ],
+)
+def test_a_container_without_slurm_is_told(changes: dict[str, Any], detail: str) -> None:
+    finding = found(rank(**changes))["commands in a job"]
+    assert (finding.verdict, finding.detail) == ("warning", detail)
+    assert "container" in finding.advice
+
+
+def test_a_wrong_sum_is_a_failure() -> None:
+    two = Shape("cuda", 2, nodes=2)
+    assert doctor._sum(two, "nccl", {"sum": 2.0, "seconds": 0.1}).verdict == "ok"
+    wrong = doctor._sum(two, "nccl", {"sum": 1.0, "seconds": 0.1})
+    assert wrong.verdict == "failed"
+    assert "the sum of 2 ones is 1 (nccl)" in wrong.detail
+
+
+def test_the_probe_describes_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / probe.QUESTION).write_text(f'"{QUESTION}"')
+    told = probe.describe(tmp_path, "$NO_SUCH_VARIABLE")
+    assert told["question"] == QUESTION
+    assert told["missing_commands"] == list(probe.IN_JOB_COMMANDS)
+    assert not told["controller"]
+    assert "the job has no such variable" in told["scratch"]
+    assert told["broken"] == []
+    assert told.keys() >= rank().keys() - {"ahead_of_disk"}
+    assert probe.describe(tmp_path, str(tmp_path / "scratch"))["scratch"] == ""
+
+
+def test_a_store_is_looked_at_and_not_made(tmp_path: Path) -> None:
+    finding = doctor._store(tmp_path / "not" / "yet")
+    assert finding.verdict in ("ok", "warning")
+    assert not (tmp_path / "not").exists()
+    (tmp_path / "file").write_text("")
+    assert "is a file" in doctor._store(tmp_path / "file" / "runs").detail
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert doctor._store(tmp_path / "closed" / "runs").verdict == "failed"
+
+
+def test_without_slurm_the_commands_are_named_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    findings = list(examine_site(CPUS, tmp_path / "runs", 1.0))
+    assert findings[-1].check == "commands"
+    assert "sbatch, srun" in findings[-1].detail
+    with pytest.raises(MachineError, match="not ready: commands"):
+        doctor.require_ready(findings)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["100%", "back\\slash", "line\nbreak"])
+def test_a_path_that_slurm_would_rewrite_is_refused_first(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="cannot be given to SLURM"):
+        list(examine_site(CPUS, tmp_path / name, 1.0))
+
+
+def test_the_last_words_of_a_job_are_its_own(tmp_path: Path) -> None:
+    assert waiting.last_words(tmp_path, "7") == ""
+    (tmp_path / "7_0_log.out").write_text("starts\nexecve(): No such file\n\nsrun: error: n1: task 0: Exited\n")
+    assert waiting.last_words(tmp_path, "7") == "execve(): No such file"
+    (tmp_path / "8_0_log.out").write_text("srun: error: n1: task 0: Exited\n")
+    assert waiting.last_words(tmp_path, "8") == "srun: error: n1: task 0: Exited"
+
+
+def test_each_state_is_told_once_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = iter([{"7": "PENDING"}, {"7": "PENDING"}, None, {"7": "RUNNING"}, {}])
+    monkeypatch.setattr(slurm, "queue", lambda: next(states))
+    monkeypatch.setattr(
+        slurm, "call", lambda *command, **more: subprocess.CompletedProcess(command, 0, "Priority\n", "")
+    )
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.0)
+    told: list[str] = []
+    assert waiting.wait_for("7", 60.0, told.append) is None
+    assert told == ["PENDING (Priority)", "unknown, squeue does not answer", "RUNNING"]

@@ -1,0 +1,173 @@
+"""How many cells run side by side on this machine, on which GPUs, and how that is shown."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from rich.console import Console
+from support import store_in, suite_in
+
+from benchmark.cell import Cell
+from benchmark.cli.main import cli
+from benchmark.errors import UserError
+from benchmark.suite import loading as suites
+from benchmark.suite.suite import Suite
+from benchmark.training.recorder import Epoch, Status
+from cluster.jobs import launch
+from cluster.jobs.display import MOST_LINES, Display
+from cluster.jobs.launch import shape_here
+from cluster.jobs.packing import Shape
+from cluster.slurm import estimates
+from results.store.record import Record
+from results.store.store import Store
+
+
+def suite_of(folder: Path, resources: str = "{ranks: 1}", seeds: int = 4) -> Suite:
+    path = suite_in(folder, models="[persistence, {convnet: {hidden: 4}}]", seeds=str(list(range(seeds))))
+    path.write_text(path.read_text().replace("{ranks: 1}", resources))
+    return suites.load(str(path))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return store_in(tmp_path / "store")
+
+
+def machine(patch: pytest.MonkeyPatch, cpus: int = 8, gpus: int = 0, gigabytes: float = 100.0) -> None:
+    patch.setattr(launch, "available_cpus", lambda: cpus)
+    patch.setattr(torch.cuda, "device_count", lambda: gpus)
+    patch.setattr(launch, "memory_bytes", lambda: gigabytes * 1e9)
+
+
+@pytest.mark.parametrize(
+    ("resources", "there", "parallel", "lanes"),
+    [
+        ("{ranks: 1}", {"cpus": 2}, None, 2),
+        ("{ranks: 1}", {"cpus": 1}, None, 1),
+        ("{ranks: 1}", {"cpus": 8}, None, 4),  # as there is no more to train
+        ("{ranks: 1}", {"cpus": 8, "gigabytes": 2.5}, None, 2),
+        ("{ranks: 1}", {"cpus": 8, "gigabytes": 0.1}, None, 1),
+        ("{ranks: 1}", {"cpus": 8, "gigabytes": 0.1}, 3, 3),  # who asks for it is believed
+        ("{ranks: 1}", {"cpus": 1}, 99, 4),
+        ("{ranks: 2}", {"cpus": 7}, None, 3),
+        ("{ranks: 2}", {"cpus": 2}, None, 1),
+        ("{gpus: 1}", {"gpus": 1}, None, 1),
+        ("{gpus: 1}", {"gpus": 3}, None, 3),
+        ("{gpus: 2}", {"gpus": 5}, None, 2),
+        ("{gpus: 1}", {"gpus": 1}, 3, 3),
+    ],
+)
+def test_lanes(
+    tmp_path: Path,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    resources: str,
+    there: dict[str, float],
+    parallel: int | None,
+    lanes: int,
+) -> None:
+    machine(monkeypatch, **there)  # type: ignore[arg-type]
+    suite = suite_of(tmp_path, resources)
+    assert shape_here(suite, suite.cells, store, parallel).lanes == lanes
+
+
+def test_cells_of_the_published_size_need_gigabytes_each(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = suite_in(tmp_path, seeds=str(list(range(9))))
+    text = path.read_text().replace("preset: small", "preset: paper").replace("train_steps: 2", "train_steps: 6")
+    path.write_text(text.replace("batch_size: 8", "batch_size: 16"))
+    suite = suites.load(str(path))
+    machine(monkeypatch, cpus=64, gigabytes=30.0)
+    assert shape_here(suite, suite.cells, store).lanes == 5
+    machine(monkeypatch, cpus=64, gpus=8, gigabytes=30.0)
+    assert shape_here(suite, suite.cells, store).lanes == 8  # there they are on the GPU
+
+
+@pytest.mark.parametrize(
+    ("chosen", "resources", "parallel", "gpus"),
+    [
+        (None, "{gpus: 1}", None, ["0", "1", "2", "3"]),
+        ("4,5,6,7", "{gpus: 2}", None, ["4,5", "6,7"]),
+        ("4,5,6,7", "{gpus: 1}", 2, ["4", "5"]),
+        ("GPU-a,GPU-b,GPU-c,GPU-d", "{gpus: 2}", 4, ["GPU-a,GPU-b", "GPU-c,GPU-d"] * 2),
+    ],
+)
+def test_each_lane_sees_its_own_gpus(
+    tmp_path: Path,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    chosen: str | None,
+    resources: str,
+    parallel: int | None,
+    gpus: list[str],
+) -> None:
+    machine(monkeypatch, gpus=4)
+    if chosen is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    suite = suite_of(tmp_path, resources)
+    shape = shape_here(suite, suite.cells, store, parallel)
+    assert [launch._gpus_of(lane, shape) for lane in range(shape.lanes)] == gpus
+
+
+def test_threads_are_shared_out_among_all_ranks(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, cpus=19)
+    for resources, threads in (("{ranks: 1}", 4), ("{ranks: 2}", 2), ("{ranks: 8}", 1)):
+        suite = suite_of(tmp_path, resources)
+        shape = shape_here(suite, suite.cells, store)
+        assert f'"threads": {threads},' in launch.local_job(store, suite.cells, shape, None).read_text()
+
+
+def test_a_selection_is_planned_for_the_lanes_that_it_will_have(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def shape(suite: Suite, cells: Sequence[Cell], store: Store) -> Shape:
+        asked.append(len(cells))
+        return Shape("cpu", 1)
+
+    monkeypatch.setattr(estimates, "shape_here", shape)
+    suite = suite_of(tmp_path)
+    (path,) = tmp_path.glob("*.yaml")
+    result = CliRunner().invoke(cli, ["plan", str(path), "--only", "model=persistence", "--store", str(store.root)])
+    assert result.exit_code == 0, result.output
+    assert "1 cells: 0 finished" in result.output
+    assert asked == [len(suite.cells)]
+
+
+def test_parallel_is_for_this_machine_and_a_number() -> None:
+    run = ["run", "quickstart", "--parallel"]
+    result = CliRunner().invoke(cli, [*run, "2", "--on", "gpu-cluster"])
+    assert isinstance(result.exception, UserError)
+    assert "cells_per_gpu in the site's file" in str(result.exception)
+    for wrong in ("0", "-1", "two"):
+        result = CliRunner().invoke(cli, [*run, wrong])
+        assert result.exit_code == 2
+        assert "Invalid value for '--parallel'" in result.output
+
+
+def test_every_running_cell_has_a_line_and_every_ended_one_is_told_once(tmp_path: Path) -> None:
+    cells = suite_of(tmp_path, seeds=MOST_LINES + 2).cells[1:]
+    history = (Epoch(1, 0.5, 0.5, 0.25, 1e-3, 1.0),)
+    running = {cell.id: Record(cell, Status("running", epoch=1, epochs=3), {}, history, {}, tmp_path) for cell in cells}
+    failed = Record(cells[0], Status("failed", failure="killed", message="[red]"), {}, (), {}, tmp_path)
+    for is_terminal in (True, False):
+        out = io.StringIO()
+        with Display(Console(file=out, force_terminal=is_terminal, width=120)) as display:
+            display.start(cells, {})
+            display.update(running)
+            display.progress.refresh()
+            shown = out.getvalue()
+            for _ in range(2):
+                display.update(running | {cells[0].id: failed})
+        assert shown.count("epoch 1/3, validation RMSE 0.250") == (MOST_LINES if is_terminal else 0)
+        assert ("and 2 more" in shown) == is_terminal
+        assert out.getvalue().count("[red]") == 1

@@ -1,0 +1,141 @@
+"""Data on a node's own disk: copied once, never read by halves, and read from the store where that is not possible."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support import store_in, suite_in
+
+from benchmark.cell import Cell
+from benchmark.data.layout import field_path
+from benchmark.errors import MachineError
+from benchmark.suite import loading as suites
+from cluster.jobs import staging
+from cluster.jobs.staging import scratch_folder, stage
+from results.store.store import Store
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> Cell:
+    return suites.load(str(suite_in(tmp_path))).cells[0]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return store_in(tmp_path / "store")
+
+
+def file_in(folder: Path, cell: Cell) -> Path:
+    return field_path(folder, cell.dataset)
+
+
+def test_a_copy_is_made_once_and_again_when_the_data_change(
+    store: Store, cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[Path] = []
+    copy2 = shutil.copy2
+    monkeypatch.setattr(staging.shutil, "copy2", lambda source, to: copies.append(source) or copy2(source, to))
+    monkeypatch.setenv("NODE_DISK", str(tmp_path / "disk"))
+    folder = stage(store.data_folder, cell, "$NODE_DISK/scratch")
+    assert folder == tmp_path / "disk" / "scratch" / f"symbench-data-{os.getuid()}"
+    source, copy = file_in(store.data_folder, cell), file_in(folder, cell)
+    assert copy.read_bytes() == source.read_bytes()
+    assert stage(store.data_folder, cell, "$NODE_DISK/scratch") == folder
+    assert len(copies) == 1
+    source.write_bytes(source.read_bytes()[:-1] + b"!")
+    os.utime(source, (time.time() + 60, time.time() + 60))
+    stage(store.data_folder, cell, "$NODE_DISK/scratch")
+    assert len(copies) == 2
+    assert copy.read_bytes() == source.read_bytes()
+    assert stage(store.data_folder, cell, None) == store.data_folder
+
+
+def test_our_folder_is_ours_alone(tmp_path: Path) -> None:
+    folder = scratch_folder(str(tmp_path))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    with pytest.raises(MachineError, match="not a folder that is ours alone"):
+        scratch_folder(str(tmp_path))
+    folder.rmdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(MachineError, match="not a folder that is ours alone"):
+        scratch_folder(str(tmp_path))
+
+
+@pytest.mark.parametrize("why", ["full", "no variable", "a file in the way", "not ours"])
+def test_where_it_cannot_be_copied_it_is_read_where_it_is_and_the_log_says_so(
+    store: Store,
+    cell: Cell,
+    tmp_path: Path,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scratch, words = str(tmp_path / "scratch"), ""
+    if why == "full":
+
+        def full(source: Path, to: Path) -> None:
+            to.write_bytes(source.read_bytes()[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(staging.shutil, "copy2", full)
+        words = "No space left on device"
+    elif why == "no variable":
+        scratch, words = "$NO_SUCH_VARIABLE/x", "the job has no such variable"
+    elif why == "a file in the way":
+        Path(scratch).write_text("")
+        words = "cannot be made"
+    else:
+        monkeypatch.setattr(staging.os, "getuid", lambda: 0 if os.geteuid() else 4711)
+        words = "not a folder that is ours alone"
+    assert stage(store.data_folder, cell, scratch) == store.data_folder
+    told = capsys.readouterr().out
+    assert words in told
+    assert "is read where it is" in told
+    assert not list(tmp_path.glob("scratch/**/*.h5"))
+    assert not list(tmp_path.glob("scratch/**/*.tmp"))
+
+
+def test_two_at_once_copy_once_and_neither_sees_half_a_file(
+    store: Store, cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = file_in(store.data_folder, cell).stat().st_size
+    begun, go_on, seen = threading.Event(), threading.Event(), []
+    copies = []
+    copy2 = shutil.copy2
+
+    def slow(source: Path, to: Path) -> None:
+        copies.append(to)
+        to.write_bytes(source.read_bytes()[: size // 2])
+        begun.set()
+        assert go_on.wait(20)
+        copy2(source, to)
+
+    monkeypatch.setattr(staging.shutil, "copy2", slow)
+
+    def other() -> None:
+        seen.append(file_in(stage(store.data_folder, cell, str(tmp_path / "scratch")), cell).stat().st_size)
+
+    threads = [threading.Thread(target=other) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(20)
+    assert seen == []
+    assert not list((tmp_path / "scratch").glob("**/level_0.h5"))
+    go_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert seen == [size, size]
+    assert len(copies) == 1
+
+
+def test_what_is_missing_is_left_to_those_who_read_it(store: Store, cell: Cell, tmp_path: Path) -> None:
+    file_in(store.data_folder, cell).unlink()
+    assert stage(store.data_folder, cell, str(tmp_path / "scratch")) == store.data_folder

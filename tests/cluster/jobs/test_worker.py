@@ -1,0 +1,241 @@
+"""What a job does around its cells: lanes that share a list, and how it comes back into the queue."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import store_in, suite_in
+
+from benchmark.cell import Cell
+from benchmark.files import write_json
+from benchmark.suite import loading as suites
+from benchmark.training.loop import StoppedError
+from benchmark.training.recorder import Recorder
+from cluster.jobs import worker
+from cluster.jobs.job import Job
+from cluster.slurm.executor import requeue_if_marked
+from results.store import lease
+from results.store.lease import Holder
+from results.store.store import Store
+
+Act = Callable[[Cell, Recorder], None]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return store_in(tmp_path / "störe with spaces")
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> tuple[Cell, ...]:
+    return suites.load(str(suite_in(tmp_path, seeds="[0, 1, 2]"))).cells
+
+
+@pytest.fixture
+def on_slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """The variables of a task of job 9, and its handlers taken away afterwards."""
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    for name, value in {"JOB_ID": "9", "PROCID": "0", "LOCALID": "0", "NTASKS": "2", "JOB_NUM_NODES": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    monkeypatch.setattr(worker, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(worker, "STALE_SECONDS", 0.05)
+    monkeypatch.setattr(worker, "BEAT_SECONDS", 0.05)
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    yield monkeypatch
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def run(
+    cells: tuple[Cell, ...],
+    store: Store,
+    act: Act,
+    patch: pytest.MonkeyPatch,
+    lanes: int = 2,
+    since: float | None = None,
+) -> list[Cell]:
+    """One task of a job with `cells`; `act` is done in place of training. Returns those that it was done for."""
+    begun: list[Cell] = []
+
+    def run_cell(cell: Cell, recorder: Recorder, *rest: object) -> None:
+        begun.append(cell)
+        act(cell, recorder)
+
+    patch.setattr(worker, "run_cell", run_cell)
+    folder = store.root / "jobs" / "it's here"
+    folder.mkdir(parents=True, exist_ok=True)
+    job = Job(
+        store=store.root,
+        cells=cells,
+        plugins=(),
+        device="cpu",
+        ranks=1,
+        lanes=lanes,
+        since=since,
+        threads=1,
+        requeues=1,
+    )
+    (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+    worker.run_job(str(folder / "job.json"))
+    return begun
+
+
+def finish(cell: Cell, recorder: Recorder) -> None:
+    recorder.finish("diverged", {})
+
+
+def marks(store: Store) -> list[str]:
+    return sorted(path.name for path in store.root.glob("jobs/*/requeue-*"))
+
+
+def by_another_lane(cell: Cell, store: Store, monkeypatch: pytest.MonkeyPatch, restart: int = 0) -> None:
+    """It took the cell, failed, and let it go."""
+    ours = Holder.this_process()
+    with monkeypatch.context() as patch:
+        patch.setattr(lease.Holder, "this_process", lambda: replace(ours, pid=ours.pid + 1, job="9", restart=restart))
+        with store.recorder(cell) as recorder:
+            assert recorder is not None
+            recorder.start()
+            recorder.fail("code_error", "out of order")
+
+
+def test_a_cell_that_failed_on_one_lane_is_not_tried_on_the_next(
+    cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
+) -> None:
+    by_another_lane(cells[0], store, on_slurm)
+    assert run(cells, store, finish, on_slurm) == list(cells[1:])
+    assert store.statuses(cells)[0][cells[0].id].attempt == 1
+    on_slurm.setenv("SLURM_RESTART_COUNT", "1")  # the job was requeued since: now it is anybody's again
+    assert run(cells, store, finish, on_slurm) == [cells[0]]
+
+
+def test_on_this_machine_the_launch_is_what_lanes_have_in_common(
+    cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
+) -> None:
+    """Within an allocation, say, whose number all launches share; and the process that failed is gone."""
+    before = time.time()
+    by_another_lane(cells[0], store, on_slurm)
+    assert run(cells, store, finish, on_slurm, since=before) == list(cells[1:])
+    assert run(cells, store, finish, on_slurm, since=time.time()) == [cells[0]]
+
+
+def held(cell: Cell, store: Store, holder: Holder) -> Path:
+    path = store.cell_folder(cell.id) / "lease-1.json"
+    path.parent.mkdir(parents=True)
+    write_json(path, vars(holder))
+    return path
+
+
+def test_a_cell_that_another_lane_runs_is_not_waited_for(
+    cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
+) -> None:
+    held(cells[0], store, replace(Holder.this_process(), job="9"))
+    on_slurm.setattr(worker.time, "sleep", lambda seconds: pytest.fail("it waits") if seconds else None)
+    assert run(cells, store, finish, on_slurm) == list(cells[1:])
+
+
+def test_a_cell_that_this_job_held_before_its_node_died_is_waited_for(
+    cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
+) -> None:
+    """With lanes, too: it comes free when the lease is stale."""
+    stale = held(cells[0], store, replace(Holder.this_process(), host="n2", job="9"))
+    on_slurm.setenv("SLURM_RESTART_COUNT", "1")
+    on_slurm.setattr(worker, "STALE_SECONDS", 60.0)
+
+    def finish_and_let_time_pass(cell: Cell, recorder: Recorder) -> None:
+        os.utime(stale, (1, 1))
+        finish(cell, recorder)
+
+    assert run(cells, store, finish_and_let_time_pass, on_slurm) == [*cells[1:], cells[0]]
+
+
+def test_who_has_cells_left_when_the_time_is_up_leaves_a_mark(
+    cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
+) -> None:
+    def stop(cell: Cell, recorder: Recorder) -> None:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        raise StoppedError
+
+    assert run(cells, store, stop, on_slurm, lanes=1) == [cells[0]]
+    assert marks(store) == ["requeue-9-0"]
+    assert store.statuses(cells)[0][cells[0].id].failure == "time_limit"
+    on_slurm.setenv("SLURM_RESTART_COUNT", "1")  # the job has come back as often as it may
+    run(cells, store, stop, on_slurm, lanes=1)
+    assert marks(store) == ["requeue-9-0"]
+
+
+def test_who_is_done_leaves_none(cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch) -> None:
+    def finish_late(cell: Cell, recorder: Recorder) -> None:
+        if cell == cells[-1]:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        finish(cell, recorder)
+
+    assert run(cells, store, finish_late, on_slurm, lanes=1) == list(cells)
+    assert marks(store) == []
+
+
+def test_a_step_does_not_look_at_the_disk_and_a_save_does(
+    cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
+) -> None:
+    """Whoever has been followed writes nothing, though its heartbeat has not noticed yet."""
+    looked: list[Path] = []
+    answers: list[bool] = []
+    highest = lease._highest
+
+    def look(folder: Path) -> int:
+        looked.append(folder)
+        return highest(folder)
+
+    def act(cell: Cell, recorder: Recorder, *rest: object) -> None:
+        (execution,) = (one for one in rest if isinstance(one, worker.Execution))
+        on_slurm.setattr(lease, "_highest", look)
+        write_json(
+            store.cell_folder(cell.id) / "lease-2.json", vars(replace(Holder.this_process(), host="n2", job="10"))
+        )
+        answers.extend([execution.should_stop(), bool(looked), execution.may_save(), execution.should_stop()])
+        raise StoppedError
+
+    on_slurm.setattr(worker, "run_cell", act)
+    folder = store.root / "jobs" / "alone"
+    folder.mkdir(parents=True)
+    job = Job(store=store.root, cells=cells[:1], plugins=(), device="cpu", ranks=1, threads=1, requeues=1)
+    (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+    worker.run_job(str(folder / "job.json"))
+    assert answers == [False, False, False, True]
+    assert store.statuses(cells)[0][cells[0].id].state == "running"  # as it was: the successor writes now
+
+
+@pytest.mark.parametrize("restart", ["", "3"])
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_batch_script_requeues_the_job_where_there_is_a_mark(tmp_path: Path, restart: str, refused: bool) -> None:
+    """After srun, outside of any container; the exit status stays srun's."""
+    folder = tmp_path / "it's here; $(false)"
+    folder.mkdir()
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/called"\nexit {int(refused)}\n', encoding="utf-8")
+    scontrol.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "12"}
+    environment |= {"SLURM_RESTART_COUNT": restart} if restart else {}
+    text = "\n".join(["(exit 7)", "", "# teardown", *requeue_if_marked(folder)])
+
+    def play() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True, check=False)
+
+    done = play()
+    assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
+    (folder / "requeue-12-1").touch()  # of another start
+    assert play().returncode == 7
+    assert not (tmp_path / "called").exists()
+    (folder / f"requeue-12-{restart or 0}").touch()
+    done = play()
+    assert (tmp_path / "called").read_text() == "requeue 12\n"
+    assert done.returncode == 7
+    assert ("cannot be put back into the queue" in done.stdout) is refused

@@ -1,0 +1,418 @@
+"""What becomes of cells whose jobs have ended, and of notes of what was sent; SLURM's commands are scripts here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_slurm import FakeSlurm
+from support import store_in, suite_in, symbench
+
+from benchmark.cell import Cell
+from benchmark.errors import MachineError
+from benchmark.suite import loading as suites
+from benchmark.suite.suite import Suite
+from cluster.jobs.packing import Shape
+from cluster.site import Site
+from cluster.slurm import collector, submissions, submit
+from cluster.slurm import commands as slurm
+from cluster.slurm.submissions import Submission, notes
+from cluster.slurm.submit import Batch
+from results.report import report
+from results.store.store import Store
+from results.tracking import suite_runs as mlflow_suite_runs
+from results.tracking import sync as mlflow_sync
+
+SITE = Site(scheduler="slurm", minutes=60, max_array_size=1000, setup=("module load python",))
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    made = FakeSlurm.on_path(tmp_path / "bin", monkeypatch)
+    monkeypatch.setattr(collector, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(collector, "show", lambda suite, store: None)
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return store_in(tmp_path / "störe with spaces")
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    """Three cells of two ranks."""
+    return suites.load(str(suite_in(tmp_path, seeds="[0, 1, 2]", ranks=2)))
+
+
+def submission_of(suite: Suite, store: Store, jobs: Mapping[str, Sequence[Cell]], **more: object) -> Submission:
+    ids = {job: tuple(cell.id for cell in cells) for job, cells in jobs.items()}
+    return Submission(
+        suite=suite.name, suite_file=suite.path, store=store.root, site=SITE, plugins=(), jobs=ids, **more
+    )
+
+
+def note_of(submission: Submission, store: Store, name: str = "earlier") -> Path:
+    note = store.root / "jobs" / name / "submission.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(submission.model_dump_json(), encoding="utf-8")
+    return note
+
+
+def begin(store: Store, cell: Cell, failure: str = "") -> None:
+    """An attempt that failed so, or died without a word."""
+    with store.recorder(cell) as recorder:
+        assert recorder is not None
+        recorder.start()
+        if failure:
+            recorder.fail(failure, "in words")
+
+
+def latest(store: Store) -> Submission:
+    """The note that a collector left."""
+    return max(notes(store, Submission)[0], key=lambda one: len(one.sent_again))
+
+
+class TestNamingWhatFailed:
+    def test_cells_that_did_not_get_their_turn(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        """A job of several ranks dies with its first error; that is not the fault of the cells after it."""
+        first, second, third = suite.cells
+        fake.says("sacct", "7|FAILED")
+        submission = submission_of(suite, store, {"7": suite.cells})
+        begin(store, first, "code_error")
+        assert collector.settle(suite, store, submission) == {
+            first.id: "code_error",
+            second.id: "not_begun",
+            third.id: "not_begun",
+        }
+        assert set(store.statuses(suite.cells)[0]) == {first.id}
+
+    @pytest.mark.parametrize(
+        ("state", "failure"),
+        [
+            ("FAILED", "no_start"),
+            ("", "no_start"),
+            ("PREEMPTED", "preempted"),
+            ("NODE_FAIL", "node_failure"),
+            ("CANCELLED by 0", "cancelled"),
+        ],
+    )
+    def test_a_job_that_began_nothing(
+        self, fake: FakeSlurm, suite: Suite, store: Store, state: str, failure: str
+    ) -> None:
+        fake.says("sacct", f"7|{state}" if state else "")
+        submission = submission_of(suite, store, {"7": suite.cells})
+        assert collector.settle(suite, store, submission) == {cell.id: failure for cell in suite.cells}
+
+    def test_cells_behind_one_in_a_cancelled_job_are_cancelled(
+        self, fake: FakeSlurm, suite: Suite, store: Store
+    ) -> None:
+        fake.says("sacct", "7|CANCELLED by 0")
+        begin(store, suite.cells[0], "preempted")
+        submission = submission_of(suite, store, {"7": suite.cells})
+        assert set(collector.settle(suite, store, submission).values()) == {"cancelled"}
+
+    def test_a_failure_of_an_earlier_submission_is_not_this_ones(
+        self, fake: FakeSlurm, suite: Suite, store: Store
+    ) -> None:
+        """What counts is the attempt, not the clock of a node."""
+        old, again, _ = suite.cells
+        fake.says("sacct", "7|FAILED", "8|FAILED")
+        begin(store, old, "code_error")
+        begin(store, again, "code_error")
+        seen = {key: status.attempt for key, status in store.statuses(suite.cells)[0].items()}
+        submission = submission_of(suite, store, {"7": [old], "8": [again]}, seen=seen)
+        begin(store, again, "communication")
+        assert collector.settle(suite, store, submission) == {old.id: "no_start", again.id: "communication"}
+        assert store.statuses([old])[0][old.id].failure == "code_error"
+
+    def test_it_is_named_the_same_when_it_is_asked_twice(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        fake.says("sacct", "7|NODE_FAIL")
+        submission = submission_of(suite, store, {"7": suite.cells[:2]})
+        begin(store, suite.cells[0])
+        expected = {suite.cells[0].id: "node_failure", suite.cells[1].id: "not_begun"}
+        assert [collector.settle(suite, store, submission) for _ in range(2)] == [expected] * 2
+        assert store.statuses(suite.cells)[0][suite.cells[0].id].failure == "node_failure"
+
+
+class TestWhenSlurmIsSilent:
+    def jobs(self, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch) -> Submission:
+        for cell in suite.cells:
+            begin(store, cell)
+        monkeypatch.setattr(collector, "ANSWER_SECONDS", 0.0)
+        first, second, third = suite.cells
+        return submission_of(suite, store, {"7_0": [first], "7_1": [second], "7_2": [third]})
+
+    def test_what_may_be_in_the_queue_has_not_failed(
+        self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """7_0 has ended by the book, 7_1 runs, of 7_2 nothing is known."""
+        submission = self.jobs(suite, store, monkeypatch)
+        fake.script("squeue", "exit 1")
+        fake.says("sacct", "7_0|TIMEOUT", "7_1|RUNNING")
+        assert collector.settle(suite, store, submission) == {suite.cells[0].id: "time_limit"}
+        states = [store.statuses([cell])[0][cell.id].state for cell in suite.cells]
+        assert states == ["failed", "running", "running"]
+
+    def test_the_job_after_all_of_them_knows_that_they_are_over(
+        self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        submission = self.jobs(suite, store, monkeypatch)
+        fake.script("squeue", "exit 1")
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+        assert collector.settle(suite, store, submission) == {cell.id: "killed" for cell in suite.cells}
+
+    def test_it_is_asked_again(
+        self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        submission = self.jobs(suite, store, monkeypatch)
+        monkeypatch.setattr(collector, "ANSWER_SECONDS", 60.0)
+        fake.says_in_turn("squeue", "exit 1", "exit 1", "echo 7_1 RUNNING")
+        fake.says_in_turn("sacct", *["echo '7_0|RUNNING'"] * 4, "echo '7_0|PREEMPTED'")
+        found = collector.settle(suite, store, submission)
+        assert found == {suite.cells[0].id: "preempted", suite.cells[2].id: "killed"}
+
+    def test_a_user_without_a_name_has_no_empty_queue(self, fake: FakeSlurm) -> None:
+        fake.script("squeue", "echo 'squeue: error: Invalid user: 4242' >&2")
+        assert slurm.queue() is None
+
+    def test_the_queue_is_that_of_the_process_and_not_of_a_variable(
+        self, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("USER", "somebody-else")
+        fake.script("squeue", f'[[ " $* " == *" --user={os.getuid()} "* ]] && echo "7 RUNNING"')
+        assert slurm.queue() == {"7": "RUNNING"}
+
+
+class TestSendingAgain:
+    def sent(
+        self,
+        fake: FakeSlurm,
+        suite: Suite,
+        store: Store,
+        failure: str,
+        before: Mapping[str, int],
+        state: str = "FAILED",
+    ) -> bool:
+        """Whether the collector sends a cell again that failed so, after it was sent again so often."""
+        cell = suite.cells[0]
+        fake.says("sacct", f"7|{state}")
+        submission = submission_of(suite, store, {"7": [cell]}, sent_again={cell.id: before})
+        begin(store, cell, failure)
+        collector.collect(str(note_of(submission, store)))
+        if not fake.sent:
+            return False
+        assert latest(store).sent_again[cell.id] == {**before, failure: before.get(failure, 0) + 1}
+        return True
+
+    @pytest.mark.parametrize(
+        ("failure", "before", "is_sent"),
+        [
+            ("gpu_out_of_memory", {"preempted": 20, "communication": 3}, True),
+            ("gpu_out_of_memory", {"gpu_out_of_memory": 2}, True),
+            ("gpu_out_of_memory", {"gpu_out_of_memory": 3}, False),
+            ("code_error", {}, False),
+        ],
+    )
+    def test_each_class_has_a_count_of_its_own(
+        self, fake: FakeSlurm, suite: Suite, store: Store, failure: str, before: dict[str, int], is_sent: bool
+    ) -> None:
+        assert self.sent(fake, suite, store, failure, before) is is_sent
+
+    def test_who_had_no_turn_is_sent_however_often_that_was(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        failing, behind, _ = suite.cells
+        fake.says("sacct", "7|FAILED")
+        before = {behind.id: {"not_begun": 100, "communication": 3}}
+        submission = submission_of(suite, store, {"7": [failing, behind]}, sent_again=before)
+        begin(store, failing, "code_error")
+        collector.collect(str(note_of(submission, store)))
+        cells = {
+            cell for one in notes(store, Submission)[0] for job in one.jobs if job != "7" for cell in one.jobs[job]
+        }
+        assert cells == {behind.id}
+
+    def test_a_job_that_never_begins_anything_is_given_up(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        fake.says("sacct", "7|FAILED")
+        before = {cell.id: {"no_start": 3} for cell in suite.cells}
+        collector.collect(str(note_of(submission_of(suite, store, {"7": suite.cells}, sent_again=before), store)))
+        assert not fake.sent
+
+    def test_what_did_not_fit_stays_small_whatever_comes_after(
+        self, fake: FakeSlurm, suite: Suite, store: Store
+    ) -> None:
+        """Batch 8 on two ranks: 4 windows each, then 2, which a broken network does not undo, then 1."""
+        cell = suite.cells[0]
+        note = note_of(submission_of(suite, store, {"7": [cell]}), store)
+        parts, jobs = [], []
+        for failure in ("gpu_out_of_memory", "communication", "gpu_out_of_memory", "killed"):
+            begin(store, cell, failure)
+            known = set((store.root / "jobs").glob("*/submission.json"))
+            collector.collect(str(note))
+            (note,) = set((store.root / "jobs").glob("*/submission.json")) - known
+            parts.append(dict(submissions.read(note, Submission).micro_batches))
+            jobs.append(json.loads((note.parent / "job-0-0.json").read_text())["micro_batches"])
+        assert parts == jobs == [{cell.id: windows} for windows in (2, 2, 1, 1)]
+
+    def test_without_slurm_it_names_and_shows_and_says_so(
+        self,
+        fake: FakeSlurm,
+        suite: Suite,
+        store: Store,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """As in a container: nothing to ask and nothing to send with."""
+        shown = []
+        monkeypatch.setattr(collector, "show", lambda suite, store: shown.append(suite.name))
+        monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+        begin(store, suite.cells[0])
+        begin(store, suite.cells[1], "preempted")
+        note = note_of(submission_of(suite, store, {"7": suite.cells}), store)
+        for _ in range(2):
+            collector.collect(str(note))
+        assert shown == [suite.name] * 2
+        statuses, _ = store.statuses(suite.cells)
+        assert [statuses[cell.id].failure for cell in suite.cells[:2]] == ["killed", "preempted"]
+        for cell in suite.cells[:2]:
+            assert statuses[cell.id].message.count("not sent again: sbatch, srun, squeue not found") == 1
+        assert f"not_begun: {suite.cells[2].id}\n" in capsys.readouterr().out
+
+
+def test_what_a_record_says_cannot_steer_the_terminal(suite: Suite, store: Store) -> None:
+    with store.recorder(suite.cells[0]) as recorder:
+        assert recorder is not None
+        recorder.start()
+        recorder.fail("error", "\x1b]0;no\x07 \udcff")  # a name of a file that is no text
+    shown = symbench("status", suite.path, store=store)
+    assert "error: ]0;no ?" in shown.stdout
+    assert all(letter.isprintable() for line in shown.stdout.split("\n") for letter in line)
+    (row, *_) = json.loads(symbench("status", suite.path, "--json", store=store).stdout)
+    assert row["message"] == "error: \x1b]0;no\x07 ?"
+
+
+class TestNotes:
+    def test_a_damaged_one_is_named_and_passed_over(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        note_of(submission_of(suite, store, {"7": suite.cells[:1]}), store)
+        bad = note_of(submission_of(suite, store, {"8": suite.cells[1:]}), store, "damaged")
+        fake.says("squeue", "7 RUNNING", "8 PENDING")
+        for text in ("", "{", "[]", '{"suite": "tiny"}'):
+            bad.write_text(text, encoding="utf-8")
+            assert [one.folder for one in submissions.unreadable(store)] == [bad.parent]
+            assert submissions.cells_in_hand_if_known(store) == ({suite.cells[0].id}, True)
+        shown = symbench("status", suite.path, store=store)
+        assert shown.returncode == 0, shown.stderr
+        assert shown.stderr.startswith("skipped ")
+        assert "jobs/damaged: submission.json cannot be read: jobs: Field required" in shown.stderr
+        assert "Traceback" not in shown.stderr
+
+    def test_what_its_jobs_run_is_not_run_twice(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        bad = note_of(submission_of(suite, store, {"8": suite.cells}), store)
+        bad.write_text("{", encoding="utf-8")
+        (bad.parent / "8_submission.sh").write_text("", encoding="utf-8")
+        fake.says("squeue", "8_1 RUNNING")
+        with pytest.raises(MachineError, match=r"earlier: submission.json cannot be read: .*`scancel 8`"):
+            submissions.in_hand(store, Submission)
+        with pytest.raises(MachineError, match="cannot be read"):
+            submissions.live_jobs(store, suite, Submission)
+        fake.says("squeue", "80 RUNNING")
+        assert submissions.in_hand(store, Submission) == set()
+        fake.script("squeue", "exit 1")
+        with pytest.raises(MachineError, match="squeue does not answer"):
+            submissions.in_hand(store, Submission)
+
+    def test_one_of_an_older_or_a_later_version_is_read(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        note = note_of(submission_of(suite, store, {"7": suite.cells}), store)
+        document = json.loads(note.read_text(encoding="utf-8"))
+        for key in ("seen", "sent_again", "micro_batches"):
+            del document[key]
+        document |= {"attempts": {suite.cells[0].id: 2}, "mood": "good"}
+        document["site"] |= {"colour": "green"}
+        note.write_text(json.dumps(document), encoding="utf-8")
+        fake.says("squeue", "7 PENDING")
+        assert submissions.in_hand(store, Submission) == {cell.id for cell in suite.cells}
+        assert notes(store, Submission)[0][0].site == SITE
+
+
+class TestAllOrNothing:
+    def send(self, suite: Suite, store: Store) -> None:
+        work = [Batch(Shape("cpu", 2), (suite.cells[:1], suite.cells[1:2])), Batch(Shape("cpu", 1), (suite.cells[2:],))]
+        submit.submit(suite, store, SITE, work, collector.collect)
+
+    def test_the_note_has_every_job_and_what_was_known(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        begin(store, suite.cells[0], "code_error")
+        self.send(suite, store)
+        (note,), broken = notes(store, Submission)
+        assert not broken
+        assert {job: set(cells) for job, cells in note.jobs.items()} == {
+            "100_0": {suite.cells[0].id},
+            "100_1": {suite.cells[1].id},
+            "101": {suite.cells[2].id},
+        }
+        assert note.collector == "102"
+        assert note.seen == {suite.cells[0].id: 1}
+        assert "#SBATCH --dependency=afterany:100:101" in fake.sent[-1].replace("'", "")
+
+    @pytest.mark.parametrize("refused", [1, 2], ids=["the second array", "the collector"])
+    def test_a_refusal_leaves_nothing(self, fake: FakeSlurm, suite: Suite, store: Store, refused: int) -> None:
+        answers = [f"echo job {100 + number}" for number in range(refused)]
+        fake.says_in_turn("sbatch", *answers, "echo 'error: no such partition' >&2; exit 1")
+        with pytest.raises(MachineError, match=r"SLURM does not take the jobs: .*no such partition"):
+            self.send(suite, store)
+        assert fake.cancelled == {str(100 + n) for n in range(refused)}
+        assert notes(store, Submission) == ([], [])
+
+    def test_a_full_disk_leaves_nothing(
+        self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The last file of all: by then SLURM has everything."""
+        written = submit.write_text
+
+        def full(path: Path, text: str) -> None:
+            if '"collector":"102"' in text.replace(" ", ""):
+                raise MachineError(f"{path}: cannot be written: No space left on device")
+            written(path, text)
+
+        monkeypatch.setattr(submit, "write_text", full)
+        with pytest.raises(MachineError, match="No space left"):
+            self.send(suite, store)
+        assert fake.cancelled == {"100", "101", "102"}
+        assert notes(store, Submission) == ([], [])
+
+    def test_what_cannot_be_taken_back_is_said_and_noted(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        fake.says_in_turn("sbatch", "echo job 100", "exit 1")
+        fake.script("scancel", "echo 'controller is away' >&2; exit 1")
+        with pytest.raises(MachineError, match=r"jobs 100 are in the queue and cannot be cancelled \(controller is"):
+            self.send(suite, store)
+        assert set(notes(store, Submission)[0][0].jobs) == {"100_0", "100_1"}
+
+    def test_a_suite_file_that_has_gone_is_named(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        suite.path.unlink()
+        with pytest.raises(MachineError, match=r"suite.yaml: cannot be written: No such file"):
+            self.send(suite, store)
+        assert not fake.sent
+
+
+def test_the_last_job_draws_each_figure_once(full_board: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the page beside the store and for MLflow, whose requests are left out here."""
+    draw, drawn, wanted = report.panels_of, [], []
+
+    def draws(*arguments: object) -> object:
+        drawn.append(draw(*arguments))
+        return drawn[-1]
+
+    def sync(store: Store, suite: Suite, **given: object) -> None:
+        wanted.append(mlflow_suite_runs.board_run(store, suite, *store.read(suite.cells), **given))
+
+    monkeypatch.setattr(report, "panels_of", draws)
+    monkeypatch.setattr(mlflow_sync, "sync", sync)
+    collector.show(full_board.suite, full_board.store)
+    assert len(drawn) == 1
+    (page,) = full_board.store.root.glob("*.html")
+    assert wanted[-1].artifacts["report.html"] == page.read_text(encoding="utf-8")
+    assert any(name.startswith("figures/") for name in wanted[-1].artifacts)

@@ -1,0 +1,164 @@
+"""What work on a cluster costs: hours of GPUs and not of ranks, the longest job, and whose times are believed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import suite_in
+
+from benchmark.cell import Cell
+from benchmark.errors import UserError
+from benchmark.planning import plan
+from benchmark.suite import loading as suites
+from benchmark.suite.suite import Suite
+from benchmark.training.recorder import Status
+from cluster.jobs.packing import Shape, require_precision, shapes
+from cluster.site import Site
+from cluster.slurm import estimates, executor, simulate, submit
+from cluster.slurm.submit import Batch, Cost
+from results.store.record import Record
+from results.store.store import Store
+
+SITE = Site(scheduler="slurm", gpus_per_node=4, cells_per_gpu=4, cpus=8, memory_gb=2.0, python="in-a-box python")
+
+
+def suite_of(folder: Path, resources: str = "{}", precision: str = "fp32") -> Suite:
+    path = suite_in(folder, models="[persistence, {convnet: {hidden: 4}}]", seeds="[0, 1, 2, 3]")
+    text = (
+        path.read_text()
+        .replace("{ranks: 1}", resources)
+        .replace("batch_size: 8", f"batch_size: 8, precision: {precision}")
+    )
+    path.write_text(text)
+    return suites.load(str(path))
+
+
+def cost(shape: Shape, cells: tuple[Cell, ...], each: float) -> Cost:
+    return Cost.of([Batch(shape, (cells,))], {cell.id: each for cell in cells}, SITE)
+
+
+def test_four_cells_side_by_side_on_a_gpu_cost_one_gpu(tmp_path: Path) -> None:
+    cells = suite_of(tmp_path).cells[1:]
+    shared = cost(Shape("cuda", 1, lanes=4), cells, 3600.0)
+    assert (shared.longest_seconds, shared.gpu_hours, shared.rank_hours) == (3600.0, 1.0, 0.0)
+    assert str(shared) == "1 jobs, the longest about 60 min; 1 GPU-hours"
+    alone = cost(Shape("cuda", 1), cells, 3600.0)
+    assert (alone.longest_seconds, alone.gpu_hours) == (4 * 3600.0, 4.0)
+    over_nodes = cost(Shape("cuda", 8, nodes=2), cells, 3600.0)
+    assert over_nodes.gpu_hours == 32.0
+
+
+def test_a_job_is_no_shorter_than_its_longest_cell(tmp_path: Path) -> None:
+    cells = suite_of(tmp_path).cells[1:]
+    seconds = dict(zip((cell.id for cell in cells), (400.0, 10.0, 10.0, 10.0), strict=True))
+    assert Shape("cuda", 1, lanes=4).job_seconds(cells, seconds) == 400.0
+    assert Shape("cuda", 1, lanes=2).job_seconds(cells, seconds) == 400.0
+    assert Shape("cuda", 1).job_seconds(cells, seconds) == 430.0
+
+
+def test_ranks_on_cpus_are_no_gpus(tmp_path: Path) -> None:
+    told = cost(Shape("cpu", 4), suite_of(tmp_path).cells[1:], 900.0)
+    assert (told.gpu_hours, told.rank_hours) == (0.0, 4.0)
+    assert str(told).endswith("4 rank-hours")
+
+
+def test_nothing_costs_nothing() -> None:
+    assert str(Cost.of([], {}, SITE)) == "0 jobs, the longest about 0 s; 0 rank-hours"
+
+
+def test_tf32_on_cpus_is_refused_here_and_there(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, "{gpus: 0}", "tf32")
+    with pytest.raises(UserError, match="tf32 needs a GPU"):
+        shapes(suite, suite.cells, SITE)
+    with pytest.raises(UserError, match="tf32 needs a GPU"):
+        require_precision(suite.cells, "cpu")
+    require_precision(suite.cells, "cuda")
+    shapes(suite_of(tmp_path, "{gpus: 1}", "tf32"), suite.cells, SITE)
+
+
+def record(cell: Cell, folder: Path, **environment: Any) -> Record:
+    return Record(cell, Status("done"), {"training_seconds": 5.0}, (), environment, folder)
+
+
+def test_what_ran_on_other_devices_or_ranks_tells_nothing(tmp_path: Path) -> None:
+    persistence, convnet, *_ = suite_of(tmp_path).cells
+    records = [
+        record(convnet, tmp_path, device_type="cpu", world_size=1),
+        record(persistence, tmp_path, device_type="cpu", world_size=1),
+    ]
+
+    def believed(shape: Shape) -> list[str]:
+        return [timing.cell.model.name for timing in estimates.timings(records, shape)]
+
+    assert believed(Shape("cpu", 1)) == ["convnet", "persistence"]
+    assert believed(Shape("cpu", 2)) == ["persistence"]
+    assert believed(Shape("cuda", 1)) == ["persistence"]
+
+
+def test_what_had_as_many_beside_it_is_believed_first(tmp_path: Path) -> None:
+    _, convnet, *others = suite_of(tmp_path).cells
+    beside = [record(convnet, tmp_path, device_type="cpu", world_size=1, lanes=2)]
+    alone = [
+        replace(record(cell, tmp_path, device_type="cpu", world_size=1), metrics={"training_seconds": 9.0})
+        for cell in others
+    ]
+
+    def seconds(records: list[Record], lanes: int) -> float:
+        found = estimates.timings(records, Shape("cpu", 1, lanes=lanes))
+        return plan.estimates([convnet], found)[convnet.id].seconds
+
+    assert [seconds(beside + alone, lanes) for lanes in (1, 2)] == [9.0, 5.0]
+    assert [seconds(beside, lanes) for lanes in (1, 2)] == [5.0, 5.0]
+    assert seconds(alone, 2) == 9.0
+
+
+@pytest.mark.parametrize("name", ["100%", "back\\slash", "line\nbreak"])
+def test_a_path_that_slurm_would_rewrite_is_refused_by_all_that_send(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Work:
+        def missing_parts(self) -> list[str]:
+            return ["one"]
+
+    monkeypatch.setattr(executor, "job_folder", lambda root: pytest.fail("nothing may be written"))
+    suite, store = suite_of(tmp_path), Store(tmp_path / name)
+    for send in (
+        lambda: simulate.simulate_on(SITE, Work(), store.root, lambda done, total: None),  # type: ignore[arg-type]
+        lambda: submit.submit(suite, store, SITE, (), lambda file: None),
+        lambda: submit.script(suite, store, SITE, Batch(Shape("cpu", 1), (suite.cells,))),
+    ):
+        with pytest.raises(UserError, match="cannot be given to SLURM"):
+            send()
+
+
+def test_simulations_use_the_site_as_trainings_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python, srun's arguments and the CPUs of a rank reach the text that sbatch gets."""
+    site = SITE.model_copy(update={"srun": ("--mpi=none",), "partition": "gpu", "setup": ("module load x",)})
+    texts: list[str] = []
+
+    def executor_for(*arguments: Any) -> Any:
+        dry = executor.executor_for(*arguments, dry=True)
+
+        class Sender:
+            def map_array(self, function: Any, *files: Any) -> list[Any]:
+                texts.append(dry._make_submission_file_text(dry._submitit_command_str, ""))
+                return []
+
+        return Sender()
+
+    monkeypatch.setattr(simulate, "executor_for", executor_for)
+    simulate._submit(site, tmp_path, tmp_path / "shares.json", 3)
+    (text,) = texts
+    for part in (
+        "in-a-box python",
+        "--mpi=none",
+        "--cpus-per-task=8",
+        "--partition=gpu",
+        "module load x",
+        "symbench-data",
+    ):
+        assert part in text
+    assert "--gpus" not in text

@@ -1,0 +1,195 @@
+"""What a trial does, and what it does when something goes wrong around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from support import DATASET, PRESET
+from tuning_support import KEEP, MakeSuite, job_for, make_folder
+
+from benchmark.data.dataset import EquivarianceError, Simulation
+from benchmark.data.layout import data_path, read, write
+from benchmark.suite import loading as suites
+from benchmark.suite.studies import distinct_studies
+from benchmark.training.distributed import World, single
+from cluster.jobs import failures
+from cluster.tuning import trial as module
+from cluster.tuning.trial import Progress, train
+from results.store import lease
+from results.store.store import Store
+from results.store.studies import Effort, Note, StudyFolder
+
+pytest.importorskip("ray")
+EPOCHS = 4
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(store: Store, make_suite: MakeSuite) -> StudyFolder:
+    """One study with the note of its default."""
+    made = make_folder(store, make_suite, Effort(trials=1), EPOCHS)
+    made.write(Note(number=0, settings=made.study.defaults[0], by="default"))
+    return made
+
+
+class StopError(SystemExit):
+    """What Tune raises in a trial that it stops."""
+
+
+Report = Callable[[Mapping[str, float]], None]
+
+
+def run(folder: StudyFolder, report: Report = lambda result: None, world: Any = None) -> None:
+    job, trial = job_for(folder), folder.trial(folder.read(0))
+    train(
+        job, job.store / "job.json", folder, trial, world or single(), Progress(job, folder, trial, report), job.store
+    )
+
+
+def reports_of(folder: StudyFolder, stop_at: int | None = None) -> list[Mapping[str, float]]:
+    """What the trial tells Tune, which stops it at epoch `stop_at`."""
+    told: list[Mapping[str, float]] = []
+
+    def report(result: Mapping[str, float]) -> None:
+        told.append(result)
+        if result["epoch"] == stop_at:
+            raise StopError
+
+    run(folder, report)
+    return told
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    def run_cell(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    return run_cell
+
+
+def of_two(device: str) -> Any:
+    """Rank 0 of two, the other of which always agrees."""
+    return SimpleNamespace(rank=0, size=2, is_main=True, device=torch.device(device), any=lambda flag: flag)
+
+
+def two_levels(store: Store) -> None:
+    zero = data_path(store.data_folder, DATASET, PRESET, 0)
+    field = read(zero).field.numpy() * 2
+    simulation = Simulation(
+        field=field, grid="staggered", divergence_free=False, spacing=8.0, time_step=1.0, parameters={},
+        run_parameters=[{} for _ in field], equivariance_errors=[EquivarianceError("rot90", 0.5, 0.25)],
+    )  # fmt: skip
+    write(data_path(store.data_folder, DATASET, PRESET, 1), DATASET, PRESET, 1, simulation)
+
+
+def test_levels_go_from_rung_to_rung_and_on_after_an_interruption(store: Store, make_suite: MakeSuite) -> None:
+    """Stopped at a rung, a trial has both levels there; it goes on, and tells what it would have told."""
+    two_levels(store)
+    path = make_suite(epochs=4)
+    path.write_text(path.read_text().replace("level: 0", "level: [0, 1]") + KEEP % ", levels: all")
+    (study,) = distinct_studies(suites.load(str(path)))
+    folder = StudyFolder(store.root, study)
+    folder.begin(Effort(trials=1))
+    note = Note(number=0, settings=study.defaults[0], by="default")
+    folder.write(note)
+    with pytest.raises(StopError):
+        reports_of(folder, stop_at=1)
+    there = folder.trial(note)
+    assert [len(there.records[cell.id].history) for cell in there.cells] == [1, 1]
+    assert not there.closed
+    told = reports_of(folder)
+    done = folder.trial(note)
+    assert done.state == "done"
+    assert [result["epoch"] for result in told] == [1, 3, 4]
+    assert [result["validation_rmse"] for result in told] == [done.curve[0], done.curve[2], done.curve[3]]
+    assert done.epochs == 8
+    for cell in done.cells:
+        (alone,) = (r for r in [done.records[cell.id]])
+        assert [epoch.epoch for epoch in alone.history] == [1, 2, 3, 4]
+        assert alone.environment["trial"] == 0
+
+
+def test_a_trial_that_fails_by_its_settings_is_at_its_end(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that fails by its machine is raised, so that Tune tries again."""
+    monkeypatch.setattr(module, "run_cell", failing(RuntimeError("Connection reset by peer")))
+    with pytest.raises(RuntimeError):
+        run(folder)
+    assert not folder.trial(folder.read(0)).closed
+    monkeypatch.setattr(module, "run_cell", failing(ValueError("out of range")))
+    (told,) = reports_of(folder)
+    assert told["validation_rmse"] == math.inf
+    ended = folder.trial(folder.read(0))
+    assert ended.closed
+    assert ended.state.startswith("failed: code_error: ValueError: out of range")
+
+
+def test_a_disk_that_is_away_is_no_fault_of_the_settings(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raised, so that Tune tries again; where it happened stands beside the job."""
+    monkeypatch.setattr(module, "run_cell", failing(OSError(116, "Stale file handle")))
+    with pytest.raises(OSError, match="Stale"):
+        run(folder)
+    trial = folder.trial(folder.read(0))
+    assert not trial.closed
+    (record,) = trial.records.values()
+    assert (record.status.state, record.status.failure) == ("failed", "machine")
+    said = (folder.root.parent.parent / "job-trials.log").read_text()
+    assert "trial 0, rank 0\nTraceback" in said
+    assert "Stale file handle" in said
+
+
+@pytest.mark.parametrize("world", [of_two("cpu"), World(0, 1, torch.device("cuda"))])
+def test_a_process_that_may_be_lost_is_not_used_again(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch, world: Any
+) -> None:
+    """Another rank may wait in a collective, and a GPU may refuse everything after an error."""
+    monkeypatch.setattr(module, "run_cell", failing(ValueError("out of range")))
+    with pytest.raises(ValueError, match="out of range"):
+        run(folder, world=world)
+    assert folder.trial(folder.read(0)).state == "failed: code_error: ValueError: out of range"
+
+
+def test_a_rank_that_was_left_alone_hears_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "WORD_SECONDS", 0.0)
+    alone, lost = (
+        RuntimeError("Connection closed by peer"),
+        ("communication", "RuntimeError: Connection closed by peer"),
+    )
+    main, other = World(0, 2, CPU), World(1, 2, CPU)
+
+    def what_happened(error: Exception, world: World) -> tuple[str, str]:
+        return failures.of_ranks(failures.of_exception(error), error, world, tmp_path)
+
+    assert what_happened(alone, main) == lost
+    assert what_happened(alone, other) == lost
+    assert not list(tmp_path.iterdir())
+    what_happened(ValueError("out of range"), other)
+    monkeypatch.setattr(failures, "WORD_SECONDS", 60.0)
+    assert what_happened(alone, main) == ("code_error", "rank 1: ValueError: out of range")
+    assert what_happened(MemoryError(), main)[0] == "host_out_of_memory"  # what is its own, it says
+
+
+def test_a_step_does_not_look_at_the_disk(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_cell(cell: Any, recorder: Any, data: Any, execution: Any, *rest: Any, **options: Any) -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(lease, "_highest", lambda folder: pytest.fail("looked at the disk"))
+            assert not execution.should_stop()
+        assert execution.may_save()
+        recorder.finish("n/a", {}, "looked at")
+
+    monkeypatch.setattr(module, "run_cell", run_cell)
+    run(folder)
+    assert folder.trial(folder.read(0)).closed
+
+
+def test_random_search_does_without_optuna(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: name != "optuna")
+    monkeypatch.setattr(module.importlib.metadata, "version", {"ray": "2"}.__getitem__)
+    run_cell_notes: list[Mapping[str, Any]] = []
+    monkeypatch.setattr(module, "run_cell", lambda *arguments, **options: run_cell_notes.append(arguments[4]))
+    run(folder)
+    assert {key for key in run_cell_notes[0] if key in ("ray", "optuna")} == {"ray"}

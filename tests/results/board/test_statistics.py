@@ -1,0 +1,280 @@
+"""Statistics against closed forms, scipy, and enumeration by brute force."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from results.statistics import bootstrap, multiple_comparisons, paired
+from results.statistics.bootstrap import Estimate
+from results.statistics.crossing import crossing, slope_and_rank
+from results.statistics.paired import Sample
+
+RNG = np.random.default_rng(5)
+
+
+def sample(values, by_run=None, seeds=None, deterministic=False) -> Sample:
+    return Sample(tuple(seeds or range(len(values))), tuple(values), by_run, deterministic)
+
+
+class TestInterval:
+    def test_one_seed_has_none(self) -> None:
+        low, high = bootstrap.interval([[3.0], [4.0]])
+        assert np.isnan(low).all()
+        assert np.isnan(high).all()
+
+    @pytest.mark.parametrize("n", [2, 3, 4])
+    def test_few_seeds_give_their_range(self, n: int) -> None:
+        values = RNG.standard_normal(n)
+        assert bootstrap.interval(values) == (values.min(), values.max())
+
+    @pytest.mark.parametrize("n", [3, 5, 6])
+    def test_the_weights_are_those_of_all_resamples(self, n: int) -> None:
+        counts, weights = bootstrap.resamples(n)
+        values = RNG.standard_normal(n)
+        brute = sorted(np.mean(picked) for picked in itertools.product(values, repeat=n))
+        ours = sorted(np.repeat(counts @ values / n, np.round(weights * n**n).astype(int)))
+        assert ours == pytest.approx(brute)
+
+    @pytest.mark.parametrize(("n", "tolerance"), [(5, 0), (7, 0.01), (12, 0.1), (40, 0.1)])
+    def test_it_is_scipys_percentile_bootstrap_at_the_expanded_percentiles(self, n: int, tolerance: float) -> None:
+        values = RNG.standard_normal(n)
+        confidence = 1 - 2 * bootstrap.expanded_tail(n)
+        expected = stats.bootstrap(
+            (values,), np.mean, confidence_level=confidence, method="percentile", n_resamples=50_000, random_state=1
+        ).confidence_interval
+        width = expected.high - expected.low
+        assert bootstrap.interval(values) == pytest.approx((expected.low, expected.high), abs=tolerance * width + 1e-9)
+
+    def test_the_expansion_is_hesterbergs(self) -> None:
+        expected = stats.norm.cdf(-math.sqrt(10 / 9) * stats.t.ppf(0.975, 9))
+        assert bootstrap.expanded_tail(10) == pytest.approx(expected)
+        assert bootstrap.expanded_tail(10_000) == pytest.approx(0.025, rel=1e-2)
+
+    @pytest.mark.parametrize(
+        ("n", "least", "most"), [(2, 0.46, 0.54), (3, 0.71, 0.79), (5, 0.90, 0.95), (12, 0.93, 0.97)]
+    )
+    def test_how_often_it_holds_the_truth(self, n: int, least: float, most: float) -> None:
+        low, high = bootstrap.interval(np.random.default_rng(n).standard_normal((3000, n)))
+        covered = float(((low <= 0) & (high >= 0)).mean())
+        assert least <= covered <= most
+        if n <= 4:
+            assert covered == pytest.approx(bootstrap.range_coverage(n), abs=0.03)
+
+    def test_equal_values_have_an_interval_of_no_width(self) -> None:
+        assert bootstrap.interval([2.0, 2.0, 2.0]) == (2.0, 2.0)
+
+
+class TestTwoModels:
+    def test_probability_of_improvement_is_mann_whitneys_u(self) -> None:
+        first, second = RNG.standard_normal(6), RNG.standard_normal(4).round(1)
+        u = stats.mannwhitneyu(second, first).statistic
+        assert paired.probability_of_improvement(first, second) == pytest.approx(u / 24)
+        assert paired.probability_of_improvement(first, second, higher_is_better=True) == pytest.approx(1 - u / 24)
+
+    def test_ties_and_seeds_that_diverged(self) -> None:
+        inf = math.inf
+        assert paired.probability_of_improvement([1.0], [1.0]) == 0.5
+        assert paired.probability_of_improvement([inf, 1.0], [inf, 2.0]) == (0.5 + 0 + 1 + 1) / 4
+
+    def test_one_run_is_students_paired_test(self) -> None:
+        differences = RNG.standard_normal((7, 5))
+        expected = stats.ttest_1samp(differences, 0, axis=1).pvalue
+        assert paired.mixed_test(differences[:, :, None]) == pytest.approx(expected)
+        assert paired.mixed_test(differences[:, None, :]) == pytest.approx(expected)
+
+    def test_seeds_and_runs_against_the_mean_squares_by_hand(self) -> None:
+        plane = np.array([[1.0, 2.0, 4.0], [2.0, 2.5, 6.0]])
+        mean, (s, r) = plane.mean(), plane.shape
+        rows, columns = plane.mean(1), plane.mean(0)
+        ms_s = r * ((rows - mean) ** 2).sum() / (s - 1)
+        ms_r = s * ((columns - mean) ** 2).sum() / (r - 1)
+        ms_i = ((plane - rows[:, None] - columns + mean) ** 2).sum() / ((s - 1) * (r - 1))
+        total = ms_s + max(ms_r - ms_i, 0)
+        degrees = total**2 / (ms_s**2 / (s - 1) + ms_r**2 / (r - 1))
+        expected = 2 * stats.t.sf(mean / math.sqrt(total / (s * r)), degrees)
+        assert paired.mixed_test(plane[None])[0] == pytest.approx(expected)
+
+    @pytest.mark.parametrize("spreads", [(1.0, 0.0), (0.0, 1.0), (0.5, 1.0)])
+    def test_it_seldom_finds_what_is_not_there(self, spreads: tuple[float, float]) -> None:
+        rng = np.random.default_rng(3)
+        seeds, runs = (
+            spread * rng.standard_normal(shape)
+            for spread, shape in zip(spreads, ((4000, 3, 1), (4000, 1, 8)), strict=True)
+        )
+        p = paired.mixed_test(seeds + runs + 0.5 * rng.standard_normal((4000, 3, 8)))
+        assert (p < 0.05).mean() < 0.07
+
+    def test_what_does_not_vary_is_equal_or_not(self) -> None:
+        assert paired.mixed_test(np.zeros((1, 3, 4)))[0] == 1.0
+        assert paired.mixed_test(np.full((1, 3, 4), 0.1))[0] == 0.0
+
+    def test_a_comparison_pairs_by_seed(self) -> None:
+        first, second = sample([1.0, 2.0, 9.0]), sample([1.5, 2.5], seeds=[0, 1])
+        compared = paired.compare(first, second)
+        assert compared.difference.value == -0.5
+        assert (compared.difference.low, compared.difference.high) == (-0.5, -0.5)
+        assert (compared.seeds, compared.over, compared.p) == (2, "seeds", 0.0)
+        assert compared.relative == -0.25
+        assert compared.improvement == pytest.approx(3 / 6)
+
+    def test_one_common_seed_has_an_interval_over_runs_and_no_p(self) -> None:
+        first = sample([1.0], by_run=((1.0, 2.0, 3.0),))
+        second = sample([0.5], by_run=((0.5, 1.0, 1.5),))
+        compared = paired.compare(first, second)
+        assert compared.p is None
+        assert "one seed" in compared.reason
+        assert compared.over == "runs"
+        assert compared.difference.low is not None
+        alone = paired.compare(sample([1.0]), sample([2.0]))
+        assert alone.difference == Estimate(-1.0, None, None)
+
+    def test_nothing_in_common_is_told(self) -> None:
+        compared = paired.compare(sample([1.0]), sample([math.inf]))
+        assert compared.reason == "no seed that both finished"
+        assert compared.improvement == 1.0
+
+    def test_a_deterministic_model_stands_for_every_seed(self) -> None:
+        compared = paired.compare(sample([3.0], deterministic=True), sample([1.0, 1.1, 1.2]))
+        assert compared.seeds == 3
+        expected = stats.ttest_1samp(np.array([2.0, 1.9, 1.8]), 0).pvalue
+        assert compared.p == pytest.approx(expected)
+
+    def test_the_paired_interval_is_that_of_the_error_over_all_runs(self) -> None:
+        first = np.array([[3.0, 4.0], [3.0, 4.0], [3.0, 4.0]])
+        low, high = paired.paired_interval(first, np.zeros_like(first))
+        assert low == pytest.approx(3.0), "both draws are the first run"
+        assert high == pytest.approx(4.0)
+        rng = np.random.default_rng(0)
+        first, second = 2 + 0.1 * rng.standard_normal((2, 8, 30))
+        low, high = paired.paired_interval(first, second)
+        brute = []
+        for _ in range(4000):
+            s, r = rng.integers(0, 8, 8), rng.integers(0, 30, 30)
+            one, other = (np.sqrt((plane[np.ix_(s, r)] ** 2).mean(1)).mean() for plane in (first, second))
+            brute.append(one - other)
+        tail = bootstrap.expanded_tail(8)
+        assert (low, high) == pytest.approx(np.quantile(brute, [tail, 1 - tail]), abs=0.006)
+
+
+class TestManyModels:
+    def test_holm_by_hand(self) -> None:
+        assert multiple_comparisons.holm([0.04, 0.01, 0.03, 0.9]) == pytest.approx([0.09, 0.04, 0.09, 0.9])
+        assert multiple_comparisons.holm([]).tolist() == []
+
+    def test_pairwise_is_holm_over_the_paired_tests(self) -> None:
+        values = [RNG.standard_normal(4) + shift for shift in (0, 1, 9)]
+        p = multiple_comparisons.pairwise([sample(each) for each in values])
+        pairs = [(0, 1), (0, 2), (1, 2)]
+        raw = [stats.ttest_rel(values[i], values[j]).pvalue for i, j in pairs]
+        assert [p[pair] for pair in pairs] == pytest.approx(multiple_comparisons.holm(raw))
+        assert (p == p.T).all()
+
+    def test_models_without_a_common_seed_have_no_p(self) -> None:
+        p = multiple_comparisons.pairwise([sample([1.0, 2.0]), sample([1.0, 2.0], seeds=[5, 6]), sample([1.0])])
+        assert np.isnan(p[~np.eye(3, dtype=bool)]).all()
+        assert multiple_comparisons.letters([0, 1, 2], p) == ["", "", ""]
+
+    def test_letters_of_overlapping_groups(self) -> None:
+        """A cannot be told from B, nor B from C, but A from C; D is alone."""
+        p = np.ones((4, 4))
+        for i, j in ((0, 2), (0, 3), (1, 3), (2, 3)):
+            p[i, j] = p[j, i] = 0.01
+        assert multiple_comparisons.letters([0, 1, 2, 3], p) == ["a", "ab", "b", "c"]
+        assert multiple_comparisons.letters([3, 2, 1, 0], p) == ["c", "bc", "b", "a"]
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_letters_are_shared_by_those_pairs_alone_that_cannot_be_told_apart(self, seed: int) -> None:
+        k = 7
+        p = np.random.default_rng(seed).random((k, k)) * 0.1
+        p = np.triu(p, 1) + np.triu(p, 1).T + np.eye(k)
+        told = multiple_comparisons.letters(range(k), p)
+        for i, j in itertools.combinations(range(k), 2):
+            assert bool(set(told[i]) & set(told[j])) == (p[i, j] >= 0.05)
+
+    def test_ranks_share_ties_and_leave_out_the_missing(self) -> None:
+        ranks = multiple_comparisons.ranks([[1.0, 2.0, 2.0, np.nan], [math.inf, 1.0, 3.0, math.inf]])
+        assert ranks[0][:3].tolist() == [1.0, 2.5, 2.5]
+        assert np.isnan(ranks[0][3])
+        assert ranks[1].tolist() == [3.5, 1.0, 2.0, 3.5]
+
+    def test_signed_ranks_are_wilcoxons_and_need_six_blocks(self) -> None:
+        blocks = RNG.standard_normal((8, 3)) + np.array([0.0, 0.2, 3.0])
+        pairs = [(0, 1), (0, 2), (1, 2)]
+        raw = [stats.wilcoxon(blocks[:, i] - blocks[:, j]).pvalue for i, j in pairs]
+        p = multiple_comparisons.signed_ranks(blocks)
+        assert [p[pair] for pair in pairs] == pytest.approx(multiple_comparisons.holm(raw))
+        assert np.isnan(multiple_comparisons.signed_ranks(blocks[:5])[0, 1])
+        with_worst = blocks.copy()
+        with_worst[2, 2] = math.inf
+        assert np.isfinite(multiple_comparisons.signed_ranks(with_worst)).all()
+
+    def test_friedman_is_scipys(self) -> None:
+        blocks = RNG.standard_normal((9, 4))
+        assert multiple_comparisons.friedman(blocks) == pytest.approx(stats.friedmanchisquare(*blocks.T).pvalue)
+        assert multiple_comparisons.friedman(blocks[:2]) is None
+        assert multiple_comparisons.friedman(np.ones((5, 3))) is None
+
+    def test_interquartile_mean_of_known_values(self) -> None:
+        assert bootstrap.interquartile_mean([0.0, 1.0, 2.0, 100.0]) == 1.5
+        assert bootstrap.interquartile_mean(np.arange(8.0)) == 3.5
+        assert bootstrap.interquartile_mean([1.0, 2.0, 3.0, math.inf]) == 2.5
+        assert bootstrap.interquartile_mean([1.0, math.inf, math.inf, math.inf]) == math.inf
+
+    def test_stratified_bootstrap_against_a_plain_loop(self) -> None:
+        blocks = [RNG.standard_normal(4) + shift for shift in (0.0, 1.0, 5.0)]
+        ours = bootstrap.interquartile_estimate(blocks)
+        rng = np.random.default_rng(9)
+        brute = [stats.trim_mean(np.concatenate([rng.choice(b, 4) for b in blocks]), 0.25) for _ in range(3000)]
+        assert ours.value == pytest.approx(stats.trim_mean(np.concatenate(blocks), 0.25))
+        assert (ours.low, ours.high) == pytest.approx(np.quantile(brute, [0.025, 0.975]), abs=0.12)
+
+    def test_improvement_over_blocks(self) -> None:
+        pairs = [([1.0, 2.0], [3.0, 4.0]), ([3.0, 3.0], [1.0, 1.0])]
+        assert paired.improvement_estimate(pairs) == Estimate(0.5, 0.5, 0.5)
+        assert paired.improvement_estimate([([1.0], [2.0])]) == Estimate(1.0, None, None)
+        mixed = paired.improvement_estimate([([1.0, 3.0, 5.0], [2.0, 4.0, 6.0])])
+        assert mixed.value == pytest.approx(6 / 9)
+        assert mixed.low < mixed.value < mixed.high
+
+    def test_the_same_numbers_give_the_same_ends(self) -> None:
+        values = RNG.standard_normal((3, 9))
+        assert (bootstrap.interval(values)[0] == bootstrap.interval(values.copy())[0]).all()
+        assert bootstrap.interquartile_estimate(list(values)) == bootstrap.interquartile_estimate(list(values))
+
+
+class TestLevels:
+    def test_lines_cross_where_they_do(self) -> None:
+        """y = x and y = 1.5 - x, three seeds a tenth apart around each: at 0.75, and the interval holds it."""
+        x = [0.0, 0.5, 1.0]
+        spread = np.array([-0.1, 0.0, 0.1])
+        found = crossing(x, [v + spread for v in x], [1.5 - v + spread for v in x])
+        assert found is not None
+        assert found.at.value == pytest.approx(0.75)
+        assert found.share == 1.0
+        assert found.at.low is not None
+        assert found.at.low < 0.75 < found.at.high
+
+    def test_the_order_of_the_levels_does_not_matter(self) -> None:
+        places, one, other = [1.0, 0.0], [[2.0], [0.0]], [[1.0], [1.0]]
+        found = crossing(places, one, other)
+        assert found is not None
+        assert found.at == Estimate(0.5, None, None), "one seed: a place and no interval"
+
+    def test_lines_that_do_not_cross(self) -> None:
+        assert crossing([0.0, 1.0], [[1.0], [2.0]], [[3.0], [4.0]]) is None
+
+    def test_an_unsure_crossing_has_no_interval(self) -> None:
+        noisy = np.array([-3.0, 0.0, 3.0])
+        found = crossing([0.0, 1.0], [0.1 + noisy, -0.1 + noisy], [noisy, noisy])
+        assert found is not None
+        assert found.share < 0.95
+        assert found.at.low is None
+
+    def test_slope_and_rank_of_a_line(self) -> None:
+        slope, rank = slope_and_rank([0.0, 1.0, 3.0], {0: [0.0, 2.0, 6.0], 1: [1.0, 2.0, 4.0]})
+        assert slope == Estimate(pytest.approx(1.5), pytest.approx(1.0), pytest.approx(2.0))
+        assert rank == pytest.approx(1.0)
+        assert slope_and_rank([0.0, 1.0], {0: [1.0, 2.0]})[1] is None

@@ -1,0 +1,147 @@
+"""Committed boards: nothing is left out, the same store gives the same files, and README.md shows the foremost."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from benchmark.errors import UserError
+from benchmark.files import write_json
+from benchmark.suite import loading as suites
+from results.board import published_board
+from results.board.reproduce import Commands
+from results.report import publish
+
+EMPTY = f"# x\n\n{publish.BEGIN}\n{publish.END}\n\nrest\n"
+
+
+@pytest.fixture
+def readme(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(EMPTY)
+    return path
+
+
+def test_a_board_tells_what_is_there_and_what_is_missing(full_board, tmp_path, readme):
+    folder = tmp_path / "published"
+    done = publish.publish(full_board.store, full_board.suite, folder, readme)
+    assert published_board.by_rank(folder)[0].parent.name == "levels"
+    assert done.unfinished == {"absent": 1, "diverged": 1, "n/a": 3}
+    document = json.loads((folder / "levels" / "board.json").read_text())
+    assert document["states"] == {"absent": 1, "diverged": 1, "done": 16, "n/a": 3}
+    assert {one["state"] for one in document["missing"]} == {"absent", "diverged", "n/a"}
+    assert [one["why"] for one in document["missing"] if one["state"] == "n/a"] == ["needs a square grid"] * 3
+    page = (folder / "levels" / "README.md").read_text()
+    assert "NaN in epoch 3" in page
+    assert "16 of 21 cells done (1 absent, 1 diverged, 3 n/a), 2 seeds each" in page
+    assert "commit 000000000000" in page
+    winner = next(line for line in page.splitlines() if line.startswith("| relaxed_steerable_rotation |"))
+    assert "**0.1750 ± 0.0071**" in winner, "the mean of 0.17 and 0.18"
+
+
+def test_where_it_comes_from_tells_all_values(new_board, new_cell, tmp_path):
+    cells = [new_cell(seed=seed) for seed in range(2)]
+    board = new_board(cells)
+    for cell, lanes in zip(cells, (10, 2), strict=True):
+        with board.recording(cell) as recorder:
+            recorder.environment({"host": "secret", "threads": 2, "lanes": lanes})
+            recorder.finish("done", {"rmse_future": 0.1})
+    published = publish.publish(board.store, board.suite, tmp_path, None)
+    page = (published.files[0].parent / "README.md").read_text()
+    assert "| threads | 2 |\n| lanes | 2, 10 |" in page
+    assert "secret" not in page
+
+
+def test_the_same_store_gives_the_same_files(full_board, tmp_path, readme):
+    def content(name):
+        published = publish.publish(full_board.store, full_board.suite, tmp_path / name, None)
+        return [path.read_bytes() for path in published.files]
+
+    assert content("a") == content("b")
+
+
+def test_readme_shows_the_foremost_board_names_the_others_and_keeps_the_rest(full_board, tmp_path, readme):
+    folder = tmp_path / "published"
+    publish.publish(full_board.store, full_board.suite, folder, readme)
+    document = published_board.read(folder / "levels" / "board.json")
+    done, rows = document["states"]["done"], document["rows"]
+    for name, changed in {
+        "older": {"last_result": "2020-01-01 00:00 UTC"},
+        "fewer": {"last_result": "2030-01-01 00:00 UTC", "states": {"done": done - 1}},
+        "paper": {"states": {"done": 1}, "rows": [{**row, "preset": "paper"} for row in rows]},
+    }.items():
+        write_json(folder / name / "board.json", {**document, "suite": name, **changed})
+    assert [path.parent.name for path in published_board.by_rank(folder)] == ["paper", "levels", "older", "fewer"]
+    (folder / "paper" / "board.json").unlink()
+    publish.publish(full_board.store, full_board.suite, folder, readme)
+    text = readme.read_text()
+    assert text.startswith("# x\n")
+    assert text.endswith("rest\n")
+    assert "Published board **levels**" in text
+    assert "(results/published/levels/README.md)" in text
+    assert [line.partition("]")[0] for line in text.splitlines() if line.startswith("- ")] == ["- [older", "- [fewer"]
+    assert publish.with_section(text, publish.section(folder)) == text
+    assert publish.with_section(text, "") == EMPTY
+
+
+def test_what_cannot_be_published(full_board, new_board, new_cell, tmp_path, readme):
+    with pytest.raises(UserError, match="nothing is finished"):
+        publish.publish(full_board.store, replace(full_board.suite, cells=(new_cell("e2cnn", 1),)), tmp_path, None)
+    publish.publish(full_board.store, replace(full_board.suite, name="a/b"), tmp_path, None)
+    with pytest.raises(UserError, match="is the board of the suite 'a/b'"):
+        publish.publish(full_board.store, replace(full_board.suite, name="a b"), tmp_path, None)
+    readme.write_text("no markers")
+    with pytest.raises(UserError, match="are missing"):
+        publish.publish(full_board.store, full_board.suite, tmp_path, readme)
+
+
+def test_hostile_names_stay_text_and_inside_the_folder(new_board, new_cell, tmp_path):
+    cell = new_cell("<script>|x|\n# [y](javascript:1)")
+    board = new_board([cell], f"../../<b>evil</b>` {publish.END}")
+    with board.recording(cell) as recorder:
+        recorder.environment({"device": "<b>gpu</b>", "torch": "[y](javascript:1)", "git_commit": "<b>0</b>"})
+        recorder.finish("n/a", {}, "<img src=x> | `")
+    published = publish.publish(board.store, board.suite, tmp_path / "published", None)
+    assert all(path.is_relative_to(tmp_path / "published") for path in published.files)
+    page = (published.files[0].parent / "README.md").read_text()
+    section = publish.section(tmp_path / "published")
+    for active in ("<script", "<img", "<b>", "[y]"):
+        assert active not in (page + section).replace("\\" + active[0], "")
+    assert "\n# [y]" not in page
+    text = publish.with_section(EMPTY, section)
+    assert publish.with_section(text, "") == EMPTY, "the name does not end the section"
+
+
+def test_the_commands_of_a_board_that_was_asked_for_tuned_settings(full_board):
+    tuned = suites.load("quickstart", tuned=True)
+    assert (tuned.asked, suites.load("quickstart").asked) == (True, False)
+    suite = replace(full_board.suite, asked=True)
+    assert Commands(suite).of_cell("abc") == "symbench run levels.yaml --only id=abc --tuned"
+    records, broken = full_board.store.read(suite.cells)
+    assert published_board.board(suite, records, broken, "rmse_future")["command"] == "symbench run suite.yaml --tuned"
+
+
+def test_readme_and_the_published_boards_agree():
+    """Of this repository; `symbench publish SUITE` writes both."""
+    text = publish.README.read_text(encoding="utf-8")
+    assert publish.with_section(text, publish.section(publish.PUBLISHED_FOLDER)) == text
+
+
+def test_published_boards_are_whole():
+    for path in publish.PUBLISHED_FOLDER.glob("*/board.json"):
+        document = published_board.read(path)
+        assert (path.parent / "README.md").read_text(encoding="utf-8") == publish.page(document)
+        counted = sum(len(row["seeds"]) for row in document["rows"])
+        assert counted == document["cells"] == sum(document["states"].values())
+        assert len(document["missing"]) == document["cells"] - document["states"].get("done", 0)
+        pictures = [each for each in path.parent.rglob("*") if each.suffix in (".png", ".svg", ".gif", ".jpg")]
+        assert all(each.stat().st_size < 200_000 for each in pictures)
+
+
+def test_the_table_shows_the_metric_that_was_asked_for(full_board, tmp_path):
+    published = publish.publish(full_board.store, full_board.suite, tmp_path, None, "rmse_validation")
+    document = published_board.read(published.files[0])
+    written = [row["written"]["rmse_validation"] for row in document["rows"] if row["done"]]
+    assert written
+    page = published.files[1].read_text()
+    assert all(f"| {text}" in page or f"**{text}**" in page for text in written)

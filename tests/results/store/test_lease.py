@@ -1,0 +1,151 @@
+"""One holder at a time: leases under rivals, after deaths, and when the dead come back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from results.store import lease
+from results.store.lease import STALE_SECONDS, acquire, live_holder
+
+
+def elsewhere(folder: Path, age: float = 0.0, number: int = 1) -> None:
+    """A lease of a process on another machine, which touched it `age` seconds ago."""
+    path = folder / f"lease-{number}.json"
+    path.write_text(json.dumps({"host": "far", "pid": 1, "started": 1.0, "job": "7"}), encoding="utf-8")
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def test_one_holder_at_a_time(tmp_path: Path) -> None:
+    first = acquire(tmp_path)
+    assert first is not None
+    assert acquire(tmp_path) is None
+    with first.kept():
+        assert live_holder(tmp_path) == first.holder
+        assert acquire(tmp_path) is None
+    assert live_holder(tmp_path) is None
+    second = acquire(tmp_path)
+    assert second is not None
+    assert second.number == first.number + 1
+
+
+def test_rivals_get_one_lease_between_them(tmp_path: Path) -> None:
+    elsewhere(tmp_path, age=STALE_SECONDS + 10)
+    with ThreadPoolExecutor(16) as pool:
+        taken = list(pool.map(lambda _: acquire(tmp_path), range(64)))
+    assert [one.number for one in taken if one is not None] == [2]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_rival_processes_get_one_lease_between_them(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from results.store.lease import acquire; "
+    code += "sys.stdin.readline(); print(acquire(Path(sys.argv[1])) is not None, flush=True); sys.stdin.readline()"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    rivals = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for rival in rivals:
+        assert rival.stdin is not None
+        rival.stdin.write("go\n")
+        rival.stdin.flush()
+    answers = [rival.stdout.readline().strip() for rival in rivals if rival.stdout is not None]
+    for rival in rivals:
+        rival.communicate("end\n")
+    assert sorted(answers) == ["False", "False", "False", "True"]
+
+
+def test_a_silent_holder_elsewhere_is_taken_over_and_a_live_one_is_not(tmp_path: Path) -> None:
+    elsewhere(tmp_path)
+    assert acquire(tmp_path) is None
+    assert str(live_holder(tmp_path)) == "job 7, process 1 on far"
+    elsewhere(tmp_path, age=STALE_SECONDS + 10)
+    assert live_holder(tmp_path) is None
+    assert acquire(tmp_path) is not None
+
+
+def test_a_process_that_died_here_is_taken_over_at_once(tmp_path: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from results.store.lease import acquire; "
+    code += "os._exit(acquire(Path(sys.argv[1])) is None)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert live_holder(tmp_path) is None
+    assert acquire(tmp_path) is not None
+
+
+def test_one_who_comes_back_from_the_dead_sees_every_successor(tmp_path: Path) -> None:
+    old = acquire(tmp_path)
+    assert old is not None
+    assert not old.lost
+    for number in range(2, 6):  # they end one after another, and old files are cleared away
+        elsewhere(tmp_path, age=STALE_SECONDS + 10, number=number)
+    newest = acquire(tmp_path)
+    assert newest is not None
+    assert newest.number == 6
+    assert old.lost
+    assert old.known_lost
+    assert not newest.lost
+    with old.kept():
+        pass  # what it leaves behind must not touch its successor
+    assert live_holder(tmp_path) == newest.holder
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "far"}'])
+def test_the_holder_of_a_lease_that_cannot_be_read_may_live(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "lease-3.json"
+    path.write_text(text, encoding="utf-8")
+    assert acquire(tmp_path) is None
+    assert live_holder(tmp_path) is not None
+    os.utime(path, (time.time() - STALE_SECONDS - 10,) * 2)
+    assert live_holder(tmp_path) is None
+    taken = acquire(tmp_path)
+    assert taken is not None
+    assert taken.number == 4
+
+
+def test_a_lease_of_a_later_version_is_read(tmp_path: Path) -> None:
+    document = {"host": "far", "pid": 1, "started": 1.0, "released": True, "mood": "good"}
+    (tmp_path / "lease-1.json").write_text(json.dumps(document), encoding="utf-8")
+    assert acquire(tmp_path) is not None
+
+
+def test_a_process_number_of_another_container_says_nothing(tmp_path: Path) -> None:
+    """Same host name, and no such process here: it may be alive beside us."""
+    ours = lease.Holder.this_process()
+    gone = dataclasses.replace(ours, pid=2**22 + 1)
+    assert gone.is_gone
+    for processes in ("another-boot pid:[1]", ""):
+        (tmp_path / "lease-1.json").write_text(
+            json.dumps(dataclasses.asdict(gone) | {"processes": processes}), encoding="utf-8"
+        )
+        assert acquire(tmp_path) is None
+        assert live_holder(tmp_path) is not None
+
+
+def test_who_is_asked_at_every_step_does_not_look_at_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heartbeat looks, and sees a successor."""
+    mine = acquire(tmp_path)
+    assert mine is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "_highest", lambda folder: pytest.fail("a look at the disk"))
+        assert not mine.known_lost
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.01)
+    with mine.kept():
+        elsewhere(tmp_path, number=2)
+        while not mine.known_lost:
+            time.sleep(0.01)
+    assert str(live_holder(tmp_path)) == "job 7, process 1 on far"
+
+
+def test_it_is_touched_while_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.01)
+    mine = acquire(tmp_path)
+    assert mine is not None
+    os.utime(mine.path, (1, 1))
+    with mine.kept():
+        while mine.path.stat().st_mtime < 2:
+            time.sleep(0.01)
