@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from benchmark.cell import Frozen, PositiveFloat, PositiveInt
-from benchmark.errors import UserError
-from benchmark.registry import unknown
+from benchmark.errors import UserError, unknown_name
 from benchmark.suite.yaml_file import YamlFile, plain
 
 SITES_FOLDER = Path(__file__).parent / "sites"
@@ -82,12 +81,12 @@ def load(name_or_path: str) -> Site:
     if path.suffix not in {".yaml", ".yml"}:
         path = SITES_FOLDER / f"{name_or_path}.yaml"
         if not path.is_file():
-            raise UserError(f"{unknown('site', name_or_path, available())}; or give a path to a .yaml file")
+            raise UserError(f"{unknown_name('site', name_or_path, available())}; or give a path to a .yaml file")
     file = YamlFile(path, f"a site is a mapping; valid keys: {', '.join(Site.model_fields)}")
     tree = plain(file.tree)
     for key in tree:
         if key not in Site.model_fields:
-            file.error((key,), unknown("key", key, Site.model_fields))
+            file.error((key,), unknown_name("key", key, Site.model_fields))
     file.stop_on_errors()
     try:
         return Site.model_validate(

@@ -10,10 +10,11 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmark import registry
 from benchmark.cli import main as cli
+from benchmark.data import dataset_registry
 from benchmark.data.dataset import EquivarianceError, Simulation
 from benchmark.data.layout import data_path, write
+from benchmark.models import model_registry
 from results.store.store import Store
 
 SYMBENCH = Path(sys.executable).with_name("symbench")
@@ -49,14 +50,14 @@ def symbench(*arguments: object, store: Store | None) -> subprocess.CompletedPro
 
 def _called_here(command: list[str]) -> subprocess.CompletedProcess[str]:
     """What the console script does; an exception that it would show as a traceback is raised."""
-    plugins, status, out, err = registry.plugin_paths(), 0, StringIO(), StringIO()
+    plugins, status, out, err = model_registry.plugin_paths(), 0, StringIO(), StringIO()
     with patch.object(sys, "argv", command), redirect_stdout(out), redirect_stderr(err):
         try:
             cli.main()
         except SystemExit as end:
             status = int(end.code or 0)
         finally:
-            registry.replace_plugins(plugins)
+            model_registry.replace_plugins(plugins)
     return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
@@ -68,7 +69,7 @@ def start(*arguments: object, store: Store) -> subprocess.Popen[bytes]:
 
 def store_in(folder: Path) -> Store:
     """A field of 8 x 8 cells whose frames decay, with the runs and frames of the real preset, always the same."""
-    frames = registry.dataset(DATASET).presets[PRESET].frames
+    frames = dataset_registry.dataset(DATASET).presets[PRESET].frames
     start = np.random.default_rng(0).standard_normal((8, 1, 2, 8, 8), dtype=np.float32)
     decay = np.float32(0.97) ** np.arange(frames, dtype=np.float32)[None, :, None, None, None]
     simulation = Simulation(

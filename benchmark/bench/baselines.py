@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmark import registry
 from benchmark.bench.limit import LimitNetwork, Product, Recorder, Weight
 from benchmark.cell import Training
+from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 from benchmark.training.environment import peak_memory_bytes, reset_peak_memory
 from benchmark.training.loop import RolledOutLoss
@@ -57,7 +57,7 @@ SETTINGS = Training(precision="bf16" if FAST else "fp32", compile=FAST)
 
 def build(name: str, config: dict[str, Any], grid: int) -> Baseline:
     """The baseline with its defaults, but for `config`."""
-    baseline = registry.model(name)
+    baseline = model_registry.model(name)
     torch.manual_seed(0)
     return baseline(baseline.Config.model_validate(config), _task(grid)).to(DEVICE)
 
@@ -165,7 +165,7 @@ def measure(name: str, config: dict[str, Any], batch: int, grid: int, rounds: in
 
 def settings(name: str, hidden: int | None, quick: bool) -> dict[str, Any]:
     """The Config fields of `name`: those of the comparison, at another width where one is given."""
-    fields = registry.model(name).Config.model_fields
+    fields = model_registry.model(name).Config.model_fields
     config = dict(PUBLISHED.get(name, {}))
     if "hidden" in fields:
         width = config.get("hidden", fields["hidden"].default)
@@ -186,9 +186,9 @@ def main(
 ) -> None:
     """See above. What it is doing goes to stderr, the table to stdout."""
     rows = []
-    for name in baselines or registry.model_names():
+    for name in baselines or model_registry.model_names():
         config = settings(name, hidden, quick)
-        baseline = registry.model(name)
+        baseline = model_registry.model(name)
         refusal = baseline.refusal(baseline.Config.model_validate(config), _task(grid))
         if refusal or not baseline.trained:
             click.echo(f"{name}: {refusal or 'nothing to train'}", err=True)

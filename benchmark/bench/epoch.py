@@ -1,4 +1,4 @@
-"""What an epoch costs end to end, beside the plain loop of benchmark/bench/plain_loop.py: `python -m benchmark.bench.epoch`.
+"""Time of an epoch, beside the plain loop of benchmark/bench/plain_loop.py: `python -m benchmark.bench.epoch`.
 
 An epoch is training, validation and the checkpoint. Both loops train the same model on the same noise in turns, and the
 ratio is the median over rounds of ours over plain, so that a busy machine slows both alike; the first epoch of each is

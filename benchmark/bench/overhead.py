@@ -24,8 +24,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmark.suite import loading as suites
 from benchmark.cell import Cell
+from benchmark.suite import loading as suites
 
 ALLOWED_FOR_FOUR = 3.5
 """Times what one seed takes."""

@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark import registry
-from benchmark.blame import blame
 from benchmark.cell import ModelChoice
-from benchmark.errors import UserError
+from benchmark.data import dataset_registry
+from benchmark.errors import UserError, error_location
 from benchmark.evaluation import costs
+from benchmark.models import model_registry
 from benchmark.models.baseline import Task
 from benchmark.suite.loading import available, load
 
@@ -20,7 +20,7 @@ STANDARD = Task("standard", input_frames=10, channels=2, height=64, width=64)
 
 def models() -> list[dict[str, Any]]:
     """One row a baseline."""
-    return [model(name) for name in registry.model_names()]
+    return [model(name) for name in model_registry.model_names()]
 
 
 def model(name: str) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def model(name: str) -> dict[str, Any]:
     """
     row = {"name": name, "family": "refused", "symmetries": "", "parameters": None, "settings": ""}
     try:
-        baseline = registry.model(name)
+        baseline = model_registry.model(name)
     except UserError as error:
         return {**row, "source": str(error)}
     try:
@@ -40,7 +40,7 @@ def model(name: str) -> dict[str, Any]:
             count = costs.parameters(costs.built(baseline, config, STANDARD))
         settings = ModelChoice(name=name, config=config.model_dump(mode="json")).settings()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
-        return {**row, "source": f"{name}: cannot be built: {blame(error, inspect.getsourcefile(baseline))}"}
+        return {**row, "source": f"{name}: cannot be built: {error_location(error, inspect.getsourcefile(baseline))}"}
     return {
         "name": name,
         "family": baseline.family,
@@ -54,8 +54,8 @@ def model(name: str) -> dict[str, Any]:
 def datasets() -> list[dict[str, Any]]:
     """One row a dataset."""
     rows = []
-    for name in registry.dataset_names():
-        dataset = registry.dataset(name)
+    for name in dataset_registry.dataset_names():
+        dataset = dataset_registry.dataset(name)
         rows.append(
             {
                 "name": name,

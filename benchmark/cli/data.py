@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from benchmark.cli.options import json_option, plugin_option, site_of, site_option, store_option, suite_argument
-from benchmark.errors import MachineError, UserError
+from benchmark.errors import MachineError, UserError, unknown_name
 from benchmark.files import data_folder, write_text
 from benchmark.terminal import Examples, print_json, print_table, progress
 
@@ -74,11 +74,11 @@ def prepare(suite: str, store_folder: Path, site: str, processes: int | None, so
 @store_option
 def import_(dataset: str, folder: Path, store_folder: Path) -> None:
     """Make the preset `imported` of DATASET from the published raw_data_*.pt files in FOLDER."""
-    from benchmark import registry
+    from benchmark.data import dataset_registry
     from benchmark.data.layout import read
     from benchmark.data.published import import_files
 
-    files = registry.dataset(dataset).published_files
+    files = dataset_registry.dataset(dataset).published_files
     done, total = 0, len(files.names) if files else 0
     with progress(f"{dataset} (imported)") as show:
 
@@ -181,17 +181,17 @@ def _of_suite(suite: str) -> list[Field]:
 
 def _fields(name: str, store_folder: Path) -> list[Field]:
     """What a suite needs, or what the store holds of a dataset, whatever its name says."""
-    from benchmark import registry
+    from benchmark.data import dataset_registry
     from benchmark.data.dataset import IMPORTED
     from benchmark.data.layout import data_path
     from benchmark.suite import loading as suites
 
-    if name not in registry.dataset_names():
+    if name not in dataset_registry.dataset_names():
         if Path(name).suffix not in {".yaml", ".yml"} and name not in suites.available():
-            valid = [*registry.dataset_names(), *suites.available()]
-            raise UserError(registry.unknown("suite or dataset", name, valid))
+            valid = [*dataset_registry.dataset_names(), *suites.available()]
+            raise UserError(unknown_name("suite or dataset", name, valid))
         return _of_suite(name)
-    dataset = registry.dataset(name)
+    dataset = dataset_registry.dataset(name)
     folder = data_folder(store_folder)
     found = [
         (name, preset, level)
@@ -213,10 +213,10 @@ def _stored(name: str, store_folder: Path) -> Iterator[StoredField]:
 
 
 def _describe(stored: StoredField) -> dict[str, Any]:
-    from benchmark import registry
+    from benchmark.data import dataset_registry
     from benchmark.data.show.info import describe
 
-    return describe(stored, registry.dataset(stored.dataset))
+    return describe(stored, dataset_registry.dataset(stored.dataset))
 
 
 def _by_preset(descriptions: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -246,23 +246,23 @@ def _draw(stored: StoredField) -> list[Path]:
 
 def _draw_errors(descriptions: list[dict[str, Any]], store_folder: Path) -> list[Path]:
     """Measured error against the knob; nothing where nothing was measured."""
-    from benchmark import registry
+    from benchmark.data import dataset_registry
     from benchmark.data.show.pictures import LevelErrors, symmetry_breaking
 
     first = descriptions[0]
     path = data_folder(store_folder) / first["dataset"] / first["preset"] / "pictures" / "symmetry_breaking.png"
-    meaning = registry.dataset(first["dataset"]).level_meaning
+    meaning = dataset_registry.dataset(first["dataset"]).level_meaning
     return [path] if symmetry_breaking([LevelErrors.of(one) for one in descriptions], path, meaning) else []
 
 
 def _print_splits(name: str, fields: Iterable[Field]) -> None:
     """Runs and windows of each split: with a suite's protocols, or with both protocols at their defaults."""
-    from benchmark import registry
     from benchmark.cell import Protocol
+    from benchmark.data import dataset_registry
     from benchmark.suite import loading as suites
 
     defaults = [Protocol(name="disjoint"), Protocol(name="icml2022")]
-    cells = [] if name in registry.dataset_names() else suites.load(name).cells
+    cells = [] if name in dataset_registry.dataset_names() else suites.load(name).cells
     rows = []
     for dataset, preset in dict.fromkeys((dataset, preset) for dataset, preset, _ in fields):
         mine = [c.protocol for c in cells if (c.dataset.name, c.dataset.preset) == (dataset, preset)]
@@ -270,7 +270,7 @@ def _print_splits(name: str, fields: Iterable[Field]) -> None:
             row = {"dataset": dataset, "preset": preset, "protocol": protocol.name}
             row["frames"] = f"{protocol.input_frames} + {protocol.train_steps}, test {protocol.test_steps}"
             try:
-                splits = registry.dataset(dataset).splits(protocol, preset)
+                splits = dataset_registry.dataset(dataset).splits(protocol, preset)
             except UserError as error:
                 click.echo(f"{dataset} ({preset}), {protocol.name}: {error}")
                 continue

@@ -57,9 +57,10 @@ def new_baseline(name: str, model: str | None, folder: Path) -> None:
 @plugin_option
 def check_baseline(baseline: str, as_json: bool) -> None:
     """Run the contract of a baseline, by NAME or in a FILE of its own, on small made-up fields."""
-    from benchmark import contract, registry
+    from benchmark import contract
+    from benchmark.models import model_registry
 
-    name = registry.add_plugin(Path(baseline)) if baseline.endswith(".py") else baseline
+    name = model_registry.add_plugin(Path(baseline)) if baseline.endswith(".py") else baseline
     candidate = contract.Candidate.named(name)
     results = []
     with Console(stderr=True).status("") as status:

@@ -23,10 +23,10 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _plugins(ctx: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> None:
-    from benchmark import registry
+    from benchmark.models import model_registry
 
     for path in paths:
-        registry.add_plugin(path)
+        model_registry.add_plugin(path)
 
 
 def _hours(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:

@@ -19,7 +19,7 @@ from benchmark.cli.options import (
     suite_argument,
     tuned_option,
 )
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown_name
 from benchmark.terminal import Examples, duration, one_line
 
 if TYPE_CHECKING:
@@ -109,13 +109,12 @@ def _run_there(suite: Suite, store: Store, site: Site, dry_run: bool = False, ho
 @click.option("--failed", "failure", help="Only the cells that failed for this reason, as `status` shows it.")
 def retry(selection: Selection, site: str, failure: str | None) -> None:
     """Run the cells of SUITE again that failed, whatever the reason; from their checkpoints where they have one."""
-    from benchmark import registry
 
     place, loaded, store = site_of(site), selection.load(partly=True), selection.store
     records, _ = store.read(loaded.cells)
     failed = {key: record.status.failure for key, record in records.items() if record.status.state == "failed"}
     if failure is not None and failure not in failed.values():
-        raise UserError(f"--failed {failure}: {registry.unknown('reason', failure, sorted(set(failed.values())))}")
+        raise UserError(f"--failed {failure}: {unknown_name('reason', failure, sorted(set(failed.values())))}")
     wanted = {key for key, reason in failed.items() if failure in (None, reason)}
     if not wanted:
         click.echo(f"{loaded.name}: no cell has failed")

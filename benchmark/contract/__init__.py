@@ -15,9 +15,9 @@ from typing import Literal, get_args
 
 import torch
 
-from benchmark.blame import blame
 from benchmark.contract import declaration, forecasts, state, symmetry, training
 from benchmark.contract.candidate import Candidate, Violation
+from benchmark.errors import error_location
 
 __all__ = ["CHECKS", "OUTCOMES", "Candidate", "Check", "Result", "Violation", "examine", "run"]
 
@@ -74,5 +74,5 @@ def examine(check: Check, candidate: Candidate) -> Result:
     except Violation as violation:
         outcome, reason = "failed", str(violation)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
-        outcome, reason = "failed", blame(error, candidate.file)
+        outcome, reason = "failed", error_location(error, candidate.file)
     return Result(check, outcome, reason or "", time.perf_counter() - started)

@@ -11,8 +11,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from benchmark import registry
 from benchmark.cell import Training
+from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 from benchmark.training.loop import RolledOutLoss
 
@@ -45,7 +45,7 @@ class Candidate:
     @classmethod
     def named(cls, name: str) -> Candidate:
         """UserError: unknown name, or its file is broken."""
-        return cls(name, registry.model(name))
+        return cls(name, model_registry.model(name))
 
     @property
     def file(self) -> str | None:

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from benchmark import registry
-from benchmark.blame import blame
 from benchmark.cell import Training
 from benchmark.contract.candidate import CPU, Candidate, Violation, drawn, noise, require, targets
+from benchmark.errors import error_location
+from benchmark.models import model_registry
 from benchmark.training.distributed import World, join, single
 from benchmark.training.loop import RolledOutLoss
 
@@ -38,7 +38,7 @@ def two_ranks_equal_one(candidate: Candidate) -> str | None:
     alone = _train(candidate, single())
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = Path(folder, "rendezvous")
-        plugins = registry.plugin_paths()
+        plugins = model_registry.plugin_paths()
         jobs = [_pair().submit(_on_rank, candidate.name, plugins, rank, rendezvous) for rank in range(2)]
         try:
             results = [job.result() for job in jobs]
@@ -72,13 +72,13 @@ def _on_rank(name: str, plugins: Sequence[Path], rank: int, rendezvous: Path) ->
     warnings.simplefilter("ignore")  # whoever asked hears those of his own process
     file = None
     try:
-        registry.replace_plugins(plugins)
+        model_registry.replace_plugins(plugins)
         candidate = Candidate.named(name)
         file = candidate.file
         with join(rank, 2, CPU, rendezvous) as world:
             return _train(candidate, world)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
-        return blame(error, file)
+        return error_location(error, file)
 
 
 def _train(candidate: Candidate, world: World) -> Weights:

@@ -12,10 +12,9 @@ import sys
 import tokenize
 from pathlib import Path
 
-from benchmark import registry
 from benchmark.errors import MachineError, UserError
+from benchmark.models import model_registry
 
-MODELS_PACKAGE = f"{__package__}.models"
 TEMPLATE_CLASS = "NewBaseline"
 TEMPLATE = '''\
 from __future__ import annotations
@@ -24,9 +23,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..baseline import Baseline, Choice, SearchSpace, Task
-from ..cell import Frozen, PositiveInt
-from .layers.convolutions import convolutional_network
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.layers.convolutions import convolutional_network
 
 
 class NewBaseline(Baseline):
@@ -55,7 +54,6 @@ class NewBaseline(Baseline):
         """(B, T, C, H, W) -> (B, C, H, W)."""
         return self.network(x_BTCHW.flatten(1, 2))  # all frames as channels
 '''
-"""Written as a file of `benchmark/models/`."""
 
 
 def write(name: str, model: str | None, folder: Path) -> Path:
@@ -69,7 +67,7 @@ def write(name: str, model: str | None, folder: Path) -> Path:
     if path.exists():
         raise UserError(f"{path} exists; nothing was written")
     _check_free(name)
-    text = rendered(name, model, is_built_in(folder))
+    text = rendered(name, model)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
@@ -81,23 +79,21 @@ def write(name: str, model: str | None, folder: Path) -> Path:
 
 def is_built_in(folder: Path) -> bool:
     """Whether a file in `folder` is a baseline of this checkout and needs no --plugin."""
-    return folder.resolve() == registry.MODELS_FOLDER
+    return folder.resolve() == model_registry.MODELS_FOLDER
 
 
-def rendered(name: str, model: str | None, built_in: bool) -> str:
+def rendered(name: str, model: str | None) -> str:
     """Text of the new file. UserError: `model` is unknown or broken."""
     if model is None:
-        text, old_class, package = TEMPLATE, TEMPLATE_CLASS, MODELS_PACKAGE
+        text, old_class, package = TEMPLATE, TEMPLATE_CLASS, ""
         summary = f"{name}: say in a line what it is."
     else:
-        baseline = registry.model(model)
+        baseline = model_registry.model(model)
         module = sys.modules[baseline.__module__]
         text, old_class, package = inspect.getsource(module), baseline.__name__, module.__package__ or ""
         summary = f"{name}: starts from {model}."
     text = _with_class(text, old_class, name)
-    if not (built_in and package == MODELS_PACKAGE):
-        text = _with_absolute_imports(text, package)
-    return _with_summary(text, summary)
+    return _with_summary(_with_absolute_imports(text, package), summary)
 
 
 def _with_class(text: str, old_class: str, name: str) -> str:
@@ -145,7 +141,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_free(name: str) -> None:
-    if name in registry.model_names():
+    if name in model_registry.model_names():
         raise UserError(f"a baseline named {name!r} exists; choose another name")
     if importlib.util.find_spec(name) is not None:
         raise UserError(f"a Python module named {name!r} exists, and one would hide the other; choose another name")

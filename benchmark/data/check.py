@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from benchmark import registry
 from benchmark.cell import Level, Protocol
+from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, Dataset, Split, SplitName
 from benchmark.data.layout import StoredField, read, remedy
-from benchmark.errors import MachineError, UserError
+from benchmark.errors import MachineError, UserError, unknown_name
 from benchmark.groups import divergence
 
 DIVERGENCE_LIMIT = 1e-5
@@ -28,10 +28,10 @@ def check(path: Path, dataset_name: str, preset: str, level: Level) -> list[str]
     once, and looked at run by run.
     """
     try:
-        dataset = registry.dataset(dataset_name)
+        dataset = dataset_registry.dataset(dataset_name)
         for kind, name, valid in (("preset", preset, dataset.presets), ("level", level, dataset.levels)):
             if name not in valid:
-                raise UserError(registry.unknown(kind, name, valid))
+                raise UserError(unknown_name(kind, name, valid))
         stored = read(path)
     except (UserError, MachineError) as error:
         return [str(error).removeprefix(f"{path}: ")]

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmark import registry
 from benchmark.cell import Level
+from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, Dataset, Part, Simulation
 from benchmark.data.layout import data_path, part_path, read, read_part, write, write_part
-from benchmark.errors import MachineError, UserError
+from benchmark.errors import MachineError, UserError, unknown_name
 
 TotalProgress = Callable[[int, int], None]
 """Called with (done, total) work."""
@@ -66,9 +66,9 @@ def outline(
     UserError: unknown dataset, preset, level or solver. MachineError: the folder cannot be written to, or the data
     are not to be simulated but imported, with how to get them.
     """
-    dataset = registry.dataset(dataset_name)
+    dataset = dataset_registry.dataset(dataset_name)
     if preset not in dataset.presets:
-        raise UserError(registry.unknown("preset", preset, dataset.presets))
+        raise UserError(unknown_name("preset", preset, dataset.presets))
     parts: dict[Level, list[Part]] = {}
     paths = {}
     for level in dict.fromkeys(_declared(dataset, level) for level in levels):
@@ -141,7 +141,7 @@ def assemble(work: Outline, level: Level) -> Path:
     """Write the level, all of whose parts are on disk."""
     parts = work.levels[level]
     fields = [_field(work, part) for part in parts]
-    simulation = registry.dataset(work.name).assemble(level, work.preset, fields)
+    simulation = dataset_registry.dataset(work.name).assemble(level, work.preset, fields)
     solver = getattr(parts[0], "solver", None)
     if solver is not None:
         simulation = replace(simulation, parameters={**simulation.parameters, "solver": solver})
@@ -236,7 +236,7 @@ def simulate(dataset: Dataset, level: Level, preset: str) -> Simulation:
 def _declared(dataset: Dataset, level: Level) -> Level:
     """The level as the dataset writes it, so that 3.0 and 3 are one file."""
     if level not in dataset.levels:
-        raise UserError(registry.unknown("level", level, dataset.levels))
+        raise UserError(unknown_name("level", level, dataset.levels))
     return dataset.levels[dataset.levels.index(level)]
 
 

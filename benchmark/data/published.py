@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark import registry
+from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, Preset, Progress, PublishedFiles, Simulation
 from benchmark.data.layout import data_path, write
 from benchmark.errors import UserError
@@ -55,7 +55,7 @@ def import_files(dataset_name: str, folder: Path, data_folder: Path, progress: P
     UserError: unknown dataset, one that is not imported, no such folder; and, all in one message, the files that are
     missing, damaged, too short or hold something else. MachineError: the data folder cannot be written to.
     """
-    dataset = registry.dataset(dataset_name)
+    dataset = dataset_registry.dataset(dataset_name)
     files = dataset.published_files
     if files is None:
         raise UserError(
@@ -70,7 +70,9 @@ def import_files(dataset_name: str, folder: Path, data_folder: Path, progress: P
 
 
 def _importable() -> list[str]:
-    return [name for name in registry.dataset_names() if registry.dataset(name).published_files is not None]
+    return [
+        name for name in dataset_registry.dataset_names() if dataset_registry.dataset(name).published_files is not None
+    ]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmark import registry
 from benchmark.groups import GroupName
+from benchmark.models import model_registry
 from benchmark.models.baseline import Task
 from benchmark.models.layers.group_draws import choose, task_elements, transformed
 from benchmark.models.layers.wrapper import Wrapper
@@ -43,7 +43,7 @@ class Augmentation(Wrapper):
         """Shifts need a periodic box."""
         if config.group == "translation" and not task.periodic:
             return "a window that is shifted in a box with walls has cells without a value"
-        if registry.model(config.network.name) is cls:
+        if model_registry.model(config.network.name) is cls:
             return "an augmentation around another one would draw the same numbers"
         return super().refusal(config, task)
 

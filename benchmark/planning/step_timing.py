@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.data.dataset import SplitName
 from benchmark.data.layout import field_path
 from benchmark.data.windows import Windows
 from benchmark.evaluation.evaluate import BATCH, forecast_error
+from benchmark.models import model_registry
 from benchmark.training import environment
 from benchmark.training.distributed import World
 from benchmark.training.experiment import Experiment, stored_field
@@ -55,7 +55,7 @@ def kind(cell: Cell) -> dict[str, Any]:
     dataset, protocol, train = cell.dataset, cell.protocol, cell.train
     return {
         "model": cell.model.model_dump(mode="json"),
-        "model_file_sha256": environment.source_digest(registry.model(cell.model.name)),
+        "model_file_sha256": environment.source_digest(model_registry.model(cell.model.name)),
         "dataset": dataset.model_dump(mode="json", exclude={"level"}),
         "protocol": protocol.model_dump(mode="json", exclude={"name", "test_steps"}),
         "train": train.model_dump(

@@ -8,8 +8,8 @@ from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from benchmark import registry
 from benchmark.cell import DatasetChoice, ModelChoice, Protocol
+from benchmark.models import model_registry
 
 if TYPE_CHECKING:
     from benchmark.models.baseline import Baseline, Task
@@ -42,7 +42,7 @@ def sized(choice: ModelChoice, budget: int, dataset: DatasetChoice, protocol: Pr
     from benchmark.training import experiment  # torch takes seconds to import
 
     task = experiment.task_of(dataset, protocol)
-    baseline, config = registry.configured(choice)
+    baseline, config = model_registry.configured(choice)
     if baseline.refusal(config, task) is not None:
         return choice
     if baseline.widened(config, 1) is None:

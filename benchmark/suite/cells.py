@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from functools import partial
 
-from benchmark import registry
 from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol, Training
+from benchmark.models import model_registry
 from benchmark.suite import budget
 from benchmark.suite.grid import GridReader
 from benchmark.suite.reader import Declaration, DeclaredModel
@@ -27,7 +27,7 @@ def expanded(declared: Declaration, grid: GridReader) -> Suite:
         model = _sized(entry, dataset, protocol, grid)
         if model is None:
             continue
-        if not registry.model(model.name).trained:
+        if not model_registry.model(model.name).trained:
             if index > 0:
                 continue
             train = Training()  # so that it is one cell, however the others are trained

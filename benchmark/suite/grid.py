@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from benchmark import registry
+from benchmark.errors import unknown_name
 from benchmark.suite.yaml_file import Location, YamlFile, plain
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -79,7 +79,7 @@ class GridReader:
         """Whether every key of `mapping` is one of `valid`; each other key is reported."""
         wrong = [key for key in mapping if key not in valid]
         for key in wrong:
-            self.file.error((*where, key), registry.unknown("key", key, valid))
+            self.file.error((*where, key), unknown_name("key", key, valid))
         return not wrong
 
 

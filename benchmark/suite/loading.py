@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from benchmark import registry
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown_name
 from benchmark.suite.cells import expanded
 from benchmark.suite.reader import SuiteReader
 from benchmark.suite.suite import SUITES_FOLDER, Suite
@@ -31,7 +30,7 @@ def load(
     if path.suffix not in {".yaml", ".yml"}:
         path = SUITES_FOLDER / f"{name_or_path}.yaml"
         if not path.is_file():
-            raise UserError(f"{registry.unknown('suite', name_or_path, available())}; or give a path to a .yaml file")
+            raise UserError(f"{unknown_name('suite', name_or_path, available())}; or give a path to a .yaml file")
     reader = SuiteReader(path)
     suite = expanded(reader.declaration(), reader.grid)
     if tuned and not suite.tuned:

@@ -16,9 +16,10 @@ from typing import Any
 from pydantic import BaseModel
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from benchmark import registry
 from benchmark.cell import FIRST_TUNING_SEED, DatasetChoice, ModelChoice, Protocol, Training
-from benchmark.errors import UserError
+from benchmark.data import dataset_registry
+from benchmark.errors import UserError, unknown_name
+from benchmark.models import model_registry
 from benchmark.suite import budget
 from benchmark.suite.grid import GridReader
 from benchmark.suite.suite import Range, Resources, TunedTrainingField, Tuning
@@ -123,7 +124,7 @@ class SuiteReader:
         tuning = self.grid.validated(("tuning",), Tuning, settings) or Tuning()
         for level in itertools.chain(*(() if isinstance(tuning.levels, str) else tuning.levels)):
             if level not in levels:
-                self.file.error(("tuning", "levels"), registry.unknown("level", level, sorted(levels, key=str)))
+                self.file.error(("tuning", "levels"), unknown_name("level", level, sorted(levels, key=str)))
         return tuning
 
     def _choices(self, section: str, expand: typing.Callable[..., Iterator[Any]]) -> Iterator[Any]:
@@ -146,10 +147,10 @@ class SuiteReader:
         yield from expand(where, name, settings or {})
 
     def _datasets(self, where: Location, name: str, settings: Mapping[str, Any]) -> Iterator[DatasetChoice]:
-        if name not in registry.dataset_names():
-            self.file.error(where, registry.unknown("dataset", name, registry.dataset_names()))
+        if name not in dataset_registry.dataset_names():
+            self.file.error(where, unknown_name("dataset", name, dataset_registry.dataset_names()))
             return
-        dataset = registry.dataset(name)
+        dataset = dataset_registry.dataset(name)
         defaults = {"name": name, "level": list(dataset.levels), "preset": next(iter(dataset.presets))}
         for choice in self.grid.points(where, {**defaults, **settings}, DatasetChoice, own=("level", "preset", "grid")):
             for key, value, valid in (
@@ -157,7 +158,7 @@ class SuiteReader:
                 ("preset", choice.preset, tuple(dataset.presets)),
             ):
                 if value not in valid:
-                    self.file.error((*where, key), registry.unknown(f"{key} of {name}", value, valid))
+                    self.file.error((*where, key), unknown_name(f"{key} of {name}", value, valid))
             if choice.level in dataset.levels:  # as the dataset writes it: 3.0 is 3
                 choice = choice.model_copy(update={"level": dataset.levels[dataset.levels.index(choice.level)]})
             yield choice
@@ -171,7 +172,7 @@ class SuiteReader:
             settings = {key: value for key, value in settings.items() if key != "budget"}
         budgeted = any(size is not None for size in budgets)
         for choice in self._configured(where, name, settings, budgeted):
-            if registry.model(name).trained:
+            if model_registry.model(name).trained:
                 yield from (DeclaredModel(place, choice, size) for size in budgets)
                 continue
             if budgeted and place != where:
@@ -182,7 +183,7 @@ class SuiteReader:
         self, where: Location, name: str, settings: Mapping[str, Any], budgeted: bool
     ) -> Iterator[ModelChoice]:
         try:
-            baseline = registry.model(name)
+            baseline = model_registry.model(name)
         except UserError as error:
             self.file.error(where, str(error))
             return
@@ -226,7 +227,7 @@ class SuiteReader:
             self.file.error(where, f"{longest} is more than the protocol's train_steps, {shortest}")
         for (name, preset), protocol in itertools.product({(d.name, d.preset) for d in datasets}, protocols):
             try:
-                split = registry.dataset(name).splits(protocol, preset)["train"]
+                split = dataset_registry.dataset(name).splits(protocol, preset)["train"]
             except UserError as error:
                 self.file.error(("protocol",), f"{name} ({preset}): {error}")
                 continue

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeGuard
 
-from benchmark import registry
 from benchmark.cell import Cell, ModelChoice, Protocol, Training
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown_name
+from benchmark.models import model_registry
 from benchmark.models.baseline import LogUniform
 from benchmark.suite.suite import Domain, Range, Suite
 from benchmark.training.experiment import Experiment, is_trained
@@ -21,7 +21,7 @@ WEIGHT_DECAYS = (0.0, 1e-5, 1e-4, 4e-4, 1e-3)
 def model_space(choice: ModelChoice) -> dict[str, Domain]:
     """What a model declares, and what a network within it does."""
     space: dict[str, Domain] = {}
-    for key, domain in registry.model(choice.name).search_space.items():
+    for key, domain in model_registry.model(choice.name).search_space.items():
         if isinstance(domain, LogUniform):
             space[key] = Range(low=float(domain.low), high=float(domain.high))
         else:
@@ -71,12 +71,12 @@ def check_keep(suite: Suite) -> None:
     for name in suite.tuning.keep:
         if not any(_is_kept(key, [name]) for key in known):
             names = sorted({key.rpartition(".")[2] for key in known})
-            raise UserError(f"{suite.path}: tuning.keep: {registry.unknown('setting', name, names)}")
+            raise UserError(f"{suite.path}: tuning.keep: {unknown_name('setting', name, names)}")
 
 
 def width_path(choice: ModelChoice) -> tuple[str, ...]:
     """Where the width stands that a budget decides."""
-    field = registry.model(choice.name).width_field
+    field = model_registry.model(choice.name).width_field
     value = choice.config.get(field)
     return (field, *width_path(ModelChoice(**value))) if _is_network(value) else (field,)
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from pydantic import Field
 
-from benchmark import registry
 from benchmark.cell import (
     FIRST_TUNING_SEED,
     Cell,
@@ -27,6 +26,7 @@ from benchmark.cell import (
     Training,
 )
 from benchmark.errors import UserError
+from benchmark.models import model_registry
 from benchmark.suite import budget
 from benchmark.suite.suite import Domain, Range
 
@@ -73,7 +73,7 @@ def trial_cells(study: Study, settings: Settings, seed: int = TUNING_SEED) -> tu
         model, train = applied(study.model, settings), _training(study, settings)
         if study.budget is not None:
             model = budget.sized(model, study.budget, study.dataset, study.protocol)
-        _, config = registry.configured(model)
+        _, config = model_registry.configured(model)
         model = ModelChoice(name=model.name, config=config.model_dump(mode="json"))
         return tuple(
             Cell(

@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from benchmark import registry
 from benchmark.cell import Cell, Frozen, Level, PositiveFloat, PositiveInt, Training
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown_name
 
 SUITES_FOLDER = Path(__file__).parents[2] / "suites"
 
@@ -112,11 +111,11 @@ class Suite:
                 raise UserError(f"--only {expression!r}: {clause!r} is not of the form key=value")
             valid = sorted({known for cell in self.cells for known in describe(cell)})
             if key not in valid:
-                raise UserError(f"--only {expression!r}: {registry.unknown('key', key, valid)}")
+                raise UserError(f"--only {expression!r}: {unknown_name('key', key, valid)}")
             values = {str(describe(cell)[key]) for cell in cells if key in describe(cell)}
             cells = tuple(cell for cell in cells if str(describe(cell).get(key)) == value)
             if not cells:
-                raise UserError(f"--only {expression!r}: {registry.unknown(key, value, sorted(values))}")
+                raise UserError(f"--only {expression!r}: {unknown_name(key, value, sorted(values))}")
         return replace(self, cells=cells, chosen=",".join(filter(None, (self.chosen, expression))))
 
 

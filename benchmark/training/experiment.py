@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark import registry
 from benchmark.cell import Cell, DatasetChoice, Protocol
+from benchmark.data import dataset_registry
 from benchmark.data.dataset import Dataset, Split, SplitName
 from benchmark.data.layout import StoredField, field_path, load_field
 from benchmark.data.windows import Windows
 from benchmark.errors import MachineError
+from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 from benchmark.training.model_errors import author_errors
 
@@ -37,9 +38,9 @@ class Experiment:
     @classmethod
     def of(cls, cell: Cell, shape_CHW: Sequence[int] | None = None) -> Experiment:
         """Resolve `cell`, on a field of that shape, by default the shape of its preset. UserError: unknown name."""
-        model_class, config = registry.configured(cell.model)
+        model_class, config = model_registry.configured(cell.model)
         task = task_of(cell.dataset, cell.protocol, shape_CHW)
-        return cls(cell, registry.dataset(cell.dataset.name), model_class, config, task)
+        return cls(cell, dataset_registry.dataset(cell.dataset.name), model_class, config, task)
 
     @property
     def splits(self) -> Mapping[SplitName, Split]:
@@ -74,12 +75,12 @@ class Experiment:
 
 def is_trained(cell: Cell) -> bool:
     """Whether the model of `cell` has weights to train. UserError: unknown model."""
-    return registry.model(cell.model.name).trained
+    return model_registry.model(cell.model.name).trained
 
 
 def task_of(dataset: DatasetChoice, protocol: Protocol, shape_CHW: Sequence[int] | None = None) -> Task:
     """What a model has to fit; the shape is that of the preset where no data are there to give it."""
-    declared = registry.dataset(dataset.name)
+    declared = dataset_registry.dataset(dataset.name)
     if shape_CHW is None:
         preset = declared.presets[dataset.preset]
         shape_CHW = (declared.channels, preset.height, preset.width)

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from benchmark.blame import blame
-from benchmark.errors import SymbenchError, UserError
+from benchmark.errors import SymbenchError, UserError, error_location
 from benchmark.models.baseline import Baseline
 
 
@@ -37,7 +36,7 @@ def author_errors(name: str, baseline: type[Baseline]) -> Iterator[None]:
     except (SymbenchError, torch.OutOfMemoryError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"model {name}: {blame(error, inspect.getsourcefile(baseline))}") from error
+        raise UserError(f"model {name}: {error_location(error, inspect.getsourcefile(baseline))}") from error
 
 
 def check_forecast(name: str, model: Baseline, x_BTCHW: Tensor) -> None:

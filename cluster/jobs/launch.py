@@ -13,11 +13,11 @@ from pathlib import Path
 import submitit
 import torch
 
-from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.data.layout import field_path, require_data
 from benchmark.errors import MachineError
 from benchmark.files import write_text
+from benchmark.models import model_registry
 from benchmark.suite.suite import Resources, Suite
 from benchmark.training.environment import available_cpus, memory_bytes
 from benchmark.training.experiment import is_trained, task_of
@@ -181,7 +181,7 @@ def local_job(
     job = Job(
         store=store.root.resolve(),
         cells=tuple(cells),
-        plugins=registry.plugin_paths(),
+        plugins=model_registry.plugin_paths(),
         device=shape.device,
         ranks=shape.ranks,
         lanes=shape.lanes,

@@ -14,9 +14,9 @@ from pathlib import Path
 import submitit
 import torch
 
-from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
+from benchmark.models import model_registry
 from benchmark.suite.tuned import provenance
 from benchmark.training.distributed import World, join
 from benchmark.training.loop import Execution, StoppedError
@@ -71,7 +71,7 @@ def load(path: Path) -> Job:
     if job.visible_gpus is not None:  # submitit's local executor hides them; a plug-in may look for them on import
         os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
     for plugin in job.plugins:
-        registry.add_plugin(plugin)
+        model_registry.add_plugin(plugin)
     torch.set_num_threads(job.threads)
     return job
 

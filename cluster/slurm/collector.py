@@ -10,9 +10,9 @@ from pathlib import Path
 
 import submitit
 
-from benchmark import registry
 from benchmark.errors import MachineError, SymbenchError
 from benchmark.files import write_text
+from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from cluster.jobs import failures
@@ -36,7 +36,7 @@ def collect(submission_file: str) -> None:
     """
     submission = read(Path(submission_file), Submission)
     for plugin in submission.plugins:
-        registry.add_plugin(plugin)
+        model_registry.add_plugin(plugin)
     store = Store(submission.store)
     suite = suites.load(str(submission.suite_file), store.root, submission.tuned, partly=True)
     _wait_for_the_dead(suite, store, submission)

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.files import replacing, write_text
+from benchmark.models import model_registry
 from benchmark.suite.suite import Suite
 from benchmark.terminal import duration
 from cluster.jobs import failures
@@ -99,7 +99,7 @@ def submit(
         tuned=suite.tuned,
         store=store.root.resolve(),
         site=site,
-        plugins=registry.plugin_paths(),
+        plugins=model_registry.plugin_paths(),
         jobs={},
         seen={cell_id: status.attempt for cell_id, status in statuses.items()},
         sent_again=sent_again or {},
@@ -148,7 +148,7 @@ def job_for(
     return Job(
         store=store.root.resolve(),
         cells=tuple(cells),
-        plugins=registry.plugin_paths(),
+        plugins=model_registry.plugin_paths(),
         device=shape.device,
         ranks=shape.ranks,
         nodes=shape.nodes,

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
 
-from benchmark import registry
 from benchmark.cell import Training
+from benchmark.models import model_registry
 from benchmark.suite.study import Study
 from results.store.studies import Effort
 
@@ -46,7 +46,7 @@ class TuneJob(BaseModel):
     def load(cls, path: Path) -> TuneJob:
         """Read it, and make its plug-ins known to this process."""
         job = cls.model_validate_json(path.read_text(encoding="utf-8"))
-        registry.replace_plugins(job.plugins)
+        model_registry.replace_plugins(job.plugins)
         return job
 
     def study(self, name: str) -> Study:

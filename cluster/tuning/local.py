@@ -10,10 +10,10 @@ from types import FrameType
 
 import torch
 
-from benchmark import registry
 from benchmark.data.layout import require_data
 from benchmark.errors import MachineError
 from benchmark.files import write_text
+from benchmark.models import model_registry
 from benchmark.suite.study import Study
 from benchmark.suite.suite import Suite
 from benchmark.training.environment import available_cpus
@@ -22,7 +22,7 @@ from cluster.jobs.packing import require_precision
 from cluster.tuning.job import TuneJob
 from cluster.tuning.plan import first_cells, open_studies
 from cluster.tuning.ray_cluster.ray_node import LOOPBACK, write_token
-from cluster.tuning.ray_cluster.supervise import run_studies
+from cluster.tuning.supervise import run_studies
 from results.store import lease
 from results.store.store import Store
 from results.store.studies import Effort, StudyFolder
@@ -51,7 +51,7 @@ def tune_here(suite: Suite, chosen: Sequence[Study], effort: Effort, store: Stor
         store=store.root.resolve(),
         studies=tuple(left),
         effort=effort,
-        plugins=registry.plugin_paths(),
+        plugins=model_registry.plugin_paths(),
         device=placement.device,
         ranks=placement.ranks,
         threads=max(1, cpus // (there * trials_per_gpu)) if gpus else 1,

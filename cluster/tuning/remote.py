@@ -8,10 +8,10 @@ from pathlib import Path
 
 import submitit
 
-from benchmark import registry
 from benchmark.data.layout import require_data
 from benchmark.errors import UserError
 from benchmark.files import write_text
+from benchmark.models import model_registry
 from benchmark.suite.study import Study
 from benchmark.suite.suite import Suite
 from cluster.jobs import failures
@@ -20,9 +20,9 @@ from cluster.site import Site
 from cluster.slurm import commands as slurm
 from cluster.slurm.executor import all_or_nothing, cluster_folder, executor_for, requeue_if_marked, send_array
 from cluster.slurm.submissions import TuningSubmission, in_hand
+from cluster.tuning.allocation import run_allocation
 from cluster.tuning.job import TuneJob
 from cluster.tuning.plan import first_cells, open_studies
-from cluster.tuning.ray_cluster.allocation import run_allocation
 from results.store.store import Store
 from results.store.studies import Effort
 
@@ -106,7 +106,7 @@ def _job_there(
         store=store.root.resolve(),
         studies=tuple(left),
         effort=effort,
-        plugins=registry.plugin_paths(),
+        plugins=model_registry.plugin_paths(),
         device=shape.device,
         ranks=shape.ranks,
         threads=site.cpus,

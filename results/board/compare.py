@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import registry
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown_name
 from benchmark.suite.suite import Suite
 from results.board.differences import Difference, Side, differences
 from results.board.leaderboard import aggregate
@@ -142,7 +141,7 @@ def _named(rows: Sequence[Row], name: str, suite: Suite) -> list[Row]:
     if len(own) > 1:
         raise UserError(f"suite {suite.name!r}: {name!r} is there with several settings; say which: {_list(own)}")
     if not own:
-        raise UserError(f"suite {suite.name!r}: {registry.unknown('model', name, labels)}")
+        raise UserError(f"suite {suite.name!r}: {unknown_name('model', name, labels)}")
     return [row for row in rows if row.label == own[0]]
 
 
@@ -169,7 +168,7 @@ _SAME: list[Callable[[Row], Hashable]] = [
 
 def _compared(first: Side, second: Side, metric: str, keys: Sequence[Callable[[Row], Hashable]]) -> Compared:
     if metric not in METRICS:
-        raise UserError(registry.unknown("metric", metric, METRICS))
+        raise UserError(unknown_name("metric", metric, METRICS))
     matches, left, right = _matched(first.rows, second.rows, keys)
     if not matches:
         raise UserError(

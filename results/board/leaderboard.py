@@ -9,9 +9,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from benchmark import registry
 from benchmark.cell import Cell
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown_name
 from benchmark.terminal import one_line
 from results.board.quantities import METRICS, plain, summaries
 from results.board.row import Row, Seed, declared
@@ -31,7 +30,7 @@ def aggregate(cells: Sequence[Cell], records: Mapping[str, Record], metric: str 
     Rows that lack a seed or the number come last in their level. UserError: no such metric.
     """
     if metric not in METRICS:
-        raise UserError(registry.unknown("metric", metric, METRICS))
+        raise UserError(unknown_name("metric", metric, METRICS))
     settings: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
         settings[json.dumps(cell.model_dump(mode="json", exclude={"seed"}), sort_keys=True)].append(cell)

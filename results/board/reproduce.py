@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 
-from benchmark import registry
+from benchmark.models import model_registry
 from benchmark.suite.suite import SUITES_FOLDER, Suite, describe
 from results.board.row import Row
 
@@ -20,7 +20,7 @@ class Commands:
     def __init__(self, suite: Suite) -> None:
         self.suite = shlex.quote(suite.path.stem if suite.path.parent == SUITES_FOLDER else str(suite.path))
         self.chosen = [suite.chosen] if suite.chosen else []
-        plugins = [word for path in registry.plugin_paths() for word in ("--plugin", shlex.quote(str(path)))]
+        plugins = [word for path in model_registry.plugin_paths() for word in ("--plugin", shlex.quote(str(path)))]
         self.options = [*(["--tuned"] if suite.asked else []), *plugins]
         cells = (*suite.cells, *suite.untuned)
         self.bits = {cell.id: 1 << index for index, cell in enumerate(cells)}

@@ -9,9 +9,9 @@ from functools import cached_property
 from math import inf, isinf
 from typing import Any, Literal
 
-from benchmark import registry
 from benchmark.cell import Level
 from benchmark.errors import UserError
+from benchmark.models import model_registry
 from benchmark.training.recorder import State
 from results.board.quantities import BY_RUN, CURVES, METRICS, Statistic, curve, is_number, written_statistic
 from results.statistics.paired import Sample
@@ -135,7 +135,7 @@ def _numbers(value: Any) -> tuple[float, ...] | None:
 def declared(model: str) -> tuple[str, str, bool]:
     """Family, source, and whether it is trained, as the baseline declares them."""
     try:
-        baseline = registry.model(model)
+        baseline = model_registry.model(model)
     except UserError:
         return "unknown", "", True
     return str(getattr(baseline, "family", "unknown")), str(getattr(baseline, "source", "")), bool(baseline.trained)

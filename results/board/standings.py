@@ -12,8 +12,7 @@ from math import inf, nan
 
 import numpy as np
 
-from benchmark import registry
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown_name
 from results.board.leaderboard import contests
 from results.board.quantities import METRICS
 from results.board.row import Row
@@ -66,10 +65,10 @@ class Standings:
 def overall(rows: Sequence[Row], metric: str, baseline: str | None = None) -> Standings:
     """Every label of the board. UserError: no such metric, no such baseline."""
     if metric not in METRICS:
-        raise UserError(registry.unknown("metric", metric, METRICS))
+        raise UserError(unknown_name("metric", metric, METRICS))
     labels = list(dict.fromkeys(row.label for row in rows))
     if baseline is not None and baseline not in labels:
-        raise UserError(registry.unknown("baseline", baseline, labels))
+        raise UserError(unknown_name("baseline", baseline, labels))
     blocks = [
         {rows[index].label: samples for index in positions if (samples := rows[index].sample(metric)).seeds}
         for positions in contests(rows)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import registry
 from benchmark.cell import Level, Protocol
+from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, PAPER, Dataset, Preset, Simulation
 from benchmark.data.layout import data_path
 from benchmark.data.prepare import outline, prepare, simulate
@@ -21,9 +21,9 @@ from benchmark.groups import divergence, elements
 TINY = Preset(16, 16, frames=24)
 TINIER = Preset(16, 16, frames=12)
 SHORT = Protocol(input_frames=1, train_steps=2, test_steps=2)
-NAMES = registry.dataset_names()
-SIMULATED = [name for name in NAMES if set(registry.dataset(name).presets) - {IMPORTED}]
-IMPORTS = [name for name in NAMES if IMPORTED in registry.dataset(name).presets]
+NAMES = dataset_registry.dataset_names()
+SIMULATED = [name for name in NAMES if set(dataset_registry.dataset(name).presets) - {IMPORTED}]
+IMPORTS = [name for name in NAMES if IMPORTED in dataset_registry.dataset(name).presets]
 
 
 def no_progress(done: int, total: int) -> None:
@@ -32,7 +32,7 @@ def no_progress(done: int, total: int) -> None:
 
 def reduced(name: str, preset: Preset) -> Dataset:
     """The dataset with one preset, which is small enough for a test."""
-    original = type(registry.dataset(name))
+    original = type(dataset_registry.dataset(name))
     return type(original.__name__, (original,), {"presets": {"tiny": preset}})()
 
 
@@ -59,7 +59,7 @@ def test_datasets_are_found() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_says_what_it_is(name: str) -> None:
-    dataset = registry.dataset(name)
+    dataset = dataset_registry.dataset(name)
     assert elements(dataset.group, "centered", dataset.periodic, 16, 16)
     assert dataset.level_meaning
     assert dataset.source
@@ -74,14 +74,14 @@ def test_it_says_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", SIMULATED)
 def test_the_first_preset_is_small_and_level_0_is_there(name: str) -> None:
-    dataset = registry.dataset(name)
+    dataset = dataset_registry.dataset(name)
     assert next(iter(dataset.presets)) == "small"
     assert dataset.levels[0] == 0
 
 
 @pytest.mark.parametrize("name", SIMULATED)
 def test_parts_are_plain_data_with_keys(name: str) -> None:
-    dataset = registry.dataset(name)
+    dataset = dataset_registry.dataset(name)
     for preset in set(dataset.presets) - {IMPORTED}:
         keys = {level: [part.key for part in dataset.parts(level, preset)] for level in dataset.levels}
         assert keys == {level: [part.key for part in dataset.parts(level, preset)] for level in dataset.levels}
@@ -126,7 +126,7 @@ def test_the_knob_breaks_the_symmetry(dataset: Dataset, simulations: Mapping[Lev
 @pytest.mark.parametrize("name", ["disjoint", "icml2022"])
 @pytest.mark.parametrize("dataset_name", NAMES)
 def test_windows_lie_within_the_frames(dataset_name: str, name: str) -> None:
-    dataset = registry.dataset(dataset_name)
+    dataset = dataset_registry.dataset(dataset_name)
     protocol = SHORT.model_copy(update={"name": name})
     for preset, size in dataset.presets.items():
         if preset == "small" and name == "icml2022" and dataset_name != "smoke_rotation_levels":
@@ -144,7 +144,7 @@ def test_windows_lie_within_the_frames(dataset_name: str, name: str) -> None:
 
 @pytest.mark.parametrize("dataset_name", NAMES)
 def test_disjoint_shares_no_frame(dataset_name: str) -> None:
-    dataset = registry.dataset(dataset_name)
+    dataset = dataset_registry.dataset(dataset_name)
     for preset in dataset.presets:
         touched = [
             {(run, start + i) for run in split.runs for start in split.starts for i in range(1 + split.steps)}
@@ -164,7 +164,7 @@ def test_the_same_command_writes_the_same_bytes(
     dataset_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = reduced(dataset_name, TINIER)
-    monkeypatch.setattr(registry, "dataset", lambda name: dataset)
+    monkeypatch.setattr(dataset_registry, "dataset", lambda name: dataset)
     level = dataset.levels[-1]
 
     def made(at: str) -> list[Path]:
@@ -178,7 +178,7 @@ def test_the_same_command_writes_the_same_bytes(
 
 @pytest.mark.parametrize("dataset_name", IMPORTS)
 def test_what_is_imported_says_how_to_get_it(dataset_name: str, tmp_path: Path) -> None:
-    dataset = registry.dataset(dataset_name)
+    dataset = dataset_registry.dataset(dataset_name)
     files = dataset.published_files
     assert files is not None
     assert files.level in dataset.levels
@@ -193,7 +193,7 @@ def test_the_published_splits() -> None:
     """Wang, Walters, Yu 2022: runs that are trained on and unseen ones, windows of each run."""
     runs = {"smoke_translation": (25, 10), "smoke_rotation": (25, 10), "smoke_scale": (28, 10), "jetflow": (18, 6)}
     for name, (training, unseen) in runs.items():
-        splits = registry.dataset(name).splits(Protocol(name="icml2022"), IMPORTED)
+        splits = dataset_registry.dataset(name).splits(Protocol(name="icml2022"), IMPORTED)
         assert [len(splits[split].runs) for split in ("train", "domain")] == [training, unseen]
         assert [len(splits[split].starts) for split in splits] == [160, 40, 50, 100]
         assert [splits[split].starts[0] for split in splits] == [2, 162, 202, 2]

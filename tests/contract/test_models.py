@@ -6,8 +6,9 @@ from functools import cache
 
 import pytest
 
-from benchmark import contract, registry
+from benchmark import contract
 from benchmark.contract import Candidate, Check, Result
+from benchmark.models import model_registry
 
 CHECKS = {check.name: check for check in contract.CHECKS}
 every_check = pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
@@ -19,7 +20,7 @@ def result(check: Check, name: str) -> Result:
 
 
 @every_check
-@pytest.mark.parametrize("name", registry.model_names())
+@pytest.mark.parametrize("name", model_registry.model_names())
 def test_contract(name: str, check: Check) -> None:
     """Passes, too, where the check does not apply; the tests below see to it that it applies somewhere."""
     found = result(check, name)
@@ -28,10 +29,10 @@ def test_contract(name: str, check: Check) -> None:
 
 @every_check
 def test_every_check_applies_to_a_baseline(check: Check) -> None:
-    assert any(result(check, name).outcome == "passed" for name in registry.model_names())
+    assert any(result(check, name).outcome == "passed" for name in model_registry.model_names())
 
 
-@pytest.mark.parametrize("name", registry.model_names())
+@pytest.mark.parametrize("name", model_registry.model_names())
 def test_every_baseline_is_checked(name: str) -> None:
     """What every model must do, whatever it is, applies to all of them."""
     without_condition = (

@@ -82,15 +82,16 @@ class Still(Persistence):
 SEND_LANES = """
 import sys
 from pathlib import Path
-from benchmark import registry, suites
+from benchmark.models import model_registry
+from benchmark.suite import loading as suites
 from cluster import site
-from cluster.packing import Shape
-from cluster.collector import collect
-from cluster.submit import Batch, submit
-from results.store import Store
+from cluster.jobs.packing import Shape
+from cluster.slurm.collector import collect
+from cluster.slurm.submit import Batch, submit
+from results.store.store import Store
 
 plugin, suite_file, site_file, store = sys.argv[1:]
-registry.add_plugin(Path(plugin))
+model_registry.add_plugin(Path(plugin))
 suite = suites.load(suite_file)
 submit(suite, Store(Path(store)), site.load(site_file), [Batch(Shape("cpu", 1, lanes=2), (suite.cells,))], collect)
 """

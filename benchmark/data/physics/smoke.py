@@ -10,9 +10,9 @@ walls like the lower ones, and are not stored.
 
 The operators are PhiFlow's, as `advect.mac_cormack`, `advect.semi_lagrangian` and `resample` define them, written on
 batches of torch arrays: PhiFlow spends about 0.2 s a step on describing its grids, whatever their size. They are tested
-against PhiFlow, operator by operator and over whole trajectories (tests/benchmark/data/test_smoke.py); `smoke_phiflow` runs the
-published code path itself. The published solver for the pressure, `Solve('auto', 1e-5, 0)`, iterates and diverges in
-places; in a closed box the cosine transform solves the same equations exactly.
+against PhiFlow, operator by operator and over whole trajectories (tests/benchmark/data/test_smoke.py); `smoke_phiflow`
+runs the published code path itself. The published solver for the pressure, `Solve('auto', 1e-5, 0)`, iterates and
+diverges in places; in a closed box the cosine transform solves the same equations exactly.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from benchmark import registry
 from benchmark.cell import Protocol
+from benchmark.data import dataset_registry
 from benchmark.data.check import PROTOCOLS, shortest_splits
 from benchmark.data.dataset import IMPORTED, Dataset
 from benchmark.data.show.info import short
@@ -32,7 +32,7 @@ def card(dataset_name: str, preset: str, descriptions: Sequence[Description], pi
     Each is what `info.describe` gave. `pictures` maps a caption to a path, relative to the card. Whatever comes from a
     file is escaped. UserError: unknown dataset.
     """
-    dataset = registry.dataset(dataset_name)
+    dataset = dataset_registry.dataset(dataset_name)
     present = [d["level"] for d in descriptions]
     errors, many_elements = _errors(descriptions)
     environment = Environment(

@@ -24,8 +24,8 @@ from typing import Any, Literal, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from benchmark import registry
 from benchmark.cell import ModelChoice
+from benchmark.models import model_registry
 from benchmark.models.baseline import Task
 from benchmark.models.layers.wrapper import Wrapper
 
@@ -171,7 +171,7 @@ class ProjectionWrapper(Wrapper):
 def _refusal(network: str, task: Task) -> str | None:
     """Builds the network, as only that tells its layers; as text it can be remembered."""
     choice = ModelChoice.model_validate_json(network)
-    baseline, settings = registry.configured(choice)
+    baseline, settings = model_registry.configured(choice)
     with torch.random.fork_rng(devices=[]):
         reason = not_projected(baseline(settings, task), task)
     return None if reason is None else f"cannot project the layers of {choice.name}: {reason}"

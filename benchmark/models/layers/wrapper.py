@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 from torch import Tensor
 
-from benchmark import registry
 from benchmark.cell import Frozen, ModelChoice
 from benchmark.errors import UserError
+from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 
 
@@ -27,7 +27,7 @@ def _resolved(network: Any) -> ModelChoice:
     if not isinstance(name, str):
         raise ValueError("must be a model's name, or a name with its settings: {convnet: {hidden: 64}}")
     try:
-        baseline = registry.model(name)
+        baseline = model_registry.model(name)
         if not baseline.trained:
             raise ValueError(f"{name} has nothing to train")
         config = baseline.Config.model_validate_json(json.dumps(settings or {}))
@@ -62,13 +62,13 @@ class Wrapper(Baseline):
     @classmethod
     def refusal(cls, config: Any, task: Task) -> str | None:
         """What the wrapper cannot do, or what the network cannot."""
-        baseline, settings = registry.configured(config.network)
+        baseline, settings = model_registry.configured(config.network)
         return cls.supports(task) or baseline.refusal(settings, task)
 
     @classmethod
     def widened(cls, config: Any, width: int) -> Any:
         """The width is that of the network."""
-        baseline, settings = registry.configured(config.network)
+        baseline, settings = model_registry.configured(config.network)
         wide = baseline.widened(settings, width)
         if wide is None:
             return None
@@ -77,7 +77,7 @@ class Wrapper(Baseline):
 
     def __init__(self, config: Any, task: Task) -> None:
         super().__init__(config, task)
-        baseline, settings = registry.configured(config.network)
+        baseline, settings = model_registry.configured(config.network)
         self.network = baseline(settings, task)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:

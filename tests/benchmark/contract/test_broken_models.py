@@ -9,7 +9,7 @@ from results.store.store import Store
 
 TOY = """
 import torch
-from benchmark.baseline import Baseline
+from benchmark.models.baseline import Baseline
 
 class Toy(Baseline):
     family, symmetries, source = "cnn", (), "test"

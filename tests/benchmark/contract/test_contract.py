@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import contract, registry
+from benchmark import contract
 from benchmark.cli import catalogue
 from benchmark.cli.main import main
 from benchmark.contract import Candidate, Result, ranks
 from benchmark.errors import UserError
+from benchmark.models import model_registry
 from benchmark.models.baseline import Task
 from benchmark.training.model_errors import author_errors, check_forecast
 
@@ -22,7 +23,7 @@ TOY = '''
 import random
 import torch
 from torch import nn
-from benchmark.baseline import Baseline, Choice
+from benchmark.models.baseline import Baseline, Choice
 from benchmark.cell import Frozen
 
 
@@ -65,14 +66,14 @@ Make = Callable[..., Candidate]
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """A plug-in `toy` with some of its text replaced."""
-    monkeypatch.setattr(registry, "_plugins", {})
+    monkeypatch.setattr(model_registry, "_plugins", {})
 
     def write(text: str = TOY, *changes: tuple[str, str]) -> Candidate:
         for old, new in changes:
             assert old in text
             text = text.replace(old, new)
         (tmp_path / "toy.py").write_text(text, encoding="utf-8")
-        return Candidate.named(registry.add_plugin(tmp_path / "toy.py"))
+        return Candidate.named(model_registry.add_plugin(tmp_path / "toy.py"))
 
     yield write
     sys.modules.pop("symbench_plugin_toy", None)

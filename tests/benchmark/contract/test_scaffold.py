@@ -15,14 +15,15 @@ import pytest
 from click.testing import CliRunner, Result
 from support import symbench
 
-from benchmark import contract, registry
+from benchmark import contract
 from benchmark.cli import models as cli_models
 from benchmark.contract import Candidate, scaffold
 from benchmark.contract.candidate import noise
 from benchmark.errors import MachineError, UserError
+from benchmark.models import model_registry
 from results.store.store import Store
 
-MODELS = registry.model_names()
+MODELS = model_registry.model_names()
 CHECKED = ("relaxed_steerable_rotation", "gm_cnn", "frame_averaging", None)
 """A steerable network, layers and an autograd function of the file's own, a wrapper, and the plain network."""
 RUFF = Path(sys.executable).with_name("ruff")
@@ -30,7 +31,7 @@ RUFF = Path(sys.executable).with_name("ruff")
 
 @pytest.fixture(autouse=True)
 def _no_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_plugins", {})
+    monkeypatch.setattr(model_registry, "_plugins", {})
     yield
     for name in [name for name in sys.modules if name.startswith("symbench_plugin_")]:
         del sys.modules[name]
@@ -42,7 +43,7 @@ def test_a_copy_is_the_baseline_under_another_name(tmp_path: Path, model: str | 
     assert path == tmp_path / "my_model.py"
     summary = path.read_text(encoding="utf-8").splitlines()[0]
     assert summary.startswith(f'"""my_model: starts from {model}.' if model else '"""my_model: say in a line')
-    copy = Candidate.named(registry.add_plugin(path))
+    copy = Candidate.named(model_registry.add_plugin(path))
     assert copy.baseline.__name__ == "MyModel"
     task = copy.task()
     frame = copy.build(task)(noise(task))
@@ -57,7 +58,7 @@ def test_a_copy_is_the_baseline_under_another_name(tmp_path: Path, model: str | 
 
 @pytest.mark.parametrize("model", CHECKED)
 def test_a_copy_keeps_its_contract(tmp_path: Path, model: str | None) -> None:
-    candidate = Candidate.named(registry.add_plugin(scaffold.write("my_model", model, tmp_path)))
+    candidate = Candidate.named(model_registry.add_plugin(scaffold.write("my_model", model, tmp_path)))
     assert [result for result in contract.run(candidate) if result.outcome == "failed"] == []
 
 
@@ -74,13 +75,11 @@ def test_a_copy_trains_at_once(store: Store, make_suite: Callable[..., Path], tm
     assert {row["model"] for row in board} == {"copy_0", "copy_1", "copy_2", "copy_3"}
 
 
-@pytest.mark.parametrize("built_in", [True, False])
-def test_what_is_written_passes_the_linter(tmp_path: Path, built_in: bool) -> None:
-    """In `benchmark/models`, where imports are relative, and with the absolute imports of a plug-in."""
-    pyproject = Path(scaffold.__file__).parent.parent / "pyproject.toml"
+def test_what_is_written_passes_the_linter(tmp_path: Path) -> None:
+    pyproject = Path(scaffold.__file__).parents[2] / "pyproject.toml"
     for number, model in enumerate([*MODELS, None]):
-        text = scaffold.rendered("my_model", model, built_in)
-        assert ("from benchmark" in text) == (not built_in)
+        text = scaffold.rendered("my_model", model)
+        assert "from benchmark" in text
         assert scaffold.TEMPLATE_CLASS not in text
         (tmp_path / f"model_{number}.py").write_text(text, encoding="utf-8")
     ours = ["--config", pyproject, "--config", f"src = ['{pyproject.parent}']"]
@@ -90,11 +89,12 @@ def test_what_is_written_passes_the_linter(tmp_path: Path, built_in: bool) -> No
 
 
 def test_in_the_folder_of_models_it_is_a_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "MODELS_FOLDER", tmp_path)
+    monkeypatch.setattr(model_registry, "MODELS_FOLDER", tmp_path)
     path = scaffold.write("my_model", "relaxed_steerable_rotation", tmp_path)
     text = path.read_text(encoding="utf-8")
-    assert "from ..baseline import" in text
-    assert "from .layers.steerable import" in text
+    assert scaffold.is_built_in(path.parent)
+    assert "from benchmark.models.baseline import" in text
+    assert "from benchmark.models.layers.steerable import" in text
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_in_the_folder_of_models_it_is_a_built_in(tmp_path: Path, monkeypatch: p
 def test_class_names(tmp_path: Path, name: str, model: str | None, class_name: str) -> None:
     """A class may not hide what its file imports."""
     path = scaffold.write(name, model, tmp_path)
-    assert registry.model(registry.add_plugin(path)).__name__ == class_name
+    assert model_registry.model(model_registry.add_plugin(path)).__name__ == class_name
 
 
 @pytest.mark.parametrize("docstring", ['r"""On \\alpha."""\n', "'Short.'\n", '"""Two\n\nparagraphs\n"""\n', ""])
@@ -131,12 +131,12 @@ def test_a_baseline_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "parts.py").touch()
-    text = scaffold.rendered("theirs", None, built_in=False) + "\n\nfrom . import parts\nfrom .parts import __doc__\n"
+    text = scaffold.rendered("theirs", None) + "\n\nfrom . import parts\nfrom .parts import __doc__\n"
     (package / "theirs.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     origin = "installed_models.theirs"
-    source = registry.Source(origin, partial(importlib.import_module, origin))
-    monkeypatch.setattr(registry, "_installed_models", lambda: {"theirs": source})
+    source = model_registry.Source(origin, partial(importlib.import_module, origin))
+    monkeypatch.setattr(model_registry, "_installed_models", lambda: {"theirs": source})
     written = scaffold.write("my_model", "theirs", tmp_path).read_text(encoding="utf-8")
     assert written.endswith("from installed_models import parts\nfrom installed_models.parts import __doc__\n")
 
@@ -205,7 +205,7 @@ class TestCommand:
         ]
 
     def test_a_built_in_needs_no_plugin(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(registry, "MODELS_FOLDER", tmp_path)
+        monkeypatch.setattr(model_registry, "MODELS_FOLDER", tmp_path)
         result = self.call("my_model", "--folder", str(tmp_path))
         assert "symbench check-baseline my_model " in result.output
         assert "pytest tests/contract -k my_model" in result.output

@@ -18,9 +18,8 @@ from markdown_it import MarkdownIt
 from numpy.typing import NDArray
 from swirls import FRAMES, HEIGHT, RUNS, WIDTH, Swirls, swirls, write_swirls
 
-from benchmark import registry
 from benchmark.cell import Level
-from benchmark.data import layout
+from benchmark.data import dataset_registry, layout
 from benchmark.data.check import check
 from benchmark.data.dataset import IMPORTED, EquivarianceError, Preset
 from benchmark.data.show import info
@@ -33,7 +32,7 @@ HOSTILE = "<script>alert(1)</script> | [x](http://evil) `*_$\n# end"
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """`write_swirls`, with the swirls as the only dataset that there is."""
-    monkeypatch.setattr(registry, "dataset", lambda name: Swirls())
+    monkeypatch.setattr(dataset_registry, "dataset", lambda name: Swirls())
     return partial(write_swirls, tmp_path)
 
 

@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from support import SYMBENCH
 
-from benchmark import registry
 from benchmark.cell import Level, Protocol
+from benchmark.data import dataset_registry
 from benchmark.data.dataset import Dataset, Part, Preset, Progress, Simulation, Split, SplitName
 from benchmark.data.layout import read
 from benchmark.data.prepare import outline, prepare
@@ -69,7 +69,7 @@ def make(folder: Path, levels: Sequence[Level], seen: list[tuple[int, int]] | No
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "dataset", lambda name: Toy())
+    monkeypatch.setattr(dataset_registry, "dataset", lambda name: Toy())
 
 
 @pytest.mark.usefixtures("toy")

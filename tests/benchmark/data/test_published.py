@@ -20,9 +20,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark import registry
 from benchmark.cell import Protocol
-from benchmark.data import published
+from benchmark.data import dataset_registry, published
 from benchmark.data.dataset import IMPORTED, PAPER, Preset, PublishedFiles
 from benchmark.data.datasets.jetflow import JetFlow
 from benchmark.data.layout import StoredField, data_path, read
@@ -73,13 +72,13 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def smoke(folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Import:
-    monkeypatch.setattr(registry, "dataset", lambda name: Smoke())
+    monkeypatch.setattr(dataset_registry, "dataset", lambda name: Smoke())
     return lambda: read(import_files("toy", folder, out, lambda work: None))
 
 
 @pytest.fixture
 def jet(folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Import:
-    monkeypatch.setattr(registry, "dataset", lambda name: Jet())
+    monkeypatch.setattr(dataset_registry, "dataset", lambda name: Jet())
     return lambda: read(import_files("toy", folder, out, lambda work: None))
 
 
@@ -380,7 +379,7 @@ def test_missing_files_come_first(smoke: Import, folder: Path, out: Path, capfd:
 def test_a_folder_without_the_files(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(registry, "dataset", lambda name: JetFlow())
+    monkeypatch.setattr(dataset_registry, "dataset", lambda name: JetFlow())
     message = refusal(lambda: read(import_files("jetflow", tmp_path, out, lambda work: None)), out, capfd)
     assert "it holds none of the expected files raw_data_1_1.pt, raw_data_1_2.pt, " in message
     assert "raw_data_2_2.pt and 14 more: the authors of arXiv 2201.11969 share the 24 files publicly" in message

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmark import registry
 from benchmark.cell import Protocol
+from benchmark.data import dataset_registry
 from benchmark.data.dataset import Preset, PublishedWindows, Split, divide
 from benchmark.data.windows import Windows
 from benchmark.errors import UserError
 
-LEVELS = registry.dataset("smoke_rotation_levels")
+LEVELS = dataset_registry.dataset("smoke_rotation_levels")
 
 
 def frames_of(split: Split, input_frames: int) -> set[tuple[int, int]]:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import registry
 from benchmark.cli import catalogue
+from benchmark.data import dataset_registry
 from benchmark.errors import UserError
+from benchmark.models import model_registry
 
 GOOD = """
-from benchmark.baseline import Baseline
+from benchmark.models.baseline import Baseline
 class Still(Baseline):
     family, symmetries, source = "reference", (), "test"
     def __init__(self, config, task): super().__init__(config, task)
@@ -24,28 +25,29 @@ def with_config(text: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _forget_plugins() -> Iterator[None]:
-    before = dict(registry._plugins)
+    before = dict(model_registry._plugins)
     yield
-    registry._plugins.clear()
-    registry._plugins.update(before)
+    model_registry._plugins.clear()
+    model_registry._plugins.update(before)
 
 
 def plugin(folder: Path, name: str, text: str) -> str:
     (folder / f"{name}.py").write_text(text, encoding="utf-8")
-    return registry.add_plugin(folder / f"{name}.py")
+    return model_registry.add_plugin(folder / f"{name}.py")
 
 
 def test_what_lies_in_the_folder_is_found() -> None:
-    folder = Path(registry.__file__).parent / "models"
-    assert registry.model_names() == sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
-    assert "smoke_rotation_levels" in registry.dataset_names()
-    assert "dataset" not in registry.dataset_names()
+    folder = Path(model_registry.__file__).parent
+    others = {"__init__", "baseline", "model_registry"}
+    assert model_registry.model_names() == sorted({path.stem for path in folder.glob("*.py")} - others)
+    assert "smoke_rotation_levels" in dataset_registry.dataset_names()
+    assert "dataset" not in dataset_registry.dataset_names()
 
 
 def test_a_plugin_is_known_by_its_file_name(tmp_path: Path) -> None:
     assert plugin(tmp_path, "still", GOOD) == "still"
-    assert registry.model("still").__name__ == "Still"
-    assert "still" in registry.model_names()
+    assert model_registry.model("still").__name__ == "Still"
+    assert "still" in model_registry.model_names()
 
 
 def test_a_plugin_has_a_config_with_lazy_annotations(tmp_path: Path) -> None:
@@ -55,7 +57,7 @@ def test_a_plugin_has_a_config_with_lazy_annotations(tmp_path: Path) -> None:
         "class Still(Baseline):\n    class Config(Frozen):\n        hidden: PositiveInt = 4",
     )
     plugin(tmp_path, "lazy", text)
-    assert registry.model("lazy").Config.model_validate({"hidden": 8}).model_dump() == {"hidden": 8}
+    assert model_registry.model("lazy").Config.model_validate({"hidden": 8}).model_dump() == {"hidden": 8}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_a_plugin_has_a_config_with_lazy_annotations(tmp_path: Path) -> None:
 def test_a_broken_plugin_is_refused_by_name(tmp_path: Path, name: str, text: str, reason: str) -> None:
     plugin(tmp_path, name, text)
     with pytest.raises(UserError, match=name) as caught:
-        registry.model(name)
+        model_registry.model(name)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
     assert catalogue.model(name)["family"] == "refused"
@@ -109,17 +111,17 @@ def test_a_plugin_cannot_take_a_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a baseline named 'convnet' exists"):
         plugin(tmp_path, "convnet", GOOD)
     with pytest.raises(UserError, match="not a Python file"):
-        registry.add_plugin(tmp_path / "none.py")
+        model_registry.add_plugin(tmp_path / "none.py")
 
 
 def test_a_file_of_the_suite_is_known_already() -> None:
-    assert registry.add_plugin(Path(registry.__file__).parent / "models" / "convnet.py") == "convnet"
-    assert registry.plugin_paths() == ()
+    assert model_registry.add_plugin(Path(model_registry.__file__).parent / "convnet.py") == "convnet"
+    assert model_registry.plugin_paths() == ()
 
 
 def test_another_plugin_of_the_same_name_is_another_module(tmp_path: Path) -> None:
     for folder, name in ((tmp_path / "a", "First"), (tmp_path / "b", "Second")):
         folder.mkdir()
         (folder / "still.py").write_text(GOOD.replace("Still", name), encoding="utf-8")
-        registry.replace_plugins([folder / "still.py"])
-        assert registry.model("still").__name__ == name
+        model_registry.replace_plugins([folder / "still.py"])
+        assert model_registry.model("still").__name__ == name

@@ -37,9 +37,9 @@ def changed(cell: Cell, part: str, **update: Any) -> Cell:
 
 def test_a_cell_takes_its_steps_and_its_forecasts(cell: Cell) -> None:
     """disjoint, 50 frames of 4 + 4 runs, 1 + 2 frames: counted by hand from the protocol."""
-    from benchmark import registry
+    from benchmark.data import dataset_registry
 
-    splits = registry.dataset(cell.dataset.name).splits(cell.protocol, cell.dataset.preset)
+    splits = dataset_registry.dataset(cell.dataset.name).splits(cell.protocol, cell.dataset.preset)
     windows = {name: len(split.runs) * len(split.starts) for name, split in splits.items()}
     steps = windows["train"] // 8 * 3
     forecasts = 3 * windows["validation"] * 2 + (windows["future"] + windows["domain"]) * 4

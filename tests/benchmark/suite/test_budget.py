@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import registry
 from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol
 from benchmark.errors import UserError
 from benchmark.evaluation.costs import built, parameters
+from benchmark.models import model_registry
 from benchmark.models.e2cnn import E2CNN
 from benchmark.suite import budget
 from benchmark.suite import loading as suites
@@ -43,11 +43,11 @@ def load(tmp_path: Path) -> Load:
 
 
 def default(name: str) -> ModelChoice:
-    return ModelChoice(name=name, config=registry.model(name).Config().model_dump(mode="json"))
+    return ModelChoice(name=name, config=model_registry.model(name).Config().model_dump(mode="json"))
 
 
 def count(cell: Cell) -> int:
-    return parameters(built(*registry.configured(cell.model), task_of(cell.dataset, cell.protocol)))
+    return parameters(built(*model_registry.configured(cell.model), task_of(cell.dataset, cell.protocol)))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_the_widths_of_the_published_comparison_are_found(name: str, width: int,
     choice = budget.sized(default(name), 5_600_000, PAPER, Protocol())
     assert torch.equal(torch.random.get_rng_state(), state)
     assert choice.config == {**default(name).config, "hidden": width}
-    assert parameters(built(*registry.configured(choice), task_of(PAPER, Protocol()))) == size
+    assert parameters(built(*model_registry.configured(choice), task_of(PAPER, Protocol()))) == size
 
 
 def test_every_cell_holds_its_width_and_is_the_cell_that_writes_it(load: Load) -> None:

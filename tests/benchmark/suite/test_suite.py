@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import registry
 from benchmark.errors import UserError
+from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 
 GOOD = """\
@@ -46,7 +46,7 @@ def test_every_list_is_an_axis(write: Write) -> None:
 
 def test_every_default_is_written_out(write: Write) -> None:
     cell = next(cell for cell in suites.load(write(GOOD)).cells if cell.model.name == "convnet")
-    assert set(cell.model.config) == set(registry.model("convnet").Config.model_fields)
+    assert set(cell.model.config) == set(model_registry.model("convnet").Config.model_fields)
     assert cell.train.weight_decay == 4e-4
 
 

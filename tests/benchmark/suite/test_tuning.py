@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark import registry
 from benchmark.cell import FIRST_TUNING_SEED, Cell, Protocol, Training
 from benchmark.data.windows import Windows
 from benchmark.errors import UserError
+from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.search_space import training_space
 from benchmark.suite.studies import distinct_studies, studies
@@ -162,12 +162,12 @@ def test_a_model_that_cannot_run_somewhere_has_no_study_there(make_suite: MakeSu
         "    def supports(cls, task):\n"
         "        return 'not here'\n"
     )
-    registry.add_plugin(plugin)
+    model_registry.add_plugin(plugin)
     try:
         suite = suites.load(str(make_suite(models="[choosy, {convnet: {hidden: 4}}]")))
         assert {study.model.name for study in studies(suite).values()} == {"convnet"}
     finally:
-        registry.replace_plugins([])
+        model_registry.replace_plugins([])
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import registry
 from benchmark.bench.plain_loop import plain_fit
 from benchmark.cell import Training
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
+from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 from benchmark.training.loop import TrainingData, TrainingOutput, deterministic, fit
 
@@ -17,7 +17,7 @@ SETTINGS = Training(epochs=3, batch_size=4, learning_rate=1e-2, weight_decay=4e-
 
 
 def model(name: str) -> Baseline:
-    baseline = registry.model(name)
+    baseline = model_registry.model(name)
     config = {"hidden": 4} if "hidden" in baseline.Config.model_fields else {}
     return baseline(baseline.Config.model_validate(config), Task("noise", 2, 2, 12, 12))
 

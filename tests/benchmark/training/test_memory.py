@@ -29,7 +29,7 @@ def test_what_an_earlier_cell_left_is_not_in_the_peak_of_the_next() -> None:
 
 STEPS = """
 import resource, torch
-from benchmark.environment import keep_freed_memory
+from benchmark.training.environment import keep_freed_memory
 if {keep}: keep_freed_memory()
 def step():
     layers = [torch.ones(2**17) for _ in range(16)]

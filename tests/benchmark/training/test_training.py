@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark import registry
 from benchmark.cell import Frozen, Training
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
 from benchmark.errors import MachineError, UserError
+from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 from benchmark.training.checkpoint import Progress
 from benchmark.training.loop import (
@@ -171,7 +171,7 @@ def test_channels_last_is_the_same_training(tmp_path: Path, name: str) -> None:
     best = []
     for channels_last in (False, True):
         with deterministic(0):
-            model = registry.model(name)(registry.model(name).Config.model_validate({"hidden": 4}), TASK)
+            model = model_registry.model(name)(model_registry.model(name).Config.model_validate({"hidden": 4}), TASK)
             settings = SETTINGS.model_copy(update={"channels_last": channels_last, "epochs": 2})
             output = TrainingOutput(tmp_path / f"{channels_last}.pt")
             best.append(fit(model, data(), settings, 0, output).best_rmse)
@@ -218,7 +218,7 @@ def test_micro_batches_sum_up_to_the_batch(tmp_path: Path, micro_batch: int) -> 
     best = []
     for execution in (Execution(), Execution(micro_batch=micro_batch)):
         with deterministic(0):
-            baseline = registry.model("rpp_rotation")  # its penalty is smooth
+            baseline = model_registry.model("rpp_rotation")  # its penalty is smooth
             model = baseline(baseline.Config.model_validate({"hidden": 2}), TASK)
             settings = SETTINGS.model_copy(update={"epochs": 2})
             output = TrainingOutput(tmp_path / f"{execution.micro_batch}.pt")

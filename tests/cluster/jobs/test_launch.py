@@ -15,7 +15,7 @@ import pytest
 import torch
 from support import start, symbench
 
-from benchmark import registry
+from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from results.store.record import Record
@@ -26,7 +26,7 @@ MakeSuite = Callable[..., Path]
 TOY = '''
 """A baseline dropped into a folder: one number for each component."""
 import torch
-from benchmark.baseline import Baseline
+from benchmark.models.baseline import Baseline
 
 class Gain(Baseline):
     family, symmetries, source = "cnn", (), "test"
@@ -44,7 +44,7 @@ import os, signal, time
 from pathlib import Path
 from typing import Literal
 import torch
-from benchmark.baseline import Baseline
+from benchmark.models.baseline import Baseline
 from benchmark.cell import Frozen
 
 HERE = Path(__file__).parent
@@ -120,7 +120,7 @@ def wait_for_the_end(pids: Sequence[int]) -> None:
 def narrow(name: str) -> dict[str, object]:
     """Settings that make a baseline small, and penalised where it can be."""
     small = {"hidden": 2, "penalty": 0.01}
-    return {key: value for key, value in small.items() if key in registry.model(name).Config.model_fields}
+    return {key: value for key, value in small.items() if key in model_registry.model(name).Config.model_fields}
 
 
 def losses(record: Record) -> list[object]:
@@ -270,8 +270,8 @@ def test_who_dies_without_a_word_leaves_the_cell_beside_it_alone(
     assert result.returncode == 1
     assert "killed: the process died without a word" in result.stderr
     assert "2 cells run, 0 were finished, 2 failed" in result.stdout
-    monkeypatch.setattr(registry, "_plugins", {})
-    registry.add_plugin(tmp_path / "moody.py")
+    monkeypatch.setattr(model_registry, "_plugins", {})
+    model_registry.add_plugin(tmp_path / "moody.py")
     ended = [(record.status.state, record.status.failure, record.status.attempt) for record in records(path, store)]
     # One that has failed is tried once; who marked the dead one had to hold it, but made no attempt.
     assert ended == [("done", "", 1), ("failed", "killed", 1), ("failed", "code_error", 1), ("done", "", 1)]
@@ -304,8 +304,8 @@ def test_a_toy_baseline_in_a_folder_trains_and_reaches_the_board(
     store: Store, make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gain.py").write_text(TOY.format(body="return x[:, -1] * (1 + self.gain)"), encoding="utf-8")
-    monkeypatch.setattr(registry, "_plugins", {})
-    registry.add_plugin(tmp_path / "gain.py")
+    monkeypatch.setattr(model_registry, "_plugins", {})
+    model_registry.add_plugin(tmp_path / "gain.py")
     path = make_suite(models="[persistence, gain]", epochs=30)
     plugin = ("--plugin", tmp_path / "gain.py")
     assert symbench("run", path, *plugin, store=store).returncode == 0

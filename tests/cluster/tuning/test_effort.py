@@ -83,8 +83,8 @@ def test_a_study_that_was_begun_otherwise_is_refused_before_anything_starts(fold
 
 def test_ray_and_optuna_are_imported_by_nobody_who_does_not_tune() -> None:
     code = (
-        "import sys, benchmark.cli.main, cluster.tuning.local, cluster.tuning.remote, cluster.jobs.worker, cluster.slurm.collector;"
-        "import results.report.report;"
+        "import sys, benchmark.cli.main, cluster.tuning.local, cluster.tuning.remote;"
+        "import cluster.jobs.worker, cluster.slurm.collector, results.report.report;"
         "sys.exit('ray' in sys.modules or 'optuna' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,7 +15,8 @@ from tuning_support import MakeSuite, job_for, make_folder
 from benchmark.errors import MachineError
 from benchmark.files import write_json
 from cluster.jobs.signals import Signals
-from cluster.tuning.ray_cluster import allocation, ray_node, supervise
+from cluster.tuning import allocation, supervise
+from cluster.tuning.ray_cluster import ray_node
 from results.store.store import Store
 from results.store.studies import Effort, StudyFolder
 

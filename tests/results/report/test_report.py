@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
-from benchmark import registry
 from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol, Training
+from benchmark.models import model_registry
 from benchmark.models.baseline import Task
 from benchmark.models.layers.relaxation import RelaxedLayer
 from results.board import leaderboard, literature
@@ -114,7 +114,7 @@ def test_the_command_meets_no_cell_that_is_not_on_the_board(full_board, new_cell
                 assert command[5:] == (["--tuned"] if suite.asked else [])
     plugin = tmp_path / "my model.py"
     plugin.touch()
-    monkeypatch.setattr(registry, "_plugins", {"my model": plugin})
+    monkeypatch.setattr(model_registry, "_plugins", {"my model": plugin})
     assert shlex.split(Commands(whole).of_cell("abc"))[-2:] == ["--plugin", str(plugin)]
 
 
@@ -324,8 +324,8 @@ class TestWeights:
     def test_every_relaxed_layer_of_the_registry_is_found(self):
         """A relaxed baseline whose weights no picture shows is named here."""
         task = Task("smoke_rotation_levels", 1, 2, 8, 8)
-        for name in registry.model_names():
-            model_class = registry.model(name)
+        for name in model_registry.model_names():
+            model_class = model_registry.model(name)
             if model_class.family != "relaxed" or model_class.supports(task) is not None:
                 continue
             widths = {model_class.width_field: 2} if model_class.width_field in model_class.Config.model_fields else {}

@@ -21,7 +21,7 @@ from cluster.jobs.job import REQUEUE_MARK
 from cluster.jobs.signals import Signals
 from cluster.tuning.job import TuneJob
 from cluster.tuning.ray_cluster.ray_node import LOOPBACK, RayNode, address_towards, own_address, running, write_token
-from cluster.tuning.ray_cluster.supervise import run_studies
+from cluster.tuning.supervise import run_studies
 
 POLL_SECONDS = 0.5
 MEETING_SECONDS = 600.0

@@ -1,34 +1,32 @@
-"""Finds baselines and datasets because their files lie in the right folder; nothing is registered by hand."""
+"""Baselines, found because their files lie in `benchmark/models/`, in a plug-in file or behind an entry point."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
 import json
-import pkgutil
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from benchmark.blame import blame
-from benchmark.errors import UserError
+from benchmark.discovery import module_names, subclasses
+from benchmark.errors import UserError, error_location, unknown_name
 
 if TYPE_CHECKING:
     from benchmark.cell import ModelChoice
-    from benchmark.data.dataset import Dataset
     from benchmark.models.baseline import Baseline
 
 ENTRY_POINTS = "symbench.models"
-MODELS_FOLDER = Path(__file__).resolve().parent / "models"
+MODELS_FOLDER = Path(__file__).resolve().parent
+NOT_BASELINES = ("baseline", "model_registry")
+"""Files of `benchmark/models/` that define no baseline."""
 _plugins: dict[str, Path] = {}
-Contract = TypeVar("Contract")
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def add_plugin(path: Path) -> str:
     path = path.expanduser().resolve()
     if path.suffix != ".py" or not path.is_file():
         raise UserError(f"plug-in {path}: not a Python file")
-    known = path.stem in _module_names("models")
+    known = path.stem in _baseline_modules()
     if known and path.parent == MODELS_FOLDER:
         return path.stem
     if known or _plugins.get(path.stem, path) != path:
@@ -74,16 +72,11 @@ def model_names() -> list[str]:
     return sorted(_model_sources())
 
 
-def dataset_names() -> list[str]:
-    """All known datasets, by name."""
-    return sorted(_dataset_classes())
-
-
 def model(name: str) -> type[Baseline]:
     """The baseline class called `name`. UserError: unknown name (with the nearest), or its file is broken."""
     sources = _model_sources()
     if name not in sources:
-        raise UserError(unknown("model", name, sources))
+        raise UserError(unknown_name("model", name, sources))
     return _model_at(name, sources[name].origin)
 
 
@@ -96,8 +89,8 @@ def _model_at(name: str, origin: str) -> type[Baseline]:
     try:
         module = source.load()
     except (Exception, SystemExit) as error:  # a plug-in may raise anything; it is refused by name
-        raise UserError(f"{where} cannot be imported: {blame(error, source.file)}") from error
-    classes = _subclasses(module, Baseline)  # type: ignore[type-abstract]
+        raise UserError(f"{where} cannot be imported: {error_location(error, source.file)}") from error
+    classes = subclasses(module, Baseline)  # type: ignore[type-abstract]
     if len(classes) != 1:
         raise UserError(f"{where} must define one subclass of Baseline, found {len(classes)}")
     wrong = _misdeclared(classes[0])
@@ -116,12 +109,12 @@ def _misdeclared(baseline: type[Baseline]) -> str | None:
     if missing:
         return f"lacks {', '.join(missing)}"
     if baseline.family not in get_args(Family):
-        return f"declares the {unknown('family', baseline.family, get_args(Family))}"
+        return f"declares the {unknown_name('family', baseline.family, get_args(Family))}"
     if not isinstance(baseline.symmetries, tuple):
         return f"declares symmetries = {baseline.symmetries!r}, which is no tuple, as ('rotation',) is"
     for symmetry in baseline.symmetries:
         if symmetry not in get_args(Symmetry):
-            return f"declares the {unknown('symmetry', symmetry, get_args(Symmetry))}"
+            return f"declares the {unknown_name('symmetry', symmetry, get_args(Symmetry))}"
     if not isinstance(baseline.source, str):
         return f"declares source = {baseline.source!r}, which is no text"
     if not (inspect.isclass(baseline.Config) and issubclass(baseline.Config, Frozen)):
@@ -136,42 +129,15 @@ def configured(choice: ModelChoice) -> tuple[type[Baseline], Any]:
     return baseline, baseline.Config.model_validate_json(json.dumps(choice.config))
 
 
-def dataset(name: str) -> Dataset:
-    """The dataset called `name`. UserError: unknown name (with the nearest)."""
-    classes = _dataset_classes()
-    if name not in classes:
-        raise UserError(unknown("dataset", name, sorted(classes)))
-    return classes[name]()
-
-
-def unknown(kind: str, name: object, valid: Iterable[object]) -> str:
-    """The sentence for a name that does not exist: what is nearest, and what would be right."""
-    choices = {str(choice): choice for choice in valid}
-    near = difflib.get_close_matches(str(name), choices, n=1)
-    hint = f"; did you mean {choices[near[0]]!r}?" if near else ""
-    return f"unknown {kind} {name!r}{hint} (valid: {', '.join(choices)})"
-
-
 @cache
-def _module_names(folder: str) -> tuple[str, ...]:
-    path = Path(__file__).parent / folder
-    return tuple(info.name for info in pkgutil.iter_modules([str(path)]) if not info.ispkg)
-
-
-@cache
-def _dataset_classes() -> dict[str, type[Dataset]]:
-    """Module name -> class, for the modules of data/ that define a dataset; the others are shared parts."""
-    from benchmark.data.dataset import Dataset  # torch takes seconds to import
-
-    modules = {name: importlib.import_module(f"{__package__}.data.{name}") for name in _module_names("data")}
-    defined = {name: _subclasses(module, Dataset) for name, module in modules.items()}  # type: ignore[type-abstract]
-    return {name: classes[0] for name, classes in defined.items() if classes and not inspect.isabstract(classes[0])}
+def _baseline_modules() -> tuple[str, ...]:
+    return tuple(name for name in module_names(MODELS_FOLDER) if name not in NOT_BASELINES)
 
 
 @cache
 def _installed_models() -> dict[str, Source]:
     """Those of this package and of installed ones; looking through what is installed takes milliseconds."""
-    modules = {name: f"{__package__}.models.{name}" for name in _module_names("models")}
+    modules = {name: f"{__package__}.{name}" for name in _baseline_modules()}
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         modules.setdefault(entry.name, entry.module)
     return {name: Source(origin, partial(importlib.import_module, origin)) for name, origin in modules.items()}
@@ -200,12 +166,3 @@ def _import_file(name: str, path: Path) -> ModuleType:
         del sys.modules[qualified]
         raise
     return module
-
-
-def _subclasses(module: ModuleType, contract: type[Contract]) -> list[type[Contract]]:
-    """The classes that `module` itself defines on top of `contract`."""
-    return [
-        member
-        for member in vars(module).values()
-        if inspect.isclass(member) and member.__module__ == module.__name__ and issubclass(member, contract)
-    ]
