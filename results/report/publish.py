@@ -1,7 +1,7 @@
 """Boards that are committed: what a suite came to, small enough for the repository, and where it came from.
 
 `results/published/<suite>/` holds board.json, README.md and the suite as it was run. The same store gives the same
-files; the foremost board also stands in the README of symbench, which names the others.
+files; the foremost board also stands in `results/published/README.md`, which names the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from results.store.record import Broken
 from results.store.store import Store
 
 PUBLISHED_FOLDER = Path(__file__).parents[1] / "published"
-README = Path(__file__).parents[2] / "README.md"
+README = PUBLISHED_FOLDER / "README.md"
 BEGIN = "<!-- the published boards, written by `symbench publish` -->"
 END = "<!-- end of the published boards -->"
 SHOWN = (*KEPT[:2], "model_equivariance_error", "parameters", "flops")
@@ -75,11 +75,11 @@ def publish(
 
 
 def section(folder: Path) -> str:
-    """What README.md says between the markers; empty where nothing is published."""
+    """Text of results/published/README.md between the markers; empty where nothing is published."""
     ranked = by_rank(folder)
     if not ranked:
         return ""
-    first, *others = ((f"results/published/{path.parent.name}", read(path)) for path in ranked)
+    first, *others = ((path.parent.name, read(path)) for path in ranked)
     link, document = first
     lines = [
         f"Published board {bold(document['suite'])}: {_told(document)}"

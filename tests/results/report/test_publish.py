@@ -78,7 +78,7 @@ def test_readme_shows_the_foremost_board_names_the_others_and_keeps_the_rest(ful
     assert text.startswith("# x\n")
     assert text.endswith("rest\n")
     assert "Published board **levels**" in text
-    assert "(results/published/levels/README.md)" in text
+    assert "(levels/README.md)" in text
     assert [line.partition("]")[0] for line in text.splitlines() if line.startswith("- ")] == ["- [older", "- [fewer"]
     assert publish.with_section(text, publish.section(folder)) == text
     assert publish.with_section(text, "") == EMPTY
