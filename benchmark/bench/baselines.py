@@ -124,7 +124,8 @@ def peak_memory(name: str, config: dict[str, Any], batch: int, grid: int, record
 
 
 def _peak_memory_apart(*arguments: object) -> float:
-    call = "import pickle, sys; from benchmark import bench; print(bench.peak_memory(*pickle.load(sys.stdin.buffer)))"
+    module = "import pickle, sys; from benchmark.bench.baselines import peak_memory"
+    call = f"{module}; print(peak_memory(*pickle.load(sys.stdin.buffer)))"
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then gives back what is freed, at once
     done = subprocess.run(
         [sys.executable, "-c", call], input=pickle.dumps(arguments), stdout=subprocess.PIPE, check=True, env=environment

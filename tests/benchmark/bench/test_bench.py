@@ -158,11 +158,11 @@ def test_views_and_writes_in_place_keep_their_sources() -> None:
     assert sources(recorder) == [(-1,)]
 
 
-@pytest.mark.parametrize("name", sorted(set(bench.registry.model_names()) - {"persistence"}))
+@pytest.mark.parametrize("name", sorted(set(bench.model_registry.model_names()) - {"persistence"}))
 def test_every_baseline_has_a_limit(name: str) -> None:
     """Each weight of the limit is trained, and its shapes fit."""
     torch.manual_seed(0)
-    fields = bench.registry.model(name).Config.model_fields
+    fields = bench.model_registry.model(name).Config.model_fields
     model = bench.build(name, {"hidden": 2} if "hidden" in fields else {}, 16)
     limit = LimitNetwork(*bench.record(model, 2, 16))
     bench.training_step(limit, 2, 16)()
@@ -172,7 +172,7 @@ def test_every_baseline_has_a_limit(name: str) -> None:
 
 def test_published_settings_are_settings() -> None:
     for name in bench.PUBLISHED:
-        bench.registry.model(name).Config.model_validate(bench.settings(name, None, quick=False))
+        bench.model_registry.model(name).Config.model_validate(bench.settings(name, None, quick=False))
     assert bench.settings("convnet", None, quick=True) == {"hidden": 114}
     assert bench.settings("convnet", 3, quick=True) == {"hidden": 3}
 
