@@ -1,14 +1,14 @@
-"""Starts and stops a real SLURM of two nodes on this machine, for the tests. Needs root, and packages.txt installed.
+"""Start and stop a real SLURM of two nodes on this machine for the tests. Needs root and the packages of packages.txt.
 
-    python tests/slurm/cluster.py up [--root DIR]        starts what does not run, waits until all of it answers
-    python tests/slurm/cluster.py status [--root DIR]    exit status 0 if all of it runs, 1 otherwise
+    python tests/slurm/cluster.py up [--root DIR]        starts the missing daemons and waits until all answer
+    python tests/slurm/cluster.py status [--root DIR]    exit status 0 if all daemons run, 1 otherwise
     python tests/slurm/cluster.py down [--root DIR]      stops everything and keeps the logs
-    python tests/slurm/cluster.py pids NAME              process ids of a daemon (slurmctld), or of all on a host (n1)
+    python tests/slurm/cluster.py pids NAME              process ids of a daemon (slurmctld) or a host (n1)
 
-Each host is a network namespace with an address and a host name of its own, so that jobs see two machines, and
-`ip -n n2 link set eth0 down` is a node lost; `up` mends that. Files, /tmp and process ids are shared.
+Each host is a network namespace with its own address and host name, so that jobs see two machines.
+`ip -n n2 link set eth0 down` cuts a node off, and `up` connects it again. Hosts share files, /tmp and process ids.
 
-    this machine     10.77.0.1                  clients only; nothing of the cluster listens here
+    this machine     10.77.0.1                  clients only, no daemons
     head             10.77.0.10                 munged, mariadbd, slurmdbd, slurmctld
     n1, n2           10.77.0.11, 10.77.0.12     slurmd, and the jobs
 """
@@ -44,12 +44,12 @@ PATIENCE_SECONDS = 60  # on a free machine each daemon answers within one
 
 
 class ClusterError(Exception):
-    """What this machine lacks or could not do, in words."""
+    """The machine lacks a program, or a command failed."""
 
 
 @dataclass(frozen=True)
 class Daemon:
-    """A server of the cluster, which runs on `host` and logs to log/NAME.log."""
+    """A daemon of the cluster: runs on `host`, logs to log/NAME.log."""
 
     name: str
     host: str
@@ -61,7 +61,7 @@ class Daemon:
 
 
 def daemons(root: Path) -> list[Daemon]:
-    """In the order in which they start: without slurmdbd the controller would begin with no accounting."""
+    """All daemons in starting order. The controller needs a running slurmdbd for accounting."""
     munge, mysql = f"{root}/munge/socket", f"{root}/run/mysql.socket"
     munged = f"munged --foreground --force --socket={munge} --pid-file={root}/run/munged.pid"
     munged += f" --key-file={root}/munge/key --seed-file={root}/munge/seed"
@@ -87,8 +87,8 @@ def node_state(node: str, root: Path) -> str:
 
 
 def is_up(root: Path) -> bool:
-    """Asked as a client, so that no root is needed. sacct sees jobs once slurmdbd has heard of the controller."""
-    if not (INTERFACES / BRIDGE).exists():  # the question would leave this machine
+    """Whether both nodes and accounting are ready. Uses client commands only, so it needs no root."""
+    if not (INTERFACES / BRIDGE).exists():  # sinfo would ask another cluster
         return False
     states = client(root, "sinfo", "--noheader", "--Node", "--format=%T").split()
     if len(states) < len(NODES) or not READY.issuperset(states):
@@ -97,11 +97,11 @@ def is_up(root: Path) -> bool:
 
 
 def up(root: Path) -> bool:
-    """Start what does not run; False: everything did."""
+    """Start the daemons that do not run. Returns whether one had to be started."""
     make_files(root)
     make_network(root)
     for node in NODES:
-        if "drain" in node_state(node, root):  # SLURM does so after an error, and asks for a person
+        if "drain" in node_state(node, root):  # after an error, until an administrator resumes it
             client(root, "scontrol", "update", f"NodeName={node}", "State=RESUME")
     started = False
     for daemon in daemons(root):
@@ -113,7 +113,7 @@ def up(root: Path) -> bool:
 
 
 def down(root: Path) -> None:
-    """SIGKILL throughout: nothing of the cluster is kept, so nothing needs time to be saved."""
+    """Kill all daemons and delete the network and all files but the logs."""
     for host in reversed(HOSTS):
         while pids := pids_on(host):
             kill(pids)
@@ -122,9 +122,9 @@ def down(root: Path) -> None:
             run("ip", "netns", "delete", host)
     if (INTERFACES / BRIDGE).exists():
         run("ip", "link", "delete", BRIDGE)
-    for node in NODES:  # jobs that were killed leave theirs
+    for node in NODES:  # killed jobs leave their cgroups
         for group, _, _ in os.walk(MEMORY_CGROUPS / f"slurm_{node}", topdown=False):
-            with suppress(OSError):  # the kernel has not done with it
+            with suppress(OSError):  # the kernel still uses it
                 Path(group).rmdir()
     write_hosts([])
     for folder in ("etc", "gpus", "munge", "mysql", "mysql.part", "run", "spool", "state"):
@@ -155,12 +155,12 @@ def make_files(root: Path) -> None:
 
 
 def task_plugin() -> str:
-    """The kernel ends a job that takes more memory than it asked for, on a machine with cgroups of version 1."""
+    """Plugin that enforces memory limits where the machine has cgroups of version 1."""
     return "task/cgroup" if (MEMORY_CGROUPS / "memory.limit_in_bytes").exists() else "task/none"
 
 
 def make_network(root: Path) -> None:
-    """The bridge, a namespace for each host, and their names; a link that was taken down comes up again."""
+    """Make the bridge, a namespace for each host, and their names; bring all links up."""
     if not (INTERFACES / BRIDGE).exists():
         run("ip", "link", "add", BRIDGE, "type", "bridge")
     run("ip", "link", "set", BRIDGE, "up", "alias", str(root))
@@ -179,7 +179,7 @@ def make_network(root: Path) -> None:
 
 
 def write_hosts(entries: list[str]) -> None:
-    """In place and not by renaming: in a container /etc/hosts is a mount."""
+    """Replace our entries in /etc/hosts, in place: in a container the file is a mount and cannot be renamed."""
     before = HOSTS_FILE.read_text(encoding="utf-8").splitlines()
     after = [line for line in before if not line.endswith(HOSTS_MARK)] + [f"{entry} {HOSTS_MARK}" for entry in entries]
     if after != before:
@@ -187,13 +187,13 @@ def write_hosts(entries: list[str]) -> None:
 
 
 def start(daemon: Daemon, root: Path) -> None:
-    """Start it, in place of one that hangs."""
+    """Start the daemon and wait until it answers; kill a hanging one first."""
     kill(daemon.pids())
     log = root / "log" / f"{daemon.name}.log"
-    # `ip netns exec` would mount a /sys in which slurmd finds no cgroup; nsenter leaves it alone.
+    # `ip netns exec` would mount a /sys in which slurmd finds no cgroup; nsenter keeps the real one.
     enter = ("nsenter", f"--net={NAMESPACES / daemon.host}", "unshare", "--uts")
     shell = ("sh", "-c", f'hostname {daemon.host} && exec "$@"', "sh")
-    # A batch job begins in slurmd's environment, so nothing of ours is handed on.
+    # Batch jobs inherit slurmd's environment, so it gets nothing of this process.
     environment = {"PATH": os.environ["PATH"], "MYSQL_UNIX_PORT": f"{root}/run/mysql.socket"} | client_environment(root)
     with log.open("ab") as out:
         process = subprocess.Popen(
@@ -207,7 +207,7 @@ def start(daemon: Daemon, root: Path) -> None:
         )
 
     def serves() -> bool:
-        if process.poll() is not None and not daemon.pids():  # those of SLURM go into the background
+        if process.poll() is not None and not daemon.pids():  # SLURM's daemons fork into the background
             raise ClusterError(f"{daemon.name} ended; {tail(log)}")
         return daemon.answers()
 
@@ -233,7 +233,7 @@ def run(*command: str) -> None:
 
 
 def client(root: Path, *command: str) -> str:
-    """What a command of SLURM prints; empty if it fails or does not come to an end."""
+    """Output of a SLURM command; empty if it fails or times out."""
     environment = os.environ | client_environment(root)
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=10, check=False)
@@ -258,10 +258,10 @@ def pids_on(host: str, program: str | None = None) -> list[int]:
 
 
 def pids_of(name: str, root: Path) -> list[int]:
-    """What runs on a host, or of one daemon: the cluster's own, whatever else bears the name on this machine."""
+    """Process ids of one daemon, or of all processes on a host of the cluster."""
     by_name = {daemon.name: daemon.pids for daemon in daemons(root)}
     if name not in by_name and name not in HOSTS:
-        raise ClusterError(f"pids: no {name}; there are {', '.join((*by_name, *HOSTS))}")
+        raise ClusterError(f"pids: unknown name {name} (valid: {', '.join((*by_name, *HOSTS))})")
     return pids_on(name) if name in HOSTS else by_name[name]()
 
 
@@ -279,7 +279,7 @@ def check_machine(root: Path) -> None:
     alias = INTERFACES / BRIDGE / "ifalias"
     owner = alias.read_text(encoding="utf-8").strip() if alias.exists() else ""
     if owner not in ("", str(root)):
-        raise ClusterError(f"this machine has a cluster already; `down --root {owner}` stops it")
+        raise ClusterError(f"this machine already runs a cluster; `down --root {owner}` stops it")
 
 
 def main() -> int:
@@ -287,7 +287,7 @@ def main() -> int:
     parser.add_argument("command", choices=("up", "status", "down", "pids"))
     parser.add_argument("name", nargs="?", help="for pids: slurmctld, slurmdbd, slurmd-n1, ..., or head, n1, n2")
     default = Path(os.environ.get("SYMBENCH_SLURM_ROOT", Path(tempfile.gettempdir()) / "symbench-slurm"))
-    parser.add_argument("--root", type=Path, default=default, help=f"where its files are (default: {default})")
+    parser.add_argument("--root", type=Path, default=default, help=f"folder of its files (default: {default})")
     arguments = parser.parse_args()
     root = arguments.root.resolve()
     if arguments.command == "status":

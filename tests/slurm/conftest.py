@@ -1,4 +1,4 @@
-"""The environment in which sbatch, srun and sacct speak to the test cluster, and people who work there."""
+"""Fixtures: the environment in which SLURM's commands reach the test cluster, and login nodes."""
 
 import os
 import subprocess
@@ -15,14 +15,14 @@ NewLoginNode = Callable[..., LoginNode]
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[dict[str, str]]:
-    """Our environment and SLURM_CONF. A cluster that runs is emptied and left; else one is started for the tests."""
+    """Environment with SLURM_CONF. Uses a running cluster after emptying its queue, or starts one for the session."""
     answer = manage("status")
     started = answer.returncode != 0
     if started:
         answer = manage("up")
     if answer.returncode != 0:
         if os.environ.get("SYMBENCH_REQUIRE_SLURM") == "1":
-            pytest.fail(f"no SLURM, and SYMBENCH_REQUIRE_SLURM=1 asks for it: {answer.stderr}")
+            pytest.fail(f"SYMBENCH_REQUIRE_SLURM=1, but there is no SLURM: {answer.stderr}")
         pytest.skip(f"no SLURM: {answer.stderr.splitlines()[0]}")
     exports = [line.removeprefix("export ") for line in answer.stdout.splitlines() if line.startswith("export ")]
     environment = os.environ | dict(line.split("=", 1) for line in exports)
@@ -34,7 +34,7 @@ def slurm() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def new_login_node(slurm: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewLoginNode]:
-    """Makes one with a store and a site file of its own; keywords go into the site file."""
+    """Factory of login nodes, each with its own store and site file; keywords go into the site file."""
     made = []
 
     def make(**site: object) -> LoginNode:
@@ -56,7 +56,7 @@ def login_node(new_login_node: NewLoginNode) -> Iterator[LoginNode]:
 
 @pytest.fixture(scope="session")
 def undisturbed(new_login_node: NewLoginNode) -> Callable[[int], Record]:
-    """The cell that others are stopped in, run in one go: by how many ranks, on as many nodes."""
+    """Record of the same cell trained without interruption, by number of ranks; each rank is on its own node."""
     nodes = {1: new_login_node(), 2: new_login_node()}
     for ranks, node in nodes.items():
         node.declare(epochs=60, ranks=ranks, nodes=ranks)

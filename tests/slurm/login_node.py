@@ -1,4 +1,4 @@
-"""A person on the login node: symbench and SLURM's commands, one store, and the jobs that were sent from it."""
+"""A user's session on the login node: symbench and SLURM's commands on one store and its jobs."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ from benchmark.models.convnet import ConvNet
 
 
 class Waiting(ConvNet):
-    """Takes its time until there is a file `go` beside this one."""
+    """A ConvNet with slow steps until a file `go` appears beside this one."""
 
     def before_step(self, progress: float) -> None:
         time.sleep(0 if Path(__file__).with_name("go").exists() else 0.1)
 '''
-"""`waiting`, a baseline."""
+"""Code of the baseline `waiting`."""
 PATIENCE_SECONDS = 240
 CLUSTER = Path(__file__).with_name("cluster.py")
 COSTS = {"training_seconds", "samples_per_second", "peak_memory_bytes"}
 
 
 class LoginNode:
-    """Tests that run at the same time have a store and a site file each, and see only their own jobs."""
+    """Session with its own store and site file; sees only jobs of that store."""
 
     def __init__(self, environment: dict[str, str], store: Store, folder: Path, **site: object) -> None:
         self.environment, self.store, self.folder = environment, store, folder
@@ -57,14 +57,14 @@ class LoginNode:
         self.plugin: Path | None = None
 
     def declare(self, models: str = "[{convnet: {hidden: 4}}]", nodes: int = 1, **options: Any) -> Path:
-        """Write the suite; keywords are those of `suite_in`. It does not stop early."""
+        """Write the suite, without early stopping; keywords are those of `suite_in`."""
         text = suite_in(self.folder, models, **options).read_text(encoding="utf-8")
         text = text.replace("batch_size: 8", "batch_size: 8, early_stop_after: null")
         self.suite.write_text(text.replace("{ranks: ", f"{{nodes: {nodes}, ranks: "), encoding="utf-8")
         return self.suite
 
     def plug_in(self, name: str, code: str) -> None:
-        """A baseline of the tests' own, which every `symbench run` from here knows."""
+        """Write a plug-in that `run` passes to symbench."""
         self.plugin = self.folder / f"{name}.py"
         self.plugin.write_text(code, encoding="utf-8")
 
@@ -73,7 +73,7 @@ class LoginNode:
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300, check=False)
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
-        """`symbench` with these arguments, without waiting for its end."""
+        """Start `symbench` in the background."""
         command = [str(SYMBENCH), *map(str, arguments), "--store", os.path.relpath(self.store.root)]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=self.environment, stdout=pipe, stderr=pipe, text=True)
@@ -88,7 +88,7 @@ class LoginNode:
         return done.stdout
 
     def queue(self) -> list[str]:
-        """`<job> <state> <name>` of what was sent from this store."""
+        """`<job> <state> <name>` of the queued and running jobs of this store."""
         command = ["squeue", "--noheader", "--array", "--format=%i %T %j|%o"]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
         lines = done.stdout.splitlines()
@@ -105,16 +105,16 @@ class LoginNode:
             time.sleep(0.2)
 
     def clear(self) -> None:
-        if left := [line.split()[0] for line in self.queue()]:
-            self.slurm("scancel", *left)
+        if jobs := [line.split()[0] for line in self.queue()]:
+            self.slurm("scancel", *jobs)
         self.wait_for_all()
 
     def wait_for_all(self) -> None:
-        """Until none is in the queue, the collector's jobs included."""
+        """Wait until no job of this store is in the queue."""
         self.wait_until(lambda: not self.queue())
 
     def wait_for_epoch(self, epoch: int, cells: int = 1) -> list[Record]:
-        """Until so many cells run and have done `epoch` epochs; these."""
+        """Wait until `cells` running cells have done `epoch` epochs; return their records."""
 
         def reached() -> list[Record]:
             return [r for r in self.records() if r.status.state == "running" and r.status.epoch >= epoch]
@@ -123,36 +123,36 @@ class LoginNode:
         return reached()
 
     def records(self) -> list[Record]:
-        """Of all cells that ever began, by model and seed."""
-        found = [read_record(folder) for folder in (self.store.root / "cells").glob("*")]
-        return sorted(filter(None, found), key=lambda record: (record.cell.model.name, record.cell.seed))
+        """Records of all cells that began, sorted by model and seed."""
+        records = [read_record(folder) for folder in (self.store.root / "cells").glob("*")]
+        return sorted(filter(None, records), key=lambda record: (record.cell.model.name, record.cell.seed))
 
     def states(self) -> list[str]:
-        """How they ended: `done`, or the class of failure."""
+        """State of each record: `done`, or the class of failure."""
         return [record.status.failure or record.status.state for record in self.records()]
 
     def submissions(self) -> list[Submission]:
-        found, broken = notes(self.store, Submission)
+        submissions, broken = notes(self.store, Submission)
         assert not broken
-        return found
+        return submissions
 
     def logs(self) -> str:
         return "\n".join(path.read_text() for path in sorted((self.store.root / "jobs").glob("*/*_log.out")))
 
 
 def same(one: Record, other: Record) -> bool:
-    """Bit for bit, but for what it cost."""
-    left, right = ({k: v for k, v in r.metrics.items() if k not in COSTS} for r in (one, other))
-    return left == right
+    """Whether all metrics but the costs are equal bit for bit."""
+    first, second = ({k: v for k, v in r.metrics.items() if k not in COSTS} for r in (one, other))
+    return first == second
 
 
 def manage(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """cluster.py, as make calls it."""
+    """Run cluster.py as make does."""
     return subprocess.run([sys.executable, str(CLUSTER), *arguments], capture_output=True, text=True, check=False)
 
 
 def pids(name: str) -> list[int]:
-    """Of a daemon, or of all on a node: process ids are shared with the nodes."""
+    """Process ids of a daemon, or of all processes on a node."""
     answer = manage("pids", name)
     assert answer.returncode == 0, answer.stderr
     return [int(pid) for pid in answer.stdout.split()]

@@ -1,4 +1,4 @@
-"""The cluster itself: what tests of symbench on SLURM take for granted."""
+"""The test cluster itself: the properties that the other SLURM tests rely on."""
 
 import subprocess
 import time

@@ -1,4 +1,4 @@
-"""Data simulated by an array of real SLURM jobs on two nodes."""
+"""Data simulated by a job array on a real two-node SLURM."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SITE = "{scheduler: slurm, partition: main, minutes: 15, cpus: 1, memory_gb: 2, 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With a space in its name, which no shell may trip over."""
+    """Folder with a space in its name, to catch missing quotes."""
     folder = tmp_path / "a store"
     folder.mkdir()
     (folder / "suite.yaml").write_text(SUITE)
@@ -36,7 +36,7 @@ def prepare(folder: Path, store: str, *options: str) -> list[str]:
     return [*command, *options]
 
 
-def test_an_array_makes_the_same_bytes_as_this_machine(slurm: dict[str, str], folder: Path) -> None:
+def test_an_array_writes_the_same_bytes_as_this_machine(slurm: dict[str, str], folder: Path) -> None:
     there = prepare(folder, "there", "--on", str(folder / "site.yaml"))
     answer = subprocess.run(there, env=slurm, capture_output=True, text=True, check=False, timeout=300)
     assert answer.returncode == 0, answer.stderr
@@ -75,7 +75,7 @@ def queue(slurm: dict[str, str]) -> str:
     return subprocess.run(command, env=slurm, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-def test_jobs_that_fail_are_told_with_their_logs(slurm: dict[str, str], folder: Path) -> None:
+def test_failed_jobs_are_reported_with_their_logs(slurm: dict[str, str], folder: Path) -> None:
     (folder / "site.yaml").write_text(SITE.replace("echo set up", "exit 7"))
     command = prepare(folder, "store", "--on", str(folder / "site.yaml"))
     answer = subprocess.run(command, env=slurm, capture_output=True, text=True, check=False, timeout=300)

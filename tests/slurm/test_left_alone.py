@@ -1,6 +1,6 @@
-"""Suites that nobody looks after: all are sent at once, and each test waits until its own has come to an end.
+"""Unattended suites with faults: a lost node, a killed process, a time limit, an error, too little memory.
 
-What happens to some of them on the way comes from outside: a node is lost, a process is killed, the time is up.
+All suites are sent at once, and each test waits for the end of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from benchmark.models.convnet import ConvNet
 
 
 class Faulty(ConvNet):
-    """Breaks in its first step of training, on the last rank."""
+    """A ConvNet that raises an error in the first training step, on the last rank."""
 
     def before_step(self, progress: float) -> None:
         if os.environ["SLURM_PROCID"] == str(int(os.environ["SLURM_NTASKS"]) - 1):
@@ -44,7 +44,7 @@ from benchmark.models.convnet import ConvNet
 
 
 class Hungry(ConvNet):
-    """Takes 120 MB for each window that it is trained on at once."""
+    """A ConvNet that allocates 120 MB for each window of a training batch."""
 
     def forward(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
         ballast = torch.ones(len(x_BTCHW) if self.training else 0, 30_000_000)
@@ -59,7 +59,7 @@ from benchmark.models.convnet import ConvNet
 
 
 class Slow(ConvNet):
-    """Takes a second for each step until its job starts again."""
+    """A ConvNet whose steps take a second until SLURM requeues the job."""
 
     def before_step(self, progress: float) -> None:
         time.sleep(1 if "SLURM_RESTART_COUNT" not in os.environ else 0)
@@ -73,7 +73,7 @@ from benchmark.models.persistence import Persistence
 
 
 class Still(Persistence):
-    """Persistence by a thousand names."""
+    """Persistence with a number, to make many cells."""
 
     class Config(Frozen):
         number: PositiveInt = 1
@@ -99,14 +99,14 @@ submit(suite, Store(Path(store)), site.load(site_file), [Batch(Shape("cpu", 1, l
 
 @pytest.fixture(scope="module")
 def lost_nodes(new_login_node: NewLoginNode, undisturbed: Undisturbed) -> dict[str, LoginNode]:
-    """One job on each node, and both nodes lose all their processes: slurmd, the job's, and what watches over it.
+    """One job on each node; then all processes on both nodes are killed, slurmd included.
 
-    One is also cut off until SLURM has given it up; on the other slurmd is back at once, and knows nothing of the job.
+    One node is also cut off until SLURM marks it down. On the other, slurmd is back at once without the job.
     """
-    undisturbed(1), undisturbed(2)  # they have ended
+    undisturbed(1), undisturbed(2)  # wait until the nodes are free
     lost = {}
     for way in ("cut off", "killed"):
-        node = lost[way] = new_login_node(memory_gb=6.0)  # so that each job needs a node for itself
+        node = lost[way] = new_login_node(memory_gb=6.0)  # so that each job fills a node
         node.plug_in("waiting", WAITING)
         node.declare("[{waiting: {hidden: 4}}]", epochs=60)
         node.run()
@@ -118,7 +118,7 @@ def lost_nodes(new_login_node: NewLoginNode, undisturbed: Undisturbed) -> dict[s
         lost["cut off"].wait_until(lambda: "down" in node_state(lost["cut off"], hosts["cut off"]))
     finally:
         mend()
-    kill_all_on(hosts["killed"])  # only a job that is older than some 12 s is missed when slurmd comes back
+    kill_all_on(hosts["killed"])  # slurmctld misses only jobs older than some 12 s
     mend()
     for node in lost.values():
         (node.folder / "go").touch()
@@ -182,7 +182,7 @@ def left_alone(lost_nodes: dict[str, LoginNode], new_login_node: NewLoginNode) -
 
 
 def count_calls_of_sbatch(node: LoginNode) -> None:
-    """`calls` in the node's folder has a line for each from now on."""
+    """Log each call of sbatch as a line of the file `calls` in the node's folder."""
     shim = node.folder / "bin" / "sbatch"
     shim.parent.mkdir()
     real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout.strip()
@@ -192,7 +192,7 @@ def count_calls_of_sbatch(node: LoginNode) -> None:
 
 
 def test_two_nodes_and_a_board(new_login_node: NewLoginNode) -> None:
-    """Two-node cells beside one that needs no training; the last job shows them in MLflow and in the report."""
+    """Two-node cells and an untrained one; the last job updates MLflow and the report."""
     node = new_login_node()
     node.declare("[persistence, {convnet: {hidden: 4}}]", seeds="[0, 1]", ranks=2, nodes=2)
     node.suite.write_text(node.suite.read_text().replace("name: tiny", "name: a 'b' é"))
@@ -209,8 +209,8 @@ def test_two_nodes_and_a_board(new_login_node: NewLoginNode) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_one_error_leaves_the_siblings_alone_and_is_not_retried(left_alone: dict[str, LoginNode], ranks: int) -> None:
-    """With two ranks, on two nodes, it is rank 1 that breaks."""
+def test_an_error_in_one_cell_affects_no_other_and_is_not_retried(left_alone: dict[str, LoginNode], ranks: int) -> None:
+    """With two ranks on two nodes, rank 1 raises the error."""
     node = left_alone[f"error of {ranks}"]
     node.wait_for_all()
     assert node.states() == ["done", "done", "code_error", "code_error"], node.logs()
@@ -221,10 +221,10 @@ def test_one_error_leaves_the_siblings_alone_and_is_not_retried(left_alone: dict
     assert (node.store.root / "tiny.html").exists()
 
 
-def test_out_of_memory_it_is_sent_again_with_a_smaller_micro_batch(
+def test_after_out_of_memory_a_cell_is_sent_again_with_half_the_micro_batch(
     left_alone: dict[str, LoginNode], undisturbed: Undisturbed
 ) -> None:
-    """The kernel kills it; with half the windows at once it is the same training, but for rounding."""
+    """The kernel kills the process; with half the micro-batch the training is equal up to rounding."""
     node = left_alone["memory"]
     if "task/cgroup" not in node.slurm("scontrol", "show", "config"):
         pytest.skip("this machine has no memory cgroups of version 1, so SLURM enforces no --mem")
@@ -243,10 +243,7 @@ def losses(epoch: Epoch) -> tuple[float, float]:
     return epoch.train_rmse, epoch.validation_rmse
 
 
-def test_a_killed_process_is_noticed_and_its_cell_sent_again(
-    left_alone: dict[str, LoginNode], undisturbed: Undisturbed
-) -> None:
-    """No word from the process; the last job sees that it is gone."""
+def test_the_cell_of_a_killed_process_is_sent_again(left_alone: dict[str, LoginNode], undisturbed: Undisturbed) -> None:
     node = left_alone["process killed"]
     node.wait_for_all()
     assert node.states() == ["done"], node.logs()
@@ -261,21 +258,21 @@ def test_two_submissions_at_once_run_each_cell_once(left_alone: dict[str, LoginN
     assert [record.status.attempt for record in node.records()] == [1] * 4
 
 
-def test_at_the_time_limit_all_lanes_save_and_their_job_goes_on(
+def test_at_the_time_limit_all_lanes_save_and_the_job_continues(
     left_alone: dict[str, LoginNode], undisturbed: Undisturbed
 ) -> None:
-    """Four cells in two lanes of one job, with a limit of a minute: SLURM itself sends the signal."""
+    """Four cells in two lanes of one job with a limit of one minute; SLURM itself sends the signal."""
     node = left_alone["time limit"]
     node.wait_for_all()
     records = node.records()
     assert node.states() == ["done"] * 4, node.logs()
     assert len(node.submissions()) == 1
-    assert sum(record.status.attempt > 1 for record in records) >= 2  # those that ran side by side
+    assert sum(record.status.attempt > 1 for record in records) >= 2  # the two that ran when the signal came
     assert same(records[0], undisturbed(1))
 
 
 def test_a_thousand_cells_in_a_few_calls(left_alone: dict[str, LoginNode]) -> None:
-    """In four jobs, of which an array holds three."""
+    """Four jobs in two arrays, since an array holds at most three."""
     node = left_alone["many"]
     node.wait_for_all()
     assert node.states() == ["done"] * 1000
@@ -289,8 +286,10 @@ def test_a_thousand_cells_in_a_few_calls(left_alone: dict[str, LoginNode]) -> No
 
 
 @pytest.mark.parametrize("way", ["cut off", "killed"])
-def test_a_node_that_dies_loses_nothing(left_alone: dict[str, LoginNode], undisturbed: Undisturbed, way: str) -> None:
-    """SLURM gives it up and requeues the job; the cell waits until nobody can hold it any more, and goes on."""
+def test_a_cell_survives_the_loss_of_its_node(
+    left_alone: dict[str, LoginNode], undisturbed: Undisturbed, way: str
+) -> None:
+    """SLURM requeues the job; the cell continues once the lease of the dead holder is stale."""
     node = left_alone[way]
     node.wait_for_all()
     assert node.states() == ["done"], node.logs()

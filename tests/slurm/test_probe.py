@@ -1,4 +1,4 @@
-"""A probe on the cluster: a short job of two nodes that times steps, whose figures are kept for this site alone."""
+"""Probe on the cluster: a short two-node job times training steps; its result is used for this site alone."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from slurm.login_node import SITE, LoginNode
 
 
 def plan(node: LoginNode, *options: object) -> tuple[dict[str, dict[str, Any]], str]:
-    """The rows by model, and what was said meanwhile."""
+    """Rows by model, and stderr."""
     done = node.symbench("plan", node.suite, "--on", node.site, "--json", *options)
     assert done.returncode == 0, done.stderr
     return {row["model"]: row for row in json.loads(done.stdout)["rows"]}, done.stderr
 
 
-def test_a_few_steps_are_timed_on_two_nodes_and_believed_there_alone(login_node: LoginNode) -> None:
+def test_steps_timed_on_two_nodes_are_used_for_that_site_alone(login_node: LoginNode) -> None:
     login_node.declare("[persistence, {convnet: {hidden: 4}}]", nodes=2, ranks=2, seeds="[0, 1]", epochs=50)
     guessed, _ = plan(login_node)
-    probed, told = plan(login_node, "--probe")
+    probed, messages = plan(login_node, "--probe")
     assert [guessed["convnet"]["estimate"], probed["convnet"]["estimate"]] == ["from FLOPs", "probe"]
     assert probed["persistence"]["estimate"] == "from FLOPs"
-    assert "times 1 kind of cells" in told
+    assert "times 1 kind of cells" in messages
     login_node.wait_for_all()
     (kept,) = (login_node.store.root / "paces").glob("*.json")
     document = json.loads(kept.read_text())
     assert document["shape"] == {"device": "cpu", "ranks": 2, "nodes": 2, "lanes": 1}
     assert document["pace"]["data"] == "real"
-    again, told = plan(login_node, "--probe")
+    again, messages = plan(login_node, "--probe")
     assert again["convnet"] == probed["convnet"]
-    assert "job" not in told
+    assert "job" not in messages
     login_node.site.write_text(json.dumps(SITE | {"cpus": 2}), encoding="utf-8")
     assert plan(login_node)[0]["convnet"]["estimate"] == "from FLOPs"
 
 
-def test_what_cannot_start_in_time_is_cancelled_and_said(login_node: LoginNode) -> None:
+def test_a_probe_that_does_not_start_in_time_is_cancelled(login_node: LoginNode) -> None:
     login_node.declare()
     login_node.site.write_text(json.dumps(SITE | {"setup": ["sleep 120"]}), encoding="utf-8")
     done = login_node.symbench("plan", login_node.suite, "--on", login_node.site, "--probe", "--patience", 3)
@@ -43,10 +43,10 @@ def test_what_cannot_start_in_time_is_cancelled_and_said(login_node: LoginNode) 
     login_node.wait_for_all()
 
 
-def test_python_that_does_not_start_is_said(login_node: LoginNode) -> None:
+def test_a_python_that_does_not_start_is_reported(login_node: LoginNode) -> None:
     login_node.declare()
     login_node.site.write_text(json.dumps(SITE | {"python": "/no/such/python"}), encoding="utf-8")
-    rows, told = plan(login_node, "--probe")
+    rows, messages = plan(login_node, "--probe")
     assert rows["convnet"]["estimate"] == "from FLOPs"
-    assert "not probed: convnet on smoke_rotation_levels (small)" in told
-    assert "/no/such/python: No such file or directory" in told
+    assert "not probed: convnet on smoke_rotation_levels (small)" in messages
+    assert "/no/such/python: No such file or directory" in messages

@@ -1,4 +1,4 @@
-"""Suites on a real SLURM of two nodes that are stopped, pushed out and cancelled; and what symbench says meanwhile."""
+"""Suites on a real two-node SLURM that are stopped, preempted and cancelled, and the doctor there."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Undisturbed = Callable[[int], Record]
 def test_stopped_three_times_the_result_is_the_same_bit_for_bit(
     new_login_node: NewLoginNode, undisturbed: Undisturbed
 ) -> None:
-    """The signal before the time limit, to one rank alone and to two on two nodes: all save, and the job goes on.
+    """After the signal before the time limit, all ranks save and the job continues: one rank, and two on two nodes.
 
-    The second time it reaches one of the two ranks only, and both stop.
+    The second signal reaches one of the two ranks only, and both stop.
     """
     nodes = {ranks: new_login_node() for ranks in (1, 2)}
     for ranks, node in nodes.items():
@@ -51,7 +51,7 @@ def test_stopped_three_times_the_result_is_the_same_bit_for_bit(
 
 
 def pid_of_rank(rank: int, host: str) -> int:
-    """The Python process of it."""
+    """Process id of the rank's Python."""
     for pid in pids(host):
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         if f"SLURM_PROCID={rank}".encode() in environment and b"python" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -59,22 +59,22 @@ def pid_of_rank(rank: int, host: str) -> int:
     raise AssertionError(f"no rank {rank} on {host}")
 
 
-def test_pushed_out_by_another_job_they_come_back_but_cancelled_ones_do_not(
+def test_preempted_jobs_come_back_and_cancelled_ones_do_not(
     new_login_node: NewLoginNode, undisturbed: Undisturbed
 ) -> None:
     """A job of a partition with a higher priority takes both nodes.
 
-    SLURM requeues what it pushes out. A job of `polite` was told before (GraceTime) and has ended by itself, which
-    SLURM does not requeue: the last job sends its cell again. Of four other jobs one is cancelled while it runs, and
-    one while it waits to come back.
+    SLURM requeues preempted jobs. A job of the partition `polite` gets a signal first (GraceTime) and ends on its own;
+    SLURM does not requeue it, and the last job sends its cell again. Of four other jobs, one is cancelled while it
+    runs and one while it waits after the requeue.
     """
-    plain, told = new_login_node(cells_per_job=1), new_login_node(partition="polite")
-    for node, seeds in ((plain, "[0, 1, 2, 3]"), (told, "[0]")):
+    plain, warned = new_login_node(cells_per_job=1), new_login_node(partition="polite")
+    for node, seeds in ((plain, "[0, 1, 2, 3]"), (warned, "[0]")):
         node.plug_in("waiting", WAITING)
         node.declare("[{waiting: {hidden: 4}}]", seeds=seeds, epochs=60)
         node.run()
     plain.wait_for_epoch(1, cells=4)
-    told.wait_for_epoch(1)
+    warned.wait_for_epoch(1)
     job_of = {cells[0]: job for job, cells in plain.submissions()[0].jobs.items()}
     jobs = [job_of[record.cell.id] for record in plain.records()]
     plain.slurm("scancel", jobs[1])
@@ -83,20 +83,20 @@ def test_pushed_out_by_another_job_they_come_back_but_cancelled_ones_do_not(
     plain.slurm(*urgent)
     plain.wait_until(lambda: sorted(plain.jobs("PENDING")) == [jobs[0], *jobs[2:]])
     plain.slurm("scancel", jobs[2])
-    for node in (plain, told):
+    for node in (plain, warned):
         (node.folder / "go").touch()
-    for node in (plain, told):
+    for node in (plain, warned):
         node.wait_for_all()
     assert plain.states() == ["done", "cancelled", "cancelled", "done"], plain.logs()
     assert len(plain.submissions()) == 1
     assert (plain.store.root / "tiny.html").exists()
-    assert told.states() == ["done"], told.logs()
-    assert len(told.submissions()) == 2
+    assert warned.states() == ["done"], warned.logs()
+    assert len(warned.submissions()) == 2
     assert same(plain.records()[0], undisturbed(1))
-    assert same(told.records()[0], undisturbed(1))
+    assert same(warned.records()[0], undisturbed(1))
 
 
-def test_cancelled_from_outside_it_is_not_sent_again(login_node: LoginNode) -> None:
+def test_a_cancelled_cell_is_not_sent_again(login_node: LoginNode) -> None:
     login_node.declare(epochs=400)
     login_node.run()
     login_node.wait_for_epoch(2)
@@ -110,10 +110,10 @@ def test_cancelled_from_outside_it_is_not_sent_again(login_node: LoginNode) -> N
     assert "no jobs in the queue" in login_node.symbench("cancel", login_node.suite).stdout
 
 
-def test_the_doctor_finds_the_cluster_well(login_node: LoginNode) -> None:
-    found = login_node.symbench("doctor", "--on", login_node.site, "--json")
-    findings = {finding["check"]: finding for finding in json.loads(found.stdout)}
-    assert found.returncode == 0, found.stdout
+def test_the_doctor_passes_the_cluster(login_node: LoginNode) -> None:
+    examined = login_node.symbench("doctor", "--on", login_node.site, "--json")
+    findings = {finding["check"]: finding for finding in json.loads(examined.stdout)}
+    assert examined.returncode == 0, examined.stdout
     assert {"commands", "controller", "accounting", "limits", "shared folder", "environment", "clock", "ranks"} <= set(
         findings
     )
@@ -121,20 +121,20 @@ def test_the_doctor_finds_the_cluster_well(login_node: LoginNode) -> None:
     assert "n1, n2" in findings["shared folder"]["detail"]
 
 
-def test_the_doctor_says_what_is_wrong(login_node: LoginNode) -> None:
+def test_the_doctor_reports_a_wrong_site_file(login_node: LoginNode) -> None:
     login_node.site.write_text(json.dumps(SITE | {"partition": "gold"}))
-    found = login_node.symbench("doctor", "--on", login_node.site)
-    assert found.returncode == 3
-    assert "invalid partition" in found.stdout
-    assert "not ready: limits" in found.stderr
+    examined = login_node.symbench("doctor", "--on", login_node.site)
+    assert examined.returncode == 3
+    assert "invalid partition" in examined.stdout
+    assert "not ready: limits" in examined.stderr
     login_node.site.write_text(json.dumps(SITE | {"python": "/no/such/python"}))
-    found = login_node.symbench("doctor", "--on", login_node.site)
-    assert found.returncode == 3
-    assert "not ready: environment" in found.stderr
+    examined = login_node.symbench("doctor", "--on", login_node.site)
+    assert examined.returncode == 3
+    assert "not ready: environment" in examined.stderr
 
 
-def test_the_controller_and_accounting_may_be_away(login_node: LoginNode) -> None:
-    """slurmctld is started anew while a job runs, and slurmdbd is dead: squeue alone has to do."""
+def test_the_controller_and_accounting_may_be_down(login_node: LoginNode) -> None:
+    """slurmctld restarts while a job runs; then slurmdbd is dead, and symbench uses squeue alone."""
     suite = login_node.declare(epochs=5000)
     login_node.run()
     login_node.wait_for_epoch(2)

@@ -1,4 +1,4 @@
-"""Studies in allocations of a real SLURM of two nodes, each with a Ray of its own."""
+"""Studies in allocations of a real two-node SLURM, each with its own Ray cluster."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pid_is_of_a_node(pid: int) -> bool:
 
 
 class Tuner:
-    """A person on the login node who tunes."""
+    """A login node with a suite that declares a search space."""
 
     def __init__(self, node: LoginNode, **options: Any) -> None:
         self.node = node
@@ -45,8 +45,8 @@ class Tuner:
 
     @property
     def folders(self) -> list[StudyFolder]:
-        found: dict[str, Study] = {s.name: s for s in studies(suites.load(str(self.node.suite))).values()}
-        return [StudyFolder(self.node.store.root, study) for study in found.values()]
+        by_name: dict[str, Study] = {s.name: s for s in studies(suites.load(str(self.node.suite))).values()}
+        return [StudyFolder(self.node.store.root, study) for study in by_name.values()]
 
     def records(self) -> list[Record]:
         folders = [folder for folder in self.folders if (folder.root / "trials").is_dir()]
@@ -63,8 +63,8 @@ class Tuner:
         assert all(folder.result_path.exists() for folder in self.folders), self.logs()
 
 
-def test_trials_run_on_both_nodes_and_a_lost_one_is_done_without(login_node: LoginNode) -> None:
-    """Its network is gone while a trial runs there; the trial goes on at the other node, from its checkpoint."""
+def test_trials_run_on_both_nodes_and_survive_the_loss_of_one(login_node: LoginNode) -> None:
+    """A node loses its network while a trial runs there; the trial continues on the other node from its checkpoint."""
     tuner = Tuner(login_node, epochs=30)
     sent = tuner.tune("--trials", 5, "--nodes", 2, "--parallel", 2, "--scheduler", "none")
     assert "1 studies in 1 jobs" in sent
@@ -90,8 +90,8 @@ def test_trials_run_on_both_nodes_and_a_lost_one_is_done_without(login_node: Log
         assert list(now[record.cell.id].history[: len(record.history)]) == list(record.history)
 
 
-def test_two_studies_share_a_node_and_go_on_after_the_signal(login_node: LoginNode) -> None:
-    """Each has an allocation and a Ray of its own; told that the time is up, their jobs come back and end."""
+def test_two_studies_share_a_node_and_continue_after_the_signal(login_node: LoginNode) -> None:
+    """Each study has its own allocation and Ray; after the signal both jobs are requeued and finish."""
     tuner = Tuner(login_node, models="[{convnet: {hidden: 4}}, {convnet: {hidden: 6}}]", epochs=30)
     sent = tuner.tune("--trials", 3, "--parallel", 1, "--scheduler", "none")
     assert "2 studies in 2 jobs" in sent

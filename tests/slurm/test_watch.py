@@ -1,4 +1,4 @@
-"""`symbench sync --watch` beside a suite that runs on a real SLURM."""
+"""`symbench sync --watch` while a suite runs on a real SLURM."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EPOCHS = 100
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """Address of an MLflow server that the nodes cannot reach: it listens on the loopback address of this machine."""
+    """Address of an MLflow server on the loopback address, which the nodes cannot reach."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -35,7 +35,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 def cell_runs(server: str) -> dict[str, tuple[str, str, list[int]]]:
-    """Cell id -> run id, status, and the epochs shown."""
+    """Cell id -> run id, status and logged epochs."""
     from mlflow.tracking import MlflowClient
 
     client, shown = MlflowClient(server), {}
@@ -47,8 +47,8 @@ def cell_runs(server: str) -> dict[str, tuple[str, str, list[int]]]:
     return shown
 
 
-def test_epochs_of_running_cells_appear_in_mlflow_while_they_come(new_login_node: NewLoginNode, server: str) -> None:
-    """Only the login node speaks to the server. Ctrl-C ends the watch alone, and another one goes on."""
+def test_epochs_of_running_cells_appear_in_mlflow(new_login_node: NewLoginNode, server: str) -> None:
+    """Only the login node reaches the server. Ctrl-C ends the watch but no job, and a second watch continues."""
     node = new_login_node(cells_per_job=1)
     node.plug_in("waiting", WAITING)
     suite = node.declare("[{waiting: {hidden: 4}}]", seeds="[0, 1]", epochs=EPOCHS)
