@@ -22,6 +22,8 @@ PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Level = int | float | str
 Target = Literal["frame", "change"]
+Grid = Literal["centered", "staggered"]
+GroupName = Literal["C4", "translation", "scale"]
 
 
 class Frozen(BaseModel):
@@ -42,7 +44,7 @@ class DatasetChoice(Frozen):
     name: str
     level: Level
     preset: str
-    grid: Literal["centered", "staggered"] = "centered"
+    grid: Grid = "centered"
 
 
 class ModelChoice(Frozen):

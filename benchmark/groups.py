@@ -15,14 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
-Grid = Literal["centered", "staggered"]
-GroupName = Literal["C4", "translation", "scale"]
+from benchmark.cell import Grid, GroupName
+
 Transform = Callable[[Tensor], Tensor]
 
 SHIFTS = ((1, 0), (0, 1), (2, 2))

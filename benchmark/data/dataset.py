@@ -19,9 +19,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.cell import Level, Protocol
+from benchmark.cell import Grid, GroupName, Level, Protocol
 from benchmark.errors import UserError
-from benchmark.groups import Grid, GroupName
 
 SplitName = Literal["train", "validation", "future", "domain"]
 Progress = Callable[[int], None]

@@ -24,11 +24,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.cell import Cell, DatasetChoice, Level
+from benchmark.cell import Cell, DatasetChoice, Grid, Level
 from benchmark.data.dataset import IMPORTED, EquivarianceError, Part, Simulation
 from benchmark.errors import MachineError, UserError
 from benchmark.files import replacing
-from benchmark.groups import Grid, to_cell_centers
+from benchmark.groups import to_cell_centers
 
 FORMAT = "symbench field"
 FORMAT_VERSION = 2

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.groups import Grid, divergence
+from benchmark.cell import Grid
+from benchmark.groups import divergence
 
 FLOOR = 1e-10
 """Of the total energy, added to each shell before its logarithm, so that what is round-off does not count."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmark.groups import GroupName
+from benchmark.cell import GroupName
 from benchmark.models import model_registry
 from benchmark.models.baseline import Task
 from benchmark.models.layers.group_draws import choose, task_elements, transformed

@@ -33,8 +33,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark.cell import Frozen, Target
-from benchmark.groups import Grid
+from benchmark.cell import Frozen, Grid, Target
 
 Family = Literal["relaxed", "strict", "cnn", "approximate", "reference"]
 Symmetry = Literal["translation", "rotation", "scale"]

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.groups import GroupName
+from benchmark.cell import GroupName
 from benchmark.models.baseline import LogUniform, SearchSpace, Task
 from benchmark.models.layers.group_draws import choose, other_draws, regions, task_elements, transformed
 from benchmark.models.layers.wrapper import Wrapper

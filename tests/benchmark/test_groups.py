@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.groups import Grid, GroupName, divergence, elements, rotate, shift, to_cell_centers, zoom
+from benchmark.cell import Grid, GroupName
+from benchmark.groups import divergence, elements, rotate, shift, to_cell_centers, zoom
 
 GRIDS: tuple[Grid, ...] = ("centered", "staggered")
 SHAPES = [(6, 6), (5, 8), (8, 3)]

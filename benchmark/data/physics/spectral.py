@@ -26,10 +26,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmark.cell import GroupName
 from benchmark.data.dataset import Part, Preset, Progress, Simulation
 from benchmark.data.equivariance import Pair, measure
 from benchmark.errors import MachineError
-from benchmark.groups import SHIFTS, GroupName, elements, rotate
+from benchmark.groups import SHIFTS, elements, rotate
 
 COURANT_LIMIT = 2.8
 """Of (|u_x| + |u_y|) k_max dt: on the imaginary axis the scheme is stable up to 2 sqrt 2."""

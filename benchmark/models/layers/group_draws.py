@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from benchmark.groups import Element, GroupName, elements
+from benchmark.cell import GroupName
+from benchmark.groups import Element, elements
 from benchmark.models.baseline import Task
 
 DIGITS = 2**12

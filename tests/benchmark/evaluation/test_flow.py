@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from benchmark.cell import Grid
 from benchmark.evaluation.flow import Box, FlowError, energy_spectrum, mean_divergence
-from benchmark.groups import Grid
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.cell import Training
-from benchmark.groups import Grid, rotate
+from benchmark.cell import Grid, Training
+from benchmark.groups import rotate
 from benchmark.models.augmentation import Augmentation
 from benchmark.models.baseline import Baseline, Task
 from benchmark.models.e2cnn import E2CNN
