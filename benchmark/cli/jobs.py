@@ -55,15 +55,15 @@ def status(selection: Selection, as_json: bool, watch: bool) -> None:
 
 
 def _status_rows(suite: Suite, store: Store) -> list[dict[str, Any]]:
-    from cluster.slurm.submissions import cells_in_hand_if_known, unreadable
+    from cluster.slurm.submissions import queued_cells
 
-    queued, answered = cells_in_hand_if_known(store)  # first: it may take long, and cells go on meanwhile
+    queued, unreadable = queued_cells(store)  # first: it may take long, and cells go on meanwhile
     held = {cell.id for cell in suite.cells if store.being_run(cell)}
     statuses, broken = store.statuses(suite.cells)
     running, _ = store.read([cell for cell in suite.cells if cell.id in held])
-    name_broken((*unreadable(store), *broken))
+    name_broken((*unreadable, *broken))
     finished = sum(status.is_result for status in statuses.values())
-    if not answered and finished < len(suite.cells):
+    if queued is None and finished < len(suite.cells):
         click.echo("squeue does not answer: what waits in the queue is not known", err=True)
     rows = []
     for cell in suite.cells:
@@ -72,7 +72,7 @@ def _status_rows(suite: Suite, store: Store) -> list[dict[str, Any]]:
         if status is None or not status.is_result:
             if cell.id in held:
                 state = "running"
-            elif cell.id in queued:
+            elif queued and cell.id in queued:
                 state = "queued"
             elif state == "running":
                 state = "interrupted"
@@ -132,21 +132,22 @@ def doctor(site: str, store_folder: Path, as_json: bool, patience: int) -> None:
 def cancel(selection: Selection) -> None:
     """Take the jobs of SUITE, and those that tune it, out of the cluster's queue, also where they run; results stay."""
     from benchmark.suite import loading as suites
-    from cluster.slurm import submissions
-    from cluster.slurm.submissions import Submission, TuningSubmission
+    from cluster.slurm import commands as slurm
+    from cluster.slurm.submissions import Submission, TuningSubmission, live_jobs
 
     store, loaded = selection.store, suites.load(selection.suite)
-    jobs = submissions.live_jobs(store, loaded, TuningSubmission)
+    jobs = live_jobs(store, loaded, TuningSubmission)
     try:
         loaded = selection.load(partly=True)
-        jobs += submissions.live_jobs(store, loaded, Submission)
+        jobs += live_jobs(store, loaded, Submission)
     except UserError:  # its cells are not known before it is tuned
         if not jobs:
             raise
     if not jobs:
         click.echo(f"{loaded.name}: no jobs in the queue")
         return
-    submissions.cancel(jobs)
+    if reason := slurm.cancel(jobs):
+        raise MachineError(f"scancel: {reason}")
     click.echo(f"{loaded.name}: {len(jobs)} jobs cancelled; the command that sent them goes on where they were")
 
 

@@ -86,8 +86,8 @@ def _run_there(suite: Suite, store: Store, site: Site, dry_run: bool = False, ho
     if hours is not None:
         suite = affordable(suite, store, site, hours)
     work = work_for(suite, store, site)
-    told = f"{work.finished} finished" + (f", {work.elsewhere} in earlier jobs" if work.elsewhere else "")
-    if not work.left:
+    told = f"{work.finished} finished" + (f", {work.queued} in earlier jobs" if work.queued else "")
+    if not work.cells:
         click.echo(f"{suite.name}: nothing to send; {told}")
         return
     if dry_run:
@@ -98,8 +98,9 @@ def _run_there(suite: Suite, store: Store, site: Site, dry_run: bool = False, ho
     arrays = arrays_of(submission.jobs)
     longest = Cost.of(work.batches, work.seconds, site).longest_seconds
     click.echo(
-        f"{suite.name}: {len(work.left)} cells in {len(submission.jobs)} jobs ({', '.join(arrays)}), the longest about "
-        f"{duration(longest)}; {told}\njob {submission.collector} collects; `symbench status` shows how far they are"
+        f"{suite.name}: {len(work.cells)} cells in {len(submission.jobs)} jobs ({', '.join(arrays)}), the longest "
+        f"about {duration(longest)}; {told}\n"
+        f"job {submission.collector} collects; `symbench status` shows how far they are"
     )
 
 

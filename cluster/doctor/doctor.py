@@ -23,8 +23,8 @@ from cluster.doctor.probe import ANSWER, DONE, QUESTION, probe, versions
 from cluster.jobs.packing import Shape
 from cluster.site import Site
 from cluster.slurm import commands as slurm
-from cluster.slurm.executor import cluster_folder, executor_for, refusals, require_plain
-from cluster.slurm.waiting import last_words, wait_for, wait_for_files
+from cluster.slurm.executor import cluster_folder, executor_for, require_plain_path, submission_errors
+from cluster.slurm.waiting import last_log_line, wait_for, wait_for_files
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 CLOCK_SECONDS = 30.0
@@ -70,7 +70,7 @@ def examine_site(site: Site, store_root: Path, patience_seconds: float) -> Itera
 
     UserError: SLURM would rewrite the store's path.
     """
-    require_plain(store_root)
+    require_plain_path(store_root)
     store = _store(store_root)
     yield store
     missing = slurm.missing(*COMMANDS)
@@ -171,7 +171,7 @@ def _job(
     site: Site, shape: Shape, folder: Path, patience_seconds: float, disk_is_ahead_seconds: float
 ) -> Iterator[Finding]:
     try:
-        with refusals("trial job"):
+        with submission_errors("trial job"):
             executor = executor_for(folder, site, shape, "symbench doctor")
             job = executor.submit(probe, str(folder), shape.ranks, shape.nodes, shape.device, site.scratch)
     except MachineError as error:
@@ -187,9 +187,9 @@ def _job(
     answers = [ANSWER.format(rank) for rank in range(shape.ranks)]
     ended = time.monotonic()
     while not wait_for_files(folder, set(answers), LATE_SECONDS) and time.monotonic() - ended < DISK_SECONDS:
-        if last_words(folder, job.job_id):
+        if last_log_line(folder, job.job_id):
             break
-    words = last_words(folder, job.job_id)
+    words = last_log_line(folder, job.job_id)
     missing = [answer for answer in answers if not (folder / answer).exists()]
     if missing and words:
         advice = "set `setup` or `python` in the site file so that this Python starts in a job"
@@ -203,7 +203,7 @@ def _job(
     ranks = [json.loads((folder / answer).read_text(encoding="utf-8")) for answer in answers]
     for rank, answer in zip(ranks, answers, strict=True):
         rank["ahead_of_disk"] = rank["time"] - (folder / answer).stat().st_mtime
-    yield from of_ranks(site, ranks, str(folder), disk_is_ahead_seconds)
+    yield from rank_findings(site, ranks, str(folder), disk_is_ahead_seconds)
     if (folder / DONE).exists():
         done = json.loads((folder / DONE).read_text(encoding="utf-8"))
         backend = "nccl" if shape.device == "cuda" else "gloo"
@@ -223,7 +223,7 @@ def _sum(shape: Shape, backend: str, done: Mapping[str, float]) -> Finding:
     return Finding("ranks", "ok", f"{where} met and summed in {done['seconds']:.1f} s ({backend})")
 
 
-def of_ranks(
+def rank_findings(
     site: Site, ranks: Sequence[Mapping[str, Any]], question: str, disk_is_ahead_seconds: float
 ) -> Iterator[Finding]:
     """What is made of the ranks' answers (cluster/doctor/probe.py)."""

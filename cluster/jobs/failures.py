@@ -60,7 +60,7 @@ _SLURM: Final[Mapping[str, str]] = {
 }
 
 
-def of_exception(error: BaseException) -> str:
+def classify_exception(error: BaseException) -> str:
     """The class of what was raised within a cell."""
     if isinstance(error, KeyboardInterrupt):
         return "cancelled"
@@ -77,7 +77,7 @@ def of_exception(error: BaseException) -> str:
     return "code_error"
 
 
-def of_job(state: str, otherwise: str = "killed") -> str:
+def classify_job_state(state: str, otherwise: str = "killed") -> str:
     """The class of a cell that was running when SLURM ended its job in `state`, as sacct writes it.
 
     `otherwise` is for states that do not say why.
@@ -93,7 +93,7 @@ def describe(error: BaseException) -> str:
     return text if isinstance(error, UserError | MachineError) else f"{type(error).__name__}: {text}"
 
 
-def of_ranks(failure: str, error: BaseException, world: World, folder: Path) -> tuple[str, str]:
+def classify_on_rank(failure: str, error: BaseException, world: World, folder: Path) -> tuple[str, str]:
     """Class and message of a cell that several ranks train, where `error` of class `failure` was raised on this rank.
 
     The other ranks write their errors into `folder`. Rank 0 reads them if its own error says only that it lost them.

@@ -50,7 +50,7 @@ class Outcome:
     skipped: int
 
 
-def place(resources: Resources, batch_sizes: Sequence[int]) -> Shape:
+def local_shape(resources: Resources, batch_sizes: Sequence[int]) -> Shape:
     """Ranks on this machine; `batch_sizes` are divisible by what was asked for. MachineError: too few GPUs."""
     there = torch.cuda.device_count()
     if resources.gpus is not None and resources.gpus > there:
@@ -63,14 +63,14 @@ def place(resources: Resources, batch_sizes: Sequence[int]) -> Shape:
 
 
 def shape_here(suite: Suite, cells: Sequence[Cell], store: Store, parallel: int | None = None) -> Shape:
-    """Ranks and lanes for `cells`, all those of `suite`'s file, on this machine; MachineError as of `place`.
+    """Ranks and lanes for `cells`, all those of `suite`'s file, on this machine; MachineError as of `local_shape`.
 
     `parallel` lanes, or as many as its GPUs or cores, and its memory, have room for; no more than would have
     anything to train in the beginning. How many cells are left says nothing, nor how much memory is free: a rank has
     the more threads the fewer lanes there are, and another number of threads gives other last digits.
     """
     trained = [cell for cell in cells if is_trained(cell)]
-    shape = place(suite.resources, [cell.train.batch_size for cell in trained])
+    shape = local_shape(suite.resources, [cell.train.batch_size for cell in trained])
     if parallel is None:
         ranks = torch.cuda.device_count() if shape.device == "cuda" else available_cpus()
         kinds = {(cell.dataset, cell.protocol, cell.train.batch_size): cell for cell in trained}

@@ -79,7 +79,7 @@ def shapes(suite: Suite, cells: Sequence[Cell], site: Site) -> dict[Shape, list[
     return groups
 
 
-def within(cells: Sequence[Cell], rank_seconds: Mapping[str, float], budget: float) -> list[Cell]:
+def affordable_cells(cells: Sequence[Cell], rank_seconds: Mapping[str, float], budget: float) -> list[Cell]:
     """Those of `cells` that `budget` rank-seconds pay for, chosen fairly: what is compared is run whole or not at all.
 
     A block is one seed on one level under one protocol and training, for all models; blocks are taken seed by seed,

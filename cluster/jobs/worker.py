@@ -147,7 +147,7 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # submitit sends it once more; what follows is short
             print(traceback.format_exc(), flush=True)  # where `symbench logs` finds it
             with suppress(LeaseLostError):
-                recorder.fail(*failures.of_ranks(failures.of_exception(error), error, world, words))
+                recorder.fail(*failures.classify_on_rank(failures.classify_exception(error), error, world, words))
             if world.size > 1 or isinstance(error, KeyboardInterrupt):
                 raise
     return True

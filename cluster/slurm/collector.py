@@ -81,14 +81,16 @@ def settle(suite: Suite, store: Store, submission: Submission) -> dict[str, str]
         cells = [by_id[cell_id] for cell_id in submission.jobs[job] if cell_id in by_id]
         records, _ = store.read(cells)
         begun = {key for key, record in records.items() if record.status.attempt != submission.seen.get(key, 0)}
-        failure = failures.of_job(states.get(job, ""))
+        failure = failures.classify_job_state(states.get(job, ""))
         for cell in cells:
             record = records.get(cell.id)
             if (record and record.status.is_result) or store.being_run(cell):
                 continue
             if record is None or cell.id not in begun:
                 was_going = begun and failure != "cancelled"
-                failed[cell.id] = "not_begun" if was_going else failures.of_job(states.get(job, ""), "no_start")
+                failed[cell.id] = (
+                    "not_begun" if was_going else failures.classify_job_state(states.get(job, ""), "no_start")
+                )
                 continue
             told = record.status.failure if record.status.state == "failed" else ""
             if told and not (failure == "cancelled" and told in ("preempted", "time_limit")):
@@ -130,7 +132,7 @@ def _send_again(suite: Suite, store: Store, submission: Submission, failed: Mapp
     work = work_for(suite, store, submission.site, failed)
     ranks = {cell.id: batch.shape.ranks for batch in work.batches for job in batch.jobs for cell in job}
     sent_again, micro_batches = {}, {}
-    for cell in work.left:
+    for cell in work.cells:
         failure, before = failed[cell.id], submission.sent_again.get(cell.id, {})
         sent_again[cell.id] = {**before, failure: before.get(failure, 0) + 1}
         if cell.id in submission.micro_batches:
@@ -138,7 +140,7 @@ def _send_again(suite: Suite, store: Store, submission: Submission, failed: Mapp
         if failures.POLICIES[failure].halve:
             whole = cell.train.batch_size // ranks[cell.id]
             micro_batches[cell.id] = max(1, micro_batches.get(cell.id, whole) // 2)
-    if work.left:
+    if work.cells:
         submit(suite, store, submission.site, work.batches, collect, sent_again, micro_batches)
 
 

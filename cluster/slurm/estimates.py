@@ -12,7 +12,7 @@ from benchmark.training.experiment import is_trained
 from cluster.jobs.launch import shape_here, threads_of
 from cluster.jobs.packing import GFLOPS, Shape, shapes
 from cluster.site import Site
-from cluster.slurm.probes import Paces
+from cluster.slurm.probes import ProbeResults
 from results.store.record import Record
 from results.store.store import Store
 
@@ -30,7 +30,7 @@ def on_site(
     trained = trained_shape(by_shape)
     pace_of: PaceOf = lambda cell: None  # noqa: E731
     if trained is not None and (store.root / "paces").is_dir():  # else SLURM need not be asked where this is
-        pace_of = Paces.on_site(store, site, trained).read
+        pace_of = ProbeResults.on_site(store, site, trained).read
     return estimates(cells, timings(records.values(), trained), speed, pace_of)
 
 
@@ -59,7 +59,7 @@ def here(
     except MachineError:
         return estimates(cells, timings(records.values(), None)), None
     speed: Speed = lambda cell: shape.ranks * flops_per_second(threads_of(shape))  # noqa: E731
-    return estimates(cells, timings(records.values(), shape), speed, Paces.here(store, shape).read), shape
+    return estimates(cells, timings(records.values(), shape), speed, ProbeResults.here(store, shape).read), shape
 
 
 def trained_shape(by_shape: Mapping[Shape, Sequence[Cell]]) -> Shape | None:

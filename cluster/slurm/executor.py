@@ -1,4 +1,4 @@
-"""Hands jobs to sbatch through submitit: what a job asks SLURM for, refusals, and arrays that are sent whole or not."""
+"""Job submission through submitit: resources of a job, job arrays, and errors of sbatch."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _REWRITTEN = {"%": "%", "\\": "a backslash", "\n": "a line break", "\r": "a line
 
 def cluster_folder(store_root: Path) -> Path:
     """A new folder for a job of a cluster and its logs. UserError: SLURM would not take its path as it stands."""
-    require_plain(store_root)
+    require_plain_path(store_root)
     return job_folder(store_root)
 
 
-def require_plain(path: Path) -> None:
+def require_plain_path(path: Path) -> None:
     """UserError where SLURM, which is given paths below `path`, would make others of them."""
     wrong = [name for letter, name in _REWRITTEN.items() if letter in str(path.resolve())]
     if wrong:
@@ -37,7 +37,7 @@ def require_plain(path: Path) -> None:
 
 
 @contextmanager
-def refusals(what: str = "jobs") -> Iterator[None]:
+def submission_errors(what: str = "jobs") -> Iterator[None]:
     """MachineError where SLURM does not take what is submitted within."""
     try:
         yield
@@ -45,7 +45,7 @@ def refusals(what: str = "jobs") -> Iterator[None]:
         raise MachineError(f"SLURM does not take the {what}: {' '.join(str(error).split())}") from error
 
 
-def send_array(
+def submit_array(
     executor: submitit.SlurmExecutor, function: Callable[[str], None], folder: Path, documents: Mapping[str, BaseModel]
 ) -> list[str]:
     """Send an array with a job for each of `documents`, and return their ids in that order.
@@ -55,12 +55,12 @@ def send_array(
     """
     for name, document in documents.items():
         write_text(folder / name, document.model_dump_json(indent=1))
-    with refusals():
+    with submission_errors():
         return [job.job_id for job in executor.map_array(function, [str(folder / name) for name in documents])]
 
 
 @contextmanager
-def all_or_nothing(note: Path) -> Iterator[list[str]]:
+def cancel_on_error(note: Path) -> Iterator[list[str]]:
     """Yields a list for the arrays that SLURM takes; after an error they are cancelled, and the note is removed."""
     taken: list[str] = []
     try:

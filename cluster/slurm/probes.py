@@ -31,9 +31,9 @@ from cluster.jobs.packing import Shape
 from cluster.jobs.worker import lane_of, load
 from cluster.site import Site
 from cluster.slurm import commands as slurm
-from cluster.slurm.executor import cluster_folder, executor_for, refusals
+from cluster.slurm.executor import cluster_folder, executor_for, submission_errors
 from cluster.slurm.submit import job_for
-from cluster.slurm.waiting import last_words, wait_for, wait_for_files
+from cluster.slurm.waiting import last_log_line, wait_for, wait_for_files
 from results.store.store import Store
 
 SCHEMA_VERSION = 1
@@ -45,7 +45,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Paces:
+class ProbeResults:
     """The probes of one place, for cells of one shape."""
 
     folder: Path
@@ -53,14 +53,14 @@ class Paces:
     shape: Shape
 
     @classmethod
-    def here(cls, store: Store, shape: Shape) -> Paces:
+    def here(cls, store: Store, shape: Shape) -> ProbeResults:
         """Of this machine."""
         device = torch.cuda.get_device_name(0) if shape.device == "cuda" else platform.machine()
         where = {"host": socket.gethostname(), "device": device, "cpus": available_cpus()}
         return cls(store.root / "paces", where, shape)
 
     @classmethod
-    def on_site(cls, store: Store, site: Site, shape: Shape) -> Paces:
+    def on_site(cls, store: Store, site: Site, shape: Shape) -> ProbeResults:
         """Of the nodes that `site` asks for."""
         keys = {"partition", "constraint", "gres", "gpus_per_node", "cpus", "setup", "python", "srun"}
         where = {"cluster": slurm.settings().get("ClusterName", ""), **site.model_dump(mode="json", include=keys)}
@@ -98,7 +98,7 @@ def probe_here(cells: Sequence[Cell], store: Store, shape: Shape, say: Say) -> N
 
     What was measured before is not measured again. Ctrl-C ends it, and keeps what was measured by then.
     """
-    paces = Paces.here(store, shape)
+    paces = ProbeResults.here(store, shape)
     wanted = paces.open_kinds(cells)
     if not wanted:
         return
@@ -119,7 +119,7 @@ def probe_on_site(
 ) -> None:
     """The same in one short job on `site`. MachineError: SLURM refuses it, or it is not done in time; it is then
     cancelled, and what it had measured is kept."""
-    paces = Paces.on_site(store, site, shape)
+    paces = ProbeResults.on_site(store, site, shape)
     wanted = paces.open_kinds(cells)
     if not wanted:
         return
@@ -127,7 +127,7 @@ def probe_on_site(
     job_file = folder / "job.json"
     write_text(job_file, job_for(store, site, shape, wanted).model_dump_json(indent=1))
     short = site.model_copy(update={"minutes": min(site.minutes, MINUTES + -(-site.signal_seconds // 60))})
-    with refusals("probe"):
+    with submission_errors("probe"):
         sent = executor_for(folder, short, shape, "symbench probe").submit(measure_all, str(job_file))
     say(f"probe: job {sent.job_id} times {len(wanted)} {'kind' if len(wanted) == 1 else 'kinds'} of cells")
     state = None
@@ -145,10 +145,10 @@ def probe_on_site(
         )
 
 
-def _keep(paces: Paces, wanted: Sequence[Cell], folder: Path, job: str, say: Say) -> None:
+def _keep(paces: ProbeResults, wanted: Sequence[Cell], folder: Path, job: str, say: Say) -> None:
     for cell in wanted:
         if not (folder / _answer(cell)).exists():
-            words = last_words(folder, job)
+            words = last_log_line(folder, job)
             reason = f"the job ended before that{': ' + words if words else ''}; its logs are in {folder}"
         else:
             answer = json.loads((folder / _answer(cell)).read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ from benchmark.files import write_json
 from cluster.jobs.packing import Shape
 from cluster.site import Site
 from cluster.slurm import commands as slurm
-from cluster.slurm.executor import cluster_folder, executor_for, refusals
+from cluster.slurm.executor import cluster_folder, executor_for, submission_errors
 
 POLL_SECONDS = 2.0
 GONE_AFTER_POLLS = 3
@@ -88,7 +88,7 @@ def _shares(parts: Sequence[Part], most: int) -> list[list[Part]]:
 
 
 def _submit(site: Site, folder: Path, share_file: Path, count: int) -> list[submitit.Job[None]]:
-    with refusals():
+    with submission_errors():
         executor = executor_for(folder, site, Shape("cpu", 1), "symbench-data")
         return executor.map_array(simulate_share, [str(share_file)] * count, range(count))
 

@@ -1,4 +1,4 @@
-"""Notes of what was handed to SLURM from a store, and which of it waits or runs."""
+"""Submission notes: files in the store that say which SLURM job runs which cells or studies."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from results.store.store import Store
 
 
 class SentJobs(BaseModel):
-    """Note of jobs that were handed to SLURM in one go, in a folder of STORE/jobs.
+    """Jobs of one submission, noted in a folder of STORE/jobs.
 
-    Versions of symbench before and after this one read it, too: new fields have defaults, and unknown ones are let be.
+    Older and newer versions of symbench read the note, too: new fields need defaults, and unknown fields are ignored.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -29,7 +29,7 @@ class SentJobs(BaseModel):
 
     suite: str
     jobs: Mapping[str, tuple[str, ...]]
-    """SLURM job -> what it runs: ids of cells, or names of studies."""
+    """SLURM job -> ids of its cells, or names of its studies."""
 
     @property
     def all_jobs(self) -> tuple[str, ...]:
@@ -49,31 +49,31 @@ class Submission(SentJobs):
     FILE = "submission.json"
 
     suite_file: Path
-    """A copy of the YAML as it was then."""
+    """Copy of the YAML at submission."""
     tuned: bool = False
-    """Whether its cells have the settings that `symbench tune` found."""
+    """Whether the cells have the settings of `symbench tune`."""
     store: Path
     site: Site
     plugins: tuple[Path, ...]
     collector: str | None = None
-    """The job that comes after all of them."""
+    """Job that runs after all others."""
     seen: Mapping[str, int] = {}
-    """Cell id -> the attempt that its record told of before; a record that still does is not of these jobs."""
+    """Cell id -> attempt of its record at submission; a record with that attempt is older than these jobs."""
     sent_again: Mapping[str, Mapping[str, int]] = {}
-    """Cell id -> class of failure -> how often it had been sent again for that."""
+    """Cell id -> class of failure -> number of retries so far."""
     micro_batches: Mapping[str, int] = {}
-    """Cell id -> windows at once on each rank, where a whole share of the batch had not fitted."""
+    """Cell id -> micro-batch on each rank, for cells that ran out of memory."""
 
     @field_validator("site", mode="before")
     @classmethod
-    def _without_keys_that_sites_had_once(cls, site: object) -> object:
+    def _ignore_removed_keys(cls, site: object) -> object:
         if not isinstance(site, dict):
             return site
         return {k: tuple(v) if isinstance(v, list) else v for k, v in site.items() if k in Site.model_fields}
 
     @property
     def all_jobs(self) -> tuple[str, ...]:
-        """Every job of the submission, that which collects included."""
+        """Every job of the submission, with the collecting one."""
         return (*self.jobs, *([self.collector] if self.collector is not None else []))
 
 
@@ -81,7 +81,7 @@ Kind = TypeVar("Kind", bound=SentJobs)
 
 
 def read(note: Path, kind: type[Kind]) -> Kind:
-    """A note of that kind. MachineError: it is damaged, or of a version of symbench that wrote it otherwise."""
+    """Read a note. Raises MachineError if it is damaged or of an incompatible version."""
     try:
         return kind.model_validate_json(note.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -90,7 +90,7 @@ def read(note: Path, kind: type[Kind]) -> Kind:
 
 
 def notes(store: Store, kind: type[Kind]) -> tuple[list[Kind], list[Broken]]:
-    """All notes of that kind in `store`, the oldest first, and those that cannot be read."""
+    """All notes of that kind in `store`, the oldest first, and the unreadable ones."""
     readable, broken = [], []
     for note in sorted((store.root / "jobs").glob(f"*/{kind.FILE}")):
         try:
@@ -100,54 +100,43 @@ def notes(store: Store, kind: type[Kind]) -> tuple[list[Kind], list[Broken]]:
     return readable, broken
 
 
-def unreadable(store: Store) -> list[Broken]:
-    """Notes of jobs that run cells, where they cannot be read."""
-    return notes(store, Submission)[1]
-
-
 def live_jobs(store: Store, suite: Suite, kind: type[SentJobs]) -> list[str]:
-    """Jobs of `suite` that wait or run. MachineError where SLURM does not answer, or a note cannot be read."""
-    sent, queue = _certain(store, kind)
+    """Queued and running jobs of `suite`. Raises MachineError if SLURM does not answer or a note is unreadable."""
+    sent, queue = _sent_and_queue(store, kind)
     return [job for one in sent if one.suite == suite.name for job in one.all_jobs if job in queue]
 
 
-def in_hand(store: Store, kind: type[SentJobs]) -> set[str]:
-    """Cells, or studies, whose jobs wait or run. MachineError where SLURM does not answer, or a note cannot be read."""
-    return _run_by(*_certain(store, kind))
+def queued_ids(store: Store, kind: type[SentJobs]) -> set[str]:
+    """Ids of cells, or names of studies, of queued and running jobs. Raises MachineError as `live_jobs` does."""
+    return _ids_in(*_sent_and_queue(store, kind))
 
 
-def cells_in_hand_if_known(store: Store) -> tuple[set[str], bool]:
-    """Ids of the cells whose jobs wait or run, and whether that is known; notes that cannot be read are passed over."""
-    sent, _, queue = _sent(store, Submission)
-    return (set(), False) if queue is None else (_run_by(sent, queue), True)
+def queued_cells(store: Store) -> tuple[set[str] | None, list[Broken]]:
+    """Ids of cells of queued and running jobs, None if SLURM does not answer; and the notes that are unreadable."""
+    sent, broken, queue = _notes_and_queue(store, Submission)
+    return None if queue is None else _ids_in(sent, queue), broken
 
 
-def cancel(jobs: Iterable[str]) -> None:
-    """Take them out of the queue. MachineError where SLURM refuses."""
-    if reason := slurm.cancel(jobs):
-        raise MachineError(f"scancel: {reason}")
-
-
-def _run_by(sent: Iterable[SentJobs], queue: Mapping[str, str]) -> set[str]:
+def _ids_in(sent: Iterable[SentJobs], queue: Mapping[str, str]) -> set[str]:
     return {name for one in sent for job, names in one.jobs.items() if job in queue for name in names}
 
 
-def _certain(store: Store, kind: type[Kind]) -> tuple[list[Kind], dict[str, str]]:
-    """What was sent, and the queue. MachineError where it is not known what jobs in the queue run."""
-    sent, broken, queue = _sent(store, kind)
+def _sent_and_queue(store: Store, kind: type[Kind]) -> tuple[list[Kind], dict[str, str]]:
+    """Submissions and queue. Raises MachineError if it is unknown which cells the queued jobs run."""
+    sent, broken, queue = _notes_and_queue(store, kind)
     if queue is None:
         raise MachineError("squeue does not answer, and jobs of this store may be in the queue; try again later")
     for note in broken:
-        arrays = slurm.arrays_of(path.name for path in note.folder.glob("*_submission.sh"))  # submitit leaves these
+        arrays = slurm.arrays_of(path.name for path in note.folder.glob("*_submission.sh"))  # scripts of submitit
         if jobs := sorted(set(arrays) & set(slurm.arrays_of(queue))):
             raise MachineError(
-                f"{note.folder}: {note.reason}; its jobs are in the queue, and what they run is not known: "
+                f"{note.folder}: {note.reason}; its jobs are in the queue, and their cells are unknown: "
                 f"wait for them, or `scancel {' '.join(jobs)}`"
             )
     return sent, queue
 
 
-def _sent(store: Store, kind: type[Kind]) -> tuple[list[Kind], list[Broken], dict[str, str] | None]:
-    """What was sent, notes that cannot be read, and the queue: SLURM is asked if jobs were ever sent."""
+def _notes_and_queue(store: Store, kind: type[Kind]) -> tuple[list[Kind], list[Broken], dict[str, str] | None]:
+    """Readable notes, unreadable ones, and the queue, for which SLURM is asked only if there are notes."""
     sent, broken = notes(store, kind)
     return sent, broken, slurm.queue() if sent or broken else {}

@@ -18,13 +18,13 @@ from cluster.jobs.worker import run_job
 from cluster.site import Site
 from cluster.slurm import commands as slurm
 from cluster.slurm.executor import (
-    all_or_nothing,
+    cancel_on_error,
     cluster_folder,
     executor_for,
-    refusals,
     requeue_if_marked,
-    require_plain,
-    send_array,
+    require_plain_path,
+    submission_errors,
+    submit_array,
 )
 from cluster.slurm.submissions import Submission
 from results.store.store import Store
@@ -105,7 +105,7 @@ def submit(
         sent_again=sent_again or {},
         micro_batches=micro_batches or {},
     )
-    with all_or_nothing(note) as taken:
+    with cancel_on_error(note) as taken:
         with replacing(suite_file) as temporary:
             shutil.copyfile(suite.path, temporary)
         for number, batch in enumerate(work):
@@ -115,12 +115,12 @@ def submit(
             }
             name, teardown = f"symbench {suite.name}", requeue_if_marked(folder)
             executor = executor_for(folder, site, batch.shape, name, teardown=teardown)
-            sent = send_array(executor, run_job, folder, documents)
+            sent = submit_array(executor, run_job, folder, documents)
             taken += slurm.arrays_of(sent)
             jobs = {job: tuple(cell.id for cell in cells) for job, cells in zip(sent, batch.jobs, strict=True)}
             submission = submission.model_copy(update={"jobs": {**submission.jobs, **jobs}})
             write_text(note, submission.model_dump_json(indent=1))  # now: this process may be killed at any time
-        with refusals():
+        with submission_errors():
             name, after = f"symbench collect {suite.name}", "afterany:" + ":".join(sorted(taken))
             collector = executor_for(folder, site, Shape("cpu", 1), name, after).submit(collect, str(note))
         taken.append(collector.job_id)
@@ -131,7 +131,7 @@ def submit(
 
 def script(suite: Suite, store: Store, site: Site, batch: Batch) -> str:
     """The text that sbatch would get for a batch, with which SLURM is not bothered."""
-    require_plain(store.root)
+    require_plain_path(store.root)
     folder = store.root.resolve() / "jobs" / "<new>"
     name, teardown = f"symbench {suite.name}", requeue_if_marked(folder)
     executor = executor_for(folder, site, batch.shape, name, dry=True, teardown=teardown)

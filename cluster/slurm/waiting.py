@@ -49,7 +49,7 @@ def wait_for_files(folder: Path, names: set[str], patience_seconds: float) -> bo
     return True
 
 
-def last_words(folder: Path, job: str) -> str:
+def last_log_line(folder: Path, job: str) -> str:
     """The last line that `job` wrote into its logs in `folder`; empty where there is none.
 
     What srun adds at the end, that a task has ended, is taken only where there is nothing else.

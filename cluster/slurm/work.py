@@ -1,4 +1,4 @@
-"""What a launch on a cluster would send: cells that are no result and that no job has in hand, divided into jobs."""
+"""Cells that a launch on a cluster has to send, divided into jobs."""
 
 from __future__ import annotations
 
@@ -10,68 +10,67 @@ from benchmark.data.layout import require_data
 from benchmark.errors import UserError
 from benchmark.suite.suite import Suite
 from cluster.jobs import failures
-from cluster.jobs.packing import shapes, within
+from cluster.jobs.packing import affordable_cells, shapes
 from cluster.site import Site
 from cluster.slurm import estimates
-from cluster.slurm.submissions import Submission, in_hand
+from cluster.slurm.submissions import Submission, queued_ids
 from cluster.slurm.submit import Batch, batches
 from results.store.store import Store
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a launch would send: `left` are the cells of `batches`; those that earlier jobs have in hand are not."""
+    """Cells to send, and the jobs that run them."""
 
-    left: tuple[Cell, ...]
+    cells: tuple[Cell, ...]
     batches: tuple[Batch, ...]
     finished: int
-    elsewhere: int
-    """Cells that earlier jobs have in hand."""
+    queued: int
+    """Number of unfinished cells that earlier jobs run."""
     seconds: Mapping[str, float]
+    """Estimated training time by cell id."""
 
 
 def affordable(suite: Suite, store: Store, site: Site, hours: float) -> Suite:
-    """`suite` without the open cells that `hours` of all GPUs together, or of all ranks on CPUs, do not pay for.
+    """The part of `suite` that fits into a budget of `hours`: GPU-hours, or rank-hours on a site without GPUs.
 
-    Results cost nothing.
+    Finished cells cost nothing and stay. Raises UserError if the budget does not pay for one seed of all models.
     """
     records, _ = store.read(suite.cells)
-    left = [cell for cell in suite.cells if not (cell.id in records and records[cell.id].status.is_result)]
-    seconds = estimates.seconds_on(suite, left, records, site, store)
+    unfinished = [cell for cell in suite.cells if not (cell.id in records and records[cell.id].status.is_result)]
+    seconds = estimates.seconds_on(suite, unfinished, records, site, store)
     cost = {
         cell.id: seconds[cell.id] * shape.units(site) / shape.lanes
-        for shape, members in shapes(suite, left, site).items()
+        for shape, members in shapes(suite, unfinished, site).items()
         for cell in members
     }
-    paid = {cell.id for cell in within(left, cost, 3600 * hours)}
-    if not any(cost[cell_id] for cell_id in paid) and any(cost.values()):
-        whole = sum(cost.values()) / 3600
-        raise UserError(f"--budget: {hours:g} h do not pay for one seed of all models; the suite takes {whole:.3g} h")
-    open_ids = {cell.id for cell in left}
-    return replace(suite, cells=tuple(cell for cell in suite.cells if cell.id in paid or cell.id not in open_ids))
+    chosen = {cell.id for cell in affordable_cells(unfinished, cost, 3600 * hours)}
+    if not any(cost[cell_id] for cell_id in chosen) and any(cost.values()):
+        total = sum(cost.values()) / 3600
+        raise UserError(f"--budget: {hours:g} h do not pay for one seed of all models; the suite takes {total:.3g} h")
+    return replace(suite, cells=tuple(cell for cell in suite.cells if cell.id in chosen or cell.id not in cost))
 
 
 def work_for(suite: Suite, store: Store, site: Site, only: Iterable[str] | None = None) -> Work:
-    """The cells of `suite` (of `only`, by id) that are not a result and that no job has in hand, divided into jobs.
+    """Unfinished cells of `suite` (or of the ids in `only`) that no job runs or will run, divided into jobs.
 
-    MachineError: data are missing. UserError: the site cannot run them.
+    Raises MachineError if data are missing, and UserError if the site cannot run the cells.
     """
     records, _ = store.read(suite.cells)
     finished = {key for key, record in records.items() if record.status.is_result}
-    sent = in_hand(store, Submission)
+    queued = queued_ids(store, Submission)
     wanted = set(only) if only is not None else {cell.id for cell in suite.cells}
-    open_cells = [cell for cell in suite.cells if cell.id not in finished and cell.id in wanted]
-    left = [cell for cell in open_cells if cell.id not in sent and not store.being_run(cell)]
-    require_data(store.data_folder, left)
-    seconds = estimates.seconds_on(suite, left, records, site, store)
-    require_that_they_end(left, seconds, site)
-    return Work(
-        tuple(left), tuple(batches(suite, left, seconds, site)), len(finished), len(open_cells) - len(left), seconds
-    )
+    unfinished = [cell for cell in suite.cells if cell.id not in finished and cell.id in wanted]
+    cells = tuple(cell for cell in unfinished if cell.id not in queued and not store.being_run(cell))
+    require_data(store.data_folder, cells)
+    seconds = estimates.seconds_on(suite, cells, records, site, store)
+    require_enough_time(cells, seconds, site)
+    jobs = tuple(batches(suite, cells, seconds, site))
+    return Work(cells, jobs, len(finished), len(unfinished) - len(cells), seconds)
 
 
-def require_that_they_end(cells: Sequence[Cell], seconds: Mapping[str, float], site: Site) -> None:
-    """UserError where a cell takes longer than its job and all retries of it last."""
+def require_enough_time(cells: Sequence[Cell], seconds: Mapping[str, float], site: Site) -> None:
+    """Raise UserError if a cell takes longer than its job with all requeues at the time limit."""
     times = failures.POLICIES["time_limit"].retries + 1
     for cell in cells:
         if seconds[cell.id] > 60 * site.minutes * times:

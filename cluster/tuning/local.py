@@ -17,7 +17,7 @@ from benchmark.models import model_registry
 from benchmark.suite.study import Study
 from benchmark.suite.suite import Suite
 from benchmark.training.environment import available_cpus
-from cluster.jobs.launch import job_folder, place
+from cluster.jobs.launch import job_folder, local_shape
 from cluster.jobs.packing import require_precision
 from cluster.tuning.job import TuneJob
 from cluster.tuning.plan import first_cells, open_studies
@@ -41,7 +41,7 @@ def tune_here(suite: Suite, chosen: Sequence[Study], effort: Effort, store: Stor
             raise MachineError(f"{study}: is being tuned by {holder}; wait for it")
     cells = first_cells(left)
     require_data(store.data_folder, cells)
-    placement = place(suite.resources, [study.train.batch_size for study in chosen])
+    placement = local_shape(suite.resources, [study.train.batch_size for study in chosen])
     require_precision(cells, placement.device)
     gpus = placement.device == "cuda"
     cpus = available_cpus()

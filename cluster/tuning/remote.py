@@ -18,8 +18,8 @@ from cluster.jobs import failures
 from cluster.jobs.packing import Shape, require_precision, shape_of
 from cluster.site import Site
 from cluster.slurm import commands as slurm
-from cluster.slurm.executor import all_or_nothing, cluster_folder, executor_for, requeue_if_marked, send_array
-from cluster.slurm.submissions import TuningSubmission, in_hand
+from cluster.slurm.executor import cancel_on_error, cluster_folder, executor_for, requeue_if_marked, submit_array
+from cluster.slurm.submissions import TuningSubmission, queued_ids
 from cluster.tuning.allocation import run_allocation
 from cluster.tuning.job import TuneJob
 from cluster.tuning.plan import first_cells, open_studies
@@ -57,7 +57,7 @@ def tune_there(
 
     `parallel` trials run side by side, spread over `nodes`. UserError: the site cannot; MachineError: SLURM refuses.
     """
-    sent = in_hand(store, TuningSubmission)
+    sent = queued_ids(store, TuningSubmission)
     left = [study for study in open_studies(chosen, effort, store) if study.name not in sent]
     if not left:
         return f"{suite.name}: nothing to send" + (f"; {len(sent)} studies are in earlier jobs" if sent else "")
@@ -69,8 +69,8 @@ def tune_there(
         f"tune-{index}.json": job.model_copy(update={"studies": tuple(part)}) for index, part in enumerate(parts)
     }
     note = folder / TuningSubmission.FILE
-    with all_or_nothing(note) as taken:
-        ids = send_array(_executor(folder, suite, site, job), run_allocation, folder, documents)
+    with cancel_on_error(note) as taken:
+        ids = submit_array(_executor(folder, suite, site, job), run_allocation, folder, documents)
         taken += slurm.arrays_of(ids)
         jobs = {job_id: tuple(study.name for study in part) for job_id, part in zip(ids, parts, strict=True)}
         write_text(note, TuningSubmission(suite=suite.name, jobs=jobs).model_dump_json(indent=1))

@@ -104,8 +104,10 @@ def train(
     def explain(error: Exception) -> tuple[str, str]:
         with job_file.with_name(f"{job_file.stem}-trials.log").open("a", encoding="utf-8") as log:
             log.write(f"{folder.study}: trial {trial.note.number}, rank {world.rank}\n{traceback.format_exc()}")
-        failure = "machine" if isinstance(error, OSError) else failures.of_exception(error)  # a disk that was away
-        return failures.of_ranks(failure, error, world, words)
+        failure = (
+            "machine" if isinstance(error, OSError) else failures.classify_exception(error)
+        )  # a disk that was away
+        return failures.classify_on_rank(failure, error, world, words)
 
     asked = _Asked(stop_file(job_file))
     epochs = trial.cells[0].train.epochs

@@ -19,7 +19,7 @@ from cluster.jobs.packing import Shape
 from cluster.site import Site
 from cluster.slurm import commands as slurm
 from cluster.slurm import probes as pacing
-from cluster.slurm.probes import Paces
+from cluster.slurm.probes import ProbeResults
 from results.store.store import Store
 
 PACE = Pace(step=2.0, forecast=0.5, data="real")
@@ -91,7 +91,7 @@ def test_warm_up_is_not_counted_and_slow_steps_are_not_repeated(monkeypatch: pyt
     ],
 )
 def test_another_kind_of_cell_has_no_pace_of_this_one(cell: Cell, tmp_path: Path, part: str, update: Any) -> None:
-    paces = Paces.here(Store(tmp_path), Shape("cpu", 1))
+    paces = ProbeResults.here(Store(tmp_path), Shape("cpu", 1))
     paces.keep(cell, PACE)
     assert paces.read(cell) == PACE
     assert paces.read(changed(cell, part, **update)) is None
@@ -108,19 +108,19 @@ def test_what_takes_no_time_makes_no_other_kind(cell: Cell, part: str, update: A
 def test_another_place_has_no_pace_of_this_one(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, one = Store(tmp_path), Shape("cpu", 1)
     monkeypatch.setattr(slurm, "settings", lambda: {"ClusterName": "north"})
-    Paces.on_site(store, SITE, one).keep(cell, PACE)
-    assert Paces.on_site(store, SITE.model_copy(update={"minutes": 5, "jobs": 3}), one).read(cell) == PACE
+    ProbeResults.on_site(store, SITE, one).keep(cell, PACE)
+    assert ProbeResults.on_site(store, SITE.model_copy(update={"minutes": 5, "jobs": 3}), one).read(cell) == PACE
     for other in (Shape("cuda", 1), Shape("cpu", 2), Shape("cpu", 2, nodes=2), Shape("cpu", 1, lanes=2)):
-        assert Paces.on_site(store, SITE, other).read(cell) is None
+        assert ProbeResults.on_site(store, SITE, other).read(cell) is None
     for key, value in (("partition", "big"), ("constraint", "a100"), ("cpus", 2), ("python", "python3")):
-        assert Paces.on_site(store, SITE.model_copy(update={key: value}), one).read(cell) is None
-    assert Paces.here(store, one).read(cell) is None
+        assert ProbeResults.on_site(store, SITE.model_copy(update={key: value}), one).read(cell) is None
+    assert ProbeResults.here(store, one).read(cell) is None
     monkeypatch.setattr(slurm, "settings", lambda: {"ClusterName": "south"})
-    assert Paces.on_site(store, SITE, one).read(cell) is None
+    assert ProbeResults.on_site(store, SITE, one).read(cell) is None
 
 
 def test_a_file_that_cannot_be_read_is_measured_again(cell: Cell, tmp_path: Path) -> None:
-    paces = Paces.here(Store(tmp_path), Shape("cpu", 1))
+    paces = ProbeResults.here(Store(tmp_path), Shape("cpu", 1))
     paces.keep(cell, PACE)
     paces.folder.joinpath(f"{paces.key(cell)}.json").write_text("{")
     assert paces.read(cell) is None

@@ -11,7 +11,7 @@ import pytest
 
 from benchmark.errors import MachineError, UserError
 from cluster.doctor import doctor, probe
-from cluster.doctor.doctor import Finding, examine_site, of_ranks
+from cluster.doctor.doctor import Finding, examine_site, rank_findings
 from cluster.jobs.packing import Shape
 from cluster.site import Site
 from cluster.slurm import commands as slurm
@@ -41,7 +41,7 @@ def rank(**changes: Any) -> dict[str, Any]:
 
 
 def found(*ranks: dict[str, Any], site: Site = CPUS, disk: float = 0.0) -> dict[str, Finding]:
-    return {finding.check: finding for finding in of_ranks(site, ranks, QUESTION, disk)}
+    return {finding.check: finding for finding in rank_findings(site, ranks, QUESTION, disk)}
 
 
 def test_where_all_is_well_nothing_is_advised() -> None:
@@ -147,11 +147,11 @@ def test_a_path_that_slurm_would_rewrite_is_refused_first(tmp_path: Path, name: 
 
 
 def test_the_last_words_of_a_job_are_its_own(tmp_path: Path) -> None:
-    assert waiting.last_words(tmp_path, "7") == ""
+    assert waiting.last_log_line(tmp_path, "7") == ""
     (tmp_path / "7_0_log.out").write_text("starts\nexecve(): No such file\n\nsrun: error: n1: task 0: Exited\n")
-    assert waiting.last_words(tmp_path, "7") == "execve(): No such file"
+    assert waiting.last_log_line(tmp_path, "7") == "execve(): No such file"
     (tmp_path / "8_0_log.out").write_text("srun: error: n1: task 0: Exited\n")
-    assert waiting.last_words(tmp_path, "8") == "srun: error: n1: task 0: Exited"
+    assert waiting.last_log_line(tmp_path, "8") == "srun: error: n1: task 0: Exited"
 
 
 def test_each_state_is_told_once_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

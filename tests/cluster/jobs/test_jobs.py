@@ -15,13 +15,13 @@ from benchmark.errors import MachineError, UserError
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from cluster.jobs import failures
-from cluster.jobs.packing import Shape, pack, shape_of, shapes, within
+from cluster.jobs.packing import Shape, affordable_cells, pack, shape_of, shapes
 from cluster.site import Site
 from cluster.slurm import commands as slurm
 from cluster.slurm.collector import collect
-from cluster.slurm.submissions import Submission, cells_in_hand_if_known, in_hand
+from cluster.slurm.submissions import Submission, queued_cells, queued_ids
 from cluster.slurm.submit import batches, script, submit
-from cluster.slurm.work import require_that_they_end
+from cluster.slurm.work import require_enough_time
 from results.store.store import Store
 
 SITE = Site(
@@ -81,14 +81,14 @@ def test_a_budget_pays_for_whole_seeds_of_all_models(tmp_path: Path) -> None:
     cost = {cell.id: {"persistence": 0.0, "convnet": 1.0, "e2cnn": 9.0}[cell.model.name] for cell in cells}
 
     def chosen(budget: float) -> set[tuple[object, ...]]:
-        kept = [cell for cell in within(cells, cost, budget) if cell.model.name != "persistence"]
+        kept = [cell for cell in affordable_cells(cells, cost, budget) if cell.model.name != "persistence"]
         return {(cell.seed, cell.dataset.level, cell.model.name) for cell in kept}
 
     both = ("convnet", "e2cnn")
     assert chosen(9.9) == set()
     assert chosen(19.9) == {(0, 0, name) for name in both}
     assert chosen(35.0) == {(0, 0, n) for n in both} | {(0, 3, n) for n in both} | {(1, 0, n) for n in both}
-    assert len(within(cells, cost, 60.0)) == len(cells)
+    assert len(affordable_cells(cells, cost, 60.0)) == len(cells)
 
 
 def test_arrays_are_split_at_the_limit(tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_what_the_site_does_not_have_is_refused(tmp_path: Path, resources: str, 
 
 def test_a_cell_that_can_never_end_is_refused(tmp_path: Path) -> None:
     cells = suite_of(tmp_path).cells
-    require_that_they_end(cells, seconds_of(cells, 60 * 240 * 21.0), SITE)
+    require_enough_time(cells, seconds_of(cells, 60 * 240 * 21.0), SITE)
     with pytest.raises(UserError, match=r"about 8\d h, and a job has 240 minutes 21 times"):
-        require_that_they_end(cells, seconds_of(cells, 60 * 240 * 21.5), SITE)
+        require_enough_time(cells, seconds_of(cells, 60 * 240 * 21.5), SITE)
 
 
 def test_the_text_that_sbatch_gets(tmp_path: Path) -> None:
@@ -233,10 +233,10 @@ def test_no_answer_is_no_answer(says: Callable[..., None], tmp_path: Path, monke
     )
     (tmp_path / "runs" / "jobs" / "sent" / "submission.json").write_text(submission.model_dump_json())
     with pytest.raises(MachineError, match="squeue does not answer"):
-        in_hand(Store(tmp_path / "runs"), Submission)
-    assert cells_in_hand_if_known(Store(tmp_path / "runs")) == (set(), False)
+        queued_ids(Store(tmp_path / "runs"), Submission)
+    assert queued_cells(Store(tmp_path / "runs")) == (None, [])
     says("squeue", "12 RUNNING")
-    assert cells_in_hand_if_known(Store(tmp_path / "runs")) == ({"a"}, True)
+    assert queued_cells(Store(tmp_path / "runs")) == ({"a"}, [])
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_no_answer_is_no_answer(says: Callable[..., None], tmp_path: Path, monke
     ],
 )
 def test_the_class_of_a_failure(error: BaseException, failure: str) -> None:
-    assert failures.of_exception(error) == failure
+    assert failures.classify_exception(error) == failure
     assert failure in failures.POLICIES
 
 
@@ -269,11 +269,11 @@ def test_the_class_of_a_failure(error: BaseException, failure: str) -> None:
     ],
 )
 def test_the_class_of_a_job_that_ended(state: str, failure: str) -> None:
-    assert failures.of_job(state) == failure
+    assert failures.classify_job_state(state) == failure
     assert failure in failures.POLICIES
 
 
 def test_the_page_for_clusters_has_every_class_and_every_key() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "clusters.md").read_text(encoding="utf-8")
     named = itertools.chain(failures.POLICIES, (key for key in Site.model_fields if key != "scheduler"))
     assert [name for name in named if f"`{name}`" not in page] == []

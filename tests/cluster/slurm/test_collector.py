@@ -303,8 +303,8 @@ class TestNotes:
         fake.says("squeue", "7 RUNNING", "8 PENDING")
         for text in ("", "{", "[]", '{"suite": "tiny"}'):
             bad.write_text(text, encoding="utf-8")
-            assert [one.folder for one in submissions.unreadable(store)] == [bad.parent]
-            assert submissions.cells_in_hand_if_known(store) == ({suite.cells[0].id}, True)
+            queued, broken = submissions.queued_cells(store)
+            assert (queued, [one.folder for one in broken]) == ({suite.cells[0].id}, [bad.parent])
         shown = symbench("status", suite.path, store=store)
         assert shown.returncode == 0, shown.stderr
         assert shown.stderr.startswith("skipped ")
@@ -317,14 +317,14 @@ class TestNotes:
         (bad.parent / "8_submission.sh").write_text("", encoding="utf-8")
         fake.says("squeue", "8_1 RUNNING")
         with pytest.raises(MachineError, match=r"earlier: submission.json cannot be read: .*`scancel 8`"):
-            submissions.in_hand(store, Submission)
+            submissions.queued_ids(store, Submission)
         with pytest.raises(MachineError, match="cannot be read"):
             submissions.live_jobs(store, suite, Submission)
         fake.says("squeue", "80 RUNNING")
-        assert submissions.in_hand(store, Submission) == set()
+        assert submissions.queued_ids(store, Submission) == set()
         fake.script("squeue", "exit 1")
         with pytest.raises(MachineError, match="squeue does not answer"):
-            submissions.in_hand(store, Submission)
+            submissions.queued_ids(store, Submission)
 
     def test_one_of_an_older_or_a_later_version_is_read(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         note = note_of(submission_of(suite, store, {"7": suite.cells}), store)
@@ -335,7 +335,7 @@ class TestNotes:
         document["site"] |= {"colour": "green"}
         note.write_text(json.dumps(document), encoding="utf-8")
         fake.says("squeue", "7 PENDING")
-        assert submissions.in_hand(store, Submission) == {cell.id for cell in suite.cells}
+        assert submissions.queued_ids(store, Submission) == {cell.id for cell in suite.cells}
         assert notes(store, Submission)[0][0].site == SITE
 
 

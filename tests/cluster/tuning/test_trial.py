@@ -162,7 +162,7 @@ def test_a_rank_that_was_left_alone_hears_why(tmp_path: Path, monkeypatch: pytes
     main, other = World(0, 2, CPU), World(1, 2, CPU)
 
     def what_happened(error: Exception, world: World) -> tuple[str, str]:
-        return failures.of_ranks(failures.of_exception(error), error, world, tmp_path)
+        return failures.classify_on_rank(failures.classify_exception(error), error, world, tmp_path)
 
     assert what_happened(alone, main) == lost
     assert what_happened(alone, other) == lost
