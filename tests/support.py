@@ -10,9 +10,10 @@ from unittest.mock import patch
 
 import numpy as np
 
+from benchmark.cell import Level
 from benchmark.cli import main as cli
 from benchmark.data import dataset_registry
-from benchmark.data.dataset import EquivarianceError, Simulation
+from benchmark.data.dataset import Dataset, EquivarianceError, Simulation
 from benchmark.data.layout import data_path, write
 from benchmark.models import model_registry
 from results.store.store import Store
@@ -94,3 +95,9 @@ def suite_in(
     path = folder / "tiny.yaml"
     path.write_text(SUITE.format(models=models, seeds=seeds, epochs=epochs, ranks=ranks), encoding="utf-8")
     return path
+
+
+def simulate(dataset: Dataset, level: Level, preset: str) -> Simulation:
+    """One level in this process, without a file."""
+    fields = [part.simulate(lambda done: None) for part in dataset.parts(level, preset)]
+    return dataset.assemble(level, preset, fields)

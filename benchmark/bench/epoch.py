@@ -45,7 +45,6 @@ from benchmark.training.loop import Execution, TrainingData, TrainingOutput, det
 
 ARITHMETIC = ("forward", "backward", "optimizer")
 PARTS = ("data", *ARITHMETIC, "validation", "checkpoint")
-LEAST_ARITHMETIC = 0.85
 EPOCHS = 3
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FAST = DEVICE.type == "cuda"

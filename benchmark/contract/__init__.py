@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,7 +19,7 @@ from benchmark.contract import declaration, forecasts, state, symmetry, training
 from benchmark.contract.candidate import Candidate, Violation
 from benchmark.errors import error_location
 
-__all__ = ["CHECKS", "OUTCOMES", "Candidate", "Check", "Result", "Violation", "examine", "run"]
+__all__ = ["CHECKS", "OUTCOMES", "Candidate", "Check", "Result", "Violation", "examine"]
 
 Outcome = Literal["passed", "does not apply", "failed"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -54,12 +54,6 @@ CHECKS: tuple[Check, ...] = tuple(
     for room in (declaration, forecasts, symmetry, training, state)
     for name, function in room.CHECKS.items()
 )
-
-
-def run(candidate: Candidate) -> Iterator[Result]:
-    """All checks, one after another. UserError, from `Candidate.named`, is all that a broken file raises."""
-    for check in CHECKS:
-        yield examine(check, candidate)
 
 
 def examine(check: Check, candidate: Candidate) -> Result:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmark.cell import Level
 from benchmark.data import dataset_registry
-from benchmark.data.dataset import IMPORTED, Dataset, Part, Simulation
+from benchmark.data.dataset import IMPORTED, Dataset, Part
 from benchmark.data.layout import data_path, part_path, read, read_part, write, write_part
 from benchmark.errors import MachineError, UserError, unknown_name
 
@@ -224,13 +224,6 @@ def _work(work: Outline, part: Part) -> str:
 def _count(more: int) -> None:
     with _counter.get_lock():
         _counter.value += more
-
-
-def simulate(dataset: Dataset, level: Level, preset: str) -> Simulation:
-    """One level in this process, without a file."""
-    with _one_thread():
-        fields = [part.simulate(lambda done: None) for part in dataset.parts(level, preset)]
-    return dataset.assemble(level, preset, fields)
 
 
 def _declared(dataset: Dataset, level: Level) -> Level:

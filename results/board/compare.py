@@ -167,8 +167,6 @@ _SAME: list[Callable[[Row], Hashable]] = [
 
 
 def _compared(first: Side, second: Side, metric: str, keys: Sequence[Callable[[Row], Hashable]]) -> Compared:
-    if metric not in METRICS:
-        raise UserError(unknown_name("metric", metric, METRICS))
     matches, left, right = _matched(first.rows, second.rows, keys)
     if not matches:
         raise UserError(

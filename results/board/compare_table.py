@@ -54,9 +54,7 @@ def summary(compared: Compared) -> str:
         told.append(f"{alike} are the same records")
     text = f"Of {len(compared.pairs)}: {', '.join(told)}."
     if compared.improvement is not None:
-        ends = compared.improvement
-        interval = "" if ends.low is None or ends.high is None else f" [{ends.low:.2f}, {ends.high:.2f}]"
-        text += f" A seed of A is better than one of B with probability {ends.value:.2f}{interval}."
+        text += f" A seed of A is better than one of B with probability {compared.improvement.text('{:.2f}'.format)}."
     return text
 
 
@@ -91,9 +89,7 @@ def _numbers(pair: Pair, metric: str) -> list[str]:
     found, scale = pair.comparison, METRICS[metric].divisor
     if not found.seeds:
         return ["-", "-", "-" if found.improvement != found.improvement else f"{found.improvement:.2f}", "-"]
-    difference = written(found.difference.value / scale)
-    if found.difference.low is not None and found.difference.high is not None:
-        difference += f" [{written(found.difference.low / scale)}, {written(found.difference.high / scale)}]"
+    difference = found.difference.text(lambda part: written(part / scale))
     relative = "-" if found.relative is None else f"{100 * found.relative:+.1f} %"
     return [difference, relative, f"{found.improvement:.2f}", _written_p(pair.p)]
 

@@ -15,6 +15,7 @@ from benchmark.models import model_registry
 from benchmark.training.recorder import State
 from results.board.quantities import BY_RUN, CURVES, METRICS, Statistic, curve, is_number, written_statistic
 from results.statistics.paired import Sample
+from results.store.record import Record
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class Row:
 
     def count(self, state: State | Literal["absent"]) -> int:
         return sum(seed.state == state for seed in self.seeds)
+
+    def finished(self, records: Mapping[str, Record]) -> list[Record]:
+        """The records of the seeds that are done."""
+        return [records[seed.cell_id] for seed in self.seeds if seed.state == "done" and seed.cell_id in records]
 
     @cached_property
     def values(self) -> Mapping[str, tuple[float | None, ...]]:

@@ -117,7 +117,4 @@ def estimate(value: Estimate | None, percent: bool = False) -> str:
     """With its 95 % interval: `0.82 [0.75, 0.90]`."""
     if value is None:
         return "-"
-    numbers = [value.value, *(end for end in (value.low, value.high) if end is not None)]
-    texts = [f"{100 * number:.0f}" if percent else f"{number:.3g}" for number in numbers]
-    unit = " %" if percent else ""
-    return texts[0] + unit if len(texts) == 1 else f"{texts[0]} [{texts[1]}, {texts[2]}]{unit}"
+    return value.text(lambda part: f"{100 * part:.0f}") + " %" if percent else value.text("{:.3g}".format)

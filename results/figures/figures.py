@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from results.board.quantities import Statistic, written
 from results.board.row import Row
 from results.figures.plot import MARKERS
+from results.statistics.bootstrap import Estimate
 
 COLORS: Mapping[str, tuple[str, ...]] = {
     "relaxed": ("#d1495b", "#c2185b", "#e2572e"),
@@ -113,6 +114,5 @@ def ends(values: Sequence[Statistic]) -> tuple[list[float], list[float]]:
 
 def hint(label: str, level: object, value: Statistic) -> str:
     """What a point says when it is pointed at."""
-    between = "" if value.low is None or value.high is None else f" [{written(value.low)}, {written(value.high)}]"
     seeds = "1 seed" if value.n == 1 else f"{value.n} seeds"
-    return f"{label}, level {level}: {written(value.mean)}{between}, {seeds}"
+    return f"{label}, level {level}: {Estimate(value.mean, value.low, value.high).text(written)}, {seeds}"

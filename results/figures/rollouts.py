@@ -95,7 +95,7 @@ def _shown(rows: Sequence[Row], records: Mapping[str, Record]) -> tuple[list[tup
     shown: list[tuple[str, Window]] = []
     broken: list[str] = []
     for row in rows:
-        done = [records[seed.cell_id] for seed in row.seeds if seed.state == "done" and seed.cell_id in records]
+        done = row.finished(records)
         if not done or len(shown) == MOST_MODELS:
             continue
         window = first_window(done[0])
@@ -133,7 +133,7 @@ def _still(shown: Sequence[tuple[str, Window]]) -> str:
     for label, values, limit, first in lines:
         parts.append(text(0, top + 14, label))
         panels = np.stack([_indices(values[step], limit, first) for step in steps])
-        parts.append(_image(_png(_beside(panels)), 0, top + LINE, width - MARGIN, tall))
+        parts.append(_image(_png(_picture(_beside(panels)), transparency=CLEAR), 0, top + LINE, width - MARGIN, tall))
         top += LINE + tall + MARGIN / 2
     parts.append(_bars(width + 8, LINE * 2, most, worst))
     return svg(width + BAR, top, "".join(parts))
@@ -195,33 +195,24 @@ def _picture(pixels: NDArray[np.uint8]) -> Image.Image:
     return image
 
 
-def _png(pixels: NDArray[np.uint8]) -> str:
+def _png(image: Image.Image, **options: int) -> str:
+    """The address of an embedded PNG."""
     buffer = io.BytesIO()
-    _picture(pixels).save(buffer, "PNG", optimize=True, transparency=CLEAR)
+    image.save(buffer, "PNG", optimize=True, **options)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _gif(frames: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     first, *others = map(_picture, frames)
-    first.save(
-        buffer,
-        "GIF",
-        save_all=True,
-        append_images=others,
-        duration=MILLISECONDS,
-        loop=0,
-        transparency=CLEAR,
-        disposal=2,
-    )
+    options = {"duration": MILLISECONDS, "loop": 0, "transparency": CLEAR, "disposal": 2}
+    first.save(buffer, "GIF", save_all=True, append_images=others, **options)
     return buffer.getvalue()
 
 
 def embedded(rgb: NDArray[np.uint8], x: float, y: float, width: float, height: float) -> str:
     """Pixels (rows, columns, 3) as an <image> of that place and size."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, "PNG", optimize=True)
-    return _image(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}", x, y, width, height)
+    return _image(_png(Image.fromarray(np.ascontiguousarray(rgb))), x, y, width, height)
 
 
 def _image(address: str, x: float, y: float, width: float, height: float) -> str:
@@ -237,7 +228,7 @@ def _bars(left: float, top: float, most: float, worst: float) -> str:
     for number, (name, limit) in enumerate((("|u|", most), ("error", worst))):
         start = top + number * 96
         shades = np.arange(SHADES, dtype=np.uint8)[::-1, None] + np.uint8(number * SHADES)
-        parts.append(_image(_png(shades), left, start, 10, 64))
+        parts.append(_image(_png(_picture(shades), transparency=CLEAR), left, start, 10, 64))
         parts += [
             text(left, start - 6, name, 'font-size="10"'),
             text(left + 14, start + 8, f"{limit:.2g}", 'font-size="10"'),

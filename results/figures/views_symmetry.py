@@ -15,7 +15,6 @@ from results.board.quantities import METRICS, written
 from results.board.row import Row
 from results.figures.figures import INK, Plot, Sheet, Style, ends, family_style, few, hint
 from results.figures.plot import Axis, Series, chart
-from results.statistics.bootstrap import Estimate
 from results.statistics.crossing import Crossing, crossing, slope_and_rank
 
 DATA = "data_equivariance_error"
@@ -129,7 +128,7 @@ def _calibration(rows: Sequence[Row], metric: str) -> Sheet | None:
         if not values:
             continue
         slope, rank = slope_and_rank(places, values)
-        lines.append((label, _between(slope), "-" if rank is None else f"{rank:.2f}", _least(members, metric)))
+        lines.append((label, slope.text(written), "-" if rank is None else f"{rank:.2f}", _least(members, metric)))
     head = ("Model", "Slope", "Rank correlation", "At the most symmetric level")
     return Sheet(head, tuple(lines)) if lines else None
 
@@ -205,16 +204,10 @@ def _crossings(rows: Sequence[Row], metric: str) -> Sheet | None:
     for strict in (label for label in labelled if families[label] == "strict"):
         for relaxed in (label for label in labelled if families[label] == "relaxed"):
             found = _crossing(labelled[strict], labelled[relaxed], metric)
-            at = "no crossing" if found is None else _between(found.at)
+            at = "no crossing" if found is None else found.at.text(written)
             share = "-" if found is None or not isfinite(found.share) else f"{100 * found.share:.0f} %"
             lines.append((strict, relaxed, at, share))
     return Sheet(("Strict", "Relaxed", "Cross at", "In resamples"), tuple(lines)) if lines else None
-
-
-def _between(value: Estimate) -> str:
-    if value.low is None or value.high is None:
-        return written(value.value)
-    return f"{written(value.value)} [{written(value.low)}, {written(value.high)}]"
 
 
 @dataclass(frozen=True)

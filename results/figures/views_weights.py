@@ -78,7 +78,7 @@ def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> 
     read = 0
     for row in rows:
         if len(found) < MOST_MODELS and read < MOST_READ and row.family in ("relaxed", "approximate", "unknown"):
-            done = [records[seed.cell_id] for seed in row.seeds if seed.state == "done" and seed.cell_id in records]
+            done = row.finished(records)
             read += bool(done)
             layers = _read(done[0]) if done else []
             if layers is None:

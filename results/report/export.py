@@ -42,19 +42,8 @@ def to_csv(rows: Sequence[Row], metric: str = "rmse_future") -> str:
     writer.writerow([*told, *seeds, *(f"{name}_{part}" for name in names for part in parts)])
     for index, row in enumerate(rows):
         counts = [row.count(state) for state in ("done", "diverged", "failed", "running", "absent")]
-        texts = [
-            row.dataset,
-            row.preset,
-            row.grid,
-            str(row.protocol["name"]),
-            row.level,
-            row.label,
-            row.model,
-            row.family,
-        ]
-        numbers = [
-            getattr(row.metrics[name], part) if name in row.metrics else None for name in names for part in parts
-        ]
+        texts = [row.dataset, row.preset, row.grid, row.protocol["name"], row.level, row.label, row.model, row.family]
+        numbers = [getattr(row.metrics.get(name), part, None) for name in names for part in parts]
         line = [*texts, len(row.seeds), *counts, row.reason, groups[index], int(index in winners), *numbers]
         writer.writerow([_not_a_formula(value) if isinstance(value, str) else value for value in line])
     return buffer.getvalue()

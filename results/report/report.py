@@ -26,19 +26,12 @@ from results.figures import figures, rollouts, views_flow, views_symmetry, views
 from results.figures.figures import Plot
 from results.figures.plot import standalone
 from results.figures.study_figures import figures_of as study_figures
+from results.report.export import SHOWN
 from results.statistics.bootstrap import range_coverage
 from results.store.record import Broken, Record
 from results.store.store import Store
 from results.store.studies import begun_studies, readable_trials
 
-MAIN_COLUMNS = (
-    "data_equivariance_error",
-    "rmse_future",
-    "rmse_domain",
-    "model_equivariance_error",
-    "parameters",
-    "flops",
-)
 MORE_COLUMNS = (
     "vrmse_future",
     "vrmse_domain",
@@ -51,7 +44,7 @@ MORE_COLUMNS = (
     "best_epoch",
 )
 MOST_DETAILED = 400
-"""Rows, beyond which the page keeps to MAIN_COLUMNS and to the ids of the records."""
+"""Rows, beyond which the page keeps to SHOWN and to the ids of the records."""
 MOST_PANELS = 12
 """Datasets, each under one protocol, whose figures are drawn; the page says so of the others."""
 MOST_STANDINGS = 60
@@ -81,9 +74,9 @@ def render(
     """The whole page; `panels` where the caller has them. UserError: no such metric, no such baseline."""
     rows = aggregate(suite.cells, records, metric)
     detailed = len(rows) <= MOST_DETAILED
-    columns = [*MAIN_COLUMNS, *(MORE_COLUMNS if detailed else ())]
+    columns = [*SHOWN, *(MORE_COLUMNS if detailed else ())]
     columns += [] if metric in columns else [metric]
-    columns = [name for name in columns if name in MAIN_COLUMNS or any(name in row.metrics for row in rows)]
+    columns = [name for name in columns if name in SHOWN or any(name in row.metrics for row in rows)]
     commands = Commands(suite)
     standings = overall(rows, metric, baseline)
     environment = Environment(
@@ -239,7 +232,7 @@ def _told_verdict(verdict: Verdict, metric: str) -> dict[str, Any]:
         "level": row.level,
         "data": "-" if data is None else written(data.mean),
         "best": "-" if best_row is None else best_row.label,
-        "number": "-" if best_row is None else written_statistic(metric, best_row.metrics[metric]),
+        "number": "-" if best_row is None else best_row.written(metric),
         "second": "-" if second is None else second.label,
         "margin": "-" if relative is None else f"{100 * relative:+.0f} %",
         "difference": "" if between is None else estimate(between.difference),

@@ -7,7 +7,7 @@ docs/leaderboards.md says why these intervals and not others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
@@ -32,6 +32,12 @@ class Estimate:
     value: float
     low: float | None = None
     high: float | None = None
+
+    def text(self, written: Callable[[float], str]) -> str:
+        """`0.82 [0.75, 0.90]`, or the value alone."""
+        if self.low is None or self.high is None:
+            return written(self.value)
+        return f"{written(self.value)} [{written(self.low)}, {written(self.high)}]"
 
 
 def interval(values: ArrayLike) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import combinations
 
@@ -42,24 +43,17 @@ def pairwise(samples: Sequence[Sample], pairs: Sequence[tuple[int, int]] | None 
     k = len(samples)
     result = np.full((k, k), np.nan)
     np.fill_diagonal(result, 1.0)
-    wanted = list(combinations(range(k), 2)) if pairs is None else list(pairs)
     finite = [_finite(sample) for sample in samples]
-    alike: dict[tuple[tuple[int, ...], bool], list[tuple[int, int]]] = {}
-    for i, j in wanted:
-        seeds = common_seeds(finite[i], finite[j])
+    alike: dict[tuple[int, ...], dict[tuple[int, int], Array]] = defaultdict(dict)  # by shape, to be tested at once
+    for i, j in combinations(range(k), 2) if pairs is None else pairs:
+        seeds, with_runs = common_seeds(finite[i], finite[j]), both_have_runs(finite[i], finite[j])
         if len(seeds) > 1:
-            alike.setdefault((seeds, both_have_runs(finite[i], finite[j])), []).append((i, j))
-    found: list[tuple[int, int]] = []
-    p: list[Array] = []
-    for (seeds, with_runs), members in alike.items():
-        cubes = {index: table(finite[index], seeds, with_runs) for pair in members for index in pair}
-        for shape in {cubes[i].shape for i, _ in members}:
-            same = [pair for pair in members if cubes[pair[0]].shape == shape]
-            p.append(mixed_test(np.stack([cubes[i] - cubes[j] for i, j in same])))
-            found += same
-    if found:
-        for (i, j), value in zip(found, holm(np.concatenate(p)), strict=True):
-            result[i, j] = result[j, i] = value
+            difference = table(finite[i], seeds, with_runs) - table(finite[j], seeds, with_runs)
+            alike[difference.shape][i, j] = difference
+    tested = [pair for members in alike.values() for pair in members]
+    p = [mixed_test(np.stack(list(members.values()))) for members in alike.values()]
+    for (i, j), value in zip(tested, holm(np.concatenate([*p, []])), strict=True):
+        result[i, j] = result[j, i] = value
     return result
 
 

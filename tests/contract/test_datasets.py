@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support import simulate
 
 from benchmark.cell import Level, Protocol
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, PAPER, Dataset, Preset, Simulation
 from benchmark.data.layout import data_path
-from benchmark.data.prepare import outline, prepare, simulate
+from benchmark.data.prepare import outline, prepare
 from benchmark.errors import MachineError, UserError
 from benchmark.groups import divergence, elements
 

@@ -86,7 +86,8 @@ def outcome(candidate: Candidate, name: str) -> Result:
 
 @pytest.mark.parametrize("text", [TOY, RELAXED], ids=["strict", "relaxed"])
 def test_a_sound_baseline_passes(make: Make, text: str) -> None:
-    results = list(contract.run(make(text)))
+    candidate = make(text)
+    results = [contract.examine(check, candidate) for check in contract.CHECKS]
     assert [result.check for result in results] == list(contract.CHECKS)
     assert not [result for result in results if result.outcome == "failed"]
     skipped = {result.check.name: result.reason for result in results if result.outcome == "does not apply"}

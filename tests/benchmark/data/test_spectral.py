@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support import simulate
 from torch import Tensor
 
 from benchmark.data.dataset import Dataset, Preset, Simulation
 from benchmark.data.datasets.turbulence_rotation import TurbulenceRotation
 from benchmark.data.datasets.turbulence_translation import TurbulenceTranslation
 from benchmark.data.physics.spectral import Fluid, Solver, Start, Turbulence, initial_vorticity
-from benchmark.data.prepare import simulate
 from benchmark.errors import MachineError
 from benchmark.groups import rotate
 
