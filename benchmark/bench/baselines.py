@@ -31,7 +31,7 @@ from benchmark.cell import Training
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 from benchmark.training.environment import peak_memory_bytes, reset_peak_memory
-from benchmark.training.loop import RolledOutLoss
+from benchmark.training.loss import RolledOutLoss
 
 FRAMES_IN, FRAMES_OUT = 10, 2
 ALLOWED_TIME, ALLOWED_TIME_E2CNN, ALLOWED_MEMORY = 1.15, 1.3, 1.5

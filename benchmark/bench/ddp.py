@@ -35,7 +35,8 @@ from benchmark.suite import loading as suites
 from benchmark.training import environment
 from benchmark.training.distributed import World, join
 from benchmark.training.experiment import Experiment, is_trained
-from benchmark.training.loop import RolledOutLoss, deterministic
+from benchmark.training.loss import RolledOutLoss
+from benchmark.training.randomness import deterministic
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "bucket_cap_mb 1": {"bucket_cap_mb": 1},

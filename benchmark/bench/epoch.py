@@ -41,7 +41,8 @@ from benchmark.suite import loading as suites
 from benchmark.training import environment
 from benchmark.training.distributed import World
 from benchmark.training.experiment import Experiment, is_trained
-from benchmark.training.loop import Execution, TrainingData, TrainingOutput, deterministic, fit
+from benchmark.training.loop import Execution, TrainingData, TrainingOutput, fit
+from benchmark.training.randomness import deterministic
 
 ARITHMETIC = ("forward", "backward", "optimizer")
 PARTS = ("data", *ARITHMETIC, "validation", "checkpoint")

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmark.cell import Training
 from benchmark.data.windows import Windows
 from benchmark.models.baseline import Baseline
-from benchmark.training.loop import seed_device, step_seed
+from benchmark.training.randomness import seed_device, step_seed
 
 
 class WindowDataset(Dataset[tuple[Tensor, Tensor]]):

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmark.cell import Training
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
-from benchmark.training.loop import RolledOutLoss
+from benchmark.training.loss import RolledOutLoss
 
 FRAMES = 3
 SQUARE, WIDE, ODD, JET = (12, 12), (12, 9), (11, 13), (62, 23)

@@ -20,7 +20,7 @@ from benchmark.contract.candidate import CPU, Candidate, Violation, drawn, noise
 from benchmark.errors import error_location
 from benchmark.models import model_registry
 from benchmark.training.distributed import World, join, single
-from benchmark.training.loop import RolledOutLoss
+from benchmark.training.loss import RolledOutLoss
 
 STEPS, BATCH = 2, 4
 RATE = 0.05

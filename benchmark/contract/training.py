@@ -15,7 +15,8 @@ from benchmark.contract.ranks import two_ranks_equal_one
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
 from benchmark.models.baseline import Baseline
-from benchmark.training.loop import TrainingData, TrainingOutput, deterministic, fit
+from benchmark.training.loop import TrainingData, TrainingOutput, fit
+from benchmark.training.randomness import deterministic
 from benchmark.training.recorder import Epoch
 
 UNTRAINED = "it has nothing to train"

@@ -22,7 +22,8 @@ from benchmark.models import model_registry
 from benchmark.training import environment
 from benchmark.training.distributed import World
 from benchmark.training.experiment import Experiment, stored_field
-from benchmark.training.loop import Execution, StoppedError, TrainingData, TrainingOutput, deterministic, fit
+from benchmark.training.loop import Execution, StoppedError, TrainingData, TrainingOutput, fit
+from benchmark.training.randomness import deterministic
 
 WARM_UP, WARM_UP_COMPILED = 1, 2
 STEPS = 5

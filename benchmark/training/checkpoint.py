@@ -1,10 +1,9 @@
-"""The checkpoint of a training: everything that the next step depends on, in one file that is complete or absent."""
+"""Checkpoint of a training: everything that the next step depends on, in one file that is complete or absent."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,16 +20,22 @@ from benchmark.training.recorder import Epoch
 
 @dataclass
 class Position:
-    """How far the present epoch is: steps done, their summed loss on each rank, and what they took."""
+    """Progress within the present epoch: steps done, their summed loss on each rank, and their seconds."""
 
     step: int = 0
     error: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
+    def error_on(self, world: World) -> float:
+        """Summed loss of this rank. If the number of ranks has changed, rank 0 takes the sum over all."""
+        if len(self.error) == world.size:
+            return self.error[world.rank]
+        return math.fsum(self.error) if world.is_main else 0.0
+
 
 @dataclass
 class Progress:
-    """Everything that the next step depends on, besides the weights and the optimiser."""
+    """State of a training besides the weights, the optimiser and the schedule."""
 
     history: list[Epoch] = field(default_factory=list)
     position: Position = field(default_factory=Position)
@@ -40,11 +45,12 @@ class Progress:
 
     @property
     def seconds(self) -> float:
+        """Duration of all finished epochs."""
         return sum(epoch.seconds for epoch in self.history)
 
 
 class Checkpoint:
-    """What is saved to `path` and restored from it; as a context, at whose end all is written."""
+    """Saves a training to `path`, in the background, and restores it. Leaving the context waits for the last save."""
 
     def __init__(
         self,
@@ -66,10 +72,7 @@ class Checkpoint:
             self.wait()
 
     def save(self, progress: Progress) -> None:
-        """Take a copy, which is written while training goes on, in place of what is there.
-
-        An error of the last writing comes here, or at the end.
-        """
+        """Copy the state and write it while training goes on. Raises the error of the previous save, if it failed."""
         self.wait()
         state = {
             "model": self.model.state_dict(),
@@ -80,16 +83,19 @@ class Checkpoint:
             "best_rmse": progress.best_rmse,
             "best_epoch": progress.best_epoch,
         }
-        kept = {**copy.deepcopy(state), "best_model": progress.best_model}  # which is a copy already
-        self._written = self._writer.submit(_write, kept, self.path)
+        snapshot = {**copy.deepcopy(state), "best_model": progress.best_model}  # the latter is a copy already
+        self._written = self._writer.submit(_write, snapshot, self.path)
 
     def wait(self) -> None:
-        """Until what was saved last is on the disk. MachineError: it cannot be written."""
+        """Wait until the last save is on the disk. Raises MachineError if it cannot be written."""
         if self._written is not None:
             self._written.result()
 
     def restore(self, world: World) -> Progress:
-        """Set model, optimiser and schedule to what was saved; a fresh Progress where nothing was."""
+        """Load model, optimiser and schedule, and return the progress; a new Progress if nothing was saved.
+
+        Raises MachineError if the file is damaged, or if ranks read different states.
+        """
         if not world.any(self.path.exists()):
             return Progress()
         state = read(self.path)
@@ -97,8 +103,8 @@ class Checkpoint:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        there = world.gather(len(state["history"]) + state["position"]["step"] / 1e9)
-        if len(set(there)) > 1:
+        states = world.gather(len(state["history"]) + state["position"]["step"] / 1e9)
+        if len(set(states)) > 1:
             raise MachineError(f"{self.path}: ranks read different states of it; is this disk the same on all nodes?")
         history = [Epoch(**epoch) for epoch in state["history"]]
         position = Position(**state["position"])
@@ -110,18 +116,8 @@ def _write(state: dict[str, Any], path: Path) -> None:
         torch.save(state, temporary)
 
 
-def share_of(errors: Sequence[float], world: World) -> float:
-    """What this rank has summed; where there are other ranks than there were, the first takes it all."""
-    if len(errors) == world.size:
-        return errors[world.rank]
-    return math.fsum(errors) if world.is_main else 0.0
-
-
 def read(path: Path) -> dict[str, Any]:
-    """State dicts, numbers and lists only, on the CPU: who loads them moves them, but for Adam's steps, which stay.
-
-    MachineError where the file cannot be read.
-    """
+    """State dicts, numbers and lists of a checkpoint, on the CPU. Raises MachineError if it cannot be read."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file

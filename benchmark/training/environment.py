@@ -1,4 +1,4 @@
-"""Where a result came from: provenance, which is never part of a cell's identity."""
+"""Environment of a training: provenance, cores and memory. None of it is part of a cell's identity."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ import torch
 from benchmark.training.distributed import World
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-"""As glibc's malloc.h numbers them."""
+"""M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h."""
 KEPT_BYTES = 32 * 2**20
-"""The largest block that is kept; the pages of a larger one cost little beside what is computed with it."""
+"""Largest block that malloc keeps; new pages for a larger one cost little compared with computing on it."""
 LIBRARIES = ("torch", "e2cnn", "numpy", "h5py", "phiflow", "submitit")
 
 
@@ -45,47 +45,46 @@ def describe(world: World) -> dict[str, Any]:
 
 
 def anonymous(world: World) -> dict[str, Any]:
-    """The same for what is to be committed: names of hosts, and what kernel they run, are nobody's business."""
+    """Provenance without the name and the kernel of the host, for files that are committed."""
     return {key: value for key, value in describe(world).items() if key not in ("host", "platform")}
 
 
 def source_digest(model_class: type) -> str:
-    """sha256 of the file that defines the model, since a plug-in stands in no commit of ours."""
+    """sha256 of the file that defines the model; the commit does not cover a plug-in."""
     return hashlib.sha256(Path(inspect.getfile(model_class)).read_bytes()).hexdigest()
 
 
 def available_cpus() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def memory_bytes() -> int:
-    """What this machine has, or the container that this process is in."""
+    """Memory of this machine, or of the container that limits this process."""
     limits = [psutil.virtual_memory().total]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # there is none, or it says "max"
+        with suppress(OSError, ValueError):  # no such file, or it contains "max"
             limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
     return min(limits)
 
 
 def keep_freed_memory() -> None:
-    """Let malloc keep what is freed for what comes next.
+    """Let glibc's malloc keep freed memory; other allocators stay unchanged.
 
-    Otherwise glibc gives it back, and each step of a small network on a CPU asks the system for a thousand new pages.
-    Other systems have other allocators, which stay as they are.
+    Otherwise glibc returns it, and each step of a small network on a CPU asks the system for a thousand new pages.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(MMAP_THRESHOLD, KEPT_BYTES)
-        libc.mallopt(TRIM_THRESHOLD, -1)
+        libc.mallopt(TRIM_THRESHOLD, -1)  # never
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start to measure the peak anew, so that cells packed into one process do not see each other's."""
+    """Reset the peak, so that cells packed into one process do not report each other's."""
     if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)  # what was kept is not this cell's
+        ctypes.CDLL(None).malloc_trim(0)  # memory kept from an earlier cell
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
@@ -93,7 +92,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """Peak since the reset: allocated on the GPU, or resident in this process; None where the system cannot tell."""
+    """Peak since the reset: allocated on the GPU, or resident in this process. None if the system reports none."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")

@@ -1,10 +1,10 @@
-"""A cell resolved: dataset, baseline, Config and task that the names in it stand for, and the data that it learns."""
+"""Experiment: a cell whose names are resolved to a dataset, a baseline, a Config and a task."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ TUNING_SPLITS: tuple[SplitName, ...] = ("train", "validation")
 
 @dataclass(frozen=True)
 class Experiment:
-    """A cell with everything that its names stand for. Resolved once; nothing is built or read yet."""
+    """A resolved cell. No model is built and no data are read yet."""
 
     cell: Cell
     dataset: Dataset
@@ -37,34 +37,39 @@ class Experiment:
 
     @classmethod
     def of(cls, cell: Cell, shape_CHW: Sequence[int] | None = None) -> Experiment:
-        """Resolve `cell`, on a field of that shape, by default the shape of its preset. UserError: unknown name."""
+        """Resolve `cell` on a field of `shape_CHW` (default: that of its preset). UserError: unknown name."""
         model_class, config = model_registry.configured(cell.model)
         task = task_of(cell.dataset, cell.protocol, shape_CHW)
         return cls(cell, dataset_registry.dataset(cell.dataset.name), model_class, config, task)
 
     @property
     def splits(self) -> Mapping[SplitName, Split]:
-        """Windows of each split. UserError where the frames do not hold the windows that the protocol asks for."""
+        """Windows of each split. Raises UserError if the preset has too few frames for the protocol."""
         return self.dataset.splits(self.cell.protocol, self.cell.dataset.preset)
 
     def refusal(self) -> str | None:
-        """Why the model cannot run on the task; None where it can. UserError: the author's code raises."""
+        """Reason why the model cannot run on the task, or None. Raises UserError if the author's code fails."""
         with author_errors(self.cell.model.name, self.model_class):
             return self.model_class.refusal(self.config, self.task)
 
     def build(self) -> Baseline:
-        """The model on the CPU, with weights from torch's random state. UserError: the author's code raises."""
+        """Model on the CPU, initialised from torch's random state. Raises UserError if the author's code fails."""
         with author_errors(self.cell.model.name, self.model_class):
             return self.model_class(self.config, self.task)
 
     def windows(self, field: Tensor, device: torch.device) -> dict[SplitName, Windows]:
-        """Windows of all splits over `field` (run, time, C, H, W), which is moved to the device once."""
+        """Windows of all splits over `field` (run, time, C, H, W), which is copied to the device once."""
         return self._windows_of(field, self.splits, device)
 
     def tuning_windows(self, field: Tensor, device: torch.device) -> dict[SplitName, Windows]:
-        """Windows of training and validation alone: frames of the test splits are not in memory."""
+        """Windows of training and validation only. Frames that only the test splits use are NaN in the copied field."""
         splits = {name: self.splits[name] for name in TUNING_SPLITS}
-        return self._windows_of(_without_other_frames(field, splits.values(), self.task.input_frames), splits, device)
+        visible = torch.full_like(field, math.nan)
+        for split in splits.values():
+            for run, start in itertools.product(split.runs, split.starts):
+                frames = slice(start, start + self.task.input_frames + split.steps)
+                visible[run, frames] = field[run, frames]
+        return self._windows_of(visible, splits, device)
 
     def _windows_of(
         self, field: Tensor, splits: Mapping[SplitName, Split], device: torch.device
@@ -74,42 +79,24 @@ class Experiment:
 
 
 def is_trained(cell: Cell) -> bool:
-    """Whether the model of `cell` has weights to train. UserError: unknown model."""
+    """Whether the model of `cell` has weights to train. Raises UserError for an unknown model."""
     return model_registry.model(cell.model.name).trained
 
 
 def task_of(dataset: DatasetChoice, protocol: Protocol, shape_CHW: Sequence[int] | None = None) -> Task:
-    """What a model has to fit; the shape is that of the preset where no data are there to give it."""
+    """Task of a dataset under a protocol, on a field of `shape_CHW` (default: that of the preset)."""
     declared = dataset_registry.dataset(dataset.name)
     if shape_CHW is None:
         preset = declared.presets[dataset.preset]
         shape_CHW = (declared.channels, preset.height, preset.width)
     channels, height, width = shape_CHW
-    return Task(
-        dataset.name,
-        protocol.input_frames,
-        channels,
-        height,
-        width,
-        protocol.target,
-        declared.periodic,
-        dataset.grid,
-    )
+    frames, target = protocol.input_frames, protocol.target
+    return Task(dataset.name, frames, channels, height, width, target, declared.periodic, dataset.grid)
 
 
 def stored_field(dataset: DatasetChoice, data_folder: Path) -> StoredField:
-    """The field of `dataset`, on the grid that it asks for. MachineError: missing, or of another dataset."""
+    """Field of `dataset` on its grid. Raises MachineError if the file is missing or holds another dataset."""
     stored = load_field(field_path(data_folder, dataset), dataset.grid)
     if (stored.dataset, stored.preset, stored.level) != (dataset.name, dataset.preset, dataset.level):
         raise MachineError(f"{stored.path}: holds {stored.dataset} ({stored.preset}) level {stored.level}; delete it")
     return stored
-
-
-def _without_other_frames(field: Tensor, splits: Iterable[Split], input_frames: int) -> Tensor:
-    """A copy in which the frames of no window are NaN, which would show in every number made of them."""
-    shown = torch.full_like(field, math.nan)
-    for split in splits:
-        for run, start in itertools.product(split.runs, split.starts):
-            frames = slice(start, start + input_frames + split.steps)
-            shown[run, frames] = field[run, frames]
-    return shown

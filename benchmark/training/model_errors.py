@@ -1,4 +1,4 @@
-"""Errors in an author's code: a forecast of the wrong shape or with NaN, and exceptions. Each names the model."""
+"""Errors in the code of a baseline: wrong forecasts and exceptions. Each message names the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmark.models.baseline import Baseline
 
 
 def forecast_problem(y: object, x_BTCHW: Tensor) -> str | None:
-    """What is wrong with `y` as a forecast for the windows `x`, and what was expected; None where nothing is."""
+    """Problem of `y` as a forecast for the windows `x`, with the expected value; None if there is none."""
     expected = (len(x_BTCHW), *x_BTCHW.shape[2:])
     if not isinstance(y, Tensor):
         return f"forward gives {type(y).__name__}, expected a tensor of shape {expected}"
@@ -30,7 +30,7 @@ def forecast_problem(y: object, x_BTCHW: Tensor) -> str | None:
 
 @contextmanager
 def author_errors(name: str, baseline: type[Baseline]) -> Iterator[None]:
-    """Raise exceptions of the baseline's own code as a UserError that names it; lack of memory stays what it is."""
+    """Turn exceptions of the baseline's code into a UserError that names it; out-of-memory errors pass unchanged."""
     try:
         yield
     except (SymbenchError, torch.OutOfMemoryError, MemoryError):
@@ -40,9 +40,9 @@ def author_errors(name: str, baseline: type[Baseline]) -> Iterator[None]:
 
 
 def check_forecast(name: str, model: Baseline, x_BTCHW: Tensor) -> None:
-    """UserError where `model` gives no forecast for these windows. Costs one forward pass; the weights stay."""
+    """Raise UserError if `model` gives no valid forecast for `x_BTCHW`. Costs one forward pass."""
     training = model.training
-    # Not inference_mode: what a model keeps from its first call must serve in training, too.
+    # Not inference_mode: tensors that a model caches in its first call must work in training, too.
     with torch.no_grad(), author_errors(name, type(model)):
         problem = forecast_problem(model.eval()(x_BTCHW), x_BTCHW)
     model.train(training)

@@ -1,9 +1,9 @@
-"""What a running cell tells the world. The store implements it; rank 0 alone calls it."""
+"""Recorder: the interface through which a running cell reports its state. The store implements it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -11,12 +11,12 @@ from benchmark.evaluation.rollouts import Rollouts
 
 State = Literal["running", "done", "diverged", "failed", "n/a"]
 FINAL_STATES: frozenset[State] = frozenset({"done", "diverged", "n/a"})
-"""A cell in one of these is a result and is not run again."""
+"""States of a cell that has a result and is not run again."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """The content of status.json; `heartbeat` is seconds since 1970, `failure` the class of a failure."""
+    """Content of status.json; `heartbeat` is in seconds since 1970, `failure` the class of a failure."""
 
     state: State
     attempt: int = 1
@@ -30,16 +30,13 @@ class Status:
 
     @property
     def is_result(self) -> bool:
-        """Whether the cell is finished for good."""
+        """Whether the cell has a result."""
         return self.state in FINAL_STATES
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of history.jsonl; RMSE in the units of the field, over all rolled-out steps."""
+    """One line of history.jsonl. The RMSE is in the units of the field, over all rolled-out steps."""
 
     epoch: int
     train_loss: float
@@ -50,30 +47,32 @@ class Epoch:
 
 
 class Recorder(Protocol):
-    """Where the record of one cell goes. Every file is complete or absent."""
+    """Writer of the record of one cell. Every file is complete or absent."""
 
     @property
     def checkpoint_path(self) -> Path: ...
 
     def start(self) -> None:
-        """A new attempt begins."""
+        """Begin a new attempt."""
 
     def progress(self, history: Sequence[Epoch], epochs: int) -> None:
-        """Before the first and after each epoch: the history so far, which is also a heartbeat."""
+        """Write the history so far, of `epochs` in total; also a heartbeat. Called before the first epoch, too."""
 
-    def environment(self, environment: Mapping[str, Any]) -> None: ...
+    def environment(self, environment: Mapping[str, Any]) -> None:
+        """Write the provenance."""
 
-    def rollouts(self, rollouts: Sequence[Rollouts], grid: str) -> None: ...
+    def rollouts(self, rollouts: Sequence[Rollouts], grid: str) -> None:
+        """Write example roll-outs; `grid` is the grid of their components."""
 
     def finish(self, state: State, metrics: Mapping[str, Any], message: str = "") -> None:
-        """The cell is a result: `done`, `diverged` or `n/a`; `metrics` may be partial for the last two."""
+        """Write the result. `metrics` may be partial if `state` is `diverged` or `n/a`."""
 
     def fail(self, failure: str, message: str) -> None:
-        """The cell did not become a result; `failure` is the class, which decides what happens next."""
+        """Write that the attempt failed; the class `failure` decides what happens next."""
 
 
 class Follower:
-    """The recorder of the other ranks: knows where the checkpoint is and writes nothing."""
+    """Recorder of the ranks other than 0: it knows the path of the checkpoint and writes nothing."""
 
     def __init__(self, checkpoint_path: Path) -> None:
         self.checkpoint_path = checkpoint_path

@@ -1,4 +1,4 @@
-"""One cell from data to record; every rank runs this."""
+"""Training and evaluation of one cell, from its data to its record. Every rank calls `run_cell`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ from benchmark.training import environment
 from benchmark.training.checkpoint import Progress
 from benchmark.training.distributed import World
 from benchmark.training.experiment import Experiment, stored_field
-from benchmark.training.loop import DivergedError, Execution, TrainingData, TrainingOutput, deterministic, fit
+from benchmark.training.loop import DivergedError, Execution, TrainingData, TrainingOutput, fit
 from benchmark.training.model_errors import check_forecast
+from benchmark.training.randomness import deterministic
 from benchmark.training.recorder import Recorder
 
 EXAMPLES = 2
-"""Rolled-out windows kept of each test split, for pictures."""
+"""Rolled-out windows of each test split that are kept for pictures."""
 TEST_SPLITS: tuple[SplitName, ...] = ("future", "domain")
+SplitWindows = Mapping[SplitName, Windows]
 
 
 def run_cell(
@@ -47,42 +49,46 @@ def run_cell(
     notes: Mapping[str, Any] = MappingProxyType({}),
     tuning: bool = False,
 ) -> None:
-    """Train and evaluate `cell`, and leave its record; goes on where an earlier attempt stopped.
+    """Train and evaluate `cell` and write its record. Continues from the checkpoint of an earlier attempt.
 
-    `notes` join the provenance. While `tuning`, the test splits do not exist: their frames are not in memory, and the
-    record ends with the validation RMSE. Raises UserError and MachineError for what a person can mend, StoppedError
-    where `execution` stopped the training; divergence is a result.
+    `notes` are added to the provenance. With `tuning`, the record ends with the validation RMSE, and no frame of the
+    test splits is in memory. Divergence is a result. Raises UserError and MachineError for causes that a person can
+    fix, and StoppedError if `execution` stopped the training.
     """
     world = execution.world
     stored = stored_field(cell.dataset, data_folder)
     experiment = Experiment.of(cell, stored.field.shape[2:])
     recorder.environment({**environment.describe(world), **_provenance(experiment, stored), **notes})
-    reason = experiment.refusal()
-    if reason is not None:
-        recorder.finish("n/a", {}, reason)
+    refusal = experiment.refusal()
+    if refusal is not None:
+        recorder.finish("n/a", {}, refusal)
         return
     environment.reset_peak_memory(world.device)
     windows_of = experiment.tuning_windows if tuning else experiment.windows
     windows = windows_of(stored.field, world.device)
     with deterministic(cell.seed):
         model = experiment.build().to(world.device)
-        # Before training, and without a random number of it: the epochs seed themselves.
+        # Uses no random number of the training: each epoch is seeded on its own.
         check_forecast(cell.model.name, model, windows["train"].batch(torch.zeros(1, dtype=torch.long))[0])
         try:
-            trained = _train(cell, model, windows, recorder, execution)
+            progress = _train(cell, model, windows, recorder, execution)
         except DivergedError as error:
             recorder.finish("diverged", _costs(cell, model, error.progress, windows, world), str(error))
             return
-        spent = _costs(cell, model, trained, windows, world)
+        measured = _costs(cell, model, progress, windows, world)
         if tuning:
-            recorder.finish("done", {"rmse_validation": trained.best_rmse, **spent})
+            recorder.finish("done", {"rmse_validation": progress.best_rmse, **measured})
             return
-        metrics = _evaluate(experiment, model, stored, windows, world) | spent | _data_errors(stored)
+        metrics = _evaluate(experiment, model, stored, windows, world) | measured | _data_errors(stored)
         if world.is_main:
             precision = cell.train.precision
             examples = [example_rollouts(model, windows[split], split, EXAMPLES, precision) for split in TEST_SPLITS]
             recorder.rollouts(examples, cell.dataset.grid)
-    _finish(recorder, metrics)
+    finite = {key: value for key, value in metrics.items() if _is_finite(value)}
+    if len(finite) < len(metrics):
+        recorder.finish("diverged", finite, f"not finite: {', '.join(sorted(metrics.keys() - finite.keys()))}")
+    else:
+        recorder.finish("done", metrics)
 
 
 def _provenance(experiment: Experiment, stored: StoredField) -> dict[str, str]:
@@ -93,10 +99,8 @@ def _provenance(experiment: Experiment, stored: StoredField) -> dict[str, str]:
     }
 
 
-def _train(
-    cell: Cell, model: Baseline, windows: Mapping[SplitName, Windows], recorder: Recorder, execution: Execution
-) -> Progress:
-    """Train `model` in place; a model without weights has made no progress."""
+def _train(cell: Cell, model: Baseline, windows: SplitWindows, recorder: Recorder, execution: Execution) -> Progress:
+    """Train `model` in place; a model without weights makes no progress."""
     if not model.trained:
         return Progress()
     data = TrainingData(windows["train"], windows["validation"])
@@ -105,11 +109,7 @@ def _train(
 
 
 def _evaluate(
-    experiment: Experiment,
-    model: Baseline,
-    stored: StoredField,
-    windows: Mapping[SplitName, Windows],
-    world: World,
+    experiment: Experiment, model: Baseline, stored: StoredField, windows: SplitWindows, world: World
 ) -> dict[str, Any]:
     """Metrics of the trained model on validation and test windows."""
     dataset, grid, precision = experiment.dataset, experiment.task.grid, experiment.cell.train.precision
@@ -136,7 +136,7 @@ def _evaluate(
 
 
 def _data_errors(stored: StoredField) -> dict[str, float]:
-    """The equivariance error of the data, where it was measured when they were simulated."""
+    """Equivariance errors of the data, if they were measured in the simulation."""
     errors = {
         "data_equivariance_error": stored.mean_absolute_error,
         "data_equivariance_error_relative": stored.mean_relative_error,
@@ -144,37 +144,23 @@ def _data_errors(stored: StoredField) -> dict[str, float]:
     return {name: error for name, error in errors.items() if error is not None}
 
 
-def _costs(
-    cell: Cell, model: Baseline, trained: Progress, windows: Mapping[SplitName, Windows], world: World
-) -> dict[str, Any]:
-    """What the result cost; `samples_per_second` counts training windows, validation included in the time."""
-    epochs = len(trained.history)
-    spent: dict[str, Any] = {
-        "parameters": costs.parameters(model),
-        "epochs": epochs,
-        "training_seconds": trained.seconds,
-    }
+def _costs(cell: Cell, model: Baseline, progress: Progress, windows: SplitWindows, world: World) -> dict[str, Any]:
+    """Parameters, time, peak memory in bytes and FLOPs. `samples_per_second` counts training windows only, but the
+    time of validation, too."""
+    epochs, seconds = len(progress.history), progress.seconds
+    measured: dict[str, Any] = {"parameters": costs.parameters(model), "epochs": epochs, "training_seconds": seconds}
     peak = environment.peak_memory_bytes(world.device)
     if peak is not None:
-        spent["peak_memory_bytes"] = int(world.maximum(peak))
+        measured["peak_memory_bytes"] = int(world.maximum(peak))
     try:
-        spent["flops"] = costs.flops(model, world.device)  # after the peak was read: it is none of the training's
-    except Exception as error:  # noqa: BLE001 - of a plug-in that takes no zeros, say; the training stands
+        measured["flops"] = costs.flops(model, world.device)  # after the peak is read, which it would raise
+    except Exception as error:  # noqa: BLE001 - such as a plug-in that refuses zeros; the training is still valid
         warnings.warn(f"the FLOPs cannot be counted: {type(error).__name__}: {error}", stacklevel=2)
     if epochs:
-        spent["best_epoch"] = trained.best_epoch
         batches = len(windows["train"]) // cell.train.batch_size
-        spent["samples_per_second"] = epochs * batches * cell.train.batch_size / trained.seconds
-    return spent
-
-
-def _finish(recorder: Recorder, metrics: Mapping[str, Any]) -> None:
-    """Record the result: diverged where a metric is not finite."""
-    finite = {key: value for key, value in metrics.items() if _is_finite(value)}
-    if len(finite) < len(metrics):
-        recorder.finish("diverged", finite, f"not finite: {', '.join(sorted(metrics.keys() - finite.keys()))}")
-    else:
-        recorder.finish("done", metrics)
+        measured["best_epoch"] = progress.best_epoch
+        measured["samples_per_second"] = epochs * batches * cell.train.batch_size / seconds
+    return measured
 
 
 def _is_finite(value: Any) -> bool:

@@ -89,4 +89,4 @@ class CellRecorder:
 
 def write_status(folder: Path, status: Status) -> None:
     message = status.message.encode("utf-8", "replace").decode()  # an error may name a file whose name is no text
-    write_json(folder / "status.json", replace(status, message=message).to_json())
+    write_json(folder / "status.json", asdict(replace(status, message=message)))

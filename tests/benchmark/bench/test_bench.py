@@ -23,7 +23,7 @@ from benchmark.models.relaxed_group_translation import RelaxedGroupTranslation
 from benchmark.models.relaxed_steerable_scale import RelaxedSteerableScale
 from benchmark.models.rpp_rotation import RPPRotation
 from benchmark.models.unet import UNet
-from benchmark.training.loop import RolledOutLoss
+from benchmark.training.loss import RolledOutLoss
 
 B, T, C, H, W, S = 3, 2, 2, 8, 6, 2
 TASK = Task("made_up", T, C, H, W)

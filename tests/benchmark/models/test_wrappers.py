@@ -33,7 +33,7 @@ from benchmark.models.layers.wrapper import Wrapper
 from benchmark.models.per import PER
 from benchmark.models.projection_penalty import ProjectionPenalty
 from benchmark.models.remul import Remul
-from benchmark.training.loop import RolledOutLoss
+from benchmark.training.loss import RolledOutLoss
 
 FRAMES = 2
 TASK = Task("made_up", FRAMES, 2, 8, 8)

@@ -11,7 +11,8 @@ from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
-from benchmark.training.loop import TrainingData, TrainingOutput, deterministic, fit
+from benchmark.training.loop import TrainingData, TrainingOutput, fit
+from benchmark.training.randomness import deterministic
 
 SETTINGS = Training(epochs=3, batch_size=4, learning_rate=1e-2, weight_decay=4e-4, early_stop_after=None)
 

@@ -10,7 +10,8 @@ from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
 from benchmark.models.baseline import Task
 from benchmark.models.convnet import ConvNet
-from benchmark.training.loop import TrainingData, TrainingOutput, deterministic, fit
+from benchmark.training.loop import TrainingData, TrainingOutput, fit
+from benchmark.training.randomness import deterministic
 
 SEEDS = range(3)
 SETTINGS = Training(epochs=4, batch_size=8, learning_rate=1e-2, weight_decay=0.0)

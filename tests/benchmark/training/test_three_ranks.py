@@ -15,7 +15,8 @@ from benchmark.data.windows import Windows
 from benchmark.models.baseline import Task
 from benchmark.models.convnet import ConvNet
 from benchmark.training.distributed import join
-from benchmark.training.loop import Execution, StoppedError, TrainingData, TrainingOutput, deterministic, fit
+from benchmark.training.loop import Execution, StoppedError, TrainingData, TrainingOutput, fit
+from benchmark.training.randomness import deterministic
 
 RANKS, STEPS = 3, 6
 SETTINGS = Training(epochs=2, batch_size=6, learning_rate=1e-2, early_stop_after=None)

@@ -16,16 +16,8 @@ from benchmark.errors import MachineError, UserError
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 from benchmark.training.checkpoint import Progress
-from benchmark.training.loop import (
-    DivergedError,
-    Execution,
-    StoppedError,
-    TrainingData,
-    TrainingOutput,
-    deterministic,
-    fit,
-    seed_device,
-)
+from benchmark.training.loop import DivergedError, Execution, StoppedError, TrainingData, TrainingOutput, fit
+from benchmark.training.randomness import deterministic, seed_device
 
 TASK = Task("toy", input_frames=2, channels=2, height=6, width=5)
 

@@ -1,0 +1,48 @@
+"""The loss of a training step: the squared error of a roll-out, and what the model adds to it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from benchmark.cell import Training
+from benchmark.evaluation.evaluate import roll_out
+from benchmark.models.baseline import Baseline
+
+
+class RolledOutLoss(nn.Module):
+    """MSE summed over rolled-out steps, without teacher forcing, plus the penalty and the regularization of the model.
+
+    Maps windows (B, T, C, H, W), targets (B, S, C, H, W) and draws (B,) to the loss and the MSE alone.
+    """
+
+    def __init__(self, model: Baseline, settings: Training, device: torch.device, cache_filters: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.device_type = device.type
+        self.bf16 = settings.precision == "bf16"
+        self.cache_filters = cache_filters
+
+    def forward(self, x_BTCHW: Tensor, y_BSCHW: Tensor, draws_B: Tensor) -> tuple[Tensor, Tensor]:
+        x_BTCHW, y_BSCHW = self.model.augment(x_BTCHW, y_BSCHW, draws_B)
+        # Filters are expanded once for the whole roll-out; a compiler removes the repetition on its own.
+        with parametrize.cached() if self.cache_filters else nullcontext():
+            prediction = roll_out(self.model, x_BTCHW, y_BSCHW.shape[1], self.device_type, self.bf16)
+            error = (prediction - y_BSCHW).square().mean((0, 2, 3, 4)).sum()
+            with torch.autocast(self.device_type, torch.bfloat16, enabled=self.bf16):
+                regularization = self.model.regularization(x_BTCHW, draws_B)
+            added = self.model.penalty().to(error.device) + regularization.float().to(error.device)
+            # Not detached here: a compiler may return one tensor for both outputs if nothing is added.
+            return error + added, error
+
+
+def compiled(loss: RolledOutLoss, device: torch.device) -> nn.Module:
+    """The roll-out as one compiled graph.
+
+    On a CPU the graph is called from C++, since calls from Python take a large part of a small network's step.
+    """
+    module: nn.Module = torch.compile(loss, options={"cpp_wrapper": True} if device.type == "cpu" else None)  # type: ignore[assignment]
+    return module
