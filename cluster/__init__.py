@@ -1,1 +1,1 @@
-"""Where it runs: launching jobs, and the worker inside them."""
+"""Running cells: on this machine, on SLURM clusters, and in Ray Tune."""

@@ -1,4 +1,4 @@
-"""A site: how one cluster is used, as a person writes it in YAML."""
+"""Site files: how jobs are sent to one cluster."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from benchmark.suite.yaml_file import YamlFile, plain
 
 SITES_FOLDER = Path(__file__).parent / "sites"
 Word = Annotated[str, Field(pattern=r"^[\w.,:&|\[\]()*+-]+$")]
-"""What SLURM takes as a name or an expression of names; nothing that a shell would take for more."""
+"""A name, or an expression of names, in SLURM's syntax; without characters that are special in a shell."""
 
 
 class Site(Frozen):
-    """One SLURM cluster. `setup` and `python` are shell, run in each job as they stand; nothing else reaches one."""
+    """One SLURM cluster. `setup` and `python` are shell code of the user; no other value reaches a shell."""
 
     scheduler: Literal["slurm"]
     partition: Word | None = None
@@ -25,40 +25,38 @@ class Site(Frozen):
     qos: Word | None = None
     constraint: Word | None = None
     minutes: PositiveInt = 60
-    """Time limit of a job. One that is not done by then saves, and is put back into the queue."""
+    """Time limit of a job. At the limit, cells save and the job is requeued."""
     signal_seconds: PositiveInt = 120
-    """So long before the limit a job is told to save; longer than a step and an evaluation take."""
+    """Time of the signal before the limit; must be longer than a training step and an evaluation."""
     gpus_per_node: NonNegativeInt = 0
-    """0 on a cluster without GPUs."""
     gres: Word | None = None
-    """How GPUs are asked for where `--gpus-per-node` is not understood: `gpu`, `gpu:a100`."""
+    """Name of the GPU resource (`gpu`, `gpu:a100`) on clusters that do not support `--gpus-per-node`."""
     cpus: PositiveInt = 1
-    """For each rank, that is for each GPU."""
+    """CPUs of each rank; a rank has one GPU or none."""
     memory_gb: PositiveFloat = 4.0
-    """For each rank."""
+    """Memory of each rank."""
     setup: tuple[str, ...] = ()
-    """Lines of shell before Python starts."""
+    """Shell lines before Python starts."""
     python: str | None = None
-    """The command that starts Python in a job, a container's for instance; by default the one that runs here."""
+    """Command that starts Python in a job, for instance in a container; by default this interpreter."""
     srun: tuple[str, ...] = ()
-    """More arguments of srun."""
+    """Additional arguments of srun."""
     jobs: PositiveInt = 32
-    """At most so many jobs of an array at once."""
+    """Maximum number of jobs of an array that run at once."""
     max_array_size: PositiveInt | None = None
-    """SLURM's limit; by default the controller is asked."""
+    """Maximum number of jobs in an array; by default SLURM's MaxArraySize."""
     job_minutes: PositiveInt = 30
-    """Small cells are packed into jobs of about so long."""
+    """Target duration of a job of several small cells."""
     cells_per_job: PositiveInt = 200
-    """At most so many cells in a job."""
     cells_per_gpu: PositiveInt = 1
-    """So many one-rank cells share a GPU, side by side."""
+    """Number of one-rank cells that share a GPU."""
     scratch: str | None = None
-    """A folder on each node's own disk, to which data are copied first; may hold variables, as `$TMPDIR`."""
+    """Folder on a node's local disk to which data are copied first; may contain variables such as `$TMPDIR`."""
     gflops: PositiveFloat | None = None
-    """Sustained speed of one rank, for estimates; by default 5000 on a GPU, 50 on a CPU."""
+    """Sustained speed of one rank, for estimates; by default 5000 on a GPU and 50 on a CPU."""
 
     @model_validator(mode="after")
-    def _there_is_time_before_the_signal(self) -> Site:
+    def _signal_comes_after_the_start(self) -> Site:
         if self.signal_seconds >= 60 * self.minutes:
             raise ValueError(f"signal_seconds ({self.signal_seconds}) must be less than minutes ({self.minutes}) x 60")
         return self
@@ -70,28 +68,25 @@ def available() -> list[str]:
 
 
 def rows() -> list[dict[str, object]]:
-    """What there is to choose from, for a table."""
+    """Rows of the table of sites in `symbench list`."""
     keys = ("partition", "minutes", "gpus_per_node", "cpus", "memory_gb", "jobs")
     return [{"name": name, **{key: getattr(load(name), key) for key in keys}} for name in available()]
 
 
 def load(name_or_path: str) -> Site:
-    """Read a site, named or as a path to a .yaml file. UserError: unknown name, not YAML, a wrong key or value."""
+    """Read a site by name or by path of a .yaml file. Raises UserError with file, line and key of each mistake."""
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
         path = SITES_FOLDER / f"{name_or_path}.yaml"
         if not path.is_file():
             raise UserError(f"{unknown_name('site', name_or_path, available())}; or give a path to a .yaml file")
     file = YamlFile(path, f"a site is a mapping; valid keys: {', '.join(Site.model_fields)}")
-    tree = plain(file.tree)
-    for key in tree:
-        if key not in Site.model_fields:
-            file.error((key,), unknown_name("key", key, Site.model_fields))
+    tree = {key: tuple(value) if isinstance(value, list) else value for key, value in plain(file.tree).items()}
+    for key in tree.keys() - Site.model_fields:
+        file.error((key,), unknown_name("key", key, Site.model_fields))
     file.stop_on_errors()
     try:
-        return Site.model_validate(
-            {key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()}
-        )
+        return Site.model_validate(tree)
     except ValidationError as error:
         for problem in error.errors():
             got = f" (got {problem['input']!r})" if problem["loc"] else ""

@@ -121,7 +121,7 @@ def _probe(
         click.echo(line, err=True)
 
     if site is None:
-        shape = shape_here(suite, suite.cells, store)
+        shape = shape_here(suite, store)
         require_precision(cells, shape.device)
         wanted = unmeasured(cells, estimates.timings(records.values(), shape))
         store.make()

@@ -66,7 +66,7 @@ def _run_here(suite: Suite, store: Store, whole: Suite, parallel: int | None = N
 
     try:
         with Display(Console(stderr=True)) as display:
-            outcome = launch(suite, store, display, parallel, whole)
+            outcome = launch(suite, store, display, whole, parallel)
     except KeyboardInterrupt:
         click.echo("interrupted; the same command goes on from the last finished epoch", err=True)
         sys.exit(130)

@@ -1,8 +1,7 @@
-"""Tries a machine or a cluster before hundreds of cells do; each finding says what to do."""
+"""Checks of a machine or a cluster before cells run there. Each problem comes with advice."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import platform
@@ -19,7 +18,7 @@ import torch
 
 from benchmark.errors import MachineError
 from benchmark.files import write_json
-from cluster.doctor.probe import ANSWER, DONE, QUESTION, probe, versions
+from cluster.doctor.probe import ANSWER, DONE, QUESTION, gpu_names, import_problems, probe, versions
 from cluster.jobs.packing import Shape
 from cluster.site import Site
 from cluster.slurm import commands as slurm
@@ -29,13 +28,14 @@ from cluster.slurm.waiting import last_log_line, wait_for, wait_for_files
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 CLOCK_SECONDS = 30.0
 DISK_SECONDS, LATE_SECONDS = 60.0, 5.0
-"""A job's files that are not seen after so long are on another disk; where its log is seen, they come soon or never."""
+"""Longest wait for files of an ended job: if nothing of it is visible, and if its log is."""
 FREE_GB = 5.0
+SHARED_DISK_ADVICE = "put the store on a disk that login and compute nodes share"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's report; `advice` is empty where all is well."""
+    """One line of the report; `advice` is empty if all is well."""
 
     check: str
     verdict: Literal["ok", "warning", "failed"]
@@ -44,38 +44,32 @@ class Finding:
 
 
 def examine_here(store_root: Path) -> Iterator[Finding]:
-    """This machine: Python, torch, GPUs, a compiler, the store."""
+    """Check this machine: Python, torch, GPUs, compiler, libraries, store."""
     yield Finding("python", "ok", f"{platform.python_version()}, torch {torch.__version__}")
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    if gpus:
+    if gpus := gpu_names():
         yield Finding("gpu", "ok", ", ".join(gpus))
     else:
-        yield Finding("gpu", "warning", "none that torch can use", "cells run on the CPU; a suite's `gpus` is refused")
-    if shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"):
-        yield Finding("compiler", "ok", "there is one for train.compile")
+        yield Finding("gpu", "warning", "torch sees none", "cells run on the CPU; a suite with `gpus` is refused")
+    if any(map(shutil.which, ("c++", "g++", "clang++"))):
+        yield Finding("compiler", "ok", "available for train.compile")
     else:
-        yield Finding(
-            "compiler", "warning", "no C++ compiler", "install one before a suite says `train: {compile: true}`"
-        )
-    for name in ("e2cnn", "mlflow", "submitit"):
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            yield Finding(name, "failed", str(error), "run `make install` again")
+        advice = "install one before you use `train: {compile: true}`"
+        yield Finding("compiler", "warning", "no C++ compiler", advice)
+    for problem in import_problems():
+        yield Finding("libraries", "failed", problem, "run `make install` again")
     yield _store(store_root)
 
 
 def examine_site(site: Site, store_root: Path, patience_seconds: float) -> Iterator[Finding]:
-    """A cluster, from the machine on which jobs are submitted. Sends one job, which takes seconds once it starts.
+    """Check a cluster from its login node, with one trial job that takes seconds once it starts.
 
-    UserError: SLURM would rewrite the store's path.
+    Raises UserError if SLURM would change the store's path.
     """
     require_plain_path(store_root)
     store = _store(store_root)
     yield store
-    missing = slurm.missing(*COMMANDS)
-    if missing:
-        advice = "work on a login node of the cluster, or `module load slurm`"
+    if missing := slurm.missing(*COMMANDS):
+        advice = "run this on a login node of the cluster, or `module load slurm`"
         yield Finding("commands", "failed", f"{', '.join(missing)} not found", advice)
         return
     yield Finding("commands", "ok", ", ".join(COMMANDS))
@@ -83,63 +77,60 @@ def examine_site(site: Site, store_root: Path, patience_seconds: float) -> Itera
     if not config:
         yield Finding("controller", "failed", "slurmctld does not answer", "`scontrol ping`; ask the administrators")
         return
-    yield Finding(
-        "controller", "ok", f"SLURM {config.get('SLURM_VERSION', '?')}, cluster {config.get('ClusterName', '?')}"
-    )
+    version, name = config.get("SLURM_VERSION", "?"), config.get("ClusterName", "?")
+    yield Finding("controller", "ok", f"SLURM {version}, cluster {name}")
     yield _accounting()
     yield _arrays(site, config)
     if store.verdict == "failed":
         return
     shape = Shape("cuda" if site.gpus_per_node else "cpu", 2, nodes=2)
-    refused = _refused(shape, site, store_root)
-    if refused:
+    if refusal := _refusal(shape, site, store_root):
         shape = Shape(shape.device, 1)
-        alone = _refused(shape, site, store_root)
-        if alone:
+        if refusal_of_one_node := _refusal(shape, site, store_root):
             advice = "correct partition, account, qos, constraint, minutes, cpus, memory_gb or gres in the site file"
-            yield Finding("limits", "failed", alone, advice)
+            yield Finding("limits", "failed", refusal_of_one_node, advice)
             return
-        yield Finding("two nodes", "warning", refused, "cells with `nodes: 2` cannot run here")
+        yield Finding("two nodes", "warning", refusal, "cells with `nodes: 2` cannot run here")
     yield Finding("limits", "ok", f"{site.minutes} minutes, {site.cpus} CPUs and {site.memory_gb:g} GB for each rank")
     yield from _trial(site, shape, store_root, patience_seconds)
 
 
 def _store(root: Path) -> Finding:
-    """Looked at and left alone: where it is not there yet, the nearest folder above it decides."""
-    advice = "set SYMBENCH_STORE to a folder you can write to"
+    """Whether the store, or the nearest existing folder above it, can be written. Does not make it."""
+    advice = "set SYMBENCH_STORE to a folder that you can write to"
     try:
-        there = next(folder for folder in (root.resolve(), *root.resolve().parents) if folder.exists())
-    except OSError as error:  # a folder above it that may not be looked into
+        folder = next(folder for folder in (root.resolve(), *root.resolve().parents) if folder.exists())
+    except OSError as error:  # a folder above is not readable
         return Finding("store", "failed", f"{root}: {error.strerror}", advice)
-    if not there.is_dir():
-        return Finding("store", "failed", f"{root}: {there} is a file", advice)
-    if not os.access(there, os.W_OK | os.X_OK):
-        return Finding("store", "failed", f"{root}: no permission to write in {there}", advice)
-    free = shutil.disk_usage(there).free / 1e9
+    if not folder.is_dir():
+        return Finding("store", "failed", f"{root}: {folder} is a file", advice)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding("store", "failed", f"{root}: no permission to write in {folder}", advice)
+    free = shutil.disk_usage(folder).free / 1e9
     if free < FREE_GB:
-        return Finding(
-            "store", "warning", f"{root}: {free:.1f} GB free", "data at paper size take about 0.4 GB a level"
-        )
-    return Finding("store", "ok", f"{root}: {free:.0f} GB free" + ("" if root.exists() else "; it is not there yet"))
+        advice = "paper-size data take about 0.4 GB for each level"
+        return Finding("store", "warning", f"{root}: {free:.1f} GB free", advice)
+    return Finding("store", "ok", f"{root}: {free:.0f} GB free" + ("" if root.exists() else "; does not exist yet"))
 
 
 def _accounting() -> Finding:
-    answer = slurm.call("sacct", "-X", "--noheader", "--format=JobID", patience=20)
+    answer = slurm.call("sacct", "-X", "--noheader", "--format=JobID", timeout=20)
     if answer is not None and answer.returncode == 0:
         return Finding("accounting", "ok", "sacct answers")
-    advice = "jobs run without it; why one died (memory, node, time) is then not known, and counts as `killed`"
+    advice = "jobs run without it; a process that dies then counts as `killed`, whatever the reason"
     return Finding("accounting", "warning", "sacct does not answer", advice)
 
 
 def _arrays(site: Site, config: Mapping[str, str]) -> Finding:
-    largest = int(config.get("MaxArraySize", 0))
-    if site.max_array_size is not None and site.max_array_size > largest:
-        return Finding("arrays", "failed", f"max_array_size {site.max_array_size}, MaxArraySize {largest}", "lower it")
-    return Finding("arrays", "ok", f"up to {site.max_array_size or largest} jobs in one")
+    limit = int(config.get("MaxArraySize", 0))
+    if site.max_array_size is not None and site.max_array_size > limit:
+        detail = f"max_array_size {site.max_array_size} is more than SLURM's MaxArraySize {limit}"
+        return Finding("arrays", "failed", detail, f"set max_array_size to {limit} or less")
+    return Finding("arrays", "ok", f"up to {site.max_array_size or limit} jobs in one")
 
 
-def _refused(shape: Shape, site: Site, store_root: Path) -> str:
-    """Why SLURM would not take such a job; empty where it would."""
+def _refusal(shape: Shape, site: Site, store_root: Path) -> str:
+    """Reason why SLURM would refuse a job; empty if it would accept it."""
     executor = executor_for(store_root, site, shape, "symbench doctor", dry=True)
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
         script.write(executor._make_submission_file_text("true", ""))
@@ -151,31 +142,31 @@ def _refused(shape: Shape, site: Site, store_root: Path) -> str:
 
 
 def _trial(site: Site, shape: Shape, store_root: Path, patience_seconds: float) -> Iterator[Finding]:
-    """One job. What it leaves is removed where all went well."""
-    above = [folder for folder in (store_root / "jobs", store_root) if not folder.exists()]
+    """Findings of one job. Its folder, and new folders above it, are removed if nothing failed."""
+    new_folders = [folder for folder in (store_root / "jobs", store_root) if not folder.exists()]
     folder = cluster_folder(store_root)
     write_json(folder / QUESTION, str(folder))
-    written = (folder / QUESTION).stat().st_mtime - time.time()
-    findings = []
-    for finding in _job(site, shape, folder, patience_seconds, written):
-        findings.append(finding)
+    disk_ahead_seconds = (folder / QUESTION).stat().st_mtime - time.time()
+    has_failed = False
+    for finding in _job(site, shape, folder, patience_seconds, disk_ahead_seconds):
+        has_failed |= finding.verdict == "failed"
         yield finding
-    if not any(finding.verdict == "failed" for finding in findings):
+    if not has_failed:
         shutil.rmtree(folder, ignore_errors=True)
-        for made in above:
-            with suppress(OSError):  # somebody else has put something there
-                made.rmdir()
+        for new in new_folders:
+            with suppress(OSError):  # another process has written into it
+                new.rmdir()
 
 
 def _job(
-    site: Site, shape: Shape, folder: Path, patience_seconds: float, disk_is_ahead_seconds: float
+    site: Site, shape: Shape, folder: Path, patience_seconds: float, disk_ahead_seconds: float
 ) -> Iterator[Finding]:
     try:
         with submission_errors("trial job"):
             executor = executor_for(folder, site, shape, "symbench doctor")
             job = executor.submit(probe, str(folder), shape.ranks, shape.nodes, shape.device, site.scratch)
     except MachineError as error:
-        yield Finding("job", "failed", str(error), "correct the site file by what sbatch says")
+        yield Finding("job", "failed", str(error), "correct the site file as sbatch says")
         return
     yield Finding("job", "ok", f"{job.job_id} is sent; waiting up to {patience_seconds:.0f} s for it")
     state = wait_for(job.job_id, patience_seconds)
@@ -185,108 +176,97 @@ def _job(
         yield Finding("job", "failed", f"{job.job_id} is {state} after {patience_seconds:.0f} s", advice)
         return
     answers = [ANSWER.format(rank) for rank in range(shape.ranks)]
-    ended = time.monotonic()
-    while not wait_for_files(folder, set(answers), LATE_SECONDS) and time.monotonic() - ended < DISK_SECONDS:
+    deadline = time.monotonic() + DISK_SECONDS
+    while not (complete := wait_for_files(folder, set(answers), LATE_SECONDS)) and time.monotonic() < deadline:
         if last_log_line(folder, job.job_id):
             break
-    words = last_log_line(folder, job.job_id)
-    missing = [answer for answer in answers if not (folder / answer).exists()]
-    if missing and words:
+    line = last_log_line(folder, job.job_id)
+    if not complete and line:
         advice = "set `setup` or `python` in the site file so that this Python starts in a job"
-        yield Finding("environment", "failed", f"{words} ({folder})", advice)
+        yield Finding("environment", "failed", f"{line} ({folder})", advice)
         return
-    if missing:
-        state = slurm.accounts([job.job_id]).get(job.job_id, "")
-        detail = f"nothing of job {job.job_id}{f' ({state})' if state else ''} is seen in {folder}"
-        yield Finding("shared folder", "failed", detail, "put the store on a disk that login and compute nodes share")
+    if not complete:
+        state = slurm.accounting_states([job.job_id]).get(job.job_id, "")
+        detail = f"no file of job {job.job_id}{f' ({state})' if state else ''} appears in {folder}"
+        yield Finding("shared folder", "failed", detail, SHARED_DISK_ADVICE)
         return
     ranks = [json.loads((folder / answer).read_text(encoding="utf-8")) for answer in answers]
     for rank, answer in zip(ranks, answers, strict=True):
         rank["ahead_of_disk"] = rank["time"] - (folder / answer).stat().st_mtime
-    yield from rank_findings(site, ranks, str(folder), disk_is_ahead_seconds)
+    yield from rank_findings(site, ranks, str(folder), disk_ahead_seconds)
     if (folder / DONE).exists():
         done = json.loads((folder / DONE).read_text(encoding="utf-8"))
-        backend = "nccl" if shape.device == "cuda" else "gloo"
-        yield _sum(shape, backend, done)
+        yield _sum(shape, "nccl" if shape.device == "cuda" else "gloo", done)
     elif shape.device == "cpu" or ranks[0]["gpus"]:
         advice = "choose the network with NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME in `setup`"
-        yield Finding("ranks", "failed", f"they did not find each other: {words} ({folder})", advice)
+        yield Finding("ranks", "failed", f"no connection between ranks: {line} ({folder})", advice)
 
 
 def _sum(shape: Shape, backend: str, done: Mapping[str, float]) -> Finding:
     where = f"{shape.ranks} on {shape.nodes} nodes" if shape.ranks > 1 else "one"
     if done["sum"] != shape.ranks:
-        advice = "the network between nodes, or its driver, gives wrong numbers: tell the administrators"
-        return Finding(
-            "ranks", "failed", f"{where}: the sum of {shape.ranks} ones is {done['sum']:g} ({backend})", advice
-        )
-    return Finding("ranks", "ok", f"{where} met and summed in {done['seconds']:.1f} s ({backend})")
+        detail = f"{where}: the sum of {shape.ranks} ones is {done['sum']:g} ({backend})"
+        advice = "the network between nodes, or its driver, corrupts numbers: tell the administrators"
+        return Finding("ranks", "failed", detail, advice)
+    return Finding("ranks", "ok", f"{where}: connected and summed in {done['seconds']:.1f} s ({backend})")
 
 
 def rank_findings(
-    site: Site, ranks: Sequence[Mapping[str, Any]], question: str, disk_is_ahead_seconds: float
+    site: Site, ranks: Sequence[Mapping[str, Any]], question: str, disk_ahead_seconds: float
 ) -> Iterator[Finding]:
-    """What is made of the ranks' answers (cluster/doctor/probe.py)."""
+    """Findings from the answers of the ranks (`cluster.doctor.probe.describe`)."""
     first, hosts = ranks[0], ", ".join(dict.fromkeys(rank["host"] for rank in ranks))
-    if all(rank["question"] == question for rank in ranks):
-        yield Finding("shared folder", "ok", f"files of {hosts} are seen here, and ours there")
+    if blind := next((rank for rank in ranks if rank["question"] != question), None):
+        detail = f"{blind['host']} does not see a file written here: {blind['question']}"
+        yield Finding("shared folder", "failed", detail, SHARED_DISK_ADVICE)
     else:
-        unread = next(rank for rank in ranks if rank["question"] != question)
-        advice = "put the store on a disk that login and compute nodes share"
-        yield Finding(
-            "shared folder", "failed", f"{unread['host']} does not see our file: {unread['question']}", advice
-        )
-    told = f"Python {first['python']}, torch {first['torch']}, symbench {first['symbench']}, {first['cpus']} CPUs"
-    yield Finding("environment", "ok", f"{told}; {first['executable']}")
-    ours = versions()
-    for key in ("symbench", "checkout", "python", "torch"):
-        if other := next((rank[key] for rank in ranks if rank[key] != ours[key]), None):
-            advice = (
-                "let `python` in the site file start what is installed here, or bind this checkout into the container"
-            )
-            yield Finding("versions", "warning", f"{key}: {ours[key]} here, {other} in the job", advice)
+        yield Finding("shared folder", "ok", f"{hosts} and this machine see each other's files")
+    software = f"Python {first['python']}, torch {first['torch']}, symbench {first['symbench']}"
+    yield Finding("environment", "ok", f"{software}, {first['cpus']} CPUs; {first['executable']}")
+    for key, here in versions().items():
+        if other := next((rank[key] for rank in ranks if rank[key] != here), None):
+            advice = "set `python` in the site file to this environment, or bind this checkout into the container"
+            yield Finding("versions", "warning", f"{key}: {here} here, {other} in the job", advice)
     for problem in dict.fromkeys(problem for rank in ranks for problem in rank["broken"]):
-        yield Finding("libraries", "failed", problem, "run `make install` where the job's Python is")
-    yield from _commands_in_job(first)
-    yield from _devices(site, ranks)
-    off = max(abs(disk_is_ahead_seconds), *(abs(rank["ahead_of_disk"]) for rank in ranks))
-    if off > CLOCK_SECONDS:
-        advice = "times in tables will be off; tell the administrators"
-        yield Finding("clock", "warning", f"nodes, disk and this machine are {off:.0f} s apart", advice)
+        yield Finding("libraries", "failed", problem, "run `make install` for the Python of the job")
+    yield _commands_in_job(first)
+    yield from _gpus(site, ranks)
+    offset = max(abs(disk_ahead_seconds), *(abs(rank["ahead_of_disk"]) for rank in ranks))
+    if offset > CLOCK_SECONDS:
+        advice = "times in tables will be wrong; tell the administrators"
+        yield Finding("clock", "warning", f"clocks of nodes, disk and this machine are {offset:.0f} s apart", advice)
     else:
-        yield Finding("clock", "ok", f"nodes, disk and this machine are within {max(off, 0.1):.1f} s")
+        yield Finding("clock", "ok", f"nodes, disk and this machine are within {max(offset, 0.1):.1f} s")
     for rank in ranks:
         if rank["scratch"]:
-            advice = "correct `scratch` in the site file, or leave it out; until then data are read from the store"
+            advice = "correct or remove `scratch` in the site file; until then data are read from the store"
             yield Finding("scratch", "warning", f"{rank['host']}: {rank['scratch']}", advice)
 
 
-def _commands_in_job(rank: Mapping[str, Any]) -> Iterator[Finding]:
-    """The last job of a submission asks SLURM what became of the others, and sends some again."""
-    if rank["missing_commands"] or not rank["controller"]:
-        missing = ", ".join(rank["missing_commands"])
-        detail = f"not in reach: {missing}" if missing else "squeue does not answer there"
-        advice = (
-            "what fails is then not sent again by itself: `symbench run` does it; or bind the commands, slurm.conf and "
-            "munge's socket into the container"
-        )
-        yield Finding("commands in a job", "warning", detail, advice)
-    else:
-        yield Finding("commands in a job", "ok", "sbatch and squeue are in reach")
+def _commands_in_job(rank: Mapping[str, Any]) -> Finding:
+    """Whether the last job of a submission can send failed cells again."""
+    check, missing = "commands in a job", ", ".join(rank["missing_commands"])
+    if rank["controller"] and not missing:
+        return Finding(check, "ok", "sbatch and squeue are available")
+    advice = (
+        "failed cells are not sent again automatically, use `symbench run`; or bind the commands, slurm.conf and "
+        "munge's socket into the container"
+    )
+    return Finding(check, "warning", f"not found: {missing}" if missing else "squeue does not answer there", advice)
 
 
-def _devices(site: Site, ranks: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    blind = [rank["host"] for rank in ranks if not rank["gpus"]]
-    if site.gpus_per_node and blind:
+def _gpus(site: Site, ranks: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    if not site.gpus_per_node:
+        return
+    if blind := dict.fromkeys(rank["host"] for rank in ranks if not rank["gpus"]):
         advice = "check gres, the driver, that torch is a CUDA build, and `--nv` of a container"
-        yield Finding("gpu", "failed", f"torch sees none in the job on {', '.join(dict.fromkeys(blind))}", advice)
-    elif site.gpus_per_node:
-        names = dict.fromkeys(name for rank in ranks for name in rank["gpus"])
-        yield Finding("gpu", "ok", ", ".join(names))
+        yield Finding("gpu", "failed", f"torch sees none in the job on {', '.join(blind)}", advice)
+    else:
+        yield Finding("gpu", "ok", ", ".join(dict.fromkeys(name for rank in ranks for name in rank["gpus"])))
 
 
-def require_ready(findings: list[Finding]) -> None:
-    """MachineError where something failed."""
+def require_ready(findings: Sequence[Finding]) -> None:
+    """Raise MachineError if a check failed."""
     failed = [finding.check for finding in findings if finding.verdict == "failed"]
     if failed:
         raise MachineError(f"not ready: {', '.join(failed)}")

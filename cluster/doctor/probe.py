@@ -1,4 +1,4 @@
-"""What `symbench doctor` runs in a job, on every rank of it."""
+"""The trial job of `symbench doctor`: every rank reports its environment."""
 
 from __future__ import annotations
 
@@ -26,46 +26,45 @@ from cluster.slurm import commands as slurm
 
 QUESTION, ANSWER, DONE = "question.json", "rank-{}.json", "done.json"
 IN_JOB_COMMANDS = ("sbatch", "srun", "squeue", "sacct")
-"""What the last job of a submission calls."""
+"""Commands that the last job of a submission needs."""
 IMPORTED = ("e2cnn", "h5py", "mlflow")
 
 
 def probe(folder: str, ranks: int, nodes: int, device: str, scratch: str | None) -> None:
-    """Leave in `folder` what each rank finds: versions, devices, the time; then, whether they can add numbers up."""
+    """Write the answer of this rank to `folder`; then sum numbers over all ranks, and write the result on rank 0."""
     task = submitit.JobEnvironment()
-    where = Path(folder)
-    write_json(where / ANSWER.format(task.global_rank), describe(where, scratch))
+    answers = Path(folder)
+    write_json(answers / ANSWER.format(task.global_rank), describe(answers, scratch))
     gpus = torch.cuda.device_count()
     if device == "cuda" and not gpus:
         return
-    place = torch.device("cuda", task.local_rank % gpus) if device == "cuda" else torch.device("cpu")
+    rank_device = torch.device("cuda", task.local_rank % gpus) if device == "cuda" else torch.device("cpu")
     started = time.perf_counter()
-    with join(task.global_rank, ranks, place, where / "rendezvous.json", nodes) as world:
-        summed = float(world.sum(torch.ones(1 << 20, device=place))[0])
+    with join(task.global_rank, ranks, rank_device, answers / "rendezvous.json", nodes) as world:
+        summed = float(world.sum(torch.ones(1 << 20, device=rank_device))[0])
     if task.global_rank == 0:
-        write_json(where / DONE, {"sum": summed, "seconds": time.perf_counter() - started})
+        write_json(answers / DONE, {"sum": summed, "seconds": time.perf_counter() - started})
 
 
 def describe(folder: Path, scratch: str | None) -> dict[str, Any]:
-    """This process as somebody on the login node has to know it."""
-    missing = slurm.missing(*IN_JOB_COMMANDS)
-    found = {
+    """Environment of this process: versions, devices, visible files, SLURM's commands, and the time."""
+    environment = {
         "host": socket.gethostname(),
         "executable": sys.executable,
         **versions(),
-        "broken": [problem for name in IMPORTED if (problem := _import_error(name))],
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "broken": import_problems(),
+        "gpus": gpu_names(),
         "cpus": available_cpus(),
         "scratch": _scratch_problem(scratch),
         "question": _read(folder / QUESTION),
-        "missing_commands": missing,
+        "missing_commands": slurm.missing(*IN_JOB_COMMANDS),
         "controller": slurm.queue() is not None,
     }
-    return {**found, "time": time.time()}  # at the end: it is compared to the time of the file
+    return {**environment, "time": time.time()}  # last, since it is compared with the mtime of the file
 
 
 def versions() -> dict[str, str]:
-    """What has to be the same where jobs are sent and where they run."""
+    """Versions that must be equal on the login node and in jobs."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -74,16 +73,24 @@ def versions() -> dict[str, str]:
     }
 
 
-def _import_error(name: str) -> str:
-    try:
-        importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001 - a library that does not fit its machine may raise anything
-        return f"{name}: {type(error).__name__}: {error}"
-    return ""
+def gpu_names() -> list[str]:
+    """Names of the GPUs that torch sees."""
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def import_problems() -> list[str]:
+    """Error of each library that cannot be imported."""
+    problems = []
+    for name in IMPORTED:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - a library that does not fit its machine may raise anything
+            problems.append(f"{name}: {type(error).__name__}: {error}")
+    return problems
 
 
 def _scratch_problem(scratch: str | None) -> str:
-    """Why data cannot be copied to `scratch`; empty where they can, or need not."""
+    """Reason why data cannot be copied to `scratch`; empty if they can, or if it is None."""
     if scratch is None:
         return ""
     try:

@@ -1,1 +1,1 @@
-"""Jobs: groups of cells, the worker that runs them, and the launcher for this machine."""
+"""Jobs (groups of cells), the worker that runs them, and the launcher for this machine."""

@@ -1,9 +1,8 @@
-"""How a launch looks: a bar and the running cells on a terminal, a plain line for each finished cell in a log."""
+"""Progress of a launch: a bar with the running cells on a terminal, one line for each finished cell in a log."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -21,12 +20,12 @@ from benchmark.cell import Cell
 from benchmark.terminal import one_line
 from results.store.record import Record
 
-MOST_LINES = 8
-"""Of running cells; a terminal may be no higher."""
+MAX_LINES = 8
+"""Maximum number of running cells shown, since a terminal may have few lines."""
 
 
 class Display:
-    """Shows the cells of one launch; each finished cell is announced once."""
+    """Progress of one launch. Each finished cell is announced once."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -46,20 +45,18 @@ class Display:
         self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.progress.below = []
         self.progress.stop()
 
     def start(self, cells: Sequence[Cell], records: Mapping[str, Record]) -> None:
-        """All cells of the suite and what is known of them."""
+        """Show the suite's cells; `records` has the finished ones."""
         self.announced = {key for key, record in records.items() if record.status.is_result}
         self.progress.below = ["starting"]
         self.progress.update(self.task, total=len(cells), completed=len(self.announced))
 
     def update(self, records: Mapping[str, Record]) -> None:
-        """The records that were begun since the launch."""
+        """Show the records of cells that began since the launch."""
         if not records:
             return
         running = [record for record in records.values() if record.status.state == "running"]
@@ -72,16 +69,16 @@ class Display:
 
 
 class _Bar(Progress):
-    """With a line below it for each running cell."""
+    """Progress bar with a line below it for each running cell."""
 
     below: Sequence[str] = ()
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
-        for line in self.below[:MOST_LINES]:
+        for line in self.below[:MAX_LINES]:
             yield Text(line)
-        if len(self.below) > MOST_LINES:
-            yield Text(f"and {len(self.below) - MOST_LINES} more")
+        if len(self.below) > MAX_LINES:
+            yield Text(f"and {len(self.below) - MAX_LINES} more")
 
 
 def _epoch(record: Record) -> str:

@@ -1,4 +1,4 @@
-"""A job: cells that groups of ranks run one after another, as JSON that a worker reads."""
+"""Job description: the JSON that a launcher writes and a worker reads."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from benchmark.cell import Cell
 
 REQUEUE_MARK = "requeue-{job}-{restart}"
-"""A file beside the job's own, left where cells wait for another start of it; the batch script looks for it."""
+"""File beside the job's JSON: the job has unfinished cells, and the batch script must requeue it."""
 
 
 class Job(BaseModel):
-    """All that a worker needs to know; paths are absolute."""
+    """Cells to run one after another, and how. Paths are absolute."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,17 +27,17 @@ class Job(BaseModel):
     """Processes that train a cell together."""
     nodes: PositiveInt = 1
     lanes: PositiveInt = 1
-    """Groups of ranks that work side by side, each on cells of its own."""
+    """Number of groups of ranks that run cells side by side."""
     since: float | None = None
-    """When a launch on this machine began, in seconds since 1970: there each lane is a job, and tries nothing that
-    another one has tried since. On a cluster the scheduler's number tells."""
+    """Start of a launch on this machine, in seconds since 1970. Each lane is a job there, and a cell that another lane
+    has tried since then is not tried again. None on a cluster, where lanes have the job number in common."""
     threads: PositiveInt
     """CPU threads of each rank."""
     visible_gpus: str | None = None
-    """CUDA_VISIBLE_DEVICES of the person who launched, if set; on a cluster the scheduler sets it."""
+    """CUDA_VISIBLE_DEVICES of the worker; None on a cluster, where the scheduler sets it."""
     micro_batches: Mapping[str, PositiveInt] = {}
-    """Cell id -> windows at once on each rank, where a whole share of the batch did not fit."""
+    """Cell id -> micro-batch on each rank, for cells that ran out of memory."""
     requeues: NonNegativeInt = 0
-    """How often the job may put itself back into the queue when its time is up."""
+    """How often the job may requeue itself at its time limit."""
     scratch: str | None = None
-    """A folder of each node to which data are copied first; variables of the shell in it are the job's."""
+    """Folder on a node's local disk to which data are copied first; may contain variables of the job's shell."""

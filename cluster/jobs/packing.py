@@ -1,4 +1,4 @@
-"""Divides cells into jobs: small ones share a job, and no job is much longer than it has to be."""
+"""Resources of a job, and the division of cells into jobs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from benchmark.training.experiment import is_trained
 from cluster.site import Site
 
 GFLOPS = {"cuda": 5000.0, "cpu": 50.0}
-"""What a rank sustains, roughly, where the site does not say."""
+"""Default speed of a rank, for estimates."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a job asks for. `ranks` train a cell together, `lanes` such groups work side by side."""
+    """Resources of a job: `lanes` groups of `ranks` processes; each group trains one cell at a time."""
 
     device: Literal["cpu", "cuda"]
     ranks: int
@@ -28,47 +28,47 @@ class Shape:
 
     @property
     def tasks_per_node(self) -> int:
+        """Number of processes on each node."""
         return self.ranks * self.lanes // self.nodes
 
     def gpus_per_node(self, site: Site) -> int:
-        """Lanes of one rank share GPUs."""
+        """GPUs of the job on each node; lanes of one rank share GPUs."""
         if self.device == "cpu":
             return 0
         return max(1, self.tasks_per_node // (site.cells_per_gpu if self.ranks == 1 else 1))
 
     def units(self, site: Site) -> int:
-        """What a job is charged for, each hour that it runs: GPUs, or ranks where it has none."""
+        """Number of GPUs of the job, or of ranks if it has no GPU: its cost for each hour."""
         return self.gpus_per_node(site) * self.nodes if self.device == "cuda" else self.ranks * self.lanes
 
     def job_seconds(self, cells: Sequence[Cell], seconds: Mapping[str, float]) -> float:
-        """How long a job with `cells` takes, by the estimates for each: lanes take the next cell as they get free."""
-        each = [seconds[cell.id] for cell in cells]
-        return max(sum(each) / self.lanes, max(each, default=0.0))
+        """Estimated duration of a job with `cells`, from estimates by cell id."""
+        times = [seconds[cell.id] for cell in cells]
+        return max(sum(times) / self.lanes, max(times, default=0.0))
 
 
 def shape_of(resources: Resources, site: Site, batch_sizes: Sequence[int]) -> Shape:
-    """Where the cells of a suite run on `site`. UserError: it does not have that, or a batch cannot be shared."""
+    """Resources of a trained cell on `site`. Raises UserError if the site lacks them or a batch cannot be divided."""
     gpus = resources.gpus if resources.gpus is not None else min(resources.ranks, site.gpus_per_node * resources.nodes)
     ranks, nodes = gpus or resources.ranks, resources.nodes
     if ranks % nodes:
         raise UserError(f"resources: {ranks} ranks cannot be spread evenly over {nodes} nodes")
     if gpus and ranks // nodes > site.gpus_per_node:
-        each = ranks // nodes
-        raise UserError(f"resources.gpus: {gpus} on {nodes} nodes is {each} each; the site has {site.gpus_per_node}")
-    if wrong := [size for size in batch_sizes if size % ranks]:
-        raise UserError(f"train.batch_size: {wrong[0]} is not divisible by the {ranks} ranks of a cell")
+        raise UserError(f"resources.gpus: {ranks // nodes} on each of {nodes} nodes; the site has {site.gpus_per_node}")
+    if indivisible := [size for size in batch_sizes if size % ranks]:
+        raise UserError(f"train.batch_size: {indivisible[0]} is not divisible by the {ranks} ranks of a cell")
     lanes = site.cells_per_gpu if ranks == 1 and gpus else 1
     return Shape("cuda" if gpus else "cpu", ranks, nodes, lanes)
 
 
 def require_precision(cells: Sequence[Cell], device: str) -> None:
-    """UserError: a trained cell asks for a precision that `device` does not have."""
+    """Raise UserError if a trained cell needs a precision that `device` lacks."""
     if device == "cpu" and any(cell.train.precision == "tf32" for cell in cells if is_trained(cell)):
         raise UserError("train.precision: tf32 needs a GPU; use fp32 or bf16 on a CPU")
 
 
 def shapes(suite: Suite, cells: Sequence[Cell], site: Site) -> dict[Shape, list[Cell]]:
-    """The cells by what they need: what is not trained needs one rank and no GPU."""
+    """Cells by the resources that they need. Untrained cells need one rank and no GPU."""
     groups: dict[Shape, list[Cell]] = {}
     batch_sizes = [cell.train.batch_size for cell in cells if is_trained(cell)]
     trained = shape_of(suite.resources, site, batch_sizes)
@@ -80,10 +80,10 @@ def shapes(suite: Suite, cells: Sequence[Cell], site: Site) -> dict[Shape, list[
 
 
 def affordable_cells(cells: Sequence[Cell], rank_seconds: Mapping[str, float], budget: float) -> list[Cell]:
-    """Those of `cells` that `budget` rank-seconds pay for, chosen fairly: what is compared is run whole or not at all.
+    """Cells that a budget pays for, in whole blocks, so that models are compared on equal terms.
 
-    A block is one seed on one level under one protocol and training, for all models; blocks are taken seed by seed,
-    each if it still fits.
+    A block holds all models on one seed, level, protocol and training. Blocks are taken seed by seed, each if it fits.
+    `rank_seconds` is the cost by cell id; `budget` has the same unit.
     """
     blocks: dict[str, list[Cell]] = {}
     for cell in sorted(cells, key=lambda cell: cell.seed):  # stable: otherwise the order of the suite
@@ -101,10 +101,10 @@ def affordable_cells(cells: Sequence[Cell], rank_seconds: Mapping[str, float], b
 
 
 def pack(cells: Sequence[Cell], seconds: Mapping[str, float], site: Site, shape: Shape) -> list[list[Cell]]:
-    """Jobs of about `site.job_minutes`, the longest cell first; a cell longer than that has a job of its own.
+    """Divide cells into jobs of about `site.job_minutes` and at most `site.cells_per_job` cells.
 
-    `seconds` is the estimate for each cell by id. As few jobs as that takes, each with about the same work, and no
-    more cells in one than `site.cells_per_job`.
+    `seconds` are estimates by cell id. Greedy: the longest cell goes to the job with the least work. A cell is never
+    divided, so a job may be longer than the target.
     """
     if not cells:
         return []

@@ -1,4 +1,4 @@
-"""What the scheduler tells a job before it ends it, kept until the next step boundary."""
+"""Signals by which the scheduler asks a job to stop; handled at the next training step."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import signal
 from types import FrameType
 
 TIME_LIMIT = signal.SIGUSR2
-"""What submitit asks SLURM to send some time before the limit, and what a site's preemption may send."""
+"""Signal before the time limit, requested by submitit; a site may also send it before preemption."""
 
 
 class Signals:
-    """Catches SIGUSR2 and SIGTERM; the handlers only remember, since a rank may be in the middle of a collective."""
+    """Records SIGUSR2 and SIGTERM. The handlers only set flags, since a rank may be in a collective operation."""
 
     def __init__(self) -> None:
         self.time_is_up = False
@@ -18,11 +18,11 @@ class Signals:
 
     @property
     def stop(self) -> bool:
-        """Whether training is to save and stop."""
+        """Whether training must save and stop."""
         return self.time_is_up or self.terminated
 
     def listen(self) -> None:
-        """Take the handlers over from submitit, which would save nothing of ours."""
+        """Replace the handlers of submitit, which would end the process without saving cells."""
         signal.signal(TIME_LIMIT, self._remember)
         signal.signal(signal.SIGTERM, self._remember)
 

@@ -1,4 +1,4 @@
-"""Copies data to a node's own disk before they are read, where a site has one."""
+"""Copies data to a node's local disk before they are read, on sites with a `scratch` folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from benchmark.data.layout import field_path
 from benchmark.errors import MachineError
 from benchmark.files import replacing
 
-SAME_TIME_SECONDS = 1.0
-"""File systems keep times to different digits."""
+MTIME_TOLERANCE_SECONDS = 1.0
+"""File systems store times with different precision."""
 
 
 def stage(data_folder: Path, cell: Cell, scratch: str | None) -> Path:
-    """The folder to read the cell's data from: a copy under `scratch`, made once for each node, or where they are.
+    """Copy the cell's data to `scratch`, once for each node, and return the folder to read from.
 
-    Where a copy cannot be made, the log says why, and the data are read where they are.
+    If the copy fails, the reason is printed and `data_folder` is returned.
     """
     if scratch is None:
         return data_folder
@@ -29,13 +29,13 @@ def stage(data_folder: Path, cell: Cell, scratch: str | None) -> Path:
         folder = scratch_folder(scratch)
         _copy(source, folder / source.relative_to(data_folder))
     except (OSError, MachineError) as error:
-        print(f"scratch: {error}; {source} is read where it is", flush=True)
+        print(f"scratch: {error}; {source} is read from the store", flush=True)
         return data_folder
     return folder
 
 
 def scratch_folder(scratch: str) -> Path:
-    """Our own folder below `scratch`, which other users of the node may share. MachineError: it cannot be used."""
+    """Private folder below `scratch`, which other users of the node may share. Raises MachineError if unusable."""
     root = Path(os.path.expandvars(scratch))
     if "$" in str(root):
         raise MachineError(f"{scratch}: the job has no such variable")
@@ -43,20 +43,20 @@ def scratch_folder(scratch: str) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
+        status = folder.lstat()
     except OSError as error:
         raise MachineError(f"{folder}: cannot be made: {error.strerror or error}") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise MachineError(f"{folder}: is not a folder that is ours alone")
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise MachineError(f"{folder}: must be a folder that belongs to this user, with mode 700")
     return folder
 
 
 def _copy(source: Path, copy: Path) -> None:
-    """Make `copy` whole or not at all; who comes while another process makes it waits for that."""
+    """Copy atomically, unless there is a copy already; a second process waits for the first."""
     copy.parent.mkdir(parents=True, exist_ok=True)
     with copy.with_suffix(".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if _is_copy(source, copy):
+        if copy.exists() and _is_copy(source, copy):
             return
         with replacing(copy) as temporary:
             shutil.copy2(source, temporary)
@@ -65,9 +65,6 @@ def _copy(source: Path, copy: Path) -> None:
 
 
 def _is_copy(source: Path, copy: Path) -> bool:
-    original = source.stat()
-    try:
-        found = copy.stat()
-    except FileNotFoundError:
-        return False
-    return found.st_size == original.st_size and abs(found.st_mtime - original.st_mtime) < SAME_TIME_SECONDS
+    first, second = source.stat(), copy.stat()
+    same_time = abs(first.st_mtime - second.st_mtime) < MTIME_TOLERANCE_SECONDS
+    return first.st_size == second.st_size and same_time

@@ -1,4 +1,4 @@
-"""What runs inside a job, once on every rank."""
+"""Worker: entry point of a job on every rank."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from results.store.cell_recorder import CellRecorder, LeaseLostError
 from results.store.lease import BEAT_SECONDS, STALE_SECONDS, Holder
 from results.store.store import Store
 
-WAIT_SECONDS = 5.0
+POLL_SECONDS = 5.0
 
 
 def run_job(job_file: str) -> None:
-    """Run every cell of the job in `job_file` that is not a result yet and that nobody else runs.
+    """Run every unfinished cell of the job in `job_file` that no other process holds.
 
-    An error ends a cell and is recorded. With several ranks it also ends the job, since the others may wait in a
-    collective; who launched it starts a new job with the cells that are left. When the time is up, all save, and
-    whoever has cells left leaves a mark: the batch script, which comes after all lanes, then requeues the job.
+    An error in a cell is recorded and ends that cell. With several ranks it also ends the job, since other ranks may
+    wait in a collective operation; the launcher sends the remaining cells again. At the time limit all lanes save, and
+    a lane with unfinished cells writes a mark, so that the batch script requeues the job.
     """
     path = Path(job_file)
     job = load(path)
@@ -48,27 +48,28 @@ def run_job(job_file: str) -> None:
         signals.listen()
     with lane_of(job, path) as (world, lane):
         store = Store(job.store)
-        words = path.with_name(f"words-{lane}")
-        # Whoever holds a cell may be this job before its node died: then the lease goes stale, and the cell is ours.
+        errors = path.with_name(f"errors-{lane}")
+        # A cell may be held by this job before its node died; its lease gets stale after this time.
         patience = STALE_SECONDS + BEAT_SECONDS if on_slurm else 0.0
-        left, deadline = list(job.cells), 0.0
-        while left:
-            held = [cell for cell in left if not _run(cell, job, store, world, signals, words)]
-            if len(held) < len(left) or deadline == 0.0:
+        unfinished: list[Cell] = list(job.cells)
+        deadline: float | None = None
+        while unfinished:
+            held = [cell for cell in unfinished if not _run(cell, job, store, world, signals, errors)]
+            if deadline is None or len(held) < len(unfinished):
                 deadline = time.monotonic() + patience
-            left = held
+            unfinished = held
             if world.any(signals.stop or time.monotonic() >= deadline):
                 break
-            time.sleep(WAIT_SECONDS if held else 0.0)
+            time.sleep(POLL_SECONDS if held else 0.0)
         time_is_up = world.any(signals.time_is_up)
-    if time_is_up and left and world.is_main and int(_restart()) < job.requeues:
+    if time_is_up and unfinished and world.is_main and int(_restart()) < job.requeues:
         path.with_name(REQUEUE_MARK.format(job=os.environ.get("SLURM_JOB_ID", ""), restart=_restart())).touch()
 
 
 def load(path: Path) -> Job:
-    """The job in `path`, for which this process is prepared: visible GPUs, plug-ins, threads."""
+    """Read the job in `path` and set up this process for it: visible GPUs, plug-ins, threads."""
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
-    if job.visible_gpus is not None:  # submitit's local executor hides them; a plug-in may look for them on import
+    if job.visible_gpus is not None:  # before plug-ins, which may look for GPUs; submitit hides them
         os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
     for plugin in job.plugins:
         model_registry.add_plugin(plugin)
@@ -78,7 +79,7 @@ def load(path: Path) -> Job:
 
 @contextmanager
 def lane_of(job: Job, path: Path) -> Iterator[tuple[World, str]]:
-    """The ranks of this process's lane, and a name for the lane that no other one of this start has."""
+    """Process group of this process's lane, and a name of the lane that is unique for each start of the job."""
     task = submitit.JobEnvironment()
     lane, rank = divmod(task.global_rank, job.ranks)
     name = f"{task.job_id}-{_restart()}-{lane}"
@@ -88,27 +89,25 @@ def lane_of(job: Job, path: Path) -> Iterator[tuple[World, str]]:
 
 
 def _restart() -> str:
-    """How often SLURM has requeued this job."""
+    """Number of times that SLURM has requeued this job."""
     return os.environ.get("SLURM_RESTART_COUNT", "0")
 
 
 def _device(job: Job, local_rank: int) -> torch.device:
-    """Lanes share the GPUs of a node in turn."""
+    """Device of a rank; ranks are assigned to the GPUs of a node in turn."""
     if job.device == "cpu":
         return torch.device("cpu")
-    there = torch.cuda.device_count()
-    if there == 0:
-        raise MachineError(
-            f"torch sees no GPU on {socket.gethostname()}; `symbench doctor --on SITE` looks for the reason"
-        )
-    return torch.device("cuda", local_rank % there)
+    count = torch.cuda.device_count()
+    if count == 0:
+        raise MachineError(f"torch sees no GPU on {socket.gethostname()}; run `symbench doctor --on SITE`")
+    return torch.device("cuda", local_rank % count)
 
 
-def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, words: Path) -> bool:
-    """One cell under its lease, which rank 0 holds for all; False where another process has it, or all had to stop."""
+def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, errors: Path) -> bool:
+    """Run one cell under its lease, which rank 0 holds. Returns False if the cell is held elsewhere or was stopped."""
     if world.any(signals.stop):
         return False
-    if job.lanes > 1 and world.any(world.is_main and _is_of_another_lane(cell, job, store)):
+    if job.lanes > 1 and world.any(world.is_main and _tried_by_another_lane(cell, job, store)):
         return True
     checkpoint = store.cell_folder(cell.id) / "checkpoint.pt"
     with _holding(cell, store) if world.is_main else nullcontext(Follower(checkpoint)) as recorder:
@@ -123,7 +122,7 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
         def may_save() -> bool:
             return lease is None or not lease.lost
 
-        def should_stop() -> bool:  # asked at every step: the disk is not to be looked at
+        def should_stop() -> bool:  # called at every step, so it must not read the disk
             return signals.stop or (lease is not None and lease.known_lost)
 
         execution = Execution(world, should_stop, may_save, job.micro_batches.get(cell.id))
@@ -134,20 +133,20 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
             run_cell(cell, recorder, data, execution, notes)
         except LeaseLostError as error:
             print(error, flush=True)
-            if world.size > 1:  # the others do not know, and may wait in a collective
+            if world.size > 1:  # the other ranks may wait in a collective operation
                 raise
         except StoppedError:
             if may_save():
-                why = "preempted" if signals.terminated else "time_limit"
+                failure = "preempted" if signals.terminated else "time_limit"
                 with suppress(LeaseLostError):
-                    recorder.fail(why, "saved where it was; goes on when it is started again")
+                    recorder.fail(failure, "saved; continues at the next start")
             return False
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, KeyboardInterrupt):
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # submitit sends it once more; what follows is short
-            print(traceback.format_exc(), flush=True)  # where `symbench logs` finds it
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # submitit sends it twice; the rest is short
+            print(traceback.format_exc(), flush=True)  # for `symbench logs`
             with suppress(LeaseLostError):
-                recorder.fail(*failures.classify_on_rank(failures.classify_exception(error), error, world, words))
+                recorder.fail(*failures.classify_on_rank(failures.classify_exception(error), error, world, errors))
             if world.size > 1 or isinstance(error, KeyboardInterrupt):
                 raise
     return True
@@ -155,7 +154,7 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, wor
 
 @contextmanager
 def _holding(cell: Cell, store: Store) -> Iterator[CellRecorder | None]:
-    """The recorder; None also where the cell's folder cannot be written, which the siblings need not suffer for."""
+    """Recorder of the cell; None if another process holds it or its folder cannot be written."""
     with ExitStack() as stack:
         try:
             recorder = stack.enter_context(store.recorder(cell))
@@ -165,8 +164,8 @@ def _holding(cell: Cell, store: Store) -> Iterator[CellRecorder | None]:
         yield recorder
 
 
-def _is_of_another_lane(cell: Cell, job: Job, store: Store) -> bool:
-    """Whether another lane runs the cell, or has tried it since the job was started."""
+def _tried_by_another_lane(cell: Cell, job: Job, store: Store) -> bool:
+    """Whether another lane runs the cell or has tried it since the start of the job."""
     if job.since is not None:
         status = store.statuses([cell])[0].get(cell.id)
         return status is not None and status.heartbeat >= job.since

@@ -1,1 +1,1 @@
-"""Everything that speaks to SLURM: submission, the collecting job, queue, probes, logs."""
+"""SLURM: submission, the collecting job, queue, probes, logs."""

@@ -1,4 +1,4 @@
-"""The last job of a submission: names what failed, sends again what may go better, and shows the rest."""
+"""The last job of a submission: classifies failures, sends cells again, and updates MLflow and the report."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from benchmark.suite.suite import Suite
 from cluster.jobs import failures
 from cluster.slurm import commands as slurm
 from cluster.slurm.submissions import Submission, read
-from cluster.slurm.submit import submit
+from cluster.slurm.submit import Retries, submit
 from cluster.slurm.work import work_for
 from results.store.lease import BEAT_SECONDS, STALE_SECONDS
 from results.store.store import Store
 
 POLL_SECONDS = 5.0
 ANSWER_SECONDS = 120.0
-"""So long the collector goes on asking where SLURM does not answer, or accounting lags behind."""
+"""Time for which SLURM is asked again if it does not answer or accounting lags behind."""
 
 
 def collect(submission_file: str) -> None:
-    """What the last job does: name what failed, send again what may go better, and show the rest.
+    """Classify failures, send cells again as the policies say, and update MLflow and the report.
 
-    It may be called at any time after the jobs, and more than once. Without SLURM's commands, as in a container, it
-    still names and shows, and says that nothing was sent.
+    It may be called more than once. Without SLURM's commands, as in a container, it sends nothing, says so, and does
+    the rest.
     """
     submission = read(Path(submission_file), Submission)
     for plugin in submission.plugins:
         model_registry.add_plugin(plugin)
     store = Store(submission.store)
     suite = suites.load(str(submission.suite_file), store.root, submission.tuned, partly=True)
-    _wait_for_the_dead(suite, store, submission)
-    failed = settle(suite, store, submission)
+    _wait_for_leases(suite, store, submission)
+    failed = classify(suite, store, submission)
     again = {
         cell_id: failure
         for cell_id, failure in failed.items()
         if submission.sent_again.get(cell_id, {}).get(failure, 0) < failures.POLICIES[failure].retries
     }
     for cell_id, failure in failed.items():
-        print(f"{failure}: {cell_id}{'' if cell_id in again else ', which is given up'}", flush=True)
+        print(f"{failure}: {cell_id}{'' if cell_id in again else ', not sent again'}", flush=True)
     try:
         if again:
-            where = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
-            with submitit.helpers.clean_env():  # the jobs are not to inherit what SLURM has set for this one
-                os.environ.update(where)
+            kept = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
+            with submitit.helpers.clean_env():  # new jobs must not inherit SLURM's variables of this one
+                os.environ.update(kept)
                 _send_again(suite, store, submission, again)
     except SymbenchError as error:
-        _leave(suite, store, again, str(error))
+        _note_not_sent(suite, store, again, str(error))
     finally:
         show(suite, store)
 
 
-def _wait_for_the_dead(suite: Suite, store: Store, submission: Submission) -> None:
-    """Until nobody holds a cell of these jobs any more, or somebody goes on holding it who is alive."""
+def _wait_for_leases(suite: Suite, store: Store, submission: Submission) -> None:
+    """Wait until no process holds a cell of the jobs, or leases of dead processes must be stale."""
     sent = {cell_id for cells in submission.jobs.values() for cell_id in cells}
     cells = [cell for cell in suite.cells if cell.id in sent]
     deadline = time.monotonic() + STALE_SECONDS + BEAT_SECONDS
@@ -69,15 +69,12 @@ def _wait_for_the_dead(suite: Suite, store: Store, submission: Submission) -> No
         time.sleep(POLL_SECONDS)
 
 
-def settle(suite: Suite, store: Store, submission: Submission) -> dict[str, str]:
-    """Cell id -> class of failure, of all that the jobs left without a result; records that died are marked so.
-
-    Cells of jobs that may yet be in the queue do not stand here.
-    """
-    states, is_over = _ask(submission)
+def classify(suite: Suite, store: Store, submission: Submission) -> dict[str, str]:
+    """Cell id -> class of failure of the unfinished cells of ended jobs; also noted in records that say `running`."""
+    states, has_ended = _job_states(submission)
     by_id = {cell.id: cell for cell in suite.cells}
     failed: dict[str, str] = {}
-    for job in filter(is_over, submission.jobs):
+    for job in filter(has_ended, submission.jobs):
         cells = [by_id[cell_id] for cell_id in submission.jobs[job] if cell_id in by_id]
         records, _ = store.read(cells)
         begun = {key for key, record in records.items() if record.status.attempt != submission.seen.get(key, 0)}
@@ -87,43 +84,41 @@ def settle(suite: Suite, store: Store, submission: Submission) -> dict[str, str]
             if (record and record.status.is_result) or store.being_run(cell):
                 continue
             if record is None or cell.id not in begun:
-                was_going = begun and failure != "cancelled"
-                failed[cell.id] = (
-                    "not_begun" if was_going else failures.classify_job_state(states.get(job, ""), "no_start")
-                )
+                no_start = failures.classify_job_state(states.get(job, ""), "no_start")
+                failed[cell.id] = "not_begun" if begun and failure != "cancelled" else no_start
                 continue
-            told = record.status.failure if record.status.state == "failed" else ""
-            if told and not (failure == "cancelled" and told in ("preempted", "time_limit")):
-                failed[cell.id] = told if told in failures.POLICIES else "code_error"
+            recorded = record.status.failure if record.status.state == "failed" else ""
+            if recorded and not (failure == "cancelled" and recorded in ("preempted", "time_limit")):
+                failed[cell.id] = recorded if recorded in failures.POLICIES else "code_error"
                 continue
             failed[cell.id] = failure
             store.fail(record, failure, f"job {job} ended: {failures.POLICIES[failure].meaning}")
     return failed
 
 
-def _ask(submission: Submission) -> tuple[Mapping[str, str], Callable[[str], bool]]:
-    """What accounting says of the jobs, and whether one of them is over; SLURM is asked for a while.
+def _job_states(submission: Submission) -> tuple[Mapping[str, str], Callable[[str], bool]]:
+    """States of the jobs according to accounting, and a function that says whether a job has ended.
 
-    Without squeue it is what accounting says. The collector's own job knows without asking: SLURM starts it when all
-    others are over.
+    The function uses the queue, or without squeue accounting. In a SLURM job all jobs have ended, since SLURM starts
+    the collector after them.
     """
     unfinished = slurm.WAITING | slurm.ACTIVE
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
-        queue, states = slurm.queue(), slurm.accounts(submission.jobs)
+        queue, states = slurm.queue(), slurm.accounting_states(submission.jobs)
         lags = queue is not None and any(states.get(job) in unfinished for job in submission.jobs if job not in queue)
         answers = queue is not None or bool(slurm.missing("squeue"))
         if (answers and not lags) or time.monotonic() > deadline:
             break
         time.sleep(POLL_SECONDS)
-    came_after_all = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+    is_slurm_job = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
-    def is_over(job: str) -> bool:
+    def has_ended(job: str) -> bool:
         if queue is not None:
             return job not in queue
-        return came_after_all or (job in states and states[job].split()[0] not in unfinished)
+        return is_slurm_job or (job in states and states[job].split()[0] not in unfinished)
 
-    return states, is_over
+    return states, has_ended
 
 
 def _send_again(suite: Suite, store: Store, submission: Submission, failed: Mapping[str, str]) -> None:
@@ -138,15 +133,15 @@ def _send_again(suite: Suite, store: Store, submission: Submission, failed: Mapp
         if cell.id in submission.micro_batches:
             micro_batches[cell.id] = submission.micro_batches[cell.id]
         if failures.POLICIES[failure].halve:
-            whole = cell.train.batch_size // ranks[cell.id]
-            micro_batches[cell.id] = max(1, micro_batches.get(cell.id, whole) // 2)
+            rank_batch = cell.train.batch_size // ranks[cell.id]
+            micro_batches[cell.id] = max(1, micro_batches.get(cell.id, rank_batch) // 2)
     if work.cells:
-        submit(suite, store, submission.site, work.batches, collect, sent_again, micro_batches)
+        submit(suite, store, submission.site, work.batches, collect, Retries(sent_again, micro_batches))
 
 
-def _leave(suite: Suite, store: Store, cell_ids: Iterable[str], reason: str) -> None:
-    """Say in the log and in the records why cells that should have been sent again were not."""
-    print(f"nothing is sent again: {reason}; `symbench run` on a login node does it", flush=True)
+def _note_not_sent(suite: Suite, store: Store, cell_ids: Iterable[str], reason: str) -> None:
+    """Print why cells were not sent again, and note it in their records."""
+    print(f"nothing is sent again: {reason}; use `symbench run` on a login node", flush=True)
     chosen = set(cell_ids)
     records, _ = store.read([cell for cell in suite.cells if cell.id in chosen])
     for record in records.values():
@@ -156,7 +151,7 @@ def _leave(suite: Suite, store: Store, cell_ids: Iterable[str], reason: str) -> 
 
 
 def show(suite: Suite, store: Store) -> None:
-    """Bring MLflow and the report up to date; `STORE/<suite file>.html`."""
+    """Update MLflow and the report, `STORE/<suite>.html`."""
     from results.board.leaderboard import aggregate
     from results.report import report
     from results.tracking import sync as mlflow_sync  # MLflow and matplotlib take seconds to import
@@ -164,9 +159,6 @@ def show(suite: Suite, store: Store) -> None:
     records, broken = store.read(suite.cells)
     panels = report.panels_of(aggregate(suite.cells, records), records)
     html = report.render(store, suite, records, broken, panels=panels)
-    write_text(store.root / f"{_file_name(suite.name)}.html", html)
+    file_name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in suite.name)
+    write_text(store.root / f"{file_name}.html", html)
     mlflow_sync.sync(store, suite, report_html=html, panels=panels)
-
-
-def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)

@@ -1,4 +1,4 @@
-"""SLURM's own commands; nothing else calls them. A command that hangs or is not there is no answer, never an error."""
+"""Calls of SLURM's commands. A missing or hanging command is no error: the result is None or empty."""
 
 from __future__ import annotations
 
@@ -8,38 +8,35 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 
-PATIENCE_SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING", "SPECIAL_EXIT", "REQUEUE_FED"})
 ACTIVE = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED"})
 
 
 def missing(*commands: str) -> list[str]:
-    """Those of `commands` that are not on the path, as in a container."""
+    """Commands that are not on the path, for instance in a container."""
     return [command for command in commands if shutil.which(command) is None]
 
 
 def queue() -> dict[str, str] | None:
-    """Job -> state of all of ours that wait or run, in one call; None where the controller does not answer.
+    """Job -> state of this user's queued and running jobs; None if the controller does not answer.
 
     A job of an array is `<array>_<index>`.
     """
-    # By number, as SLURM knows the owner of a job: $USER may be another's, under sudo for instance, or not set.
+    # By user id: $USER may be unset, or another user's under sudo.
     answer = call("squeue", "--noheader", "--array", "--format=%i %T", f"--user={os.getuid()}")
     if answer is None or answer.returncode != 0 or "Invalid user" in answer.stderr:
-        return None  # a number without a name, as in some containers, ends with status 0 and an empty list
+        return None  # status 0 and an empty list for a user id without a name, as in some containers
     return dict(line.split(maxsplit=1) for line in answer.stdout.splitlines() if line.strip())
 
 
 def arrays_of(jobs: Iterable[str]) -> list[str]:
-    """Numbers of the arrays that `jobs` belong to, each once; a job that is not of an array is itself."""
+    """Distinct array numbers of `jobs`; a job outside an array is its own number."""
     return list(dict.fromkeys(job.partition("_")[0] for job in jobs))
 
 
-def accounts(jobs: Iterable[str]) -> dict[str, str]:
-    """Job -> state of those that accounting knows, in one call; the last state where a job was requeued.
-
-    Empty where there is no accounting. It may lag some seconds behind the queue.
-    """
+def accounting_states(jobs: Iterable[str]) -> dict[str, str]:
+    """Job -> last state according to sacct, which may lag some seconds behind the queue; empty without accounting."""
     arrays = sorted(arrays_of(jobs))
     if not arrays:
         return {}
@@ -53,12 +50,12 @@ def accounts(jobs: Iterable[str]) -> dict[str, str]:
         if not step:
             states |= dict.fromkeys(_members(job), state)
         elif state == "OUT_OF_MEMORY" and states.get(job) == "FAILED":
-            states[job] = state  # what srun started was killed; of the job it is only known that srun failed
+            states[job] = state  # the job itself only knows that srun failed
     return states
 
 
 def cancel(jobs: Iterable[str]) -> str | None:
-    """Cancel them in one call; the reason where SLURM refuses or does not answer."""
+    """Cancel jobs. Returns the reason if SLURM refuses or does not answer, otherwise None."""
     answer = call("scancel", *sorted(set(jobs)))
     if answer is None:
         return "scancel does not answer"
@@ -66,7 +63,7 @@ def cancel(jobs: Iterable[str]) -> str | None:
 
 
 def settings() -> Mapping[str, str]:
-    """slurm.conf as the controller sees it; empty where it does not answer."""
+    """Settings of the controller (slurm.conf); empty if it does not answer."""
     answer = call("scontrol", "show", "config")
     if answer is None or answer.returncode != 0:
         return {}
@@ -74,16 +71,16 @@ def settings() -> Mapping[str, str]:
     return {key.strip(): value.strip() for key, _, value in lines}
 
 
-def call(*command: str, patience: float = PATIENCE_SECONDS) -> subprocess.CompletedProcess[str] | None:
-    """What a command prints; None where it is not there or does not come to an end."""
+def call(*command: str, timeout: float = TIMEOUT_SECONDS) -> subprocess.CompletedProcess[str] | None:
+    """Completed command; None if it is missing or does not end in time."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=patience, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except (subprocess.TimeoutExpired, OSError):
         return None
 
 
 def _members(job: str) -> list[str]:
-    """`12_[0-2,5%3]` -> 12_0, 12_1, 12_2, 12_5; a plain job is itself."""
+    """Expand `12_[0-2,5%3]` to 12_0, 12_1, 12_2, 12_5."""
     array = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
     if array is None:
         return [job]

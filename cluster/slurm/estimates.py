@@ -1,4 +1,4 @@
-"""What cells will take where they will run: from what finished siblings took there, from a probe, or from FLOPs."""
+"""Estimated training times of cells: from finished cells of the same kind, from a probe, or from FLOPs."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from results.store.record import Record
 from results.store.store import Store
 
 SIBLINGS = 5
-"""So many finished cells of a kind are enough to tell what it takes."""
+"""Number of finished cells of a kind that an estimate uses."""
 
 
 def on_site(
     suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], site: Site, store: Store
 ) -> dict[str, Estimate]:
-    """For each of `cells` by id, on the ranks that it will have. UserError where the site cannot run it."""
+    """Estimates by cell id for the ranks that cells have on `site`. Raises UserError if it cannot run a cell."""
     by_shape = shapes(suite, cells, site)
     shape_of = {cell.id: shape for shape, members in by_shape.items() for cell in members}
     speed: Speed = lambda cell: 1e9 * (site.gflops or GFLOPS[shape_of[cell.id].device]) * shape_of[cell.id].ranks  # noqa: E731
     trained = trained_shape(by_shape)
     pace_of: PaceOf = lambda cell: None  # noqa: E731
-    if trained is not None and (store.root / "paces").is_dir():  # else SLURM need not be asked where this is
+    if trained is not None and (store.root / "paces").is_dir():  # otherwise SLURM need not be asked
         pace_of = ProbeResults.on_site(store, site, trained).read
     return estimates(cells, timings(records.values(), trained), speed, pace_of)
 
 
 def siblings(suite: Suite, states: Mapping[str, str], store: Store) -> dict[str, Record]:
-    """Some of the records that tell what open cells will take, by the `states` of cells by id: a few of each kind."""
+    """Records for estimates of the unfinished cells: a few of each kind. `states` are by cell id."""
     done = (cell for cell in suite.cells if states.get(cell.id) == "done")
     return store.read(siblings_of(left_of(suite, states), done, SIBLINGS))[0]
 
@@ -43,19 +43,19 @@ def siblings(suite: Suite, states: Mapping[str, str], store: Store) -> dict[str,
 def seconds_on(
     suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], site: Site, store: Store
 ) -> dict[str, float]:
-    """The seconds of `on_site`."""
+    """Seconds of the estimates of `on_site`."""
     return {key: estimate.seconds for key, estimate in on_site(suite, cells, records, site, store).items()}
 
 
 def here(
     suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], store: Store
 ) -> tuple[dict[str, Estimate], Shape | None]:
-    """For each of `cells` by id, a selection from `suite`, on this machine, and the shape that they have here.
+    """Estimates by cell id on this machine for `cells`, a selection from `suite`; and the shape of cells here.
 
-    None where this machine cannot run them; only then what ran elsewhere counts.
+    If this machine cannot run them, the shape is None and finished cells of any machine count.
     """
     try:
-        shape = shape_here(suite, suite.cells, store)
+        shape = shape_here(suite, store)
     except MachineError:
         return estimates(cells, timings(records.values(), None)), None
     speed: Speed = lambda cell: shape.ranks * flops_per_second(threads_of(shape))  # noqa: E731
@@ -63,7 +63,7 @@ def here(
 
 
 def trained_shape(by_shape: Mapping[Shape, Sequence[Cell]]) -> Shape | None:
-    """The one shape of all cells that are trained."""
+    """Shape of the trained cells, None if there are none."""
     for shape, cells in by_shape.items():
         if is_trained(cells[0]):
             return shape
@@ -71,7 +71,7 @@ def trained_shape(by_shape: Mapping[Shape, Sequence[Cell]]) -> Shape | None:
 
 
 def timings(records: Iterable[Record], shape: Shape | None) -> list[Timing]:
-    """What finished cells took; of trained ones those that had `shape`'s kind of device and number of ranks."""
+    """Training times of finished cells; of trained ones, only those with the device and number of ranks of `shape`."""
     return [
         Timing(
             record.cell,

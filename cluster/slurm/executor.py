@@ -20,25 +20,25 @@ from cluster.jobs.packing import Shape
 from cluster.site import Site
 from cluster.slurm import commands as slurm
 
-_REWRITTEN = {"%": "%", "\\": "a backslash", "\n": "a line break", "\r": "a line break"}
+_EXPANDED_BY_SLURM = {"%": "%", "\\": "a backslash", "\n": "a line break", "\r": "a line break"}
 
 
 def cluster_folder(store_root: Path) -> Path:
-    """A new folder for a job of a cluster and its logs. UserError: SLURM would not take its path as it stands."""
+    """Make a new folder for a SLURM job and its logs. Raises UserError if SLURM would change its path."""
     require_plain_path(store_root)
     return job_folder(store_root)
 
 
 def require_plain_path(path: Path) -> None:
-    """UserError where SLURM, which is given paths below `path`, would make others of them."""
-    wrong = [name for letter, name in _REWRITTEN.items() if letter in str(path.resolve())]
-    if wrong:
-        raise UserError(f"store {str(path)!r}: a path with {wrong[0]} in it cannot be given to SLURM")
+    """Raise UserError if `path` has a character that SLURM expands or drops in paths of files."""
+    special = [name for letter, name in _EXPANDED_BY_SLURM.items() if letter in str(path.resolve())]
+    if special:
+        raise UserError(f"store {str(path)!r}: a path with {special[0]} in it cannot be given to SLURM")
 
 
 @contextmanager
 def submission_errors(what: str = "jobs") -> Iterator[None]:
-    """MachineError where SLURM does not take what is submitted within."""
+    """Turn errors of sbatch in this context into MachineError."""
     try:
         yield
     except (RuntimeError, submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError) as error:
@@ -48,10 +48,10 @@ def submission_errors(what: str = "jobs") -> Iterator[None]:
 def submit_array(
     executor: submitit.SlurmExecutor, function: Callable[[str], None], folder: Path, documents: Mapping[str, BaseModel]
 ) -> list[str]:
-    """Send an array with a job for each of `documents`, and return their ids in that order.
+    """Submit an array with one job for each of `documents` (file name -> content), and return the job ids in order.
 
-    A document is written as JSON into `folder` under its name; the job calls `function` with that path. MachineError:
-    SLURM refuses, or a file cannot be written.
+    Each document is written to `folder` as JSON, and its job calls `function` with the path. Raises MachineError if
+    SLURM refuses the array or a file cannot be written.
     """
     for name, document in documents.items():
         write_text(folder / name, document.model_dump_json(indent=1))
@@ -61,25 +61,27 @@ def submit_array(
 
 @contextmanager
 def cancel_on_error(note: Path) -> Iterator[list[str]]:
-    """Yields a list for the arrays that SLURM takes; after an error they are cancelled, and the note is removed."""
-    taken: list[str] = []
+    """Yield a list to collect submitted jobs in; after an error, cancel them and delete the note."""
+    submitted: list[str] = []
     try:
-        yield taken
+        yield submitted
     except BaseException as error:
-        refusal = slurm.cancel(taken) if taken else None
+        refusal = slurm.cancel(submitted) if submitted else None
         if refusal is None:
             with suppress(OSError):
                 note.unlink(missing_ok=True)
         elif isinstance(error, SymbenchError):
-            there = f"jobs {', '.join(taken)} are in the queue and cannot be cancelled ({refusal}); do so with scancel"
-            raise MachineError(f"{error}; {there}") from error
+            raise MachineError(
+                f"{error}; jobs {', '.join(submitted)} are in the queue and cannot be cancelled ({refusal}); "
+                "cancel them with scancel"
+            ) from error
         raise
 
 
 def requeue_if_marked(folder: Path) -> list[str]:
-    """Shell after srun: by then all lanes have saved, and SLURM's commands are there whatever image Python runs in."""
+    """Shell lines after srun that requeue a marked job: all lanes have saved, and no container hides scontrol."""
     mark = REQUEUE_MARK.format(job="$SLURM_JOB_ID", restart="${SLURM_RESTART_COUNT:-0}")
-    refused = "symbench: job $SLURM_JOB_ID cannot be put back into the queue; the last job sends its cells again"
+    refused = "symbench: job $SLURM_JOB_ID cannot be requeued; the last job sends its cells again"
     return [
         "status=$?",
         f'if [ -e {shlex.quote(str(folder))}/"{mark}" ]; then',
@@ -90,7 +92,7 @@ def requeue_if_marked(folder: Path) -> list[str]:
 
 
 class _DryExecutor(submitit.SlurmExecutor):
-    """Needs no srun on this machine."""
+    """Executor that works without srun on this machine."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -98,16 +100,10 @@ class _DryExecutor(submitit.SlurmExecutor):
 
 
 def executor_for(
-    folder: Path,
-    site: Site,
-    shape: Shape,
-    name: str,
-    dependency: str | None = None,
-    dry: bool = False,
-    teardown: Sequence[str] = (),
+    folder: Path, site: Site, shape: Shape, name: str, teardown: Sequence[str] = (), dry: bool = False
 ) -> submitit.SlurmExecutor:
-    """An executor for jobs of `shape`; `teardown` is shell that comes after srun."""
-    # A cluster may end a whole job soon after its first task, which among lanes is just the one with least to do.
+    """Executor for jobs of `shape`; `teardown` are shell lines after srun. A `dry` one only writes batch scripts."""
+    # By default SLURM may end the job soon after its first task, while other lanes still work.
     lanes = ["--wait=0", "--kill-on-bad-exit=0"] if shape.lanes > 1 else []
     gpus = shape.gpus_per_node(site)
     parameters: dict[str, Any] = {
@@ -121,11 +117,10 @@ def executor_for(
         "array_parallelism": site.jobs,
         "setup": list(site.setup),
         "stderr_to_stdout": True,
-        # Since SLURM 22.05 srun does not take the batch's --cpus-per-task over.
+        # Since SLURM 22.05 srun ignores the --cpus-per-task of the batch script.
         "srun_args": [f"--cpus-per-task={site.cpus}", *lanes, *site.srun],
         "teardown": list(teardown) or None,
         "additional_parameters": {"requeue": True},
-        "dependency": dependency,
         **{key: getattr(site, key) for key in ("partition", "account", "qos", "constraint")},
     }
     if gpus:

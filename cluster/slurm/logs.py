@@ -1,8 +1,7 @@
-"""What a cell wrote while it ran, wherever that was."""
+"""Logs of a cell, from all of its jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,32 +10,28 @@ from results.store.store import Store
 
 @dataclass(frozen=True)
 class Log:
-    """The lines of one attempt on one rank, out of the log of a job with other cells."""
+    """Lines of one attempt on one rank, out of the log of a job."""
 
     path: Path
     lines: tuple[str, ...]
 
 
 def logs_of(cell_id: str, others: frozenset[str], store: Store) -> list[Log]:
-    """What every attempt at a cell left, the oldest first; `others` are ids at which another cell's lines begin."""
+    """Logs of all attempts at a cell, the oldest first. `others` are the ids that begin another cell's lines."""
     files = sorted((store.root / "jobs").glob("*/*_log.*"), key=lambda path: path.stat().st_mtime)
-    found = ((path, lines) for path in files for lines in _parts(path, cell_id, others))
-    return [Log(path, tuple(lines)) for path, lines in found]
+    return [Log(path, tuple(lines)) for path in files for lines in _parts(path, cell_id, others)]
 
 
-def _parts(path: Path, cell_id: str, others: frozenset[str]) -> Iterator[list[str]]:
-    part: list[str] | None = None
+def _parts(path: Path, cell_id: str, others: frozenset[str]) -> list[list[str]]:
+    parts: list[list[str]] = []
+    is_inside = False
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             first = line.split(" ", 1)[0].strip()
             if first == cell_id:
-                if part is not None:
-                    yield part
-                part = []
-            elif first in others and part is not None:
-                yield part
-                part = None
-            if part is not None:
-                part.append(line.rstrip("\n"))
-    if part is not None:
-        yield part
+                parts.append([])
+            if first == cell_id or first in others:
+                is_inside = first == cell_id
+            if is_inside:
+                parts[-1].append(line.rstrip("\n"))
+    return parts

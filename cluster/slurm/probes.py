@@ -1,7 +1,7 @@
-"""Probes: a few training steps of each kind of cell, timed in a short job where the cells will run, and kept.
+"""Probes: training steps of each kind of cell, timed in a short job on the resources that the cells will have.
 
-`STORE/paces/<key>.json` holds one; the key covers the kind of cell, the ranks, and the machine or what decides the
-speed on a site, so that a probe says nothing of another model, another size of data or another place.
+`STORE/paces/<key>.json` holds one result. The key covers the kind of cell, the ranks, and the machine or the settings
+of the site that decide the speed, so that a result is used for no other model, size of data or machine.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from results.store.store import Store
 
 SCHEMA_VERSION = 1
 MINUTES = 15
-"""Time limit of a probe's job, on top of what comes after the signal."""
+"""Time limit of a probe's job, without the time after the signal."""
 DISK_SECONDS = 10.0
 POLL_SECONDS = 0.5
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class ProbeResults:
-    """The probes of one place, for cells of one shape."""
+    """Probe results of one machine or site, for cells with one shape."""
 
     folder: Path
     where: Mapping[str, Any]
@@ -54,20 +54,20 @@ class ProbeResults:
 
     @classmethod
     def here(cls, store: Store, shape: Shape) -> ProbeResults:
-        """Of this machine."""
+        """Results of this machine."""
         device = torch.cuda.get_device_name(0) if shape.device == "cuda" else platform.machine()
         where = {"host": socket.gethostname(), "device": device, "cpus": available_cpus()}
         return cls(store.root / "paces", where, shape)
 
     @classmethod
     def on_site(cls, store: Store, site: Site, shape: Shape) -> ProbeResults:
-        """Of the nodes that `site` asks for."""
+        """Results of the nodes of `site`."""
         keys = {"partition", "constraint", "gres", "gpus_per_node", "cpus", "setup", "python", "srun"}
         where = {"cluster": slurm.settings().get("ClusterName", ""), **site.model_dump(mode="json", include=keys)}
         return cls(store.root / "paces", where, shape)
 
     def read(self, cell: Cell) -> Pace | None:
-        """What was measured for the kind of `cell`; None where nothing was, or it cannot be read."""
+        """Result for the kind of `cell`; None if there is none or it is unreadable."""
         try:
             document = json.loads(self._path(cell).read_text(encoding="utf-8"))
             return Pace(**document["pace"])
@@ -75,15 +75,16 @@ class ProbeResults:
             return None
 
     def keep(self, cell: Cell, pace: Pace) -> None:
+        """Write the result for the kind of `cell`."""
         write_json(self._path(cell), {**self._document(cell), "pace": asdict(pace), "time": time.time()})
 
     def key(self, cell: Cell) -> str:
-        """16 hex digits: equal for what is equally fast."""
+        """Key of a result, 16 hex digits: equal for cells of equal speed."""
         canonical = json.dumps(self._document(cell), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
-    def open_kinds(self, cells: Sequence[Cell]) -> list[Cell]:
-        """One cell of each kind that was not measured yet."""
+    def unmeasured(self, cells: Sequence[Cell]) -> list[Cell]:
+        """One cell of each kind that has no result yet."""
         return list({self.key(cell): cell for cell in reversed(cells) if self.read(cell) is None}.values())[::-1]
 
     def _path(self, cell: Cell) -> Path:
@@ -93,13 +94,13 @@ class ProbeResults:
         return {"schema": SCHEMA_VERSION, "where": dict(self.where), "shape": asdict(self.shape), "kind": kind(cell)}
 
 
-def probe_here(cells: Sequence[Cell], store: Store, shape: Shape, say: Say) -> None:
-    """Measure one cell of each kind of `cells` on this machine, and keep it; `say` is told what could not be measured.
+def probe_here(cells: Sequence[Cell], store: Store, shape: Shape, report: Report) -> None:
+    """Measure one cell of each kind without a result on this machine; call `report` for each failure.
 
-    What was measured before is not measured again. Ctrl-C ends it, and keeps what was measured by then.
+    After Ctrl-C, the results so far are kept.
     """
-    paces = ProbeResults.here(store, shape)
-    wanted = paces.open_kinds(cells)
+    results = ProbeResults.here(store, shape)
+    wanted = results.unmeasured(cells)
     if not wanted:
         return
     job_file = local_job(store, wanted, shape, ",".join(visible_gpus()) if shape.device == "cuda" else None)
@@ -111,32 +112,35 @@ def probe_here(cells: Sequence[Cell], store: Store, shape: Shape, say: Say) -> N
         stop([handle])
         raise
     finally:
-        _keep(paces, wanted, job_file.parent, handle.job_id, say)
+        _keep(results, wanted, job_file.parent, handle.job_id, report)
 
 
 def probe_on_site(
-    cells: Sequence[Cell], store: Store, site: Site, shape: Shape, patience_seconds: float, say: Say
+    cells: Sequence[Cell], store: Store, site: Site, shape: Shape, patience_seconds: float, report: Report
 ) -> None:
-    """The same in one short job on `site`. MachineError: SLURM refuses it, or it is not done in time; it is then
-    cancelled, and what it had measured is kept."""
-    paces = ProbeResults.on_site(store, site, shape)
-    wanted = paces.open_kinds(cells)
+    """Measure one cell of each kind without a result in one short job on `site`.
+
+    Raises MachineError if SLURM refuses the job or it does not end in time. It is then cancelled, and its results so
+    far are kept.
+    """
+    results = ProbeResults.on_site(store, site, shape)
+    wanted = results.unmeasured(cells)
     if not wanted:
         return
     folder = cluster_folder(store.root)
     job_file = folder / "job.json"
-    write_text(job_file, job_for(store, site, shape, wanted).model_dump_json(indent=1))
+    write_text(job_file, job_for(store, site, shape, wanted, {}).model_dump_json(indent=1))
     short = site.model_copy(update={"minutes": min(site.minutes, MINUTES + -(-site.signal_seconds // 60))})
     with submission_errors("probe"):
         sent = executor_for(folder, short, shape, "symbench probe").submit(measure_all, str(job_file))
-    say(f"probe: job {sent.job_id} times {len(wanted)} {'kind' if len(wanted) == 1 else 'kinds'} of cells")
+    report(f"probe: job {sent.job_id} times {len(wanted)} {'kind' if len(wanted) == 1 else 'kinds'} of cells")
     state = None
     try:
-        state = wait_for(sent.job_id, patience_seconds, lambda state: say(f"probe: job {sent.job_id} is {state}"))
+        state = wait_for(sent.job_id, patience_seconds, lambda state: report(f"probe: job {sent.job_id} is {state}"))
         if state is None:
             wait_for_files(folder, {_answer(cell) for cell in wanted}, DISK_SECONDS)
     finally:
-        _keep(paces, wanted, folder, sent.job_id, say if state is None else lambda line: None)
+        _keep(results, wanted, folder, sent.job_id, report if state is None else lambda line: None)
     if state is not None:
         slurm.cancel([sent.job_id])
         raise MachineError(
@@ -145,42 +149,42 @@ def probe_on_site(
         )
 
 
-def _keep(paces: ProbeResults, wanted: Sequence[Cell], folder: Path, job: str, say: Say) -> None:
+def _keep(results: ProbeResults, wanted: Sequence[Cell], folder: Path, job: str, report: Report) -> None:
     for cell in wanted:
         if not (folder / _answer(cell)).exists():
-            words = last_log_line(folder, job)
-            reason = f"the job ended before that{': ' + words if words else ''}; its logs are in {folder}"
+            line = last_log_line(folder, job)
+            reason = f"the job ended before{': ' + line if line else ''}; its logs are in {folder}"
         else:
             answer = json.loads((folder / _answer(cell)).read_text(encoding="utf-8"))
             if "step" in answer:
-                paces.keep(cell, Pace(**answer))
+                results.keep(cell, Pace(**answer))
                 continue
             reason = answer["reason"]
-        say(f"not probed: {cell.model.name} on {cell.dataset.name} ({cell.dataset.preset}): {reason}")
+        report(f"not probed: {cell.model.name} on {cell.dataset.name} ({cell.dataset.preset}): {reason}")
 
 
 def measure_all(job_file: str) -> None:
-    """What runs in the job, on every rank of it; lanes measure side by side, as cells will run, and the first is heard.
+    """Entry point of a probe's job on every rank. All lanes measure, as cells run side by side; rank 0 writes results.
 
-    An error ends one measurement; with several ranks it ends the job, since the others may wait in a collective.
+    An error ends one measurement. With several ranks it ends the job, since other ranks may wait in a collective
+    operation.
     """
     path = Path(job_file)
     job = load(path)
-    is_heard = submitit.JobEnvironment().global_rank == 0
+    is_main = submitit.JobEnvironment().global_rank == 0
     with lane_of(job, path) as (world, _):
         for cell in job.cells:
+            failure: Exception | None = None
             try:
                 pace = measure(cell, world, data_folder(job.store))
                 answer = asdict(pace) if pace is not None else {"reason": "the model cannot run on this task"}
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a model of a plug-in may raise anything
                 print(traceback.format_exc(), flush=True)
-                answer = {"reason": failures.describe(error)}
-                if world.size > 1:
-                    if is_heard:
-                        write_json(path.with_name(_answer(cell)), answer)
-                    raise
-            if is_heard:
+                failure, answer = error, {"reason": failures.describe(error)}
+            if is_main:
                 write_json(path.with_name(_answer(cell)), answer)
+            if failure is not None and world.size > 1:
+                raise failure
 
 
 def _answer(cell: Cell) -> str:

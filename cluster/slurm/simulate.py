@@ -1,4 +1,4 @@
-"""Simulates the parts of data files in a SLURM array; what is assembled of them is `benchmark.data.prepare`'s."""
+"""Simulates the parts of data files in a SLURM array; `benchmark.data.prepare` assembles them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from cluster.slurm.executor import cluster_folder, executor_for, submission_erro
 
 POLL_SECONDS = 2.0
 GONE_AFTER_POLLS = 3
-"""A file may be seen on this side a little later than the end of the job that wrote it."""
+"""A network disk may show a file some time after the end of the job that wrote it."""
 
 
 def simulate_on(site: Site, work: Outline, store_root: Path, progress: TotalProgress) -> None:
-    """Leave all missing parts of `work` on the shared disk, by an array of jobs; waits for them.
+    """Simulate all missing parts of `work` in an array of jobs, and wait for them.
 
-    The same call goes on after an interruption. MachineError: no SLURM here, the jobs are refused, or end without
-    having done their part, with the place of their logs. UserError: SLURM would rewrite the store's path. Ctrl-C
-    cancels the array.
+    Ctrl-C cancels the array; finished parts are kept, and the next call simulates the rest. Raises MachineError if
+    there is no SLURM, it refuses the jobs, or they end with parts missing; UserError if SLURM would change the path.
     """
     parts = work.missing_parts()
     if not parts:
@@ -69,7 +68,7 @@ def simulate_on(site: Site, work: Outline, store_root: Path, progress: TotalProg
 
 
 def simulate_share(share_file: str, index: int) -> None:
-    """What a job of the array runs."""
+    """Entry point of a job of the array."""
     document = json.loads(Path(share_file).read_text(encoding="utf-8"))
     levels: Sequence[Level] = document["levels"]
     work = outline(document["dataset"], document["preset"], levels, Path(document["folder"]), document["solver"])
@@ -79,11 +78,11 @@ def simulate_share(share_file: str, index: int) -> None:
             simulate_part(work, part, lambda done: None)
 
 
-def _shares(parts: Sequence[Part], most: int) -> list[list[Part]]:
-    """About the same work for each job: the largest part left goes to who has least."""
-    shares: list[list[Part]] = [[] for _ in range(min(most, len(parts)))]
+def _shares(parts: Sequence[Part], limit: int) -> list[list[Part]]:
+    """Divide parts into shares of about equal work: the largest part goes to the smallest share."""
+    shares: list[list[Part]] = [[] for _ in range(min(limit, len(parts)))]
     for part in sorted(parts, key=lambda part: -part.work):
-        min(shares, key=lambda share: sum(one.work for one in share)).append(part)
+        min(shares, key=lambda share: sum(part.work for part in share)).append(part)
     return shares
 
 
@@ -94,6 +93,6 @@ def _submit(site: Site, folder: Path, share_file: Path, count: int) -> list[subm
 
 
 def _in_queue(array: str) -> bool:
-    """Whether any job of the array waits or runs. A controller that does not answer is no answer: assume so."""
+    """Whether a job of the array is queued or running; also True if the controller does not answer."""
     queue = slurm.queue()
     return queue is None or array in slurm.arrays_of(queue)

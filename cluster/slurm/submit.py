@@ -1,10 +1,13 @@
-"""Divides cells into arrays of jobs and hands them to SLURM; a note says what was handed over."""
+"""Submission: arrays of jobs that run cells, and the job that collects after them."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import submitit
 
 from benchmark.cell import Cell
 from benchmark.files import replacing, write_text
@@ -41,8 +44,16 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Retries:
+    """Earlier retries of cells, by cell id; both fields as in `Submission`."""
+
+    sent_again: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    micro_batches: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Cost:
-    """What batches come to: jobs, the longest of them, and the hours of GPUs, and of ranks that have none."""
+    """Estimated cost of batches. Rank-hours are those of jobs without GPUs."""
 
     jobs: int
     longest_seconds: float
@@ -51,12 +62,12 @@ class Cost:
 
     @classmethod
     def of(cls, work: Sequence[Batch], seconds: Mapping[str, float], site: Site) -> Cost:
-        """By the estimates for each cell by id."""
+        """Cost of `work`, from estimates by cell id."""
         jobs = [(batch.shape, batch.shape.job_seconds(job, seconds)) for batch in work for job in batch.jobs]
         hours = {"cuda": 0.0, "cpu": 0.0}
-        for shape, each in jobs:
-            hours[shape.device] += shape.units(site) * each / 3600
-        return cls(len(jobs), max((each for _, each in jobs), default=0.0), hours["cuda"], hours["cpu"])
+        for shape, duration_seconds in jobs:
+            hours[shape.device] += shape.units(site) * duration_seconds / 3600
+        return cls(len(jobs), max((seconds for _, seconds in jobs), default=0.0), hours["cuda"], hours["cpu"])
 
     def __str__(self) -> str:
         on_gpus, on_cpus = f"{self.gpu_hours:.3g} GPU-hours", f"{self.rank_hours:.3g} rank-hours"
@@ -65,13 +76,13 @@ class Cost:
 
 
 def batches(suite: Suite, cells: Sequence[Cell], seconds: Mapping[str, float], site: Site) -> list[Batch]:
-    """The arrays that run `cells`: one for each shape and MaxArraySize jobs. `seconds` are estimates by cell id."""
-    most = site.max_array_size or max(1, int(slurm.settings().get("MaxArraySize", DEFAULT_MAX_ARRAY_SIZE)))
-    made = []
+    """Divide cells into arrays of jobs with equal resources, each within MaxArraySize. `seconds` are by cell id."""
+    limit = site.max_array_size or max(1, int(slurm.settings().get("MaxArraySize", DEFAULT_MAX_ARRAY_SIZE)))
+    arrays = []
     for shape, members in shapes(suite, cells, site).items():
         jobs = [tuple(job) for job in pack(members, seconds, site, shape)]
-        made += [Batch(shape, tuple(jobs[start : start + most])) for start in range(0, len(jobs), most)]
-    return made
+        arrays += [Batch(shape, tuple(jobs[start : start + limit])) for start in range(0, len(jobs), limit)]
+    return arrays
 
 
 def submit(
@@ -80,14 +91,12 @@ def submit(
     site: Site,
     work: Sequence[Batch],
     collect: Callable[[str], None],
-    sent_again: Mapping[str, Mapping[str, int]] | None = None,
-    micro_batches: Mapping[str, int] | None = None,
+    retries: Retries = Retries(),
 ) -> Submission:
-    """Hand `work` over: one sbatch for each batch, and one for a job after all of them, which calls `collect` with the
-    path of the note.
+    """Submit one array for each batch, and a job after all of them that calls `collect` with the path of the note.
 
-    MachineError: SLURM refuses, or a file cannot be written; what was taken by then is cancelled. UserError: a path
-    that SLURM would rewrite.
+    Raises MachineError if SLURM refuses or a file cannot be written; jobs submitted by then are cancelled. Raises
+    UserError if SLURM would change the store's path.
     """
     folder = cluster_folder(store.root)
     store.make()
@@ -102,49 +111,47 @@ def submit(
         plugins=model_registry.plugin_paths(),
         jobs={},
         seen={cell_id: status.attempt for cell_id, status in statuses.items()},
-        sent_again=sent_again or {},
-        micro_batches=micro_batches or {},
+        sent_again=retries.sent_again,
+        micro_batches=retries.micro_batches,
     )
-    with cancel_on_error(note) as taken:
+    with cancel_on_error(note) as submitted:
         with replacing(suite_file) as temporary:
             shutil.copyfile(suite.path, temporary)
         for number, batch in enumerate(work):
             documents = {
-                f"job-{number}-{index}.json": job_for(store, site, batch.shape, cells, micro_batches)
+                f"job-{number}-{index}.json": job_for(store, site, batch.shape, cells, retries.micro_batches)
                 for index, cells in enumerate(batch.jobs)
             }
-            name, teardown = f"symbench {suite.name}", requeue_if_marked(folder)
-            executor = executor_for(folder, site, batch.shape, name, teardown=teardown)
-            sent = submit_array(executor, run_job, folder, documents)
-            taken += slurm.arrays_of(sent)
+            sent = submit_array(_executor(suite, folder, site, batch.shape), run_job, folder, documents)
+            submitted += slurm.arrays_of(sent)
             jobs = {job: tuple(cell.id for cell in cells) for job, cells in zip(sent, batch.jobs, strict=True)}
             submission = submission.model_copy(update={"jobs": {**submission.jobs, **jobs}})
-            write_text(note, submission.model_dump_json(indent=1))  # now: this process may be killed at any time
+            write_text(note, submission.model_dump_json(indent=1))  # at once, since this process may be killed
         with submission_errors():
-            name, after = f"symbench collect {suite.name}", "afterany:" + ":".join(sorted(taken))
-            collector = executor_for(folder, site, Shape("cpu", 1), name, after).submit(collect, str(note))
-        taken.append(collector.job_id)
+            executor = executor_for(folder, site, Shape("cpu", 1), f"symbench collect {suite.name}")
+            executor.update_parameters(dependency="afterany:" + ":".join(sorted(submitted)))
+            collector = executor.submit(collect, str(note))
+        submitted.append(collector.job_id)
         submission = submission.model_copy(update={"collector": collector.job_id})
         write_text(note, submission.model_dump_json(indent=1))
     return submission
 
 
 def script(suite: Suite, store: Store, site: Site, batch: Batch) -> str:
-    """The text that sbatch would get for a batch, with which SLURM is not bothered."""
+    """Batch script of an array, without submitting it."""
     require_plain_path(store.root)
-    folder = store.root.resolve() / "jobs" / "<new>"
-    name, teardown = f"symbench {suite.name}", requeue_if_marked(folder)
-    executor = executor_for(folder, site, batch.shape, name, dry=True, teardown=teardown)
+    executor = _executor(suite, store.root.resolve() / "jobs" / "<new>", site, batch.shape, dry=True)
     if len(batch.jobs) > 1:
         executor.parameters["map_count"] = len(batch.jobs)
     return executor._make_submission_file_text(executor._submitit_command_str, "")
 
 
-def job_for(
-    store: Store, site: Site, shape: Shape, cells: Sequence[Cell], micro_batches: Mapping[str, int] | None = None
-) -> Job:
-    """What a worker of `site` is told."""
-    sizes = micro_batches or {}
+def _executor(suite: Suite, folder: Path, site: Site, shape: Shape, dry: bool = False) -> submitit.SlurmExecutor:
+    return executor_for(folder, site, shape, f"symbench {suite.name}", requeue_if_marked(folder), dry)
+
+
+def job_for(store: Store, site: Site, shape: Shape, cells: Sequence[Cell], micro_batches: Mapping[str, int]) -> Job:
+    """Description of a job on `site` for its worker."""
     return Job(
         store=store.root.resolve(),
         cells=tuple(cells),
@@ -154,7 +161,7 @@ def job_for(
         nodes=shape.nodes,
         lanes=shape.lanes,
         threads=site.cpus,
-        micro_batches={cell.id: sizes[cell.id] for cell in cells if cell.id in sizes},
+        micro_batches={cell.id: micro_batches[cell.id] for cell in cells if cell.id in micro_batches},
         requeues=failures.POLICIES["time_limit"].retries,
         scratch=site.scratch,
     )

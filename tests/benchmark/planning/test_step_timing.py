@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_read_is_measured_again(cell: Cell, tmp_path: Path
     paces.keep(cell, PACE)
     paces.folder.joinpath(f"{paces.key(cell)}.json").write_text("{")
     assert paces.read(cell) is None
-    assert paces.open_kinds([cell, cell.model_copy(update={"seed": 1})]) == [cell]
+    assert paces.unmeasured([cell, cell.model_copy(update={"seed": 1})]) == [cell]
 
 
 def test_patience_ends_and_the_job_is_cancelled(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

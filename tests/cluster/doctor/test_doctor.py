@@ -54,7 +54,13 @@ def test_where_all_is_well_nothing_is_advised() -> None:
 @pytest.mark.parametrize(
     ("changes", "site", "check", "verdict", "detail"),
     [
-        ({"question": "No such file"}, CPUS, "shared folder", "failed", "n2 does not see our file: No such file"),
+        (
+            {"question": "No such file"},
+            CPUS,
+            "shared folder",
+            "failed",
+            "n2 does not see a file written here: No such file",
+        ),
         ({"symbench": "0.0.1"}, CPUS, "versions", "warning", "0.0.1 in the job"),
         ({"checkout": "/opt/symbench"}, CPUS, "versions", "warning", "/opt/symbench in the job"),
         ({"broken": ["e2cnn: ImportError: no"]}, CPUS, "libraries", "failed", "e2cnn: ImportError"),
@@ -83,7 +89,7 @@ def test_gpus_are_named() -> None:
 @pytest.mark.parametrize(
     ("changes", "detail"),
     [
-        ({"missing_commands": ["sbatch", "squeue"], "controller": False}, "not in reach: sbatch, squeue"),
+        ({"missing_commands": ["sbatch", "squeue"], "controller": False}, "not found: sbatch, squeue"),
         ({"controller": False}, "squeue does not answer there"),
     ],
 )

@@ -123,7 +123,7 @@ def test_small_cells_share_a_gpu_side_by_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("resources", "message"),
     [
-        ("{gpus: 8}", "resources.gpus: 8 on 1 nodes is 8 each; the site has 4"),
+        ("{gpus: 8}", "resources.gpus: 8 on each of 1 nodes; the site has 4"),
         ("{gpus: 4, nodes: 3}", "4 ranks cannot be spread evenly over 3 nodes"),
     ],
 )
@@ -211,9 +211,9 @@ def test_the_queue_and_the_accounts_are_read(says: Callable[..., None]) -> None:
     says("squeue", "12_3 RUNNING\n12_4 PENDING\n15 COMPLETING")
     assert slurm.queue() == {"12_3": "RUNNING", "12_4": "PENDING", "15": "COMPLETING"}
     says("sacct", "16|FAILED\n16.batch|FAILED\n16.0|OUT_OF_MEMORY\n17|TIMEOUT\n17.0|OUT_OF_MEMORY")
-    assert slurm.accounts(["16", "17"]) == {"16": "OUT_OF_MEMORY", "17": "TIMEOUT"}
+    assert slurm.accounting_states(["16", "17"]) == {"16": "OUT_OF_MEMORY", "17": "TIMEOUT"}
     says("sacct", "12_0|COMPLETED\n12_1|CANCELLED by 1000\n12_[2-4,7%2]|PENDING\n15|NODE_FAIL\n15|TIMEOUT")
-    assert slurm.accounts(["12_0", "15"]) == {
+    assert slurm.accounting_states(["12_0", "15"]) == {
         "12_0": "COMPLETED",
         "12_1": "CANCELLED by 1000",
         **{f"12_{index}": "PENDING" for index in (2, 3, 4, 7)},
@@ -225,7 +225,7 @@ def test_no_answer_is_no_answer(says: Callable[..., None], tmp_path: Path, monke
     says("squeue", "slurm_load_jobs error: Unable to contact slurm controller", status=1)
     says("sacct", "", status=1)
     assert slurm.queue() is None
-    assert slurm.accounts(["12"]) == {}
+    assert slurm.accounting_states(["12"]) == {}
     (tmp_path / "runs" / "jobs" / "sent").mkdir(parents=True)
     suite = suite_of(tmp_path)
     submission = Submission(

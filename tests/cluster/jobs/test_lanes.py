@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,13 @@ from click.testing import CliRunner
 from rich.console import Console
 from support import store_in, suite_in
 
-from benchmark.cell import Cell
 from benchmark.cli.main import cli
 from benchmark.errors import UserError
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from benchmark.training.recorder import Epoch, Status
 from cluster.jobs import launch
-from cluster.jobs.display import MOST_LINES, Display
+from cluster.jobs.display import MAX_LINES, Display
 from cluster.jobs.launch import shape_here
 from cluster.jobs.packing import Shape
 from cluster.slurm import estimates
@@ -73,7 +71,7 @@ def test_lanes(
 ) -> None:
     machine(monkeypatch, **there)  # type: ignore[arg-type]
     suite = suite_of(tmp_path, resources)
-    assert shape_here(suite, suite.cells, store, parallel).lanes == lanes
+    assert shape_here(suite, store, parallel).lanes == lanes
 
 
 def test_cells_of_the_published_size_need_gigabytes_each(
@@ -84,9 +82,9 @@ def test_cells_of_the_published_size_need_gigabytes_each(
     path.write_text(text.replace("batch_size: 8", "batch_size: 16"))
     suite = suites.load(str(path))
     machine(monkeypatch, cpus=64, gigabytes=30.0)
-    assert shape_here(suite, suite.cells, store).lanes == 5
+    assert shape_here(suite, store).lanes == 5
     machine(monkeypatch, cpus=64, gpus=8, gigabytes=30.0)
-    assert shape_here(suite, suite.cells, store).lanes == 8  # there they are on the GPU
+    assert shape_here(suite, store).lanes == 8  # there they are on the GPU
 
 
 @pytest.mark.parametrize(
@@ -113,7 +111,7 @@ def test_each_lane_sees_its_own_gpus(
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
     suite = suite_of(tmp_path, resources)
-    shape = shape_here(suite, suite.cells, store, parallel)
+    shape = shape_here(suite, store, parallel)
     assert [launch._gpus_of(lane, shape) for lane in range(shape.lanes)] == gpus
 
 
@@ -121,17 +119,17 @@ def test_threads_are_shared_out_among_all_ranks(tmp_path: Path, store: Store, mo
     machine(monkeypatch, cpus=19)
     for resources, threads in (("{ranks: 1}", 4), ("{ranks: 2}", 2), ("{ranks: 8}", 1)):
         suite = suite_of(tmp_path, resources)
-        shape = shape_here(suite, suite.cells, store)
+        shape = shape_here(suite, store)
         assert f'"threads": {threads},' in launch.local_job(store, suite.cells, shape, None).read_text()
 
 
 def test_a_selection_is_planned_for_the_lanes_that_it_will_have(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    suites_seen: list[Suite] = []
 
-    def shape(suite: Suite, cells: Sequence[Cell], store: Store) -> Shape:
-        asked.append(len(cells))
+    def shape(suite: Suite, store: Store) -> Shape:
+        suites_seen.append(suite)
         return Shape("cpu", 1)
 
     monkeypatch.setattr(estimates, "shape_here", shape)
@@ -140,7 +138,7 @@ def test_a_selection_is_planned_for_the_lanes_that_it_will_have(
     result = CliRunner().invoke(cli, ["plan", str(path), "--only", "model=persistence", "--store", str(store.root)])
     assert result.exit_code == 0, result.output
     assert "1 cells: 0 finished" in result.output
-    assert asked == [len(suite.cells)]
+    assert [len(seen.cells) for seen in suites_seen] == [len(suite.cells)]
 
 
 def test_parallel_is_for_this_machine_and_a_number() -> None:
@@ -155,7 +153,7 @@ def test_parallel_is_for_this_machine_and_a_number() -> None:
 
 
 def test_every_running_cell_has_a_line_and_every_ended_one_is_told_once(tmp_path: Path) -> None:
-    cells = suite_of(tmp_path, seeds=MOST_LINES + 2).cells[1:]
+    cells = suite_of(tmp_path, seeds=MAX_LINES + 2).cells[1:]
     history = (Epoch(1, 0.5, 0.5, 0.25, 1e-3, 1.0),)
     running = {cell.id: Record(cell, Status("running", epoch=1, epochs=3), {}, history, {}, tmp_path) for cell in cells}
     failed = Record(cells[0], Status("failed", failure="killed", message="[red]"), {}, (), {}, tmp_path)
@@ -168,6 +166,6 @@ def test_every_running_cell_has_a_line_and_every_ended_one_is_told_once(tmp_path
             shown = out.getvalue()
             for _ in range(2):
                 display.update(running | {cells[0].id: failed})
-        assert shown.count("epoch 1/3, validation RMSE 0.250") == (MOST_LINES if is_terminal else 0)
+        assert shown.count("epoch 1/3, validation RMSE 0.250") == (MAX_LINES if is_terminal else 0)
         assert ("and 2 more" in shown) == is_terminal
         assert out.getvalue().count("[red]") == 1

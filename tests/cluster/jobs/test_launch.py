@@ -268,7 +268,7 @@ def test_who_dies_without_a_word_leaves_the_cell_beside_it_alone(
     path = make_suite(models="[{moody: {act: [wait, die, fail, train]}}]")
     result = symbench("run", path, "--parallel", 2, "--plugin", tmp_path / "moody.py", store=store)
     assert result.returncode == 1
-    assert "killed: the process died without a word" in result.stderr
+    assert "killed: the process died without an error message; `symbench logs" in result.stderr
     assert "2 cells run, 0 were finished, 2 failed" in result.stdout
     monkeypatch.setattr(model_registry, "_plugins", {})
     model_registry.add_plugin(tmp_path / "moody.py")

@@ -60,12 +60,12 @@ def test_our_folder_is_ours_alone(tmp_path: Path) -> None:
     folder = scratch_folder(str(tmp_path))
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
-    with pytest.raises(MachineError, match="not a folder that is ours alone"):
+    with pytest.raises(MachineError, match="must be a folder that belongs to this user, with mode 700"):
         scratch_folder(str(tmp_path))
     folder.rmdir()
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(MachineError, match="not a folder that is ours alone"):
+    with pytest.raises(MachineError, match="must be a folder that belongs to this user, with mode 700"):
         scratch_folder(str(tmp_path))
 
 
@@ -78,7 +78,7 @@ def test_where_it_cannot_be_copied_it_is_read_where_it_is_and_the_log_says_so(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    scratch, words = str(tmp_path / "scratch"), ""
+    scratch, reason = str(tmp_path / "scratch"), ""
     if why == "full":
 
         def full(source: Path, to: Path) -> None:
@@ -86,19 +86,19 @@ def test_where_it_cannot_be_copied_it_is_read_where_it_is_and_the_log_says_so(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         monkeypatch.setattr(staging.shutil, "copy2", full)
-        words = "No space left on device"
+        reason = "No space left on device"
     elif why == "no variable":
-        scratch, words = "$NO_SUCH_VARIABLE/x", "the job has no such variable"
+        scratch, reason = "$NO_SUCH_VARIABLE/x", "the job has no such variable"
     elif why == "a file in the way":
         Path(scratch).write_text("")
-        words = "cannot be made"
+        reason = "cannot be made"
     else:
         monkeypatch.setattr(staging.os, "getuid", lambda: 0 if os.geteuid() else 4711)
-        words = "not a folder that is ours alone"
+        reason = "must be a folder that belongs to this user, with mode 700"
     assert stage(store.data_folder, cell, scratch) == store.data_folder
-    told = capsys.readouterr().out
-    assert words in told
-    assert "is read where it is" in told
+    output = capsys.readouterr().out
+    assert reason in output
+    assert "is read from the store" in output
     assert not list(tmp_path.glob("scratch/**/*.h5"))
     assert not list(tmp_path.glob("scratch/**/*.tmp"))
 

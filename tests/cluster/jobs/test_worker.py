@@ -45,7 +45,7 @@ def on_slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     for name, value in {"JOB_ID": "9", "PROCID": "0", "LOCALID": "0", "NTASKS": "2", "JOB_NUM_NODES": "1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
-    monkeypatch.setattr(worker, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(worker, "STALE_SECONDS", 0.05)
     monkeypatch.setattr(worker, "BEAT_SECONDS", 0.05)
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
@@ -238,4 +238,4 @@ def test_the_batch_script_requeues_the_job_where_there_is_a_mark(tmp_path: Path,
     done = play()
     assert (tmp_path / "called").read_text() == "requeue 12\n"
     assert done.returncode == 7
-    assert ("cannot be put back into the queue" in done.stdout) is refused
+    assert ("cannot be requeued" in done.stdout) is refused

@@ -84,7 +84,7 @@ class TestNamingWhatFailed:
         fake.says("sacct", "7|FAILED")
         submission = submission_of(suite, store, {"7": suite.cells})
         begin(store, first, "code_error")
-        assert collector.settle(suite, store, submission) == {
+        assert collector.classify(suite, store, submission) == {
             first.id: "code_error",
             second.id: "not_begun",
             third.id: "not_begun",
@@ -106,7 +106,7 @@ class TestNamingWhatFailed:
     ) -> None:
         fake.says("sacct", f"7|{state}" if state else "")
         submission = submission_of(suite, store, {"7": suite.cells})
-        assert collector.settle(suite, store, submission) == {cell.id: failure for cell in suite.cells}
+        assert collector.classify(suite, store, submission) == {cell.id: failure for cell in suite.cells}
 
     def test_cells_behind_one_in_a_cancelled_job_are_cancelled(
         self, fake: FakeSlurm, suite: Suite, store: Store
@@ -114,7 +114,7 @@ class TestNamingWhatFailed:
         fake.says("sacct", "7|CANCELLED by 0")
         begin(store, suite.cells[0], "preempted")
         submission = submission_of(suite, store, {"7": suite.cells})
-        assert set(collector.settle(suite, store, submission).values()) == {"cancelled"}
+        assert set(collector.classify(suite, store, submission).values()) == {"cancelled"}
 
     def test_a_failure_of_an_earlier_submission_is_not_this_ones(
         self, fake: FakeSlurm, suite: Suite, store: Store
@@ -127,7 +127,7 @@ class TestNamingWhatFailed:
         seen = {key: status.attempt for key, status in store.statuses(suite.cells)[0].items()}
         submission = submission_of(suite, store, {"7": [old], "8": [again]}, seen=seen)
         begin(store, again, "communication")
-        assert collector.settle(suite, store, submission) == {old.id: "no_start", again.id: "communication"}
+        assert collector.classify(suite, store, submission) == {old.id: "no_start", again.id: "communication"}
         assert store.statuses([old])[0][old.id].failure == "code_error"
 
     def test_it_is_named_the_same_when_it_is_asked_twice(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
@@ -135,7 +135,7 @@ class TestNamingWhatFailed:
         submission = submission_of(suite, store, {"7": suite.cells[:2]})
         begin(store, suite.cells[0])
         expected = {suite.cells[0].id: "node_failure", suite.cells[1].id: "not_begun"}
-        assert [collector.settle(suite, store, submission) for _ in range(2)] == [expected] * 2
+        assert [collector.classify(suite, store, submission) for _ in range(2)] == [expected] * 2
         assert store.statuses(suite.cells)[0][suite.cells[0].id].failure == "node_failure"
 
 
@@ -154,7 +154,7 @@ class TestWhenSlurmIsSilent:
         submission = self.jobs(suite, store, monkeypatch)
         fake.script("squeue", "exit 1")
         fake.says("sacct", "7_0|TIMEOUT", "7_1|RUNNING")
-        assert collector.settle(suite, store, submission) == {suite.cells[0].id: "time_limit"}
+        assert collector.classify(suite, store, submission) == {suite.cells[0].id: "time_limit"}
         states = [store.statuses([cell])[0][cell.id].state for cell in suite.cells]
         assert states == ["failed", "running", "running"]
 
@@ -164,7 +164,7 @@ class TestWhenSlurmIsSilent:
         submission = self.jobs(suite, store, monkeypatch)
         fake.script("squeue", "exit 1")
         monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-        assert collector.settle(suite, store, submission) == {cell.id: "killed" for cell in suite.cells}
+        assert collector.classify(suite, store, submission) == {cell.id: "killed" for cell in suite.cells}
 
     def test_it_is_asked_again(
         self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -173,7 +173,7 @@ class TestWhenSlurmIsSilent:
         monkeypatch.setattr(collector, "ANSWER_SECONDS", 60.0)
         fake.says_in_turn("squeue", "exit 1", "exit 1", "echo 7_1 RUNNING")
         fake.says_in_turn("sacct", *["echo '7_0|RUNNING'"] * 4, "echo '7_0|PREEMPTED'")
-        found = collector.settle(suite, store, submission)
+        found = collector.classify(suite, store, submission)
         assert found == {suite.cells[0].id: "preempted", suite.cells[2].id: "killed"}
 
     def test_a_user_without_a_name_has_no_empty_queue(self, fake: FakeSlurm) -> None:

@@ -154,7 +154,7 @@ def test_a_process_that_may_be_lost_is_not_used_again(
 
 
 def test_a_rank_that_was_left_alone_hears_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "WORD_SECONDS", 0.0)
+    monkeypatch.setattr(failures, "ERROR_FILE_SECONDS", 0.0)
     alone, lost = (
         RuntimeError("Connection closed by peer"),
         ("communication", "RuntimeError: Connection closed by peer"),
@@ -168,7 +168,7 @@ def test_a_rank_that_was_left_alone_hears_why(tmp_path: Path, monkeypatch: pytes
     assert what_happened(alone, other) == lost
     assert not list(tmp_path.iterdir())
     what_happened(ValueError("out of range"), other)
-    monkeypatch.setattr(failures, "WORD_SECONDS", 60.0)
+    monkeypatch.setattr(failures, "ERROR_FILE_SECONDS", 60.0)
     assert what_happened(alone, main) == ("code_error", "rank 1: ValueError: out of range")
     assert what_happened(MemoryError(), main)[0] == "host_out_of_memory"  # what is its own, it says
 
