@@ -85,9 +85,8 @@ def tune(
         raise UserError("--nodes, --parallel and --studies-per-job: are for a cluster, with `--on SITE`")
     if trials is not None and hours is not None:
         raise UserError("--trials and --gpu-hours: give one of them")
-    effort = Effort(
-        search=search, scheduler=scheduler, trials=trials if hours or trials else DEFAULT_TRIALS, hours=hours
-    )
+    trials = trials if hours or trials else DEFAULT_TRIALS
+    effort = Effort(search=search, scheduler=scheduler, trials=trials, hours=hours)
     whole, store = suites.load(selection.suite), selection.store
     selected = [cell.id for cell in (whole.only(selection.only) if selection.only else whole).cells]
     found = planned(whole, selected, store)

@@ -6,10 +6,9 @@ the p-values of all pairs are adjusted for their number.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from benchmark.errors import UserError, unknown_name
 from benchmark.suite.suite import Suite
 from results.board.differences import Difference, Side, differences
 from results.board.leaderboard import aggregate
-from results.board.quantities import METRICS
+from results.board.quantities import METRICS, plain
 from results.board.row import Row
 from results.statistics.bootstrap import Estimate
 from results.statistics.multiple_comparisons import SIGNIFICANT, holm
@@ -71,7 +70,7 @@ def models(suite: Suite, store: Store, first: str, second: str, metric: str) -> 
     one, other = (Side(label, _named(side.rows, label, suite), side.records, side.broken) for label in (first, second))
     if one.rows == other.rows:
         raise UserError(f"compare: both are {first!r}")
-    return _compared(one, other, metric, [lambda row: (*row.contest, _text(row.train)), lambda row: row.contest])
+    return _compared(one, other, metric, [lambda row: (*row.contest, plain(row.train)), lambda row: row.contest])
 
 
 def suites(first: Suite, second: Suite, store: Store, metric: str) -> Compared:
@@ -139,18 +138,11 @@ def _named(rows: Sequence[Row], name: str, suite: Suite) -> list[Row]:
         return [row for row in rows if row.label == name]
     own = list(dict.fromkeys(row.label for row in rows if row.model == name))
     if len(own) > 1:
-        raise UserError(f"suite {suite.name!r}: {name!r} is there with several settings; say which: {_list(own)}")
+        settings = ", ".join(map(repr, own))
+        raise UserError(f"suite {suite.name!r}: {name!r} is there with several settings; say which: {settings}")
     if not own:
         raise UserError(f"suite {suite.name!r}: {unknown_name('model', name, labels)}")
     return [row for row in rows if row.label == own[0]]
-
-
-def _list(labels: Iterable[str]) -> str:
-    return ", ".join(map(repr, labels))
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
 
 
 def _task(row: Row) -> tuple[Hashable, ...]:
@@ -158,9 +150,9 @@ def _task(row: Row) -> tuple[Hashable, ...]:
 
 
 _SAME: list[Callable[[Row], Hashable]] = [
-    lambda row: (*_task(row), _text(row.config), _text(row.train)),
-    lambda row: (*_task(row), _text(row.config)),
-    lambda row: (*_task(row), _text({key: value for key, value in row.config.items() if key != "hidden"})),
+    lambda row: (*_task(row), plain(row.config), plain(row.train)),
+    lambda row: (*_task(row), plain(row.config)),
+    lambda row: (*_task(row), plain({key: value for key, value in row.config.items() if key != "hidden"})),
     _task,
 ]
 """Which rows of two suites belong together: those that are most alike first."""

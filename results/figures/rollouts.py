@@ -52,11 +52,11 @@ class Window:
         return speed(self.prediction - self.truth)
 
 
-def first_window(record: Record, split: str = "future") -> Window | None:
-    """The first window that the record keeps of `split`; None where there is none that can be read."""
+def first_window(record: Record) -> Window | None:
+    """The first window of the future test that the record keeps; None where there is none that can be read."""
     try:
         with h5py.File(record.predictions_path, locking=False) as file:
-            group = file[split]
+            group = file["future"]
             run, first_frame = (int(value) for value in group.attrs["windows"][0])
             truth, prediction = (np.asarray(group[name][0], np.float32) for name in ("truth", "prediction"))
     except (OSError, KeyError, IndexError, ValueError, TypeError):

@@ -8,7 +8,7 @@ from results.board.quantities import METRICS, Statistic
 from results.board.row import Row
 from results.figures.figures import INK, Plot, Style, ends, few, hint
 from results.figures.plot import Axis, Series, chart
-from results.figures.views_symmetry import BAND, Reference, against_data, missing
+from results.figures.views_symmetry import BAND, beside_truth, missing
 
 COSTS = (
     ("parameters", 1.0, "trainable parameters"),
@@ -48,7 +48,6 @@ def spectra(rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: 
 def divergence(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
     """Mean |divergence| of the roll-outs over the data error, beside that of the same frames of the truth."""
     kept, told = few(rows, metric)
-    reference = Reference("truth", "divergence_truth_future")
     there = any("divergence_future" in row.metrics for row in kept)
     return Plot(
         "divergence",
@@ -56,19 +55,20 @@ def divergence(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> P
         "Mean |div u| over all rolled-out steps, on the stencil of the grid (faces of a staggered cell, central"
         " differences at cell centres). The flows are incompressible: the truth has only what the stencil sees."
         f" {BAND}{told}",
-        against_data(kept, "divergence_future", look, reference, log=True) if there else None,
+        beside_truth(kept, "divergence_future", "divergence_truth_future", look) if there else None,
         reason=missing(rows) if there else "no finished record has the numbers for it; older records lack them",
     )
 
 
 def pareto(rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: str) -> list[Plot]:
     """`metric` against each cost, and the front of those that nobody beats in both."""
-    return [_pareto(rows, metric, look, where, *cost) for cost in COSTS]
+    return [_pareto(rows, metric, look, where, cost) for cost in COSTS]
 
 
 def _pareto(
-    rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: str, cost: str, divisor: float, words: str
+    rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: str, axis: tuple[str, float, str]
 ) -> Plot:
+    cost, divisor, words = axis
     there = [row for row in rows if metric in row.metrics and cost in row.metrics and row.metrics[cost].mean > 0]
     front = pareto_front([row for row in there if row.ranks(metric)], cost, metric)
     named = {id(row) for row in few(there, metric)[0]} | {id(row) for row in front}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite
 
 from results.board.quantities import METRICS, written
@@ -210,33 +209,13 @@ def _crossings(rows: Sequence[Row], metric: str) -> Sheet | None:
     return Sheet(("Strict", "Relaxed", "Cross at", "In resamples"), tuple(lines)) if lines else None
 
 
-@dataclass(frozen=True)
-class Reference:
-    """A metric of the truth, drawn beside those of the models."""
-
-    name: str
-    metric: str
-
-
-def against_data(
-    rows: Sequence[Row], metric: str, look: Mapping[str, Style], reference: Reference | None = None, log: bool = False
-) -> str | None:
-    """Any metric over the data error, a line for each label of `rows`."""
-    series = _by_label(rows, DATA, metric, look)
-    if reference is not None:
-        points = {row.level: row for row in rows if reference.metric in row.metrics and DATA in row.metrics}
-        truth = sorted(points.values(), key=lambda row: row.metrics[DATA].mean)
-        series.append(
-            Series(
-                reference.name,
-                [row.metrics[DATA].mean for row in truth],
-                [row.metrics[reference.metric].mean for row in truth],
-                INK,
-                dashed=True,
-                marker="o" if len(truth) == 1 else "",
-            )
-        )
-    return chart(series, DATA_AXIS, _axis(metric, log))
+def beside_truth(rows: Sequence[Row], metric: str, truth_metric: str, look: Mapping[str, Style]) -> str | None:
+    """A metric over the data error on a logarithmic axis, a line for each label of `rows` and one for the truth."""
+    points = {row.level: row for row in rows if truth_metric in row.metrics and DATA in row.metrics}
+    truth = sorted(points.values(), key=lambda row: row.metrics[DATA].mean)
+    places, values = ([row.metrics[name].mean for row in truth] for name in (DATA, truth_metric))
+    line = Series("truth", places, values, INK, dashed=True, marker="o" if len(truth) == 1 else "")
+    return chart([*_by_label(rows, DATA, metric, look), line], DATA_AXIS, _axis(metric, log=True))
 
 
 def _axis(metric: str, log: bool = False) -> Axis:
