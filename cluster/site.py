@@ -17,7 +17,10 @@ Word = Annotated[str, Field(pattern=r"^[\w.,:&|\[\]()*+-]+$")]
 
 
 class Site(Frozen):
-    """One SLURM cluster. `setup` and `python` are shell code of the user; no other value reaches a shell."""
+    """One SLURM cluster; docs/clusters.md describes the keys.
+
+    `setup` and `python` are shell code of the user; no other value reaches a shell.
+    """
 
     scheduler: Literal["slurm"]
     partition: Word | None = None
@@ -25,35 +28,21 @@ class Site(Frozen):
     qos: Word | None = None
     constraint: Word | None = None
     minutes: PositiveInt = 60
-    """Time limit of a job. At the limit, cells save and the job is requeued."""
     signal_seconds: PositiveInt = 120
-    """Time of the signal before the limit; must be longer than a training step and an evaluation."""
     gpus_per_node: NonNegativeInt = 0
     gres: Word | None = None
-    """Name of the GPU resource (`gpu`, `gpu:a100`) on clusters that do not support `--gpus-per-node`."""
     cpus: PositiveInt = 1
-    """CPUs of each rank; a rank has one GPU or none."""
     memory_gb: PositiveFloat = 4.0
-    """Memory of each rank."""
     setup: tuple[str, ...] = ()
-    """Shell lines before Python starts."""
     python: str | None = None
-    """Command that starts Python in a job, for instance in a container; by default this interpreter."""
     srun: tuple[str, ...] = ()
-    """Additional arguments of srun."""
     jobs: PositiveInt = 32
-    """Maximum number of jobs of an array that run at once."""
     max_array_size: PositiveInt | None = None
-    """Maximum number of jobs in an array; by default SLURM's MaxArraySize."""
     job_minutes: PositiveInt = 30
-    """Target duration of a job of several small cells."""
     cells_per_job: PositiveInt = 200
     cells_per_gpu: PositiveInt = 1
-    """Number of one-rank cells that share a GPU."""
     scratch: str | None = None
-    """Folder on a node's local disk to which data are copied first; may contain variables such as `$TMPDIR`."""
     gflops: PositiveFloat | None = None
-    """Sustained speed of one rank, for estimates; by default 5000 on a GPU and 50 on a CPU."""
 
     @model_validator(mode="after")
     def _signal_comes_after_the_start(self) -> Site:

@@ -167,9 +167,9 @@ def logs(selection: Selection, cell: str) -> None:
     found = logs_of(matching[0], frozenset(ids), store)
     if not found:
         raise MachineError(f"cell {matching[0]}: there is no log of it in {store.root / 'jobs'}")
-    for log in found:
-        click.echo(click.style(f"== {log.path}", bold=True), err=True)
-        click.echo("\n".join(log.lines))
+    for path, lines in found:
+        click.echo(click.style(f"== {path}", bold=True), err=True)
+        click.echo("\n".join(lines))
 
 
 COMMANDS = (status, cancel, logs, doctor)

@@ -22,9 +22,11 @@ from cluster.doctor.probe import ANSWER, DONE, QUESTION, gpu_names, import_probl
 from cluster.jobs.packing import Shape
 from cluster.site import Site
 from cluster.slurm import commands as slurm
-from cluster.slurm.executor import cluster_folder, executor_for, require_plain_path, submission_errors
+from cluster.slurm.sbatch import cluster_folder, executor_for, require_plain_path, submission_errors
 from cluster.slurm.waiting import last_log_line, wait_for, wait_for_files
 
+Answer = Mapping[str, Any]
+"""Environment of a rank, from `cluster.doctor.probe.describe`."""
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 CLOCK_SECONDS = 30.0
 DISK_SECONDS, LATE_SECONDS = 60.0, 5.0
@@ -46,10 +48,8 @@ class Finding:
 def examine_here(store_root: Path) -> Iterator[Finding]:
     """Check this machine: Python, torch, GPUs, compiler, libraries, store."""
     yield Finding("python", "ok", f"{platform.python_version()}, torch {torch.__version__}")
-    if gpus := gpu_names():
-        yield Finding("gpu", "ok", ", ".join(gpus))
-    else:
-        yield Finding("gpu", "warning", "torch sees none", "cells run on the CPU; a suite with `gpus` is refused")
+    gpus, no_gpu = ", ".join(gpu_names()), "cells run on the CPU; a suite with `gpus` is refused"
+    yield Finding("gpu", "ok", gpus) if gpus else Finding("gpu", "warning", "torch sees none", no_gpu)
     if any(map(shutil.which, ("c++", "g++", "clang++"))):
         yield Finding("compiler", "ok", "available for train.compile")
     else:
@@ -79,8 +79,12 @@ def examine_site(site: Site, store_root: Path, patience_seconds: float) -> Itera
         return
     version, name = config.get("SLURM_VERSION", "?"), config.get("ClusterName", "?")
     yield Finding("controller", "ok", f"SLURM {version}, cluster {name}")
-    yield _accounting()
-    yield _arrays(site, config)
+    if slurm.output("sacct", "-X", "--noheader", "--format=JobID", timeout=20) is not None:
+        yield Finding("accounting", "ok", "sacct answers")
+    else:
+        advice = "jobs run without it; a process that dies then counts as `killed`, whatever the reason"
+        yield Finding("accounting", "warning", "sacct does not answer", advice)
+    yield _arrays(site, int(config.get("MaxArraySize", 0)))
     if store.verdict == "failed":
         return
     shape = Shape("cuda" if site.gpus_per_node else "cpu", 2, nodes=2)
@@ -113,16 +117,7 @@ def _store(root: Path) -> Finding:
     return Finding("store", "ok", f"{root}: {free:.0f} GB free" + ("" if root.exists() else "; does not exist yet"))
 
 
-def _accounting() -> Finding:
-    answer = slurm.call("sacct", "-X", "--noheader", "--format=JobID", timeout=20)
-    if answer is not None and answer.returncode == 0:
-        return Finding("accounting", "ok", "sacct answers")
-    advice = "jobs run without it; a process that dies then counts as `killed`, whatever the reason"
-    return Finding("accounting", "warning", "sacct does not answer", advice)
-
-
-def _arrays(site: Site, config: Mapping[str, str]) -> Finding:
-    limit = int(config.get("MaxArraySize", 0))
+def _arrays(site: Site, limit: int) -> Finding:
     if site.max_array_size is not None and site.max_array_size > limit:
         detail = f"max_array_size {site.max_array_size} is more than SLURM's MaxArraySize {limit}"
         return Finding("arrays", "failed", detail, f"set max_array_size to {limit} or less")
@@ -145,10 +140,8 @@ def _trial(site: Site, shape: Shape, store_root: Path, patience_seconds: float) 
     """Findings of one job. Its folder, and new folders above it, are removed if nothing failed."""
     new_folders = [folder for folder in (store_root / "jobs", store_root) if not folder.exists()]
     folder = cluster_folder(store_root)
-    write_json(folder / QUESTION, str(folder))
-    disk_ahead_seconds = (folder / QUESTION).stat().st_mtime - time.time()
     has_failed = False
-    for finding in _job(site, shape, folder, patience_seconds, disk_ahead_seconds):
+    for finding in _job(site, shape, folder, patience_seconds):
         has_failed |= finding.verdict == "failed"
         yield finding
     if not has_failed:
@@ -158,9 +151,9 @@ def _trial(site: Site, shape: Shape, store_root: Path, patience_seconds: float) 
                 new.rmdir()
 
 
-def _job(
-    site: Site, shape: Shape, folder: Path, patience_seconds: float, disk_ahead_seconds: float
-) -> Iterator[Finding]:
+def _job(site: Site, shape: Shape, folder: Path, patience_seconds: float) -> Iterator[Finding]:
+    write_json(folder / QUESTION, str(folder))
+    disk_ahead_seconds = (folder / QUESTION).stat().st_mtime - time.time()
     try:
         with submission_errors("trial job"):
             executor = executor_for(folder, site, shape, "symbench doctor")
@@ -181,14 +174,12 @@ def _job(
         if last_log_line(folder, job.job_id):
             break
     line = last_log_line(folder, job.job_id)
-    if not complete and line:
-        advice = "set `setup` or `python` in the site file so that this Python starts in a job"
-        yield Finding("environment", "failed", f"{line} ({folder})", advice)
-        return
     if not complete:
-        state = slurm.accounting_states([job.job_id]).get(job.job_id, "")
-        detail = f"no file of job {job.job_id}{f' ({state})' if state else ''} appears in {folder}"
-        yield Finding("shared folder", "failed", detail, SHARED_DISK_ADVICE)
+        state = slurm.accounting_states([job.job_id]).get(job.job_id, "state unknown")
+        detail = f"no file of job {job.job_id} ({state}) appears in {folder}"
+        advice = "set `setup` or `python` in the site file so that this Python starts in a job"
+        no_python = Finding("environment", "failed", f"{line} ({folder})", advice)
+        yield no_python if line else Finding("shared folder", "failed", detail, SHARED_DISK_ADVICE)
         return
     ranks = [json.loads((folder / answer).read_text(encoding="utf-8")) for answer in answers]
     for rank, answer in zip(ranks, answers, strict=True):
@@ -211,10 +202,8 @@ def _sum(shape: Shape, backend: str, done: Mapping[str, float]) -> Finding:
     return Finding("ranks", "ok", f"{where}: connected and summed in {done['seconds']:.1f} s ({backend})")
 
 
-def rank_findings(
-    site: Site, ranks: Sequence[Mapping[str, Any]], question: str, disk_ahead_seconds: float
-) -> Iterator[Finding]:
-    """Findings from the answers of the ranks (`cluster.doctor.probe.describe`)."""
+def rank_findings(site: Site, ranks: Sequence[Answer], question: str, disk_ahead_seconds: float) -> Iterator[Finding]:
+    """Findings from the answers of the ranks."""
     first, hosts = ranks[0], ", ".join(dict.fromkeys(rank["host"] for rank in ranks))
     if blind := next((rank for rank in ranks if rank["question"] != question), None):
         detail = f"{blind['host']} does not see a file written here: {blind['question']}"
@@ -230,7 +219,12 @@ def rank_findings(
     for problem in dict.fromkeys(problem for rank in ranks for problem in rank["broken"]):
         yield Finding("libraries", "failed", problem, "run `make install` for the Python of the job")
     yield _commands_in_job(first)
-    yield from _gpus(site, ranks)
+    blind_hosts = dict.fromkeys(rank["host"] for rank in ranks if not rank["gpus"])
+    if site.gpus_per_node and blind_hosts:
+        advice = "check gres, the driver, that torch is a CUDA build, and `--nv` of a container"
+        yield Finding("gpu", "failed", f"torch sees none in the job on {', '.join(blind_hosts)}", advice)
+    elif site.gpus_per_node:
+        yield Finding("gpu", "ok", ", ".join(dict.fromkeys(name for rank in ranks for name in rank["gpus"])))
     offset = max(abs(disk_ahead_seconds), *(abs(rank["ahead_of_disk"]) for rank in ranks))
     if offset > CLOCK_SECONDS:
         advice = "times in tables will be wrong; tell the administrators"
@@ -243,7 +237,7 @@ def rank_findings(
             yield Finding("scratch", "warning", f"{rank['host']}: {rank['scratch']}", advice)
 
 
-def _commands_in_job(rank: Mapping[str, Any]) -> Finding:
+def _commands_in_job(rank: Answer) -> Finding:
     """Whether the last job of a submission can send failed cells again."""
     check, missing = "commands in a job", ", ".join(rank["missing_commands"])
     if rank["controller"] and not missing:
@@ -255,18 +249,7 @@ def _commands_in_job(rank: Mapping[str, Any]) -> Finding:
     return Finding(check, "warning", f"not found: {missing}" if missing else "squeue does not answer there", advice)
 
 
-def _gpus(site: Site, ranks: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    if not site.gpus_per_node:
-        return
-    if blind := dict.fromkeys(rank["host"] for rank in ranks if not rank["gpus"]):
-        advice = "check gres, the driver, that torch is a CUDA build, and `--nv` of a container"
-        yield Finding("gpu", "failed", f"torch sees none in the job on {', '.join(blind)}", advice)
-    else:
-        yield Finding("gpu", "ok", ", ".join(dict.fromkeys(name for rank in ranks for name in rank["gpus"])))
-
-
 def require_ready(findings: Sequence[Finding]) -> None:
     """Raise MachineError if a check failed."""
-    failed = [finding.check for finding in findings if finding.verdict == "failed"]
-    if failed:
+    if failed := [finding.check for finding in findings if finding.verdict == "failed"]:
         raise MachineError(f"not ready: {', '.join(failed)}")

@@ -6,14 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from benchmark.cell import Cell
@@ -24,61 +17,43 @@ MAX_LINES = 8
 """Maximum number of running cells shown, since a terminal may have few lines."""
 
 
-class Display:
+class Display(Progress):
     """Progress of one launch. Each finished cell is announced once."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self.progress = _Bar(
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task = self.progress.add_task("", total=None)
+        self.running_cells: list[str] = []
         self.announced: set[str] = set()
+        columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        super().__init__(*columns, console=console, disable=not console.is_terminal)
+        self.bar = self.add_task("", total=None)
 
-    def __enter__(self) -> Display:
-        self.progress.start()
-        return self
+    def stop(self) -> None:
+        self.running_cells = []
+        super().stop()
 
-    def __exit__(self, *exception: object) -> None:
-        self.progress.below = []
-        self.progress.stop()
-
-    def start(self, cells: Sequence[Cell], records: Mapping[str, Record]) -> None:
+    def begin(self, cells: Sequence[Cell], records: Mapping[str, Record]) -> None:
         """Show the suite's cells; `records` has the finished ones."""
         self.announced = {key for key, record in records.items() if record.status.is_result}
-        self.progress.below = ["starting"]
-        self.progress.update(self.task, total=len(cells), completed=len(self.announced))
+        self.running_cells = ["starting"]
+        self.update(self.bar, total=len(cells), completed=len(self.announced))
 
-    def update(self, records: Mapping[str, Record]) -> None:
+    def show(self, records: Mapping[str, Record]) -> None:
         """Show the records of cells that began since the launch."""
         if not records:
             return
         running = [record for record in records.values() if record.status.state == "running"]
-        self.progress.below = [f"{record.cell}: {_epoch(record)}" for record in running]
+        self.running_cells = [f"{record.cell}: {_epoch(record)}" for record in running]
         for key, record in records.items():
             if record.status.state != "running" and key not in self.announced:
                 self.announced.add(key)
-                self.progress.update(self.task, completed=len(self.announced))
+                self.update(self.bar, completed=len(self.announced))
                 self.console.print(f"{escape(str(record.cell))}: {_ending(record)}", highlight=False, soft_wrap=True)
-
-
-class _Bar(Progress):
-    """Progress bar with a line below it for each running cell."""
-
-    below: Sequence[str] = ()
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
-        for line in self.below[:MAX_LINES]:
-            yield Text(line)
-        if len(self.below) > MAX_LINES:
-            yield Text(f"and {len(self.below) - MAX_LINES} more")
+        yield from map(Text, self.running_cells[:MAX_LINES])
+        if len(self.running_cells) > MAX_LINES:
+            yield Text(f"and {len(self.running_cells) - MAX_LINES} more")
 
 
 def _epoch(record: Record) -> str:

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import submitit
@@ -89,7 +89,6 @@ def threads_of(shape: Shape) -> int:
 
 
 def _rank_bytes(cell: Cell, store: Store, shape: Shape) -> float:
-    """Approximate memory of a rank that trains `cell`."""
     path = field_path(store.data_folder, cell.dataset)
     field = path.stat().st_size if path.exists() else 0
     task = task_of(cell.dataset, cell.protocol)
@@ -113,7 +112,7 @@ def run(suite: Suite, store: Store, display: Display, full_suite: Suite, paralle
         require_data(store.data_folder, unfinished)
         shape = shape_here(full_suite, store, parallel)
         require_precision(unfinished, shape.device)
-        display.start(suite.cells, records)
+        display.begin(suite.cells, records)
         begun = _run_lanes(unfinished, store, shape, display) if unfinished else {}
         if waiting := [cell for cell in unfinished if cell.id not in begun]:
             raise MachineError(
@@ -153,7 +152,7 @@ def _run_lanes(cells: Sequence[Cell], store: Store, shape: Shape, display: Displ
             if ended:
                 _fail_the_dead(open_cells, store, since)
             begun |= _begun(open_cells, store, since)
-            display.update(begun)
+            display.show(begun)
             for lane in ended:
                 del jobs[lane]
                 waiting = [cell for cell in cells if cell.id not in begun and not store.being_run(cell)]
@@ -181,9 +180,7 @@ def local_job(
         store=store.root.resolve(),
         cells=tuple(cells),
         plugins=model_registry.plugin_paths(),
-        device=shape.device,
-        ranks=shape.ranks,
-        lanes=shape.lanes,
+        **asdict(shape),
         since=since,
         threads=threads_of(shape),
         visible_gpus=visible_gpus,

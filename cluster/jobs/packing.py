@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from benchmark.cell import Cell
 from benchmark.errors import UserError
@@ -13,6 +13,7 @@ from benchmark.suite.suite import Resources, Suite
 from benchmark.training.experiment import is_trained
 from cluster.site import Site
 
+Item = TypeVar("Item")
 GFLOPS = {"cuda": 5000.0, "cpu": 50.0}
 """Default speed of a rank, for estimates."""
 
@@ -87,10 +88,8 @@ def affordable_cells(cells: Sequence[Cell], rank_seconds: Mapping[str, float], b
     """
     blocks: dict[str, list[Cell]] = {}
     for cell in sorted(cells, key=lambda cell: cell.seed):  # stable: otherwise the order of the suite
-        block = (
-            (cell.seed, cell.dataset, cell.protocol, cell.train) if is_trained(cell) else (cell.dataset, cell.protocol)
-        )
-        blocks.setdefault(repr(block), []).append(cell)
+        block = repr((cell.dataset, cell.protocol, *((cell.seed, cell.train) if is_trained(cell) else ())))
+        blocks.setdefault(block, []).append(cell)
     chosen: set[str] = set()
     for block_cells in blocks.values():
         cost = sum(rank_seconds[cell.id] for cell in block_cells)
@@ -101,21 +100,26 @@ def affordable_cells(cells: Sequence[Cell], rank_seconds: Mapping[str, float], b
 
 
 def pack(cells: Sequence[Cell], seconds: Mapping[str, float], site: Site, shape: Shape) -> list[list[Cell]]:
-    """Divide cells into jobs of about `site.job_minutes` and at most `site.cells_per_job` cells.
+    """Divide cells into jobs of about `site.job_minutes`; `seconds` are estimates by cell id.
 
-    `seconds` are estimates by cell id. Greedy: the longest cell goes to the job with the least work. A cell is never
-    divided, so a job may be longer than the target.
+    A job has at most `site.cells_per_job` cells. A cell is never divided, so a job may be longer than the target.
     """
-    if not cells:
-        return []
     target = 60.0 * site.job_minutes * shape.lanes
     wanted = round(sum(seconds[cell.id] for cell in cells) / target)
     count = max(1, -(-len(cells) // site.cells_per_job), min(len(cells), wanted))
-    jobs: list[list[Cell]] = [[] for _ in range(count)]
-    least_work = [(0.0, index) for index in range(count)]
-    for cell in sorted(cells, key=lambda cell: -seconds[cell.id]):
-        work, index = heapq.heappop(least_work)
-        jobs[index].append(cell)
-        if len(jobs[index]) < site.cells_per_job:
-            heapq.heappush(least_work, (work + seconds[cell.id], index))
-    return [job for job in jobs if job]
+    return balance(cells, lambda cell: seconds[cell.id], count, site.cells_per_job)
+
+
+def balance(items: Sequence[Item], work: Callable[[Item], float], shares: int, limit: int) -> list[list[Item]]:
+    """Divide items into shares of about equal work: the largest item goes to the share with the least work.
+
+    A share has at most `limit` items. Empty shares are left out.
+    """
+    divided: list[list[Item]] = [[] for _ in range(shares)]
+    least_work = [(0.0, index) for index in range(shares)]
+    for item in sorted(items, key=lambda item: -work(item)):
+        total, index = heapq.heappop(least_work)
+        divided[index].append(item)
+        if len(divided[index]) < limit:
+            heapq.heappush(least_work, (total + work(item), index))
+    return [share for share in divided if share]

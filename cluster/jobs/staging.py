@@ -66,5 +66,4 @@ def _copy(source: Path, copy: Path) -> None:
 
 def _is_copy(source: Path, copy: Path) -> bool:
     first, second = source.stat(), copy.stat()
-    same_time = abs(first.st_mtime - second.st_mtime) < MTIME_TOLERANCE_SECONDS
-    return first.st_size == second.st_size and same_time
+    return first.st_size == second.st_size and abs(first.st_mtime - second.st_mtime) < MTIME_TOLERANCE_SECONDS

@@ -94,7 +94,6 @@ def _restart() -> str:
 
 
 def _device(job: Job, local_rank: int) -> torch.device:
-    """Device of a rank; ranks are assigned to the GPUs of a node in turn."""
     if job.device == "cpu":
         return torch.device("cpu")
     count = torch.cuda.device_count()

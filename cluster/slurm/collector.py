@@ -102,11 +102,12 @@ def _job_states(submission: Submission) -> tuple[Mapping[str, str], Callable[[st
     The function uses the queue, or without squeue accounting. In a SLURM job all jobs have ended, since SLURM starts
     the collector after them.
     """
-    unfinished = slurm.WAITING | slurm.ACTIVE
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
         queue, states = slurm.queue(), slurm.accounting_states(submission.jobs)
-        lags = queue is not None and any(states.get(job) in unfinished for job in submission.jobs if job not in queue)
+        lags = queue is not None and any(
+            states.get(job) in slurm.UNFINISHED for job in submission.jobs if job not in queue
+        )
         answers = queue is not None or bool(slurm.missing("squeue"))
         if (answers and not lags) or time.monotonic() > deadline:
             break
@@ -116,7 +117,7 @@ def _job_states(submission: Submission) -> tuple[Mapping[str, str], Callable[[st
     def has_ended(job: str) -> bool:
         if queue is not None:
             return job not in queue
-        return is_slurm_job or (job in states and states[job].split()[0] not in unfinished)
+        return is_slurm_job or (job in states and states[job].split()[0] not in slurm.UNFINISHED)
 
     return states, has_ended
 

@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import Iterable, Mapping
 
 TIMEOUT_SECONDS = 30.0
-WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING", "SPECIAL_EXIT", "REQUEUE_FED"})
-ACTIVE = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED"})
+WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING", "SPECIAL_EXIT", "REQUEUE_FED"}
+UNFINISHED = WAITING | {"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED"}
 
 
 def missing(*commands: str) -> list[str]:
@@ -40,11 +40,9 @@ def accounting_states(jobs: Iterable[str]) -> dict[str, str]:
     arrays = sorted(arrays_of(jobs))
     if not arrays:
         return {}
-    answer = call("sacct", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(arrays)}")
-    if answer is None or answer.returncode != 0:
-        return {}
+    text = output("sacct", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(arrays)}")
     states: dict[str, str] = {}
-    for line in answer.stdout.splitlines():
+    for line in (text or "").splitlines():
         name, _, state = line.partition("|")
         job, _, step = name.partition(".")
         if not step:
@@ -64,11 +62,15 @@ def cancel(jobs: Iterable[str]) -> str | None:
 
 def settings() -> Mapping[str, str]:
     """Settings of the controller (slurm.conf); empty if it does not answer."""
-    answer = call("scontrol", "show", "config")
-    if answer is None or answer.returncode != 0:
-        return {}
-    lines = (line.partition("=") for line in answer.stdout.splitlines() if "=" in line)
+    text = output("scontrol", "show", "config") or ""
+    lines = (line.partition("=") for line in text.splitlines() if "=" in line)
     return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def output(*command: str, timeout: float = TIMEOUT_SECONDS) -> str | None:
+    """Output of a command; None if it is missing, fails, or does not end in time."""
+    answer = call(*command, timeout=timeout)
+    return answer.stdout if answer is not None and answer.returncode == 0 else None
 
 
 def call(*command: str, timeout: float = TIMEOUT_SECONDS) -> subprocess.CompletedProcess[str] | None:

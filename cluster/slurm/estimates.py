@@ -16,13 +16,13 @@ from cluster.slurm.probes import ProbeResults
 from results.store.record import Record
 from results.store.store import Store
 
+Records = Mapping[str, Record]
+Estimates = dict[str, Estimate]
 SIBLINGS = 5
 """Number of finished cells of a kind that an estimate uses."""
 
 
-def on_site(
-    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], site: Site, store: Store
-) -> dict[str, Estimate]:
+def on_site(suite: Suite, cells: Sequence[Cell], records: Records, site: Site, store: Store) -> Estimates:
     """Estimates by cell id for the ranks that cells have on `site`. Raises UserError if it cannot run a cell."""
     by_shape = shapes(suite, cells, site)
     shape_of = {cell.id: shape for shape, members in by_shape.items() for cell in members}
@@ -40,16 +40,7 @@ def siblings(suite: Suite, states: Mapping[str, str], store: Store) -> dict[str,
     return store.read(siblings_of(left_of(suite, states), done, SIBLINGS))[0]
 
 
-def seconds_on(
-    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], site: Site, store: Store
-) -> dict[str, float]:
-    """Seconds of the estimates of `on_site`."""
-    return {key: estimate.seconds for key, estimate in on_site(suite, cells, records, site, store).items()}
-
-
-def here(
-    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], store: Store
-) -> tuple[dict[str, Estimate], Shape | None]:
+def here(suite: Suite, cells: Sequence[Cell], records: Records, store: Store) -> tuple[Estimates, Shape | None]:
     """Estimates by cell id on this machine for `cells`, a selection from `suite`; and the shape of cells here.
 
     If this machine cannot run them, the shape is None and finished cells of any machine count.
@@ -64,10 +55,7 @@ def here(
 
 def trained_shape(by_shape: Mapping[Shape, Sequence[Cell]]) -> Shape | None:
     """Shape of the trained cells, None if there are none."""
-    for shape, cells in by_shape.items():
-        if is_trained(cells[0]):
-            return shape
-    return None
+    return next((shape for shape, cells in by_shape.items() if is_trained(cells[0])), None)
 
 
 def timings(records: Iterable[Record], shape: Shape | None) -> list[Timing]:

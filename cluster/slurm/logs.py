@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from results.store.store import Store
 
 
-@dataclass(frozen=True)
-class Log:
-    """Lines of one attempt on one rank, out of the log of a job."""
+def logs_of(cell_id: str, others: frozenset[str], store: Store) -> list[tuple[Path, list[str]]]:
+    """Log file and lines of each attempt at a cell on each rank, the oldest first.
 
-    path: Path
-    lines: tuple[str, ...]
-
-
-def logs_of(cell_id: str, others: frozenset[str], store: Store) -> list[Log]:
-    """Logs of all attempts at a cell, the oldest first. `others` are the ids that begin another cell's lines."""
+    The log of a job has several cells; `others` are the ids that begin the lines of another cell.
+    """
     files = sorted((store.root / "jobs").glob("*/*_log.*"), key=lambda path: path.stat().st_mtime)
-    return [Log(path, tuple(lines)) for path in files for lines in _parts(path, cell_id, others)]
+    return [(path, lines) for path in files for lines in _parts(path, cell_id, others)]
 
 
 def _parts(path: Path, cell_id: str, others: frozenset[str]) -> list[list[str]]:

@@ -31,7 +31,7 @@ from cluster.jobs.packing import Shape
 from cluster.jobs.worker import lane_of, load
 from cluster.site import Site
 from cluster.slurm import commands as slurm
-from cluster.slurm.executor import cluster_folder, executor_for, submission_errors
+from cluster.slurm.sbatch import cluster_folder, executor_for, submission_errors
 from cluster.slurm.submit import job_for
 from cluster.slurm.waiting import last_log_line, wait_for, wait_for_files
 from results.store.store import Store
@@ -69,26 +69,23 @@ class ProbeResults:
     def read(self, cell: Cell) -> Pace | None:
         """Result for the kind of `cell`; None if there is none or it is unreadable."""
         try:
-            document = json.loads(self._path(cell).read_text(encoding="utf-8"))
+            document = json.loads(self.path(cell).read_text(encoding="utf-8"))
             return Pace(**document["pace"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def keep(self, cell: Cell, pace: Pace) -> None:
         """Write the result for the kind of `cell`."""
-        write_json(self._path(cell), {**self._document(cell), "pace": asdict(pace), "time": time.time()})
+        write_json(self.path(cell), {**self._document(cell), "pace": asdict(pace), "time": time.time()})
 
-    def key(self, cell: Cell) -> str:
-        """Key of a result, 16 hex digits: equal for cells of equal speed."""
+    def path(self, cell: Cell) -> Path:
+        """File of the result, named by 16 hex digits; equal for cells of equal speed."""
         canonical = json.dumps(self._document(cell), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return self.folder / f"{hashlib.sha256(canonical.encode()).hexdigest()[:16]}.json"
 
     def unmeasured(self, cells: Sequence[Cell]) -> list[Cell]:
         """One cell of each kind that has no result yet."""
-        return list({self.key(cell): cell for cell in reversed(cells) if self.read(cell) is None}.values())[::-1]
-
-    def _path(self, cell: Cell) -> Path:
-        return self.folder / f"{self.key(cell)}.json"
+        return list({self.path(cell): cell for cell in reversed(cells) if self.read(cell) is None}.values())[::-1]
 
     def _document(self, cell: Cell) -> dict[str, Any]:
         return {"schema": SCHEMA_VERSION, "where": dict(self.where), "shape": asdict(self.shape), "kind": kind(cell)}

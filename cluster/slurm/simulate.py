@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import submitit
 
-from benchmark.cell import Level
-from benchmark.data.dataset import Part
 from benchmark.data.prepare import Outline, TotalProgress, outline, simulate_part
 from benchmark.errors import MachineError
 from benchmark.files import write_json
-from cluster.jobs.packing import Shape
+from cluster.jobs.packing import Shape, balance
 from cluster.site import Site
 from cluster.slurm import commands as slurm
-from cluster.slurm.executor import cluster_folder, executor_for, submission_errors
+from cluster.slurm.sbatch import cluster_folder, executor_for, submission_errors
 
 POLL_SECONDS = 2.0
 GONE_AFTER_POLLS = 3
@@ -34,19 +31,10 @@ def simulate_on(site: Site, work: Outline, store_root: Path, progress: TotalProg
     if not parts:
         return
     folder = cluster_folder(store_root)
-    shares = _shares(parts, site.jobs)
+    shares = balance(parts, lambda part: part.work, site.jobs, len(parts))
     share_file = folder / "shares.json"
-    write_json(
-        share_file,
-        {
-            "dataset": work.name,
-            "preset": work.preset,
-            "levels": list(work.levels),
-            "folder": str(work.folder.resolve()),
-            "solver": work.solver,
-            "shares": [[part.key for part in share] for share in shares],
-        },
-    )
+    arguments = (work.name, work.preset, list(work.levels), str(work.folder.resolve()), work.solver)
+    write_json(share_file, {"outline": arguments, "shares": [[part.key for part in share] for share in shares]})
     jobs = _submit(site, folder, share_file, len(shares))
     (array,) = slurm.arrays_of(job.job_id for job in jobs)
     total = sum(part.work for part in parts)
@@ -54,7 +42,9 @@ def simulate_on(site: Site, work: Outline, store_root: Path, progress: TotalProg
     try:
         while missing := [part for part in parts if not work.part_path(part).exists()]:
             progress(total - sum(part.work for part in missing), total)
-            polls_without_jobs = 0 if _in_queue(array) else polls_without_jobs + 1
+            queue = slurm.queue()
+            is_queued = queue is None or array in slurm.arrays_of(queue)
+            polls_without_jobs = 0 if is_queued else polls_without_jobs + 1
             if polls_without_jobs > GONE_AFTER_POLLS:
                 raise MachineError(
                     f"the SLURM job {array} has ended and {len(missing)} of {len(parts)} parts are not simulated;"
@@ -70,29 +60,15 @@ def simulate_on(site: Site, work: Outline, store_root: Path, progress: TotalProg
 def simulate_share(share_file: str, index: int) -> None:
     """Entry point of a job of the array."""
     document = json.loads(Path(share_file).read_text(encoding="utf-8"))
-    levels: Sequence[Level] = document["levels"]
-    work = outline(document["dataset"], document["preset"], levels, Path(document["folder"]), document["solver"])
+    name, preset, levels, folder, solver = document["outline"]
+    work = outline(name, preset, levels, Path(folder), solver)
     mine = set(document["shares"][index])
     for part in work.missing_parts():
         if part.key in mine:
             simulate_part(work, part, lambda done: None)
 
 
-def _shares(parts: Sequence[Part], limit: int) -> list[list[Part]]:
-    """Divide parts into shares of about equal work: the largest part goes to the smallest share."""
-    shares: list[list[Part]] = [[] for _ in range(min(limit, len(parts)))]
-    for part in sorted(parts, key=lambda part: -part.work):
-        min(shares, key=lambda share: sum(part.work for part in share)).append(part)
-    return shares
-
-
 def _submit(site: Site, folder: Path, share_file: Path, count: int) -> list[submitit.Job[None]]:
     with submission_errors():
         executor = executor_for(folder, site, Shape("cpu", 1), "symbench-data")
         return executor.map_array(simulate_share, [str(share_file)] * count, range(count))
-
-
-def _in_queue(array: str) -> bool:
-    """Whether a job of the array is queued or running; also True if the controller does not answer."""
-    queue = slurm.queue()
-    return queue is None or array in slurm.arrays_of(queue)

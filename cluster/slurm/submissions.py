@@ -31,10 +31,13 @@ class SentJobs(BaseModel):
     jobs: Mapping[str, tuple[str, ...]]
     """SLURM job -> ids of its cells, or names of its studies."""
 
+    collector: str | None = None
+    """Job that runs after all others."""
+
     @property
     def all_jobs(self) -> tuple[str, ...]:
-        """Every job of the submission."""
-        return tuple(self.jobs)
+        """Every job of the submission, with the collecting one."""
+        return (*self.jobs, *filter(None, [self.collector]))
 
 
 class TuningSubmission(SentJobs):
@@ -55,8 +58,6 @@ class Submission(SentJobs):
     store: Path
     site: Site
     plugins: tuple[Path, ...]
-    collector: str | None = None
-    """Job that runs after all others."""
     seen: Mapping[str, int] = {}
     """Cell id -> attempt of its record at submission; a record with that attempt is older than these jobs."""
     sent_again: Mapping[str, Mapping[str, int]] = {}
@@ -70,11 +71,6 @@ class Submission(SentJobs):
         if not isinstance(site, dict):
             return site
         return {k: tuple(v) if isinstance(v, list) else v for k, v in site.items() if k in Site.model_fields}
-
-    @property
-    def all_jobs(self) -> tuple[str, ...]:
-        """Every job of the submission, with the collecting one."""
-        return (*self.jobs, *([self.collector] if self.collector is not None else []))
 
 
 Kind = TypeVar("Kind", bound=SentJobs)
@@ -113,7 +109,8 @@ def queued_ids(store: Store, kind: type[SentJobs]) -> set[str]:
 
 def queued_cells(store: Store) -> tuple[set[str] | None, list[Broken]]:
     """Ids of cells of queued and running jobs, None if SLURM does not answer; and the notes that are unreadable."""
-    sent, broken, queue = _notes_and_queue(store, Submission)
+    sent, broken = notes(store, Submission)
+    queue = slurm.queue() if sent or broken else {}
     return None if queue is None else _ids_in(sent, queue), broken
 
 
@@ -123,7 +120,8 @@ def _ids_in(sent: Iterable[SentJobs], queue: Mapping[str, str]) -> set[str]:
 
 def _sent_and_queue(store: Store, kind: type[Kind]) -> tuple[list[Kind], dict[str, str]]:
     """Submissions and queue. Raises MachineError if it is unknown which cells the queued jobs run."""
-    sent, broken, queue = _notes_and_queue(store, kind)
+    sent, broken = notes(store, kind)
+    queue = slurm.queue() if sent or broken else {}
     if queue is None:
         raise MachineError("squeue does not answer, and jobs of this store may be in the queue; try again later")
     for note in broken:
@@ -134,9 +132,3 @@ def _sent_and_queue(store: Store, kind: type[Kind]) -> tuple[list[Kind], dict[st
                 f"wait for them, or `scancel {' '.join(jobs)}`"
             )
     return sent, queue
-
-
-def _notes_and_queue(store: Store, kind: type[Kind]) -> tuple[list[Kind], list[Broken], dict[str, str] | None]:
-    """Readable notes, unreadable ones, and the queue, for which SLURM is asked only if there are notes."""
-    sent, broken = notes(store, kind)
-    return sent, broken, slurm.queue() if sent or broken else {}

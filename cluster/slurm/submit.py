@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import submitit
@@ -20,15 +20,7 @@ from cluster.jobs.packing import Shape, pack, shapes
 from cluster.jobs.worker import run_job
 from cluster.site import Site
 from cluster.slurm import commands as slurm
-from cluster.slurm.executor import (
-    cancel_on_error,
-    cluster_folder,
-    executor_for,
-    requeue_if_marked,
-    require_plain_path,
-    submission_errors,
-    submit_array,
-)
+from cluster.slurm import sbatch
 from cluster.slurm.submissions import Submission
 from results.store.store import Store
 
@@ -63,11 +55,11 @@ class Cost:
     @classmethod
     def of(cls, work: Sequence[Batch], seconds: Mapping[str, float], site: Site) -> Cost:
         """Cost of `work`, from estimates by cell id."""
-        jobs = [(batch.shape, batch.shape.job_seconds(job, seconds)) for batch in work for job in batch.jobs]
+        times = [(batch.shape, batch.shape.job_seconds(job, seconds)) for batch in work for job in batch.jobs]
         hours = {"cuda": 0.0, "cpu": 0.0}
-        for shape, duration_seconds in jobs:
-            hours[shape.device] += shape.units(site) * duration_seconds / 3600
-        return cls(len(jobs), max((seconds for _, seconds in jobs), default=0.0), hours["cuda"], hours["cpu"])
+        for shape, job_seconds in times:
+            hours[shape.device] += shape.units(site) * job_seconds / 3600
+        return cls(len(times), max((job_seconds for _, job_seconds in times), default=0.0), hours["cuda"], hours["cpu"])
 
     def __str__(self) -> str:
         on_gpus, on_cpus = f"{self.gpu_hours:.3g} GPU-hours", f"{self.rank_hours:.3g} rank-hours"
@@ -98,7 +90,7 @@ def submit(
     Raises MachineError if SLURM refuses or a file cannot be written; jobs submitted by then are cancelled. Raises
     UserError if SLURM would change the store's path.
     """
-    folder = cluster_folder(store.root)
+    folder = sbatch.cluster_folder(store.root)
     store.make()
     note, suite_file = folder / Submission.FILE, folder / "suite.yaml"
     statuses, _ = store.statuses([cell for batch in work for cells in batch.jobs for cell in cells])
@@ -114,7 +106,7 @@ def submit(
         sent_again=retries.sent_again,
         micro_batches=retries.micro_batches,
     )
-    with cancel_on_error(note) as submitted:
+    with sbatch.cancel_on_error(note) as submitted:
         with replacing(suite_file) as temporary:
             shutil.copyfile(suite.path, temporary)
         for number, batch in enumerate(work):
@@ -122,13 +114,13 @@ def submit(
                 f"job-{number}-{index}.json": job_for(store, site, batch.shape, cells, retries.micro_batches)
                 for index, cells in enumerate(batch.jobs)
             }
-            sent = submit_array(_executor(suite, folder, site, batch.shape), run_job, folder, documents)
+            sent = sbatch.submit_array(_executor(suite, folder, site, batch.shape), run_job, folder, documents)
             submitted += slurm.arrays_of(sent)
             jobs = {job: tuple(cell.id for cell in cells) for job, cells in zip(sent, batch.jobs, strict=True)}
             submission = submission.model_copy(update={"jobs": {**submission.jobs, **jobs}})
             write_text(note, submission.model_dump_json(indent=1))  # at once, since this process may be killed
-        with submission_errors():
-            executor = executor_for(folder, site, Shape("cpu", 1), f"symbench collect {suite.name}")
+        with sbatch.submission_errors():
+            executor = sbatch.executor_for(folder, site, Shape("cpu", 1), f"symbench collect {suite.name}")
             executor.update_parameters(dependency="afterany:" + ":".join(sorted(submitted)))
             collector = executor.submit(collect, str(note))
         submitted.append(collector.job_id)
@@ -139,7 +131,7 @@ def submit(
 
 def script(suite: Suite, store: Store, site: Site, batch: Batch) -> str:
     """Batch script of an array, without submitting it."""
-    require_plain_path(store.root)
+    sbatch.require_plain_path(store.root)
     executor = _executor(suite, store.root.resolve() / "jobs" / "<new>", site, batch.shape, dry=True)
     if len(batch.jobs) > 1:
         executor.parameters["map_count"] = len(batch.jobs)
@@ -147,7 +139,7 @@ def script(suite: Suite, store: Store, site: Site, batch: Batch) -> str:
 
 
 def _executor(suite: Suite, folder: Path, site: Site, shape: Shape, dry: bool = False) -> submitit.SlurmExecutor:
-    return executor_for(folder, site, shape, f"symbench {suite.name}", requeue_if_marked(folder), dry)
+    return sbatch.executor_for(folder, site, shape, f"symbench {suite.name}", sbatch.requeue_if_marked(folder), dry)
 
 
 def job_for(store: Store, site: Site, shape: Shape, cells: Sequence[Cell], micro_batches: Mapping[str, int]) -> Job:
@@ -156,10 +148,7 @@ def job_for(store: Store, site: Site, shape: Shape, cells: Sequence[Cell], micro
         store=store.root.resolve(),
         cells=tuple(cells),
         plugins=model_registry.plugin_paths(),
-        device=shape.device,
-        ranks=shape.ranks,
-        nodes=shape.nodes,
-        lanes=shape.lanes,
+        **asdict(shape),
         threads=site.cpus,
         micro_batches={cell.id: micro_batches[cell.id] for cell in cells if cell.id in micro_batches},
         requeues=failures.POLICIES["time_limit"].retries,

@@ -34,8 +34,9 @@ def wait_for(job: str, patience_seconds: float, on_state: Callable[[str], None] 
 
 def _reason(job: str, state: str) -> str:
     """Reason of SLURM why a job is pending, in brackets; otherwise empty."""
-    answer = slurm.call("squeue", "--noheader", "--format=%r", f"--jobs={job}") if state == "PENDING" else None
-    reason = answer.stdout.strip() if answer is not None and answer.returncode == 0 else ""
+    if state != "PENDING":
+        return ""
+    reason = (slurm.output("squeue", "--noheader", "--format=%r", f"--jobs={job}") or "").strip()
     return f" ({reason})" if reason not in ("", "None") else ""
 
 

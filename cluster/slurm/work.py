@@ -38,9 +38,9 @@ def affordable(suite: Suite, store: Store, site: Site, hours: float) -> Suite:
     """
     records, _ = store.read(suite.cells)
     unfinished = [cell for cell in suite.cells if not (cell.id in records and records[cell.id].status.is_result)]
-    seconds = estimates.seconds_on(suite, unfinished, records, site, store)
+    times = estimates.on_site(suite, unfinished, records, site, store)
     cost = {
-        cell.id: seconds[cell.id] * shape.units(site) / shape.lanes
+        cell.id: times[cell.id].seconds * shape.units(site) / shape.lanes
         for shape, members in shapes(suite, unfinished, site).items()
         for cell in members
     }
@@ -63,7 +63,8 @@ def work_for(suite: Suite, store: Store, site: Site, only: Iterable[str] | None 
     unfinished = [cell for cell in suite.cells if cell.id not in finished and cell.id in wanted]
     cells = tuple(cell for cell in unfinished if cell.id not in queued and not store.being_run(cell))
     require_data(store.data_folder, cells)
-    seconds = estimates.seconds_on(suite, cells, records, site, store)
+    times = estimates.on_site(suite, cells, records, site, store)
+    seconds = {key: time.seconds for key, time in times.items()}
     require_enough_time(cells, seconds, site)
     jobs = tuple(batches(suite, cells, seconds, site))
     return Work(cells, jobs, len(finished), len(unfinished) - len(cells), seconds)

@@ -18,7 +18,7 @@ from cluster.jobs import failures
 from cluster.jobs.packing import Shape, require_precision, shape_of
 from cluster.site import Site
 from cluster.slurm import commands as slurm
-from cluster.slurm.executor import cancel_on_error, cluster_folder, executor_for, requeue_if_marked, submit_array
+from cluster.slurm.sbatch import cancel_on_error, cluster_folder, executor_for, requeue_if_marked, submit_array
 from cluster.slurm.submissions import TuningSubmission, queued_ids
 from cluster.tuning.allocation import run_allocation
 from cluster.tuning.job import TuneJob

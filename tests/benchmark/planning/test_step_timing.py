@@ -122,7 +122,7 @@ def test_another_place_has_no_pace_of_this_one(cell: Cell, tmp_path: Path, monke
 def test_a_file_that_cannot_be_read_is_measured_again(cell: Cell, tmp_path: Path) -> None:
     paces = ProbeResults.here(Store(tmp_path), Shape("cpu", 1))
     paces.keep(cell, PACE)
-    paces.folder.joinpath(f"{paces.key(cell)}.json").write_text("{")
+    paces.path(cell).write_text("{")
     assert paces.read(cell) is None
     assert paces.unmeasured([cell, cell.model_copy(update={"seed": 1})]) == [cell]
 

@@ -160,12 +160,12 @@ def test_every_running_cell_has_a_line_and_every_ended_one_is_told_once(tmp_path
     for is_terminal in (True, False):
         out = io.StringIO()
         with Display(Console(file=out, force_terminal=is_terminal, width=120)) as display:
-            display.start(cells, {})
-            display.update(running)
-            display.progress.refresh()
+            display.begin(cells, {})
+            display.show(running)
+            display.refresh()
             shown = out.getvalue()
             for _ in range(2):
-                display.update(running | {cells[0].id: failed})
+                display.show(running | {cells[0].id: failed})
         assert shown.count("epoch 1/3, validation RMSE 0.250") == (MAX_LINES if is_terminal else 0)
         assert ("and 2 more" in shown) == is_terminal
         assert out.getvalue().count("[red]") == 1

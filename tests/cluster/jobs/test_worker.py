@@ -20,7 +20,7 @@ from benchmark.training.loop import StoppedError
 from benchmark.training.recorder import Recorder
 from cluster.jobs import worker
 from cluster.jobs.job import Job
-from cluster.slurm.executor import requeue_if_marked
+from cluster.slurm.sbatch import requeue_if_marked
 from results.store import lease
 from results.store.lease import Holder
 from results.store.store import Store

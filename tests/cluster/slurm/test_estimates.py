@@ -17,7 +17,7 @@ from benchmark.suite.suite import Suite
 from benchmark.training.recorder import Status
 from cluster.jobs.packing import Shape, require_precision, shapes
 from cluster.site import Site
-from cluster.slurm import estimates, executor, simulate, submit
+from cluster.slurm import estimates, sbatch, simulate, submit
 from cluster.slurm.submit import Batch, Cost
 from results.store.record import Record
 from results.store.store import Store
@@ -123,7 +123,7 @@ def test_a_path_that_slurm_would_rewrite_is_refused_by_all_that_send(
         def missing_parts(self) -> list[str]:
             return ["one"]
 
-    monkeypatch.setattr(executor, "job_folder", lambda root: pytest.fail("nothing may be written"))
+    monkeypatch.setattr(sbatch, "job_folder", lambda root: pytest.fail("nothing may be written"))
     suite, store = suite_of(tmp_path), Store(tmp_path / name)
     for send in (
         lambda: simulate.simulate_on(SITE, Work(), store.root, lambda done, total: None),  # type: ignore[arg-type]
@@ -140,7 +140,7 @@ def test_simulations_use_the_site_as_trainings_do(tmp_path: Path, monkeypatch: p
     texts: list[str] = []
 
     def executor_for(*arguments: Any) -> Any:
-        dry = executor.executor_for(*arguments, dry=True)
+        dry = sbatch.executor_for(*arguments, dry=True)
 
         class Sender:
             def map_array(self, function: Any, *files: Any) -> list[Any]:

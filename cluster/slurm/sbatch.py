@@ -31,8 +31,7 @@ def cluster_folder(store_root: Path) -> Path:
 
 def require_plain_path(path: Path) -> None:
     """Raise UserError if `path` has a character that SLURM expands or drops in paths of files."""
-    special = [name for letter, name in _EXPANDED_BY_SLURM.items() if letter in str(path.resolve())]
-    if special:
+    if special := [name for letter, name in _EXPANDED_BY_SLURM.items() if letter in str(path.resolve())]:
         raise UserError(f"store {str(path)!r}: a path with {special[0]} in it cannot be given to SLURM")
 
 
