@@ -1,4 +1,4 @@
-"""Group augmentation: a network that is to learn the symmetry from transformed windows."""
+"""Group augmentation: the network learns the symmetry from transformed windows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from benchmark.models.layers.wrapper import Wrapper
 class Augmentation(Wrapper):
     """Trains `network` on (g x, g y) in place of (x, y), with a random g of the group for each window.
 
-    g is the identity or one of the elements over which the equivariance error is measured, all equally likely: for C4
+    g is the identity or one of the elements for which the equivariance error is measured, all equally likely: for C4
     the quarter turns (on a wide grid the half turn alone, since a batch has one shape), for translation three shifts,
-    for scale three enlargements, of which the identity is the only one that loses no detail. The frames of a window and
-    its targets are transformed alike; forecasts are those of the network. It costs nothing that can be measured.
-
-    In a box with walls a shift brings in what nobody has seen, and the window has to be complete: n/a there.
+    for scale three enlargements, which lose detail. The frames of a window and its targets are transformed alike, and
+    forecasts are those of the network. The cost is negligible. In a box with walls, shifts are n/a: the cells that they
+    bring in are unknown.
     """
 
     class Config(Wrapper.Config):
@@ -31,16 +30,12 @@ class Augmentation(Wrapper):
 
     family = "cnn"
     symmetries = ()
+    needs_velocity = True
     source = "Chen, Dobriban, Lee 2020, group augmentation (arXiv 1907.10905)"
 
     @classmethod
-    def supports(cls, task: Task) -> str | None:
-        """The groups act on the two components of one velocity."""
-        return task.lacks_velocity()
-
-    @classmethod
     def refusal(cls, config: Any, task: Task) -> str | None:
-        """Shifts need a periodic box."""
+        """Also refuses shifts in a box with walls, and an augmentation of an augmentation."""
         if config.group == "translation" and not task.periodic:
             return "a window that is shifted in a box with walls has cells without a value"
         if model_registry.model(config.network.name) is cls:

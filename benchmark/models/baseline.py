@@ -1,26 +1,33 @@
 """The contract of a baseline, and the guide to writing one.
 
-One file in `benchmark/models/`, whose name is the baseline's name, holds one subclass of `Baseline`. It is an
-ordinary single-device `nn.Module`; training, ranks, precision and roll-out are applied from outside. To add one,
-start from a copy of another (`symbench new-baseline NAME --from MODEL`), or from nothing:
+A baseline is one Python file with one subclass of `Baseline`, and the file's name is the baseline's name. It is an
+ordinary single-device `nn.Module`: training, data parallelism, precision and roll-out are applied from outside.
+`symbench new-baseline NAME` writes a file that trains, `--from MODEL` copies an existing baseline. To make it yours:
 
-1. Give it a `Config` (typed, frozen, every field with its default; its width is `hidden`) and the class attributes
-   below.
-2. Build the layers in `__init__(config, task)`; `task` tells the input frames, channels and grid.
-3. Write `forward(x_BTCHW) -> y_BCHW`: the next frame from `task.input_frames` frames, or, without any change to a
-   network, how it differs from the last one: which of the two is the suite's choice (`protocol.target`).
-4. If the relaxation is penalised, return it from `penalty()`, its coefficient included.
-5. If it cannot run on some task, return the reason from `supports(task)`; the reason reaches the leaderboard.
+1. In `Config`, list the hyperparameters, each with a type and a default. Call the width `hidden`.
+2. Set `family`, `symmetries` and `source`, which the leaderboard shows, and a `search_space` for tuning.
+3. In `__init__(config, task)`, build the layers for the shapes in `task`. Pad with `task.padding_mode`.
+4. In `forward(x_BTCHW)`, return the next frame, or its change from the last one. The suite decides which of the two
+   (`protocol.target`); a network is written in the same way for both.
+5. If some tasks are impossible, return the reason from `supports(task)`; the leaderboard shows it.
 
-A method that changes how a network is trained has three more places, all of which do nothing if left alone:
-`augment` (other windows), `regularization` (a loss on these windows) and `before_step` (a schedule, or a rule that
-watches the gradients).
+A method that changes how a network is trained overrides one of these, which do nothing by default:
 
-A weight that is expanded from coefficients (a filter from a basis) is registered with
-`torch.nn.utils.parametrize`: the training loop then expands it once for each optimiser step and not once for each
-rolled-out step.
+- `penalty()`: a loss on the weights, such as a price of the relaxation.
+- `regularization(x, draws)`: a loss on the training windows.
+- `augment(x, y, draws)`: transformed training windows.
+- `before_step(progress)`: a schedule, or a rule that reads the gradients.
 
-Shape letters: B windows, T input frames, S rolled-out steps, C components, H and W the grid along x and y.
+`symbench check-baseline NAME|FILE` runs the contract. Its most common demands:
+
+- The forecast for a window depends on this window alone. Batch normalisation would break that.
+- Random numbers in training come from `draws` alone, so that any number of ranks gives the same weights.
+- State that is not trained is in buffers, so that checkpoints contain it.
+
+A filter that is expanded from coefficients is registered with `torch.nn.utils.parametrize`: training then expands it
+once for each optimiser step, and not once for each rolled-out step.
+
+Shape suffixes: B windows, T input frames, S rolled-out steps, C components, H and W the grid along x and y.
 """
 
 from __future__ import annotations
@@ -41,11 +48,10 @@ Symmetry = Literal["translation", "rotation", "scale"]
 
 @dataclass(frozen=True)
 class Task:
-    """What a model must fit: `channels` components on an (H, W) grid from `input_frames` frames.
+    """Shapes and boundary condition of a forecast: `channels` components on an (H, W) grid from `input_frames` frames.
 
-    `target` says whether `forward` gives the next frame or its change from the last one. In a `periodic` box what
-    leaves at one side enters at the other: convolutions pad circularly there. `grid` says where the components of a
-    velocity live within a cell, for those who transform it.
+    `target` is the quantity that `forward` returns: the next frame, or its change from the last one. In a `periodic`
+    box, convolutions pad circularly. `grid` is the position of the velocity components within a cell.
     """
 
     dataset: str
@@ -59,12 +65,8 @@ class Task:
 
     @property
     def padding_mode(self) -> Literal["zeros", "circular"]:
-        """As torch's convolutions call it."""
+        """Padding mode for torch's convolutions."""
         return "circular" if self.periodic else "zeros"
-
-    def lacks_velocity(self) -> str | None:
-        """Why a model that acts on the two components of one velocity cannot run; None where it can."""
-        return None if self.channels == 2 else f"needs 2 velocity components, {self.dataset} has {self.channels}"
 
 
 @dataclass(frozen=True)
@@ -86,37 +88,41 @@ SearchSpace = Mapping[str, Choice | LogUniform]
 
 
 class Baseline(nn.Module, ABC):
-    """One contender on the board."""
+    """One model family of the benchmark."""
 
     class Config(Frozen):
         """Hyperparameters of the baseline; a subclass lists its own."""
 
     family: ClassVar[Family]
-    """`relaxed`, `strict`, `cnn`, `approximate`, or `reference`."""
+    """Kind of model, as the leaderboard groups them."""
     symmetries: ClassVar[tuple[Symmetry, ...]]
-    """The groups that it keeps, exactly or relaxed. A convolution with zero padding counts as `translation`."""
+    """Groups that the model keeps, exactly or relaxed. A convolution with zero padding counts as `translation`."""
     source: ClassVar[str]
-    """Paper and section, as on the board."""
+    """Paper and section, as on the leaderboard."""
     search_space: ClassVar[SearchSpace] = {}
-    """Config field -> what tuning may try."""
+    """Values that tuning may try, for each Config field."""
     width_field: ClassVar[str] = "hidden"
-    """The Config field that says how wide the network is, which a suite's `budget` of parameters decides."""
+    """Config field for the width of the network, which a suite's `budget` solves for."""
+    needs_velocity: ClassVar[bool] = False
+    """Whether the model acts on the 2 components of one velocity; other fields are then refused."""
     trained: ClassVar[bool] = True
-    """False for a baseline without parameters: it is evaluated once, whatever the seeds."""
+    """False for a baseline without parameters, which is evaluated once, whatever the seeds."""
 
     @classmethod
     def supports(cls, task: Task) -> str | None:
-        """None where the baseline can run on `task`, otherwise the reason why not, in a few words."""
+        """Reason why the baseline cannot run on `task`, in a few words, or None if it can."""
+        if cls.needs_velocity and task.channels != 2:
+            return f"needs 2 velocity components, {task.dataset} has {task.channels}"
         return None
 
     @classmethod
     def refusal(cls, config: Any, task: Task) -> str | None:
-        """What `supports` says; a baseline whose settings decide asks them, too."""
+        """As `supports`, for a reason that depends on the settings."""
         return cls.supports(task)
 
     @classmethod
     def widened(cls, config: Any, width: int) -> Any:
-        """`config` with that width; None where there is none to set."""
+        """Copy of `config` with this width, or None if it has no width."""
         if cls.width_field not in cls.Config.model_fields:
             return None
         return cls.Config.model_validate({**config.model_dump(), cls.width_field: width})
@@ -128,32 +134,30 @@ class Baseline(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """The frame after the last one of `x`, or its change: (B, T, C, H, W) -> (B, C, H, W)."""
+        """Next frame after the last one of `x`, or its change: (B, T, C, H, W) -> (B, C, H, W)."""
 
     def next_frame(self, x_BTCHW: Tensor) -> Tensor:
-        """The frame after the last one of `x`, whatever `forward` gives: (B, T, C, H, W) -> (B, C, H, W)."""
+        """Next frame after the last one of `x`, for either target: (B, T, C, H, W) -> (B, C, H, W)."""
         prediction = self(x_BTCHW)
         return x_BTCHW[:, -1] + prediction if self.task.target == "change" else prediction
 
     def penalty(self) -> Tensor:
-        """A scalar added to the loss, coefficient included; zero for a model without one."""
+        """Scalar loss on the weights, coefficient included."""
         return torch.zeros(())
 
     def augment(self, x_BTCHW: Tensor, y_BSCHW: Tensor, draws_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The windows and their targets as the loss is to see them.
+        """Windows and targets as the loss sees them, of unchanged shape.
 
-        `draws` are uniform in [0, 1), one for each window, and the same however many ranks share the batch: chance
-        comes from them alone.
+        `draws_B` has one uniform number in [0, 1) for each window, independent of the number of ranks.
         """
         return x_BTCHW, y_BSCHW
 
     def regularization(self, x_BTCHW: Tensor, draws_B: Tensor) -> Tensor:
-        """A scalar added to the loss that depends on the windows, coefficient included; `draws` as in `augment`."""
+        """Scalar loss on the windows, a mean over them, coefficient included; `draws_B` as in `augment`."""
         return torch.zeros(())
 
     def before_step(self, progress: float) -> None:
-        """Called before each step of the optimiser, when gradients are there and equal on all ranks.
+        """Hook before each step of the optimiser, when gradients are complete and equal on all ranks.
 
-        `progress` is the part of training that is done, in [0, 1), early stopping left out. What is remembered
-        between calls belongs in buffers, which checkpoints keep.
+        `progress` in [0, 1) is the share of the training that is done, without regard to early stopping.
         """

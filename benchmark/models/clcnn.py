@@ -1,4 +1,4 @@
-"""Constrained locally connected network: each pixel has filters of its own, and neighbours are held together."""
+"""Constrained locally connected network: filters for each pixel, and a penalty on their differences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmark.models.layers.sizes import KernelSize
 class LocallyConnected2d(RelaxedLayer):
     """f(x) = b + sum_y W(x, y) f_in(x + y), W: (H, W) -> R^{O x I x K x K}; W starts as one convolution's everywhere.
 
-    Each weight meets each window once, so a matrix product for each pixel is all the reuse there is.
+    A weight is used once for each window, so the matrix product at a pixel is the only reuse.
     """
 
     def __init__(
@@ -30,49 +30,44 @@ class LocallyConnected2d(RelaxedLayer):
         channels_in: int,
         channels_out: int,
         kernel_size: int,
-        padding: int,
         padding_mode: PaddingMode = "zeros",
     ) -> None:
         super().__init__()
         convolution = nn.Conv2d(channels_in, channels_out, kernel_size)
         assert convolution.bias is not None
-        self.kernel_size, self.padding = kernel_size, padding
+        self.kernel_size = kernel_size
         self.periodic = padding_mode == "circular"
         one = convolution.weight.detach().permute(0, 2, 3, 1).flatten(1)
         self.weight = nn.Parameter(one.expand(*grid, -1, -1).clone())  # (H, W, O, K K I)
         self.bias = nn.Parameter(convolution.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, I, H, W) -> (B, O, H, W). ValueError: another grid than that of the filters."""
+        """(B, I, H, W) -> (B, O, H, W). ValueError if x is not on the grid of the filters."""
         height, width = self.weight.shape[:2]
         require_grid(x, (height, width), "there is a filter for each pixel of")
-        padded = F.pad(x, 4 * [self.padding], "circular" if self.periodic else "constant")
+        padded = F.pad(x, 4 * [self.kernel_size // 2], "circular" if self.periodic else "constant")
         padded = padded.permute(2, 3, 1, 0).contiguous()  # twice as fast as F.unfold, whose pixels come last
         positions = product(range(self.kernel_size), repeat=2)
-        seen = torch.cat([padded[i : i + height, j : j + width] for i, j in positions], dim=2)  # (H, W, K K I, B)
-        return (self.weight @ seen).permute(3, 2, 0, 1) + self.bias[:, None, None]
+        patches = torch.cat([padded[i : i + height, j : j + width] for i, j in positions], dim=2)  # (H, W, K K I, B)
+        return (self.weight @ patches).permute(3, 2, 0, 1) + self.bias[:, None, None]
 
     def roughness(self) -> Tensor:
-        """mean |W(x) - W(x')| over pixels x and their neighbours x' along both axes: 0 if and only if W is constant.
-
-        In a periodic box the last pixel of an axis and the first are neighbours, too.
-        """
+        """Mean of |W(x) - W(x')| over neighbouring pixels along both axes."""
         return roughness(self.weight, (0, 1), self.periodic)
 
 
 class CLCNN(RelaxedBaseline):
     """The ConvNet with filters W(x, y) of their own at each pixel x.
 
-    It starts as the ConvNet, W being the same at all pixels, and leaves the symmetry as far as the data pull and the
-    penalty allows: alpha x the sum over layers of mean |W(x) - W(x')| over neighbouring pixels (Wang, Walters, Yu 2022,
-    section 5, the constrained locally connected network of the comparison). Different from the published code: that
-    starts each pixel's filters at random, never adds its bias, has ELU for ReLU, and twice this penalty.
+    It starts as the ConvNet, with W the same at all pixels. The penalty on leaving the symmetry is alpha x the sum over
+    layers of mean |W(x) - W(x')| over neighbouring pixels (Wang, Walters, Yu 2022, section 5, CLCNN). Different from
+    the published code: there each pixel's filters start at random, the bias is never added, ELU replaces ReLU, and the
+    penalty is twice as large.
 
-    What it costs, by definition: H W times the filters of the ConvNet, in memory as in parameters (on 64 x 64 with 10
-    frames, 13.6 M of them for 8 channels and 41.3 M for 16, four times that with gradients and Adam). A filter is read
-    once for each window, with no neighbour to share it, so a step is bound by memory: the penalty, which reads all
-    filters again, makes a step of two windows 2.1 x as long as its matrix products. The weights belong to one grid: the
-    network cannot be applied to any other.
+    The cost is H W times the filters of the ConvNet, in memory as in parameters: on 64 x 64 with 10 frames, 13.6 M of
+    them for 8 channels and 41.3 M for 16, and four times that with gradients and Adam. A step is bound by memory, since
+    a filter is read once for each window: the penalty, which reads all filters again, makes a step of two windows 2.1
+    times as long as its matrix products. The weights belong to one grid.
     """
 
     class Config(Frozen):
@@ -95,10 +90,9 @@ class CLCNN(RelaxedBaseline):
 
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
-        self.coefficient = config.penalty
         layer = partial(LocallyConnected2d, (task.height, task.width))
         self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, layer)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> (B, C, H, W). ValueError: another grid than the task's."""
+        """(B, T, C, H, W) -> (B, C, H, W). ValueError if x is not on the task's grid."""
         return self.network(x_BTCHW.flatten(1, 2))

@@ -10,16 +10,16 @@ from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
 from benchmark.models.layers.convolutions import convolutions
 from benchmark.models.layers.sizes import KernelSize
-from benchmark.models.layers.steerable import steerable_network
+from benchmark.models.layers.steerable import SteerableConfig, steerable_network
 
 
 class ComboRotation(Baseline):
     """The network of `e2cnn` with its first `free_layers` convolutions free: f = f_equivariant o f_free.
 
-    f_free: (B, T 2, H, W) -> (B, `hidden` N, H, W) finds features in which the dynamics may be equivariant, and
-    f_equivariant takes them for `hidden` regular fields of C_N, whether they turn as such or not (Wang, Walters, Yu
-    2022, section 5, the combination of the comparison). Different from the published code: no normalisation over the
-    batch, and the equivariant layers are the last ones of `e2cnn`, the small start of its forecast included.
+    f_free: (B, T 2, H, W) -> (B, `hidden` N, H, W) learns features in which the dynamics may be equivariant, and
+    f_equivariant reads them as `hidden` regular fields of C_N, whether they turn as such or not (Wang, Walters, Yu
+    2022, section 5, Combo). Different from the published code: no batch normalisation, and the equivariant layers are
+    the last ones of `e2cnn`, with its small start.
     """
 
     class Config(Frozen):
@@ -33,6 +33,7 @@ class ComboRotation(Baseline):
 
     family = "approximate"
     symmetries = ("rotation", "translation")
+    needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 5, Combo"
     search_space: ClassVar[SearchSpace] = {
         "hidden": Choice((16, 32, 64)),
@@ -42,25 +43,17 @@ class ComboRotation(Baseline):
         "kernel_size": Choice((3, 5)),
     }
 
-    @classmethod
-    def supports(cls, task: Task) -> str | None:
-        """A rotation acts on the two components of one velocity."""
-        return task.lacks_velocity()
-
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         widths = [task.input_frames * task.channels] + [config.hidden * config.order] * config.free_layers
         free = convolutions(widths, config.kernel_size, task.padding_mode)
-        strict = steerable_network(
-            config.order,
-            task.input_frames,
-            config.hidden,
-            config.free_layers + config.equivariant_layers,
-            config.kernel_size,
-            relaxed=False,
-            padding_mode=task.padding_mode,
+        sizes = SteerableConfig(
+            hidden=config.hidden,
+            order=config.order,
+            layers=config.free_layers + config.equivariant_layers,
+            kernel_size=config.kernel_size,
         )
-        self.network = nn.Sequential(*free, *list(strict)[len(free) :])
+        self.network = nn.Sequential(*free, *list(steerable_network(sizes, task))[len(free) :])
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """(B, T, 2, H, W) -> (B, 2, H, W)."""

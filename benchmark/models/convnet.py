@@ -1,4 +1,4 @@
-"""The plain convolutional network: equivariant under translation alone, free in everything else."""
+"""Plain convolutional network, equivariant under translation alone."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from benchmark.models.layers.sizes import KernelSize
 class ConvNet(Baseline):
     """v_0 = x, v_{l+1} = relu(K_l * v_l + b_l), y = K_L * v_{L-1} + b_L, with L = `layers`.
 
-    (B, T, C, H, W) -> (B, C, H, W), any grid; padded, so that the grid stays. Different from the published code: no
-    normalisation over the batch.
+    (B, T, C, H, W) -> (B, C, H, W), any grid. Different from the published code: no batch normalisation.
     """
 
     class Config(Frozen):
-        """`hidden` is the number of channels; `kernel_size` must be odd, so that the grid stays as it is."""
+        """`hidden` is the number of channels."""
 
         hidden: PositiveInt = 64
         layers: PositiveInt = 5

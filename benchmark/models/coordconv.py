@@ -1,25 +1,25 @@
-"""CoordConv: the convolutional network that is told where it is."""
+"""CoordConv: a convolutional network with the coordinates as further input channels."""
 
 from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
-from benchmark.models.layers.convolutions import convolutional_network
+from benchmark.models.layers.convolutions import PaddingMode, convolutional_network
 from benchmark.models.layers.sizes import KernelSize
 
 
 def coordinates(height: int, width: int, periodic: bool) -> Tensor:
-    """The extra channels, (1, D, H, W).
+    """Coordinate channels, (1, D, H, W).
 
-    In a closed box D = 2: x and y, from -1 at the first cell to 1 at the last. In a periodic one D = 4, the cosine
-    and sine of the angle along each axis: a coordinate that jumps would put a wall where there is none.
+    In a closed box D = 2: x and y, from -1 at the first cell to 1 at the last. In a periodic box D = 4: the cosine and
+    sine of the angle along each axis, since a coordinate with a jump would act as a wall.
     """
     if periodic:
         angles = (2 * math.pi * torch.arange(size) / size for size in (height, width))
@@ -33,34 +33,36 @@ def coordinates(height: int, width: int, periodic: bool) -> Tensor:
 class CoordConv2d(nn.Conv2d):
     """y = K * [x, c] + b with the coordinates c as further input channels, the last ones of the weight.
 
-    A convolution being linear, K * [x, c] = K_x * x + K_c * c, and K_c * c is one map for the whole batch: nothing
-    is concatenated, and the coordinates cost as much as one more window of D channels.
+    A convolution is linear, so K * [x, c] = K_x * x + K_c * c, and K_c * c is one map for the whole batch. Nothing is
+    concatenated, and the coordinates cost as much as one more window of D channels.
     """
 
     coordinates: Tensor
 
-    def __init__(self, coordinates: Tensor, in_channels: int, *args: Any, **kwargs: Any) -> None:
-        super().__init__(in_channels + coordinates.shape[1], *args, **kwargs)
-        self.register_buffer("coordinates", coordinates, persistent=False)  # the task gives them again
+    def __init__(
+        self, coordinates: Tensor, channels_in: int, channels_out: int, kernel_size: int, padding_mode: PaddingMode
+    ) -> None:
+        all_in, padding = channels_in + coordinates.shape[1], kernel_size // 2
+        super().__init__(all_in, channels_out, kernel_size, padding=padding, padding_mode=padding_mode)
+        self.register_buffer("coordinates", coordinates, persistent=False)  # determined by the task
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, H, W)."""
         features = self.in_channels - self.coordinates.shape[1]
-        of_features, of_coordinates = self.weight[:, :features], self.weight[:, features:]
-        where = self._conv_forward(self.coordinates, of_coordinates, self.bias)
-        return self._conv_forward(x, of_features, None).add_(where)
+        from_coordinates = self._conv_forward(self.coordinates, self.weight[:, features:], self.bias)
+        return self._conv_forward(x, self.weight[:, :features], None).add_(from_coordinates)
 
 
 class CoordConv(Baseline):
     """The network of `convnet` with every convolution a CoordConv: v -> ReLU(K * [v, c] + b), c the coordinates.
 
-    (B, T, C, H, W) -> (B, C, H, W), any grid; the weights do not depend on its size. Where the weights of c are zero
-    it is the ConvNet, so that it can learn how far to leave translation. It starts outside: the paper initialises
-    all weights alike. Different from the paper: sines and cosines in a periodic box, and no radius channel.
+    (B, T, C, H, W) -> (B, C, H, W), any grid; the weights do not depend on its size. If the weights of c are zero, it
+    is the ConvNet, so it can learn how far to leave translation. All weights start alike, as in the paper, so it does
+    not start as the ConvNet. Different from the paper: sines and cosines in a periodic box, and no radius channel.
     """
 
     class Config(Frozen):
-        """`hidden` is the number of channels, without those of the coordinates."""
+        """`hidden` is the number of channels, without the coordinates."""
 
         hidden: PositiveInt = 64
         layers: PositiveInt = 5

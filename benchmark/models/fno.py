@@ -1,4 +1,4 @@
-"""Fourier neural operator: a learnt multiplier for each low wave number, whatever the resolution."""
+"""Fourier neural operator: a trained multiplier for each low wave number, at any resolution."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
 
 
 class SpectralConv2d(nn.Module):
-    """v -> F^-1(R(k) F v(k)) for |k_x| < m_x and |k_y| < m_y; what is above is cut off.
+    """v -> F^-1(R(k) F v(k)) for |k_x| < m_x and |k_y| < m_y; higher wave numbers are cut off.
 
     F is the Fourier transform on the grid, of any size above 2 m - 2, and R(k) a complex matrix (c_in, c_out) for
-    each wave number k, in cycles per box. The field is real, so k_y >= 0 suffices; on the axis k_y = 0, where k and
-    -k are both stored, (R(k) + conj R(-k)) / 2 acts. Only the columns that are kept are transformed along x.
+    each wave number k, in cycles per box. The field is real, so k_y >= 0 suffices. On the axis k_y = 0, where k and
+    -k are both stored, (R(k) + conj R(-k)) / 2 acts. Only the columns with low k_y are transformed along x.
     """
 
     def __init__(self, channels: int, modes: tuple[int, int]) -> None:
@@ -30,13 +30,13 @@ class SpectralConv2d(nn.Module):
         self.weight = nn.Parameter(torch.randn(count, channels, channels, 2) / math.sqrt(2 * channels))
 
     def wave_numbers(self) -> Tensor:
-        """(k_x, k_y) of each matrix in `weight`: k_x = 0, ..., m_x - 1, 1 - m_x, ..., -1, and k_y runs fastest."""
+        """(k_x, k_y) of each matrix in `weight`: k_x = 0, ..., m_x - 1, 1 - m_x, ..., -1; k_y runs fastest."""
         along_x, along_y = self.modes
         k_x = torch.cat((torch.arange(along_x), torch.arange(1 - along_x, 0)))
         return torch.cartesian_prod(k_x, torch.arange(along_y))
 
     def forward(self, v: Tensor) -> Tensor:
-        """(B, c, H, W) -> (B, c, H, W), in the precision of the weight: there is no transform in bf16."""
+        """(B, c, H, W) -> (B, c, H, W), in the precision of the weight, since there is no transform in bf16."""
         height, width = v.shape[-2:]
         along_x, along_y = self.modes
         spectrum = torch.fft.fft(torch.fft.rfft(v.to(self.weight.dtype))[..., :along_y], dim=-2)
@@ -54,14 +54,13 @@ class FNO(Baseline):
     (B, T, C, H, W) -> (B, C, H, W), any grid. P and W are linear and pointwise, Q a pointwise network with one inner
     layer of 4 `hidden` channels. Parameters, nearly all in R: 2 L (2 m - 1) m `hidden`^2.
 
-    In a periodic box every shift is kept exactly. A box with walls is extended by zeros, `domain_padding` of its
-    size, at the end of each axis, so that opposite walls are no neighbours, and cut in the end; there the network
-    sees the walls from everywhere and keeps no shift. `symmetries` has to hold in both, and so is empty.
+    In a periodic box the network is equivariant under every shift. A box with walls is extended by zeros at the end of
+    each axis, by `domain_padding` of its size, so that opposite walls are no neighbours, and cut at the end. There the
+    network sees the walls from everywhere and keeps no shift, so `symmetries` is empty.
 
-    Different from the paper: gelu in place of ReLU, as in the authors' later code, and no batch normalisation, with
-    which a forecast would depend on the other windows in its batch. Different from their code: no coordinates among
-    the inputs, which would break translation in every box; k_x = -m, whose partner m is cut off, is cut off, too; R
-    starts centred, not in the positive quadrant.
+    Different from the paper: gelu in place of ReLU, as in the authors' later code, and no batch normalisation.
+    Different from their code: no coordinates among the inputs, which would break translation in every box; k_x = -m,
+    whose partner m is cut off, is cut off, too; R starts centred, not in the positive quadrant.
     """
 
     class Config(Frozen):
@@ -105,5 +104,5 @@ class FNO(Baseline):
         return self.projection(v[..., :height, :width])
 
     def _added(self, size: int) -> int:
-        """Cells of zeros beyond the end of an axis."""
+        """Number of zeros that extend an axis."""
         return math.ceil(self.domain_padding * size)

@@ -1,4 +1,4 @@
-"""Frame averaging: any network, made equivariant under quarter turns by turning what it sees."""
+"""Frame averaging: any network, made equivariant under quarter turns by turning its input."""
 
 from __future__ import annotations
 
@@ -14,47 +14,43 @@ from benchmark.models.baseline import Choice, SearchSpace, Task
 from benchmark.models.layers.wrapper import Wrapper
 
 NO_DIRECTION = 1e-5
-"""A flux below this part of what it would be if all flowed one way is taken for zero, being round-off."""
+"""A flux below this share of its value for a uniform direction of flow counts as zero: it is round-off."""
 
 
 class FrameAveraging(Wrapper):
     """y = 1/|F(x)| sum over g in F(x) of g f(g^-1 x), with a frame F(g x) = g F(x) in C4; f is `network`.
 
-    `frame: group` takes F(x) = C4, 4 forward passes. `frame: flux` takes the one quarter turn that brings the flux
-    w = mean |v|^2 v over the frames and cells of x within 45 degrees of the x axis: one pass, the small frame that is
-    the point of the paper. w turns as a velocity, does not depend on where in the box the flow is, and unlike the mean
-    velocity it is not zero whenever walls hold the fluid. Sectors around the axes, and not quadrants, keep a flow that
-    is symmetric about an axis away from the borders of the choice. There y jumps, as it must somewhere for any frame
-    of one element (Dym, Lawrence, Siegel 2024, arXiv 2402.16077).
+    `frame: group` is F(x) = C4, with 4 forward passes. `frame: flux` is the one quarter turn that brings the flux
+    w = mean |v|^2 v, over the frames and cells of x, within 45 degrees of the x axis: a small frame as in the paper,
+    with one pass. w turns as a velocity and is invariant under shifts. Unlike the mean velocity, it does not vanish
+    between walls. The sectors are around the axes, so that a flow symmetric about an axis is far from their
+    borders. At the borders y is discontinuous, as for any frame of one element (Dym, Lawrence, Siegel 2024, arXiv
+    2402.16077).
 
-    Where w is zero, as for a fluid at rest or one that is symmetric under a half turn, no single element can be chosen
-    equivariantly. Then the forecast is that nothing changes, which is equivariant and keeps to one pass.
+    If w is zero, as for a fluid at rest or one that is symmetric under a half turn, no single element can be chosen
+    equivariantly. The forecast is then persistence, which is equivariant and keeps to one pass.
 
-    Grids that are not square: the turns that bring the window upright (H > W) are a frame already, so the network sees
-    upright windows only, is built for them, and may have weights for each cell; a `group` has then 2 elements. On a
-    staggered grid the lower walls are kept at zero, without which a quarter turn is no permutation.
+    On grids that are not square, the turns that bring the window upright (H > W) are a frame already. The network is
+    built for upright windows and may have weights for each cell; a `group` then has 2 elements. On a staggered grid the
+    lower walls are kept at zero, without which a quarter turn is no permutation.
     """
 
     inside: Tensor
 
     class Config(Wrapper.Config):
-        """`network` is averaged over a `frame`: the whole group, or the one turn that the flux picks."""
+        """`frame` is the whole group, or the one turn that the flux selects."""
 
         frame: Literal["group", "flux"] = "flux"
 
     family = "strict"
     symmetries = ("rotation",)
+    needs_velocity = True
     source = "Puny et al. 2022 (arXiv 2110.03336)"
     search_space: ClassVar[SearchSpace] = {"frame": Choice(("group", "flux"))}
 
     @classmethod
-    def supports(cls, task: Task) -> str | None:
-        """A rotation acts on the two components of one velocity."""
-        return task.lacks_velocity()
-
-    @classmethod
     def refusal(cls, config: Any, task: Task) -> str | None:
-        """The network must run on the upright grid."""
+        """As for any wrapper, on the upright grid."""
         return super().refusal(config, _upright(task))
 
     def __init__(self, config: Config, task: Task) -> None:
@@ -76,13 +72,13 @@ class FrameAveraging(Wrapper):
         return self._rotate(y, -self.to_upright)
 
     def augment(self, x_BTCHW: Tensor, y_BSCHW: Tensor, draws_B: Tensor) -> tuple[Tensor, Tensor]:
-        """As the network does, which knows upright windows."""
+        """Augmentation of the network, on upright windows."""
         x, y = (self._rotate(field, self.to_upright) for field in (x_BTCHW, y_BSCHW))
         x, y = super().augment(x, y, draws_B)
         return self._rotate(x, -self.to_upright), self._rotate(y, -self.to_upright)
 
     def regularization(self, x_BTCHW: Tensor, draws_B: Tensor) -> Tensor:
-        """That of the network, which knows upright windows."""
+        """Regularization of the network, on upright windows."""
         return super().regularization(self._rotate(x_BTCHW, self.to_upright), draws_B)
 
     def _rotate(self, field: Tensor, turns: int) -> Tensor:
@@ -101,7 +97,7 @@ class FrameAveraging(Wrapper):
         return torch.where(flows_B.view(-1, 1, 1, 1), self._each(y, 1, turns_B), still)
 
     def _each(self, field: Tensor, sense: int, turns_B: Tensor) -> Tensor:
-        """Each window turned by its own number of quarter turns; all are computed, each from the last, and one kept."""
+        """Turn each window by its own number of quarter turns: all turns are computed, and one is selected."""
         result = turned = field
         stride = self.turns[1]
         wanted_B = (sense * turns_B % 4).view(-1, *[1] * (field.ndim - 1))
@@ -112,7 +108,7 @@ class FrameAveraging(Wrapper):
 
     @torch.no_grad()
     def _frame(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The turn of each window, one of `self.turns`, and whether it has any direction: (B,), (B,)."""
+        """Turn of each window, one of `self.turns`, and whether its flux has a direction: (B,), (B,)."""
         v = to_cell_centers(x) if self.task.grid == "staggered" else x
         speed = v.square().sum(2, keepdim=True).sqrt()
         flux = (speed.square() * v).mean((1, 3, 4))
@@ -122,9 +118,9 @@ class FrameAveraging(Wrapper):
 
 
 def quarter(vectors: Tensor) -> Tensor:
-    """k where the angle from the x axis is in (90 k - 45, 90 k + 45] degrees: (B, 2) -> (B,), 3 for a zero vector.
+    """Sector k of the angle from the x axis, (90 k - 45, 90 k + 45] degrees: (B, 2) -> (B,); 3 for a zero vector.
 
-    A border belongs to one of its sides, the same for all four, so that a quarter turn adds 1 modulo 4 exactly.
+    Each border belongs to the sector clockwise of it, so a quarter turn adds 1 modulo 4 exactly.
     """
     u, v = vectors.unbind(1)
     a, b = u + v, u - v
@@ -136,5 +132,5 @@ def quarter(vectors: Tensor) -> Tensor:
 
 
 def _upright(task: Task) -> Task:
-    """The task as the network sees it: with H >= W."""
+    """`task` with H >= W, as the network sees it."""
     return replace(task, height=max(task.height, task.width), width=min(task.height, task.width))

@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
 
-from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
-from benchmark.models.layers.group_scale import GeometricScales, ScaleGroupNetwork
-from benchmark.models.layers.scale import Projection
-from benchmark.models.layers.sizes import KernelSize
+from benchmark.models.layers.group_scale import ScaleGroupConfig, ScaleGroupConv2d
+from benchmark.models.layers.scale import ScaleNetwork
 
 
 class GroupScale(Baseline):
     """T velocities -> `hidden` functions on scales and cells, `layers` deep -> one velocity, by group convolutions.
 
-    [f * psi](s, x) = sum_{s'} sum_y f(s', x + y) s^-2 psi(s' / s, y / s): psi is free on K x K positions and on the
-    ratios s' / s = 1, r, r^2, ... of `scale_extent` scales, and is resampled to every scale s, by a fixed linear map,
-    so that it trains; see `layers/group_scale.py`. Unlike `sesn`, a layer mixes scales.
+    [f * psi](s, x) = sum_{s'} sum_y f(s', x + y) s^-2 psi(s' / s, y / s). psi is trained on K x K positions and on the
+    ratios s' / s = 1, r, r^2, ... of `scale_extent` scales, and resampled to every scale s by a fixed linear map; see
+    `layers/group_scale.py`. Unlike in `sesn`, a layer mixes scales.
 
-    Different from Worrall, Welling 2019: the features are not blurred anew at each scale, scales need not be whole
-    numbers, and filters are not depthwise. Different from the code published with Wang, Walters, Yu 2022: there each
-    filter is resampled once, before training, and detached, so that it keeps its random start; scales meet in the last
-    layer alone, a plain convolution of all of them, which no zoom commutes with; and features are normalised over the
-    batch.
+    Different from Worrall, Welling 2019: features are not blurred anew at each scale, scales need not be integers, and
+    filters are not depthwise. Different from the code published with Wang, Walters, Yu 2022: there each filter is
+    resampled once, before training, and detached, so that it keeps its random start; only the last layer mixes scales,
+    by a plain convolution, which does not commute with a zoom; and batch normalisation follows the layers.
 
-    A convolution at scale s has (K s)^2 positions: with the default scales and two of them read, 247 / 9 = 27 times as
-    many as a ConvNet with `hidden` channels.
+    A convolution at scale s has (K s)^2 positions: with the default scales, of which one reads two, 247 / 9 = 27 times
+    as many as a ConvNet with `hidden` channels.
     """
 
-    class Config(Frozen):
-        """`hidden` counts functions on the group, each of `len(scales)` channels; `kernel_size` is that at scale 1.
-
-        `scale_extent` is how many scales one reads, itself included; a range with fewer cuts it.
-        """
-
-        hidden: PositiveInt = 64
-        layers: PositiveInt = 5
-        kernel_size: KernelSize = 3
-        scales: GeometricScales = (1.0, 1.414, 2.0, 2.828)
-        scale_extent: PositiveInt = 2
-        projection: Projection = "max"
+    class Config(ScaleGroupConfig):
+        """Sizes of the network."""
 
     family = "strict"
     symmetries = ("scale", "translation")
+    needs_velocity = True
     source = "Worrall, Welling 2019 (arXiv 1905.11697); Wang, Walters, Yu 2022, section 4.1"
     search_space: ClassVar[SearchSpace] = {
         "hidden": Choice((16, 32, 64)),
@@ -55,23 +44,10 @@ class GroupScale(Baseline):
         "projection": Choice(("max", "mean")),
     }
 
-    @classmethod
-    def supports(cls, task: Task) -> str | None:
-        """A scaling multiplies both components of one velocity."""
-        return task.lacks_velocity()
-
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
-        self.network = ScaleGroupNetwork(
-            config.scales,
-            config.scale_extent,
-            task.input_frames,
-            config.hidden,
-            config.layers,
-            config.kernel_size,
-            config.projection,
-            task.padding_mode,
-        )
+        layer = partial(ScaleGroupConv2d, config, padding_mode=task.padding_mode)
+        self.network = ScaleNetwork(config, task.input_frames, layer, scale_axis=1)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """(B, T, 2, H, W) -> (B, 2, H, W)."""

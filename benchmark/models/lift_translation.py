@@ -1,4 +1,4 @@
-"""Lift expansion for translation: features of the whole field, found by a free encoder, enter a ConvNet."""
+"""Lift expansion for translation: a free encoder of the whole field joins a ConvNet."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
-from benchmark.models.layers.convolutions import convolutional_network
+from benchmark.models.layers.convolutions import convolution, convolutional_network
 from benchmark.models.layers.lift import field_encoder, lifted_features
 from benchmark.models.layers.sizes import KernelSize
 
 
 def hat_functions(cells: int, nodes: int, periodic: bool, device: torch.device) -> Tensor:
-    """(cells, nodes): the weights with which linear interpolation takes the centre of a cell from those of the tiles.
+    """Weights (cells, nodes) of linear interpolation from the centres of tiles to the centres of cells.
 
-    Beyond the outermost centres the nearest one counts alone; in a periodic box the last and the first are neighbours.
+    Cells beyond the outermost centres take the nearest value. In a periodic box the last tile and the first are
+    neighbours.
     """
     place = (torch.arange(cells, device=device) + 0.5) * (nodes / cells) - 0.5
     if not periodic:
@@ -31,18 +32,18 @@ def hat_functions(cells: int, nodes: int, periodic: bool, device: torch.device) 
 class LiftTranslation(Baseline):
     """y = f_2(f_1(x), e(x)): the ConvNet, cut in two as f_2 o f_1, and a free encoder e.
 
-    The group being that of translations, a function on it has a number for each pixel: e(x) in R^{E x H x W}, E =
-    `hidden` / 4, joins the features that enter the middle convolution (Wang, Walters, Zhu, Platt 2021, lift expansion;
-    Wang, Walters, Yu 2022, section 5, Lift). Whether e(x) moves with x is left to training.
+    A function on the group of translations has a number for each pixel: e(x) in R^{E x H x W}, E = `hidden` / 4, joins
+    the input of the middle convolution (Wang, Walters, Zhu, Platt 2021, lift expansion; Wang, Walters, Yu 2022, section
+    5, Lift). Whether e(x) moves with x is learnt.
 
-    e reads the field averaged over `encoder_grid`^2 tiles and gives E numbers for each tile, from which those of the
-    pixels are interpolated linearly; therefore its weights fit any grid (`layers/lift.py`). Different from the
-    published code: there e reads all pixels of a grid that is written into it, and gives `hidden` numbers that are the
-    same at all of them; and no normalisation over the batch.
+    e reads the field averaged over `encoder_grid`^2 tiles and gives E numbers for each tile, which are interpolated
+    linearly to the pixels, so the weights fit any grid (`layers/lift.py`). Different from the published code: there e
+    reads each pixel of one grid and gives `hidden` numbers that are the same at all pixels, and batch normalisation
+    follows the layers.
     """
 
     class Config(Frozen):
-        """`hidden` is the number of channels; `encoder_hidden` is the width of e."""
+        """`hidden` is the number of channels, `encoder_hidden` the width of e, which reads `encoder_grid`^2 tiles."""
 
         hidden: PositiveInt = 64
         layers: Annotated[int, Field(ge=3)] = 5
@@ -65,13 +66,7 @@ class LiftTranslation(Baseline):
         super().__init__(config, task)
         network = convolutional_network(task, config.hidden, config.layers, config.kernel_size)
         lifted, middle = lifted_features(config.hidden), 2 * (config.layers // 2)
-        network[middle] = nn.Conv2d(
-            config.hidden + lifted,
-            config.hidden,
-            config.kernel_size,
-            padding=config.kernel_size // 2,
-            padding_mode=task.padding_mode,
-        )
+        network[middle] = convolution(config.hidden + lifted, config.hidden, config.kernel_size, task.padding_mode)
         self.before, self.after = network[:middle], network[middle:]
         self.encoder_grid = config.encoder_grid
         self.encoder = field_encoder(task, config.encoder_grid, config.encoder_hidden, lifted * config.encoder_grid**2)
@@ -82,7 +77,7 @@ class LiftTranslation(Baseline):
         return self.after(torch.cat((self.before(x), self.at_pixels(self.encoder(x), x.shape[-2:])), dim=1))
 
     def at_pixels(self, tiles: Tensor, grid: torch.Size) -> Tensor:
-        """Numbers for tiles, (B, E `encoder_grid`^2) -> numbers for pixels, (B, E, H, W)."""
+        """Interpolate numbers for tiles, (B, E `encoder_grid`^2), to numbers for pixels, (B, E, H, W)."""
         tiles = tiles.unflatten(1, (-1, self.encoder_grid, self.encoder_grid))
         rows, columns = (
             hat_functions(cells, self.encoder_grid, self.task.periodic, tiles.device).to(tiles.dtype) for cells in grid

@@ -1,4 +1,4 @@
-"""The fully connected network: it knows nothing of space, and has to learn everything."""
+"""Fully connected network, without any knowledge of space."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
 class MLP(Baseline):
     """y = A_L relu(... relu(A_1 x + b_1) ...) + b_L on the whole window, flattened.
 
-    (B, T C H W) -> `hidden`, `layers` - 1 times -> (B, C H W), any grid and any box; the weights belong to one grid.
-    Of the parameters, (T + 1) C H W `hidden` are in the first and the last matrix: with 10 frames of 2 components on
-    64 x 64, 90 112 for each hidden unit, 5.8 M at the default width. Different from the published code: no
-    batch normalisation, with which a forecast would depend on the other windows in its batch.
+    (B, T C H W) -> `hidden`, `layers` - 1 times -> (B, C H W), any box; the weights belong to one grid. The first and
+    the last matrix have (T + 1) C H W `hidden` parameters: with 10 frames of 2 components on 64 x 64, 90 112 for each
+    hidden unit, 5.8 M at the default width. Different from the published code: no batch normalisation.
     """
 
     class Config(Frozen):

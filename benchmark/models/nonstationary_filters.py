@@ -1,4 +1,4 @@
-"""Non-stationary continuous filters: a small network makes each filter, and sees some of the absolute turn."""
+"""Non-stationary continuous filters: a small network generates each filter, and reads the absolute turn."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from benchmark.cell import Frozen, PositiveFloat, PositiveInt
 from benchmark.models.baseline import Baseline, Choice, LogUniform, SearchSpace, Task
-from benchmark.models.layers.group_rotation import ORDER, Fields, GroupConv2d, group_filter, group_network
+from benchmark.models.layers.fields import Field, Fields, field_network
+from benchmark.models.layers.group_rotation import ORDER, GroupConv2d, group_filter
 from benchmark.models.layers.relaxation import full_precision
 from benchmark.models.layers.sizes import KernelSize
-from benchmark.models.layers.steerable import Field
 
 
 class ContinuousFilter(nn.Module):
@@ -22,9 +22,9 @@ class ContinuousFilter(nn.Module):
 
     k_g(r, s) = V sin(W phi + c), phi = sin(A (r, cos s, sin s) + omega B (cos g, sin g) + b).
 
-    r in cells, s and g as angles. A, B and the phases b are random Fourier features, which are drawn once and stay: A
-    normal with deviation `frequency`, B with 1. So omega alone says how far the filter depends on the absolute turn g.
-    At omega = 0, where it starts, this is a group convolution. V is the last layer of the network, W its hidden one.
+    r in cells, s and g as angles. A, B and the phases b are fixed random Fourier features: A normal with deviation
+    `frequency`, B with deviation 1. omega alone sets how far the filter depends on the absolute turn g. At omega = 0,
+    the start, this is a group convolution. V is the last layer of the network, W the hidden one.
     """
 
     relative: Tensor
@@ -39,7 +39,6 @@ class ContinuousFilter(nn.Module):
         cells = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)
         each = ORDER, kernel_size, kernel_size, 2
         coordinates = torch.cat((cells.expand(each), turns[:, None, None].expand(each)), -1)
-        # Both products of frequencies and coordinates stay what they are, so they are what is kept.
         self.register_buffer("relative", coordinates.flatten(0, 2) @ (frequency * torch.randn(4, hidden)))
         self.register_buffer("absolute", turns @ torch.randn(2, hidden))
         self.register_buffer("phases", 2 * math.pi * torch.rand(hidden))
@@ -48,12 +47,12 @@ class ContinuousFilter(nn.Module):
         self.bias = nn.Parameter(torch.zeros(hidden))
 
     def features(self) -> Tensor:
-        """sin(W phi + c): (g, s K K, M)."""
+        """Features sin(W phi + c), (g, s K K, M)."""
         phi = torch.sin(self.relative + self.phases + self.omega * self.absolute[:, None])
         return torch.sin(phi @ self.weight.T + self.bias)
 
     def deviation(self, many_in: int) -> float:
-        """Of V at the start: filters then have He's, 2 over the numbers that one reads."""
+        """Initial deviation of V with which filters have He's variance, 2 over the fan-in."""
         with torch.no_grad():
             mean_square = self.features()[0].square().sum(-1).mean().item()
         return math.sqrt(2 / (many_in * len(self.relative)) / mean_square)
@@ -68,25 +67,24 @@ class ContinuousFilter(nn.Module):
 class NonstationaryFilters(Baseline):
     """T velocities -> `hidden` functions on Z^2 x C4, `layers` deep -> one velocity, by non-stationary filters.
 
-    [f * k](x, g) = sum_h sum_y f(x + y, h) k(R_g^-1 y, h - g, omega g): the filter is a function of the relative place
-    and turn, and of the absolute turn g as far as the frequency omega of each layer goes. At omega = 0, where training
-    starts, the filter is stationary and the layer a group convolution; the gradient of omega does not vanish there. k
-    is a coordinate network with sines (Sitzmann et al. 2020, arXiv 2006.09661), with one output for each pair of
-    channels: see ContinuousFilter. The penalty, coefficient x the sum of omega^2 over the layers, holds omega back.
+    [f * k](x, g) = sum_h sum_y f(x + y, h) k(R_g^-1 y, h - g, omega g): the filter is a function of the relative
+    position and turn, and of the absolute turn g with the frequency omega of the layer. Training starts at omega = 0,
+    where the filter is stationary, the layer is a group convolution, and the gradient of omega does not vanish. k is a
+    coordinate network with sines (Sitzmann et al. 2020, arXiv 2006.09661), with one output for each pair of channels;
+    see ContinuousFilter. The penalty is coefficient x the sum of omega^2 over the layers.
 
-    Different from van der Ouderaa, Romero, van der Wilk 2022, who classify images: filters are stationary in
-    translation, which here is kept, and only the turns are relaxed, C4 as the grid allows them exactly; what makes a
-    layer invariant, its other limit, is left out; omega starts at 0 and not at a chosen value, and has a penalty; there
-    is no batch norm.
+    Different from van der Ouderaa, Romero, van der Wilk 2022, who classify images: only the turns of C4 are relaxed,
+    and filters are stationary in translation; the other limit of a layer, invariance, is left out; omega starts at 0
+    and not at a chosen value, and has a penalty; there is no batch normalisation.
 
-    Filters are made once for each step of the optimiser, and then each layer is one convolution.
+    Filters are generated once for each step of the optimiser, and then each layer is one convolution.
     """
 
     class Config(Frozen):
         """`hidden` counts functions on the group, each of 4 channels; `filter_hidden` is the width of k.
 
-        `frequency` is the deviation of the frequencies of k, in radians a cell. At 2 the values of a filter are about
-        as independent as at any, below 1 filters are smooth. With 240 functions it has 5.6 M parameters.
+        `frequency` is the deviation of the frequencies of k, in radians a cell: at 2 the values of a filter are nearly
+        independent, and below 1 filters are smooth. With 240 functions it has 5.6 M parameters.
         """
 
         hidden: PositiveInt = 32
@@ -98,6 +96,7 @@ class NonstationaryFilters(Baseline):
 
     family = "approximate"
     symmetries = ("rotation", "translation")
+    needs_velocity = True
     source = "van der Ouderaa, Romero, van der Wilk 2022 (arXiv 2204.07178)"
     search_space: ClassVar[SearchSpace] = {
         "hidden": Choice((16, 32, 64, 128)),
@@ -108,31 +107,24 @@ class NonstationaryFilters(Baseline):
         "penalty": LogUniform(1e-6, 1e-2),
     }
 
-    @classmethod
-    def supports(cls, task: Task) -> str | None:
-        """A rotation acts on the two components of one velocity."""
-        return task.lacks_velocity()
-
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         self.coefficient = config.penalty
 
         def layer(before: Fields, after: Fields) -> GroupConv2d:
             (field_in, many_in), (field_out, many_out) = before, after
-            build = ContinuousFilter(field_in, field_out, config.kernel_size, config.filter_hidden, config.frequency)
-            last = torch.randn(many_out, many_in, config.filter_hidden)
-            return GroupConv2d(
-                before, after, config.kernel_size, last * build.deviation(many_in), build, task.padding_mode
-            )
+            expand = ContinuousFilter(field_in, field_out, config.kernel_size, config.filter_hidden, config.frequency)
+            last = torch.randn(many_out, many_in, config.filter_hidden) * expand.deviation(many_in)
+            return GroupConv2d(before, after, config.kernel_size, last, expand, task.padding_mode)
 
-        self.network = group_network(task.input_frames, config.hidden, config.layers, layer)
+        self.network = field_network(task.input_frames, config.hidden, config.layers, layer)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """(B, T, 2, H, W) -> (B, 2, H, W)."""
         return self.network(x_BTCHW.flatten(1, 2))
 
     def penalty(self) -> Tensor:
-        """coefficient x sum of omega^2 over the layers."""
+        """Coefficient x the sum of omega^2 over the layers."""
         if self.coefficient == 0:
             return super().penalty()
         omegas = (module.omega for module in self.network.modules() if isinstance(module, ContinuousFilter))

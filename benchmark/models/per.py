@@ -1,4 +1,4 @@
-"""PER: several symmetries, each with a price of its own, which training sets by how much the weights break it."""
+"""PER: penalties for several symmetries, weighted during training by how far the weights break each."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ from benchmark.models.layers.projection import HALF_TURN, MIRROR_X, MIRROR_Y, RO
 Coefficient = Annotated[float, Field(ge=0)]
 GROUPS = (ROTATIONS, HALF_TURN, MIRROR_X, MIRROR_Y)
 FLOOR = 0.01
-"""Symmetries that the weights break by less than this part of their own squares are not told apart."""
+"""Symmetries that the weights break by less than this share of their squared norm count as equal."""
 
 
 class PER(ProjectionWrapper):
     """Adds sum over groups i of lambda_i sum over layers of |T - P_i(T)|^2 to the loss of `network`.
 
-    T is the affine map of a convolution, P_i the projection to those that commute with the group G_i
-    (`layers/projection.py` says how it acts on the channels): the quarter turns, the half turn among them, and the
-    mirrors of x and of y, apart from each other since a force along one axis leaves but one of them. A projection is a
-    mean over a group that permutes the weights, so the penalty is exact and needs no forward pass.
+    T is the affine map of a convolution, P_i the projection to maps that commute with the group G_i (see
+    `layers/projection.py` for its action on the channels): the quarter turns, the half turn, and the mirrors of x and
+    of y, which are separate because a force along one axis leaves only one of them. A projection is a mean over a group
+    that permutes the weights, so the penalty is exact and needs no forward pass.
 
-    The strengths are tuned during training: at the part `tuned_at` of it each lambda_i is divided by
-    r_i / min r, with r_i the group's sum of squares over what random weights have of it, 1 - 1 / |G_i|, the minimum
-    over groups with lambda_i > 0. What the data have pulled away from a symmetry weakens its price from then on, and
-    the symmetry that holds best keeps its own. The published code takes the smallest sum of the epochs before, as it
-    is, by which a group never holds better than its subgroup, and the ratio to a power.
+    The strengths are tuned once, after the share `tuned_at` of training: each lambda_i is divided by r_i / min r, with
+    r_i the group's sum of squares relative to its value for random weights, 1 - 1 / |G_i|, and the minimum over groups
+    with lambda_i > 0. The penalty of a symmetry that the data break is thereby weakened, and that of the best kept one
+    stays. The published code uses the smallest sum of the epochs before, without that normalisation, by which a group
+    never holds better than its subgroup, and the ratio to a power.
 
-    The lambdas start equal, no group being preferred, at 1e-3: with a ConvNet of 64 channels each group starts with
-    about 0.05. Projected are networks of plain convolutions; others are n/a. Forecasts cost what they did, a training
-    step some copies of the weights.
+    All lambdas start at 1e-3: with a ConvNet of 64 channels each group starts with about 0.05. Only networks of plain
+    convolutions can be projected; others are n/a. A training step costs some copies of the weights, a forecast nothing.
     """
 
     coefficients: Tensor
     tuned: Tensor
 
     class Config(ProjectionWrapper.Config):
-        """The lambdas, and the part of training after which they are tuned; null: they stay as they are."""
+        """The lambdas, and the share of training after which they are tuned; null: never."""
 
         rotation_penalty: Coefficient = 1e-3
         half_turn_penalty: Coefficient = 1e-3
@@ -73,27 +72,27 @@ class PER(ProjectionWrapper):
         self._settled = False
 
     def squares(self) -> Tensor:
-        """r_i of the groups that have a lambda: the sum over layers of |T - P_i(T)|^2."""
+        """Sum over layers of |T - P_i(T)|^2, for each group with lambda_i > 0."""
         each = [[layer.deviation(GROUPS[index]).square() for layer in self.layers] for index in self.groups]
         return torch.stack([torch.stack(group).sum() for group in each])
 
     def penalty(self) -> Tensor:
-        """sum over i of lambda_i r_i, and that of the network."""
+        """Sum over i of lambda_i |T - P_i(T)|^2, and the penalty of the network."""
         if not self.groups:
             return super().penalty()
         return super().penalty() + (self.coefficients[self.groups] * self.squares()).sum()
 
     def before_step(self, progress: float) -> None:
-        """Tunes the lambdas, once, when it is time."""
+        """Tune the lambdas once, at `tuned_at`."""
         super().before_step(progress)
         if self._settled or not self.groups or self.tuned_at is None or progress < self.tuned_at:
             return
-        self._settled = True  # read on from here without asking the device
+        self._settled = True  # saves a synchronisation with the device at each later step
         if self.tuned:
             return
         with torch.no_grad():
-            whole = torch.stack([part.square().sum() for layer in self.layers for part in layer.parts()]).sum()
-            shares = torch.tensor([1 - 1 / len(GROUPS[index]) for index in self.groups], device=whole.device)
-            broken = (self.squares() / shares).clamp(min=(FLOOR * whole).clamp(min=torch.finfo(whole.dtype).tiny))
+            total = torch.stack([part.square().sum() for layer in self.layers for part in layer.parts()]).sum()
+            shares = torch.tensor([1 - 1 / len(GROUPS[index]) for index in self.groups], device=total.device)
+            broken = (self.squares() / shares).clamp(min=(FLOOR * total).clamp(min=torch.finfo(total.dtype).tiny))
             self.coefficients[self.groups] *= broken.min() / broken
             self.tuned.fill_(True)

@@ -1,4 +1,4 @@
-"""Persistence: the next frame is the last one. What every forecast must beat."""
+"""Persistence: the next frame equals the last one. The reference that every forecast must beat."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmark.models.baseline import Baseline, Task
 
 
 class Persistence(Baseline):
-    """y = x_T. It has nothing to learn, and commutes with every transformation of the frames."""
+    """y = x_T, without parameters; it commutes with every transformation of the frames."""
 
     class Config(Frozen):
         """No hyperparameters."""
@@ -24,6 +24,6 @@ class Persistence(Baseline):
         super().__init__(config, task)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> (B, C, H, W): a copy of the last frame, which is no change."""
+        """(B, T, C, H, W) -> (B, C, H, W)."""
         last = x_BTCHW[:, -1]
         return torch.zeros_like(last) if self.task.target == "change" else last.clone()

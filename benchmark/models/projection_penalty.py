@@ -1,4 +1,4 @@
-"""Projection penalty: each layer pays for its part that is not equivariant."""
+"""Projection penalty on the part of each layer that is not equivariant."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from benchmark.models.layers.projection import ROTATIONS, ProjectionWrapper
 class ProjectionPenalty(ProjectionWrapper):
     """Adds lambda x sum over layers of |T - P(T)| + mu x sum over layers of |P(T)| to the loss of `network`.
 
-    T is the affine map of a convolution, P the projection to those that commute with C4 (`layers/projection.py` says
-    how it acts on the channels), | | the Frobenius norm. P(T) is a mean over the whole group, on the weights: the
-    penalty is exact and needs no sample, no window and no forward pass. It is the norm and not its square, so that a
-    layer that gains little by breaking the symmetry can keep it exactly.
+    T is the affine map of a convolution, P the projection to maps that commute with C4 (see `layers/projection.py` for
+    its action on the channels), | | the Frobenius norm. P(T) is a mean over the group on the weights, so the penalty is
+    exact and needs no forward pass. The norm is not squared, so that a layer that gains little by breaking the symmetry
+    can keep it exactly.
 
-    lambda and mu are the paper's lambda_perp and lambda_G. lambda is 0.01 by default: a ConvNet of 64 channels starts
-    with a sum of norms of about 17, thus with a penalty of 0.17. Projected are networks of plain convolutions; others
-    are n/a. Forecasts cost what they did, a training step some copies of the weights.
+    lambda and mu are the paper's lambda_perp and lambda_G. With the default lambda, 0.01, a ConvNet of 64 channels
+    starts with a sum of norms of about 17 and a penalty of 0.17. Only networks of plain convolutions can be projected;
+    others are n/a. A training step costs some copies of the weights, a forecast nothing.
     """
 
     class Config(ProjectionWrapper.Config):
-        """`penalty` is lambda, on what is not equivariant; `equivariant_penalty` is mu, on what is."""
+        """`penalty` is lambda, `equivariant_penalty` is mu."""
 
         penalty: Annotated[float, Field(ge=0)] = 1e-2
         equivariant_penalty: Annotated[float, Field(ge=0)] = 0.0
@@ -41,7 +41,7 @@ class ProjectionPenalty(ProjectionWrapper):
         self.coefficient, self.equivariant_coefficient = config.penalty, config.equivariant_penalty
 
     def penalty(self) -> Tensor:
-        """lambda x sum |T - P(T)| + mu x sum |P(T)|, and that of the network."""
+        """lambda x sum |T - P(T)| + mu x sum |P(T)|, and the penalty of the network."""
         total = super().penalty()
         if self.coefficient > 0:
             total = total + self.coefficient * torch.stack([layer.deviation(ROTATIONS) for layer in self.layers]).sum()

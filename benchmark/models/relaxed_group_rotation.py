@@ -1,4 +1,4 @@
-"""Relaxed group convolution for rotation: each orientation of the features is read with weights of its own."""
+"""Relaxed group convolution for rotation, with weights for each turn that is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
-from benchmark.models.layers.group_rotation import rotation_group_network
+from benchmark.models.layers.fields import Fields, field_network
+from benchmark.models.layers.group_rotation import RotationGroupConv2d
 from benchmark.models.layers.relaxation import RelaxedBaseline
 from benchmark.models.layers.sizes import KernelSize
 
@@ -18,13 +19,12 @@ class RelaxedGroupRotation(RelaxedBaseline):
     """T velocities -> `hidden` functions on Z^2 x C4, `layers` deep -> one velocity, by relaxed group convolutions.
 
     [f ~* psi](g) = sum_h f(h) sum_l w_l(h) psi_l(g^-1 h): L filter banks psi_l, and one number w_l(h) for each bank and
-    turn. It starts equivariant, w being constant over the turns, and leaves the symmetry as far as the data pull and
-    the penalty allows: alpha x the sum over layers of mean |w_l(h) - w_l(h')| over neighbouring turns (Wang, Walters,
-    Yu 2022, section 4.1).
+    turn. It starts equivariant, with w constant over the turns. The penalty on leaving the symmetry is alpha x the sum
+    over layers of mean |w_l(h) - w_l(h')| over neighbouring turns (Wang, Walters, Yu 2022, section 4.1).
 
-    The published code differs: there w belongs to the turn g that is written, and not to the one that is read, as in
-    the paper; no ReLU follows a layer, and no bias; filters are turned by interpolation; the lifting layer swaps H and
-    W; the penalty is over some of the pairs of turns, and enters as (alpha c)^2.
+    Different from the published code: there w belongs to the turn g that is written, and here to the one that is read,
+    as in the paper; there no ReLU and no bias follow a layer, filters are turned by interpolation, the lifting layer
+    swaps H and W, and the penalty is over some pairs of turns and enters as (alpha c)^2.
     """
 
     class Config(Frozen):
@@ -41,6 +41,7 @@ class RelaxedGroupRotation(RelaxedBaseline):
 
     family = "relaxed"
     symmetries = ("rotation", "translation")
+    needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.1"
     search_space: ClassVar[SearchSpace] = {
         "hidden": Choice((16, 32, 64, 130)),
@@ -50,23 +51,13 @@ class RelaxedGroupRotation(RelaxedBaseline):
         "penalty": LogUniform(1e-7, 1e-3),
     }
 
-    @classmethod
-    def supports(cls, task: Task) -> str | None:
-        """A rotation acts on the two components of one velocity."""
-        return task.lacks_velocity()
-
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
-        self.coefficient = config.penalty
-        self.network = rotation_group_network(
-            task.input_frames,
-            config.hidden,
-            config.layers,
-            config.kernel_size,
-            config.banks,
-            relaxed=True,
-            padding_mode=task.padding_mode,
-        )
+
+        def layer(before: Fields, after: Fields) -> RotationGroupConv2d:
+            return RotationGroupConv2d(before, after, config.kernel_size, config.banks, True, task.padding_mode)
+
+        self.network = field_network(task.input_frames, config.hidden, config.layers, layer)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """(B, T, 2, H, W) -> (B, 2, H, W)."""

@@ -1,4 +1,4 @@
-"""Relaxed group convolution for translation: each pixel mixes the filter banks in its own way."""
+"""Relaxed group convolution for translation: filter banks mixed with weights for each pixel."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class RelaxedConv2d(RelaxedLayer):
     """[f ~* psi](x) = b + sum_l w_l(x) sum_y f(x + y) psi_l(y), w: {1..L} x H x W -> R, shared by all channels.
 
     w starts constant, so the layer starts as the convolution with w sum_l psi_l; w = 1 / sqrt(L) gives that filter the
-    deviation of any one bank, which is torch's own for a convolution. The banks start different, each from its own
-    numbers, and so do their w at the first gradient, dE/dw_l(x) being the product of dE/df(x) with what psi_l sees.
+    deviation of one bank, which is torch's own for a convolution. The banks start with different random numbers, so
+    their w have different gradients.
     """
 
     def __init__(
@@ -32,11 +32,10 @@ class RelaxedConv2d(RelaxedLayer):
         channels_in: int,
         channels_out: int,
         kernel_size: int,
-        padding: int,
         padding_mode: PaddingMode = "zeros",
     ) -> None:
         super().__init__()
-        self.padding = padding
+        self.padding = kernel_size // 2
         self.periodic = padding_mode == "circular"
         self.filters = nn.Parameter(torch.empty(banks * channels_out, channels_in, kernel_size, kernel_size))
         nn.init.kaiming_uniform_(self.filters, a=math.sqrt(5))
@@ -44,34 +43,29 @@ class RelaxedConv2d(RelaxedLayer):
         self.w = nn.Parameter(torch.full((banks, *grid), banks**-0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, I, H, W) -> (B, O, H, W). ValueError: another grid than that of w."""
+        """(B, I, H, W) -> (B, O, H, W). ValueError if x is not on the grid of w."""
         require_grid(x, self.w.shape[1:], "w has a number for each pixel of")
-        # One convolution for all banks: half the time of one for each, stacked.
-        seen = convolve(x, self.filters, None, self.padding, self.periodic)
+        # One convolution for all banks takes half the time of one for each.
+        convolved = convolve(x, self.filters, None, self.padding, self.periodic)
         mixed = self.bias[:, None, None]
-        for bank, w in zip(seen.unflatten(1, (len(self.w), -1)).unbind(1), self.w, strict=True):
+        for bank, w in zip(convolved.unflatten(1, (len(self.w), -1)).unbind(1), self.w, strict=True):
             mixed = torch.addcmul(mixed, bank, w)
         return mixed
 
     def roughness(self) -> Tensor:
-        """mean |w_l(x) - w_l(x')| over neighbouring pixels along both axes: 0 if and only if w is constant.
-
-        In a periodic box the last pixel of an axis and the first are neighbours, too.
-        """
+        """Mean of |w_l(x) - w_l(x')| over neighbouring pixels along both axes."""
         return roughness(self.w, (1, 2), self.periodic)
 
 
 class RelaxedGroupTranslation(RelaxedBaseline):
     """The ConvNet with `banks` filters in place of one, mixed by a weight w_l(x) for each bank and pixel.
 
-    It starts equivariant, w being constant over the pixels, and leaves the symmetry as far as the data pull and the
-    penalty allows: alpha x the sum over layers of mean |w_l(x) - w_l(x')| over neighbouring pixels (Wang, Walters, Yu
-    2022, section 4.1). As in the published code, w belongs to the pixel that the filter is centred on, and not, as in
-    the paper's sum over h, to the one that it reads. Different from that code: the bias is not multiplied by w, the
-    convolution at the start is not smaller by sqrt(L), alpha enters linearly, and a periodic box has no seam.
-
-    w makes the weights belong to one grid: the network cannot be applied to any other, its own turned by 90 degrees
-    included.
+    It starts equivariant, with w constant over the pixels. The penalty on leaving the symmetry is alpha x the sum over
+    layers of mean |w_l(x) - w_l(x')| over neighbouring pixels (Wang, Walters, Yu 2022, section 4.1). As in the
+    published code, w belongs to the pixel at the centre of the filter, and not, as in the paper's sum over h, to the
+    pixel that is read. Different from that code: the bias is not multiplied by w, the initial convolution is not
+    smaller by sqrt(L), alpha enters linearly, and a periodic box has no seam. The weights belong to one grid, because
+    of w.
     """
 
     class Config(Frozen):
@@ -96,10 +90,9 @@ class RelaxedGroupTranslation(RelaxedBaseline):
 
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
-        self.coefficient = config.penalty
         layer = partial(RelaxedConv2d, (task.height, task.width), config.banks)
         self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, layer)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> (B, C, H, W). ValueError: another grid than the task's."""
+        """(B, T, C, H, W) -> (B, C, H, W). ValueError if x is not on the task's grid."""
         return self.network(x_BTCHW.flatten(1, 2))

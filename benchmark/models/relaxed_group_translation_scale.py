@@ -1,9 +1,8 @@
-"""Relaxed group convolution for translation and scale: each scale and pixel is read with weights of its own."""
+"""Relaxed group convolution for translation and scale, with weights for each scale and pixel that is read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, ClassVar
 
@@ -11,55 +10,50 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from benchmark.cell import Frozen, PositiveInt
+from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, require_grid
-from benchmark.models.layers.group_scale import GeometricScales, ScaleGroupConv2d, ScaleGroupNetwork
+from benchmark.models.layers.fields import Fields
+from benchmark.models.layers.group_scale import ScaleGroupConfig, ScaleGroupConv2d
 from benchmark.models.layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
-from benchmark.models.layers.scale import Projection
-from benchmark.models.layers.sizes import KernelSize
-from benchmark.models.layers.steerable import Field
+from benchmark.models.layers.scale import ScaleNetwork
 
 
 class PixelwiseScaleGroupConv2d(RelaxedLayer):
     """[f ~* psi](g) = sum_h sum_l (w_l(h) f(h)) psi_l(g^-1 h), w: {1..L} x S x H x W -> R, shared by all channels.
 
-    w varies with the pixel that a filter reads, so it cannot be part of the filter: the group convolution has L times
-    as many channels in, those of w_l f. w starts constant, at L^-1/2, and each bank with the deviation that it has in
+    w varies with the pixel that a filter reads, so it cannot be part of the filter: the group convolution reads L times
+    as many channels, those of w_l f. w starts constant at L^-1/2, and each bank with the deviation of
     `relaxed_group_scale`.
     """
 
     def __init__(
         self,
+        config: ScaleGroupConfig,
         grid: tuple[int, int],
         banks: int,
-        scales: Sequence[float],
-        extent: int,
-        fields_in: tuple[Field, int],
-        fields_out: tuple[Field, int],
-        kernel_size: int,
+        fields_in: Fields,
+        fields_out: Fields,
         padding_mode: PaddingMode = "zeros",
     ) -> None:
         super().__init__()
         field_in, many_in = fields_in
-        self.convolution = ScaleGroupConv2d(
-            scales, extent, (field_in, banks * many_in), fields_out, kernel_size, padding_mode=padding_mode
-        )
+        weighted = field_in, banks * many_in
+        self.convolution = ScaleGroupConv2d(config, weighted, fields_out, padding_mode=padding_mode)
         with torch.no_grad():
-            self.convolution.psi.mul_(math.sqrt(banks))
-        self.w = nn.Parameter(torch.full((banks, len(scales), *grid), banks**-0.5))
+            self.convolution.coefficients.mul_(math.sqrt(banks))
+        self.w = nn.Parameter(torch.full((banks, len(config.scales), *grid), banks**-0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, S, I, H, W) -> (B, S, O, H, W). ValueError: another grid than that of w."""
+        """(B, S, I, H, W) -> (B, S, O, H, W). ValueError if x is not on the grid of w."""
         require_grid(x, self.w.shape[2:], "w has a number for each pixel of")
         weighted = self.w.transpose(0, 1)[:, :, None] * x[:, :, None]  # (B, S, L, I, H, W)
         return self.convolution(weighted.flatten(2, 3))
 
     def roughness(self) -> Tensor:
-        """mean |w_l(h) - w_l(h')| over neighbours along x, y and the scales: 0 if and only if w is constant.
+        """Mean of |w_l(h) - w_l(h')| over neighbours along x, y and the scales, a third each.
 
-        In a periodic box the last pixel of an axis and the first are neighbours, too; the last scale and the first are
-        not.
+        In a periodic box the last and the first pixel of an axis are neighbours. The last and the first scale are not.
         """
         along_the_grid = roughness(self.w, (2, 3), self.convolution.periodic)
         return (2 * along_the_grid + roughness(self.w, (1,))) / 3
@@ -68,31 +62,25 @@ class PixelwiseScaleGroupConv2d(RelaxedLayer):
 class RelaxedGroupTranslationScale(RelaxedBaseline):
     """The network of `group_scale` with L filter banks psi_l, and a number w_l(h) for each bank, scale and pixel h.
 
-    [f ~* psi](g) = sum_h f(h) sum_l w_l(h) psi_l(g^-1 h). It starts equivariant, w being constant, and leaves both
-    symmetries as far as the data pull and the penalty allows: alpha x the sum over layers of mean |w_l(h) - w_l(h')|
-    over neighbouring pixels and scales (Wang, Walters, Yu 2022, section 4.1). w belongs to the scale and the pixel that
-    is read, as in the paper; what the published code has for both symmetries is a steerable network with a number for
-    each bank and each pixel that is written, whatever the scale.
+    [f ~* psi](g) = sum_h f(h) sum_l w_l(h) psi_l(g^-1 h). The model starts equivariant, with w constant. The penalty on
+    leaving both symmetries is alpha x the sum over layers of mean |w_l(h) - w_l(h')| over neighbouring pixels and
+    scales (Wang, Walters, Yu 2022, section 4.1). w belongs to the scale and the pixel that are read, as in the paper;
+    the published code for both symmetries is a steerable network with a number for each bank and pixel that is written,
+    whatever the scale.
 
-    By definition it costs L times the convolutions of `group_scale`, and L + 1 times the memory of its features: each
-    is kept as it was and multiplied by each w_l. w makes the weights belong to one grid: the network cannot be applied
-    to any other.
+    The cost is L times the convolutions of `group_scale`, and L + 1 times the memory of its features, which are kept as
+    they are and multiplied by each w_l. The weights belong to one grid, because of w.
     """
 
-    class Config(Frozen):
-        """`hidden`, `kernel_size` and `scale_extent` as in `group_scale`; `banks` is L; `penalty` is alpha."""
+    class Config(ScaleGroupConfig):
+        """`banks` is L; `penalty` is alpha."""
 
-        hidden: PositiveInt = 64
-        layers: PositiveInt = 5
         banks: PositiveInt = 2
-        kernel_size: KernelSize = 3
-        scales: GeometricScales = (1.0, 1.414, 2.0, 2.828)
-        scale_extent: PositiveInt = 2
-        projection: Projection = "max"
         penalty: Annotated[float, pydantic.Field(ge=0)] = 0.0
 
     family = "relaxed"
     symmetries = ("translation", "scale")
+    needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.1"
     search_space: ClassVar[SearchSpace] = {
         "hidden": Choice((16, 32, 64)),
@@ -105,26 +93,12 @@ class RelaxedGroupTranslationScale(RelaxedBaseline):
         "penalty": LogUniform(1e-7, 1e-3),
     }
 
-    @classmethod
-    def supports(cls, task: Task) -> str | None:
-        """A scaling multiplies both components of one velocity."""
-        return task.lacks_velocity()
-
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
-        self.coefficient = config.penalty
-        self.network = ScaleGroupNetwork(
-            config.scales,
-            config.scale_extent,
-            task.input_frames,
-            config.hidden,
-            config.layers,
-            config.kernel_size,
-            config.projection,
-            task.padding_mode,
-            partial(PixelwiseScaleGroupConv2d, (task.height, task.width), config.banks),
-        )
+        grid = task.height, task.width
+        layer = partial(PixelwiseScaleGroupConv2d, config, grid, config.banks, padding_mode=task.padding_mode)
+        self.network = ScaleNetwork(config, task.input_frames, layer, scale_axis=1)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W). ValueError: another grid than the task's."""
+        """(B, T, 2, H, W) -> (B, 2, H, W). ValueError if x is not on the task's grid."""
         return self.network(x_BTCHW.flatten(1, 2))

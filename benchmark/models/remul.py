@@ -1,4 +1,4 @@
-"""REMUL: equivariance as a second task, learnt beside the forecast."""
+"""REMUL: equivariance as a second task beside the forecast."""
 
 from __future__ import annotations
 
@@ -17,37 +17,29 @@ from benchmark.models.layers.wrapper import Wrapper
 class Remul(Wrapper):
     """Adds beta x mean |f(g x) - g f(x)|^2 to the loss, with a random g of the group for each window.
 
-    f is one step of `network`, g one of the non-trivial elements over which the equivariance error is measured (on a
-    wide grid, of the quarter turns, the half turn alone); the mean is over windows, components and the cells where
-    g f(x) is defined. The weights of the two losses are constant, as in the paper's first scheme, and that of the
-    objective is 1; its other scheme, which adapts them to the gradients (GradNorm), is not offered.
+    f is one step of `network`, g one of the non-trivial elements for which the equivariance error is measured (of C4 on
+    a wide grid, the half turn alone). The mean is over windows, components and the cells where g f(x) is defined. As
+    the measured model equivariance error, the loss compares two forecasts and no target. The weights of the two losses
+    are constant, as in the paper's first scheme; the second one, GradNorm, is not implemented.
 
-    The equivariance loss compares two forecasts and no target, as the measured model equivariance error does.
-
-    beta is 1 by default: both losses are mean squares of one forecast frame, in the same units, so that a frame's
-    departure from the symmetry costs as much as an error of the same size in one rolled-out step.
-
-    A training step costs two more forward passes, and their gradients: with S rolled-out steps (S + 2) / S of the
-    network's time and memory. Forecasts cost what they did.
+    beta is 1 by default: both losses are mean squares of one forecast frame, so an equivariance error costs as much as
+    a forecast error of the same size in one rolled-out step. A training step with S rolled-out steps costs (S + 2) / S
+    of the network's time and memory. Forecasts cost nothing.
     """
 
     region: Tensor
 
     class Config(Wrapper.Config):
-        """`network` learns to be equivariant under `group`; `penalty` is beta."""
+        """`penalty` is beta."""
 
         group: GroupName = "C4"
         penalty: Annotated[float, Field(ge=0)] = 1.0
 
     family = "approximate"
     symmetries = ("rotation",)
+    needs_velocity = True
     source = "Elhag, Rusch, Di Giovanni, Bronstein 2024, REMUL (arXiv 2410.17878)"
     search_space: ClassVar[SearchSpace] = {"penalty": LogUniform(1e-2, 1e2)}
-
-    @classmethod
-    def supports(cls, task: Task) -> str | None:
-        """The groups act on the two components of one velocity."""
-        return task.lacks_velocity()
 
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
@@ -60,7 +52,7 @@ class Remul(Wrapper):
         others = super().regularization(x_BTCHW, draws_B)
         if self.coefficient == 0:
             return others
-        which_B = choose(other_draws(draws_B), len(self.group))  # an augmentation takes the draws as they are
+        which_B = choose(other_draws(draws_B), len(self.group))  # an augmentation uses the draws themselves
         both = torch.cat((x_BTCHW, transformed(x_BTCHW, self.group, which_B)))
         y_BCHW, of_transformed_BCHW = self.network(both).float().chunk(2)
         difference = of_transformed_BCHW - transformed(y_BCHW, self.group, which_B)

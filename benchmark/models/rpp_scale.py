@@ -1,4 +1,4 @@
-"""Residual pathway prior for scale: beside the filters that all scales share, each scale has free ones of its own."""
+"""Residual pathway prior for scale: filters that all scales share, and free filters for each scale."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.cell import Frozen, PositiveInt
-from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
+from benchmark.models.baseline import LogUniform, SearchSpace, Task
 from benchmark.models.layers.residual_pathway import ResidualPathwayBaseline, SummedPathways
-from benchmark.models.layers.scale import Projection, ScaleConv2d, ScaleNetwork, Scales, convolve_at_scales
-from benchmark.models.layers.sizes import KernelSize
+from benchmark.models.layers.scale import (
+    SCALE_SEARCH_SPACE,
+    ScaleConfig,
+    ScaleConv2d,
+    convolve_at_scales,
+    steerable_scale_network,
+)
 
 
 class FreeScaleConv2d(nn.Module):
-    """Convolution with a filter W_s and a bias c_s of its own at each scale s, zero at first, as large as `like`'s."""
+    """Convolution with a filter W_s and a bias c_s for each scale s, of the size of those of `like`; starts at zero."""
 
     def __init__(self, like: ScaleConv2d) -> None:
         super().__init__()
@@ -32,59 +36,35 @@ class FreeScaleConv2d(nn.Module):
 class RPPScale(ResidualPathwayBaseline):
     """The network of `sesn` with a free filter beside each steerable one: y_s = (K_s + W_s) * x_s + b + c_s, s a scale.
 
-    Gaussian priors on both, that of the equivariant path being the wider one, are the penalty lambda_K |w|^2 + lambda_W
-    |W, c|^2, w the coefficients that all K_s share and lambda the inverse of a prior's variance up to a common factor
-    (Finzi, Benton, Wilson 2021). Training's weight decay, where there is one, adds half of itself to both lambdas. W_s
-    has the size of K_s, and starts at zero, the network therefore as `sesn`; both paths are linear, so that it costs
-    what `sesn` does.
+    The penalty is lambda_K |w|^2 + lambda_W |W, c|^2, with w the coefficients that all K_s share, from Gaussian priors
+    on both paths (Finzi, Benton, Wilson 2021; `layers/residual_pathway.py`). Weight decay in training adds half of
+    itself to both lambdas. W_s has the size of K_s and starts at zero, so the network starts as `sesn`. Both paths are
+    linear, so the cost is that of `sesn`.
 
-    The default lambdas are those of Finzi's convolutional networks. Different from the code of Wang, Walters, Yu: that
-    has lambda_K = 0 and lambda_W = 1e-6, starts the free path as any convolution, gives it K x K cells at every scale,
-    and lets it mix the scales, which the equivariant path does not; what else differs is said in `sesn`.
+    The default lambdas are those of Finzi's convolutional networks. Different from the code of Wang, Walters, Yu,
+    beside the differences of `sesn`: there lambda_K = 0 and lambda_W = 1e-6; the free path starts like any convolution,
+    has K x K cells at every scale, and mixes the scales, which the equivariant path does not.
     """
 
-    class Config(Frozen):
-        """`hidden` counts functions on scales, `kernel_size` is that at scale 1; the penalties are both lambdas."""
+    class Config(ScaleConfig):
+        """The penalties are lambda_K and lambda_W."""
 
-        hidden: PositiveInt = 64
-        layers: PositiveInt = 5
-        kernel_size: KernelSize = 5
-        scales: Scales = (1.0, 1.5, 2.0, 2.5)
-        projection: Projection = "max"
         equivariant_penalty: Annotated[float, Field(ge=0)] = 1e-4
         free_penalty: Annotated[float, Field(ge=0)] = 1e-2
 
     family = "approximate"
     symmetries = ("scale", "translation")
+    needs_velocity = True
     source = "Finzi, Benton, Wilson 2021 (arXiv 2112.01388); Wang, Walters, Yu 2022, section 5, RPP"
     search_space: ClassVar[SearchSpace] = {
-        "hidden": Choice((16, 32, 64)),
-        "layers": Choice((3, 5, 7)),
-        "kernel_size": Choice((3, 5)),
-        "scales": Choice(((1.0, 1.5, 2.0, 2.5), (1.0, 1.4, 2.0, 2.8))),
-        "projection": Choice(("max", "mean")),
+        **SCALE_SEARCH_SPACE,
         "equivariant_penalty": LogUniform(1e-7, 1e-3),
         "free_penalty": LogUniform(1e-6, 1e-1),
     }
 
-    @classmethod
-    def supports(cls, task: Task) -> str | None:
-        """A scaling multiplies both components of one velocity."""
-        return task.lacks_velocity()
-
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
-        self.equivariant_coefficient, self.free_coefficient = config.equivariant_penalty, config.free_penalty
-        self.network = ScaleNetwork(
-            config.scales,
-            task.input_frames,
-            config.hidden,
-            config.layers,
-            config.kernel_size,
-            config.projection,
-            relaxed=False,
-            padding_mode=task.padding_mode,
-        )
+        self.network = steerable_scale_network(config, task)
         for index, layer in enumerate(self.network.layers):
             assert isinstance(layer, ScaleConv2d)
             self.network.layers[index] = SummedPathways(layer, FreeScaleConv2d(layer))

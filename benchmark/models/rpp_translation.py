@@ -1,4 +1,4 @@
-"""Residual pathway prior for translation: a convolution, and beside it a free map of the whole field."""
+"""Residual pathway prior for translation: a convolution, and a free linear map of the whole field."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor, nn
 
 from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
-from benchmark.models.layers.convolutions import PaddingMode, convolutional_network, require_grid
+from benchmark.models.layers.convolutions import PaddingMode, convolution, convolutional_network, require_grid
 from benchmark.models.layers.residual_pathway import ResidualPathwayBaseline, ResidualPathwayLayer, squared_norm
 from benchmark.models.layers.sizes import KernelSize
 
 FREE_START = 1e-3
-"""The deviation of the free path at the start, in that of the convolution."""
+"""Initial deviation of the free path, relative to the convolution."""
 
 
 class LowRankPathway(ResidualPathwayLayer):
     """y = K * x + b + U V^T x + c: V in R^{I H W x r}, U in R^{O H W x r}, c in R^{O H W}, x and y read as vectors.
 
-    U and V cannot both start at zero, nor one of them: where U is, V gets no gradient. V starts with variance
-    1 / (I H W), and U so that the free path has FREE_START of the deviation that a convolution has under torch's own
-    initialisation. c starts at zero.
+    Neither U nor V starts at zero, since the other one would get no gradient. V starts with variance 1 / (I H W), and U
+    such that the free path has FREE_START of the deviation of a convolution with torch's own initialisation. c starts
+    at zero.
     """
 
     def __init__(
@@ -36,25 +36,24 @@ class LowRankPathway(ResidualPathwayLayer):
         channels_in: int,
         channels_out: int,
         kernel_size: int,
-        padding: int,
         padding_mode: PaddingMode = "zeros",
     ) -> None:
         super().__init__()
         self.grid = grid
-        self.equivariant = nn.Conv2d(channels_in, channels_out, kernel_size, padding=padding, padding_mode=padding_mode)
+        self.equivariant = convolution(channels_in, channels_out, kernel_size, padding_mode)
         numbers_in, numbers_out = channels_in * math.prod(grid), channels_out * math.prod(grid)
         self.v = nn.Parameter(torch.randn(rank, numbers_in) / math.sqrt(numbers_in))
         self.u = nn.Parameter(torch.randn(numbers_out, rank) * FREE_START / math.sqrt(3 * rank))
         self.c = nn.Parameter(torch.zeros(numbers_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, I, H, W) -> (B, O, H, W). ValueError: another grid than that of U and V."""
+        """(B, I, H, W) -> (B, O, H, W). ValueError if x is not on the grid of U and V."""
         require_grid(x, self.grid, "the free path maps the whole of")
         free = F.linear(F.linear(x.flatten(1), self.v), self.u, self.c)
         return self.equivariant(x) + free.unflatten(1, (-1, *self.grid))
 
     def squared_norms(self) -> tuple[Tensor, Tensor]:
-        """|K|^2, and |W|^2 = |U V^T|^2 + |c|^2, the first part as the trace of (U^T U) (V^T V), both r x r."""
+        """|K|^2 and |W|^2 = |U V^T|^2 + |c|^2, with |U V^T|^2 as the trace of (U^T U) (V^T V), both r x r."""
         product = ((self.u.T @ self.u) * (self.v @ self.v.T)).sum()
         return squared_norm([self.equivariant.weight]), product + squared_norm([self.c])
 
@@ -62,21 +61,20 @@ class LowRankPathway(ResidualPathwayLayer):
 class RPPTranslation(ResidualPathwayBaseline):
     """The ConvNet with a free map of the whole field beside each convolution: y = K * x + b + W x + c, W = U V^T.
 
-    Gaussian priors on both, that of the convolution being the wider one, are the penalty lambda_K |K|^2 + lambda_W
-    |W, c|^2, lambda the inverse of a prior's variance up to a common factor (Finzi, Benton, Wilson 2021). W may be any
-    matrix there; as in the published code of Wang, Walters, Yu 2022 its rank is at most `rank`. The prior is on W and
-    not on its factors: |U|^2 + |V|^2 is at least twice the sum of the singular values of W, a price of another kind,
-    which holds small ones at zero. The free path starts at 1e-3 of the other, as that of Finzi's equivariant
-    perceptrons, and the network therefore nearly as the ConvNet.
+    The penalty is lambda_K |K|^2 + lambda_W |W, c|^2, from Gaussian priors on both paths (Finzi, Benton, Wilson 2021;
+    `layers/residual_pathway.py`). W is any matrix there; here its rank is at most `rank`, as in the published code of
+    Wang, Walters, Yu 2022. The prior is on W and not on its factors: |U|^2 + |V|^2 would be a nuclear norm, which keeps
+    small singular values at zero. The free path starts at 1e-3 of the other, as in Finzi's equivariant perceptrons, so
+    the network starts nearly as the ConvNet.
 
-    The default lambdas are those of Finzi's convolutional networks. Different from the code of Wang, Walters, Yu: that
-    has no such penalty, starts the free path as any linear layers, has one more bias, between V and U, and normalises
-    over the batch.
+    The default lambdas are those of Finzi's convolutional networks. Different from the code of Wang, Walters, Yu: there
+    no such penalty exists, the free path starts like any linear layers, one more bias is between V and U, and batch
+    normalisation follows.
 
-    What it costs, by definition: r H W (I + O) + H W O parameters in each layer beside those of the convolution, 37.0 M
-    in all for the default on 64 x 64 with 10 frames, four times that with gradients and Adam. Each is used for a few
-    windows only, so that a step is bound by memory: on one core 4 to 8 times the ConvNet's for batches of 8 to 4
-    windows. The weights belong to one grid: the network cannot be applied to any other.
+    The cost is r H W (I + O) + H W O parameters for each layer beside the convolution: 37.0 M in all for the default on
+    64 x 64 with 10 frames, and four times that with gradients and Adam. A step is bound by memory, since each parameter
+    is used for a few windows only: on one core 4 to 8 times the ConvNet's time for batches of 8 to 4 windows. The
+    weights belong to one grid.
     """
 
     class Config(Frozen):
@@ -103,10 +101,9 @@ class RPPTranslation(ResidualPathwayBaseline):
 
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
-        self.equivariant_coefficient, self.free_coefficient = config.equivariant_penalty, config.free_penalty
         layer = partial(LowRankPathway, (task.height, task.width), config.rank)
         self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, layer)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> (B, C, H, W). ValueError: another grid than the task's."""
+        """(B, T, C, H, W) -> (B, C, H, W). ValueError if x is not on the task's grid."""
         return self.network(x_BTCHW.flatten(1, 2))

@@ -1,4 +1,4 @@
-"""U-Net: convolutions on ever coarser grids and back, with skips between grids of the same size."""
+"""U-Net: convolutions on ever coarser grids and back, with skip connections between grids of the same size."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ class UNet(Baseline):
 
     D_l and U_l are two 3 x 3 convolutions to 2^l `hidden` channels, each with ReLU; pool is the maximum of 2 x 2
     cells, up a transposed 2 x 2 convolution with stride 2, A pointwise. (B, T, C, H, W) -> (B, C, H, W), any grid: a
-    pooled grid is rounded up, and what comes back is cut to the size of its skip. It has 31 M parameters at the
+    pooled grid is rounded up, and the upsampled one is cut to the size of its skip. It has 31 M parameters at the
     paper's width and depth, and about a quarter of that for half the width or one level less.
 
-    There is no normalisation, as in the paper: a batch norm keeps running buffers, which ranks would not share, and
-    makes a forecast depend on the other windows; a group norm takes its statistics over the whole box, and divides
-    the speed of the flow out. Pooling keeps the shifts by 2^depth cells, in a periodic box of a multiple of that
-    size. With walls it keeps none, the receptive field being larger than the box, so `symmetries` is empty.
+    There is no normalisation, as in the paper. Pooling keeps shifts by 2^depth cells, in a periodic box of a multiple
+    of that size. With walls it keeps none, because the receptive field is larger than the box, so `symmetries` is
+    empty.
 
     Different from the paper: the convolutions are padded, so that the grid stays; no dropout; the last layer starts
     small.
@@ -61,7 +60,7 @@ class UNet(Baseline):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Section 3: Gaussians of variance 2 / fan-in, here 1 / fan-in where no ReLU follows; biases are zero."""
+        """Gaussians of variance 2 / fan-in (section 3), here 1 / fan-in if no ReLU follows; biases are zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -1,7 +1,7 @@
-"""A free filter beside that of a steerable convolution, and how a quarter turn acts on filters.
+"""Free filters added to those of steerable convolutions, and the action of a quarter turn on filters.
 
-The branch is a second parametrization of the convolution's weight, after the expansion of the equivariant filter: both
-paths are linear, so that their sum is one convolution, and `parametrize.cached()` adds the filters once in a roll-out.
+The branch is a second parametrization of the convolution's weight, after the expansion of the equivariant filter. Both
+paths are linear, so their sum is one convolution, and `parametrize.cached()` adds the filters once in a roll-out.
 
 Letters as in `steerable`: O, I fields out and in; a, b components within a field (2 for a vector, N for the regular
 representation of C_N); K kernel size.
@@ -17,7 +17,7 @@ from benchmark.models.layers.steerable import SteerableConv2d
 
 
 def _turn_components(fields: Tensor, axis: int) -> Tensor:
-    """rho of a quarter turn on an axis of 2 components, a vector, or of N, a regular field."""
+    """Action rho of a quarter turn on an axis of 2 components (a vector) or of N (a regular field)."""
     components = fields.shape[axis]
     if components == 2:
         first, second = fields.unbind(axis)
@@ -28,29 +28,28 @@ def _turn_components(fields: Tensor, axis: int) -> Tensor:
 def quarter_turn(filters: Tensor, fields: tuple[int, int]) -> Tensor:
     """g W: y -> rho_out(g) W(g^-1 y) rho_in(g^-1), (O a, I b, K, K), with (a, b) = `fields`; a permutation with signs.
 
-    Also for C_8: its quarter turns are what a square grid keeps exactly.
+    It holds for C_8, too, whose quarter turns are exact on a square grid.
     """
     blocks = filters.unflatten(1, (-1, fields[1])).unflatten(0, (-1, fields[0])).rot90(1, (-2, -1))
     return _turn_components(_turn_components(blocks, 1), 3).flatten(2, 3).flatten(0, 1)
 
 
 def asymmetric_part(filters: Tensor, fields: tuple[int, int]) -> Tensor:
-    """W - P(W), with P(W) the mean of W in its four turns: zero if and only if W is equivariant under quarter turns."""
+    """W - P(W), P(W) the mean of g W over the four turns: zero if and only if W is equivariant under quarter turns."""
     half = filters + quarter_turn(quarter_turn(filters, fields), fields)
     return filters - (half + quarter_turn(half, fields)) / 4
 
 
 class FreeBranch(nn.Module):
-    """K -> K + s W, with W (O a, I b, K, K) free and `strength` s a number that is set, not trained.
+    """K -> K + s W, with W (O a, I b, K, K) trained and `strength` s set by the baseline.
 
-    s is a buffer: another value compiles nothing again, and checkpoints keep it. Unless `in_evaluation`, the branch is
-    there in train mode only: in eval mode K is left as it is. W starts at zero.
+    s is a buffer, so that a new value needs no recompilation and checkpoints keep it. Unless `in_evaluation`, the
+    branch acts in train mode only. W starts at zero.
     """
 
     strength: Tensor
 
     def __init__(self, layer: SteerableConv2d, strength: float, in_evaluation: bool) -> None:
-        """The branch that is to be attached to `layer`."""
         super().__init__()
         components_out, components_in = layer.get_buffer("parametrizations.weight.0.kernels").shape[-2:]
         self.fields = components_out, components_in
@@ -66,11 +65,12 @@ class FreeBranch(nn.Module):
 
 
 def steerable_layers(network: nn.Module) -> list[SteerableConv2d]:
+    """Steerable convolutions of `network`, in their order."""
     return [layer for layer in network.modules() if isinstance(layer, SteerableConv2d)]
 
 
 def add_free_branches(network: nn.Module, strength: float, in_evaluation: bool) -> list[FreeBranch]:
-    """One for each steerable convolution of `network`, in its order; the layer's `weight` is K + s W from then on."""
+    """Add a branch to each steerable convolution of `network`, whose `weight` is then K + s W; returns the branches."""
     layers = steerable_layers(network)
     branches = [FreeBranch(layer, strength, in_evaluation) for layer in layers]
     for layer, branch in zip(layers, branches, strict=True):
@@ -86,6 +86,6 @@ def free_branch(layer: SteerableConv2d) -> FreeBranch:
 
 
 def equivariant_filters(layer: SteerableConv2d) -> Tensor:
-    """K of a layer with a branch."""
-    filters: Tensor = layer.get_submodule("parametrizations.weight.0")(layer.coefficients)
+    """Equivariant filter K of a layer with a branch."""
+    filters: Tensor = layer.expansion(layer.coefficients)
     return filters

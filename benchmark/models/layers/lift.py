@@ -1,7 +1,7 @@
-"""Lift expansion: a free encoder reads the whole field, and what it finds joins the features of another network.
+"""Lift expansion: the output of a free encoder of the whole field joins the features of an equivariant network.
 
-Source: Wang, Walters, Zhu, Platt 2021 (arXiv 2110.15443). The encoder's output e(x) is read as a function on the group,
-so that the network behind it is equivariant in both; whether e(x) moves with x is left to training.
+Source: Wang, Walters, Zhu, Platt 2021 (arXiv 2110.15443). The encoder's output e(x) is a function on the group, so the
+layers after it are equivariant in both inputs. Whether e(x) transforms with x is learnt.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from benchmark.models.baseline import Task
 
 
 def lifted_features(hidden: int) -> int:
-    """E: a quarter as many as join the other `hidden` features."""
+    """E, the number of encoder features that join `hidden` others: a quarter, rounded up."""
     return math.ceil(hidden / 4)
 
 
 def field_encoder(task: Task, grid: int, hidden: int, numbers: int) -> nn.Sequential:
     """(B, T C, H, W) -> (B, `numbers`), by a perceptron of three layers, `hidden` wide.
 
-    It reads the field averaged over `grid`^2 tiles, therefore its weights fit any grid, and it still knows where
-    things are.
+    The input is the field averaged over `grid`^2 tiles, so the weights fit any grid and the encoder still knows
+    positions.
     """
     return nn.Sequential(
         nn.AdaptiveAvgPool2d(grid),

@@ -1,13 +1,13 @@
-"""The equivariant part of a network's convolutions, for groups that move the cells of a grid.
+"""Projection of a network's convolutions to equivariant ones, for groups that permute the cells of a grid.
 
 A motion g acts on a filter T as (g T)(p) = rho_out(g) T(g^-1 p) rho_in(g)^-1. T is equivariant if and only if every
-g T = T, and P(T) = mean over the group of g T (the Reynolds operator) is the orthogonal projection to such filters: it
-is exact, being permutations, signs and a mean.
+g T = T. P(T), the mean of g T over the group (the Reynolds operator), is the orthogonal projection to such filters. It
+is exact: permutations, signs and a mean.
 
-What the channels of a network are is a choice, since a plain network does not say. Here a velocity is a vector, and
-hidden channels, four by four, are numbers that belong to the directions +x, +y, -x, -y, which a motion permutes: the
-regular representation of C4, as in `group_rotation` and `steerable`. The one to three channels that are left over,
-where their number is no multiple of four, are invariant.
+A plain network does not define the representation of its channels, so it is chosen here. A velocity is a vector. Hidden
+channels, in groups of four, belong to the directions +x, +y, -x, -y, which a motion permutes: the regular
+representation of C4, as in `group_rotation` and `steerable`. If their number is no multiple of four, the remaining one
+to three channels are invariant.
 
 Letters: O, I channels out and in; K kernel size.
 """
@@ -32,12 +32,12 @@ from benchmark.models.layers.wrapper import Wrapper
 Channels = Literal["vector", "directions"]
 DIRECTIONS = 4
 SIGNS = (1, 1, -1, -1)
-"""Of +x, +y, -x, -y along the axis, x or y, that they belong to: the direction modulo 2."""
+"""Signs of the directions +x, +y, -x, -y along their axis, x or y, which is the direction modulo 2."""
 
 
 @dataclass(frozen=True)
 class Motion:
-    """`images[h]` is the direction that h goes to; `cells` moves the last two axes, x and y, of a filter."""
+    """`images[h]` is the image of the direction h; `cells` moves the last two axes, x and y, of a filter."""
 
     images: tuple[int, ...]
     cells: Callable[[Tensor], Tensor]
@@ -51,12 +51,12 @@ TURNS: Group = tuple(
 ROTATIONS: Group = TURNS
 HALF_TURN: Group = (TURNS[0], TURNS[2])
 MIRROR_X: Group = (TURNS[0], Motion((2, 1, 0, 3), partial(torch.flip, dims=(-2,))))
-"""x and the x component change their sign."""
+"""Reflection that changes the sign of x and of the x component."""
 MIRROR_Y: Group = (TURNS[0], Motion((0, 3, 2, 1), partial(torch.flip, dims=(-1,))))
 
 
 def represent(channels: Channels, motion: Motion, tensor: Tensor, axis: int) -> Tensor:
-    """rho(g) on the channels along `axis`; as rho is orthogonal, on the channels in it is T rho(g)^-1, too."""
+    """Apply rho(g) to the channels along `axis`; on the input channels this is T rho(g)^-1, since rho is orthogonal."""
     if channels == "vector":
         components: list[Any] = [None, None]
         for component, part in enumerate(tensor.unflatten(axis, (-1, 2)).unbind(axis + 1)):
@@ -66,15 +66,15 @@ def represent(channels: Channels, motion: Motion, tensor: Tensor, axis: int) -> 
     fields = tensor.shape[axis] // DIRECTIONS
     if fields == 0:
         return tensor
-    whole, rest = tensor.split([fields * DIRECTIONS, tensor.shape[axis] - fields * DIRECTIONS], axis)
-    parts = whole.unflatten(axis, (fields, DIRECTIONS)).unbind(axis + 1)
+    regular, invariant = tensor.split([fields * DIRECTIONS, tensor.shape[axis] - fields * DIRECTIONS], axis)
+    parts = regular.unflatten(axis, (fields, DIRECTIONS)).unbind(axis + 1)
     moved = torch.stack([parts[motion.images.index(h)] for h in range(DIRECTIONS)], axis + 1)
-    return torch.cat((moved.flatten(axis, axis + 1), rest), axis)
+    return torch.cat((moved.flatten(axis, axis + 1), invariant), axis)
 
 
 @dataclass(frozen=True)
 class PlainLayer:
-    """A convolution and what its channels are; its affine map T is the filter and, where there is one, the bias."""
+    """Convolution with the representations of its channels; its affine map T is the filter and the bias, if any."""
 
     convolution: nn.Conv2d | nn.ConvTranspose2d
     channels_in: Channels
@@ -87,7 +87,7 @@ class PlainLayer:
         return [filters] if bias is None else [filters, bias]
 
     def projection(self, group: Group) -> list[Tensor]:
-        """P(T), in its parts."""
+        """P(T), in the order of `parts`."""
         filters, *biases = self.parts()
         moved = [motion.cells(filters) for motion in group]
         moved = [represent(self.channels_out, motion, one, 0) for motion, one in zip(group, moved, strict=True)]
@@ -113,29 +113,30 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def plain_layers(network: nn.Module) -> tuple[PlainLayer, ...]:
-    """The convolutions of `network` in their order, the first one reading velocities and the last one writing one."""
-    found = [module for module in network.modules() if _is_plain(module)]
-    last = len(found) - 1
+    """Convolutions of `network` in their order; the first reads velocities and the last writes one."""
+    convolutions = [module for module in network.modules() if _is_plain(module)]
+    last = len(convolutions) - 1
     return tuple(
         PlainLayer(module, "directions" if index else "vector", "directions" if index < last else "vector")
-        for index, module in enumerate(found)
+        for index, module in enumerate(convolutions)
     )
 
 
 def not_projected(network: nn.Module, task: Task) -> str | None:
-    """Why the layers of `network` cannot be projected as above, or None."""
-    found = [layer.convolution for layer in plain_layers(network)]
-    theirs = {id(parameter) for module in found for parameter in module.parameters()}
+    """Reason why the layers of `network` cannot be projected, or None."""
+    convolutions = [layer.convolution for layer in plain_layers(network)]
+    known = {id(parameter) for module in convolutions for parameter in module.parameters()}
     for name, parameter in network.named_parameters():
-        if id(parameter) not in theirs:
+        if id(parameter) not in known:
             owner, parametrized, _ = name.partition(".parametrizations.")
             kind = type(network.get_submodule(owner if parametrized else name.rpartition(".")[0]))
             return f"{kind.__name__.removeprefix('Parametrized')} is not a plain convolution"
-    if not found:
+    if not convolutions:
         return "there is no convolution"
-    if found[0].in_channels != task.input_frames * task.channels or found[-1].out_channels != task.channels:
+    first, last = convolutions[0], convolutions[-1]
+    if first.in_channels != task.input_frames * task.channels or last.out_channels != task.channels:
         return "its first and last convolution do not read and write velocities"
-    widths = [(before.out_channels, after.in_channels) for before, after in pairwise(found)]
+    widths = [(before.out_channels, after.in_channels) for before, after in pairwise(convolutions)]
     if any(before != after for before, after in widths) and any(
         width % DIRECTIONS for pair in widths for width in pair
     ):
@@ -144,22 +145,19 @@ def not_projected(network: nn.Module, task: Task) -> str | None:
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d | nn.ConvTranspose2d]:
-    """A convolution that computes what torch's does, whatever its weight is made of."""
+    """Whether `module` computes torch's own convolution, whatever its weight is expanded from."""
     kinds = (nn.Conv2d, nn.ConvTranspose2d)
     return isinstance(module, kinds) and module.groups == 1 and type(module).forward in [kind.forward for kind in kinds]
 
 
 class ProjectionWrapper(Wrapper):
-    """A wrapper of networks of plain convolutions, `self.layers`; the network's own penalty is kept."""
+    """Wrapper of a network of plain convolutions, `self.layers`."""
 
-    @classmethod
-    def supports(cls, task: Task) -> str | None:
-        """The groups act on the two components of one velocity."""
-        return task.lacks_velocity()
+    needs_velocity = True
 
     @classmethod
     def refusal(cls, config: Any, task: Task) -> str | None:
-        """What the network cannot do, or why its layers cannot be projected."""
+        """Also the reason why the layers of the network cannot be projected."""
         return super().refusal(config, task) or _refusal(json.dumps(config.network.model_dump(mode="json")), task)
 
     def __init__(self, config: Any, task: Task) -> None:
@@ -169,7 +167,7 @@ class ProjectionWrapper(Wrapper):
 
 @cache
 def _refusal(network: str, task: Task) -> str | None:
-    """Builds the network, as only that tells its layers; as text it can be remembered."""
+    """Build the network, whose layers decide; `network` is JSON, so that the answer can be cached."""
     choice = ModelChoice.model_validate_json(network)
     baseline, settings = model_registry.configured(choice)
     with torch.random.fork_rng(devices=[]):

@@ -1,37 +1,40 @@
-"""Residual pathway priors: beside each equivariant path a free one, and a price for the weights of both.
+"""Residual pathway priors: a free path beside each equivariant path, and a penalty on the weights of both.
 
-Gaussian priors on the weights K of the equivariant paths and W of the free ones, that of K being the wider one, are the
-penalty lambda_K |K|^2 + lambda_W |W|^2, lambda the inverse of a prior's variance up to a common factor (Finzi, Benton,
-Wilson 2021, arXiv 2112.01388).
+Gaussian priors on the weights K of the equivariant paths and W of the free paths, with the wider prior on K, give the
+penalty lambda_K |K|^2 + lambda_W |W|^2. lambda is the inverse of a prior's variance up to a common factor (Finzi,
+Benton, Wilson 2021, arXiv 2112.01388).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmark.models.baseline import Baseline
+from benchmark.models.baseline import Baseline, Task
 from benchmark.models.layers.scale import ScaleConv2d
 from benchmark.models.layers.steerable import SteerableConv2d
 
 
 class ResidualPathwayLayer(nn.Module, ABC):
-    """A layer with an equivariant path and a free one beside it."""
+    """Layer with an equivariant path and a free path."""
 
     @abstractmethod
     def squared_norms(self) -> tuple[Tensor, Tensor]:
-        """|K|^2 and |W|^2: what the two priors are on."""
+        """|K|^2 and |W|^2, which the two priors weigh."""
 
 
 class ResidualPathwayBaseline(Baseline):
-    """A baseline that pays for the weights of both paths: lambda_K and lambda_W are its coefficients."""
+    """Baseline with a penalty on the weights of both paths, with lambda_K and lambda_W from its Config."""
 
-    equivariant_coefficient: float
-    free_coefficient: float
+    def __init__(self, config: Any, task: Task) -> None:
+        super().__init__(config, task)
+        self.equivariant_coefficient: float = config.equivariant_penalty
+        self.free_coefficient: float = config.free_penalty
 
     def penalty(self) -> Tensor:
         """lambda_K |K|^2 + lambda_W |W|^2, summed over the layers."""
@@ -43,12 +46,10 @@ class ResidualPathwayBaseline(Baseline):
 class SummedPathways(ResidualPathwayLayer):
     """y = (K + W) * x + b: K the filters of a steerable convolution, W those of a free one, which start at zero.
 
-    Both paths are linear, so their sum is one convolution with the sum of their filters. |K|^2 is that of the
-    coefficients of K; |W|^2 counts the bias of the free convolution, too.
+    Both paths are linear, so their sum is one convolution. `free` has a `weight` of the shape of K, and a `bias`.
     """
 
     def __init__(self, equivariant: SteerableConv2d | ScaleConv2d, free: nn.Module) -> None:
-        """`free` has a `weight` of the shape of the filters of `equivariant`, and a `bias`."""
         super().__init__()
         self.equivariant = equivariant
         self.free = free
@@ -56,7 +57,6 @@ class SummedPathways(ResidualPathwayLayer):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The shapes of both convolutions."""
         free = dict(self.free.named_parameters())
         both = {"weight": free["weight"] + self.equivariant.weight}
         if self.equivariant.bias is not None:
@@ -64,10 +64,10 @@ class SummedPathways(ResidualPathwayLayer):
         return functional_call(self.free, both, (x,))
 
     def squared_norms(self) -> tuple[Tensor, Tensor]:
-        """|w|^2 and |W, b|^2, w the coefficients of K."""
+        """|w|^2, with w the coefficients of K, and |W, b|^2, with b the free bias."""
         return squared_norm([self.equivariant.coefficients]), squared_norm(self.free.parameters())
 
 
 def squared_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """The sum of all squares."""
+    """Sum of the squares of all numbers in `parameters`."""
     return torch.stack([parameter.square().sum() for parameter in parameters]).sum()

@@ -1,15 +1,15 @@
 """Steerable convolutions of scalings and translations, strict and relaxed.
 
-A zoom by r takes a velocity field F(p) to r F(p / r), time being left alone, and a function on scales h(s, p) to
+A zoom by r maps a velocity field F(p) to r F(p / r), at constant time, and a function on scales h(s, p) to
 h(s / r, p / r). A convolution commutes with both if its filters at all scales s share their coefficients,
 
     K_s(y) = s^(a - b) sum_l w_l s^-2 Phi_l(y / s),     a, b = 1 for a velocity, 0 for a function on scales,
 
-where a belongs to the output and b to the input: lifting divides by the scale, projecting multiplies by it. So a
-function on scales is a number without unit, on which biases and ReLU may act. Phi_l are 2-D Hermite-Gaussian functions,
-basis A of Sosnovik, Szmaja, Smeulders 2020 (arXiv 1910.11093); as in the code of Wang, Walters, Yu 2022, a layer does
-not mix scales. On a grid all this holds up to the sampling of Phi_l and up to the ends of the range of scales: what a
-zoom moves beyond them is lost.
+with a for the output and b for the input: lifting divides by the scale and projecting multiplies by it. A function on
+scales is therefore dimensionless, and biases and ReLU may act on it. Phi_l are 2-D Hermite-Gaussian functions, basis A
+of Sosnovik, Szmaja, Smeulders 2020 (arXiv 1910.11093). As in the code of Wang, Walters, Yu 2022, a layer does not mix
+scales. On a grid the equivariance holds up to the sampling of Phi_l and up to the ends of the range of scales, beyond
+which a zoom moves features out of the range.
 
 Letters: S scales; O, I channels out and in; L basis functions; K kernel size at scale 1; P positions of all filters.
 """
@@ -29,10 +29,12 @@ from numpy.polynomial.hermite_e import hermevander
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from benchmark.cell import PositiveFloat
-from benchmark.models.layers.convolutions import LAST_LAYER_GAIN, PaddingMode, convolve
+from benchmark.cell import Frozen, PositiveFloat, PositiveInt
+from benchmark.models.baseline import Choice, SearchSpace, Task
+from benchmark.models.layers.convolutions import PaddingMode, convolve
+from benchmark.models.layers.fields import ExpandedFilter, FieldLayer, Fields, field_layers
 from benchmark.models.layers.relaxation import RelaxedLayer, full_precision, roughness
-from benchmark.models.layers.steerable import Field
+from benchmark.models.layers.sizes import KernelSize
 
 
 def _increasing(scales: tuple[float, ...]) -> tuple[float, ...]:
@@ -46,16 +48,39 @@ Scales = Annotated[tuple[PositiveFloat, ...], pydantic.Field(min_length=1), pyda
 Projection = Literal["max", "mean"]
 
 
+class ScaleConfig(Frozen):
+    """Sizes of a network on scales.
+
+    `hidden` counts functions on scales, each of `len(scales)` channels. `kernel_size` is the size at scale 1.
+    `projection` reduces the velocities at all scales to one.
+    """
+
+    hidden: PositiveInt = 64
+    layers: PositiveInt = 5
+    kernel_size: KernelSize = 5
+    scales: Scales = (1.0, 1.5, 2.0, 2.5)
+    projection: Projection = "max"
+
+
+SCALE_SEARCH_SPACE: SearchSpace = {
+    "hidden": Choice((16, 32, 64)),
+    "layers": Choice((3, 5, 7)),
+    "kernel_size": Choice((3, 5)),
+    "scales": Choice(((1.0, 1.5, 2.0, 2.5), (1.0, 1.4, 2.0, 2.8))),
+    "projection": Choice(("max", "mean")),
+}
+
+
 def half_width(kernel_size: int, scale: float) -> int:
-    """The filter at `scale` reaches as many cells to each side as its square of side K s touches."""
+    """Cells to each side of the centre that the square of side K s touches."""
     return math.ceil((kernel_size * scale - 1) / 2)
 
 
 def _axis(kernel_size: int, scale: float) -> Tensor:
     """(K, 2 half + 1): He_n(y / s) exp(-y^2 / 2 s^2) / s of the orders n < K along one axis.
 
-    The outermost cells count by the share of them that lies within K s. Cut at whole cells, as published, thus at
-    another multiple of s at each scale, networks were up to six times as far from equivariant.
+    The outermost cells are weighted by the share of them within K s. The published code cuts at whole cells, at another
+    multiple of s for each scale, which made networks up to six times as far from equivariant.
     """
     half = half_width(kernel_size, scale)
     y = np.arange(-half, half + 1)
@@ -67,24 +92,21 @@ def _axis(kernel_size: int, scale: float) -> Tensor:
 def hermite_gaussian(kernel_size: int, scale: float) -> Tensor:
     """s^-2 Phi_l(y / s): (L, 2 half + 1, 2 half + 1) with L = K^2, the pairs of orders below K along both axes.
 
-    The norm is 1 at scale 1 (not at each scale: a zoomed filter answers to a zoomed field as strongly).
+    The norm is 1 at scale 1 alone, so that a zoomed filter responds to a zoomed field as strongly.
     """
     axis = _axis(kernel_size, scale) / _axis(kernel_size, 1.0).norm(dim=1, keepdim=True)
     return torch.einsum("my,nx->mnyx", axis, axis).flatten(0, 1).float()
 
 
 def _positions(kernel_size: int, half: int) -> Tensor:
-    """(K, K, 2 half + 1, 2 half + 1): 1 where a position of a filter takes its w from that of the K x K positions.
-
-    It is that position itself where it lies among the K x K around the centre, otherwise the nearest of them.
-    """
+    """(K, K, 2 half + 1, 2 half + 1): 1 where one of the K x K positions is the nearest to a position of the filter."""
     nearest = (torch.arange(-half, half + 1) + kernel_size // 2).clamp(0, kernel_size - 1)
     one = F.one_hot(nearest, kernel_size).float()
     return torch.einsum("ya,xb->abyx", one, one)
 
 
 class ExpandFilters(nn.Module):
-    """Coefficients (O, I, L), or (K, K, O, I, L) with some for each position -> filters (O, I, P) at all scales."""
+    """Coefficients (O, I, L), or (K, K, O, I, L) with L for each position -> filters (O, I, P) at all scales."""
 
     basis: Tensor
 
@@ -113,10 +135,7 @@ def split_filters(weight: Tensor, halves: Sequence[int]) -> list[Tensor]:
 
 
 def convolve_at_scales(x: Tensor, weight: Tensor, bias: Tensor | None, halves: Sequence[int], periodic: bool) -> Tensor:
-    """(S, B, I, H, W) -> (S, B, O, H, W), with the filters (O, I, P) and one bias, (O,), or one at each scale, (S, O).
-
-    Padding keeps the grid.
-    """
+    """(S, B, I, H, W) -> (S, B, O, H, W) with filters (O, I, P) and a bias of shape (O,), or (S, O) for one a scale."""
     biases = [None] * len(halves) if bias is None else list(bias.expand(len(halves), -1))
     convolved = []
     for one, kernel, offset, half in zip(x, split_filters(weight, halves), biases, halves, strict=True):
@@ -124,20 +143,20 @@ def convolve_at_scales(x: Tensor, weight: Tensor, bias: Tensor | None, halves: S
     return torch.stack(convolved)
 
 
-class ScaleConv2d(RelaxedLayer):
-    """Convolution with K_s(y), strict, or with w_l(y) in place of w_l, relaxed.
+class ScaleConv2d(ExpandedFilter, RelaxedLayer):
+    """Convolution with K_s(y), strict, or with w_l(y) in place of w_l, relaxed, that keeps the grid.
 
-    w is in R^{O x I x L}, relaxed a function of the K x K kernel positions in cells, the same at every scale, so that
-    K_s is no longer K_1 enlarged (Wang, Walters, Yu 2022, section 4.2); larger filters take w from the nearest of these
-    positions. A relaxed layer starts with w constant over y, thus as an equivariant one; the published code starts it
-    at random. Padding keeps the grid. The deviation of w is He's for unit filters, sqrt(2 / (I L)).
+    The `coefficients` w are (O, I, L), relaxed (K, K, O, I, L): a function of the K x K kernel positions in cells, the
+    same at every scale, so that K_s is no longer K_1 enlarged (Wang, Walters, Yu 2022, section 4.2). Positions of
+    larger filters take w from the nearest of these. A relaxed layer starts equivariant, with w constant over y; the
+    published code starts it at random. The deviation of w is He's for unit filters, sqrt(2 / (I L)).
     """
 
     def __init__(
         self,
         scales: Sequence[float],
-        channels_in: tuple[Field, int],
-        channels_out: tuple[Field, int],
+        channels_in: Fields,
+        channels_out: Fields,
         kernel_size: int,
         relaxed: bool = False,
         padding_mode: PaddingMode = "zeros",
@@ -156,69 +175,58 @@ class ScaleConv2d(RelaxedLayer):
         # A velocity that is the same at every scale would not be the same after a zoom.
         self.bias = None if field_out == "vector" else nn.Parameter(torch.zeros(many_out))
 
-    @property
-    def coefficients(self) -> nn.Parameter:
-        """w: (O, I, L), or (K, K, O, I, L) where relaxed. A strict w broadcasts into a relaxed one."""
-        return self.get_parameter("parametrizations.weight.original")
-
     def filters(self) -> list[Tensor]:
         """K_s, (O, I, 2 half + 1, 2 half + 1), for each scale."""
         return split_filters(self.weight, self.halves)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(S, B, I, H, W) -> (S, B, O, H, W); a velocity is the same at all S."""
+        """(S, B, I, H, W) -> (S, B, O, H, W)."""
         return convolve_at_scales(x, self.weight, self.bias, self.halves, self.periodic)
 
     def roughness(self) -> Tensor:
-        """mean |w(y) - w(y')| over neighbours along both axes of the kernel: 0 if and only if w is constant."""
+        """Mean of |w(y) - w(y')| over neighbours along both axes of the kernel."""
         return roughness(self.coefficients, (0, 1))
 
 
 class ScaleNetwork(nn.Module):
-    """`frames` velocity fields -> `hidden` functions on scales -> ... -> a velocity at each scale -> one velocity.
+    """`frames` velocities -> `hidden` functions on scales -> ... -> a velocity at each scale -> one velocity.
 
-    `layers` convolutions with ReLU between them; the projection takes the largest value of each component over the
-    scales, or their mean.
+    The layers, with ReLU between them, have the scales on axis `scale_axis`. The projection takes the largest value of
+    each component over the scales, or the mean.
     """
 
-    def __init__(
-        self,
-        scales: Sequence[float],
-        frames: int,
-        hidden: int,
-        layers: int,
-        kernel_size: int,
-        projection: Projection,
-        relaxed: bool,
-        padding_mode: PaddingMode = "zeros",
-    ) -> None:
+    def __init__(self, config: ScaleConfig, frames: int, layer: FieldLayer, scale_axis: int = 0) -> None:
         super().__init__()
-        inner: list[tuple[Field, int]] = [("regular", hidden)] * (layers - 1)
-        fields: list[tuple[Field, int]] = [("vector", 2 * frames), *inner, ("vector", 2)]
-        convolutions = [
-            ScaleConv2d(scales, before, after, kernel_size, relaxed, padding_mode) for before, after in pairwise(fields)
-        ]
-        with torch.no_grad():
-            convolutions[-1].coefficients.mul_(LAST_LAYER_GAIN)
-        self.scales = len(scales)
-        self.projection = projection
-        self.layers = nn.Sequential(*convolutions)
+        self.scales, self.scale_axis = len(config.scales), scale_axis
+        self.projection = config.projection
+        self.layers = nn.Sequential(*field_layers(2 * frames, config.hidden, config.layers, 2, layer))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 2 frames, H, W) -> (B, 2, H, W)."""
         return self.after(self.before(x, 0), 0)
 
     def before(self, x: Tensor, layer: int) -> Tensor:
-        """What enters the convolution number `layer`, from 0: (B, 2 frames, H, W) -> (S, B, channels, H, W)."""
-        h = x.expand(self.scales, *x.shape)
-        for convolution in list(self.layers)[:layer]:
-            h = convolution(h).relu()
+        """Input of the layer at index `layer`: (B, 2 frames, H, W) -> (S, B, channels, H, W)."""
+        sizes = [-1] * 5
+        sizes[self.scale_axis] = self.scales
+        h = x.unsqueeze(self.scale_axis).expand(sizes)
+        for module in list(self.layers)[:layer]:
+            h = module(h).relu_()
         return h
 
     def after(self, h: Tensor, layer: int) -> Tensor:
-        """What the convolutions from number `layer` on make of it: (S, B, channels, H, W) -> (B, 2, H, W)."""
+        """Output of the network from the layer at index `layer` on: (S, B, channels, H, W) -> (B, 2, H, W)."""
         *inner, last = list(self.layers)[layer:]
-        for convolution in inner:
-            h = convolution(h).relu()
+        for module in inner:
+            h = module(h).relu_()  # in place, since nothing else keeps the output of a layer
         velocities = last(h)
-        return velocities.amax(0) if self.projection == "max" else velocities.mean(0)
+        return velocities.amax(self.scale_axis) if self.projection == "max" else velocities.mean(self.scale_axis)
+
+
+def steerable_scale_network(config: ScaleConfig, task: Task, relaxed: bool = False) -> ScaleNetwork:
+    """(B, T 2, H, W) -> (B, 2, H, W) by steerable convolutions of scalings."""
+
+    def layer(before: Fields, after: Fields) -> ScaleConv2d:
+        return ScaleConv2d(config.scales, before, after, config.kernel_size, relaxed, task.padding_mode)
+
+    return ScaleNetwork(config, task.input_frames, layer)

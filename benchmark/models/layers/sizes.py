@@ -1,4 +1,4 @@
-"""Types of the sizes that several Configs ask for."""
+"""Types of sizes that several Configs share."""
 
 from __future__ import annotations
 

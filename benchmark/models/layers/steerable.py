@@ -1,10 +1,10 @@
 """Steerable convolutions of C_N, strict and relaxed, through the e2cnn library.
 
 e2cnn supplies the representations, the basis of kernels and the variance of the initial coefficients (Weiler,
-Cesa 2019, arXiv 1911.08251). Its own R2Conv is not used as a layer: it keeps the expanded filter as a buffer that
-comes and goes with train() and eval(), so that state dicts of the two modes do not fit each other and copies fail
-after eval(). Here the filter is a parametrization of the convolution's weight, which `parametrize.cached()` expands
-once for many calls. The output is that of R2Conv with the same coefficients (tests/benchmark/models/test_steerable.py).
+Cesa 2019, arXiv 1911.08251). Its R2Conv is not used as a layer, because it keeps the expanded filter as a buffer that
+exists only after eval(): state dicts of the two modes differ, and copies fail. Here the filter is a parametrization of
+the convolution's weight, which `parametrize.cached()` expands once for many calls. The output equals that of R2Conv
+with the same coefficients (tests/benchmark/models/test_steerable.py).
 
 Letters: N order of the group; O, I fields out and in; a, b components within a field (2 for a vector, N for
 the regular representation); L basis kernels; K kernel size.
@@ -17,20 +17,38 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from benchmark.models.layers.convolutions import LAST_LAYER_GAIN, PaddingMode, convolve
+from benchmark.cell import Frozen, PositiveInt
+from benchmark.models.baseline import Choice, SearchSpace, Task
+from benchmark.models.layers.convolutions import PaddingMode, convolve
+from benchmark.models.layers.fields import ExpandBias, ExpandedFilter, Field, Fields, field_network
 from benchmark.models.layers.relaxation import RelaxedLayer, full_precision, roughness
+from benchmark.models.layers.sizes import KernelSize
 
 if TYPE_CHECKING:
     from e2cnn.nn import FieldType
 
-Field = Literal["vector", "regular"]
+
+class SteerableConfig(Frozen):
+    """Sizes of a steerable network; `hidden` counts regular fields, each of `order` channels."""
+
+    hidden: PositiveInt = 32
+    order: Literal[4, 8] = 4
+    layers: PositiveInt = 5
+    kernel_size: KernelSize = 3
+
+
+STEERABLE_SEARCH_SPACE: SearchSpace = {
+    "hidden": Choice((16, 32, 64)),
+    "order": Choice((4, 8)),
+    "layers": Choice((3, 5, 7)),
+    "kernel_size": Choice((3, 5)),
+}
 
 
 def field_type(order: int, field: Field, multiplicity: int) -> FieldType:
@@ -44,14 +62,14 @@ def field_type(order: int, field: Field, multiplicity: int) -> FieldType:
 
 @dataclass(frozen=True)
 class Basis:
-    """What e2cnn knows of the layers from one field to one field."""
+    """e2cnn's basis of the layers from one field to one field."""
 
     kernels: Tensor
     """(K, K, L, a, b): Phi_l at each position."""
     deviation: Tensor
     """(L,): standard deviation of the initial coefficients."""
     bias: Tensor
-    """(a, 0 or 1): the direction that the group leaves alone, if there is one."""
+    """(a, 0 or 1): the direction that the group leaves invariant, if there is one."""
 
 
 @cache
@@ -60,7 +78,7 @@ def kernel_basis(order: int, field_in: Field, field_out: Field, kernel_size: int
 
     The deviation is e2cnn's generalized He initialisation: variance 1 / (n m), with n the kinds of input irreps
     that reach an output irrep and m the number of coefficients from one such kind. m is proportional to the number
-    of input fields, so one is counted here and the layer divides by I; e2cnn lists all O I L coefficients.
+    of input fields I; here I = 1, and the layer divides by I.
     """
     from e2cnn.nn import R2Conv  # as above
 
@@ -88,7 +106,7 @@ class ExpandFilter(nn.Module):
 
     def __init__(self, kernels: Tensor) -> None:
         super().__init__()
-        self.register_buffer("kernels", kernels.clone())  # the cached one is shared by all layers
+        self.register_buffer("kernels", kernels.clone())  # all layers share the cached basis
 
     def forward(self, coefficients: Tensor) -> Tensor:
         positions = "yx" if coefficients.ndim == 5 else ""
@@ -97,32 +115,19 @@ class ExpandFilter(nn.Module):
         return filters.flatten(2, 3).flatten(0, 1)
 
 
-class ExpandBias(nn.Module):
-    """One number for each field (O,) -> bias (O a,), along the direction that the group leaves alone."""
-
-    direction: Tensor
-
-    def __init__(self, direction: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("direction", direction.clone())
-
-    def forward(self, bias: Tensor) -> Tensor:
-        return (bias[:, None] * self.direction).flatten()
-
-
-class SteerableConv2d(RelaxedLayer):
+class SteerableConv2d(ExpandedFilter, RelaxedLayer):
     """Convolution with K(y) = sum_l w_l Phi_l(y), strict, or K(y) = sum_l w_l(y) Phi_l(y), relaxed.
 
-    Phi_l spans the kernels with Phi(g y) = rho_out(g) Phi(y) rho_in(g^-1), and w is in R^{O x I x L}. Source:
-    Wang, Walters, Yu 2022, section 4.2. Padding keeps the grid. A relaxed layer starts with w constant over y,
-    thus as an equivariant one; the published code starts it at random.
+    (B, I b, H, W) -> (B, O a, H, W). Phi_l spans the kernels with Phi(g y) = rho_out(g) Phi(y) rho_in(g^-1). The
+    `coefficients` w are (O, I, L), relaxed (K, K, O, I, L). A relaxed layer starts equivariant, with w constant over y;
+    the published code starts it at random. Source: Wang, Walters, Yu 2022, section 4.2.
     """
 
     def __init__(
         self,
         order: int,
-        fields_in: tuple[Field, int],
-        fields_out: tuple[Field, int],
+        fields_in: Fields,
+        fields_out: Fields,
         kernel_size: int,
         relaxed: bool = False,
         padding_mode: PaddingMode = "zeros",
@@ -144,46 +149,22 @@ class SteerableConv2d(RelaxedLayer):
             self.bias = nn.Parameter(torch.zeros(many_out))
             register_parametrization(self, "bias", ExpandBias(basis.bias[:, 0]), unsafe=True)
 
-    @property
-    def coefficients(self) -> nn.Parameter:
-        """w: (O, I, L), or (K, K, O, I, L) where relaxed. A strict w broadcasts into a relaxed one."""
-        return self.get_parameter("parametrizations.weight.original")
-
     def forward(self, x: Tensor) -> Tensor:
         """(B, I b, H, W) -> (B, O a, H, W)."""
         return convolve(x, self.weight, self.bias, self.padding, self.periodic)
 
     def roughness(self) -> Tensor:
-        """mean |w(y) - w(y')| over neighbours along both axes of the kernel: 0 if and only if w is constant.
+        """Mean of |w(y) - w(y')| over neighbours along both axes of the kernel.
 
-        The published code runs through the flattened kernel, and so takes the end of one row and the beginning of
-        the next for neighbours.
+        In the published code, which flattens the kernel, the end of a row and the start of the next are neighbours.
         """
         return roughness(self.coefficients, (0, 1))
 
 
-def steerable_network(
-    order: int,
-    frames: int,
-    hidden: int,
-    layers: int,
-    kernel_size: int,
-    relaxed: bool,
-    padding_mode: PaddingMode = "zeros",
-) -> nn.Sequential:
-    """`frames` vector fields -> `hidden` regular fields -> ... -> one vector field, by `layers` convolutions.
+def steerable_network(config: SteerableConfig, task: Task, relaxed: bool = False) -> nn.Sequential:
+    """(B, T 2, H, W) -> (B, 2, H, W) by steerable convolutions with ReLU between them."""
 
-    ReLU acts on each component of a regular field, which the group only permutes. There is no normalisation:
-    e2cnn's InnerBatchNorm takes its statistics over the windows of one rank, so that two ranks would not train
-    as one process, and a forecast would depend on the other windows in its batch.
-    """
-    inner: list[tuple[Field, int]] = [("regular", hidden)] * (layers - 1)
-    fields: list[tuple[Field, int]] = [("vector", frames), *inner, ("vector", 1)]
-    modules: list[nn.Module] = []
-    for before, after in pairwise(fields):
-        modules += [SteerableConv2d(order, before, after, kernel_size, relaxed, padding_mode), nn.ReLU()]
-    last = modules[-2]
-    assert isinstance(last, SteerableConv2d)
-    with torch.no_grad():
-        last.coefficients.mul_(LAST_LAYER_GAIN)
-    return nn.Sequential(*modules[:-1])
+    def layer(before: Fields, after: Fields) -> SteerableConv2d:
+        return SteerableConv2d(config.order, before, after, config.kernel_size, relaxed, task.padding_mode)
+
+    return field_network(task.input_frames, config.hidden, config.layers, layer)

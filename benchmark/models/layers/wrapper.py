@@ -1,4 +1,4 @@
-"""Methods that change how a network is trained or called, and not the network: each takes any other baseline."""
+"""Base class of methods that change how a network is trained or called: each wraps any other baseline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmark.models.baseline import Baseline, Task
 
 
 def _resolved(network: Any) -> ModelChoice:
-    """`convnet`, `{convnet: {hidden: 64}}` or a ModelChoice's own form, with every setting written out."""
+    """ModelChoice with all settings, from `convnet`, `{convnet: {hidden: 64}}` or a ModelChoice's own form."""
     if isinstance(network, ModelChoice):
         network = network.model_dump()
     if isinstance(network, dict) and network.keys() == {"name", "config"}:
@@ -41,16 +41,16 @@ def _resolved(network: Any) -> ModelChoice:
 
 
 Network = Annotated[ModelChoice, BeforeValidator(_resolved)]
-"""The field of a Config that says which network is wrapped, and how it is set."""
+"""Type of the Config field that names the wrapped network and its settings."""
 
 
 def network(name: str = "convnet") -> Any:
-    """The default of such a field."""
+    """Default of a field of type `Network`."""
     return Field(default_factory=lambda: _resolved(name))
 
 
 class Wrapper(Baseline):
-    """Calls `self.network` at every place of the contract, and runs where it runs; a subclass adds what is its own."""
+    """Passes every method of the contract on to `self.network`; a subclass overrides those that it changes."""
 
     class Config(Frozen):
         """`network` is the baseline that is wrapped."""
@@ -61,13 +61,13 @@ class Wrapper(Baseline):
 
     @classmethod
     def refusal(cls, config: Any, task: Task) -> str | None:
-        """What the wrapper cannot do, or what the network cannot."""
+        """Reason of the wrapper, or of the network."""
         baseline, settings = model_registry.configured(config.network)
         return cls.supports(task) or baseline.refusal(settings, task)
 
     @classmethod
     def widened(cls, config: Any, width: int) -> Any:
-        """The width is that of the network."""
+        """Set the width of the network."""
         baseline, settings = model_registry.configured(config.network)
         wide = baseline.widened(settings, width)
         if wide is None:
@@ -81,21 +81,16 @@ class Wrapper(Baseline):
         self.network = baseline(settings, task)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> (B, C, H, W)."""
         return self.network(x_BTCHW)
 
     def penalty(self) -> Tensor:
-        """That of the network."""
         return self.network.penalty()
 
     def augment(self, x_BTCHW: Tensor, y_BSCHW: Tensor, draws_B: Tensor) -> tuple[Tensor, Tensor]:
-        """As the network does."""
         return self.network.augment(x_BTCHW, y_BSCHW, draws_B)
 
     def regularization(self, x_BTCHW: Tensor, draws_B: Tensor) -> Tensor:
-        """That of the network."""
         return self.network.regularization(x_BTCHW, draws_B)
 
     def before_step(self, progress: float) -> None:
-        """As the network does."""
         self.network.before_step(progress)

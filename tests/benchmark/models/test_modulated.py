@@ -16,7 +16,8 @@ from benchmark.models.baseline import Baseline, Task
 from benchmark.models.constraint_relaxation import ConstraintRelaxation, theta
 from benchmark.models.convnet import ConvNet
 from benchmark.models.e2cnn import E2CNN
-from benchmark.models.gm_cnn import GMCNN, AddDiagonal, GroupMatrixConv2d, neighborhood
+from benchmark.models.gm_cnn import GMCNN, AddDiagonal, GroupMatrixConv2d, Shift, neighborhood
+from benchmark.models.layers.fields import Fields
 from benchmark.models.layers.free_branch import (
     FreeBranch,
     add_free_branches,
@@ -26,12 +27,12 @@ from benchmark.models.layers.free_branch import (
     quarter_turn,
     steerable_layers,
 )
-from benchmark.models.layers.steerable import Field, SteerableConv2d
+from benchmark.models.layers.steerable import SteerableConv2d
 from benchmark.models.recm import RECM, Modulation
 
 TASK = Task("made_up", 2, 2, 8, 8, periodic=True)
 SMALL = {"hidden": 3, "layers": 3}
-LAYERS: list[tuple[tuple[Field, int], tuple[Field, int]]] = [
+LAYERS: list[tuple[Fields, Fields]] = [
     (("vector", 2), ("regular", 3)),
     (("regular", 3), ("regular", 2)),
     (("regular", 3), ("vector", 1)),
@@ -336,7 +337,7 @@ def group_diagonals(layer: GroupMatrixConv2d, grid: tuple[int, int]) -> Tensor:
 def test_layer_is_its_definition(rank: int, mode: Any) -> None:
     """b + sum_y (1 + a_y(x)) k(y) f(x + y), pixel by pixel."""
     torch.manual_seed(0)
-    layer = GroupMatrixConv2d(GRID, rank, 2, 4, 3, 1, mode)
+    layer = GroupMatrixConv2d(GRID, rank, 2, 4, 3, mode)
     assert neighborhood(3)[:rank] == layer.perturbed
     if layer.a is not None:
         nn.init.normal_(layer.a)
@@ -355,7 +356,7 @@ def test_layer_is_a_sum_of_group_diagonals() -> None:
     """M = sum_y diag(F_y) B_y, B_y the Kronecker product of cyclic shifts along the axes."""
     torch.manual_seed(0)
     (height, width), rank = (5, 4), 4
-    layer = GroupMatrixConv2d((height, width), rank, 1, 1, 3, 1, "circular")
+    layer = GroupMatrixConv2d((height, width), rank, 1, 1, 3, "circular")
     assert layer.a is not None
     nn.init.normal_(layer.a)
     matrix = torch.zeros(height * width, height * width)
@@ -374,7 +375,7 @@ def test_displacement_rank_is_that_of_the_config(rank: int) -> None:
     """The rank of F(x) - F(next x), pixels by positions of the kernel, for each pair of channels."""
     torch.manual_seed(0)
     grid = (5, 4)
-    layer = GroupMatrixConv2d(grid, rank, 2, 3, 3, 1, "circular")
+    layer = GroupMatrixConv2d(grid, rank, 2, 3, 3, "circular")
     for constant in (True, False):
         if layer.a is not None:
             with torch.no_grad():
@@ -391,7 +392,7 @@ def test_gradients_of_a_diagonal(by: tuple[int, int], periodic: bool) -> None:
     torch.manual_seed(0)
     shapes = ((2, 3, 4, 5), (2, 2, 4, 5), (3, 2, 1, 1), (4, 5))
     inputs = [torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in shapes]
-    assert torch.autograd.gradcheck(lambda *ours: AddDiagonal.apply(*ours, by, periodic), inputs)
+    assert torch.autograd.gradcheck(lambda *ours: AddDiagonal.apply(*ours, Shift(*by, periodic)), inputs)
 
 
 def kept_for_gradients(model: Baseline) -> int:

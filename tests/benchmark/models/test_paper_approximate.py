@@ -152,7 +152,7 @@ def test_rpp_translation_without_its_free_path_is_the_convnet(on: Task) -> None:
 
 @boxes
 def test_the_free_path_is_a_matrix_of_low_rank(on: Task) -> None:
-    layer = LowRankPathway((on.height, on.width), 3, 2, 4, 3, padding=1, padding_mode=on.padding_mode).double()
+    layer = LowRankPathway((on.height, on.width), 3, 2, 4, 3, padding_mode=on.padding_mode).double()
     fill(layer)
     x = torch.randn(2, 2, on.height, on.width).double()
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_the_free_path_is_a_matrix_of_low_rank(on: Task) -> None:
 
 
 def test_the_free_path_starts_at_a_thousandth_of_the_convolution() -> None:
-    layer, x = LowRankPathway((16, 16), 32, 8, 8, 3, padding=1), torch.randn(64, 8, 16, 16)
+    layer, x = LowRankPathway((16, 16), 32, 8, 8, 3), torch.randn(64, 8, 16, 16)
     with torch.no_grad():
         convolved = layer.equivariant(x)
         ratio = (layer(x) - convolved).std() / convolved.std()

@@ -260,8 +260,8 @@ def test_coordconv_without_coordinate_weights_is_the_convnet(periodic: bool, ker
 
 @PERIODIC
 def test_coordconv_layer_is_a_convolution_of_features_and_coordinates(periodic: bool) -> None:
-    where, mode = coordinates(6, 9, periodic), "circular" if periodic else "zeros"
-    layer = CoordConv2d(where, 2, 5, 3, padding=1, padding_mode=mode)
+    where, mode = coordinates(6, 9, periodic), task(6, 9, periodic).padding_mode
+    layer = CoordConv2d(where, 2, 5, 3, mode)
     plain = nn.Conv2d(2 + where.shape[1], 5, 3, padding=1, padding_mode=mode)
     plain.load_state_dict(layer.state_dict())
     x = torch.randn(3, 2, 6, 9)

@@ -47,7 +47,7 @@ def shifted(field: Tensor) -> Tensor:
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
 def test_layer_is_its_definition(mode: Any) -> None:
     """b + sum_l w_l(x) sum_y f(x + y) psi_l(y), pixel by pixel."""
-    layer = RelaxedConv2d(GRID, 3, 2, 4, 3, 1, mode)
+    layer = RelaxedConv2d(GRID, 3, 2, 4, 3, mode)
     f = torch.randn(2, *GRID)
     with torch.no_grad():
         layer.w.normal_()
@@ -63,7 +63,7 @@ def test_layer_is_its_definition(mode: Any) -> None:
 @pytest.mark.parametrize("banks", [1, 2, 3])
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
 def test_starts_as_a_plain_convolution(banks: int, mode: Any) -> None:
-    layer = RelaxedConv2d(GRID, banks, 64, 64, 3, 1, mode)
+    layer = RelaxedConv2d(GRID, banks, 64, 64, 3, mode)
     plain = nn.Conv2d(64, 64, 3, padding=1, padding_mode=mode, bias=False)
     theirs = plain.weight.std().item()
     with torch.no_grad():

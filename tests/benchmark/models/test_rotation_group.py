@@ -17,17 +17,19 @@ from benchmark.models.clcnn import CLCNN, LocallyConnected2d
 from benchmark.models.combo_rotation import ComboRotation
 from benchmark.models.convnet import ConvNet
 from benchmark.models.e2cnn import E2CNN
-from benchmark.models.layers.group_rotation import RotationGroupConv2d, rotation_group_network
-from benchmark.models.layers.steerable import Field, SteerableConv2d
+from benchmark.models.layers.fields import Fields, field_network
+from benchmark.models.layers.group_rotation import RotationGroupConv2d
+from benchmark.models.layers.residual_pathway import SummedPathways
+from benchmark.models.layers.steerable import SteerableConv2d
 from benchmark.models.lift_rotation import LiftRotation
 from benchmark.models.relaxed_group_rotation import RelaxedGroupRotation
-from benchmark.models.rpp_rotation import ResidualPathway, RPPRotation
+from benchmark.models.rpp_rotation import RPPRotation, free_convolution
 
 FRAMES = 2
 TASK = Task("made_up", FRAMES, 2, 10, 10)
 PERIODIC = Task("made_up", FRAMES, 2, 7, 9, periodic=True)
 SQUARE, WIDE = (12, 12), (9, 14)
-FIELDS: list[tuple[tuple[Field, int], tuple[Field, int]]] = [
+FIELDS: list[tuple[Fields, Fields]] = [
     (("vector", 2), ("regular", 3)),
     (("regular", 3), ("regular", 2)),
     (("regular", 3), ("vector", 1)),
@@ -101,7 +103,7 @@ def test_group_convolution_is_its_definition(kernel_size: int) -> None:
     with torch.no_grad():
         layer.w.normal_()
     f = torch.randn(1, 4, size, size)
-    psi, w = layer.psi.detach()[:, 0, 0], layer.w.detach()
+    psi, w = layer.coefficients.detach()[:, 0, 0], layer.w.detach()
     expected = torch.zeros(4, size, size)
     for g, h, i, j in itertools.product(range(4), range(4), *2 * [range(-half, half + 1)]):
         x, y = i, j
@@ -121,7 +123,7 @@ def test_velocities_are_lifted_and_projected_as_functions_on_the_group() -> None
     with torch.no_grad():
         whole.w.normal_()
         for layer in (lifting, projecting):
-            layer.psi.copy_(whole.psi)
+            layer.coefficients.copy_(whole.coefficients)
             layer.w.copy_(whole.w)
         v = torch.randn(1, 2, 2, 8, 7)
         lifted = torch.einsum("bichw,nc->binhw", v, directions).flatten(1, 2)
@@ -162,14 +164,20 @@ def test_forecast_is_a_velocity(kernel_size: int, grid: tuple[int, int]) -> None
     assert forecast_error(model, frames(*grid)) < 1e-5
 
 
+def network(banks: int, relaxed: bool) -> nn.Sequential:
+    return field_network(2, 3, 4, lambda *fields: RotationGroupConv2d(*fields, 3, banks, relaxed))
+
+
 def test_relaxed_is_strict_where_w_is_constant() -> None:
     """The same weights give the same bits, and three banks the same function as their sum in one."""
-    relaxed, strict, one = (rotation_group_network(2, 3, 4, 3, *kind) for kind in ((3, True), (3, False), (1, False)))
+    relaxed, strict, one = (network(*kind) for kind in ((3, True), (3, False), (1, False)))
     x = torch.randn(2, 4, 8, 8)
     with torch.no_grad():
         for ours, theirs in zip(group_convs(relaxed), group_convs(one), strict=True):
             ours.w.copy_(torch.randn(3, 1).expand(3, 4))
-            theirs.psi.copy_((ours.w[:, 0, None, None, None, None, None] * ours.psi).sum(0, keepdim=True))
+            theirs.coefficients.copy_(
+                (ours.w[:, 0, None, None, None, None, None] * ours.coefficients).sum(0, keepdim=True)
+            )
         strict.load_state_dict(relaxed.state_dict())
         assert torch.equal(relaxed(x), strict(x))
         torch.testing.assert_close(relaxed(x), one(x))
@@ -233,7 +241,7 @@ def test_small_relaxations_survive_bf16() -> None:
     layer = RotationGroupConv2d(("regular", 1), ("regular", 1), 1, 2, relaxed=True)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         layer.w.fill_(1.0)
-        layer.psi[0], layer.psi[1] = 1.0, -1.0
+        layer.coefficients[0], layer.coefficients[1] = 1.0, -1.0
         layer.w[0, 2] += 2**-10
         assert layer.weight[0, :, 0, 0].tolist() == [0, 0, 2**-10, 0]
 
@@ -267,8 +275,8 @@ def test_a_periodic_box_has_no_seam(model: type[Baseline]) -> None:
 # Residual pathway prior
 
 
-def pathways(model: nn.Module) -> list[ResidualPathway]:
-    return [layer for layer in model.modules() if isinstance(layer, ResidualPathway)]
+def pathways(model: nn.Module) -> list[SummedPathways]:
+    return [layer for layer in model.modules() if isinstance(layer, SummedPathways)]
 
 
 @pytest.mark.parametrize("order", [4, 8])
@@ -298,11 +306,12 @@ def test_rpp_without_its_equivariant_path_is_the_convnet() -> None:
 
 @pytest.mark.parametrize("fields", FIELDS)
 def test_pathways_add_up(fields: Any) -> None:
-    layer = ResidualPathway(SteerableConv2d(4, *fields, 3))
+    steerable = SteerableConv2d(4, *fields, 3)
+    layer = SummedPathways(steerable, free_convolution(steerable))
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.normal_()
-        x = torch.randn(2, layer.free.in_channels, 8, 7)
+        x = torch.randn(2, steerable.weight.shape[1], 8, 7)
         torch.testing.assert_close(layer(x), layer.equivariant(x) + layer.free(x), rtol=1e-4, atol=1e-4)
 
 
@@ -405,7 +414,7 @@ def test_clcnn_with_equal_filters_is_the_convnet(kernel_size: int, on: Task) -> 
 
 
 def test_each_pixel_has_filters_of_its_own() -> None:
-    layer = LocallyConnected2d((6, 5), 3, 2, 3, padding=1)
+    layer = LocallyConnected2d((6, 5), 3, 2, 3)
     x = torch.randn(2, 3, 6, 5)
     with torch.no_grad():
         layer.weight.normal_()

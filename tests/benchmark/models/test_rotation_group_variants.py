@@ -14,13 +14,8 @@ from torch.nn.utils import parametrize
 
 from benchmark.groups import rotate, shift
 from benchmark.models.baseline import Baseline, Task
-from benchmark.models.layers.group_rotation import (
-    Fields,
-    GroupConv2d,
-    RotationGroupConv2d,
-    group_filter,
-    rotation_group_network,
-)
+from benchmark.models.layers.fields import Fields, field_network
+from benchmark.models.layers.group_rotation import GroupConv2d, RotationGroupConv2d, group_filter
 from benchmark.models.nonstationary_filters import ContinuousFilter, NonstationaryFilters
 from benchmark.models.partial_gcnn import PartialGCNN
 from benchmark.models.relaxed_group_translation_rotation import RelaxedGroupConv2d, RelaxedGroupTranslationRotation
@@ -57,6 +52,18 @@ def frames(on: Task = TASK, windows: int = 2) -> Tensor:
 
 def layers_of(kind: type[Layer], model: nn.Module) -> list[Layer]:
     return [module for module in model.modules() if isinstance(module, kind)]
+
+
+def strict_network(on: Task = TASK) -> nn.Sequential:
+    def layer(before: Fields, after: Fields) -> RotationGroupConv2d:
+        return RotationGroupConv2d(before, after, 3, 1, relaxed=False, padding_mode=on.padding_mode)
+
+    return field_network(FRAMES, 4, 5, layer)
+
+
+def banks_of(layer: RelaxedGroupConv2d) -> Tensor:
+    """Filter banks (L, O, I, N, K, K)."""
+    return layer.convolution.coefficients[0].unflatten(1, (len(layer.w), -1)).movedim(1, 0)
 
 
 def rotation_error(model: Callable[[Tensor], Tensor], x: Tensor, turns: tuple[int, ...] = (1, 2, 3)) -> float:
@@ -163,7 +170,7 @@ def test_filters_are_made_once_in_a_roll_out(model: type[Baseline]) -> None:
     contender = build(model)
     calls: list[int] = []
     for layer in layers_of(GroupConv2d, contender):
-        layer.build.register_forward_hook(lambda *_: calls.append(1))
+        layer.expansion.register_forward_hook(lambda *_: calls.append(1))
     with parametrize.cached():
         for _ in range(3):
             contender(frames())
@@ -200,12 +207,12 @@ def test_relaxed_convolution_is_its_definition(kernel_size: int, fields: tuple[F
     with torch.no_grad():
         layer.w.normal_()
         f, expected = on_group(x, before), torch.zeros(())
-        for bank in range(2):
+        for w, bank in zip(layer.w, banks_of(layer), strict=True):
 
-            def kernel(g: int, h: int, i: int, j: int, psi: Tensor = layer.psi[bank]) -> Tensor:
+            def kernel(g: int, h: int, i: int, j: int, psi: Tensor = bank) -> Tensor:
                 return psi[:, :, (h - g) % 4, half + i, half + j]
 
-            expected = expected + from_group(by_definition(f * layer.w[bank], kernel, half), after)
+            expected = expected + from_group(by_definition(f * w, kernel, half), after)
         if layer.convolution.bias is not None:
             expected = expected + layer.convolution.bias[:, None, None]
         torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
@@ -215,19 +222,19 @@ def test_relaxed_convolution_is_its_definition(kernel_size: int, fields: tuple[F
 @pytest.mark.parametrize("on", [TASK, PERIODIC], ids=["closed", "periodic"])
 def test_relaxed_starts_as_the_strict_network(banks: int, on: Task) -> None:
     model = build(RelaxedGroupTranslationRotation, on, banks=banks)
-    strict = rotation_group_network(FRAMES, 4, 5, 3, 1, False, on.padding_mode)
+    strict = strict_network(on)
     with torch.no_grad():
         for ours, theirs in zip(
             layers_of(RelaxedGroupConv2d, model), layers_of(RotationGroupConv2d, strict), strict=True
         ):
-            theirs.psi.copy_(ours.psi.sum(0, keepdim=True) / banks**0.5)
+            theirs.coefficients.copy_(banks_of(ours).sum(0, keepdim=True) / banks**0.5)
         x = frames(on)
         torch.testing.assert_close(model(x), strict(x.flatten(1, 2)))
 
 
 def test_banks_start_with_the_deviation_of_the_strict_filter() -> None:
     layer = RelaxedGroupConv2d(GRID, ("regular", 32), ("regular", 32), 3, 4)
-    mixed = (layer.w[:, 0, 0, 0, None, None, None, None, None] * layer.psi).sum(0)
+    mixed = (layer.w[:, 0, 0, 0, None, None, None, None, None] * banks_of(layer)).sum(0)
     assert mixed.std().item() == pytest.approx(math.sqrt(2 / (32 * 4 * 9)), rel=0.02)
 
 
@@ -343,14 +350,14 @@ def coordinates(kernel_size: int) -> Tensor:
 def test_nonstationary_at_omega_zero_is_the_strict_network() -> None:
     """Its filters, sampled on the grid, in a group convolution."""
     model = build(NonstationaryFilters)
-    strict = rotation_group_network(FRAMES, 4, 5, 3, 1, False)
+    strict = strict_network()
     with torch.no_grad():
         for ours, theirs in zip(layers_of(GroupConv2d, model), layers_of(RotationGroupConv2d, strict), strict=True):
-            make = ours.build
+            make = ours.expansion
             assert isinstance(make, ContinuousFilter)
             assert make.omega == 0
             make.bias.normal_()
-            theirs.psi.copy_((ours.coefficients @ make.features()[0].T).unflatten(-1, (4, 3, 3))[None])
+            theirs.coefficients.copy_((ours.coefficients @ make.features()[0].T).unflatten(-1, (4, 3, 3))[None])
         x = frames()
         torch.testing.assert_close(model(x), strict(x.flatten(1, 2)))
         for layer in layers_of(ContinuousFilter, model):
@@ -410,18 +417,18 @@ def give_densities(model: PartialGCNN) -> list[Tensor]:
     """Random logits; the densities that they mean."""
     with torch.no_grad():
         for layer in layers_of(RotationGroupConv2d, model)[1:]:
-            layer.build.get_parameter("parametrizations.w.original").normal_()
+            layer.expansion.get_parameter("parametrizations.w.original").normal_()
         return [p.clone() for p in model.densities()]
 
 
 def test_partial_is_its_definition() -> None:
     """The strict layers, each output multiplied by p of its turn."""
     model, x = build(PartialGCNN), frames()
-    strict = rotation_group_network(FRAMES, 4, 5, 3, 1, False)
+    strict = strict_network()
     with torch.no_grad():
         for ours, theirs in zip(*(layers_of(RotationGroupConv2d, one) for one in (model, strict)), strict=True):
             set_bias(ours)
-            theirs.psi.copy_(ours.psi)
+            theirs.coefficients.copy_(ours.coefficients)
             if theirs.bias is not None:
                 name = "parametrizations.bias.original"
                 theirs.get_parameter(name).copy_(ours.get_parameter(name))
@@ -448,7 +455,7 @@ def test_a_turn_that_is_dropped_is_not_seen() -> None:
     model, x = build(PartialGCNN, layers=2), frames()
     first, last = layers_of(RotationGroupConv2d, model)
     with torch.no_grad():
-        last.build.get_parameter("parametrizations.w.original")[0, 1:] = -50.0
+        last.expansion.get_parameter("parametrizations.w.original")[0, 1:] = -50.0
         f = first(x.flatten(1, 2)).relu()
         others = torch.ones(4)
         others[1:] = 7.0
@@ -464,6 +471,6 @@ def test_penalty_of_turns_that_come_back() -> None:
     with torch.no_grad():
         for layer, p in zip(layers_of(RotationGroupConv2d, model)[1:], (0.5, 1.0, 0.4, 0.7), strict=True):
             density = torch.tensor([[1.0, p, 2.0 - p, 1.0]])
-            layer.build.get_parameter("parametrizations.w.original").copy_(density.log())
+            layer.expansion.get_parameter("parametrizations.w.original").copy_(density.log())
     assert model.penalty().item() == pytest.approx(0.1 * (0.5 + 0.3 + 0.6))
     assert build(PartialGCNN).penalty() == 0

@@ -16,9 +16,9 @@ from torch.nn.utils import parametrize
 from benchmark.groups import shift, zoom
 from benchmark.models.baseline import Baseline, Task
 from benchmark.models.group_scale import GroupScale
-from benchmark.models.layers.group_scale import ScaleGroupConv2d, resampling
+from benchmark.models.layers.fields import Field, Fields
+from benchmark.models.layers.group_scale import ScaleGroupConfig, ScaleGroupConv2d, resampling
 from benchmark.models.layers.scale import half_width
-from benchmark.models.layers.steerable import Field
 from benchmark.models.relaxed_group_scale import RelaxedGroupScale
 from benchmark.models.relaxed_group_translation_scale import PixelwiseScaleGroupConv2d, RelaxedGroupTranslationScale
 
@@ -28,7 +28,7 @@ SCALES = (1.0, 1.5, 2.25)
 SMALL = {"hidden": 3, "layers": 3, "scales": SCALES}
 MODELS: list[type[Baseline]] = [GroupScale, RelaxedGroupScale, RelaxedGroupTranslationScale]
 RELAXED = MODELS[1:]
-FIELDS: list[tuple[tuple[Field, int], tuple[Field, int]]] = [
+FIELDS: list[tuple[Fields, Fields]] = [
     (("vector", 4), ("regular", 3)),
     (("regular", 3), ("regular", 2)),
     (("regular", 3), ("vector", 2)),
@@ -43,6 +43,12 @@ def seeded() -> None:
 def build(model: type[Any], on: Task = TASK, **config: Any) -> Any:
     torch.manual_seed(0)
     return model(model.Config(**{**SMALL, **config}), on)
+
+
+def group_conv(
+    before: Fields, after: Fields, scales: Any = SCALES, extent: int = 2, **settings: Any
+) -> ScaleGroupConv2d:
+    return ScaleGroupConv2d(ScaleGroupConfig(scales=scales, scale_extent=extent), before, after, **settings)
 
 
 def frames(windows: int = 2, on: Task = TASK) -> Tensor:
@@ -96,9 +102,9 @@ def test_psi_is_free_at_scale_one() -> None:
 
 def test_psi_trains_at_every_scale() -> None:
     """In the published code the filters are detached."""
-    layer = ScaleGroupConv2d(SCALES, 2, ("regular", 2), ("regular", 3), 3)
+    layer = group_conv(("regular", 2), ("regular", 3))
     for kernel in layer.filters():
-        (reach,) = torch.autograd.grad(kernel.square().sum(), layer.psi, retain_graph=True)
+        (reach,) = torch.autograd.grad(kernel.square().sum(), layer.coefficients, retain_graph=True)
         assert (reach[:, :, 0] != 0).all()
 
 
@@ -110,11 +116,11 @@ def test_psi_trains_at_every_scale() -> None:
 def test_group_convolution_is_its_definition(fields: Any, extent: int, banks: int) -> None:
     """Number by number: sum over s', y of f(s', x + y) sum_l w_l(s') s^-2 psi_l(s' / s, y / s), on a torus."""
     (field_in, many_in), (field_out, many_out) = fields
-    layer = ScaleGroupConv2d(SCALES, extent, *fields, 3, banks, relaxed=True, padding_mode="circular")
+    layer = group_conv(*fields, extent=extent, banks=banks, relaxed=True, padding_mode="circular")
     randomise(layer)
     f = torch.randn(3, many_in, *GRID).double()
     read = f / torch.tensor(SCALES)[:, None, None, None] if field_in == "vector" else f
-    psi, w = layer.psi.detach().double(), layer.w.detach().double()
+    psi, w = layer.coefficients.detach().double(), layer.w.detach().double()
     expected = torch.zeros(3, many_out, *GRID).double()
     for index, scale in enumerate(SCALES):
         half, one = half_width(3, scale), resampling(3, scale)
@@ -133,8 +139,8 @@ def test_group_convolution_is_its_definition(fields: Any, extent: int, banks: in
 
 
 def test_zeros_come_in_where_the_box_is_closed() -> None:
-    layer = ScaleGroupConv2d(SCALES, 2, ("regular", 2), ("regular", 2), 3)
-    wide = ScaleGroupConv2d(SCALES, 2, ("regular", 2), ("regular", 2), 3, padding_mode="circular")
+    layer = group_conv(("regular", 2), ("regular", 2))
+    wide = group_conv(("regular", 2), ("regular", 2), padding_mode="circular")
     wide.load_state_dict(layer.state_dict())
     f = torch.randn(1, 3, 2, *GRID)
     torch.testing.assert_close(wide(F.pad(f, 4 * [4]))[..., 4:-4, 4:-4], layer(f))
@@ -143,7 +149,7 @@ def test_zeros_come_in_where_the_box_is_closed() -> None:
 @pytest.mark.parametrize("fields", FIELDS)
 def test_a_shift_along_the_scales_is_exact_away_from_the_end(fields: Any) -> None:
     """Scales that both ranges have, and that read the same scales, know nothing of the range."""
-    low, high = (ScaleGroupConv2d(scales, 2, *fields, 3) for scales in ((1.0, 1.5, 2.25), (1.5, 2.25, 3.375)))
+    low, high = (group_conv(*fields, scales=scales) for scales in ((1.0, 1.5, 2.25), (1.5, 2.25, 3.375)))
     high.load_state_dict(low.state_dict())
     h = torch.randn(2, 4, fields[0][1], *GRID)
     torch.testing.assert_close(high(h[:, 1:])[:, 0], low(h[:, :3])[:, 1])
@@ -153,11 +159,11 @@ def test_a_shift_along_the_scales_is_exact_away_from_the_end(fields: Any) -> Non
 
 def test_start_has_the_deviation_of_he() -> None:
     for banks in (1, 3):
-        layer = ScaleGroupConv2d((1.0, 2.0), 2, ("regular", 64), ("regular", 64), 3, banks)
-        assert layer.psi[0].square().sum((1, 2, 3, 4)).mean().item() == pytest.approx(2.0, rel=0.05)
+        layer = group_conv(("regular", 64), ("regular", 64), scales=(1.0, 2.0), banks=banks)
+        assert layer.coefficients[0].square().sum((1, 2, 3, 4)).mean().item() == pytest.approx(2.0, rel=0.05)
         assert layer.filters()[0].square().sum((1, 2, 3)).mean().item() == pytest.approx(2.0, rel=0.15)
-    loose = PixelwiseScaleGroupConv2d(GRID, 3, (1.0, 2.0), 2, ("regular", 64), ("regular", 64), 3)
-    bank = loose.convolution.psi.unflatten(3, (3, 64))[:, :, :, 0]
+    loose = PixelwiseScaleGroupConv2d(ScaleGroupConfig(scales=(1.0, 2.0)), GRID, 3, ("regular", 64), ("regular", 64))
+    bank = loose.convolution.coefficients.unflatten(3, (3, 64))[:, :, :, 0]
     assert bank.square().sum((2, 3, 4, 5)).mean().item() == pytest.approx(2.0, rel=0.05)
 
 
@@ -240,9 +246,9 @@ def test_constant_w_gives_the_strict_network(projection: str, banks: int) -> Non
             for bank in range(banks):
                 scaled.w[bank] += 0.3 * bank
                 pixelwise.w[bank] += 0.3 * bank
-            scaled.psi.normal_()
-            pixelwise.convolution.psi.copy_(torch.cat(list(scaled.psi), 2)[None])
-            plain.psi.copy_(sum(w[0] * psi for w, psi in zip(scaled.w, scaled.psi, strict=True)))
+            scaled.coefficients.normal_()
+            pixelwise.convolution.coefficients.copy_(torch.cat(list(scaled.coefficients), 2)[None])
+            plain.coefficients.copy_(sum(w[0] * psi for w, psi in zip(scaled.w, scaled.coefficients, strict=True)))
         expected = strict(x)
         for relaxed in (by_scale, by_pixel):
             torch.testing.assert_close(relaxed(x), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
@@ -251,13 +257,13 @@ def test_constant_w_gives_the_strict_network(projection: str, banks: int) -> Non
 @pytest.mark.parametrize("field_in", ["vector", "regular"])
 def test_w_of_the_pixel_weighs_what_is_read(field_in: Field) -> None:
     """One convolution for each bank, of the features times w_l(s', x'), and the sum of them."""
-    layer = PixelwiseScaleGroupConv2d(GRID, 2, SCALES, 2, (field_in, 4), ("regular", 3), 3)
+    layer = PixelwiseScaleGroupConv2d(ScaleGroupConfig(scales=SCALES), GRID, 2, (field_in, 4), ("regular", 3))
     layer.w.data.normal_()
     f, expected = torch.randn(1, 3, 4, *GRID), torch.zeros(1, 3, 3, *GRID)
     for bank in range(2):
-        alone = ScaleGroupConv2d(SCALES, 2, (field_in, 4), ("regular", 3), 3)
+        alone = group_conv((field_in, 4), ("regular", 3))
         with torch.no_grad():
-            alone.psi.copy_(layer.convolution.psi.unflatten(3, (2, 4))[:, :, :, bank])
+            alone.coefficients.copy_(layer.convolution.coefficients.unflatten(3, (2, 4))[:, :, :, bank])
         expected += alone(layer.w[bank, :, None] * f)
     torch.testing.assert_close(layer(f), expected, rtol=1e-4, atol=1e-4)
 
@@ -340,7 +346,7 @@ def test_filters_are_expanded_once_in_a_roll_out(model: Any) -> None:
 
 def test_autocast_does_not_round_the_filters() -> None:
     """A step of w below the precision of bf16 still reaches them."""
-    layer = ScaleGroupConv2d(SCALES, 2, ("regular", 2), ("regular", 2), 3, banks=2, relaxed=True)
+    layer = group_conv(("regular", 2), ("regular", 2), banks=2, relaxed=True)
     before = layer.weight.detach().clone()
     layer.w.data.mul_(1 + 1e-4)
     with torch.autocast("cpu", torch.bfloat16):
@@ -355,12 +361,12 @@ def test_a_scale_that_reads_several_keeps_none_twice() -> None:
         kept[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
         return saved
 
-    layer = ScaleGroupConv2d(SCALES, 3, ("regular", 4), ("regular", 4), 3)
+    layer = group_conv(("regular", 4), ("regular", 4), extent=3)
     h = torch.randn(8, 3, 4, 40, 40, requires_grad=True)
     kernels = [kernel.detach() for kernel in layer.filters()]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
         layer(h)
-    largest = sum(kernel.numel() for kernel in kernels) * 4 + layer.psi.numel() * 16
+    largest = sum(kernel.numel() for kernel in kernels) * 4 + layer.coefficients.numel() * 16
     assert sum(kept.values()) < h.untyped_storage().nbytes() + 2 * largest
 
 

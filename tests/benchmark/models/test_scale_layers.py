@@ -17,7 +17,13 @@ from torch.nn.utils import parametrize
 from benchmark.groups import zoom
 from benchmark.models.baseline import Baseline, Task
 from benchmark.models.convnet import ConvNet
-from benchmark.models.layers.scale import ScaleConv2d, ScaleNetwork, half_width, hermite_gaussian
+from benchmark.models.layers.scale import (
+    ScaleConfig,
+    ScaleConv2d,
+    half_width,
+    hermite_gaussian,
+    steerable_scale_network,
+)
 from benchmark.models.relaxed_steerable_scale import RelaxedSteerableScale
 from benchmark.models.sesn import SESN
 from benchmark.suite import loading as suites
@@ -285,5 +291,7 @@ def test_scales_in_a_suite(tmp_path: Path) -> None:
 
 
 def test_network_needs_no_more_than_one_scale() -> None:
-    network = ScaleNetwork((1.0,), 1, 2, 2, 3, "max", relaxed=False)
+    network = steerable_scale_network(
+        ScaleConfig(hidden=2, layers=2, kernel_size=3, scales=(1.0,)), Task("", 1, 2, 7, 9)
+    )
     assert network(torch.randn(1, 2, 7, 9)).shape == (1, 2, 7, 9)

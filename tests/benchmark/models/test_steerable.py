@@ -15,11 +15,18 @@ from torch.nn.utils import parametrize
 from benchmark.groups import rotate
 from benchmark.models.baseline import Task
 from benchmark.models.e2cnn import E2CNN
-from benchmark.models.layers.steerable import Field, SteerableConv2d, field_type, kernel_basis, steerable_network
+from benchmark.models.layers.fields import Fields
+from benchmark.models.layers.steerable import (
+    SteerableConfig,
+    SteerableConv2d,
+    field_type,
+    kernel_basis,
+    steerable_network,
+)
 from benchmark.models.relaxed_steerable_rotation import RelaxedSteerableRotation
 
 TASK = Task("made_up", 2, 2, 10, 10)
-LAYERS: list[tuple[tuple[Field, int], tuple[Field, int]]] = [
+LAYERS: list[tuple[Fields, Fields]] = [
     (("vector", 2), ("regular", 3)),
     (("regular", 3), ("regular", 2)),
     (("regular", 3), ("vector", 1)),
@@ -109,15 +116,16 @@ def test_published_sizes() -> None:
 @pytest.mark.parametrize("is_relaxed", [False, True])
 @pytest.mark.parametrize("grid", [(12, 12), (9, 14)], ids=str)
 def test_quarter_turns_are_exact(order: int, kernel_size: int, is_relaxed: bool, grid: tuple[int, int]) -> None:
-    network = steerable_network(order, 2, 3, 4, kernel_size, is_relaxed)
+    sizes = SteerableConfig.model_validate({"order": order, "hidden": 3, "layers": 4, "kernel_size": kernel_size})
+    network = steerable_network(sizes, TASK, is_relaxed)
     x = torch.randn(2, 2, 2, *grid)
     assert equivariance_error(lambda field: network(field.flatten(1, 2)), x) < 1e-5  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5])
 def test_constant_coefficients_give_the_strict_network(kernel_size: int) -> None:
-    strict = steerable_network(4, 2, 3, 3, kernel_size, relaxed=False)
-    loose = steerable_network(4, 2, 3, 3, kernel_size, relaxed=True)
+    sizes = SteerableConfig(hidden=3, layers=3, kernel_size=kernel_size)
+    strict, loose = (steerable_network(sizes, TASK, relaxed=is_relaxed) for is_relaxed in (False, True))
     with torch.no_grad():
         for ours, theirs in zip(coefficients(loose), coefficients(strict), strict=True):
             ours.copy_(theirs)
