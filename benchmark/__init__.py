@@ -1,1 +1,1 @@
-"""What is measured: cells, data, models, training, evaluation. Knows nothing of SLURM, Ray and MLflow."""
+"""Cells, data, models, training and evaluation. Independent of SLURM, Ray and MLflow."""

@@ -1,6 +1,6 @@
-"""A cell: one training, fully resolved, as pure data with an identity.
+"""A cell: one training, fully resolved, as plain data with an identity.
 
-Whatever changes the result is part of a cell; where and how fast it runs (ranks, device, time limit) is not.
+A cell holds every setting that changes the result. Ranks, device and time limit are not part of it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 SCHEMA_VERSION = 1
-"""Raised when the meaning of a field changes, so that old results are not taken for new ones."""
+"""Version of the fields. A field whose meaning changes needs a new version, so that old results do not count as new."""
 
 FIRST_TUNING_SEED = 2**30
-"""Seeds from here on are those of tuning: no suite may use them, so that no result was chosen by its own seed."""
+"""First seed reserved for tuning. Suites may not use these seeds, so that no result is selected by its own seed."""
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -27,18 +27,17 @@ GroupName = Literal["C4", "translation", "scale"]
 
 
 class Frozen(BaseModel):
-    """Strict, immutable, closed, finite: a wrong type or an unknown key is an error."""
+    """Immutable, strict model: a wrong type, an unknown key or a number that is not finite is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DatasetChoice(Frozen):
-    """Which field is learnt.
+    """The field that a model learns.
 
-    `level` is the dataset's knob of symmetry breaking; `preset` its size; `grid` says where the velocity lives:
-    `centered` averages the staggered faces to cell centres, where a quarter turn is an exact permutation of the
-    array, so that a strictly equivariant network is not punished for half a cell; `staggered` keeps the faces as
-    published.
+    `level` is the setting of symmetry breaking, `preset` the size. `grid` is the place of the velocities: `centered`
+    averages staggered faces to cell centres, where a quarter turn is an exact permutation of the array, so that a
+    strictly equivariant network has no error from half a cell; `staggered` keeps the faces as published.
     """
 
     name: str
@@ -48,13 +47,13 @@ class DatasetChoice(Frozen):
 
 
 class ModelChoice(Frozen):
-    """Which baseline, with every field of its Config written out."""
+    """A baseline, with every field of its Config written out."""
 
     name: str
     config: dict[str, Any]
 
     def settings(self) -> dict[str, Any]:
-        """The Config's fields; a network within them by its name and by fields of its own, as `network.hidden`."""
+        """Fields of the Config; a nested network gives its name and its fields by dotted names, as `network.hidden`."""
         flat: dict[str, Any] = {}
         for key, value in self.config.items():
             if isinstance(value, dict) and value.keys() == {"name", "config"}:
@@ -66,11 +65,11 @@ class ModelChoice(Frozen):
 
 
 class Protocol(Frozen):
-    """How the frames are divided and rolled out (Wang, Walters, Yu 2022, section 5).
+    """Division of the frames into splits, and the length of roll-outs (Wang, Walters, Yu 2022, section 5).
 
-    `disjoint` shares no frame between training, validation and test; `icml2022` keeps the published windows,
-    whose training targets run into the validation inputs. With `target: change` a model gives the difference to the
-    last frame; published is `frame`. Either way it is the next frame that is compared and fed back.
+    `disjoint` shares no frame between training, validation and test. `icml2022` keeps the published windows, whose
+    training targets run into the validation inputs. With `target: change` a model predicts the difference to the last
+    frame, with `frame` (published) the next frame. In both cases the next frame is compared and fed back.
     """
 
     name: Literal["disjoint", "icml2022"] = "disjoint"
@@ -81,12 +80,12 @@ class Protocol(Frozen):
 
 
 class Training(Frozen):
-    """Optimisation; the defaults are the published ones. `batch_size` is global, whatever the number of ranks.
+    """Optimisation; the defaults are the published settings. `batch_size` is the sum over ranks.
 
     The learning rate is multiplied by `learning_rate_decay` after each epoch. Training ends early when, after
     `early_stop_after` epochs, the mean validation RMSE of the last five is not below that of the five before.
-    `rollout_steps` is how many steps the loss rolls out, at most and by default the protocol's `train_steps`; the
-    validation RMSE is over those of the protocol in any case, so that it compares trainings of different lengths.
+    `rollout_steps` is the number of steps in the loss: at most and by default the protocol's `train_steps`. The
+    validation RMSE always covers the steps of the protocol, so that trainings of different lengths compare.
     """
 
     epochs: PositiveInt = 1000
@@ -102,12 +101,12 @@ class Training(Frozen):
     rollout_steps: PositiveInt | None = None
 
     @model_serializer(mode="wrap")
-    def _without_what_came_later(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The default of a field that older cells do not have is left out, so that their identity stays."""
-        written: dict[str, Any] = handler(self)
-        if written.get("rollout_steps", 1) is None:
-            del written["rollout_steps"]
-        return written
+    def _without_later_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit the default of a field that older cells lack, so that their identity stays."""
+        fields: dict[str, Any] = handler(self)
+        if fields.get("rollout_steps", 1) is None:
+            del fields["rollout_steps"]
+        return fields
 
 
 class Cell(Frozen):
@@ -120,7 +119,7 @@ class Cell(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
 
     @model_validator(mode="after")
-    def _windows_hold_the_roll_out(self) -> Cell:
+    def _check_rollout_steps(self) -> Cell:
         steps, most = self.train.rollout_steps, self.protocol.train_steps
         if steps is not None and steps > most:
             raise ValueError(f"train.rollout_steps: {steps} is more than the protocol's train_steps, {most}")

@@ -1,4 +1,4 @@
-"""Modules and classes found because their files lie in the right folder; nothing is registered by hand."""
+"""Discovery of baselines and datasets by the folder of their files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def module_names(folder: Path) -> tuple[str, ...]:
 
 
 def subclasses(module: ModuleType, contract: type[Contract]) -> list[type[Contract]]:
-    """The classes that `module` itself defines on top of `contract`."""
+    """Subclasses of `contract` that `module` itself defines."""
     return [
         member
         for member in vars(module).values()

@@ -1,4 +1,4 @@
-"""What may go wrong for a reason that a person can mend. The command line prints the message and no traceback."""
+"""Errors that a user can mend. The command line prints their message without a traceback."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pathlib import Path
 
 
 class SymbenchError(Exception):
-    """Base of the errors that are shown as one message; `exit_status` is what the process returns."""
+    """Base class of the errors that end a command with one message; `exit_status` is that of the process."""
 
     exit_status = 1
 
 
 class UserError(SymbenchError):
-    """The input is wrong: a suite, an option, a file that was named."""
+    """The input is wrong: a suite, an option, or a named file."""
 
     exit_status = 2
 
 
 class MachineError(SymbenchError):
-    """The surroundings are wrong: no permission, no space, no data, somebody else at work."""
+    """The environment is wrong: no permission, no space, no data, or another process at work."""
 
     exit_status = 3
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[object]) -> str:
-    """The sentence for a name that does not exist: what is nearest, and what would be right."""
+    """Message for a name that does not exist, with the nearest name and all valid names."""
     choices = {str(choice): choice for choice in valid}
     near = difflib.get_close_matches(str(name), choices, n=1)
     hint = f"; did you mean {choices[near[0]]!r}?" if near else ""
@@ -35,12 +35,12 @@ def unknown_name(kind: str, name: object, valid: Iterable[object]) -> str:
 
 
 def error_location(error: BaseException, file: str | Path | None = None) -> str:
-    """`ValueError: no such thing (mine.py, line 12)`: the last line of `file` on the way to the error, if there is one.
+    """Error with its place: `ValueError: no such thing (mine.py, line 12)`.
 
-    Otherwise, the last line of any file.
+    The place is the last line of `file` in the traceback, or the last line of any file if `file` is not in it.
     """
     text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
-    if isinstance(error, SyntaxError):  # says file and line by itself
+    if isinstance(error, SyntaxError):  # its text has file and line
         return text
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
     own = [frame for frame in frames if file is not None and Path(frame.filename) == Path(file)]

@@ -1,4 +1,4 @@
-"""Where files lie, and that they are complete or absent."""
+"""Folders of a store, and atomic writes: a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from benchmark.errors import MachineError
 
 
 def data_folder(store: Path) -> Path:
-    """Where a store keeps its fields."""
+    """Folder of the data files of a store."""
     return store / "data"
 
 
 def tuned_folder(store: Path) -> Path:
-    """Where a store keeps its studies: `<study>.yaml` is the result, the folder `<study>` holds the trials."""
+    """Folder of the studies of a store: the file `<study>.yaml` is a result, the folder `<study>` holds its trials."""
     return store / "tuned"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; it takes the place of `path` when the block succeeds.
+    """Yield a temporary path beside `path`, which replaces `path` when the block succeeds.
 
-    Raises MachineError, and leaves nothing behind, when the folder cannot be written or the disk is full.
+    MachineError: the folder cannot be written or the disk is full; no temporary file remains.
     """
     temporary: Path | None = None
     try:
@@ -48,11 +48,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
+    """Write UTF-8 text atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write JSON, whole or not at all; NaN is an error, since no other reader would take it."""
+    """Write JSON atomically. ValueError: NaN or infinity, which JSON does not have."""
     write_text(path, json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n")

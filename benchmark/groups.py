@@ -1,13 +1,13 @@
-"""Actions of the groups on two-dimensional vector fields, exact wherever the grid allows it.
+"""Group actions on two-dimensional vector fields, exact wherever the grid allows it.
 
-A field is (..., 2, H, W): component 0 along x, which is the axis H, component 1 along y, the axis W. A quarter
-turn is counter-clockwise in (x, y): F'(p) = R F(R^-1 p), and takes an (H, W) grid to (W, H).
+A field is (..., 2, H, W): component 0 points along x (axis H), component 1 along y (axis W). A quarter turn is
+counter-clockwise in (x, y), F'(p) = R F(R^-1 p), and takes an (H, W) grid to (W, H).
 
-On a centered grid both components sit at cell centres and the turn is a permutation with signs. On a staggered
-grid component 0 sits on the lower x face of its cell and component 1 on the lower y face; the upper faces of the
-box are walls, where the normal velocity is zero, and are not stored. Turning the cell-centre way would be half a
-cell off; here the missing wall is put back, turned, and cut off again, which is exact as long as the lower wall
-faces are zero, too. A shift by whole cells moves both grids alike.
+Centered grid: both components lie at the cell centres, and a quarter turn is a permutation with signs. Staggered grid:
+component 0 lies on the lower x face of its cell, component 1 on the lower y face. The upper faces of the box are walls
+with zero normal velocity and are not stored. Their turn adds the missing wall, turns, and cuts it off again, which is
+exact if the lower wall faces are zero, too; the turn of cell centres would be half a cell off. A shift by whole cells
+is the same on both grids.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -25,46 +26,40 @@ from benchmark.cell import Grid, GroupName
 Transform = Callable[[Tensor], Tensor]
 
 SHIFTS = ((1, 0), (0, 1), (2, 2))
-"""Translations, in eighths of the grid along x and y."""
+"""Translations in eighths of the grid along x and y."""
 SCALES = (1.25, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
 class Element:
-    """One group element: what it does to a field, and where the result is defined.
+    """A group element: `act` transforms a field; `valid` cuts the result to the part from inside the box.
 
-    `valid` cuts a transformed field to the part that does not come from outside the box.
+    `exact` is false if `act` interpolates.
     """
 
     name: str
     act: Transform
-    valid: Transform
-    exact: bool
+    exact: bool = True
+    valid: Transform = lambda field: field
 
 
 def elements(group: GroupName, grid: Grid, periodic: bool, height: int, width: int) -> tuple[Element, ...]:
-    """The non-trivial elements over which a model's equivariance error is the mean, for fields (..., 2, H, W).
+    """Non-trivial elements that the equivariance error of a model is averaged over, for fields (..., 2, H, W).
 
-    They keep the shape of the grid: of the quarter turns a wide grid has the half turn alone, for a network may have
-    weights for each pixel, and all on a board are to be compared over the same elements.
+    They keep the shape of the grid, because a network may have weights for each pixel: a grid with H != W has only the
+    half turn. So all models of a board are compared over the same elements.
     """
     if group == "C4":
         turns = (1, 2, 3) if height == width else (2,)
-        return tuple(Element(f"rot{90 * k}", partial(rotate, quarter_turns=k, grid=grid), _all, True) for k in turns)
+        return tuple(Element(f"rot{90 * k}", partial(rotate, quarter_turns=k, grid=grid)) for k in turns)
     if group == "scale":
-        return tuple(
-            Element(f"scale{factor:g}", partial(zoom, factor=factor, grid=grid), _all, False) for factor in SCALES
-        )
-    shifts = dict.fromkeys((i * height // 8, j * width // 8) for i, j in SHIFTS)
-    return tuple(
-        Element(
-            f"shift{x:+d}{y:+d}",
-            partial(shift, x=x, y=y, periodic=periodic),
-            _all if periodic else partial(_beyond, x=x, y=y),
-            True,
-        )
-        for x, y in shifts
-    )
+        return tuple(Element(f"scale{s:g}", partial(zoom, factor=s, grid=grid), exact=False) for s in SCALES)
+    shifts = []
+    for x, y in dict.fromkeys((i * height // 8, j * width // 8) for i, j in SHIFTS):
+        inside = (..., slice(0 if periodic else x, None), slice(0 if periodic else y, None))
+        act = partial(shift, x=x, y=y, periodic=periodic)
+        shifts.append(Element(f"shift{x:+d}{y:+d}", act, valid=itemgetter(inside)))
+    return tuple(shifts)
 
 
 def rotate(field: Tensor, quarter_turns: int, grid: Grid) -> Tensor:
@@ -93,7 +88,7 @@ def _quarter_turn(field: Tensor, grid: Grid) -> Tensor:
 
 
 def shift(field: Tensor, x: int, y: int, periodic: bool) -> Tensor:
-    """Move a field (..., H, W) by `x` and `y` >= 0 whole cells; without a periodic box, zeros come in.
+    """Move a field (..., H, W) by `x` and `y` >= 0 whole cells; zeros enter a box that is not periodic.
 
     >>> import torch
     >>> shift(torch.tensor([[1.0, 2.0, 3.0]]), 0, 1, periodic=False).tolist()
@@ -108,36 +103,28 @@ def shift(field: Tensor, x: int, y: int, periodic: bool) -> Tensor:
 def zoom(field: Tensor, factor: float, grid: Grid) -> Tensor:
     """Enlarge a vector field (..., 2, H, W) about the centre of the box, and its velocities with it.
 
-    F'(p) = factor F(p / factor) with p from the centre; `factor` >= 1, so that nothing is needed from outside the
-    box. Time stays as it is, so velocities scale as lengths do. Bilinear, each component at its own place.
+    F'(p) = factor F(p / factor) with p from the centre and `factor` >= 1, so that nothing enters from outside the box.
+    Time is unchanged, so velocities scale as lengths do. Bilinear, each component at its own position.
     """
     components = []
     height, width = field.shape[-2:]
     for component, offset in enumerate(((0.0, 0.5), (0.5, 0.0)) if grid == "staggered" else ((0.5, 0.5),) * 2):
         axes = []
         for size, start in zip((height, width), offset, strict=True):
-            place = torch.arange(size, device=field.device, dtype=field.dtype) + start
-            source = size / 2 + (place - size / 2) / factor - start  # as an index
+            position = torch.arange(size, device=field.device, dtype=field.dtype) + start
+            source = size / 2 + (position - size / 2) / factor - start  # index
             axes.append(2 * source / max(size - 1, 1) - 1)
-        at = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
+        points = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
         planes = field[..., component, :, :].reshape(1, -1, height, width)
-        sampled = grid_sample(planes, at[None], mode="bilinear", padding_mode="border", align_corners=True)
+        sampled = grid_sample(planes, points[None], mode="bilinear", padding_mode="border", align_corners=True)
         components.append(sampled.reshape(field[..., component, :, :].shape))
     return factor * torch.stack(components, dim=-3)
-
-
-def _all(field: Tensor) -> Tensor:
-    return field
-
-
-def _beyond(field: Tensor, x: int, y: int) -> Tensor:
-    return field[..., x:, y:]
 
 
 def to_cell_centers(field: Tensor) -> Tensor:
     """Average a staggered field (..., 2, H, W) to the cell centres; the unstored upper wall faces are zero.
 
-    Commutes with `rotate`: centering and then turning is turning and then centering.
+    Commutes with `rotate`.
     """
     u, v = field[..., 0, :, :], field[..., 1, :, :]
     u_center = 0.5 * (u + pad(u, (0, 0, 0, 1))[..., 1:, :])

@@ -1,4 +1,4 @@
-"""Markdown in which names of any origin stay text, whether GitHub, MLflow or pandoc shows it."""
+"""Markdown whose values are escaped, so that GitHub, MLflow and pandoc show them as text."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ import re
 from collections.abc import Iterable, Sequence
 
 ESCAPES = str.maketrans({**{c: f"\\{c}" for c in "\\|<>`*_[]#~"}, "&": "&amp;", "$": "&#36;"})
-"""MLflow would show a backslash before the last two."""
+"""Escape of each special character. `&` and `$` are entities, because MLflow shows a backslash before them."""
 
 
 class Markdown(str):
-    """Text that is Markdown already, and is not escaped again."""
+    """Text that is Markdown already; `escape` leaves it unchanged."""
 
 
 def escape(value: object) -> Markdown:
-    """Text as it stands, on one line: neither Markdown nor HTML, nor the end of a table cell."""
+    """Value as plain text on one line, safe in a table cell."""
     if isinstance(value, Markdown):
         return value
     text = "".join(character if character.isprintable() else " " for character in str(value))
-    return Markdown(re.sub(r"(?<=\w)\\_(?=\w)", "_", text.translate(ESCAPES)))  # within a word it means nothing
+    return Markdown(re.sub(r"(?<=\w)\\_(?=\w)", "_", text.translate(ESCAPES)))  # within a word, _ needs no escape
 
 
 def bold(value: object) -> Markdown:
+    """Value in bold."""
     return Markdown(f"**{escape(value)}**")
 
 
 def line(cells: Iterable[object]) -> Markdown:
-    """One line of a table."""
+    """Line of a table."""
     texts = (escape(cell).strip() for cell in cells)
     return Markdown("|" + "".join(f" {text} |" if text else " |" for text in texts))
 
 
 def table(heads: Sequence[object], rows: Iterable[Iterable[object]], right: Sequence[int] = ()) -> Markdown:
-    """A table; the columns `right` are numbers, aligned to the right."""
+    """Table whose columns with the numbers `right` are aligned to the right."""
     rule = "".join("|---:" if index in right else "|---" for index in range(len(heads)))
     return Markdown("\n".join([line(heads), f"{rule}|", *map(line, rows)]))

@@ -1,4 +1,4 @@
-"""How the commands speak: help with an example, tables, JSON, durations."""
+"""Output of the commands: help with an example, tables, JSON, progress, durations."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 NEVER_WRAPPED = {"id", "name", "dataset", "model", "state"}
-"""Columns that a person copies from."""
+"""Columns that are never wrapped, so that they can be copied."""
 LINE_SECONDS = 30.0
-"""Where there is no terminal, a line of progress this often."""
+"""Seconds between lines of progress in a log."""
 LONG_TABLE = 500
-"""Rows beyond which a table is laid out plainly: rich takes a millisecond for each."""
+"""Rows beyond which a table is printed without rich, which takes a millisecond a row."""
 
 
 class Examples(click.Command):
-    """A command whose help ends with an example, printed as it stands."""
+    """Command whose help ends with an example (`epilog`), printed verbatim."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if self.epilog:
@@ -35,12 +35,12 @@ class Examples(click.Command):
 
 
 def print_json(document: Any) -> None:
-    """For programs: one document on stdout."""
+    """Print one JSON document to stdout."""
     click.echo(json.dumps(document, indent=1))
 
 
 def print_table(title: str, rows: list[dict[str, Any]]) -> None:
-    """For people: the keys of the first row are the headings; nothing in a cell is taken for markup."""
+    """Print a table. The keys of the first row are the headings; values are plain text, not markup."""
     if len(rows) > LONG_TABLE:
         _print_long_table(title, rows)
         return
@@ -53,23 +53,23 @@ def print_table(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def titled(title: str) -> Table:
-    """An empty table in the look of every command."""
+    """Empty table in the style of all commands."""
     heading = Text(title, style="bold")
     return Table(title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
 
 
 def _print_long_table(title: str, rows: list[dict[str, Any]]) -> None:
-    """Aligned columns and no more, each as wide as its widest value."""
+    """Print aligned columns, each as wide as its widest value."""
     lines = [[key.replace("_", " ") for key in rows[0]], *([str(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
-    told = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-    click.echo("\n".join((click.style(title, bold=True), *told)))
+    aligned = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    click.echo("\n".join((click.style(title, bold=True), *aligned)))
 
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Show what is done of a total: a bar with the time left on a terminal, a line now and then in a log."""
+    """Yield a callback (done, total) that shows progress: a bar on a terminal, lines now and then in a log."""
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (
@@ -84,31 +84,31 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
             task = bar.add_task(label, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
-    started = said = time.monotonic()
+    started = printed = time.monotonic()
 
-    def say(done: int, total: int) -> None:
-        nonlocal said
+    def print_line(done: int, total: int) -> None:
+        nonlocal printed
         now = time.monotonic()
-        if done and now - said >= LINE_SECONDS:
-            said = now
-            left = (now - started) * (total - done) / done
-            click.echo(f"{label}: {100 * done / total:.0f} %, about {left:.0f} s left", err=True)
+        if done and now - printed >= LINE_SECONDS:
+            printed = now
+            remaining = (now - started) * (total - done) / done
+            click.echo(f"{label}: {100 * done / total:.0f} %, about {remaining:.0f} s left", err=True)
 
-    yield say
+    yield print_line
 
 
 def one_line(text: str) -> str:
-    """Without control characters, which neither a terminal nor XML should get."""
+    """Text on one line without control characters, safe for a terminal and for XML."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def console() -> Console:
-    """As wide as the terminal; where there is none, wide enough for every table."""
+    """Console as wide as the terminal; in a pipe, wide enough for every table."""
     return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def duration(seconds: float) -> str:
-    """Rounded as a person would say it."""
+    """Duration in rounded seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.cell import Level, Protocol
+from benchmark.cell import Level
 from benchmark.data import layout
 from benchmark.data.dataset import (
     IMPORTED,
@@ -21,7 +21,6 @@ from benchmark.data.dataset import (
     PublishedFiles,
     PublishedWindows,
     Simulation,
-    divide,
 )
 
 RUNS, FRAMES, HEIGHT, WIDTH = 6, 64, 20, 12
@@ -35,6 +34,8 @@ class Swirls(Dataset):
     level_meaning = "how much the wall moves"
     presets = {"tiny": Preset(HEIGHT, WIDTH, FRAMES), IMPORTED: Preset(HEIGHT, WIDTH, 40)}  # noqa: RUF012 - a constant
     published_files = PublishedFiles(("raw_data_1.pt",), "paper", "ask the authors")
+    training_runs, unseen_runs = (0, 1, 2, 3), (4, 5)
+    windows = PublishedWindows(range(2, 22), range(22, 27), range(27, 32), range(2, 22))
     source = "this test"
 
     def level_value(self, level: Level) -> float:
@@ -45,10 +46,6 @@ class Swirls(Dataset):
 
     def assemble(self, level: Level, preset: str, fields: Sequence[NDArray[np.float32]]) -> Simulation:
         return simulation()
-
-    def splits(self, protocol: Protocol, preset: str) -> Mapping[Any, Any]:
-        windows = PublishedWindows(range(20), range(20, 25), range(25, 30), range(20))
-        return divide(self.presets[preset], (0, 1, 2, 3), (4, 5), protocol, windows)
 
 
 def swirls(runs: int = RUNS, frames: int = FRAMES, height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.float32]:
@@ -67,7 +64,7 @@ def swirls(runs: int = RUNS, frames: int = FRAMES, height: int = HEIGHT, width: 
 
 def simulation(field: NDArray[np.float32] | None = None, **changes: Any) -> Simulation:
     field = swirls() if field is None else field
-    whole = Simulation(
+    complete = Simulation(
         field=field,
         grid="staggered",
         divergence_free=True,
@@ -77,7 +74,7 @@ def simulation(field: NDArray[np.float32] | None = None, **changes: Any) -> Simu
         run_parameters=[{"strength": float(run), "inflow": [8.0, 5.0], "side": "left"} for run in range(len(field))],
         equivariance_errors=[EquivarianceError("rot90", 0.25, 0.5), EquivarianceError("rot45", 0.75, 1.5, False)],
     )
-    return replace(whole, **changes)
+    return replace(complete, **changes)
 
 
 def write_swirls(

@@ -1,1 +1,1 @@
-"""Fields: contract of a dataset, layout on disk, preparation, checks, windows."""
+"""Data: contract of a dataset, data files, simulation, import, checks and windows."""

@@ -1,4 +1,4 @@
-"""What is wrong with a stored file, in sentences for a person."""
+"""Problems of a data file, as messages to the user."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from benchmark.errors import MachineError, UserError, unknown_name
 from benchmark.groups import divergence
 
 DIVERGENCE_LIMIT = 1e-5
-"""Of the largest |velocity| of a run over the width of a cell; float32 leaves about 1e-7."""
+"""Limit of |divergence| times cell width, relative to the largest |velocity| of the run; float32 leaves 1e-7."""
 
 PROTOCOLS = (Protocol(name="disjoint"), Protocol(name="icml2022"))
 
 
 def check(path: Path, dataset_name: str, preset: str, level: Level) -> list[str]:
-    """The problems of the file that should hold this level; [] if there is none.
+    """Problems of the file that should hold this level; [] if there is none.
 
-    Each is a sentence that names what is wrong and what would be right, and does not repeat the path. The field is read
-    once, and looked at run by run.
+    Each message names the fault and the right value, without the path. The field is read once.
     """
     try:
         dataset = dataset_registry.dataset(dataset_name)
@@ -43,18 +42,17 @@ def check(path: Path, dataset_name: str, preset: str, level: Level) -> list[str]
 
 
 def _identity(stored: StoredField, dataset_name: str, preset: str, level: Level) -> Iterator[str]:
-    held, wanted = (stored.dataset, stored.preset, stored.level), (dataset_name, preset, level)
-    if held != wanted:
-        found, right = (f"{name} level {level} ({preset})" for name, preset, level in (held, wanted))
-        yield f"it holds {found}, and by its name it should hold {right}"
+    held, expected = (stored.dataset, stored.level, stored.preset), (dataset_name, level, preset)
+    if held != expected:
+        yield "it holds {} level {} ({}), and by its name it should hold {} level {} ({})".format(*held, *expected)
 
 
 def _shape(stored: StoredField, dataset: Dataset, preset: str) -> Iterator[str]:
     runs, frames, *cells = stored.field.shape
     size = dataset.presets[preset]
-    right = [dataset.channels, size.height, size.width]
-    if cells != right:
-        yield f"its field has components, height and width {_by(cells)}, the preset {preset} {_by(right)}"
+    held, right = (" x ".join(map(str, sizes)) for sizes in (cells, (dataset.channels, size.height, size.width)))
+    if held != right:
+        yield f"its field has components, height and width {held}, the preset {preset} {right}"
     if frames < size.frames or (frames > size.frames and preset != IMPORTED):
         least = "at least " if preset == IMPORTED else ""
         yield f"it has {frames} frames a run, and the preset {preset} {least}{size.frames}"
@@ -66,12 +64,8 @@ def _shape(stored: StoredField, dataset: Dataset, preset: str) -> Iterator[str]:
         yield f"it has {runs} runs, and describes the parameters of {len(stored.run_parameters)}"
 
 
-def _by(sizes: list[int]) -> str:
-    return " x ".join(map(str, sizes))
-
-
 def shortest_splits(dataset: Dataset, protocol: Protocol, preset: str) -> Mapping[SplitName, Split]:
-    """The splits with windows of two frames, whose runs are those of any window; {} where even they do not fit."""
+    """Splits with the shortest windows, which have the runs of all windows; {} if even these do not fit."""
     shortest = protocol.model_copy(update={"input_frames": 1, "train_steps": 1, "test_steps": 1})
     try:
         return dataset.splits(shortest, preset)
@@ -110,19 +104,19 @@ def _values(stored: StoredField) -> Iterator[str]:
 
 
 def _divergence(stored: StoredField) -> Iterator[str]:
-    found = []
+    divergent = []
     for number, run in enumerate(stored.field):
         worst, frame, largest = _worst_divergence(run)
         if worst > DIVERGENCE_LIMIT * largest:
-            found.append(f"{worst / stored.spacing:.2g} / time in run {number}, frame {frame}")
-    if found:
-        yield f"divergence: {_some(found)}, and the file says that there is none"
+            divergent.append(f"{worst / stored.spacing:.2g} / time in run {number}, frame {frame}")
+    if divergent:
+        yield f"divergence: {_some(divergent)}, and the file says that there is none"
 
 
 def _worst_divergence(run: Tensor) -> tuple[float, int, float]:
-    """The largest |divergence| of a run (time, 2, H, W) times the width of a cell, its frame, the largest |velocity|.
+    """Largest |divergence| of a run (time, 2, H, W) times the width of a cell, its frame, and the largest |velocity|.
 
-    Frames that are not finite, which are named elsewhere, are left out.
+    Frames that are not finite, another problem, do not count.
     """
     frames = run.isfinite().flatten(1).all(1).nonzero()[:, 0]
     if not run.numel() or not len(frames):
@@ -134,6 +128,6 @@ def _worst_divergence(run: Tensor) -> tuple[float, int, float]:
 
 
 def _some(items: list[str], most: int = 3) -> str:
-    """The first few, and how many there are more."""
+    """First few items and the number of the others."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more

@@ -1,4 +1,4 @@
-"""Datasets, found because their files lie in `benchmark/data/datasets/`."""
+"""Registry of the datasets in `benchmark/data/datasets/`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DATASETS_FOLDER = Path(__file__).resolve().parent / "datasets"
 
 
 def dataset_names() -> list[str]:
-    """All known datasets, by name."""
+    """Names of all datasets, sorted."""
     return sorted(_dataset_classes())
 
 
 def dataset(name: str) -> Dataset:
-    """The dataset called `name`. UserError: unknown name (with the nearest)."""
+    """The dataset called `name`. UserError: unknown name, with the nearest one."""
     classes = _dataset_classes()
     if name not in classes:
         raise UserError(unknown_name("dataset", name, sorted(classes)))
@@ -32,7 +32,7 @@ def dataset(name: str) -> Dataset:
 
 @cache
 def _dataset_classes() -> dict[str, type[Dataset]]:
-    """Module name -> class, for the modules of data/datasets/."""
+    """Class of each module in data/datasets/, by the name of the module."""
     from benchmark.data.dataset import Dataset  # torch takes seconds to import
 
     modules = {

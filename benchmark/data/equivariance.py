@@ -1,4 +1,4 @@
-"""The data equivariance error: how far a trajectory is from that of the transformed set-up, transformed back."""
+"""Data equivariance error: distance of a trajectory from that of the transformed set-up, transformed back."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def measure(element: str, pairs: Iterable[Pair], exact: bool = True) -> EquivarianceError:
-    """The error of one group element over `pairs` of trajectories (d_1, d_g), each (time, 2, H, W).
+    """Error of one group element g over `pairs` of trajectories (d_1, d_g), each (time, 2, H, W).
 
-    d_g started from the transformed set-up and is transformed back. The mean over pairs of mean |d_1 - d_g|, and the
-    same over the mean of mean |d_1| (Wang, Walters, Yu 2022, section 5).
+    d_g starts from the transformed set-up and is transformed back. The absolute error is the mean of |d_1 - d_g| over
+    all pairs, the relative error divides it by the mean of |d_1| (Wang, Walters, Yu 2022, section 5).
     """
     differences, sizes = [], []
     for first, other in pairs:

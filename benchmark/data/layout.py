@@ -1,8 +1,8 @@
-"""How a field lies on disk: one HDF5 file for each (dataset, preset, level), complete or absent.
+"""Data files: one HDF5 file for each (dataset, preset, level), complete or absent.
 
-The file holds one contiguous, uncompressed data set `field` (run, time, component, x, y) float32; all else is
-attributes of the root, structured ones as JSON. The checksum covers the field, so that equal fields have equal
-checksums whatever wrote them.
+A file holds one contiguous, uncompressed data set `field` (run, time, component, x, y) float32. Attributes of the root
+describe it, structured ones as JSON. The checksum covers the field alone, so equal fields have equal checksums whatever
+software wrote them.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ FORMAT_VERSION = 2
 AXES = ("run", "time", "component", "x", "y")
 UNITS = {"field": "length / time", "spacing": "length", "time_step": "time"}
 LIBRARIES = ("phiflow", "numpy", "scipy", "torch", "h5py")
-"""Distributions whose versions a data file names; phiflow is optional."""
+"""Distributions whose versions a data file records; phiflow is optional."""
 
 
 @dataclass(frozen=True)
 class StoredField:
-    """A file read back: `field` is (run, time, 2, H, W) float32 on the CPU, the rest as `Simulation` has it."""
+    """Content of a data file: `field` is (run, time, 2, H, W) float32 on the CPU; see `Simulation` for the rest."""
 
     path: Path
     dataset: str
@@ -60,47 +60,47 @@ class StoredField:
 
     @property
     def mean_absolute_error(self) -> float | None:
-        """The data equivariance error: the mean over the group elements, in the units of the field.
+        """Data equivariance error: the mean over the group elements, in units of the field.
 
-        None for fields that were not simulated: nobody knows what the transformed set-up would have done.
+        None for measured fields: their set-up cannot be transformed.
         """
         return fmean(error.absolute for error in self.equivariance_errors) if self.equivariance_errors else None
 
     @property
     def mean_relative_error(self) -> float | None:
-        """The same, relative to the field."""
+        """Data equivariance error relative to the field, or None if it was not measured."""
         return fmean(error.relative for error in self.equivariance_errors) if self.equivariance_errors else None
 
 
 def data_path(folder: Path, dataset: str, preset: str, level: Level) -> Path:
-    """Where the field of a level lies under the data folder."""
+    """Path of the data file of a level."""
     return folder / dataset / preset / f"level_{level}.h5"
 
 
 def field_path(data_folder: Path, dataset: DatasetChoice) -> Path:
-    """Where the field of a cell's dataset lies under the data folder."""
+    """Path of the data file of a cell's dataset."""
     return data_path(data_folder, dataset.name, dataset.preset, dataset.level)
 
 
 def part_path(folder: Path, dataset: str, preset: str, part: Part) -> Path:
-    """Where a simulated part waits until the levels that need it are assembled."""
+    """Path of a simulated part, which is kept until the levels that need it are assembled."""
     return folder / dataset / preset / "parts" / f"{part.key}.h5"
 
 
 def require(path: Path) -> None:
-    """MachineError, which says how to make it, where there is no such file."""
+    """MachineError: the file does not exist; the message names the command that makes it."""
     if not path.is_file():
         raise MachineError(f"{path}: no such data file; {_origin(path)}")
 
 
 def require_data(data_folder: Path, cells: Iterable[Cell]) -> None:
-    """MachineError, as of `require`, where the data of one of `cells` are missing."""
+    """MachineError as in `require`: a data file of one of `cells` does not exist."""
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
         require(field_path(data_folder, dataset))
 
 
 def _origin(path: Path) -> str:
-    """How the file of that name is made."""
+    """Command that makes the file of that name."""
     dataset, preset = path.parent.parent.name, path.parent.name
     if preset == IMPORTED:
         return f"`symbench data import {dataset} FOLDER` makes it from the published files"
@@ -108,10 +108,9 @@ def _origin(path: Path) -> str:
 
 
 def write(path: Path, dataset_name: str, preset: str, level: Level, simulation: Simulation, recipe: str = "") -> None:
-    """Write one level, and show it under its name only when it is whole and on the disk.
+    """Write one level atomically. `recipe` identifies the parts that it was assembled from; empty for imported files.
 
-    `recipe` identifies the parts that it was assembled from; empty for imported files.
-    MachineError, and nothing left behind, where the disk is full or the folder does not let us.
+    MachineError: the disk is full or the folder cannot be written; no temporary file remains.
     """
     field = np.ascontiguousarray(simulation.field, "<f4")
     attributes = {
@@ -146,13 +145,13 @@ def _libraries() -> dict[str, str]:
 
 
 def write_part(path: Path, field: NDArray[np.float32]) -> None:
-    """Keep what a part gave, whole or not at all. MachineError as in `write`."""
+    """Write the field of a part atomically. MachineError as in `write`."""
     with replacing(path) as temporary:
         temporary.write_bytes(_hdf5(np.ascontiguousarray(field, "<f4"), {"checksum": checksum(field)}))
 
 
 def read_part(path: Path) -> NDArray[np.float32] | None:
-    """What `write_part` kept; None where there is no such file, or one that is not as it was written."""
+    """Field of a part, or None if the file is missing or damaged."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             field: NDArray[np.float32] = file["field"][()]
@@ -163,13 +162,13 @@ def read_part(path: Path) -> NDArray[np.float32] | None:
 
 
 def read(path: Path, verify: bool = True) -> StoredField:
-    """Read a whole field into memory. MachineError where the file is missing, truncated, altered or not ours.
+    """Read a data file. `verify` compares the checksum, which takes about as long as reading.
 
-    `verify` compares the checksum, which takes about as long as reading.
+    MachineError: the file is missing, truncated, altered, or not a data file of symbench.
     """
     require(path)
     try:
-        # A file under its final name never changes: no lock is needed, and network file systems may refuse one.
+        # A file under its final name never changes, so no lock is needed; network file systems may refuse one.
         with h5py.File(path, "r", locking=False) as file:
             stored = _stored_field(path, file)
     except OSError as error:
@@ -184,9 +183,9 @@ def read(path: Path, verify: bool = True) -> StoredField:
 
 
 def load_field(path: Path, grid: Grid) -> StoredField:
-    """As `read`, with the velocity on the grid that a cell asks for: faces are averaged to cell centres.
+    """Read a data file with the velocity on `grid`; staggered faces are averaged to cell centres.
 
-    The checksum stays that of the file. UserError where faces are asked for and the file holds cell centres.
+    The checksum is that of the file. UserError: `grid` is staggered and the file holds cell centres.
     """
     stored = read(path)
     if stored.grid == grid:
@@ -197,19 +196,19 @@ def load_field(path: Path, grid: Grid) -> StoredField:
 
 
 def checksum(field: NDArray[np.float32]) -> str:
-    """sha256 in hex over the shape and the bytes of the field, little-endian."""
+    """Hex sha256 over the shape and the little-endian bytes of the field."""
     digest = hashlib.sha256(json.dumps(field.shape).encode())
     digest.update(np.ascontiguousarray(field, "<f4").data)
     return digest.hexdigest()
 
 
 def remedy(path: Path) -> str:
-    """What to do about a broken file."""
+    """Advice for a broken file: delete it, and the command that makes it."""
     return f"delete it; {_origin(path)} again"
 
 
 def _hdf5(field: NDArray[np.float32], attributes: Mapping[str, Any]) -> memoryview:
-    """The bytes of the file, made in memory: HDF5 itself cannot close a file on a full disk."""
+    """Bytes of the file, made in memory, because HDF5 cannot close a file on a full disk."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file.create_dataset("field", data=field)

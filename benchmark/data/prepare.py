@@ -1,8 +1,8 @@
-"""Makes the data files that a suite needs and that are not there yet.
+"""Simulation of the data files that a suite needs and the store does not have.
 
-A level is assembled from parts, which are simulated in processes of their own and wait on disk: an interruption costs
-the parts that were being simulated, and the same call goes on. What a part gives does not depend on the number of
-processes: each computes on one thread, and its runs are always the same.
+A level is assembled from parts, which are simulated in parallel processes and kept on disk. After an interruption the
+same call goes on; only the parts in progress are lost. The result of a part does not depend on the number of processes:
+a part always has the same runs and computes on one thread.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,13 +30,13 @@ from benchmark.data.layout import data_path, part_path, read, read_part, write, 
 from benchmark.errors import MachineError, UserError, unknown_name
 
 TotalProgress = Callable[[int, int], None]
-"""Called with (done, total) work."""
+"""Callback that takes (done, total) work."""
 POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What is missing: `levels` with the parts of each, in the suite's order; `paths` of the levels' files."""
+    """Missing levels of a dataset: `levels` has the parts of each, in the order of the suite, `paths` its file."""
 
     name: str
     preset: str
@@ -46,11 +46,11 @@ class Outline:
     paths: Mapping[Level, Path]
 
     def part_path(self, part: Part) -> Path:
-        """Where a part waits."""
+        """Path of a part."""
         return part_path(self.folder, self.name, self.preset, part)
 
     def missing_parts(self) -> list[Part]:
-        """Each part that is not simulated yet, once; of one level, the longest first."""
+        """Parts that are not simulated yet, each once; the longest of a level first."""
         parts: dict[str, Part] = {}
         for needed in self.levels.values():
             for part in sorted(needed, key=lambda part: -part.work):
@@ -61,10 +61,10 @@ class Outline:
 def outline(
     dataset_name: str, preset: str, levels: Iterable[Level], folder: Path, solver: str | None = None
 ) -> Outline:
-    """Compare what is wanted with what is there; a broken file counts as missing.
+    """Find the missing ones of `levels`; a broken or outdated file counts as missing.
 
-    UserError: unknown dataset, preset, level or solver. MachineError: the folder cannot be written to, or the data
-    are not to be simulated but imported, with how to get them.
+    UserError: unknown dataset, preset, level or solver. MachineError: the folder cannot be written, or the data must be
+    imported; the message says how to get them.
     """
     dataset = dataset_registry.dataset(dataset_name)
     if preset not in dataset.presets:
@@ -75,32 +75,28 @@ def outline(
         path = data_path(folder, dataset_name, preset, level)
         simulated = [] if preset == IMPORTED else dataset.parts(level, preset)
         needed = [part.solved_by(solver) for part in simulated] if solver else list(simulated)
-        if not _is_whole(path, (dataset_name, preset, level, _recipe(needed))):
+        if not _is_complete(path, (dataset_name, preset, level, _recipe(needed))):
             parts[level], paths[level] = needed, path
     for path in paths.values():
         if preset == IMPORTED:
-            _refuse_imported(dataset_name, dataset, path)
+            assert dataset.published_files is not None
+            raise MachineError(
+                f"{path}: no such data file, and {dataset_name} ({IMPORTED}) is not simulated here:"
+                f" {dataset.published_files.where}; then `symbench data import {dataset_name} FOLDER`"
+            )
         _require_writable(path.parent)
     return Outline(dataset_name, preset, folder, solver, parts, paths)
 
 
 def _recipe(parts: Sequence[Part]) -> str:
-    """Changes when what is simulated for a level does, so that older files are made again."""
+    """Identity of the simulations of a level; files with another recipe are outdated."""
     return hashlib.sha256("".join(part.key for part in parts).encode()).hexdigest()[:16] if parts else ""
 
 
-def _refuse_imported(name: str, dataset: Dataset, path: Path) -> NoReturn:
-    assert dataset.published_files is not None
-    raise MachineError(
-        f"{path}: no such data file, and {name} ({IMPORTED}) is not simulated here: {dataset.published_files.where};"
-        f" then `symbench data import {name} FOLDER`"
-    )
-
-
 def prepare(work: Outline, progress: TotalProgress, processes: int = 1) -> Iterator[Path]:
-    """Simulate and write what is missing; yields the path of each level as it appears, whole.
+    """Simulate the missing levels; yields the path of each one when its file is complete.
 
-    With a GPU one process is enough. MachineError: a simulation fails, or the disk is full; what was finished stays.
+    With a GPU, one process does all. MachineError: a simulation fails, or the disk is full; finished parts remain.
     """
     parts = work.missing_parts()
     total = sum(part.work for part in parts)
@@ -116,12 +112,12 @@ def prepare(work: Outline, progress: TotalProgress, processes: int = 1) -> Itera
             for part in done:
                 if part.key not in still_needed:
                     work.part_path(part).unlink(missing_ok=True)
-    with suppress(OSError):  # parts of levels that nobody asked for this time
+    with suppress(OSError):  # not empty: it holds parts of other levels
         (data_path(work.folder, work.name, work.preset, 0).parent / "parts").rmdir()
 
 
 def simulate_part(work: Outline, part: Part, progress: Callable[[int], None]) -> str:
-    """Simulate one part, on one thread, and leave it on disk; returns its key."""
+    """Simulate one part on one thread and write it; returns its key."""
     with _one_thread():
         write_part(work.part_path(part), part.simulate(progress))
     return part.key
@@ -138,7 +134,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def assemble(work: Outline, level: Level) -> Path:
-    """Write the level, all of whose parts are on disk."""
+    """Write a level from its parts on disk; returns its path."""
     parts = work.levels[level]
     fields = [_field(work, part) for part in parts]
     simulation = dataset_registry.dataset(work.name).assemble(level, work.preset, fields)
@@ -150,7 +146,7 @@ def assemble(work: Outline, level: Level) -> Path:
 
 
 def _field(work: Outline, part: Part) -> NDArray[np.float32]:
-    """Another process that prepares the same may have removed it: then it is simulated again."""
+    """Field of a part; simulated again if another process that prepares the same level has removed it."""
     field = read_part(work.part_path(part))
     if field is None:
         simulate_part(work, part, lambda done: None)
@@ -168,20 +164,20 @@ def _in_turn(work: Outline, parts: Sequence[Part], show: Callable[[int], None], 
         done += more
         show(done)
 
-    yield ""  # levels whose parts an earlier attempt has simulated
+    yield ""  # assembles levels whose parts are all on disk
     for part in parts:
         yield simulate_part(work, part, count)
 
 
 def _in_processes(work: Outline, parts: Sequence[Part], show: Callable[[int], None], processes: int) -> Iterator[str]:
-    """Fresh processes, since torch's threads do not survive a fork."""
+    """Simulate in spawned processes, because the threads of torch do not survive a fork."""
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     counter = context.Value("q", 0)
     pool = ProcessPoolExecutor(processes, context, _start_worker, (counter,))
     yield ""
     try:
-        with _holding_back(signal.SIGINT):  # Ctrl-C is for the parent, which ends the workers
+        with _blocked(signal.SIGINT):  # workers inherit it: Ctrl-C reaches the parent alone, which ends them
             waiting: set[Future[str]] = {pool.submit(_work, work, part) for part in parts}
         while waiting:
             finished, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
@@ -195,13 +191,13 @@ def _in_processes(work: Outline, parts: Sequence[Part], show: Callable[[int], No
         ) from error
     finally:
         for process in set(multiprocessing.active_children()) - others:
-            process.terminate()  # after an error or Ctrl-C nobody waits for what they are doing
+            process.terminate()  # after an error or Ctrl-C their results are not needed
         pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def _holding_back(number: signal.Signals) -> Iterator[None]:
-    """A signal is heard at the end only; processes that are started within never hear it."""
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    """Block a signal until the end of the block; processes started within block it for ever."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
@@ -227,15 +223,13 @@ def _count(more: int) -> None:
 
 
 def _declared(dataset: Dataset, level: Level) -> Level:
-    """The level as the dataset writes it, so that 3.0 and 3 are one file."""
+    """The level as the dataset declares it, so that 3.0 and 3 are one file."""
     if level not in dataset.levels:
         raise UserError(unknown_name("level", level, dataset.levels))
     return dataset.levels[dataset.levels.index(level)]
 
 
-def _is_whole(path: Path, identity: tuple[str, str, Level, str]) -> bool:
-    if not path.exists():
-        return False
+def _is_complete(path: Path, identity: tuple[str, str, Level, str]) -> bool:
     try:
         stored = read(path)
     except MachineError:
@@ -244,7 +238,7 @@ def _is_whole(path: Path, identity: tuple[str, str, Level, str]) -> bool:
 
 
 def _require_writable(folder: Path) -> None:
-    """Found out before hours of simulation and not after."""
+    """MachineError: the folder cannot be written. The check comes before hours of simulation."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,9 +1,9 @@
 """Import of the published `raw_data_*.pt`, one tensor a run as `torch.save` wrote it, into a data file.
 
-The files come from strangers. `torch.load(weights_only=True)` runs no code of a file, but it may allocate what the file
-asks for and believes the size that a tensor claims. Therefore a file is read once, up to a limit; its records must be
-uncompressed and have the right checksums; its pickle may name nothing but what one float tensor needs; and torch gets
-these records alone, packed anew.
+The files are not trusted. `torch.load(weights_only=True)` runs no code of a file, but it allocates as much memory as
+the file requests and trusts the size that a tensor claims. Therefore a file is read once, up to a limit; its records
+must be uncompressed and match their checksums; its pickle may name only the globals of one float tensor; and torch
+reads these records alone, from a new archive.
 """
 
 from __future__ import annotations
@@ -37,100 +37,93 @@ PLAIN_TENSOR = (
 )
 """Globals in the pickle of a tensor of floats."""
 SIZE_FACTOR, SIZE_SLACK = 4, 2**20
-"""A file may be this many times as large as the expected tensor, since a view is saved with all that it looks at."""
+"""Largest file: factor of the expected tensor, because a view is saved with its whole storage, and slack in bytes."""
 PICKLE_LIMIT = 4096
-"""Bytes; the pickle of a plain tensor takes about 200, the numbers lie beside it."""
+"""Largest pickle in bytes; that of a plain tensor takes about 200, its numbers are another record."""
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The pickled number that files began with before they were zip archives."""
+"""First bytes of the files of torch before 1.6, which were no zip archives."""
 NAMES_SHOWN = 10
 
 
 def import_files(dataset_name: str, folder: Path, data_folder: Path, progress: Progress) -> Path:
-    """Read the published files of a dataset from `folder`, and write them as its preset `imported`; returns the path.
+    """Read the published files of a dataset from `folder` and write its preset `imported`; returns the path.
 
-    All runs are cut to the length of the shortest. Equal files give the same bytes. `progress` is called with 1 after
-    each file. Smoke: spacing and time step are 1, as in the published simulation. Measurements: the component order
-    is the one with less divergence, and the units are the distance of two points and of two frames, whatever that is.
+    All runs are cut to the length of the shortest. Equal files give equal bytes. `progress` is called with 1 after each
+    file. Smoke: spacing and time step are 1, as in the published simulation. Measurements: the component order is the
+    one with less divergence; the units are the distances of points and frames.
 
-    UserError: unknown dataset, one that is not imported, no such folder; and, all in one message, the files that are
-    missing, damaged, too short or hold something else. MachineError: the data folder cannot be written to.
+    UserError: unknown dataset, a dataset without published files, no such folder; or, in one message, all files that
+    are missing, damaged, too short or hold something else. MachineError: the data folder cannot be written.
     """
     dataset = dataset_registry.dataset(dataset_name)
     files = dataset.published_files
     if files is None:
+        names = dataset_registry.dataset_names()
+        importable = [name for name in names if dataset_registry.dataset(name).published_files is not None]
         raise UserError(
             f"{dataset_name} is simulated (`symbench data prepare SUITE`), there are no files to import;"
-            f" there are for: {', '.join(_importable())}"
+            f" there are for: {', '.join(importable)}"
         )
     runs = _read_all(dataset_name, files, dataset.presets[IMPORTED], folder, progress)
-    simulation = _measurements(runs) if files.measured else _smoke(runs)
+    simulation = _simulation(runs, files.measured)
     path = data_path(data_folder, dataset_name, IMPORTED, files.level)
     write(path, dataset_name, IMPORTED, files.level, simulation)
     return path
 
 
-def _importable() -> list[str]:
-    return [
-        name for name in dataset_registry.dataset_names() if dataset_registry.dataset(name).published_files is not None
-    ]
-
-
 @dataclass(frozen=True)
 class _Run:
-    """`frames` is (time, 2, ., .) float32, axes as in the file; `origin` says which file it was."""
+    """`frames` is (time, 2, ., .) float32 with the axes of the file; `origin` describes the file."""
 
     frames: NDArray[np.float32]
     origin: Mapping[str, Any]
 
 
 class _UnusableError(Exception):
-    """What is wrong with a file, as a sentence whose subject is the file."""
+    """Fault of a file, as a predicate that follows its name."""
 
 
-def _smoke(runs: Sequence[_Run]) -> Simulation:
-    """The published solver leaves some divergence, and the scale set is resampled: nothing is promised."""
-    return Simulation(
-        field=_stack(run.frames.swapaxes(-2, -1) for run in runs),
-        grid="staggered",
-        divergence_free=False,
-        spacing=1.0,
-        time_step=1.0,
-        parameters={"axes_in_file": "time, component, y, x"},
-        run_parameters=[run.origin for run in runs],
-        equivariance_errors=(),
-    )
+def _simulation(runs: Sequence[_Run], measured: bool) -> Simulation:
+    """All runs, in units of grid points and frames.
 
-
-def _measurements(runs: Sequence[_Run]) -> Simulation:
-    field = _stack(run.frames for run in runs)
-    as_stored = _mean_divergence(field)
-    swapped = _mean_divergence(field[:, :, ::-1])
-    return Simulation(
-        field=field[:, :, ::-1] if swapped < as_stored else field,
-        grid="centered",
-        divergence_free=False,
-        spacing=1.0,
-        time_step=1.0,
-        parameters={
+    Published smoke is not divergence-free: the solver iterates, and the scale set is resampled.
+    """
+    parameters: dict[str, Any]
+    if measured:
+        field = _stack(run.frames for run in runs)
+        as_stored, swapped = _mean_divergence(field), _mean_divergence(field[:, :, ::-1])
+        parameters = {
             "components_swapped": swapped < as_stored,
             "mean_absolute_divergence_as_stored": as_stored,
             "mean_absolute_divergence_swapped": swapped,
             "units": "grid points and frames; the real ones are not published",
-        },
+        }
+        if swapped < as_stored:
+            field = field[:, :, ::-1]
+    else:
+        field = _stack(run.frames.swapaxes(-2, -1) for run in runs)
+        parameters = {"axes_in_file": "time, component, y, x"}
+    return Simulation(
+        field=field,
+        grid="centered" if measured else "staggered",
+        divergence_free=False,
+        spacing=1.0,
+        time_step=1.0,
+        parameters=parameters,
         run_parameters=[run.origin for run in runs],
         equivariance_errors=(),
     )
 
 
 def _stack(runs: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """(run, time, 2, H, W), as long as the shortest run."""
+    """Array (run, time, 2, H, W), as long as the shortest run."""
     runs = list(runs)
     length = min(len(run) for run in runs)
     return np.stack([run[:length] for run in runs])
 
 
 def _mean_divergence(field: NDArray[np.float32]) -> float:
-    """Mean |du_0/dH + du_1/dW| over the inner points of (run, time, 2, H, W), by centred differences, a point apart."""
+    """Mean |du_0/dH + du_1/dW| over the inner points of (run, time, 2, H, W), by central differences, spacing 1."""
 
     def of_run(run: NDArray[np.float64]) -> float:
         along_h = run[:, 0, 2:, 1:-1] - run[:, 0, :-2, 1:-1]
@@ -141,7 +134,7 @@ def _mean_divergence(field: NDArray[np.float32]) -> float:
 
 
 def _read_all(name: str, files: PublishedFiles, preset: Preset, folder: Path, progress: Progress) -> list[_Run]:
-    """The runs in their order. UserError with all that is wrong, the missing files first."""
+    """Runs in their order. UserError: lists all faults, the missing files first."""
     grid = (preset.height, preset.width) if files.measured else (preset.width, preset.height)
     present = _names_in(folder, files)
     missing = [name for name in files.names if name not in present]
@@ -150,7 +143,7 @@ def _read_all(name: str, files: PublishedFiles, preset: Preset, folder: Path, pr
     for file_name in files.names:
         if file_name not in missing:
             try:
-                with warnings.catch_warnings():  # torch and pickletools warn of what is refused in any case
+                with warnings.catch_warnings():  # torch and pickletools warn about files that are refused anyway
                     warnings.simplefilter("ignore")
                     runs.append(_read(folder / file_name, preset.frames, grid))
             except _UnusableError as error:
@@ -165,7 +158,7 @@ def _read_all(name: str, files: PublishedFiles, preset: Preset, folder: Path, pr
 
 def _names_in(folder: Path, files: PublishedFiles) -> set[str]:
     try:
-        return {found.name for found in folder.iterdir()}
+        return {path.name for path in folder.iterdir()}
     except OSError as error:
         expected = f"a folder with {_abbreviated(files.names)}"
         raise UserError(f"{folder}: {error.strerror or error}; right is {expected} ({files.where})") from error
@@ -183,7 +176,7 @@ def _abbreviated(names: Sequence[str]) -> str:
 
 
 def _read(path: Path, frames: int, grid: tuple[int, int]) -> _Run:
-    """One file. _UnusableError says what is wrong with it."""
+    """Read one file. _UnusableError: its fault."""
     frame_bytes = 2 * grid[0] * grid[1] * torch.float32.itemsize
     limit = SIZE_FACTOR * frames * frame_bytes + SIZE_SLACK
     content = _content(path, limit)
@@ -193,7 +186,7 @@ def _read(path: Path, frames: int, grid: tuple[int, int]) -> _Run:
         raise _UnusableError(f"holds a tensor of shape {shape}")
     if shape[0] < frames:
         raise _UnusableError(f"holds {shape[0]} frames; {frames} are needed")
-    if shape[0] > limit // frame_bytes:  # a view may show the same numbers over and over again
+    if shape[0] > limit // frame_bytes:  # a view may repeat its numbers without end
         raise _UnusableError(f"holds {shape[0]} frames; at most {limit // frame_bytes} are taken")
     values = tensor.to(torch.float32).contiguous().numpy()
     if not np.isfinite(values).all():
@@ -206,7 +199,7 @@ def _read(path: Path, frames: int, grid: tuple[int, int]) -> _Run:
 
 def _content(path: Path, limit: int) -> bytes:
     try:
-        if not path.is_file():  # a pipe would let us wait for ever
+        if not path.is_file():  # reading a pipe would block
             raise _UnusableError("is not a regular file")
         with path.open("rb") as file:
             content = file.read(limit + 1)
@@ -223,12 +216,12 @@ def _content(path: Path, limit: int) -> bytes:
 
 
 def _tensor(content: bytes) -> Tensor:
-    """The one tensor in a file of torch.save, without its gradient."""
+    """The only tensor in a file of torch.save, without its gradient."""
     try:
         return _loaded(content)
     except _UnusableError:
         raise
-    except Exception as error:  # altered bytes make zipfile, pickletools and torch raise almost anything
+    except Exception as error:  # zipfile, pickletools and torch raise almost anything on altered bytes
         if content.startswith(OLD_FORMAT):
             raise _UnusableError(
                 "has the format of torch before 1.6; where you trust it, load and save it again"
@@ -242,7 +235,7 @@ def _loaded(content: bytes) -> Tensor:
         stored = all(entry.compress_type == ZIP_STORED for entry in entries)
         if not stored or sum(entry.file_size for entry in entries) > len(content):
             raise _UnusableError("is a compressed archive, which torch.save never writes")
-        records = {entry.filename.partition("/")[2]: archive.read(entry) for entry in entries}  # by their checksums
+        records = {entry.filename.partition("/")[2]: archive.read(entry) for entry in entries}  # verifies checksums
     _require_one_tensor(records["data.pkl"])
     if records.get("byteorder", b"little") != b"little":
         raise _UnusableError(f"has the byte order {_quoted(records['byteorder'].decode())}, and not little")
@@ -255,13 +248,13 @@ def _loaded(content: bytes) -> Tensor:
     tensor = torch.load(packed, map_location="cpu", weights_only=True)
     if not isinstance(tensor, Tensor):
         raise _UnusableError(f"holds something else than one plain tensor, with {_quoted(type(tensor).__name__)}")
-    if tensor.untyped_storage().nbytes() != len(records["data/0"]):  # older versions of torch do not look
+    if tensor.untyped_storage().nbytes() != len(records["data/0"]):  # older versions of torch do not check
         raise _UnusableError("is damaged: it does not hold as many numbers as it says")
     return tensor.detach()
 
 
 def _require_one_tensor(pickled: bytes) -> None:
-    """_UnusableError where a pickle names what one tensor does not need, or reads a value twice and so may explode."""
+    """_UnusableError: a global that one tensor does not need, or a value read twice, which may grow exponentially."""
     if len(pickled) > PICKLE_LIMIT:
         raise _UnusableError("holds something else than one plain tensor")
     for opcode, value, _ in pickletools.genops(pickled):
@@ -273,5 +266,5 @@ def _require_one_tensor(pickled: bytes) -> None:
 
 
 def _quoted(text: str) -> str:
-    """A name out of a file, printable and short."""
+    """Name from a file, printable and short."""
     return ascii(text[:60])

@@ -1,4 +1,4 @@
-"""Windows gathered by index from a field that stays in memory, on the device where it fits."""
+"""Windows of a field in memory, gathered by index on its device."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from benchmark.data.dataset import Split
 
 @dataclass(frozen=True)
 class Windows:
-    """All windows of one split over one field; a batch is one gather, nothing is copied for each window.
+    """All windows of one split of one field. A batch is one gather.
 
-    `field` is (run, time, C, H, W); `index` holds a row (run, first frame) for each window, on the field's device.
+    `field` is (run, time, C, H, W). `index` holds (run, first frame) of each window, on the device of the field.
     """
 
     field: Tensor
@@ -24,16 +24,16 @@ class Windows:
 
     @classmethod
     def of(cls, field: Tensor, split: Split, input_frames: int) -> Windows:
-        """The windows of `split`, run after run."""
+        """Windows of `split`, ordered by run."""
         pairs = [(run, start) for run in split.runs for start in split.starts]
         return cls(field, torch.tensor(pairs, device=field.device), input_frames, split.steps)
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def batch(self, which: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs (B, T, C, H, W) and targets (B, S, C, H, W) of the windows numbered `which` (B,)."""
-        rows = self.index[which.to(self.index.device)]
+    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs (B, T, C, H, W) and targets (B, S, C, H, W) of the windows with these `numbers` (B,)."""
+        rows = self.index[numbers.to(self.index.device)]
         frames = rows[:, 1:] + torch.arange(self.input_frames + self.steps, device=rows.device)
         window = self.field[rows[:, :1], frames]
         return window[:, : self.input_frames], window[:, self.input_frames :]

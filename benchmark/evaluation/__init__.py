@@ -1,1 +1,1 @@
-"""Forecast and symmetry errors of a model, and what it costs."""
+"""Forecast and symmetry metrics of a model, and its costs."""

@@ -1,4 +1,4 @@
-"""What a model costs: its parameters, and the floating-point operations of a forecast step."""
+"""Costs of a model: its parameters, and the floating-point operations of a forecast step."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from benchmark.models.baseline import Baseline, Task
 
 CPU = torch.device("cpu")
 COMPLEX_COST = 4
-"""A complex product and sum are four of each."""
+"""Real multiply-adds in a complex multiply-add."""
 
 
 def built(baseline: type[Baseline], config: Any, task: Task) -> Baseline:
-    """A model to look at, on the CPU; the random state stays as it was."""
+    """A model on the CPU, for inspection; the random state is restored."""
     with _same_random_state(CPU):
         return baseline(config, task)
 
 
 def parameters(model: nn.Module) -> int:
-    """How many numbers are trained."""
+    """Number of trained parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def flops(model: Baseline, device: torch.device = CPU) -> int:
     """Floating-point operations of one forecast step of one window, for a model on `device`.
 
-    Counted are matrix products and convolutions, 2 for each multiplication with its sum, and Fourier transforms of N
-    points, 5 N log2 N, half of it for real numbers; not what is done point by point. Weights are expanded beforehand,
-    as in a roll-out. The model and the random state stay as they were.
+    The count has 2 for each multiply-add of matrix products and convolutions, and 5 N log2 N for a Fourier transform of
+    N points, half of it for real numbers. Pointwise operations do not count. Weights are expanded beforehand, as in a
+    roll-out. The model and the random state are restored.
     """
     task, training = model.task, model.training
     window = torch.zeros(1, task.input_frames, task.channels, task.height, task.width, device=device)
@@ -54,7 +54,7 @@ def flops(model: Baseline, device: torch.device = CPU) -> int:
 
 
 class _Counter(TorchDispatchMode):
-    """torch's FlopCounterMode, and Fourier transforms, and complex numbers; convolutions are not carried out."""
+    """FlopCounterMode of torch with Fourier transforms and complex numbers; convolutions run on shapes alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,14 +62,14 @@ class _Counter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing here is compiled, and to keep a compiler away torch would import it, which takes half a second."""
+        """False: nothing is compiled here, and torch would import its compiler (half a second) to disable it."""
         return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs, operation = kwargs or {}, func.overloadpacket
-        if operation is torch.ops.aten.convolution:  # shapes tell all, and a large network takes a CPU half a minute
+        if operation is torch.ops.aten.convolution:  # shapes suffice; a large network takes half a minute on a CPU
             shapes = (value.to("meta") if isinstance(value, Tensor) else value for value in args)
             result = torch.zeros_like(func(*shapes, **kwargs), device=args[0].device)
         else:
@@ -87,7 +87,7 @@ _TRANSFORMS = (torch.ops.aten._fft_c2c, torch.ops.aten._fft_r2c, torch.ops.aten.
 
 
 def _transform_flops(before: Tensor, after: Tensor, axes: list[int]) -> float:
-    """The field's convention for a fast Fourier transform along `axes`, whatever the algorithm."""
+    """Conventional count for a fast Fourier transform along `axes`, independent of the algorithm."""
     real = next((side for side in (before, after) if not side.is_complex()), None)
     field = before if real is None else real
     return (5.0 if real is None else 2.5) * field.numel() * math.log2(math.prod(field.shape[axis] for axis in axes))

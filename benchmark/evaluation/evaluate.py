@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -18,13 +19,13 @@ from benchmark.groups import Element
 from benchmark.models.baseline import Baseline
 
 BATCH = 32
-"""Windows at once; fixed, so that the figures do not depend on the training batch."""
+"""Windows in a batch; fixed, so that the metrics do not depend on the batch size of the training."""
 ROLLED_OUT = 32
-"""Windows, evenly spread, over which the equivariance error of a whole roll-out is the mean."""
+"""Windows, evenly spread, that the equivariance error of a roll-out is averaged over."""
 
 
 class Ranks(Protocol):
-    """The processes among which the windows of an evaluation are divided, as this one of them sees them."""
+    """Processes that share the windows of an evaluation, seen from one of them."""
 
     @property
     def rank(self) -> int: ...
@@ -51,65 +52,58 @@ def roll_out(model: Baseline, x_BTCHW: Tensor, steps: int, device_type: str, bf1
 
 
 def forecast_error(model: Baseline, windows: Windows, world: Ranks, precision: str) -> ForecastError:
-    """The error over all windows and all ranks; every rank gets the same sums."""
+    """Forecast error over all windows; equal on all ranks."""
     error = ForecastError.zero(windows.steps, world.device)
-    _forecast(model, windows, world, precision, lambda which, prediction, y: error.add(prediction, y))
-    for sums in (error.squared, error.variance, error.count):
-        world.sum(sums)
+    _forecast(model, windows, world, precision, lambda numbers, prediction, truth: error.add(prediction, truth))
+    _sum(world, error.squared, error.variance, error.count)
     return error
 
 
 def split_errors(
     model: Baseline, windows: Windows, world: Ranks, precision: str, box: Box
 ) -> tuple[ForecastError, FlowError]:
-    """The same for a test split, run by run, and what kind of flow was forecast."""
+    """Forecast error of each run of a test split, and the errors of spectrum and divergence; equal on all ranks."""
     runs, row = torch.unique(windows.index[:, 0], return_inverse=True)
     error = ForecastError.zero(windows.steps, world.device, len(runs))
     height, width = windows.field.shape[-2:]
     flow = FlowError.zero(box, height, width, world.device)
 
-    def count(which: Tensor, prediction: Tensor, y: Tensor) -> None:
-        error.add(prediction, y, row[which])
-        flow.add(prediction, y)
+    def add(numbers: Tensor, prediction: Tensor, truth: Tensor) -> None:
+        error.add(prediction, truth, row[numbers])
+        flow.add(prediction, truth)
 
-    _forecast(model, windows, world, precision, count)
-    for sums in (error.squared, error.variance, error.count, flow.spectrum, flow.divergence, flow.count):
-        world.sum(sums)
+    _forecast(model, windows, world, precision, add)
+    _sum(world, error.squared, error.variance, error.count, flow.spectrum, flow.divergence, flow.count)
     return error, flow
 
 
 def equivariance_error(
-    model: Baseline, windows: Windows, group: Sequence[Element], world: Ranks
+    model: Baseline, windows: Windows, group: Sequence[Element], world: Ranks, steps: int = 1
 ) -> ModelEquivarianceError:
-    """The model's one-step equivariance error over `group`, all windows and ranks, in float32."""
+    """Equivariance error over `group` and all windows, in float32: the mean over the steps of a roll-out of `steps`.
+
+    Equal on all ranks.
+    """
     error = ModelEquivarianceError.zero(world.device)
     model.eval()
     with torch.inference_mode(), parametrize.cached():
-        for which in _share(len(windows), world):
-            error.add(model.next_frame, windows.batch(which)[0], group)
-    for sums in (error.difference, error.field, error.count):
-        world.sum(sums)
+        for numbers in _share(windows, world):
+            x, _ = windows.batch(numbers)
+            error.add(lambda x: roll_out(model, x, steps, world.device.type, bf16=False), x, group)
+    _sum(world, error.difference, error.field, error.count)
     return error
 
 
 def rollout_equivariance_error(
     model: Baseline, windows: Windows, group: Sequence[Element], world: Ranks
 ) -> ModelEquivarianceError:
-    """The same for a roll-out of `windows.steps` steps, the mean over its steps; over ROLLED_OUT windows at most."""
-    error = ModelEquivarianceError.zero(world.device)
+    """Equivariance error of a roll-out of `windows.steps` steps, over ROLLED_OUT windows."""
     chosen = torch.linspace(0, len(windows) - 1, min(ROLLED_OUT, len(windows)), device=world.device).round().long()
-    model.eval()
-    with torch.inference_mode(), parametrize.cached():
-        for which in _share(len(chosen), world):
-            x, _ = windows.batch(chosen[which])
-            error.add(lambda x: roll_out(model, x, windows.steps, x.device.type, bf16=False), x, group)
-    for sums in (error.difference, error.field, error.count):
-        world.sum(sums)
-    return error
+    return equivariance_error(model, replace(windows, index=windows.index[chosen]), group, world, windows.steps)
 
 
 def example_rollouts(model: Baseline, windows: Windows, split: SplitName, count: int, precision: str) -> Rollouts:
-    """The first window of each of the first `count` runs, for pictures."""
+    """Roll-outs of the first window of each of the first `count` runs, for pictures."""
     first = torch.unique(windows.index[:, 0].cpu(), return_inverse=True)[1]
     positions = [int((first == run).nonzero()[0]) for run in range(min(count, int(first.max()) + 1))]
     x, y = windows.batch(torch.tensor(positions))
@@ -121,17 +115,22 @@ def example_rollouts(model: Baseline, windows: Windows, split: SplitName, count:
 
 
 def _forecast(
-    model: Baseline, windows: Windows, world: Ranks, precision: str, count: Callable[[Tensor, Tensor, Tensor], None]
+    model: Baseline, windows: Windows, world: Ranks, precision: str, add: Callable[[Tensor, Tensor, Tensor], None]
 ) -> None:
-    """Roll this rank's windows out, and give their numbers, the predictions and the truth to `count`."""
+    """Roll out the windows of this rank in batches; `add` takes their numbers, the predictions and the truth."""
     model.eval()
     with torch.inference_mode(), parametrize.cached():
-        for which in _share(len(windows), world):
-            x, y = windows.batch(which)
-            count(which, roll_out(model, x, windows.steps, world.device.type, precision == "bf16"), y)
+        for numbers in _share(windows, world):
+            x, truth = windows.batch(numbers)
+            add(numbers, roll_out(model, x, windows.steps, world.device.type, precision == "bf16"), truth)
 
 
-def _share(windows: int, world: Ranks) -> Iterator[Tensor]:
-    """The numbers of this rank's windows, in batches: every window belongs to exactly one rank."""
-    mine = torch.arange(world.rank, windows, world.size, device=world.device)
-    yield from (which for which in mine.split(BATCH) if len(which))
+def _share(windows: Windows, world: Ranks) -> Iterator[Tensor]:
+    """Numbers of the windows of this rank, in batches. Every window belongs to exactly one rank."""
+    numbers = torch.arange(world.rank, len(windows), world.size, device=world.device)
+    yield from (batch for batch in numbers.split(BATCH) if len(batch))
+
+
+def _sum(world: Ranks, *sums: Tensor) -> None:
+    for values in sums:
+        world.sum(values)

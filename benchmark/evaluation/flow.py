@@ -1,6 +1,6 @@
-"""What a velocity field should be besides near the truth: its energy in each scale, and its divergence.
+"""Energy spectrum and divergence of a forecast, beside those of the truth.
 
-Shape letters as in baseline.py. Sums add up exactly over batches and ranks.
+Shape letters are those of baseline.py. Sums add up exactly over batches and ranks.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from benchmark.cell import Grid
 from benchmark.groups import divergence
 
 FLOOR = 1e-10
-"""Of the total energy, added to each shell before its logarithm, so that what is round-off does not count."""
+"""Fraction of the total energy that is added to each shell before its logarithm, so that round-off does not count."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """Where a field lies: `spacing` is the width of a cell in units of length."""
+    """Geometry of a field: `spacing` is the width of a cell in units of length."""
 
     grid: Grid
     spacing: float
@@ -28,10 +28,10 @@ class Box:
 
 @dataclass
 class FlowError:
-    """Sums over windows, row 0 for the prediction and row 1 for the truth.
+    """Sums over windows; row 0 is the prediction, row 1 the truth.
 
-    `spectrum` (2, K) the energy spectra of the last rolled-out step, `divergence` (2,) the mean |divergence| over
-    all steps, `count` the number of windows.
+    `spectrum` (2, K) sums the energy spectra of the last rolled-out step, `divergence` (2,) the mean |divergence| over
+    all steps. `count` is the number of windows.
     """
 
     box: Box
@@ -45,19 +45,19 @@ class FlowError:
         return cls(box, *(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
 
     def add(self, prediction_BSCHW: Tensor, truth_BSCHW: Tensor) -> None:
-        """Count a batch of roll-outs in."""
+        """Add a batch of roll-outs."""
         for row, field in enumerate((prediction_BSCHW, truth_BSCHW)):
             self.spectrum[row] += energy_spectrum(field[:, -1].double(), self.box.periodic).sum(0)
             self.divergence[row] += mean_divergence(field, self.box).sum()
         self.count += len(truth_BSCHW)
 
     def spectra(self) -> tuple[list[float], list[float]]:
-        """E(k) of prediction and truth, k = 1, 2, ... waves in the longer side of the box, in (field units)^2."""
+        """E(k) of prediction and truth in (field units)^2, for k = 1, 2, ... waves along the longer side of the box."""
         prediction, truth = (self.spectrum / self.count).tolist()
         return prediction, truth
 
     def spectrum_error(self) -> float:
-        """Root of the mean over shells of log10(E_prediction / E_truth)^2: 1 is a factor of ten in every scale."""
+        """Root of the mean over shells of log10(E_prediction / E_truth)^2; 1 is a factor of ten in every shell."""
         floor = torch.clamp(FLOOR * self.spectrum[1].sum(), min=torch.finfo(torch.float64).tiny)
         prediction, truth = (self.spectrum + floor).log10()
         return float((prediction - truth).square().mean().sqrt())
@@ -71,16 +71,16 @@ class FlowError:
 def energy_spectrum(field: Tensor, periodic: bool) -> Tensor:
     """Kinetic energy |u|^2 / 2 in shells of wave numbers: (..., 2, H, W) -> (..., K), K = max(H, W) // 2.
 
-    Shell k holds the waves whose number, counted along the longer side, rounds to k; the mean flow is in none. A
-    field between walls does not go on at the other side: its mean is taken off and a Hann window laid over it (of mean
-    square 1, so that the energy stays), or the jump at the wall would be seen in every shell.
+    Shell k holds the waves whose number along the longer side rounds to k; the mean flow is in no shell. A field
+    between walls is not periodic, and the jump from wall to wall would appear in every shell. Therefore its mean is
+    subtracted and the rest is multiplied by a Hann window of mean square 1, which keeps the energy.
     """
     height, width = field.shape[-2:]
     if not periodic:
-        along = [
-            torch.hann_window(size, periodic=False, dtype=field.dtype, device=field.device) for size in (height, width)
-        ]
-        window = along[0][:, None] * along[1]
+        window_x, window_y = (
+            torch.hann_window(n, False, dtype=field.dtype, device=field.device) for n in (height, width)
+        )
+        window = window_x[:, None] * window_y
         field = (field - field.mean((-2, -1), keepdim=True)) * (window / window.square().mean().sqrt())
     waves = torch.fft.fft2(field, norm="forward")
     energy = 0.5 * (waves.real.square() + waves.imag.square()).sum(-3)
@@ -94,8 +94,8 @@ def energy_spectrum(field: Tensor, periodic: bool) -> Tensor:
 def mean_divergence(field_BSCHW: Tensor, box: Box) -> Tensor:
     """Mean |div u| over steps and cells: (..., S, 2, H, W) -> (...) in float64.
 
-    On a staggered grid over the faces of each cell; at cell centres by central differences, without the outermost
-    cells of a box with walls.
+    On a staggered grid, differences between the faces of each cell. At cell centres, central differences; a box with
+    walls is taken without its outermost cells.
     """
     u, v = field_BSCHW[..., 0, :, :], field_BSCHW[..., 1, :, :]
     if box.grid == "staggered" and not box.periodic:

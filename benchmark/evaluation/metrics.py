@@ -1,6 +1,6 @@
 """Forecasting and symmetry metrics, as sums that add up exactly over batches and ranks.
 
-Shape letters as in baseline.py: B windows, S rolled-out steps, C components, H and W the grid.
+Shape letters are those of baseline.py: B windows, S rolled-out steps, C components, H and W the grid.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ VRMSE_EPSILON = 1e-7
 
 @dataclass
 class ForecastError:
-    """Sums over windows, kept for each run and rolled-out step in float64, so that no window counts twice or half.
+    """Sums over windows for each of R runs and S rolled-out steps, in float64; R is 1 if runs are not distinguished.
 
-    `squared` (R, S) the squared errors, `variance` (R, S) the spatial variances of the truth times their pixels,
-    `count` (R, S) the numbers they are means over. Where runs are not told apart, R is 1.
+    `squared` (R, S) sums the squared errors, `variance` (R, S) the squared deviations of the truth from its spatial
+    mean, and `count` (R, S) counts the values of both sums.
     """
 
     squared: Tensor
@@ -34,7 +34,7 @@ class ForecastError:
         return cls(*(torch.zeros(runs, steps, dtype=torch.float64, device=device) for _ in range(3)))
 
     def add(self, prediction_BSCHW: Tensor, truth_BSCHW: Tensor, run_B: Tensor | None = None) -> None:
-        """Count a batch of roll-outs in, each window in the row `run` (0 where it is left out)."""
+        """Add a batch of roll-outs. `run_B` is the row of each window (default: row 0)."""
         truth = truth_BSCHW.double()
         run = torch.zeros(len(truth), dtype=torch.long, device=truth.device) if run_B is None else run_B
         of_run = (run == torch.arange(len(self.count), device=truth.device)[:, None]).double()
@@ -47,15 +47,15 @@ class ForecastError:
         return float((self.squared.sum() / self.count.sum()).sqrt())
 
     def rmse_by_step(self) -> list[float]:
-        """The same for each rolled-out step."""
+        """RMSE of each rolled-out step."""
         return [float(value) for value in (self.squared.sum(0) / self.count.sum(0)).sqrt()]
 
     def rmse_by_run(self) -> list[float]:
-        """The same for each run, in the order of the rows."""
+        """RMSE of each run, in the order of the rows."""
         return [float(value) for value in (self.squared.sum(1) / self.count.sum(1)).sqrt()]
 
     def vrmse(self) -> float:
-        """sqrt(MSE / (variance + 1e-7)), both means over all snapshots; 1 is as good as each snapshot's mean."""
+        """sqrt(MSE / (variance + 1e-7)), both averaged over all snapshots; 1 is the error of each snapshot's mean."""
         total = self.count.sum()
         variance = self.variance.sum() / total
         return float((self.squared.sum() / total / (variance + VRMSE_EPSILON)).sqrt())
@@ -65,8 +65,8 @@ class ForecastError:
 class ModelEquivarianceError:
     """Mean |f(g x) - g f(x)| over windows, the non-trivial g, components and pixels (Wang, Walters, Yu 2022).
 
-    Where g brings something in from outside the box, those pixels are left out. `difference` and `field` are sums over
-    windows of that mean and of mean |f(x)|; `count` is the number of windows.
+    Pixels that g brings in from outside the box do not count. `difference` and `field` sum this mean and the mean of
+    |f(x)| over windows; `count` is the number of windows.
     """
 
     difference: Tensor
@@ -78,7 +78,7 @@ class ModelEquivarianceError:
         return cls(*(torch.zeros((), dtype=torch.float64, device=device) for _ in range(3)))
 
     def add(self, model: Callable[[Tensor], Tensor], x_BTCHW: Tensor, group: Sequence[Element]) -> None:
-        """Count a batch of inputs in; `model` gives (B, C, H, W), or (B, S, C, H, W) for a roll-out."""
+        """Add a batch of inputs; `model` returns (B, C, H, W), or (B, S, C, H, W) for a roll-out."""
         prediction = model(x_BTCHW).double()
         for element in group:
             difference = model(element.act(x_BTCHW)).double() - element.act(prediction)
@@ -87,9 +87,9 @@ class ModelEquivarianceError:
         self.count += len(x_BTCHW)
 
     def absolute(self) -> float:
-        """In units of the field."""
+        """Error in units of the field."""
         return float(self.difference / self.count)
 
     def relative(self) -> float:
-        """Divided by mean |f(x)|; 0 where the prediction is 0."""
+        """Error over the mean of |f(x)|; 0 if the prediction is 0."""
         return float(self.difference / self.field) if float(self.field) > 0 else 0.0

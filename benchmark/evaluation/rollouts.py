@@ -1,4 +1,4 @@
-"""Example roll-outs of a finished cell, as they are stored for pictures."""
+"""Example roll-outs of a finished cell, which are stored for pictures."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ class Rollouts:
     truth: Any
     prediction: Any
     windows: list[tuple[int, int]] = field(default_factory=list)
-    """(run, first frame) of each."""
+    """(run, first frame) of each window."""

@@ -1,1 +1,1 @@
-"""Datasets, one file each; found because they lie here."""
+"""Datasets, one file each; a file in this folder is a dataset."""

@@ -1,4 +1,4 @@
-"""Measured jets, whose symmetry nobody has set (Wang, Walters, Yu 2022)."""
+"""Measured jets, whose symmetry breaking is unknown (Wang, Walters, Yu 2022)."""
 
 from __future__ import annotations
 
@@ -9,36 +9,23 @@ from typing import ClassVar, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.cell import Level, Protocol
-from benchmark.data.dataset import (
-    IMPORTED,
-    PAPER,
-    Dataset,
-    Part,
-    Preset,
-    PublishedFiles,
-    PublishedWindows,
-    Simulation,
-    Split,
-    SplitName,
-    divide,
-)
+from benchmark.cell import Level
+from benchmark.data.dataset import IMPORTED, PAPER, Dataset, Preset, PublishedFiles
 from benchmark.errors import UserError
 
 SERIES = tuple(itertools.product(range(1, 4), range(1, 9)))
 UNSEEN = ((2, 3), (3, 7), (2, 7), (2, 5), (3, 2), (1, 5))
-UNSEEN_RUNS = tuple(SERIES.index(series) for series in UNSEEN)
-TRAINING_RUNS = tuple(run for run in range(len(SERIES)) if run not in UNSEEN_RUNS)
 
 
 class JetFlow(Dataset):
     """24 series of turbulent velocities at 62 x 23 points, measured in a jet; run 8 (i - 1) + j - 1 is series (i, j).
 
-    Units are not published: lengths are distances between points, times between frames. There is no set-up to
-    transform, so how far the data break a symmetry cannot be measured. The paper trains networks of all three
-    symmetries on it; the group is C4, since that is the one whose model error it measures here.
+    Units are not published: lengths are distances between points, times between frames. The set-up cannot be
+    transformed, so the data equivariance error cannot be measured. The paper trains networks of all three symmetries
+    on this set; the group here is C4, for which the model equivariance error is measured.
 
-    281 frames are what the published windows touch: the last one, t = 249, reads 10 frames from t + 2 and 20 more.
+    The published windows need 281 frames: the last one, t = 249, reads 10 frames from t + 2 on and 20 more.
+    Runs: 18 series for training and 6 unseen ones, as published.
     """
 
     group = "C4"
@@ -51,25 +38,20 @@ class JetFlow(Dataset):
         "the authors of arXiv 2201.11969 share the 24 files publicly",
         measured=True,
     )
+    unseen_runs = tuple(SERIES.index(series) for series in UNSEEN)
+    training_runs = tuple(run for run, series in enumerate(SERIES) if series not in UNSEEN)
     source = "Wang, Walters, Yu, ICML 2022, section 5 (arXiv 2201.11969)"
 
     def level_value(self, level: Level) -> float:
-        """0, which orders nothing: there is one level, and no knob."""
+        """0: the only level has no knob."""
         return 0.0
 
-    def parts(self, level: Level, preset: str) -> Sequence[Part]:
-        """UserError: there is nothing to simulate."""
-        self._refuse()
+    def assemble(self, level: Level, preset: str, fields: Sequence[NDArray[np.float32]]) -> NoReturn:
+        """UserError: measured data are not simulated."""
+        self.parts(level, preset)
 
-    def assemble(self, level: Level, preset: str, fields: Sequence[NDArray[np.float32]]) -> Simulation:
-        """UserError: there is nothing to simulate."""
-        self._refuse()
-
-    def splits(self, protocol: Protocol, preset: str) -> Mapping[SplitName, Split]:
-        """18 series to train on and 6 unseen ones, as published."""
-        return divide(self.presets[preset], TRAINING_RUNS, UNSEEN_RUNS, protocol, PublishedWindows())
-
-    def _refuse(self) -> NoReturn:
+    def parts(self, level: Level, preset: str) -> NoReturn:
+        """UserError: measured data are not simulated."""
         raise UserError(
             f"jetflow is measured, not simulated: {self.published_files.where};"
             " then `symbench data import jetflow DIR` takes the files from the folder DIR"

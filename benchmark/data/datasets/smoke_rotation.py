@@ -8,65 +8,51 @@ from dataclasses import asdict
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from benchmark.cell import Level, Protocol
-from benchmark.data.dataset import (
-    IMPORTED,
-    PAPER,
-    Dataset,
-    Preset,
-    PublishedFiles,
-    PublishedWindows,
-    Simulation,
-    Split,
-    SplitName,
-    divide,
-)
+from benchmark.cell import Level
+from benchmark.data.dataset import PAPER, Dataset, Preset, PublishedFiles, Simulation
 from benchmark.data.equivariance import Pair, measure
 from benchmark.data.physics.smoke import SMOKE_TIME_STEP, Box, Plume
-from benchmark.data.physics.smoke_part import PUBLISHED_SMOKE, SmokePart, by_plume
-from benchmark.groups import rotate
+from benchmark.data.physics.smoke_part import PUBLISHED_SMOKE, SmokePart, by_plume, smoke_presets, turned
 
 SIZE = 64.0
 INFLOW, BUOYANCY, PAPER_EXCESS = (32.0, 5.0), 0.01, 0.1
 STRENGTHS = tuple(range(1, 37))
 STRONG_SIDE = 2
 RUNS_IN_PART = 9
-UNSEEN_RUNS = tuple(k - 1 for k in (6, 14, 15, 10, 18, 20, 24, 13, 21, 5))
-TRAINING_RUNS = tuple(k - 1 for k in STRENGTHS if k - 1 not in UNSEEN_RUNS and k != 32)
+UNSEEN = (6, 14, 15, 10, 18, 20, 24, 13, 21, 5)
+"""Strengths of the unseen runs, as published; the strength 32 is in no split."""
 ERROR_FRAMES = slice(0, 50)
 
 
 class SmokeRotation(Dataset):
     """Run k - 1, k = 1..36, has strength k and rises from side (k - 1) mod 4: lower y, upper x, upper y, lower x.
 
-    Unit smoke is accelerated away from its side by 0.01 k, from the upper y side by 0.01 k (1 + e), e the level.
-    `paper` is the published 0.011 there. Each plume is simulated on the lower y side and turned exactly on the
-    staggered grid; the simulation commutes with quarter turns, so that at level 0 nothing breaks the symmetry.
+    The buoyancy of unit smoke points away from its side and is 0.01 k, on the upper y side 0.01 k (1 + e) with the
+    level e. Level `paper` has the published 0.011 k there. Each plume is simulated on the lower y side and turned
+    exactly on the staggered grid. The simulation commutes with quarter turns, so level 0 is exactly symmetric.
 
-    The error compares, for the nine strengths of the upper y side, the plumes of all four sides, turned to one, over
-    the first 50 frames: later the strong ones are chaotic, and any difference is as large as the flow.
+    The data equivariance error compares, for the nine strengths of the upper y side, the plumes of all four sides,
+    turned to one side, over the first 50 frames. Later the strong plumes are chaotic, and any difference grows to the
+    size of the flow. Runs: 25 for training and 10 unseen ones, as published; k = 32 is in neither.
     """
 
     group = "C4"
     levels = (0, 0.05, PAPER, 0.2, 0.4)
     level_meaning = "by which fraction the upper y side lifts smoke more than the other three"
-    presets: ClassVar[Mapping[str, Preset]] = {
-        "small": Preset(32, 32, 64),
-        "paper": Preset(64, 64, 309),
-        IMPORTED: Preset(64, 64, 309),
-    }
+    presets: ClassVar[Mapping[str, Preset]] = smoke_presets(309)
     published_files = PublishedFiles(tuple(f"raw_data_{k}_{(k - 1) % 4}.pt" for k in STRENGTHS), PAPER, PUBLISHED_SMOKE)
+    unseen_runs = tuple(k - 1 for k in UNSEEN)
+    training_runs = tuple(k - 1 for k in STRENGTHS if k not in (*UNSEEN, 32))
     source = "Wang, Walters, Yu, ICML 2022, section 5 (arXiv 2201.11969)"
 
     def level_value(self, level: Level) -> float:
-        """The excess of the strong side."""
+        """Excess e of the strong side."""
         return PAPER_EXCESS if level == PAPER else float(level)
 
     def parts(self, level: Level, preset: str) -> list[SmokePart]:
-        """The 27 plumes of three sides, the 9 of the strong side, and these again as the others would lift them."""
+        """The 27 plumes of three sides, the 9 of the strong side, and these 9 with the buoyancy of the other sides."""
         size = self.presets[preset]
         box = Box(SIZE, size.height, inflow_radius=5.0, velocity_time_step=1.0)
         plumes = [_plume(k, 0.0) for k in STRENGTHS if k not in STRONG]
@@ -84,35 +70,24 @@ class SmokeRotation(Dataset):
 
         def pairs(turns: int) -> Iterator[Pair]:
             for k, side in itertools.product(STRONG, range(4)):
-                yield trajectories[plume(k, side)], trajectories[plume(k, (side + turns) % 4)]
+                first, other = (trajectories[plume(k, s)] for s in (side, (side + turns) % 4))
+                yield first[ERROR_FRAMES], other[ERROR_FRAMES]
 
         runs = [(plume(k, _side(k)), _side(k)) for k in STRENGTHS]
         return Simulation(
-            field=np.stack(
-                [rotate(torch.from_numpy(trajectories[one]), side, "staggered").numpy() for one, side in runs]
-            ),
+            field=np.stack([turned(trajectories[one], side) for one, side in runs]),
             grid="staggered",
             divergence_free=True,
             spacing=parts[0].box.spacing,
             time_step=SMOKE_TIME_STEP,
             parameters=parts[0].parameters,
             run_parameters=[asdict(one) | {"quarter_turns": side} for one, side in runs],
-            equivariance_errors=[
-                measure(
-                    f"rot{90 * turns}",
-                    ((first[ERROR_FRAMES], other[ERROR_FRAMES]) for first, other in pairs(turns)),
-                )
-                for turns in (1, 2, 3)
-            ],
+            equivariance_errors=[measure(f"rot{90 * turns}", pairs(turns)) for turns in (1, 2, 3)],
         )
-
-    def splits(self, protocol: Protocol, preset: str) -> Mapping[SplitName, Split]:
-        """25 runs to train on and 10 unseen ones, as published; k = 32 is in neither."""
-        return divide(self.presets[preset], TRAINING_RUNS, UNSEEN_RUNS, protocol, PublishedWindows())
 
 
 def _side(k: int) -> int:
-    """Also the number of quarter turns from the lower y side."""
+    """Side of strength k, and the number of quarter turns that carry the lower y side there."""
     return (k - 1) % 4
 
 
@@ -120,5 +95,5 @@ STRONG = tuple(k for k in STRENGTHS if _side(k) == STRONG_SIDE)
 
 
 def _plume(k: int, excess: float) -> Plume:
-    """Before the turn; rounded, so that 0.01 (1 + 0.1) is the published 0.011."""
+    """Plume of strength k on the lower y side; rounded, so that 0.01 (1 + 0.1) is the published 0.011."""
     return Plume(INFLOW, (0.0, round(BUOYANCY * k * (1 + excess), 12)))

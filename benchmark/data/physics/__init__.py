@@ -1,1 +1,1 @@
-"""Simulators that several datasets share."""
+"""Solvers that datasets share."""

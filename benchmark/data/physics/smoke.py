@@ -1,18 +1,27 @@
-"""Buoyant smoke in a closed square box, the simulation that the smoke datasets share (Wang, Walters, Yu 2022, sec. 5).
+"""Buoyant smoke in a closed square box, the simulation of the smoke datasets (Wang, Walters, Yu 2022, section 5).
 
-    smoke    <- advect(smoke, v) + inflow         MacCormack, dt 1; zero gradient at the walls
-    v        <- advect(v, v) + smoke * buoyancy   semi-Lagrangian; no flow through the walls
-    v        <- v - grad p,  lap p = div v        so that div v = 0 after each step
+    d_t s + v . grad s  =  inflow                    smoke density s
+    d_t v + v . grad v  =  s b - grad p,  div v = 0  velocity v, no flow through the walls
 
-Velocities live on the faces of the cells: arrays are (..., 2, X, Y) with component 0 on the lower x face and
-component 1 on the lower y face of each cell, in the order that `groups` expects. The upper faces of the box are
-walls like the lower ones, and are not stored.
+Each time step of length 1 advances, in this order,
 
-The operators are PhiFlow's, as `advect.mac_cormack`, `advect.semi_lagrangian` and `resample` define them, written on
-batches of torch arrays: PhiFlow spends about 0.2 s a step on describing its grids, whatever their size. They are tested
-against PhiFlow, operator by operator and over whole trajectories (tests/benchmark/data/test_smoke.py); `smoke_phiflow`
-runs the published code path itself. The published solver for the pressure, `Solve('auto', 1e-5, 0)`, iterates and
-diverges in places; in a closed box the cosine transform solves the same equations exactly.
+    s  <-  advect(s, v) + inflow    MacCormack scheme, zero gradient at the walls
+    v  <-  advect(v, v) + s b       semi-Lagrangian scheme, over the time `Box.velocity_time_step`
+    v  <-  v - grad p               with lap p = div v, so that div v = 0
+
+    s       smoke at the cell centres, starts at 0: (run, X, Y)
+    inflow  smoke added in each step: 1 inside the disc `Plume.inflow`, `Box.inflow_radius`, 0 outside
+    b       acceleration of unit smoke, `Plume.buoyancy` (length / time^2)
+    p       pressure times the time step, with zero gradient at the walls
+
+Grid: the box [0, size]^2 has cells of width h = size / cells. Velocities lie on the faces (staggered grid): arrays are
+(..., 2, X, Y), component 0 on the lower x face and component 1 on the lower y face of each cell, as in
+`benchmark.groups`. The lower faces of the box are walls with v = 0; the upper ones are walls, too, and are not stored.
+
+The operators are those of PhiFlow (`advect.mac_cormack`, `advect.semi_lagrangian`, `resample`) on batches of torch
+arrays: PhiFlow itself spends 0.2 s a step on describing its grids. The tests compare them with PhiFlow, by step and
+over whole trajectories. The published pressure solver, `Solve('auto', 1e-5, 0)`, iterates and diverges in places; in a
+closed box the cosine transform solves the same equations exactly. `smoke_phiflow` runs the published code path.
 """
 
 from __future__ import annotations
@@ -31,12 +40,12 @@ from benchmark.groups import divergence, to_cell_centers
 
 SMOKE_TIME_STEP = 1.0
 DIVERGENCE_LIMIT = 1e-9
-"""In 1 / time; round-off leaves about 1e-14."""
+"""Largest divergence after a step, in 1 / time; round-off leaves about 1e-14."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """[0, size]^2 in `cells` x `cells`; the inflow is a disc; the velocity is advected by `velocity_time_step`."""
+    """The box [0, size]^2 in `cells` x `cells`, the radius of all inflows, and the time that a step advects v over."""
 
     size: float
     cells: int
@@ -45,15 +54,15 @@ class Box:
 
     @property
     def spacing(self) -> float:
-        """The width of a cell."""
+        """Width of a cell."""
         return self.size / self.cells
 
 
 @dataclass(frozen=True)
 class Plume:
-    """One run: the centre of its inflow, in lengths, and the acceleration of unit smoke, in lengths / time^2.
+    """One run: the centre (x, y) of its inflow, and the buoyancy (b_x, b_y); lengths as in `Box`.
 
-    `right_buoyancy` holds where x > size / 2, if it is another there.
+    `right_buoyancy` replaces `buoyancy` where x > size / 2.
     """
 
     inflow: tuple[float, float]
@@ -63,10 +72,7 @@ class Plume:
 
 @torch.inference_mode()
 def frames_of(box: Box, plumes: Sequence[Plume], steps: int, device: torch.device) -> Iterator[Tensor]:
-    """The velocity after each step, all `plumes` at once, in float64: (run, 2, X, Y).
-
-    MachineError where a step leaves divergence.
-    """
+    """Velocity of all `plumes` after each step: (run, 2, X, Y) float64. MachineError: a step leaves divergence."""
     cells, spacing = box.cells, box.spacing
     smoke = torch.zeros(len(plumes), cells, cells, dtype=torch.float64, device=device)
     velocity = torch.zeros(len(plumes), 2, cells, cells, dtype=torch.float64, device=device)
@@ -82,7 +88,7 @@ def frames_of(box: Box, plumes: Sequence[Plume], steps: int, device: torch.devic
 
 
 def inflow_of(box: Box, plumes: Sequence[Plume]) -> Tensor:
-    """The smoke that comes in each step, at the cell centres: 1 inside the disc, 0 outside, (run, X, Y)."""
+    """Inflow of each step at the cell centres, 1 inside the disc and 0 outside: (run, X, Y)."""
     centers = (torch.arange(box.cells, dtype=torch.float64) + 0.5) * box.spacing
     x, y = (torch.tensor([plume.inflow[axis] for plume in plumes], dtype=torch.float64) for axis in (0, 1))
     across = (centers - x[:, None]).square()[:, :, None] + (centers - y[:, None]).square()[:, None, :]
@@ -90,17 +96,17 @@ def inflow_of(box: Box, plumes: Sequence[Plume]) -> Tensor:
 
 
 def _acceleration(box: Box, plumes: Sequence[Plume]) -> Tensor:
-    """Of unit smoke at the cell centres: (run, 2, X, 1)."""
-    left = torch.tensor([plume.buoyancy for plume in plumes], dtype=torch.float64)[:, :, None, None]
-    right = torch.tensor([plume.right_buoyancy or plume.buoyancy for plume in plumes], dtype=torch.float64)
+    """Buoyancy at the cell centres: (run, 2, X, 1)."""
+    left_half = torch.tensor([plume.buoyancy for plume in plumes], dtype=torch.float64)[:, :, None, None]
+    right_half = torch.tensor([plume.right_buoyancy or plume.buoyancy for plume in plumes], dtype=torch.float64)
     is_left = (torch.arange(box.cells) + 0.5 <= box.cells / 2)[:, None]
-    return torch.where(is_left, left, right[:, :, None, None])
+    return torch.where(is_left, left_half, right_half[:, :, None, None])
 
 
 def mac_cormack(values: Tensor, velocity: Tensor, cells_per_speed: float) -> Tensor:
-    """Advect cell-centred `values` (run, X, Y) and clamp them to the four they come from, so that none overshoots.
+    """Advect cell-centred `values` (run, X, Y), clamped to the four values they come from (no overshoot).
 
-    `velocity` is (run, 2, X, Y) on the faces; `cells_per_speed` is the time step over the width of a cell.
+    `velocity` is (run, 2, X, Y) on the faces. `cells_per_speed` is the time step over the width of a cell.
     """
     x, y = _indices(values)
     u, v = (to_cell_centers(velocity) * cells_per_speed).unbind(1)
@@ -112,17 +118,17 @@ def mac_cormack(values: Tensor, velocity: Tensor, cells_per_speed: float) -> Ten
 
 
 def semi_lagrangian(velocity: Tensor, cells_per_speed: float) -> Tensor:
-    """Advect the velocity (run, 2, X, Y) by itself; beyond the walls it is zero."""
+    """Advect the velocity (run, 2, X, Y) by itself; it is zero beyond the walls."""
     u, v = velocity.unbind(1)
     return torch.stack((_advect_x(u, v, cells_per_speed), _advect_x(v.mT, u.mT, cells_per_speed).mT), 1)
 
 
 def _advect_x(u: Tensor, v: Tensor, cells_per_speed: float) -> Tensor:
-    """The x component at its inner faces; at the wall it stays zero."""
+    """Advected x component (run, X, Y); zero at the walls."""
     x, y = _indices(u)
     v_at_centers = 0.5 * (v + pad(v, (0, 1))[..., 1:])
     v_at_faces = 0.5 * (v_at_centers + pad(v_at_centers, (0, 0, 1, 0))[:, :-1])
-    walled = pad(u, (1, 1, 0, 1))  # zeros beyond the walls; the lower x wall is there already
+    walled = pad(u, (1, 1, 0, 1))  # zeros beyond the walls; the lower x wall is stored
     advected = _interpolate(*_neighbours(walled, x - u * cells_per_speed, y + 1 - v_at_faces * cells_per_speed))
     advected[:, 0] = 0
     return advected
@@ -138,10 +144,10 @@ def to_faces(centered: Tensor) -> Tensor:
 
 
 def project(faces: Tensor, spacing: float) -> Tensor:
-    """The divergence-free part of a velocity (..., 2, X, Y) whose lower wall faces are zero.
+    """Divergence-free part of a velocity (..., 2, X, Y) whose lower wall faces are zero.
 
-    In a closed box the pressure has no gradient at the walls, so the cosine transform (DCT-II) diagonalises the
-    five-point Laplacian, and the solution is exact to round-off.
+    The pressure has zero gradient at the walls, so the cosine transform (DCT-II) diagonalises the five-point Laplacian,
+    and the solution is exact up to round-off.
     """
     (cosines_x, modes_x), (cosines_y, modes_y) = (_cosines(n, faces.device) for n in faces.shape[-2:])
     eigenvalues = (modes_x[:, None] + modes_y) / spacing**2
@@ -156,7 +162,7 @@ def project(faces: Tensor, spacing: float) -> Tensor:
 
 @cache
 def _cosines(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The orthonormal DCT-II as a matrix, and the eigenvalues of the second difference for each of its rows."""
+    """Matrix (n, n) of the orthonormal DCT-II, and the eigenvalue of the second difference for each row."""
     wave = torch.arange(n, dtype=torch.float64, device=device)[:, None]
     matrix = sqrt(2 / n) * torch.cos(pi / n * wave * (torch.arange(n, device=device) + 0.5))
     matrix[0] /= sqrt(2)
@@ -170,14 +176,14 @@ def _indices(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _neighbours(values: Tensor, x: Tensor, y: Tensor) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
-    """The values (run, X, Y) at the four grid points around the indices (x, y), and how far from the lower ones."""
+    """Values (run, X, Y) at the four grid points around the indices (x, y), and the distances to the lower points."""
     height, width = values.shape[-2:]
     low_x, low_y = x.floor(), y.floor()
     rows = [(low_x.long() + i).clamp_(0, height - 1) * width for i in (0, 1)]
     columns = [(low_y.long() + i).clamp_(0, width - 1) for i in (0, 1)]
     flat = values.flatten(1)
-    found = [flat.gather(1, (row + column).flatten(1)).view_as(x) for row in rows for column in columns]
-    return found, (x - low_x, y - low_y)
+    corners = [flat.gather(1, (row + column).flatten(1)).view_as(x) for row in rows for column in columns]
+    return corners, (x - low_x, y - low_y)
 
 
 def _interpolate(neighbours: list[Tensor], fraction: tuple[Tensor, Tensor]) -> Tensor:
@@ -187,7 +193,7 @@ def _interpolate(neighbours: list[Tensor], fraction: tuple[Tensor, Tensor]) -> T
 
 def _require_no_divergence(faces: Tensor, spacing: float, step: int) -> None:
     worst = float(divergence(faces, spacing).abs().max())
-    if not worst < DIVERGENCE_LIMIT:  # written so that NaN is refused, too
+    if not worst < DIVERGENCE_LIMIT:  # this form refuses NaN, too
         raise MachineError(
             f"smoke simulation: step {step + 1} leaves a divergence of {worst:.2g} (limit {DIVERGENCE_LIMIT:.0e});"
             " the installed numerical libraries do not solve for the pressure"

@@ -1,26 +1,33 @@
-"""Part of a smoke dataset: plumes that are simulated in one batch, by the solver of `smoke` or by PhiFlow."""
+"""Simulation part of the smoke datasets: a batch of plumes, by the solver of `smoke` or by PhiFlow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.data.dataset import Part, Progress
+from benchmark.data.dataset import IMPORTED, Part, Preset, Progress
 from benchmark.data.physics import smoke_phiflow
 from benchmark.data.physics.smoke import SMOKE_TIME_STEP, Box, Plume, frames_of
 from benchmark.errors import UserError
+from benchmark.groups import rotate
 
-Solver = Literal["cosine", "phiflow"]
+SOLVERS = ("cosine", "phiflow")
 PUBLISHED_SMOKE = (
     "the authors generate them with data_gen.ipynb of github.com/Rose-STL-Lab/Approximately-Equivariant-Nets"
 )
-"""Where a person gets the published smoke files."""
+"""Source of the published smoke files, for messages to the user."""
+
+
+def smoke_presets(frames: int) -> dict[str, Preset]:
+    """Presets of a published smoke set whose runs have `frames` frames."""
+    published = Preset(64, 64, frames)
+    return {"small": Preset(32, 32, 64), "paper": published, IMPORTED: published}
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,11 @@ class SmokePart(Part):
     plumes: tuple[Plume, ...]
     steps: int
     dropped: int = 0
-    solver: Solver = "cosine"
+    solver: str = "cosine"
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What its runs have in common, JSON-like."""
+        """Parameters that the runs share (JSON)."""
         common = asdict(self)
         del common["plumes"], common["solver"]
         return common | {"smoke_time_step": SMOKE_TIME_STEP}
@@ -46,41 +53,46 @@ class SmokePart(Part):
         return len(self.plumes) * self.box.cells**2 * self.steps
 
     def solved_by(self, solver: str) -> SmokePart:
-        """The same with `phiflow` in place of `cosine`. UserError for any other. MachineError: PhiFlow is missing."""
-        if solver not in get_args(Solver):
-            raise UserError(f"--solver {solver}: smoke is solved by {' or '.join(get_args(Solver))}")
+        """A part for the same plumes by `cosine` or `phiflow`.
+
+        UserError: another solver. MachineError: PhiFlow is missing.
+        """
+        if solver not in SOLVERS:
+            raise UserError(f"--solver {solver}: smoke is solved by {' or '.join(SOLVERS)}")
         if solver == "phiflow":
             smoke_phiflow.require_installed()
-        return replace(self, solver=cast(Solver, solver))
+        return replace(self, solver=solver)
 
     def simulate(self, progress: Progress) -> NDArray[np.float32]:
-        """The velocity after each kept step: (run, time, 2, X, Y)."""
+        """Velocity after each kept step: (run, time, 2, X, Y) float32."""
         return self.collect(self.frames(), progress)
 
     def frames(self) -> Iterator[Tensor]:
-        """The velocity after each step, (run, 2, X, Y) float64."""
+        """Velocity after each step: (run, 2, X, Y) float64."""
         if self.solver == "phiflow":
             return smoke_phiflow.frames(self.box, self.plumes, self.steps)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return frames_of(self.box, self.plumes, self.steps, device)
 
     def collect(self, frames: Iterator[Tensor], progress: Progress) -> NDArray[np.float32]:
-        """Put the kept `frames`, (run, 2, X, Y) each, into one array."""
-        kept: NDArray[np.float32] | None = None
+        """Array (run, time, 2, X, Y) of the kept `frames`, each (run, 2, X, Y)."""
+        kept = []
         for step, frame in enumerate(frames):
-            if kept is None:
-                kept = np.empty((len(frame), self.steps - self.dropped, *frame.shape[1:]), np.float32)
             if step >= self.dropped:
-                kept[:, step - self.dropped] = frame.cpu().numpy()
+                kept.append(frame.float().cpu().numpy())
             progress(self.work // self.steps)
-        assert kept is not None
-        return kept
+        return np.stack(kept, axis=1)
 
 
 def by_plume(parts: Sequence[SmokePart], fields: Sequence[NDArray[np.float32]]) -> dict[Plume, NDArray[np.float32]]:
-    """The trajectory of each plume of `parts`: (time, 2, X, Y)."""
+    """Trajectory (time, 2, X, Y) of each plume of `parts`."""
     return {
         plume: run
         for part, field in zip(parts, fields, strict=True)
         for plume, run in zip(part.plumes, field, strict=True)
     }
+
+
+def turned(run: NDArray[np.float32], quarter_turns: int) -> NDArray[np.float32]:
+    """A staggered trajectory (time, 2, X, Y), turned counter-clockwise."""
+    return rotate(torch.from_numpy(run), quarter_turns, "staggered").numpy()

@@ -1,4 +1,4 @@
-"""The smoke of `smoke` as the published code runs it, by PhiFlow alone: for comparison, and the truth in the tests."""
+"""Smoke simulation of the published code, by PhiFlow: for comparison, and the reference of the tests."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ PUBLISHED_SOLVE = ("auto", 1e-5, 0)
 
 
 def require_installed() -> None:
-    """MachineError where PhiFlow, an optional extra, is missing."""
+    """MachineError: PhiFlow, an optional extra, is not installed."""
     if importlib.util.find_spec("phi") is None:
         raise MachineError("--solver phiflow: PhiFlow is not installed; pip install -e '.[phiflow]' in the checkout")
 
 
 def frames(box: Box, plumes: Sequence[Plume], steps: int, solve: tuple[Any, ...] = PUBLISHED_SOLVE) -> Iterator[Tensor]:
-    """As `smoke.frames_of`: (run, 2, X, Y) float64 after each step, with `Solve(*solve)` for the pressure.
+    """Velocity (run, 2, X, Y) float64 after each step, as `smoke.frames_of`, with `Solve(*solve)` for the pressure.
 
-    MachineError where PhiFlow is missing, or where the solver does not converge, as the published one does in places.
+    MachineError: PhiFlow is missing, or the solver does not converge (the published one does not in places).
     """
     require_installed()
-    # An optional extra, and it takes about half a second to load; commands that only list datasets import this module.
+    # Optional extra that takes half a second to load; commands that only list datasets import this module.
     from phi import math
     from phi.field import CenteredGrid, StaggeredGrid, resample
     from phi.geom import Box as PhiBox
@@ -46,19 +46,19 @@ def frames(box: Box, plumes: Sequence[Plume], steps: int, solve: tuple[Any, ...]
     with math.precision(64):
         right_half = (np.arange(box.cells) + 0.5 > box.cells / 2).astype(np.float64)
         is_right = math.wrap(right_half, spatial("x"))
-        left = vectors([plume.buoyancy for plume in plumes])
-        right = vectors([plume.right_buoyancy or plume.buoyancy for plume in plumes])
-        buoyancy = left * (1 - is_right) + right * is_right
-        smoke = CenteredGrid(math.zeros(left.shape["run"]), ZERO_GRADIENT, x=box.cells, y=box.cells, bounds=bounds)
+        left_half = vectors([plume.buoyancy for plume in plumes])
+        right_half = vectors([plume.right_buoyancy or plume.buoyancy for plume in plumes])
+        buoyancy = left_half * (1 - is_right) + right_half * is_right
+        smoke = CenteredGrid(math.zeros(left_half.shape["run"]), ZERO_GRADIENT, x=box.cells, y=box.cells, bounds=bounds)
         inflow = resample(Sphere(vectors([plume.inflow for plume in plumes]), radius=box.inflow_radius), to=smoke)
-        velocity = StaggeredGrid(math.zeros(left.shape["run"]), ZERO, x=box.cells, y=box.cells, bounds=bounds)
+        velocity = StaggeredGrid(math.zeros(left_half.shape["run"]), ZERO, x=box.cells, y=box.cells, bounds=bounds)
         for step in range(steps):
             smoke = advect.mac_cormack(smoke, velocity, SMOKE_TIME_STEP) + inflow
             lift = resample(smoke * buoyancy, to=velocity)
             velocity = advect.semi_lagrangian(velocity, velocity, box.velocity_time_step) + lift
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # the pressure of a closed box has no level, and PhiFlow says so
+                    warnings.simplefilter("ignore")  # PhiFlow warns that the pressure of a closed box is undetermined
                     velocity, _ = fluid.make_incompressible(velocity, (), Solve(*solve))
             except math.ConvergenceException as error:
                 raise MachineError(f"PhiFlow's Solve{solve} does not converge in step {step + 1}") from error
@@ -66,7 +66,7 @@ def frames(box: Box, plumes: Sequence[Plume], steps: int, solve: tuple[Any, ...]
 
 
 def _faces(velocity: Any, runs: int, cells: int) -> Tensor:
-    """PhiFlow keeps the inner faces only."""
+    """Faces (run, 2, X, Y) with the lower walls, which PhiFlow does not store."""
     faces = torch.zeros(runs, 2, cells, cells, dtype=torch.float64)
     faces[:, 0, 1:] = torch.from_numpy(velocity.vector["x"].values.numpy("run,x,y"))
     faces[:, 1, :, 1:] = torch.from_numpy(velocity.vector["y"].values.numpy("run,x,y"))

@@ -1,1 +1,1 @@
-"""Pictures, animations, data cards and tables of stored fields."""
+"""Pictures, animations, data cards and tables of data files."""

@@ -1,44 +1,43 @@
-"""A field in motion: four runs side by side as a GIF.
-
-The frames are arrays of palette indices, put together with numpy; a matplotlib figure for each would take a minute.
-"""
+"""A field in motion: up to four runs side by side as a GIF."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
-from functools import cache
-from math import log, sqrt
+from math import ceil, log, sqrt
 from pathlib import Path
+from textwrap import wrap
 
 import matplotlib
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
-from PIL.ImageFont import FreeTypeFont, truetype
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+from PIL import Image
 
 from benchmark.data.layout import StoredField
+from benchmark.data.show.pictures import figure_of, show_plane
 from benchmark.data.show.planes import COLORS, Planes, spread
 from benchmark.files import replacing
 
 MOST_RUNS, MOST_FRAMES = 4, 80
 MOST_BYTES = 4_000_000
-PANEL_AREA, PANEL_SIDE = 200 * 200, 260
-"""In pixels, about and at most; each cell is a square of whole pixels."""
-SHADES, GRAYS = 65, 16
-"""Of the vorticity, an odd number so that zero is one of them; and of the text, from white to black."""
-FRAME_GRAY = SHADES + 7
-MARGIN, LINE, FONT_SIZE, TITLE_LINES = 12, 15, 11, 3
 MILLISECONDS = 90
-
-Indices = NDArray[np.uint8]
+PANEL_AREA, PANEL_SIDE = 200 * 200, 260
+"""Pixels, about and at most; each cell is a square of whole pixels."""
+MARGIN, LINE, FOOT = 12, 15, 30
+SCALE, BAR, NARROWEST = 165, 65, 330
+"""Pixels: the text of the scale and the colour bar beside it; both and the time fit into the narrowest picture."""
+PAGE = 1.3
+"""Preferred width over height of all panels."""
+DOTS_PER_INCH, FONT_SIZE, LETTER_WIDTH = 100, 8, 6.5
+SHADES, GRAYS = 65, 16
+"""Colours of the palette for the vorticity (odd, so that zero is one of them) and for the text."""
 
 
 def animation(stored: StoredField, path: Path) -> None:
     """Write a GIF that loops: up to four runs over time, coloured by vorticity in one scale, x right and y up.
 
     The colours are the same in all frames. A file of more than 4 MB is made again with half the frames.
-    MachineError where `path` cannot be written.
+    MachineError: `path` cannot be written.
     """
     runs, frames = spread(stored.field.shape[0], MOST_RUNS), MOST_FRAMES
     encoded = _encode(Planes.of(stored, runs, spread(stored.field.shape[1], frames)))
@@ -49,133 +48,59 @@ def animation(stored: StoredField, path: Path) -> None:
         temporary.write_bytes(encoded)
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Panels of `width` x `height` pixels in rows and columns, each below `title_lines` lines of text."""
-
-    rows: int
-    columns: int
-    width: int
-    height: int
-    zoom: int
-    title_lines: int
-
-    @classmethod
-    def of(cls, planes: Planes) -> _Layout:
-        """In two rows or in one, whichever is nearer to the shape of a page."""
-        runs, _, x, y = planes.values.shape
-        zoom = max(1, min(round(sqrt(PANEL_AREA / (x * y))), PANEL_SIDE // max(x, y)))
-        lines = max(len(_wrap(title, x * zoom)) for title in planes.titles)
-
-        def distance_from_page(shape: tuple[int, int]) -> float:
-            return abs(log(shape[1] * (x * zoom + MARGIN) / (shape[0] * (y * zoom + lines * LINE + MARGIN)) / 1.3))
-
-        shape = min({(1, runs), (min(2, runs), (runs + 1) // 2)}, key=distance_from_page)
-        return cls(*shape, x * zoom, y * zoom, zoom, lines)
-
-    def empty(self) -> Indices:
-        """A white page of the whole size."""
-        width = MARGIN + self.columns * (self.width + MARGIN)
-        height = MARGIN + self.rows * (self.title_lines * LINE + self.height + MARGIN) + LINE
-        return np.full((height, width), SHADES, np.uint8)
-
-    def corner(self, panel: int) -> tuple[int, int]:
-        """Left and top of a panel, below its title."""
-        row, column = divmod(panel, self.columns)
-        title = self.title_lines * LINE
-        return MARGIN + column * (self.width + MARGIN), MARGIN // 2 + title + row * (title + self.height + MARGIN)
-
-
 def _encode(planes: Planes) -> bytes:
-    layout = _Layout.of(planes)
-    still, palette = _still(planes, layout), _palette()
-    pictures: list[Image.Image] = []
-    for frame, time in enumerate(planes.times):
-        canvas = still.copy()
-        for run in range(len(planes.titles)):
-            _paste(canvas, planes.values[run, frame] / planes.limit, *layout.corner(run), layout.zoom)
-        _write(canvas, f"time {time:g}", MARGIN, canvas.shape[0] - LINE - MARGIN // 2)
-        pictures.append(Image.fromarray(canvas))
-        pictures[-1].putpalette(palette)
+    """GIF of all frames: planes and time over one background, because a full draw takes 0.1 s."""
+    runs, _, x, y = planes.values.shape
+    zoom = max(1, min(round(sqrt(PANEL_AREA / (x * y))), PANEL_SIDE // max(x, y)))
+    wide, tall = x * zoom, y * zoom
+    titles = [wrap(title, int(wide / LETTER_WIDTH), max_lines=3, placeholder=" …") for title in planes.titles]
+    pitch = tall + MARGIN + LINE * max(map(len, titles))
+
+    def distance_from_page(columns: int) -> float:
+        return abs(log(columns * (wide + MARGIN) / (ceil(runs / columns) * pitch) / PAGE))
+
+    columns = min({runs, ceil(runs / 2)}, key=distance_from_page)
+    width, height = max(NARROWEST, MARGIN + columns * (wide + MARGIN)), FOOT + ceil(runs / columns) * pitch
+    colors = matplotlib.colormaps[COLORS].with_extremes(bad="black")
+    with figure_of(width / DOTS_PER_INCH, height / DOTS_PER_INCH, DOTS_PER_INCH) as (figure, canvas):
+
+        def add_axes(x: int, y: int, wide: int, tall: int) -> Axes:
+            return figure.add_axes((x / width, 1 - (y + tall) / height, wide / width, tall / height))
+
+        moving: list[AxesImage] = []
+        for run, lines in enumerate(titles):
+            row, column = divmod(run, columns)
+            axes = add_axes(MARGIN + column * (wide + MARGIN), (row + 1) * pitch - tall, wide, tall)
+            axes.set_title("\n".join(lines), loc="left", fontsize=FONT_SIZE, pad=4)
+            moving.append(show_plane(axes, planes.values[run, 0], colors, -planes.limit, planes.limit))
+            moving[-1].set_animated(True)
+            axes.spines[:].set_position(("outward", 0.7))
+        bar = add_axes(width - MARGIN - SCALE - BAR, height - 18, BAR, 9)
+        figure.colorbar(moving[0], cax=bar, orientation="horizontal", ticks=[]).outline.set_visible(False)
+        scale = f"vorticity, ±{planes.limit:.2g} per time"
+        figure.text(1 - MARGIN / width, 9 / height, scale, ha="right", fontsize=FONT_SIZE)
+        time = figure.text(MARGIN / width, 9 / height, "", fontsize=FONT_SIZE, animated=True)
+        canvas.draw()
+        background = canvas.copy_from_bbox(figure.bbox)
+        palette, pictures = _palette(), []
+        for frame, moment in enumerate(planes.times):
+            canvas.restore_region(background)
+            for image, plane in zip(moving, planes.values[:, frame], strict=True):
+                image.set_data(plane.T)
+                figure.draw_artist(image)
+            time.set_text(f"time {moment:g}")
+            figure.draw_artist(time)
+            picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+            pictures.append(picture.quantize(palette=palette, dither=Image.Dither.NONE))
     buffer = io.BytesIO()
     pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0)
     return buffer.getvalue()
 
 
-def _still(planes: Planes, layout: _Layout) -> Indices:
-    """What all frames share: titles, the frames of the panels, the colour bar."""
-    canvas = layout.empty()
-    for run, title in enumerate(planes.titles):
-        left, top = layout.corner(run)
-        lines = _wrap(title, layout.width)
-        for index, line in enumerate(lines):
-            _write(canvas, line, left, top - (len(lines) - index) * LINE)
-        canvas[top - 1 : top + layout.height + 1, left - 1 : left + layout.width + 1] = FRAME_GRAY
-    _color_bar(canvas, f"vorticity, ±{planes.limit:.2g} per time")
-    return canvas
-
-
-def _color_bar(canvas: Indices, text: str) -> None:
-    """At the lower right, where there is room beside the time."""
-    left, top = canvas.shape[1] - MARGIN - _length(text), canvas.shape[0] - LINE - MARGIN // 2
-    if left > 100:
-        _write(canvas, text, left, top)
-    if left > 100 + SHADES:
-        canvas[top + 3 : top + 12, left - 6 - SHADES : left - 6] = np.arange(SHADES, dtype=np.uint8)
-
-
-def _palette() -> list[int]:
-    """Red, green, blue of the colours of the vorticity, then of those of the text."""
+def _palette() -> Image.Image:
+    """Image that holds the palette of all frames: shades of the vorticity, then grays of the text."""
     shades = matplotlib.colormaps[COLORS](np.linspace(0, 1, SHADES))[:, :3]
-    grays = np.repeat(np.linspace(1, 0.1, GRAYS)[:, None], 3, axis=1)
-    return [int(value) for value in (np.concatenate((shades, grays)) * 255).round().flatten()]
-
-
-def _paste(canvas: Indices, plane: NDArray[np.float32], left: int, top: int, zoom: int) -> None:
-    """Draw numbers (X, Y) from -1 to 1, x to the right and y up; what is not finite is black."""
-    scaled = (np.nan_to_num(plane).clip(-1, 1) * (SHADES // 2)).round() + SHADES // 2
-    shades = np.where(np.isfinite(plane), scaled, SHADES + GRAYS - 1).astype(np.uint8)
-    picture = shades.T[::-1].repeat(zoom, axis=0).repeat(zoom, axis=1)
-    canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-
-
-def _write(canvas: Indices, text: str, left: int, top: int) -> None:
-    """Put a line of text there, as far as the canvas goes."""
-    place = canvas[top : top + LINE, left:]
-    mask = Image.new("L", place.shape[::-1])
-    ImageDraw.Draw(mask).text((0, 0), text, fill=255, font=_font())
-    ink = np.asarray(mask) // (256 // GRAYS)
-    place[ink > 0] = SHADES + ink[ink > 0]
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    """Lines of at most `width` pixels, broken between words; what three lines do not hold is cut off."""
-    lines = [""]
-    for word in text.split(" "):  # not at the spaces within a vector
-        longer = f"{lines[-1]} {word}".strip()
-        if _length(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    kept = lines[:TITLE_LINES]
-    if len(lines) > TITLE_LINES:
-        kept[-1] += " …"
-    return [_cut(line, width) for line in kept]
-
-
-def _cut(line: str, width: int) -> str:
-    if _length(line) <= width:
-        return line
-    while line and _length(line + "…") > width:
-        line = line[:-1]
-    return line + "…"
-
-
-def _length(text: str) -> int:
-    return int(_font().getlength(text)) + 1
-
-
-@cache
-def _font() -> FreeTypeFont:
-    """The one of the figures, which matplotlib brings along."""
-    return truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", FONT_SIZE)
+    grays = np.repeat(np.linspace(1, 0, GRAYS)[:, None], 3, axis=1)
+    image = Image.new("P", (1, 1))
+    image.putpalette([int(value) for value in (np.concatenate((shades, grays)) * 255).round().flatten()])
+    return image

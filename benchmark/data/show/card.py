@@ -1,4 +1,4 @@
-"""The data card: what a person should know before training on a data set, in Markdown."""
+"""Data card of a dataset in Markdown: what to know before training on it."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from benchmark.markdown import Markdown, escape, table
 
 GROUPS = {"C4": "quarter turns", "translation": "translations", "scale": "changes of scale"}
 MOST_ELEMENTS = 8
-"""Of more group elements than these only the lowest and the highest error are shown."""
+"""Group elements in the table of errors; of more elements, it has the lowest and the highest error."""
 ENDS: Mapping[str, Any] = {"the lowest": min, "the highest": max}
 KINDS = {"Exact": True, "Interpolated": False}
 Description = Mapping[str, Any]
 
 
 def card(dataset_name: str, preset: str, descriptions: Sequence[Description], pictures: Mapping[str, PurePath]) -> str:
-    """A data card for one dataset and preset, with the levels that `descriptions` (at least one) tell of, in order.
+    """Data card of one dataset and preset, with one level for each of `descriptions` (at least one), in order.
 
-    Each is what `info.describe` gave. `pictures` maps a caption to a path, relative to the card. Whatever comes from a
-    file is escaped. UserError: unknown dataset.
+    A description is the result of `info.describe`. `pictures` maps captions to paths relative to the card. Values from
+    files are escaped. UserError: unknown dataset.
     """
     dataset = dataset_registry.dataset(dataset_name)
     present = [d["level"] for d in descriptions]
     errors, many_elements = _errors(descriptions)
     environment = Environment(
         loader=PackageLoader("benchmark.data.show"),
-        autoescape=False,  # it would escape for HTML
+        autoescape=False,  # escapes HTML, not Markdown
         finalize=escape,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -53,18 +53,15 @@ def card(dataset_name: str, preset: str, descriptions: Sequence[Description], pi
         pictures=pictures,
         protocol=Protocol(),
         imported=preset == IMPORTED,
-        first=descriptions[0],
-        last=descriptions[-1],
+        descriptions=descriptions,
         levels=_levels(descriptions),
         errors=errors,
         many_elements=many_elements,
         parameters=_parameters(descriptions),
         libraries=list(dict.fromkeys(f"{key} {value}" for d in descriptions for key, value in d["libraries"].items())),
-        runs=_runs(descriptions[-1]),
+        runs=table(["run", "parameters"], enumerate(run_labels(descriptions[-1]["run_parameters"]))),
         checksums=table(["file", "sha256"], ([d["file"], d["checksum"]] for d in descriptions)),
         interpolated=any(not error["exact"] for d in descriptions for error in d["equivariance_errors"]),
-        divergent=[d["level"] for d in descriptions if not d["divergence_free"]],
-        unmeasured=[d["level"] for d in descriptions if d["mean_absolute_error"] is None],
         absent=[level for level in dataset.levels if level not in present],
         literal_name=Markdown(dataset_name),
         literal_levels=Markdown(f"[{', '.join(map(str, present))}]"),
@@ -86,7 +83,7 @@ def _levels(descriptions: Sequence[Description]) -> Markdown:
 
 
 def _errors(descriptions: Sequence[Description]) -> tuple[Markdown, str]:
-    """A table of the absolute errors, and where there are too many elements for it to hold, their names."""
+    """Table of the absolute errors, and the names of the elements if they are too many for the table."""
     by_level = [{error["element"]: error for error in d["equivariance_errors"]} for d in descriptions]
     exact = {name: error["exact"] for errors in by_level for name, error in errors.items()}
     heads = [f"level {d['level']}" for d in descriptions]
@@ -99,26 +96,27 @@ def _errors(descriptions: Sequence[Description]) -> tuple[Markdown, str]:
             for name in exact
         ]
         return table(["group element", "its action", *heads], rows), ""
-    found = [[error["absolute"] for error in errors.values() if error["absolute"] is not None] for errors in by_level]
-    ends = [[name, *(short(end(values, default=None)) for values in found)] for name, end in ENDS.items()]
+    known = [[error["absolute"] for error in errors.values() if error["absolute"] is not None] for errors in by_level]
+    ends = [[name, *(short(end(values, default=None)) for values in known)] for name, end in ENDS.items()]
     kinds = {kind: [name for name in exact if exact[name] == is_exact] for kind, is_exact in KINDS.items()}
     named = [f"{kind}: {', '.join(names)}." for kind, names in kinds.items() if names]
     return table(["of all elements", *heads], ends), " ".join(named)
 
 
 def _splits(dataset: Dataset, preset: str, description: Description) -> Iterator[tuple[str, str, Markdown]]:
-    """Name of a protocol, why its default windows do not fit, if so, and its splits."""
+    """Name of each protocol, the reason why its default windows do not fit, or "", and a table of its splits."""
     for protocol in PROTOCOLS:
-        found = description["splits"][protocol.name]
-        runs: dict[str, Sequence[int]] = {name: split["runs"] for name, split in found.items() if name != "reason"}
-        if "reason" in found:
-            runs |= {name: split.runs for name, split in shortest_splits(dataset, protocol, preset).items()}
-        rows = ([name, ranges(which), found.get(name, {}).get("windows", 0)] for name, which in runs.items())
-        yield protocol.name, found.get("reason", ""), table(["split", "runs", "windows"], rows) if runs else Markdown()
+        splits = dict(description["splits"][protocol.name])
+        reason = splits.pop("reason", "")
+        if reason:
+            shortest = shortest_splits(dataset, protocol, preset)
+            splits = {name: {"runs": split.runs, "windows": 0} for name, split in shortest.items()}
+        rows = ([name, ranges(split["runs"]), split["windows"]] for name, split in splits.items())
+        yield protocol.name, reason, table(["split", "runs", "windows"], rows) if splits else Markdown()
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers in short.
+    """Integers as ranges.
 
     >>> ranges([7, 0, 1, 2])
     '0-2, 7'
@@ -133,23 +131,18 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def _parameters(descriptions: Sequence[Description]) -> Markdown:
-    """What all levels were made with; where they differ, all values."""
+    """Table of the parameters of all levels; a parameter that differs has all its values."""
     values: dict[str, dict[str, None]] = {}
     for d in descriptions:
         for key, value in _leaves(d["parameters"]):
             values.setdefault(key, {})[value] = None
-    return table(["parameter", "value"], ([key, " or ".join(found)] for key, found in values.items()))
+    return table(["parameter", "value"], ([key, " or ".join(texts)] for key, texts in values.items()))
 
 
 def _leaves(document: Description, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The values of a JSON object by their dotted names: `box.size`, `64.0`."""
+    """Values of a JSON object by their dotted names: `box.size`, `64.0`."""
     for key, value in document.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", str(value)
-
-
-def _runs(description: Description) -> Markdown:
-    labels = run_labels(description["run_parameters"])
-    return table(["run", "what is its own"], enumerate(labels))

@@ -1,4 +1,4 @@
-"""What a stored field is, as plain data for `--json`, tables and data cards."""
+"""Description of a data file as plain data, for `--json`, tables and data cards."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from benchmark.errors import UserError
 
 
 def describe(stored: StoredField, dataset: Dataset) -> dict[str, Any]:
-    """All that there is to say about a level, JSON-like, with field names that stay.
+    """Description of a level (JSON) with stable field names.
 
-    `bytes` is the size of the file. `splits` holds, for each protocol with its default windows, the runs of each split
-    and how many windows it has, or the `reason` alone why they do not fit. `rms` and `max` are over the components of
-    the velocity, in its units. Numbers that are not finite, and errors that nobody measured, are None. Folders are left
-    out.
+    `bytes` is the size of the file. `splits` has, for each protocol with its default windows, the runs and the number
+    of windows of each split, or only the `reason` why they do not fit. `rms` and `max` are taken over the components of
+    the velocity, in its units. Numbers that are not finite and errors that were not measured are None.
     """
     runs, frames, _, height, width = stored.field.shape
     rms, largest = _sizes(stored.field)
-    return {
+    description = {
         "dataset": stored.dataset,
         "preset": stored.preset,
         "level": stored.level,
-        "level_value": _number(dataset.level_value(stored.level)),
+        "level_value": dataset.level_value(stored.level),
         "group": dataset.group,
         "file": stored.path.name,
         "bytes": stored.path.stat().st_size,
@@ -39,36 +38,34 @@ def describe(stored: StoredField, dataset: Dataset) -> dict[str, Any]:
         "frames": frames,
         "height": height,
         "width": width,
-        "shape": list(stored.field.shape),
-        "axes": list(AXES),
+        "shape": stored.field.shape,
+        "axes": AXES,
         "grid": stored.grid,
         "periodic": dataset.periodic,
         "divergence_free": stored.divergence_free,
-        "spacing": _number(stored.spacing),
-        "time_step": _number(stored.time_step),
-        "units": dict(UNITS),
+        "spacing": stored.spacing,
+        "time_step": stored.time_step,
+        "units": UNITS,
         "rms": rms,
         "max": largest,
-        "equivariance_errors": [_finite(asdict(error)) for error in stored.equivariance_errors],
-        "mean_absolute_error": _number(stored.mean_absolute_error),
-        "mean_relative_error": _number(stored.mean_relative_error),
+        "equivariance_errors": [asdict(error) for error in stored.equivariance_errors],
+        "mean_absolute_error": stored.mean_absolute_error,
+        "mean_relative_error": stored.mean_relative_error,
         "splits": {protocol.name: _splits(dataset, protocol, stored.preset) for protocol in PROTOCOLS},
-        "parameters": _finite(stored.parameters),
-        "run_parameters": _finite(list(stored.run_parameters)),
-        "libraries": dict(stored.libraries),
+        "parameters": stored.parameters,
+        "run_parameters": stored.run_parameters,
+        "libraries": stored.libraries,
         "recipe": stored.recipe,
         "checksum": stored.checksum,
     }
+    finite: dict[str, Any] = json.loads(json.dumps(description), parse_constant=lambda nan_or_infinity: None)
+    return finite
 
 
 def row(description: Mapping[str, Any]) -> dict[str, Any]:
-    """The line of a table that `describe` fills, as text for people."""
+    """Row of a table, from the result of `describe`."""
     return {
-        "dataset": description["dataset"],
-        "preset": description["preset"],
-        "level": description["level"],
-        "runs": description["runs"],
-        "frames": description["frames"],
+        **{key: description[key] for key in ("dataset", "preset", "level", "runs", "frames")},
         "cells": f"{description['height']} x {description['width']}",
         "grid": description["grid"],
         "rms": short(description["rms"]),
@@ -79,12 +76,12 @@ def row(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def short(value: float | None) -> str:
-    """Three digits, or a dash where there is no number."""
+    """Number with three digits; a dash for None."""
     return "-" if value is None else f"{value:.3g}"
 
 
 def _sizes(field: Tensor) -> tuple[float | None, float | None]:
-    """Root mean square and largest absolute value, a run at a time, in float64."""
+    """Root mean square and largest absolute value in float64; None if a value is not finite."""
     squares = [float(run.double().square().sum()) for run in field]
     if not all(map(isfinite, squares)):
         return None, None
@@ -96,16 +93,4 @@ def _splits(dataset: Dataset, protocol: Protocol, preset: str) -> dict[str, Any]
         splits = dataset.splits(protocol, preset)
     except UserError as error:
         return {"reason": str(error)}
-    return {
-        name: {"runs": list(split.runs), "windows": len(split.runs) * len(split.starts)}
-        for name, split in splits.items()
-    }
-
-
-def _number(value: float | None) -> float | None:
-    return float(value) if value is not None and isfinite(value) else None
-
-
-def _finite(document: Any) -> Any:
-    """The same with None for numbers that JSON does not know."""
-    return json.loads(json.dumps(document), parse_constant=lambda name: None)
+    return {name: {"runs": list(split.runs), "windows": len(split)} for name, split in splits.items()}

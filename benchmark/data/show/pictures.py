@@ -1,14 +1,15 @@
-"""Pictures of a data set: what a field looks like, and how far its levels break the symmetry.
+"""Pictures of a dataset: contact sheets of fields, and the measured symmetry breaking of levels.
 
-Same field, same bytes: no date and no version is written.
+Equal fields give equal bytes: the files hold no date and no version.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, cycle
 from math import sqrt
 from pathlib import Path
 from statistics import fmean
@@ -31,7 +32,7 @@ from benchmark.files import replacing
 
 Kind = Literal["absolute", "relative"]
 Element = tuple[str, bool]
-"""A group element's name, and whether it is exact."""
+"""Name of a group element, and whether its action is exact."""
 
 LOOK: Any = {
     "font.family": "sans-serif",
@@ -44,20 +45,20 @@ LOOK: Any = {
     "image.composite_image": False,
     "text.parse_math": False,
 }
-"""What all figures share, those of the report too."""
+"""matplotlib settings of all figures, also of those in the report."""
 INK, SOFT, FRAME = "#1b1f24", "#57606a", "#808890"
 SERIES = ("#2f7ed8", "#d1495b", "#2e9b57", "#c27a00", "#9163c9", "#0e8fa8", "#8c7f86", "#c2549d")
 DASHES: Mapping[bool, Any] = {True: "-", False: (0, (4, 2.5))}
-"""Whether a group element is exact -> how its line is drawn."""
+"""Line style of exact and of interpolated group elements."""
 DOTS_PER_INCH = 110
 PANEL_AREA, WIDEST_PANEL, GAP, TITLE, SHEET_SIDE = 2.5, 2.32, 0.08, 0.35, 9.6
-"""Of a contact sheet, in inches (and square inches): its panels, what lies between them, and its sides at most."""
+"""Inches (square inches for the area) of a contact sheet: panels, gaps, titles, and the longest side."""
 MOST_ROWS, MOST_COLUMNS = 5, 6
 
 
 @dataclass(frozen=True)
 class LevelErrors:
-    """The measured errors of one level, and the knob that made them as a number."""
+    """Measured errors of one level, and the level as a number (`knob`)."""
 
     level: Level
     knob: float
@@ -65,7 +66,7 @@ class LevelErrors:
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> LevelErrors:
-        """From what `info.describe` says."""
+        """Errors from the result of `info.describe`."""
         errors = (
             EquivarianceError(error["element"], error["absolute"], error["relative"], error["exact"])
             for error in description["equivariance_errors"]
@@ -74,40 +75,40 @@ class LevelErrors:
         return cls(description["level"], description["level_value"], tuple(errors))
 
     def mean(self, kind: Kind) -> float:
-        """Over the group elements."""
+        """Mean over the group elements."""
         return fmean(getattr(error, kind) for error in self.errors)
 
 
 def contact_sheet(stored: StoredField, path: Path) -> None:
-    """Write a PNG: a few runs, one a row, at a few times, one a column; the colour is the vorticity.
+    """Write a PNG of the vorticity: a few runs, one a row, at a few times, one a column.
 
-    x to the right, y up, all panels in one colour scale; time is counted from the first frame of the file.
-    MachineError where `path` cannot be written.
+    x points to the right, y up. All panels share one colour scale. Time counts from the first frame of the file.
+    MachineError: `path` cannot be written.
     """
     runs, frames, _, height, width = stored.field.shape
-    wide = min(sqrt(PANEL_AREA * height / width), WIDEST_PANEL)
-    tall = wide * width / height
-    columns = quickening(frames, min(int(SHEET_SIDE / (wide + GAP)), MOST_COLUMNS))
-    rows = spread(runs, min(max(int(SHEET_SIDE / (tall + TITLE)), 2), MOST_ROWS))
+    panel_width = min(sqrt(PANEL_AREA * height / width), WIDEST_PANEL)
+    panel_height = panel_width * width / height
+    columns = quickening(frames, min(int(SHEET_SIDE / (panel_width + GAP)), MOST_COLUMNS))
+    rows = spread(runs, min(max(int(SHEET_SIDE / (panel_height + TITLE)), 2), MOST_ROWS))
     planes = Planes.of(stored, rows, columns)
-    size = (len(columns) * (wide + GAP) + 1.1, len(rows) * (tall + TITLE) + 0.65)
+    size = (len(columns) * (panel_width + GAP) + 1.1, len(rows) * (panel_height + TITLE) + 0.65)
     with _drawing(path, *size) as figure:
         for (row, column), plane in zip(np.ndindex(planes.values.shape[:2]), chain(*planes.values), strict=True):
-            left, bottom = 0.1 + column * (wide + GAP), 0.1 + (len(rows) - 1 - row) * (tall + TITLE)
-            axes = figure.add_axes((left / size[0], bottom / size[1], wide / size[0], tall / size[1]))
+            x, y = 0.1 + column * (panel_width + GAP), 0.1 + (len(rows) - 1 - row) * (panel_height + TITLE)
+            axes = figure.add_axes((x / size[0], y / size[1], panel_width / size[0], panel_height / size[1]))
             image = show_plane(axes, plane, COLORS, -planes.limit, planes.limit)
             if column == 0:
                 axes.set_title(planes.titles[row], loc="left", fontsize=9, pad=4)
             if row == 0:
                 time = f"time {planes.times[column]:g}"
-                figure.text((left + wide / 2) / size[0], 1 - 0.5 / size[1], time, ha="center", fontsize=9)
+                figure.text((x + panel_width / 2) / size[0], 1 - 0.5 / size[1], time, ha="center", fontsize=9)
         name = f"{stored.dataset}, level {stored.level}, preset {stored.preset}"
         figure.text(0.1 / size[0], 1 - 0.22 / size[1], name, fontsize=11, weight="bold")
         _color_bar(figure, image, size)
 
 
 def show_plane(axes: Axes, plane: NDArray[np.float32], colors: Any, low: float, high: float) -> AxesImage:
-    """Draw numbers (X, Y) with x to the right and y up, a colour for each cell, in a thin frame."""
+    """Draw values (X, Y) with x to the right and y up, a colour for each cell, in a thin frame."""
     image = axes.imshow(plane.T, origin="lower", cmap=colors, vmin=low, vmax=high, interpolation="none")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -116,8 +117,8 @@ def show_plane(axes: Axes, plane: NDArray[np.float32], colors: Any, low: float, 
 
 
 def _color_bar(figure: Figure, image: AxesImage, size: tuple[float, float]) -> None:
-    tall = min(0.5 * size[1], 2.6)
-    bar = figure.add_axes((1 - 0.82 / size[0], 0.5 - tall / size[1] / 2, 0.13 / size[0], tall / size[1]))
+    height = min(0.5 * size[1], 2.6) / size[1]
+    bar = figure.add_axes((1 - 0.82 / size[0], 0.5 - height / 2, 0.13 / size[0], height))
     figure.colorbar(image, cax=bar, extend="both").outline.set_visible(False)
     bar.set_title(f"vorticity\n({UNIT})", fontsize=9, pad=10)
     bar.tick_params(labelsize=8)
@@ -125,10 +126,11 @@ def _color_bar(figure: Figure, image: AxesImage, size: tuple[float, float]) -> N
 
 
 def symmetry_breaking(points: Sequence[LevelErrors], path: Path, knob: str = "level") -> bool:
-    """Write a PNG: the measured data equivariance error of each level against its `knob`, absolute and relative.
+    """Write a PNG of the measured data equivariance error, absolute and relative, against the level.
 
-    A thin line for each group element and a thick one for their mean; the level `paper` is marked. False, and nothing
-    written, where no level has an error. MachineError where `path` cannot be written.
+    `knob` is the label of the level axis. Thin lines are group elements, the thick line is their mean, the level
+    `paper` is marked. Returns False, and writes nothing, if no level has an error. MachineError: `path` cannot be
+    written.
     """
     measured = sorted((point for point in points if point.errors), key=lambda point: point.knob)
     if not measured:
@@ -147,16 +149,26 @@ def symmetry_breaking(points: Sequence[LevelErrors], path: Path, knob: str = "le
 
 def _draw_errors(axes: Axes, points: Sequence[LevelErrors], kind: Kind) -> None:
     highest = max(getattr(error, kind) for point in points for error in point.errors)
-    axes.set_ylim(-0.03 * (highest or 1.0), 1.06 * (highest or 1.0))  # a marker at zero is whole
+    axes.set_ylim(-0.03 * (highest or 1.0), 1.06 * (highest or 1.0))  # room for the markers at zero
     axes.locator_params(axis="x", nbins=5)
     knobs = [point.knob for point in points]
-    twice = len(set(knobs)) < len(knobs)  # then `paper` differs from a level in something else than the knob
+    twice = len(set(knobs)) < len(knobs)  # `paper` differs from a level in more than the knob
     joined = [point for point in points if point.level != PAPER] if twice else points
     elements = list(dict.fromkeys((error.element, error.exact) for point in points for error in point.errors))
     few = len(elements) <= len(SERIES)
-    (_draw_few if few else _draw_many)(axes, joined, elements, kind)
+    unnamed = Counter(exact for _, exact in elements)
+    for color, (name, exact) in zip(cycle(SERIES), elements):
+        line = _line(joined, (name, exact), kind)
+        style: dict[str, Any]
+        if few:
+            style = {"color": color, "lw": 1.2, "marker": "o", "markersize": 2.5, "label": _label(name, exact)}
+        else:  # grey lines, with one name for all
+            count = unnamed.pop(exact, 0)
+            label = _label(f"{count} element{'s'[: count > 1]}", exact) if count else "_"
+            style = {"color": SOFT, "lw": 0.8, "alpha": 0.4, "label": label}
+        axes.plot(*line, ls=DASHES[exact], **style)
     y = [point.mean(kind) for point in joined]
-    below = 1.5 if few else 3  # few may be as large as their mean, and are seen on it
+    below = 1.5 if few else 3  # few lines may coincide with the mean, and are drawn over it
     axes.plot([p.knob for p in joined], y, color=INK, lw=2.8, marker="o", markersize=6, label="mean", zorder=below)
     for paper in (point for point in points if point.level == PAPER):
         at = (paper.knob, paper.mean(kind))
@@ -165,39 +177,31 @@ def _draw_errors(axes: Axes, points: Sequence[LevelErrors], kind: Kind) -> None:
         axes.annotate("paper", at, (8, -14), textcoords="offset points", fontsize=9, weight="bold", bbox=box)
 
 
-def _draw_few(axes: Axes, points: Sequence[LevelErrors], elements: Sequence[Element], kind: Kind) -> None:
-    """Each in its colour, named in the legend."""
-    for color, (name, exact) in zip(SERIES, elements, strict=False):
-        x, y = _line(points, (name, exact), kind)
-        axes.plot(x, y, color=color, lw=1.2, ls=DASHES[exact], marker="o", markersize=2.5, label=_say(name, exact))
-
-
-def _draw_many(axes: Axes, points: Sequence[LevelErrors], elements: Sequence[Element], kind: Kind) -> None:
-    """Thin and grey, with one name for all."""
-    for exact in (True, False):
-        lines = [_line(points, element, kind) for element in elements if element[1] == exact]
-        names = [_say(f"{len(lines)} element{'s'[: len(lines) > 1]}", exact), *["_"] * len(lines)]
-        for name, (x, y) in zip(names, lines, strict=False):
-            axes.plot(x, y, color=SOFT, lw=0.8, alpha=0.4, ls=DASHES[exact], label=name)
-
-
 def _line(points: Sequence[LevelErrors], element: Element, kind: Kind) -> tuple[list[float], list[float]]:
     """Knobs and errors of one element, at the levels that have it."""
-    found = [(point, error) for point in points for error in point.errors if (error.element, error.exact) == element]
-    return [point.knob for point, _ in found], [getattr(error, kind) for _, error in found]
+    pairs = [(p.knob, error) for p in points for error in p.errors if (error.element, error.exact) == element]
+    return [knob for knob, _ in pairs], [getattr(error, kind) for _, error in pairs]
 
 
-def _say(element: str, exact: bool) -> str:
+def _label(element: str, exact: bool) -> str:
     return element if exact else f"{element}\n(interpolated)"
 
 
 @contextmanager
-def _drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of so many inches in the house style, without pyplot's global state; then it is written as PNG."""
+def figure_of(
+    width: float, height: float, dots_per_inch: int = DOTS_PER_INCH
+) -> Iterator[tuple[Figure, FigureCanvasAgg]]:
+    """A figure of `width` x `height` inches in the house style, and its canvas, without pyplot's global state."""
     ink: Any = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     with matplotlib.rc_context({**LOOK, **ink}):
-        figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
-        FigureCanvasAgg(figure)
+        figure = Figure(figsize=(width, height), dpi=dots_per_inch)
+        yield figure, FigureCanvasAgg(figure)
+
+
+@contextmanager
+def _drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure that is written to `path` as PNG at the end of the block."""
+    with figure_of(width, height) as (figure, _):
         yield figure
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": None})

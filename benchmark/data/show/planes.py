@@ -1,4 +1,4 @@
-"""What the pictures of a field show: the vorticity of a few runs at a few times, its colours and its labels."""
+"""Vorticity of a few runs at a few times, with colours and labels, for the pictures of a field."""
 
 from __future__ import annotations
 
@@ -13,21 +13,18 @@ from numpy.typing import NDArray
 from benchmark.data.layout import StoredField
 
 COLORS = "RdBu_r"
-"""matplotlib's name of the colour map: blue turns clockwise, red counter-clockwise."""
+"""Colour map of matplotlib: blue turns clockwise, red counter-clockwise."""
 UNIT = "1 / time"
 ROBUST_PERCENTILE = 99.5
-"""Of |vorticity|: where the colours end, so that one sharp corner does not bleach the rest."""
+"""Percentile of |vorticity| where the colours end, so that a sharp corner does not bleach the rest."""
 LONGEST_LABEL, LONGEST_WORD = 60, 24
 UNBROKEN = ",\u00a0"
-"""Between the numbers of a vector, so that no line ends there."""
+"""Separator of the numbers of a vector, at which no line breaks."""
 
 
 @dataclass(frozen=True)
 class Planes:
-    """Vorticity (run, time, X, Y), colours from -limit to limit, a title for each run, the time of each frame.
-
-    Time is counted from the first frame of the file.
-    """
+    """Vorticity (run, time, X, Y), coloured from -limit to limit; titles of the runs; times from the first frame on."""
 
     values: NDArray[np.float32]
     limit: float
@@ -36,7 +33,7 @@ class Planes:
 
     @classmethod
     def of(cls, stored: StoredField, runs: Sequence[int], frames: Sequence[int]) -> Planes:
-        """The runs and frames of these numbers."""
+        """Planes of the runs and frames with these numbers."""
         values = vorticity(stored.field.numpy()[np.ix_(runs, frames)], stored.grid, stored.spacing)
         sizes = np.abs(values[np.isfinite(values)])
         limit = float(np.percentile(sizes, ROBUST_PERCENTILE)) if sizes.size else 0.0
@@ -50,7 +47,7 @@ class Planes:
 
 
 def spread(length: int, most: int) -> list[int]:
-    """At most `most` of the indices below `length`, evenly, the first and the last among them.
+    """At most `most` evenly spread indices below `length`, with the first and the last one.
 
     >>> spread(10, 4)
     [0, 3, 6, 9]
@@ -59,9 +56,7 @@ def spread(length: int, most: int) -> list[int]:
 
 
 def quickening(length: int, most: int) -> list[int]:
-    """At most `most` of the indices below `length`, denser at the beginning, where a flow that starts changes most.
-
-    The last is among them.
+    """At most `most` indices below `length`, denser at the beginning, where the flow changes most, and the last one.
 
     >>> quickening(101, 4)
     [6, 25, 56, 100]
@@ -72,8 +67,8 @@ def quickening(length: int, most: int) -> list[int]:
 def vorticity(field: NDArray[np.float32], grid: str, spacing: float) -> NDArray[np.float32]:
     """dv/dx - du/dy of a velocity (..., 2, H, W), in 1 / time.
 
-    On a staggered grid at the inner corners of the cells, where the differences of neighbouring faces meet:
-    (..., H - 1, W - 1). Otherwise at the cell centres by central differences: (..., H, W).
+    A staggered grid gives the values at the inner corners of the cells, from neighbouring faces: (..., H - 1, W - 1).
+    Cell centres give central differences: (..., H, W).
     """
     u, v = field[..., 0, :, :], field[..., 1, :, :]
     if grid == "staggered":
@@ -82,13 +77,13 @@ def vorticity(field: NDArray[np.float32], grid: str, spacing: float) -> NDArray[
 
 
 def run_labels(run_parameters: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each run its parameters in short, those alone in which the runs differ: `inflow (32, 5), side 2`."""
+    """Label of each run, from the parameters in which the runs differ: `inflow (32, 5), side 2`."""
     keys = dict.fromkeys(key for parameters in run_parameters for key in parameters)
-    written = [{key: _short(parameters.get(key)) for key in keys} for parameters in run_parameters]
-    telling = [key for key in keys if len({parameters[key] for parameters in written}) > 1]
+    texts = [{key: _short(parameters.get(key)) for key in keys} for parameters in run_parameters]
+    different = [key for key in keys if len({parameters[key] for parameters in texts}) > 1]
     labels = []
-    for parameters in written:
-        text = ", ".join(f"{key.replace('_', ' ')} {parameters[key]}" for key in telling if parameters[key])
+    for parameters in texts:
+        text = ", ".join(f"{key.replace('_', ' ')} {parameters[key]}" for key in different if parameters[key])
         labels.append(text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 2] + " …")
     return labels
 
@@ -99,7 +94,7 @@ def _title(run: int, labels: Sequence[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    if value is None or isinstance(value, Mapping):  # nested ones are too long
+    if value is None or isinstance(value, Mapping):  # too long
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"

@@ -229,9 +229,9 @@ def test_an_imported_card_names_the_owners(write: Callable[..., Path]) -> None:
     assert "    symbench data import swirls FOLDER" in text
     assert "symbench gives no licence for this data" in text
     assert "ask the authors" in text
-    assert "Not measured: nobody knows" in text
+    assert "Not measured: the set-up cannot be transformed." in text
     assert "Without a measured equivariance error: level paper." in text
-    assert "Not promised to be free of divergence on the staggered stencil: level paper." in text
+    assert "Not divergence-free on the staggered stencil: level paper." in text
     assert "Not on this disk: level 0, 0.5." in text
 
 

@@ -111,25 +111,30 @@ def test_an_animation(write: Callable[..., Path], tmp_path: Path, height: int, w
     assert path.read_bytes() == again.read_bytes()
 
 
+def only_panel(frame: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Pixels of the only panel, without its frame: the corners within 20 x 12 cells."""
+    wide, tall = (cells * 13 for cells in (19, 11))
+    bottom = frame.shape[0] - animation.FOOT
+    return frame[bottom - tall + 2 : bottom - 2, animation.MARGIN + 2 : animation.MARGIN + wide - 2]
+
+
 def test_x_is_to_the_right_and_y_up(write: Callable[..., Path], tmp_path: Path) -> None:
     """The vortex wanders along x, and stays in the lower half; the strongest run is the last panel."""
     animation.animation(stored_with(swirls(runs=1, frames=20), write), tmp_path / "moving.gif")
     frames = frames_of(tmp_path / "moving.gif")
-    rows, columns = np.indices(frames.shape[1:3])
-    top, left = animation.MARGIN // 2 + animation.LINE, animation.MARGIN
-    panel = (slice(top, frames.shape[1] - 2 * animation.LINE), slice(left, frames.shape[2] - left))
-    weights = [np.clip(redness(frame[panel]), 60, None) - 60 for frame in (frames[0], frames[-1])]
-    across = [np.average(columns[panel], weights=weight) / frames.shape[2] for weight in weights]
-    assert across[0] < 0.4 < 0.6 < across[1]
-    for weight in weights:
-        assert np.average(rows[panel], weights=weight) > frames.shape[1] / 2
+    first, last = (np.clip(redness(only_panel(frame)), 60, None) - 60 for frame in (frames[0], frames[-1]))
+    rows, columns = np.indices(first.shape)
+    columns, rows = columns / first.shape[1], rows / first.shape[0]
+    assert np.average(columns, weights=first) < 0.4 < 0.6 < np.average(columns, weights=last)
+    for weight in (first, last):
+        assert np.average(rows, weights=weight) > 0.5
 
 
 def test_what_is_not_finite_is_black(write: Callable[..., Path], tmp_path: Path) -> None:
     field = swirls(runs=1)
     field[:, :, :, :10] = np.nan
     animation.animation(stored_with(field, write), tmp_path / "broken.gif")
-    panel = frames_of(tmp_path / "broken.gif")[0][60:-60, 20:-20]
+    panel = only_panel(frames_of(tmp_path / "broken.gif")[0])
     assert (panel[:, :20] < 40).all()
     assert (panel[:, -20:] > 40).any()
 

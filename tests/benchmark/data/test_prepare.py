@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from support import SYMBENCH
 
-from benchmark.cell import Level, Protocol
+from benchmark.cell import Level
 from benchmark.data import dataset_registry
-from benchmark.data.dataset import Dataset, Part, Preset, Progress, Simulation, Split, SplitName
+from benchmark.data.dataset import Dataset, Part, Preset, Progress, Simulation
 from benchmark.data.layout import read
 from benchmark.data.prepare import outline, prepare
 from benchmark.errors import UserError
@@ -47,6 +47,7 @@ class Toy(Dataset):
     levels = (0, 1, 2)
     level_meaning = "nothing"
     presets = {"tiny": Preset(4, 4, 2)}  # noqa: RUF012 - a constant of the class
+    training_runs, unseen_runs = (0,), (0,)
     source = "this test"
 
     def parts(self, level: Level, preset: str) -> list[ToyPart]:
@@ -54,9 +55,6 @@ class Toy(Dataset):
 
     def assemble(self, level: Level, preset: str, fields: Sequence[NDArray[np.float32]]) -> Simulation:
         return Simulation(fields[1], "centered", False, 1.0, 1.0, {}, [{}], [])
-
-    def splits(self, protocol: Protocol, preset: str) -> Mapping[SplitName, Split]:
-        return {}
 
 
 def make(folder: Path, levels: Sequence[Level], seen: list[tuple[int, int]] | None = None) -> list[Path]:

@@ -14,7 +14,8 @@ from torch import Tensor
 from benchmark.data.dataset import Dataset, Preset, Simulation
 from benchmark.data.datasets.turbulence_rotation import TurbulenceRotation
 from benchmark.data.datasets.turbulence_translation import TurbulenceTranslation
-from benchmark.data.physics.spectral import Fluid, Solver, Start, Turbulence, initial_vorticity
+from benchmark.data.physics.spectral import Fluid, Solver, Start, initial_vorticity
+from benchmark.data.physics.turbulence import Turbulence
 from benchmark.errors import MachineError
 from benchmark.groups import rotate
 
