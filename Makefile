@@ -10,7 +10,7 @@ BENCH ?=
 PAPER ?= --models convnet,relaxed_steerable_rotation --windows 2 --batch 1 --rounds 2
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint check bench paper install slurm-up slurm-down clean
+.PHONY: help demo test lint check bench paper remembered install slurm-up slurm-down clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -45,6 +45,9 @@ bench: install  ## cost of each baseline beside its arithmetic limit; the simula
 
 paper: install  ## with GPUs: the benches and the boards at the published size, going on where it was; HOURS=8 cuts it short
 	PATH="$(CURDIR)/$(BIN):$$PATH" docs/paper-size.sh
+
+remembered: install  ## benchmark/suite/remembered.json again, after a change to a baseline, a dataset or what they import
+	$(BIN)/python -m benchmark.planning.remember
 
 install: $(INSTALLED)  ## the environment in .venv, with the pins of constraints.txt
 

@@ -61,7 +61,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """As many threads as CPUs in all: for the processes of the tests, and for those that they start."""
+    """As many threads as CPUs in all, and a cache of our own: for the tests' processes, and for those they start."""
+    os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("home"))
     if processes := getattr(config.option, "numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // processes)))
 

@@ -32,9 +32,10 @@ from benchmark.evaluation import costs
 from benchmark.markdown import table
 from benchmark.models.baseline import Baseline
 from benchmark.suite import loading as suites
+from benchmark.suite.facts import is_trained
 from benchmark.training import environment
 from benchmark.training.distributed import World, join
-from benchmark.training.experiment import Experiment, is_trained
+from benchmark.training.experiment import Experiment
 from benchmark.training.loss import RolledOutLoss
 from benchmark.training.randomness import deterministic
 

@@ -38,9 +38,10 @@ from benchmark.evaluation.costs import parameters
 from benchmark.markdown import table
 from benchmark.models.baseline import Baseline
 from benchmark.suite import loading as suites
+from benchmark.suite.facts import is_trained
 from benchmark.training import environment
 from benchmark.training.distributed import World
-from benchmark.training.experiment import Experiment, is_trained
+from benchmark.training.experiment import Experiment
 from benchmark.training.loop import Execution, TrainingData, TrainingOutput, fit
 from benchmark.training.randomness import deterministic
 

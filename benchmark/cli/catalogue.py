@@ -6,16 +6,11 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.cell import ModelChoice
 from benchmark.data import dataset_registry
 from benchmark.errors import UserError, error_location
-from benchmark.evaluation import costs
 from benchmark.models import model_registry
-from benchmark.models.baseline import Task
+from benchmark.suite import facts
 from benchmark.suite.loading import available, load
-
-STANDARD = Task("standard", input_frames=10, channels=2, height=64, width=64)
-"""The task of the smoke datasets under the published protocol; parameters are counted on it."""
 
 
 def models() -> list[dict[str, Any]]:
@@ -30,24 +25,22 @@ def model(name: str) -> dict[str, Any]:
     """
     row = {"name": name, "family": "refused", "symmetries": "", "parameters": None, "settings": ""}
     try:
-        baseline = model_registry.model(name)
+        model = facts.model_facts(name)
     except UserError as error:
         return {**row, "source": str(error)}
     try:
-        config = baseline.Config()
-        count = None
-        if baseline.refusal(config, STANDARD) is None:
-            count = costs.parameters(costs.built(baseline, config, STANDARD))
-        settings = ModelChoice(name=name, config=config.model_dump(mode="json")).settings()
+        choice = facts.configured(name, {})
+        count = facts.parameters(choice, facts.STANDARD)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
-        return {**row, "source": f"{name}: cannot be built: {error_location(error, inspect.getsourcefile(baseline))}"}
+        file = inspect.getsourcefile(model_registry.model(name))
+        return {**row, "source": f"{name}: cannot be built: {error_location(error, file)}"}
     return {
         "name": name,
-        "family": baseline.family,
-        "symmetries": ", ".join(baseline.symmetries),
+        "family": model.family,
+        "symmetries": ", ".join(model.symmetries),
         "parameters": count,
-        "settings": ", ".join(f"{key}={value}" for key, value in settings.items()),
-        "source": baseline.source,
+        "settings": ", ".join(f"{key}={value}" for key, value in choice.settings().items()),
+        "source": model.source,
     }
 
 
@@ -55,14 +48,15 @@ def datasets() -> list[dict[str, Any]]:
     """One row a dataset."""
     rows = []
     for name in dataset_registry.dataset_names():
-        dataset = dataset_registry.dataset(name)
+        dataset = facts.dataset_facts(name)
         rows.append(
             {
                 "name": name,
                 "group": dataset.group,
                 "levels": ", ".join(map(str, dataset.levels)),
                 "presets": ", ".join(
-                    f"{key} ({p.height}x{p.width}, {p.frames} frames)" for key, p in dataset.presets.items()
+                    f"{key} ({height}x{width}, {frames} frames)"
+                    for key, (height, width, frames) in dataset.presets.items()
                 ),
                 "level_meaning": dataset.level_meaning,
                 "source": dataset.source,

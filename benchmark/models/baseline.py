@@ -40,33 +40,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark.cell import Frozen, Grid, Target
+from benchmark.cell import Frozen
+from benchmark.models.task import Task
 
 Family = Literal["relaxed", "strict", "cnn", "approximate", "reference"]
 Symmetry = Literal["translation", "rotation", "scale"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """Shapes and boundary condition of a forecast: `channels` components on an (H, W) grid from `input_frames` frames.
-
-    `target` is the quantity that `forward` returns: the next frame, or its change from the last one. In a `periodic`
-    box, convolutions pad circularly. `grid` is the position of the velocity components within a cell.
-    """
-
-    dataset: str
-    input_frames: int
-    channels: int
-    height: int
-    width: int
-    target: Target = "frame"
-    periodic: bool = False
-    grid: Grid = "centered"
-
-    @property
-    def padding_mode(self) -> Literal["zeros", "circular"]:
-        """Padding mode for torch's convolutions."""
-        return "circular" if self.periodic else "zeros"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "symbench.models"
 MODELS_FOLDER = Path(__file__).resolve().parent
-NOT_BASELINES = ("baseline", "model_registry")
+NOT_BASELINES = ("baseline", "model_registry", "task")
 """Files of `benchmark/models/` that define no baseline."""
 _plugins: dict[str, Path] = {}
 
@@ -70,6 +70,16 @@ def plugin_paths() -> tuple[Path, ...]:
 def model_names() -> list[str]:
     """All known baselines, by name, without importing one."""
     return sorted(_model_sources())
+
+
+def built_in_file(name: str) -> Path | None:
+    """The file of a baseline in `benchmark/models/`; None for a plug-in, an installed one, and an unknown name."""
+    return MODELS_FOLDER / f"{name}.py" if name in _baseline_modules() else None
+
+
+def has_others() -> bool:
+    """Whether there are baselines besides those in `benchmark/models/`."""
+    return _model_sources().keys() != set(_baseline_modules())
 
 
 def model(name: str) -> type[Baseline]:

@@ -14,10 +14,10 @@ import torch
 from pydantic import BaseModel
 
 from benchmark.cell import Cell, Level
-from benchmark.evaluation import costs
 from benchmark.planning.step_timing import Pace
+from benchmark.suite import facts
+from benchmark.suite.facts import is_trained
 from benchmark.suite.suite import Suite
-from benchmark.training.experiment import Experiment, is_trained
 from benchmark.training.recorder import FINAL_STATES
 
 Speed = Callable[[Cell], float]
@@ -165,27 +165,14 @@ def _estimate(cell: Cell, speed: Speed, pace_of: PaceOf) -> Estimate:
         return Estimate(0.0, "unknown")
 
 
-def _like(cell: Cell) -> str:
-    """Cells that cost the same: equal but for seed and level."""
-    dataset = cell.dataset.model_copy(update={"level": 0})
-    return cell.model_copy(update={"seed": 0, "dataset": dataset}).model_dump_json()
-
-
 def _flops(cell: Cell) -> float:
     """Floating-point operations of training and evaluating the cell, counted on one forward pass."""
-    forward = _forward_flops(_like(cell))
-    forecasts = {name: len(split) * split.steps for name, split in Experiment.of(cell).splits.items()}
+    forward = facts.flops(cell.model, facts.task_of(cell.dataset, cell.protocol)) or 0
+    windows = facts.windows(cell.dataset.name, cell.dataset.preset, cell.protocol)
+    forecasts = {name: count * steps for name, (count, steps) in windows.items()}
     each_epoch = forecasts["train"] * (1 + BACKWARD_COST) + forecasts["validation"]
     epochs = cell.train.epochs if is_trained(cell) else 0
     return forward * (epochs * each_epoch + forecasts["future"] + forecasts["domain"])
-
-
-@cache
-def _forward_flops(cell_json: str) -> int:
-    experiment = Experiment.of(Cell.model_validate_json(cell_json))
-    if experiment.refusal() is not None:
-        return 0
-    return costs.flops(costs.built(experiment.model_class, experiment.config, experiment.task))
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.cell import DatasetChoice, ModelChoice, Protocol
 from benchmark.models import model_registry
+from benchmark.suite import facts
 
 if TYPE_CHECKING:
     from benchmark.models.baseline import Baseline, Task
@@ -39,9 +40,7 @@ def sized(choice: ModelChoice, budget: int, dataset: DatasetChoice, protocol: Pr
     A model that cannot run there is left as it is. ValueError: it has no width, none is within 2 % of the budget, or
     it cannot be built.
     """
-    from benchmark.training import experiment  # torch takes seconds to import
-
-    task = experiment.task_of(dataset, protocol)
+    task = facts.task_of(dataset, protocol)
     baseline, config = model_registry.configured(choice)
     if baseline.refusal(config, task) is not None:
         return choice
@@ -54,9 +53,9 @@ def sized(choice: ModelChoice, budget: int, dataset: DatasetChoice, protocol: Pr
         raise ValueError(f"{choice.name} cannot be sized on {where}: {type(error).__name__}: {error}") from error
     width, count = min(nearest, key=lambda counted: abs(counted[1] - budget))
     if abs(count - budget) > TOLERANCE * budget:
-        told = " and ".join(f"{count:,} at width {width}" for width, count in nearest)
+        sizes = " and ".join(f"{count:,} at width {width}" for width, count in nearest)
         raise ValueError(
-            f"no width of {choice.name} has within 2 % of {budget:,} parameters on {where}, the nearest are {told};"
+            f"no width of {choice.name} has within 2 % of {budget:,} parameters on {where}, the nearest are {sizes};"
             " change its other settings or the budget, or let it be with `budget: null`"
         )
     return ModelChoice(name=choice.name, config=baseline.widened(config, width).model_dump(mode="json"))
@@ -68,7 +67,7 @@ Counted = tuple[int, int]
 
 @cache
 def _around(baseline: type[Baseline], config_json: str, budget: int, task: Task) -> list[Counted]:
-    from benchmark.evaluation import costs  # as above
+    from benchmark.evaluation import costs  # torch takes seconds to import
 
     config = baseline.Config.model_validate_json(config_json)
     return bracket(lambda width: costs.parameters(costs.built(baseline, baseline.widened(config, width), task)), budget)

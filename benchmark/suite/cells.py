@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
+from dataclasses import asdict
 from functools import partial
 
 from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol, Training
-from benchmark.models import model_registry
-from benchmark.suite import budget
+from benchmark.suite import budget, facts
 from benchmark.suite.grid import GridReader
 from benchmark.suite.reader import Declaration, DeclaredModel
 from benchmark.suite.suite import Suite
@@ -27,7 +28,7 @@ def expanded(declared: Declaration, grid: GridReader) -> Suite:
         model = _sized(entry, dataset, protocol, grid)
         if model is None:
             continue
-        if not model_registry.model(model.name).trained:
+        if not facts.model_facts(model.name).trained:
             if index > 0:
                 continue
             train = Training()  # so that it is one cell, however the others are trained
@@ -53,8 +54,12 @@ def _sized(entry: DeclaredModel, dataset: DatasetChoice, protocol: Protocol, gri
     """The model at the width that its budget allows on this task, or None after reporting why there is none."""
     if entry.budget is None:
         return entry.choice
+    choice, size = entry.choice, entry.budget
+    task = asdict(facts.task_of(dataset, protocol))
+    question = f"sized {size} {json.dumps([choice.config, task, dataset.preset])}"
     try:
-        return budget.sized(entry.choice, entry.budget, dataset, protocol)
+        config = facts.about_model(choice.name, question, lambda: budget.sized(choice, size, dataset, protocol).config)
+        return ModelChoice(name=choice.name, config=config)
     except ValueError as error:
         grid.file.error(entry.where, str(error))
         return None

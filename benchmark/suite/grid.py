@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -12,9 +11,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from benchmark.errors import unknown_name
+from benchmark.suite.facts import takes_list
 from benchmark.suite.yaml_file import Location, YamlFile, plain
 
 Settings = TypeVar("Settings", bound=BaseModel)
+Result = TypeVar("Result")
 _Plain = bool | int | float | str | list | dict | None
 
 
@@ -27,24 +28,39 @@ class GridReader:
     def points(
         self, where: Location, settings: Any, schema: type[Settings], own: Sequence[str] | None = None
     ) -> list[Settings]:
-        """Every combination of the lists in `settings`, validated; empty where something is wrong.
+        """Every combination of the lists in `settings` as `schema`; empty where something is wrong.
 
         `own` are the valid keys, by default the fields of `schema`.
+        """
+        fields = {key: takes_list(field.annotation) for key, field in schema.model_fields.items()}
+        validate = lambda point: schema.model_validate_json(json.dumps(point))  # noqa: E731
+        return self.expanded(where, settings, fields, validate, own)
+
+    def expanded(
+        self,
+        where: Location,
+        settings: Any,
+        fields: Mapping[str, bool],
+        validate: Callable[[Mapping[str, Any]], Result],
+        own: Sequence[str] | None = None,
+    ) -> list[Result]:
+        """Every combination of the lists in `settings`, validated; empty where something is wrong.
+
+        `fields` says of each key whether its value may be a list, which is then no axis.
         """
         settings = {} if settings is None else settings
         if not isinstance(settings, Mapping):
             self.file.error(where, "must be a mapping of keys to values")
             return []
-        valid = tuple(schema.model_fields) if own is None else own
+        valid = tuple(fields) if own is None else own
         if not self.has_valid_keys(where, {key: None for key in settings if key != "name" or own is None}, valid):
             return []
         axes = {}
         for key, value in settings.items():
-            takes_list = _is_sequence(schema.model_fields[key].annotation)
-            is_axis = isinstance(value, list) and not (takes_list and not any(isinstance(v, list) for v in value))
+            is_axis = isinstance(value, list) and not (fields[key] and not any(isinstance(v, list) for v in value))
             axes[key] = self.axis((*where, key), value if is_axis else [value])
         points = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
-        validated = (self.validated(where, schema, point) for point in points)
+        validated = (self.checked(where, partial(validate, point)) for point in points)
         return [point for point in validated if point is not None]
 
     def axis(self, where: Location, values: Any) -> list[Any]:
@@ -64,8 +80,8 @@ class GridReader:
         """`point` as `schema`, or None after reporting why it is invalid. A list may stand for a tuple."""
         return self.checked(where, partial(schema.model_validate_json, json.dumps(point)))
 
-    def checked(self, where: Location, make: Callable[[], Settings]) -> Settings | None:
-        """What `make` returns, or None after reporting its ValidationError."""
+    def checked(self, where: Location, make: Callable[[], Result]) -> Result | None:
+        """Call `make`. None after reporting its ValidationError."""
         try:
             return make()
         except ValidationError as error:
@@ -81,10 +97,3 @@ class GridReader:
         for key in wrong:
             self.file.error((*where, key), unknown_name("key", key, valid))
         return not wrong
-
-
-def _is_sequence(annotation: Any) -> bool:
-    origin = typing.get_origin(annotation)
-    if origin in (list, tuple):
-        return True
-    return any(_is_sequence(argument) for argument in typing.get_args(annotation))

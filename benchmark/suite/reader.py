@@ -13,14 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from benchmark.cell import FIRST_TUNING_SEED, DatasetChoice, ModelChoice, Protocol, Training
 from benchmark.data import dataset_registry
 from benchmark.errors import UserError, unknown_name
-from benchmark.models import model_registry
-from benchmark.suite import budget
+from benchmark.suite import budget, facts
 from benchmark.suite.grid import GridReader
 from benchmark.suite.suite import Range, Resources, TunedTrainingField, Tuning
 from benchmark.suite.yaml_file import Location, YamlFile, plain
@@ -150,7 +148,7 @@ class SuiteReader:
         if name not in dataset_registry.dataset_names():
             self.file.error(where, unknown_name("dataset", name, dataset_registry.dataset_names()))
             return
-        dataset = dataset_registry.dataset(name)
+        dataset = facts.dataset_facts(name)
         defaults = {"name": name, "level": list(dataset.levels), "preset": next(iter(dataset.presets))}
         for choice in self.grid.points(where, {**defaults, **settings}, DatasetChoice, own=("level", "preset", "grid")):
             for key, value, valid in (
@@ -172,7 +170,7 @@ class SuiteReader:
             settings = {key: value for key, value in settings.items() if key != "budget"}
         budgeted = any(size is not None for size in budgets)
         for choice in self._configured(where, name, settings, budgeted):
-            if model_registry.model(name).trained:
+            if facts.model_facts(name).trained:
                 yield from (DeclaredModel(place, choice, size) for size in budgets)
                 continue
             if budgeted and place != where:
@@ -183,21 +181,21 @@ class SuiteReader:
         self, where: Location, name: str, settings: Mapping[str, Any], budgeted: bool
     ) -> Iterator[ModelChoice]:
         try:
-            baseline = model_registry.model(name)
+            model = facts.model_facts(name)
         except UserError as error:
             self.file.error(where, str(error))
             return
-        config_class, width = baseline.Config, baseline.width_field
-        if budgeted and width in settings and not _is_network(config_class, width):
+        width = model.width_field
+        if budgeted and width in settings and model.settings.get(width) != "network":
             self.file.error((*where, width), f"the budget decides {width!r}; leave it out, or say `budget: null` here")
         expanded = {
-            key: self._networks((*where, key), value, budgeted) if _is_network(config_class, key) else value
+            key: self._networks((*where, key), value, budgeted) if model.settings.get(key) == "network" else value
             for key, value in settings.items()
         }
         if any(value == [] != settings[key] for key, value in expanded.items()):
             return  # a network in it is wrong, and that has been said
-        for config in self.grid.points(where, expanded, config_class):
-            yield ModelChoice(name=name, config=config.model_dump(mode="json"))
+        fields = {key: kind == "list" for key, kind in model.settings.items()}
+        yield from self.grid.expanded(where, expanded, fields, partial(facts.configured, name))
 
     def _networks(self, where: Location, value: Any, budgeted: bool) -> list[dict[str, Any]]:
         """The networks that a wrapper is given: as in `models`, one entry or a list of them, under its budget."""
@@ -227,14 +225,14 @@ class SuiteReader:
             self.file.error(where, f"{longest} is more than the protocol's train_steps, {shortest}")
         for (name, preset), protocol in itertools.product({(d.name, d.preset) for d in datasets}, protocols):
             try:
-                split = dataset_registry.dataset(name).splits(protocol, preset)["train"]
+                train_windows, _ = facts.windows(name, preset, protocol)["train"]
             except UserError as error:
                 self.file.error(("protocol",), f"{name} ({preset}): {error}")
                 continue
-            if largest > len(split):
+            if largest > train_windows:
                 self.file.error(
                     ("train", "batch_size"),
-                    f"{largest} is more than the {len(split)} training windows of {name} ({preset})",
+                    f"{largest} is more than the {train_windows} training windows of {name} ({preset})",
                 )
 
     def _check_ranks(self, trainings: Sequence[Training], resources: Resources) -> None:
@@ -245,7 +243,3 @@ class SuiteReader:
             self.file.error(
                 where, f"{size} is not divisible by the {ranks} ranks of `resources`; it is the global batch"
             )
-
-
-def _is_network(config: type[BaseModel], key: str) -> bool:
-    return key in config.model_fields and config.model_fields[key].annotation is ModelChoice

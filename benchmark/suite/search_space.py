@@ -8,10 +8,8 @@ from typing import Any, TypeGuard
 
 from benchmark.cell import Cell, ModelChoice, Protocol, Training
 from benchmark.errors import UserError, unknown_name
-from benchmark.models import model_registry
-from benchmark.models.baseline import LogUniform
+from benchmark.suite import facts
 from benchmark.suite.suite import Domain, Range, Suite
-from benchmark.training.experiment import Experiment, is_trained
 
 LEARNING_RATES = Range(low=1e-4, high=1e-2)
 LEARNING_RATE_DECAYS = (0.85, 0.9, 0.95, 0.98, 1.0)
@@ -21,11 +19,8 @@ WEIGHT_DECAYS = (0.0, 1e-5, 1e-4, 4e-4, 1e-3)
 def model_space(choice: ModelChoice) -> dict[str, Domain]:
     """What a model declares, and what a network within it does."""
     space: dict[str, Domain] = {}
-    for key, domain in model_registry.model(choice.name).search_space.items():
-        if isinstance(domain, LogUniform):
-            space[key] = Range(low=float(domain.low), high=float(domain.high))
-        else:
-            space[key] = tuple(domain.values)
+    for key, domain in facts.model_facts(choice.name).search_space.items():
+        space[key] = Range(**domain) if isinstance(domain, dict) else tuple(domain)
     for key, value in choice.config.items():
         if _is_network(value):
             space |= {f"{key}.{inner}": domain for inner, domain in model_space(ModelChoice(**value)).items()}
@@ -50,7 +45,7 @@ def search_space(suite: Suite, cell: Cell) -> dict[str, Domain]:
     own = model_space(cell.model)
     if cell.id in suite.budgets:
         own.pop(".".join(width_path(cell.model)), None)
-    windows = len(Experiment.of(cell).splits["train"])
+    windows, _ = facts.windows(cell.dataset.name, cell.dataset.preset, cell.protocol)["train"]
     ranks = suite.resources.gpus or suite.resources.ranks
     usual = training_space(cell.train, cell.protocol, windows, ranks)
     space = {f"model.{key}": domain for key, domain in own.items()}
@@ -65,7 +60,7 @@ def _is_kept(key: str, keep: Sequence[str]) -> bool:
 
 def check_keep(suite: Suite) -> None:
     """UserError: `tuning.keep` names a setting that no model of the suite has."""
-    models = {cell.model.name: cell for cell in suite.cells if is_trained(cell)}.values()
+    models = {cell.model.name: cell for cell in suite.cells if facts.is_trained(cell)}.values()
     free = replace(suite, tuning=suite.tuning.model_copy(update={"keep": ()}), budgets={})
     known = {key for cell in models for key in search_space(free, cell)}
     for name in suite.tuning.keep:
@@ -76,7 +71,7 @@ def check_keep(suite: Suite) -> None:
 
 def width_path(choice: ModelChoice) -> tuple[str, ...]:
     """Where the width stands that a budget decides."""
-    field = model_registry.model(choice.name).width_field
+    field = facts.model_facts(choice.name).width_field
     value = choice.config.get(field)
     return (field, *width_path(ModelChoice(**value))) if _is_network(value) else (field,)
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmark.cell import Cell, Level
+from benchmark.suite import facts
 from benchmark.suite.search_space import check_keep, search_space, width_path
 from benchmark.suite.study import Study
 from benchmark.suite.suite import Domain, Range, Suite
-from benchmark.training.experiment import Experiment, is_trained
 
 
 def studies(suite: Suite) -> dict[str, Study]:
@@ -47,7 +47,7 @@ def distinct_studies(suite: Suite) -> list[Study]:
 
 
 def _is_trained(cell: Cell) -> bool:
-    return is_trained(cell) and Experiment.of(cell).refusal() is None
+    return facts.is_trained(cell) and facts.refusal(cell.model, facts.task_of(cell.dataset, cell.protocol)) is None
 
 
 def _identity(suite: Suite, cell: Cell) -> str:

@@ -78,20 +78,13 @@ class Experiment:
         return {name: Windows.of(field, split, self.task.input_frames) for name, split in splits.items()}
 
 
-def is_trained(cell: Cell) -> bool:
-    """Whether the model of `cell` has weights to train. Raises UserError for an unknown model."""
-    return model_registry.model(cell.model.name).trained
-
-
 def task_of(dataset: DatasetChoice, protocol: Protocol, shape_CHW: Sequence[int] | None = None) -> Task:
     """Task of a dataset under a protocol, on a field of `shape_CHW` (default: that of the preset)."""
     declared = dataset_registry.dataset(dataset.name)
     if shape_CHW is None:
         preset = declared.presets[dataset.preset]
         shape_CHW = (declared.channels, preset.height, preset.width)
-    channels, height, width = shape_CHW
-    frames, target = protocol.input_frames, protocol.target
-    return Task(dataset.name, frames, channels, height, width, target, declared.periodic, dataset.grid)
+    return Task.of(dataset, protocol, shape_CHW, declared.periodic)
 
 
 def stored_field(dataset: DatasetChoice, data_folder: Path) -> StoredField:

@@ -18,9 +18,9 @@ from benchmark.data.layout import field_path, require_data
 from benchmark.errors import MachineError
 from benchmark.files import write_text
 from benchmark.models import model_registry
+from benchmark.suite.facts import is_trained, task_of
 from benchmark.suite.suite import Resources, Suite
 from benchmark.training.environment import available_cpus, memory_bytes
-from benchmark.training.experiment import is_trained, task_of
 from cluster.jobs import failures
 from cluster.jobs.display import Display
 from cluster.jobs.job import Job

@@ -9,8 +9,8 @@ from typing import Literal, TypeVar
 
 from benchmark.cell import Cell
 from benchmark.errors import UserError
+from benchmark.suite.facts import is_trained
 from benchmark.suite.suite import Resources, Suite
-from benchmark.training.experiment import is_trained
 from cluster.site import Site
 
 Item = TypeVar("Item")

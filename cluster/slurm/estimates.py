@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.planning.plan import Estimate, PaceOf, Speed, Timing, estimates, flops_per_second, left_of, siblings_of
+from benchmark.suite.facts import is_trained
 from benchmark.suite.suite import Suite
-from benchmark.training.experiment import is_trained
 from cluster.jobs.launch import shape_here, threads_of
 from cluster.jobs.packing import GFLOPS, Shape, shapes
 from cluster.site import Site

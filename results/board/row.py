@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from benchmark.cell import Level
 from benchmark.errors import UserError
-from benchmark.models import model_registry
+from benchmark.suite.facts import model_facts
 from benchmark.training.recorder import State
 from results.board.quantities import BY_RUN, CURVES, METRICS, Statistic, curve, is_number, written_statistic
 from results.statistics.paired import Sample
@@ -140,10 +140,10 @@ def _numbers(value: Any) -> tuple[float, ...] | None:
 def declared(model: str) -> tuple[str, str, bool]:
     """Family, source, and whether it is trained, as the baseline declares them."""
     try:
-        baseline = model_registry.model(model)
+        facts = model_facts(model)
     except UserError:
         return "unknown", "", True
-    return str(getattr(baseline, "family", "unknown")), str(getattr(baseline, "source", "")), bool(baseline.trained)
+    return facts.family, facts.source, facts.trained
 
 
 def family_and_source(model: str) -> tuple[str, str]:

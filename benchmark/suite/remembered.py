@@ -1,0 +1,118 @@
+"""Answers about the code of a baseline or a dataset, remembered on disk: commands that build no network need no torch.
+
+An answer is JSON. It belongs to the digest of the code that it is about: one file, all files of symbench which that
+file imports, the code that counts, and the versions of torch and e2cnn. Changed code has another digest, so that no
+answer can be out of date. Answers about the suites of symbench are in `remembered.json`, which `make remembered`
+writes; all others are in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import MachineError
+from benchmark.files import write_text
+from benchmark.models.model_registry import MODELS_FOLDER
+
+SHIPPED = Path(__file__).with_name("remembered.json")
+REGISTRY = MODELS_FOLDER / "model_registry.py"
+ROOT = Path(__file__).resolve().parents[2]
+COUNTED_BY = (ROOT / "benchmark/evaluation/costs.py", ROOT / "benchmark/suite/budget.py")
+LIBRARIES = ("torch", "e2cnn")
+_IMPORT = re.compile(r"^\s*from (benchmark[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
+known: dict[str, dict[str, Any]] = {}
+"""Answers that this process has read or computed, by the digest of the code that they are about."""
+_unsaved: set[str] = set()
+
+
+def answer(file: Path, question: str, compute: Callable[[], Any]) -> Any:
+    """The remembered answer to `question` about the code in `file`; otherwise that of `compute`, from now on.
+
+    The answer must depend on nothing but that code and the question. What `compute` raises is not remembered.
+    """
+    digest = code_digest(file)
+    if digest not in known:
+        known[digest] = {**_shipped().get(digest, {}), **_read(_cached(digest))}
+    answers = known[digest]
+    if question not in answers:
+        answers[question] = json.loads(json.dumps(compute()))
+        _unsaved.add(digest)
+    return answers[question]
+
+
+@cache
+def code_digest(file: Path) -> str:
+    """16 hex digits of sha256 over `file`, the files of symbench that it imports, and what else decides an answer."""
+    digest = hashlib.sha256(json.dumps([str(file.relative_to(ROOT)), versions()]).encode())
+    for path in sorted({*code_files(file), *COUNTED_BY}):
+        digest.update(f"{path.relative_to(ROOT)} {_source(path)[0]}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def code_files(file: Path) -> frozenset[Path]:
+    """`file` and all files of symbench that it imports, also through others; a wrapper can take any model."""
+    files: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        path = waiting.pop()
+        if path not in files:
+            files.add(path)
+            waiting += MODELS_FOLDER.glob("*.py") if path == REGISTRY else _source(path)[1]
+    return frozenset(files)
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the libraries that networks are made of; builds for a CPU and for CUDA are the same version."""
+    return {name: importlib.metadata.version(name).partition("+")[0] for name in LIBRARIES}
+
+
+@cache
+def _source(file: Path) -> tuple[str, tuple[Path, ...]]:
+    """sha256 of a file, and the files of symbench that it imports itself."""
+    content = file.read_bytes()
+    imported: list[Path] = []
+    for module, names in _IMPORT.findall(content.decode()):
+        place = ROOT.joinpath(*module.split("."))
+        imported += [place.with_suffix(".py"), *(place / f"{name}.py" for name in re.findall(r"\w+", names))]
+    return hashlib.sha256(content).hexdigest(), tuple(path for path in imported if path.is_file())
+
+
+@cache
+def _shipped() -> dict[str, dict[str, Any]]:
+    """Answers that come with symbench, by the digest of the code."""
+    return {entry["digest"]: entry["answers"] for entry in _read(SHIPPED).values()}
+
+
+def _cached(digest: str) -> Path:
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - no home is no error
+    return Path(folder, "symbench", f"{digest}.json")
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """An unreadable file holds no answers: they are computed again."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+@atexit.register
+def save() -> None:
+    """Write new answers to the cache folder. A folder that cannot be written is no error."""
+    for digest in _unsaved:
+        path = _cached(digest)
+        with suppress(MachineError):
+            write_text(path, json.dumps({**_read(path), **known[digest]}, indent=1))
+    _unsaved.clear()
