@@ -24,26 +24,32 @@ def tuned_folder(store: Path) -> Path:
 
 
 @contextmanager
+def write_errors(place: object) -> Iterator[None]:
+    """Raise MachineError, which names `place`, instead of an OSError of the block."""
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(f"{place}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which replaces `path` when the block succeeds.
 
     MachineError: the folder cannot be written or the disk is full; no temporary file remains.
     """
-    temporary: Path | None = None
-    try:
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
+        try:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
             temporary.unlink(missing_ok=True)
 
 

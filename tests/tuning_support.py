@@ -9,7 +9,7 @@ from benchmark.suite import loading as suites
 from benchmark.suite.studies import distinct_studies
 from benchmark.training.recorder import Epoch, State
 from cluster.tuning.job import TuneJob
-from cluster.tuning.proposals import Novelty, RandomProposals
+from cluster.tuning.proposals import random_settings
 from results.store.store import Store
 from results.store.studies import Effort, Note, StudyFolder, Trial
 
@@ -18,11 +18,9 @@ EPOCHS = 9
 KEEP = "tuning: {keep: [hidden, layers, kernel_size]%s}\n"
 
 
-def make_folder(
-    store: Store, make_suite: MakeSuite, effort: Effort, epochs: int = EPOCHS, more: str = ""
-) -> StudyFolder:
+def make_folder(store: Store, make_suite: MakeSuite, effort: Effort, epochs: int = EPOCHS) -> StudyFolder:
     path = make_suite(epochs=epochs)
-    path.write_text(path.read_text() + KEEP % more)
+    path.write_text(path.read_text() + KEEP % "")
     (study,) = distinct_studies(suites.load(str(path)))
     folder = StudyFolder(store.root, study)
     folder.begin(effort)
@@ -30,11 +28,10 @@ def make_folder(
 
 
 def fabricate(folder: StudyFolder, note: Note, rmse: Sequence[float], state: State | None = "done") -> Trial:
-    """A trial with that validation curve; running, where its state is None."""
+    """A trial with a validation curve; without a `state` it is still running."""
     folder.write(note)
     for cell in folder.trial(note).cells:
         with folder.store.recorder(cell) as recorder:
-            assert recorder is not None
             recorder.start()
             recorder.environment({"devices": 0.5, "device_type": "cuda"})
             history = [Epoch(n, 1.0, 1.0, value, 1e-3, 3600.0) for n, value in enumerate(rmse, start=1)]
@@ -45,14 +42,13 @@ def fabricate(folder: StudyFolder, note: Note, rmse: Sequence[float], state: Sta
 
 
 def notes(folder: StudyFolder, count: int) -> list[Note]:
-    """The default and random draws."""
+    """Notes of the default and of random draws."""
     made = [Note(number=0, settings=folder.study.defaults[0], by="default")]
-    is_new = Novelty(folder.study, [folder.trial(made[0])])
     for number in range(1, count):
-        settings = RandomProposals(folder.study).propose(number, is_new)
+        known = {cell.id for note in made for cell in folder.trial(note).cells}
+        settings = random_settings(folder.study, number, known)
         assert settings is not None
         made.append(Note(number=number, settings=settings, by="random"))
-        is_new.add(folder.trial(made[-1]))
     return made
 
 

@@ -79,12 +79,12 @@ def leaderboard(
 
 
 def _show_tuning(suite: Suite, records: Mapping[str, Record], store: Store, with_ledger: bool) -> None:
-    from results.board.tuning_ledger import ledger_table, left_out, spent_by, warnings_of
+    from results.board.tuning_ledger import ledger_table, tuning_ledger, unequal_tuning, untuned_models
 
-    ledger = spent_by(suite, records, store) if with_ledger else []
+    ledger = tuning_ledger(suite, records, store) if with_ledger else []
     if ledger:
         console().print(ledger_table(ledger))
-    for line in (*warnings_of(ledger), left_out(suite)):
+    for line in (*unequal_tuning(ledger), untuned_models(suite)):
         if line:
             click.echo(line, err=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -12,7 +13,8 @@ from benchmark.errors import UserError
 from benchmark.terminal import Examples, print_table
 
 if TYPE_CHECKING:
-    from cluster.tuning.plan import Planned
+    from benchmark.suite.study import Study
+    from results.store.store import Store
 
 DEFAULT_TRIALS = 20
 
@@ -74,10 +76,9 @@ def tune(
     was, and with more --trials it goes further.
     """
     from benchmark.suite import loading as suites
-    from cluster.tuning.fairness import inequalities
-    from cluster.tuning.local import tune_here
-    from cluster.tuning.plan import planned, require_ray
-    from cluster.tuning.remote import tune_there
+    from cluster.tuning.local import tune_locally
+    from cluster.tuning.plan import inequalities, require_ray, selected_studies
+    from cluster.tuning.remote import Layout, tune_on_cluster
     from results.store.studies import Effort
 
     place = site_of(site)
@@ -89,10 +90,10 @@ def tune(
     effort = Effort(search=search, scheduler=scheduler, trials=trials, hours=hours)
     whole, store = suites.load(selection.suite), selection.store
     selected = [cell.id for cell in (whole.only(selection.only) if selection.only else whole).cells]
-    found = planned(whole, selected, store)
-    print_table(f"{whole.name}: studies", _rows(found))
-    click.echo(f"and of every training: {', '.join(_own(found[0].study.space, 'train.')) or 'nothing'}")
-    unequal = inequalities(whole, [one.study for one in found], effort, store)
+    chosen = selected_studies(whole, selected)
+    print_table(f"{whole.name}: studies", _rows(chosen, store))
+    click.echo(f"and of every training: {', '.join(_own(chosen[0].space, 'train.')) or 'nothing'}")
+    unequal = inequalities(whole, chosen, effort, store)
     for line in unequal:
         click.echo(f"not tuned alike: {line}", err=True)
     if dry_run:
@@ -100,13 +101,12 @@ def tune(
     if unequal and not allow_unequal:
         raise UserError(f"{whole.name}: its models would not be tuned alike (above); --allow-unequal does it anyway")
     require_ray(effort)
-    chosen = [one.study for one in found]
     if place is not None:
-        sent = tune_there(whole, chosen, effort, store, place, nodes, parallel, studies_per_job, trials_per_gpu)
-        click.echo(sent)
+        layout = Layout(nodes, parallel, studies_per_job, trials_per_gpu)
+        click.echo(tune_on_cluster(whole, chosen, effort, store, place, layout))
         return
     try:
-        status = tune_here(whole, chosen, effort, store, trials_per_gpu or 1)
+        status = tune_locally(whole, chosen, effort, store, trials_per_gpu or 1)
     except KeyboardInterrupt:
         click.echo("interrupted; the same command goes on from the trials' last steps", err=True)
         sys.exit(130)
@@ -115,16 +115,18 @@ def tune(
     sys.exit(status)
 
 
-def _rows(found: list[Planned]) -> list[dict[str, Any]]:
+def _rows(chosen: Sequence[Study], store: Store) -> list[dict[str, Any]]:
+    from results.store.studies import StudyFolder
+
     return [
         {
-            "dataset": one.study.dataset.name,
-            "level": ", ".join(map(str, one.study.levels)),
-            "model": one.study.model.name,
-            "searched of the model": ", ".join(_own(one.study.space, "model.")) or "-",
-            "trials done": one.done,
+            "dataset": study.dataset.name,
+            "level": ", ".join(map(str, study.levels)),
+            "model": study.model.name,
+            "searched of the model": ", ".join(_own(study.space, "model.")) or "-",
+            "trials done": StudyFolder(store.root, study).closed_trials(),
         }
-        for one in found
+        for study in chosen
     ]
 
 

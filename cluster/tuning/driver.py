@@ -1,7 +1,7 @@
-"""Runs the studies of a job on a Ray cluster that is there: `python -m cluster.tuning.driver JOB ADDRESS`.
+"""Driver of a Ray cluster, which runs the studies of a job: `python -m cluster.tuning.driver JOB ADDRESS`.
 
-Prints what people want to know; the rest goes to stderr. It ends when its standard input does, and may be killed at
-any time: the next one goes on from the studies' folders.
+Progress goes to stdout, everything else to stderr. The driver ends with its standard input, and may be killed at any
+time: the next driver resumes from the studies' folders.
 """
 
 from __future__ import annotations
@@ -17,23 +17,25 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+
 from benchmark.errors import MachineError, UserError
 from benchmark.terminal import duration
-from cluster.tuning.job import FRUITLESS, TuneJob, stop_file
-from cluster.tuning.summary import conclude
+from cluster.tuning.job import STUDY_FAILED, TuneJob, stop_file
+from cluster.tuning.search import FAILURES, Asha, Hours, Ledger, LedgerSearch
+from cluster.tuning.trial import TIME, run_trial
 from results.store import lease
-from results.store.lease import BEAT_SECONDS, STALE_SECONDS
-from results.store.studies import StudyFolder, Trial, best_trial
+from results.store.studies import StudyFolder, best_trial
+from results.store.study_result import conclude
 
-SAY_SECONDS = 30.0
-LEASE_PATIENCE_SECONDS = 2 * (STALE_SECONDS + BEAT_SECONDS)
+PRINT_SECONDS = 30.0
 
 
 def main(job_file: Path, address: str) -> int:
-    """0: the studies are complete, or were asked to stop; FRUITLESS: one of them came to nothing."""
-    import ray
-
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    """Run the studies and return 0, or STUDY_FAILED if one has no result. A stop file ends them early, with 0."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     job = TuneJob.load(job_file)
     failed = 0
     ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
@@ -42,7 +44,9 @@ def main(job_file: Path, address: str) -> int:
             folder = StudyFolder(job.store, study)
             try:
                 folder.begin(job.effort)
-                with _lease(folder).kept():
+                if (mine := lease.acquire(folder.root, lease.TAKEOVER_SECONDS)) is None:
+                    raise MachineError(f"{study}: is being tuned by {lease.live_holder(folder.root)}; wait for it")
+                with mine.kept():
                     _search(job, job_file, folder)
             except (MachineError, UserError) as error:
                 print(error, flush=True)
@@ -51,41 +55,21 @@ def main(job_file: Path, address: str) -> int:
                 break
     finally:
         ray.shutdown()
-    return FRUITLESS if failed else 0
-
-
-def _lease(folder: StudyFolder) -> lease.Lease:
-    """The right to search the study, waited for where its holder may just have died."""
-    deadline = time.monotonic() + LEASE_PATIENCE_SECONDS
-    while True:
-        mine = lease.acquire(folder.root)
-        if mine is not None:
-            return mine
-        if time.monotonic() > deadline:
-            raise MachineError(f"{folder.study}: is being tuned by {lease.live_holder(folder.root)}; wait for it")
-        time.sleep(1.0)
+    return STUDY_FAILED if failed else 0
 
 
 def _search(job: TuneJob, job_file: Path, folder: StudyFolder) -> None:
-    """Until there was enough, or all are to stop; then the result is frozen."""
-    from ray import tune
-
-    from cluster.tuning.search import FAILURES, Hours, Ledger, LedgerSearch, scheduler_for
-    from cluster.tuning.trial import METRIC, run_trial
-
+    """Run trials until the effort is spent or a stop is requested; in the first case, write the result."""
     ledger = Ledger(folder, job.effort, stop_file(job_file).exists)
-    if not ledger.complete:
-        telling = _teller(ledger, folder)
+    if ledger.open or not ledger.is_spent:
         state = folder.root / "ray"
         shutil.rmtree(state, ignore_errors=True)
-        resources = tune.PlacementGroupFactory([{"CPU": job.cpus_of_trial, "GPU": job.gpus_of_trial}])
+        resources = tune.PlacementGroupFactory([{"CPU": job.ranks * job.threads, "GPU": job.gpus_per_trial}])
         tuner = tune.Tuner(
             tune.with_resources(run_trial, resources),
             tune_config=tune.TuneConfig(
-                metric=METRIC,
-                mode="min",
                 search_alg=LedgerSearch(ledger, job_file),
-                scheduler=scheduler_for(ledger),
+                scheduler=Asha(ledger) if job.effort.scheduler == "asha" else FIFOScheduler(),
                 num_samples=sys.maxsize,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -95,74 +79,61 @@ def _search(job: TuneJob, job_file: Path, folder: StudyFolder) -> None:
                 storage_path=str(folder.root),
                 failure_config=tune.FailureConfig(max_failures=FAILURES),
                 verbose=0,
-                callbacks=[telling],
+                callbacks=[ProgressPrinter(ledger)],
                 stop=Hours(ledger),
             ),
         )
         tuner.fit()
         ledger.end_open()
         shutil.rmtree(state, ignore_errors=True)
-    if stop_file(job_file).exists():
-        return
-    print(conclude(folder, job.effort, ledger.used_up), flush=True)
+    if not stop_file(job_file).exists():
+        print(conclude(folder, job.effort, ledger.used_up), flush=True)
 
 
-def _teller(ledger: Any, folder: StudyFolder) -> Any:
-    """Tells the terminal: each trial that ends, and now and then what runs."""
-    from ray import tune
+class ProgressPrinter(tune.Callback):
+    """Callback that prints each trial that ends, and every PRINT_SECONDS the running ones."""
 
-    from cluster.tuning.trial import TIME
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.started = self.printed = time.monotonic()
+        self.closed_before = len(ledger.closed)
+        self.epochs: dict[int, int] = {}
 
-    class Teller(tune.Callback):
-        def __init__(self) -> None:
-            self.started = self.said = time.monotonic()
-            self.before = len(ledger.closed)
-            self.seen: dict[int, str] = {}
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        self.epochs[trial.config["trial"]] = result[TIME]
+        if time.monotonic() - self.printed >= PRINT_SECONDS:
+            numbers = [note.number for note in self.ledger.running.values() if note.number in self.epochs]
+            self._print(", ".join(f"trial {number} at epoch {self.epochs[number]}" for number in numbers))
 
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-            self.seen[trial.config["trial"]] = f"trial {trial.config['trial']} at epoch {result[TIME]}"
-            if time.monotonic() - self.said >= SAY_SECONDS:
-                running = [self.seen[n.number] for n in ledger.running.values() if n.number in self.seen]
-                self.say(", ".join(running))
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        number = trial.config["trial"]
+        closed = self.ledger.closed.get(number)
+        if closed is not None:
+            value = f"RMSE {closed.value:.4g}" if closed.value < float("inf") else "no RMSE"
+            self._print(f"trial {number} {closed.state}, {value}")
 
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            number = trial.config["trial"]
-            at_end: Trial | None = ledger.closed.get(number)
-            if at_end is None:
-                return
-            value = f"RMSE {at_end.value:.4g}" if at_end.value < float("inf") else "no RMSE"
-            self.say(f"trial {number} {at_end.state}, {value}")
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._print(f"trial {trial.config['trial']} died")
 
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            self.say(f"trial {trial.config['trial']} died")
-
-        def say(self, news: str) -> None:
-            self.said = time.monotonic()
-            best = best_trial(ledger.closed.values())
-            told = f"best {best.value:.4g} (trial {best.note.number})" if best else "no result yet"
-            print(
-                f"{folder.study}: {news}; {len(ledger.closed)}{self.of()} trials done,"
-                f" {len(ledger.running)} running, {told}{self.left()}",
-                flush=True,
-            )
-
-        def of(self) -> str:
-            return f" of {ledger.effort.trials}" if ledger.effort.trials else ""
-
-        def left(self) -> str:
-            passed = time.monotonic() - self.started
-            done = len(ledger.closed) - self.before
-            if ledger.effort.trials and done:
-                return f", about {duration(passed / done * (ledger.effort.trials - len(ledger.closed)))} left"
-            if ledger.effort.hours:
-                spent = sum(ledger.hours.values())
-                return f", {spent:.3g} of {ledger.effort.hours:g} device-hours spent"
-            return ""
-
-    return Teller()
+    def _print(self, event: str) -> None:
+        self.printed = time.monotonic()
+        ledger, effort = self.ledger, self.ledger.effort
+        best = best_trial(ledger.closed.values())
+        best_text = f"best {best.value:.4g} (trial {best.note.number})" if best else "no result yet"
+        done, of, remaining = len(ledger.closed), f" of {effort.trials}" if effort.trials else "", ""
+        if effort.trials and done > self.closed_before:
+            seconds = (time.monotonic() - self.started) / (done - self.closed_before)
+            remaining = f", about {duration(seconds * (effort.trials - done))} left"
+        elif effort.hours:
+            remaining = f", {sum(ledger.hours.values()):.3g} of {effort.hours:g} device-hours spent"
+        running = len(ledger.running)
+        print(
+            f"{ledger.folder.study}: {event}; {done}{of} trials done, {running} running, {best_text}{remaining}",
+            flush=True,
+        )
 
 
-def _end_with_the_parent() -> None:
+def _end_with_parent() -> None:
     with suppress(OSError):
         while os.read(0, 1024):
             pass
@@ -170,6 +141,6 @@ def _end_with_the_parent() -> None:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGUSR2, signal.SIGINT):  # for those who decide
+    for number in (signal.SIGUSR2, signal.SIGINT):  # sent to a whole job; only the supervisor reacts
         signal.signal(number, signal.SIG_IGN)
     sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

@@ -1,4 +1,4 @@
-"""What a driver, its trials and their ranks need to know, as JSON that all of them read."""
+"""Tuning job, as JSON that the driver, its trials and their ranks read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from benchmark.models import model_registry
 from benchmark.suite.study import Study
 from results.store.studies import Effort
 
-FRUITLESS = 4
-"""What a driver returns where a study came to nothing; other numbers say that it died."""
+STUDY_FAILED = 4
+"""Exit status of a driver whose studies did not all reach a result; any other status but 0 means that it died."""
 REDUCTION = 3
-"""ASHA lets one of three pass each rung."""
+"""Reduction factor of ASHA: one of three trials passes each rung."""
 
 
 class TuneJob(BaseModel):
@@ -33,37 +33,31 @@ class TuneJob(BaseModel):
     threads: PositiveInt
     """CPUs of each rank."""
     gpu_share: PositiveFloat = 1.0
-    """Of a GPU, for each rank."""
+    """Share of a GPU for each rank."""
     node_cpus: PositiveInt
     node_gpus: NonNegativeInt
     nodes: PositiveInt = 1
     requeues: NonNegativeInt = 0
     signal_seconds: NonNegativeInt = 60
-    """Between the scheduler's signal and the limit."""
+    """Time between the scheduler's signal and the limit."""
     scratch: str | None = None
 
     @classmethod
     def load(cls, path: Path) -> TuneJob:
-        """Read it, and make its plug-ins known to this process."""
+        """Job in `path`, whose plug-ins are registered in this process."""
         job = cls.model_validate_json(path.read_text(encoding="utf-8"))
         model_registry.replace_plugins(job.plugins)
         return job
 
-    def study(self, name: str) -> Study:
-        return next(study for study in self.studies if study.name == name)
-
     @property
-    def cpus_of_trial(self) -> int:
-        return self.ranks * self.threads
-
-    @property
-    def gpus_of_trial(self) -> float:
+    def gpus_per_trial(self) -> float:
+        """GPUs of all ranks of a trial; 0 on a CPU."""
         return self.ranks * self.gpu_share if self.device == "cuda" else 0.0
 
     @property
-    def devices_of_trial(self) -> float:
-        """What a second of a trial costs: GPUs, or ranks on a CPU."""
-        return self.gpus_of_trial if self.device == "cuda" else float(self.ranks)
+    def devices_per_trial(self) -> float:
+        """Device-hours per hour of a trial: GPUs, or ranks on a CPU."""
+        return self.gpus_per_trial if self.device == "cuda" else float(self.ranks)
 
 
 def first_rung(train: Training) -> int:
@@ -73,14 +67,14 @@ def first_rung(train: Training) -> int:
 
 
 def rungs(effort: Effort, train: Training) -> list[int]:
-    """Epochs at which trials are compared; the last one is the end."""
-    epochs, found = first_rung(train), []
-    while effort.scheduler == "asha" and epochs < train.epochs:
-        found.append(epochs)
-        epochs *= REDUCTION
-    return [*found, train.epochs]
+    """Epochs at which trials are compared; the last one is the end of the training."""
+    epochs, epoch = [], first_rung(train)
+    while effort.scheduler == "asha" and epoch < train.epochs:
+        epochs.append(epoch)
+        epoch *= REDUCTION
+    return [*epochs, train.epochs]
 
 
 def stop_file(job_file: Path) -> Path:
-    """Where it says that all are to save and stop."""
+    """File whose existence asks all trials to save and stop."""
     return job_file.with_suffix(".stop")

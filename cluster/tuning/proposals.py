@@ -1,81 +1,63 @@
-"""What is tried next. The notes of the trials are its memory: whoever starts again tells it what they say."""
+"""Settings of the next trial, from random search or Optuna. Their only memory are the trials of the study."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from benchmark.suite.study import TUNING_SEED, Settings, Study, draw, rounded, trial_cells
 from benchmark.suite.suite import Domain, Range
 from results.store.studies import Trial
 
 ATTEMPTS = 200
-"""Draws that were tried before, or that no model can have, before the space counts as exhausted."""
-IsNew = Callable[[Settings], bool]
+"""Draws without new valid settings after which the space counts as exhausted."""
 
 
-class Proposals(Protocol):
-    """A search."""
-
-    def tell(self, trial: Trial) -> None:
-        """The value of a trial that is at its end."""
-
-    def propose(self, number: int, is_new: IsNew) -> Settings | None:
-        """Settings for trial `number`; None where nothing new is left."""
+def is_new(study: Study, settings: Settings, known: set[str]) -> bool:
+    """Whether the settings are valid, and make cells whose ids are not `known`."""
+    cells = trial_cells(study, settings)
+    return cells is not None and cells[0].id not in known
 
 
-class RandomProposals:
-    """Independent draws: trial n is the same whatever came before."""
-
-    def __init__(self, study: Study) -> None:
-        self.study = study
-
-    def tell(self, trial: Trial) -> None: ...
-
-    def propose(self, number: int, is_new: IsNew) -> Settings | None:
-        drawn = (draw(self.study, number, attempt) for attempt in range(ATTEMPTS))
-        return next((settings for settings in drawn if is_new(settings)), None)
+def random_settings(study: Study, number: int, known: set[str]) -> Settings | None:
+    """New settings for trial `number`, or None if the space is exhausted. Draws depend on study and number alone."""
+    draws = (draw(study, number, attempt) for attempt in range(ATTEMPTS))
+    return next((settings for settings in draws if is_new(study, settings, known)), None)
 
 
-class OptunaProposals:
-    """Optuna's tree-structured Parzen estimator, told of all that was tried."""
+class OptunaSearch:
+    """Optuna's tree-structured Parzen estimator; `trials` is the number of trials of the study so far.
 
-    def __init__(self, study: Study, known: int) -> None:
-        import optuna  # an optional library
+    The sampler's seed depends on `trials`, so that a resumed search does not propose its first ones again.
+    """
+
+    def __init__(self, study: Study, trials: int) -> None:
+        import optuna  # an optional library, which random search does not need
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.study, self.optuna = study, optuna
         self.distributions = {key: self._distribution(domain) for key, domain in study.space.items()}
-        # Seeded by how much is known, so that a search that is taken up does not propose its first trials again.
-        sampler = optuna.samplers.TPESampler(seed=TUNING_SEED + known)
+        sampler = optuna.samplers.TPESampler(seed=TUNING_SEED + trials)
         self.search = optuna.create_study(direction="minimize", sampler=sampler)
 
-    def tell(self, trial: Trial) -> None:
-        """Settings outside of the space, as a default may have, say nothing."""
-        from optuna.trial import TrialState, create_trial
+    def learn(self, trial: Trial) -> None:
+        """Learn from a trial, unless its settings are outside the space, as the suite's own may be."""
+        params = {key: self._index(key, trial.note.settings[key]) for key in self.distributions}
+        if None not in params.values():
+            create = self.optuna.trial.create_trial
+            self.search.add_trial(create(params=params, distributions=self.distributions, value=trial.value))
 
-        indices = {}
-        for key, distribution in self.distributions.items():
-            value = self._index(key, trial.note.settings[key])
-            if value is None or not distribution._contains(distribution.to_internal_repr(value)):
-                return
-            indices[key] = value
-        told = create_trial(
-            params=indices, distributions=self.distributions, value=trial.value, state=TrialState.COMPLETE
-        )
-        self.search.add_trial(told)
-
-    def propose(self, number: int, is_new: IsNew) -> Settings | None:
+    def settings(self, number: int, known: set[str]) -> Settings | None:
+        """New settings for trial `number`, or None if the space is exhausted."""
         for _ in range(ATTEMPTS):
-            asked = self.search.ask(self.distributions)
-            settings = {key: self._value(key, value) for key, value in asked.params.items()}
-            self.search.tell(asked, state=self.optuna.trial.TrialState.FAIL)  # its value comes by `tell`, as all do
-            if is_new(settings):
+            suggestion = self.search.ask(self.distributions)
+            settings = {key: self._value(key, value) for key, value in suggestion.params.items()}
+            self.search.tell(suggestion, state=self.optuna.trial.TrialState.FAIL)  # `learn` adds its value later
+            if is_new(self.study, settings, known):
                 return settings
-        return RandomProposals(self.study).propose(number, is_new)
+        return random_settings(self.study, number, known)
 
     def _distribution(self, domain: Domain) -> Any:
-        """Choices by position, for Optuna takes numbers and texts only."""
+        """Distribution over a range, or over the positions of choices: Optuna takes only numbers and texts."""
         if isinstance(domain, Range):
             return self.optuna.distributions.FloatDistribution(domain.low, domain.high, log=True)
         return self.optuna.distributions.CategoricalDistribution(tuple(range(len(domain))))
@@ -91,18 +73,3 @@ class OptunaProposals:
         if isinstance(domain, Range):
             return min(max(rounded(value), domain.low), domain.high)
         return domain[value]
-
-
-class Novelty:
-    """Whether settings make cells that no trial has yet, and that can be."""
-
-    def __init__(self, study: Study, trials: Sequence[Trial]) -> None:
-        self.study = study
-        self.known = {cell.id for trial in trials for cell in trial.cells}
-
-    def __call__(self, settings: Settings) -> bool:
-        cells = trial_cells(self.study, settings)
-        return cells is not None and cells[0].id not in self.known
-
-    def add(self, trial: Trial) -> None:
-        self.known |= {cell.id for cell in trial.cells}

@@ -1,4 +1,4 @@
-"""Tuning on a cluster: studies sent in jobs, each an allocation with a Ray of its own."""
+"""Tuning on a cluster: SLURM jobs, each with some studies and a Ray cluster of its own."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from results.store.store import Store
 from results.store.studies import Effort
 
 CPU_TRIALS = 4
-"""Side by side in an allocation without GPUs, where nothing is said."""
+"""Default number of parallel trials in an allocation without GPUs."""
 RAY_MEMORY_GB = 2.0
-"""Of Ray's own processes on each node, and of the driver."""
+"""Memory of Ray's own processes and the driver, on each node."""
 
 
 @dataclass(frozen=True)
 class Allocation(Shape):
-    """A task on each node, with GPUs for all trials of that node."""
+    """One task on each node, with GPUs for all trials of that node."""
 
     gpus: int = 0
 
@@ -42,29 +42,32 @@ class Allocation(Shape):
         return self.gpus
 
 
-def tune_there(
-    suite: Suite,
-    chosen: Sequence[Study],
-    effort: Effort,
-    store: Store,
-    site: Site,
-    nodes: int = 1,
-    parallel: int | None = None,
-    studies_per_job: int = 1,
-    trials_per_gpu: int | None = None,
-) -> str:
-    """Send the studies that are not complete and that no job has in hand; what there is to say of it.
+@dataclass(frozen=True)
+class Layout:
+    """Studies in a job, its nodes, and the trials that run at a time; None: as many as the site's devices allow."""
 
-    `parallel` trials run side by side, spread over `nodes`. UserError: the site cannot; MachineError: SLURM refuses.
+    nodes: int = 1
+    parallel: int | None = None
+    studies_per_job: int = 1
+    trials_per_gpu: int | None = None
+
+
+def tune_on_cluster(
+    suite: Suite, chosen: Sequence[Study], effort: Effort, store: Store, site: Site, layout: Layout
+) -> str:
+    """Send the incomplete studies that are not in an earlier job; returns a summary for the user.
+
+    Raises UserError if the site cannot run them, and MachineError if SLURM refuses.
     """
     sent = queued_ids(store, TuningSubmission)
-    left = [study for study in open_studies(chosen, effort, store) if study.name not in sent]
-    if not left:
+    studies = [study for study in open_studies(chosen, effort, store) if study.name not in sent]
+    if not studies:
         return f"{suite.name}: nothing to send" + (f"; {len(sent)} studies are in earlier jobs" if sent else "")
-    require_data(store.data_folder, first_cells(left))
-    job = _job_there(suite, left, effort, store, site, nodes, parallel, trials_per_gpu)
+    require_data(store.data_folder, first_cells(studies))
+    job = _job(suite, studies, effort, store, site, layout)
     folder = cluster_folder(store.root)
-    parts = [left[first : first + studies_per_job] for first in range(0, len(left), studies_per_job)]
+    size = layout.studies_per_job
+    parts = [studies[first : first + size] for first in range(0, len(studies), size)]
     documents = {
         f"tune-{index}.json": job.model_copy(update={"studies": tuple(part)}) for index, part in enumerate(parts)
     }
@@ -75,43 +78,34 @@ def tune_there(
         jobs = {job_id: tuple(study.name for study in part) for job_id, part in zip(ids, parts, strict=True)}
         write_text(note, TuningSubmission(suite=suite.name, jobs=jobs).model_dump_json(indent=1))
     return (
-        f"{suite.name}: {len(left)} studies in {len(jobs)} jobs ({', '.join(taken)}); the logs are in {folder}\n"
+        f"{suite.name}: {len(studies)} studies in {len(jobs)} jobs ({', '.join(taken)}); the logs are in {folder}\n"
         f"`symbench tune {suite.argument} --dry-run` shows how far they are, `symbench cancel` ends them"
     )
 
 
-def _job_there(
-    suite: Suite,
-    left: Sequence[Study],
-    effort: Effort,
-    store: Store,
-    site: Site,
-    nodes: int,
-    parallel: int | None,
-    trials_per_gpu: int | None,
-) -> TuneJob:
-    """What each allocation is to do, the studies of all in it. UserError: a trial does not fit on a node."""
-    shape = shape_of(suite.resources, site, [study.train.batch_size for study in left])
-    require_precision(first_cells(left), shape.device)
+def _job(suite: Suite, studies: Sequence[Study], effort: Effort, store: Store, site: Site, layout: Layout) -> TuneJob:
+    """Job with all `studies`. Raises UserError if a trial does not fit on a node."""
+    shape = shape_of(suite.resources, site, [study.train.batch_size for study in studies])
+    require_precision(first_cells(studies), shape.device)
     if shape.nodes > 1:
         raise UserError("resources.nodes: the ranks of a trial share one node; ask for as many as one has")
-    cuda = shape.device == "cuda"
-    sharing = (trials_per_gpu or site.cells_per_gpu) if cuda and shape.ranks == 1 else 1
-    usual = max(1, site.gpus_per_node * sharing // shape.ranks) * nodes if cuda else CPU_TRIALS
-    each = -(-(parallel or usual) // nodes)
-    gpus = -(-each * shape.ranks // sharing) if cuda else 0
+    cuda, nodes = shape.device == "cuda", layout.nodes
+    sharing = (layout.trials_per_gpu or site.cells_per_gpu) if cuda and shape.ranks == 1 else 1
+    default = max(1, site.gpus_per_node * sharing // shape.ranks) * nodes if cuda else CPU_TRIALS
+    trials = -(-(layout.parallel or default) // nodes)
+    gpus = -(-trials * shape.ranks // sharing) if cuda else 0
     if gpus > site.gpus_per_node:
-        raise UserError(f"--parallel: {each} trials on a node take {gpus} GPUs; the site has {site.gpus_per_node}")
+        raise UserError(f"--parallel: {trials} trials on a node take {gpus} GPUs; the site has {site.gpus_per_node}")
     return TuneJob(
         store=store.root.resolve(),
-        studies=tuple(left),
+        studies=tuple(studies),
         effort=effort,
         plugins=model_registry.plugin_paths(),
         device=shape.device,
         ranks=shape.ranks,
         threads=site.cpus,
         gpu_share=1.0 / sharing,
-        node_cpus=each * shape.ranks * site.cpus,
+        node_cpus=trials * shape.ranks * site.cpus,
         node_gpus=gpus,
         nodes=nodes,
         requeues=failures.POLICIES["time_limit"].retries,
@@ -121,9 +115,9 @@ def _job_there(
 
 
 def _executor(folder: Path, suite: Suite, site: Site, job: TuneJob) -> submitit.SlurmExecutor:
-    """Where a node is lost, the others go on: Ray starts the trials anew that ran there."""
+    """Executor for jobs that survive the loss of a node, whose trials Ray restarts elsewhere."""
     ranks = job.node_cpus // site.cpus
-    wide = site.model_copy(
+    node = site.model_copy(
         update={
             "cpus": job.node_cpus,
             "memory_gb": site.memory_gb * ranks + RAY_MEMORY_GB,
@@ -131,6 +125,6 @@ def _executor(folder: Path, suite: Suite, site: Site, job: TuneJob) -> submitit.
         }
     )
     shape = Allocation(job.device, job.nodes, job.nodes, gpus=job.node_gpus)
-    executor = executor_for(folder, wide, shape, f"symbench tune {suite.name}", teardown=requeue_if_marked(folder))
+    executor = executor_for(folder, node, shape, f"symbench tune {suite.name}", teardown=requeue_if_marked(folder))
     executor.update_parameters(additional_parameters={"requeue": True, "no-kill": True})
     return executor

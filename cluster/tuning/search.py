@@ -1,8 +1,7 @@
-"""Ray Tune's side of a study: what it asks for the next trial, who may go on, and when there was enough.
+"""Ray Tune's side of a study: the searcher, the scheduler and the stopper.
 
-All of it can be made anew from the study's folder at any time. Ray's own `Tuner.restore` is not asked for that: its
-snapshot lags behind, is a pickle, and holds nothing of the scheduler, so that after a restart ASHA would compare with
-no trial of before.
+All of them are built from the study's folder. Ray's own `Tuner.restore` is not used: its snapshot lags behind, is a
+pickle, and omits the state of the scheduler, so that ASHA would forget all trials before a restart.
 """
 
 from __future__ import annotations
@@ -15,84 +14,82 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray.tune import Stopper
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cluster.tuning.job import REDUCTION, first_rung, rungs
-from cluster.tuning.proposals import Novelty, OptunaProposals, Proposals, RandomProposals
+from cluster.tuning.proposals import OptunaSearch, random_settings
 from cluster.tuning.trial import METRIC, TIME
 from results.store.studies import Effort, Note, StudyFolder, Trial
 
 FAILURES = 3
-"""So often a trial is tried again whose process or node died."""
+"""Retries of a trial whose process or node died."""
 HOURS_SPENT = "stopped when the hours were spent"
 
 
 class Ledger:
-    """The trials of a study while it is searched: those at their end, those that run, and those that were begun."""
+    """Trials of a study during its search: closed, running, and those that an earlier search left open."""
 
-    def __init__(self, folder: StudyFolder, effort: Effort, to_stop: Callable[[], bool]) -> None:
-        self.folder, self.effort, self.to_stop = folder, effort, to_stop
+    def __init__(self, folder: StudyFolder, effort: Effort, should_stop: Callable[[], bool]) -> None:
+        self.folder, self.effort, self.should_stop = folder, effort, should_stop
         trials = folder.trials()
         self.closed = {trial.note.number: trial for trial in trials if trial.closed}
         self.open = deque(trial.note for trial in trials if not trial.closed)
         self.numbers = [trial.note.number for trial in trials]
         self.running: dict[str, Note] = {}
+        """Ray's trial id -> note."""
         self.hours: dict[int, float] = {trial.note.number: trial.device_hours for trial in trials}
         self.used_up = False
-        """Whether the space has nothing left that is new."""
-        self.is_new = Novelty(folder.study, trials)
-        optuna = effort.search == "optuna"
-        study = folder.study
-        self.proposals: Proposals = OptunaProposals(study, len(trials)) if optuna else RandomProposals(study)
+        """Whether the space has no new settings."""
+        self.known = {cell.id for trial in trials for cell in trial.cells}
+        self.optuna = OptunaSearch(folder.study, len(trials)) if effort.search == "optuna" else None
         for trial in self.closed.values():
-            self.proposals.tell(trial)
+            self._learn(trial)
 
     @property
-    def exhausted(self) -> bool:
-        """Whether the hours are spent."""
-        return self.effort.hours is not None and sum(self.hours.values()) >= self.effort.hours
+    def hours_spent(self) -> bool:
+        """Whether the device-hours of the effort are spent."""
+        return self.effort.hours is not None and self.is_spent
 
     @property
-    def complete(self) -> bool:
-        """Whether nothing is left to do."""
-        if self.open or self.running:
-            return False
-        enough = self.effort.trials is not None and len(self.numbers) >= self.effort.trials
-        return enough or self.exhausted
+    def is_spent(self) -> bool:
+        """Whether no further trial begins."""
+        return self.effort.is_spent(len(self.numbers), sum(self.hours.values()))
 
     def next(self) -> Note | None:
-        """The trial to run now; None where there was enough."""
-        if self.to_stop():
+        """Trial to run now; None if the study has enough."""
+        if self.should_stop():
             return None
         if self.open:
             return self.open.popleft()
-        if self.exhausted or (self.effort.trials is not None and len(self.numbers) >= self.effort.trials):
+        if self.is_spent:
             return None
-        note = self._new(next(number for number in itertools.count() if number not in self.numbers))
-        self.used_up = note is None
-        if note is not None:
-            self.folder.write(note)
-            self.numbers.append(note.number)
-            self.is_new.add(self.folder.trial(note))
+        study, optuna = self.folder.study, self.optuna
+        number = next(number for number in itertools.count() if number not in self.numbers)
+        if number < len(study.defaults):
+            note = Note(number=number, settings=study.defaults[number], by="default")
+        else:
+            settings = optuna.settings(number, self.known) if optuna else random_settings(study, number, self.known)
+            if settings is None:
+                self.used_up = True
+                return None
+            note = Note(number=number, settings=settings, by=self.effort.search)
+        self.folder.write(note)
+        self.numbers.append(number)
+        self.known |= {cell.id for cell in self.folder.trial(note).cells}
         return note
 
-    def _new(self, number: int) -> Note | None:
-        defaults = self.folder.study.defaults
-        if number < len(defaults):
-            return Note(number=number, settings=defaults[number], by="default")
-        settings = self.proposals.propose(number, self.is_new)
-        if settings is None:
-            return None
-        return Note(number=number, settings=settings, by=self.effort.search)
+    def _learn(self, trial: Trial) -> None:
+        if self.optuna is not None:
+            self.optuna.learn(trial)
 
-    def end(self, number: int, why: str) -> None:
-        """Remember that a trial was stopped for good."""
-        self.folder.write(self.folder.read(number).model_copy(update={"ended": why}))
+    def end(self, number: int, reason: str) -> None:
+        """Record that a trial was stopped for good."""
+        self.folder.write(self.folder.read_trial(number).note.model_copy(update={"ended": reason}))
 
     def end_open(self) -> None:
-        """When the hours are spent Ray drops what runs without a word; what had not begun was never tried."""
-        if not self.exhausted or self.to_stop():
+        """Close the open trials if the hours are spent: Ray drops them. A trial that has not begun is removed."""
+        if not self.hours_spent or self.should_stop():
             return
         for trial in self.folder.trials():
             if not trial.closed and trial.records:
@@ -101,44 +98,41 @@ class Ledger:
                 self.folder.forget(trial.note.number)
 
     def finished(self, trial_id: str, given_up: bool = False) -> Trial | None:
-        """Take note of a trial that no longer runs, `given_up` where Ray tries it no more.
+        """Register that a trial no longer runs, `given_up` if Ray will not retry it, and return it if it is closed.
 
-        None where it is not at its end: what a machine did to it may be better the next time.
+        A trial that failed because of its machine stays open: a later search tries it again.
         """
         note = self.running.pop(trial_id, None)
         if note is None:
             return None
-        trial = self.folder.trial(self.folder.read(note.number))
-        if not trial.closed and not self.to_stop():
-            if given_up and _died_without_a_word(trial):
+        trial = self.folder.read_trial(note.number)
+        if not trial.closed and not self.should_stop():
+            if given_up and _was_killed(trial):
                 self.end(note.number, f"failed: killed: its process died {FAILURES + 1} times")
-            elif self.exhausted:
+            elif self.hours_spent:
                 self.end(note.number, HOURS_SPENT)
-            trial = self.folder.trial(self.folder.read(note.number))
+            trial = self.folder.read_trial(note.number)
         self.hours[note.number] = trial.device_hours
         if not trial.closed:
             return None
         self.closed[note.number] = trial
-        self.proposals.tell(trial)
+        self._learn(trial)
         return trial
 
 
-def _died_without_a_word(trial: Trial) -> bool:
-    """Whether each of its attempts was killed, as by a lack of memory; one that fails says so in its status."""
+def _was_killed(trial: Trial) -> bool:
+    """Whether every attempt was killed, for example by a lack of memory; other failures are in the status."""
     statuses = [record.status for record in trial.records.values()]
     killed = any(status.state == "running" and status.attempt > FAILURES for status in statuses)
     return killed and not any(status.state == "failed" for status in statuses)
 
 
 class LedgerSearch(Searcher):
-    """Asks the ledger; remembers nothing of its own."""
+    """Searcher that asks the ledger and has no state of its own."""
 
     def __init__(self, ledger: Ledger, job_file: Path) -> None:
-        super().__init__(metric=METRIC, mode="min")
+        super().__init__()
         self.ledger, self.job_file = ledger, job_file
-
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        return True
 
     def suggest(self, trial_id: str) -> Any:
         note = self.ledger.next()
@@ -152,11 +146,9 @@ class LedgerSearch(Searcher):
 
     def save(self, checkpoint_path: str) -> None: ...
 
-    def restore(self, checkpoint_path: str) -> None: ...
-
 
 class Asha(AsyncHyperBandScheduler):
-    """ASHA over epochs, which knows the trials of before and lets those end that stand for the defaults."""
+    """ASHA over epochs that remembers earlier searches of the study and does not stop trials of the defaults."""
 
     def __init__(self, ledger: Ledger) -> None:
         train = ledger.folder.study.train
@@ -166,26 +158,22 @@ class Asha(AsyncHyperBandScheduler):
             metric=METRIC,
             mode="min",
             grace_period=first,
-            max_t=max(first, train.epochs - 1),  # at the last epoch nobody is stopped any more
+            max_t=max(first, train.epochs - 1),  # a trial at its last epoch is not stopped
             reduction_factor=REDUCTION,
             stop_last_trials=False,
         )
         self.ledger = ledger
         self.rungs = rungs(ledger.effort, train)
         for number, trial in sorted(ledger.closed.items()):
-            self._recall(number, trial)
+            self._replay(number, trial)
 
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        return True
-
-    def _recall(self, number: int, trial: Trial) -> None:
-        """As if the trial had just reported what it had reached at each rung."""
-        stands_for: Any = SimpleNamespace(trial_id=f"before-{number}")
-        self.on_trial_add(None, stands_for)
+    def _replay(self, number: int, trial: Trial) -> None:
+        """Report the values of a closed trial at each rung."""
+        ray_trial: Any = SimpleNamespace(trial_id=f"before-{number}")
+        self.on_trial_add(None, ray_trial)
         for epoch in self.rungs:
             if epoch <= len(trial.curve):
-                result = {TIME: epoch, METRIC: trial.curve[epoch - 1]}
-                super().on_trial_result(None, stands_for, result)
+                super().on_trial_result(None, ray_trial, {TIME: epoch, METRIC: trial.curve[epoch - 1]})
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision: str = super().on_trial_result(tune_controller, trial, result)
@@ -193,20 +181,20 @@ class Asha(AsyncHyperBandScheduler):
         if decision != TrialScheduler.STOP or note is None:
             return decision
         if note.by == "default" or result[TIME] >= self.rungs[-1]:
-            return TrialScheduler.CONTINUE  # what is found is compared with a default that had its whole time
+            return TrialScheduler.CONTINUE  # results are compared with the default at its full length
         self.ledger.end(note.number, f"stopped by asha at epoch {result[TIME]}")
         return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Its last result has been seen; one that never reported has none."""
-        self._trial_info.pop(trial.trial_id, None)
+        """Ray's version handles the last result a second time, and fails if there is none."""
+        self.on_trial_remove(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         self._trial_info.pop(trial.trial_id, None)
 
 
 class Hours(Stopper):
-    """Ends everything when the hours are spent."""
+    """Stopper that ends all trials when the device-hours are spent."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -218,8 +206,4 @@ class Hours(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self.ledger.exhausted
-
-
-def scheduler_for(ledger: Ledger) -> TrialScheduler:
-    return Asha(ledger) if ledger.effort.scheduler == "asha" else FIFOScheduler()
+        return self.ledger.hours_spent

@@ -1,7 +1,7 @@
-"""One trial: the cells of its settings, each run by the same `run_cell` as `symbench run`, the test splits left out.
+"""One trial: the cells of its settings, each trained by `run_cell` as in `symbench run`, without the test splits.
 
-Ray calls `run_trial` in a process of its own, which is rank 0. Where a cell asks for several ranks, it starts the
-others as processes beside itself: `python -m cluster.tuning.trial JOB STUDY NUMBER RANK RENDEZVOUS`.
+Ray calls `run_trial` in a process that becomes rank 0. If a cell has several ranks, it starts the others as processes:
+`python -m cluster.tuning.trial JOB STUDY NUMBER RANK RENDEZVOUS`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,260 +25,243 @@ from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.training.distributed import World, join
 from benchmark.training.loop import Execution, StoppedError
-from benchmark.training.recorder import Epoch, Follower, Recorder
+from benchmark.training.recorder import Follower
 from benchmark.training.run import run_cell
 from cluster.jobs import failures
 from cluster.jobs.staging import stage
 from cluster.tuning.job import TuneJob, rungs, stop_file
 from cluster.tuning.ray_cluster.ray_node import scratch
 from results.store.cell_recorder import CellRecorder, LeaseLostError
-from results.store.lease import BEAT_SECONDS, STALE_SECONDS, Lease
+from results.store.lease import TAKEOVER_SECONDS
 from results.store.store import Store
-from results.store.studies import Note, StudyFolder, Trial
+from results.store.studies import StudyFolder, Trial
 
 METRIC, TIME = "validation_rmse", "epoch"
-Report = Callable[..., None]
-ASK_SECONDS = 1.0
-"""So often a trial looks whether it is to stop: the answer may be on a network disk."""
-TRANSIENT_PATIENCE_SECONDS = 2 * (STALE_SECONDS + BEAT_SECONDS)
-"""How long a trial waits for a cell that somebody holds: a node that was cut off, until its lease is stale."""
-HOPELESS = ("gpu_out_of_memory", "host_out_of_memory", "code_error", "input")
-"""Failures that settings bring about: such a trial is at its end."""
+STOP_CHECK_SECONDS = 1.0
+"""Interval at which a trial looks for the stop file, which may be on a network disk."""
+SETTINGS_FAILURES = ("gpu_out_of_memory", "host_out_of_memory", "code_error", "input")
+"""Failure classes that the settings cause: the trial has failed and is not retried."""
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """Trial `number` of a study, and the job that it belongs to."""
+
+    job_file: Path
+    job: TuneJob
+    folder: StudyFolder
+    number: int
+
+    @classmethod
+    def load(cls, job_file: Path, study: str, number: int) -> TrialTask:
+        """Task of the job in `job_file`, whose plug-ins are registered in this process."""
+        job = TuneJob.load(job_file)
+        folders = (StudyFolder(job.store, one) for one in job.studies if one.name == study)
+        return cls(job_file, job, next(folders), number)
+
+    def read(self) -> Trial:
+        """Trial as it is on disk now."""
+        return self.folder.read_trial(self.number)
+
+    def device(self, rank: int) -> torch.device:
+        """Device of a rank, among those that Ray makes visible to this process."""
+        if self.job.device == "cpu":
+            return torch.device("cpu")
+        return torch.device("cuda", rank % max(1, torch.cuda.device_count()))
 
 
 def run_trial(config: Mapping[str, Any]) -> None:
-    """What Ray Tune calls; reports the lowest validation RMSE so far, epoch by epoch."""
-    from ray import tune
+    """Trainable of Ray Tune, which reports the lowest validation RMSE so far after each epoch."""
+    from ray import tune  # takes a second, and the other ranks do without it
 
-    job_file = Path(config["job"])
-    job = TuneJob.load(job_file)
-    folder = StudyFolder(job.store, job.study(config["study"]))
-    trial = folder.trial(folder.read(config["trial"]))
+    task = TrialTask.load(Path(config["job"]), config["study"], config["trial"])
+    trial = task.read()
     if trial.closed:
-        tune.report({TIME: max(1, len(trial.curve)), METRIC: trial.value, "device_hours": trial.device_hours})
+        tune.report(_final_report(trial))
         return
-    with scratch() as meeting:
-        rendezvous = Path(meeting) / "rendezvous.json"
-        with _followers(job, job_file, folder, trial.note, rendezvous) as follower_processes:
-            progress = Progress(job, folder, trial, tune.report)
-            with join(0, job.ranks, _device(job, 0), rendezvous) as world:
-                try:
-                    train(job, job_file, folder, trial, world, progress, rendezvous.parent)
-                finally:
-                    _end(follower_processes)  # before the process group is destroyed, which may wait for them
+    with scratch() as folder:
+        rendezvous = Path(folder) / "rendezvous.json"
+        with _other_ranks(task, rendezvous) as processes, join(0, task.job.ranks, task.device(0), rendezvous) as world:
+            try:
+                TrialTraining(task, world, rendezvous.parent, Progress(task, tune.report)).run()
+            finally:
+                _kill(processes)  # before the process group is destroyed, which may wait for them
+
+
+def _report(trial: Trial, epoch: int, value: float) -> dict[str, float]:
+    return {TIME: epoch, METRIC: value, "device_hours": trial.device_hours}
+
+
+def _final_report(trial: Trial) -> dict[str, float]:
+    return _report(trial, max(1, len(trial.curve)), trial.value)
 
 
 class Progress:
-    """Tells Tune how a trial does; what it had told before an interruption, it tells at the rungs alone."""
+    """Reports of a trial to Tune; the epochs before an interruption are reported at the rungs alone."""
 
-    def __init__(self, job: TuneJob, folder: StudyFolder, trial: Trial, report: Report) -> None:
-        self.folder, self.number, self.report = folder, trial.note.number, report
-        self.told = 0
-        self.milestones = rungs(job.effort, trial.cells[0].train)
+    def __init__(self, task: TrialTask, report: Callable[[dict[str, float]], object]) -> None:
+        self.task, self.report = task, report
+        self.reported = 0
+        self.rungs = rungs(task.job.effort, task.folder.study.train)
 
     def __call__(self) -> None:
-        now = self.folder.trial(self.folder.read(self.number))
-        curve = now.curve
-        for epoch in range(self.told + 1, len(curve) + 1):
-            if epoch in self.milestones or epoch == len(curve):
-                self.report({TIME: epoch, METRIC: curve[epoch - 1], "device_hours": now.device_hours})
-        self.told = max(self.told, len(curve))
-        if now.diverged or now.note.ended:
-            self.report({TIME: max(1, len(curve)), METRIC: now.value, "device_hours": now.device_hours})
+        trial = self.task.read()
+        curve = trial.curve
+        for epoch in range(self.reported + 1, len(curve) + 1):
+            if epoch in self.rungs or epoch == len(curve):
+                self.report(_report(trial, epoch, curve[epoch - 1]))
+        self.reported = max(self.reported, len(curve))
+        if trial.diverged or trial.note.ended:
+            self.report(_final_report(trial))
 
 
-def train(
-    job: TuneJob,
-    job_file: Path,
-    folder: StudyFolder,
-    trial: Trial,
-    world: World,
-    progress: Progress | None,
-    words: Path,
-) -> None:
-    """Run the cells of `trial` to their ends, on every rank; in the folder `words` ranks tell each other of errors.
+class TrialTraining:
+    """Training of the cells of a trial, on one rank.
 
-    Several levels go side by side, from rung to rung, so that a trial can be stopped by what all of them say.
+    Several levels are trained alternately, from rung to rung, so that a trial is stopped by the mean over all levels.
+    Ranks tell each other of errors in `message_folder`. Rank 0 alone has a `progress`.
     """
-    torch.set_num_threads(job.threads)
 
-    def explain(error: Exception) -> tuple[str, str]:
-        with job_file.with_name(f"{job_file.stem}-trials.log").open("a", encoding="utf-8") as log:
-            log.write(f"{folder.study}: trial {trial.note.number}, rank {world.rank}\n{traceback.format_exc()}")
-        failure = (
-            "machine" if isinstance(error, OSError) else failures.classify_exception(error)
-        )  # a disk that was away
-        return failures.classify_on_rank(failure, error, world, words)
+    def __init__(self, task: TrialTask, world: World, message_folder: Path, progress: Progress | None = None) -> None:
+        self.task, self.world, self.message_folder, self.progress = task, world, message_folder, progress
+        self.stop = StopCheck(stop_file(task.job_file))
+        self.cells = task.read().cells
 
-    asked = _Asked(stop_file(job_file))
-    epochs = trial.cells[0].train.epochs
-    several = len(trial.cells) > 1
-    left = list(trial.cells)
-    for until in rungs(job.effort, trial.cells[0].train) if several else [epochs]:
-        for cell in list(left):
-            on_epoch = None if several else progress
-            if _advance(job, folder, trial, cell, until, world, asked, on_epoch, explain):
-                left.remove(cell)
-            if world.any(asked.to_stop()):
+    def run(self) -> None:
+        """Train all cells to their ends, or until the trial is stopped.
+
+        Raises the error of a cell if Tune has to retry the trial in a new process.
+        """
+        torch.set_num_threads(self.task.job.threads)
+        cells, train = list(self.cells), self.cells[0].train
+        for until in [train.epochs] if len(cells) == 1 else rungs(self.task.job.effort, train):
+            for cell in list(cells):
+                if self._train(cell, until):
+                    cells.remove(cell)
+                if self.world.any(self.stop.requested()):
+                    return
+                if self.world.any(self.world.is_main and self._is_decided()):
+                    cells = []
+                    break
+            if self.progress is not None:
+                self.progress()
+            if not cells:
                 return
-            if world.any(world.is_main and _is_at_its_end(folder, trial)):
-                left = []
-                break
-        if progress is not None:
-            progress()
-        if not left:
-            return
 
+    def _is_decided(self) -> bool:
+        """Whether one level ends the trial: it diverged or failed."""
+        trial = self.task.read()
+        return trial.diverged or bool(trial.note.ended)
 
-def _is_at_its_end(folder: StudyFolder, trial: Trial) -> bool:
-    """Whether one level has decided for all: it diverged or failed."""
-    now = folder.trial(folder.read(trial.note.number))
-    return now.diverged or bool(now.note.ended)
-
-
-def _advance(
-    job: TuneJob,
-    folder: StudyFolder,
-    trial: Trial,
-    cell: Cell,
-    until: int,
-    world: World,
-    asked: _Asked,
-    on_epoch: Progress | None,
-    explain: Callable[[Exception], tuple[str, str]],
-) -> bool:
-    """Train `cell` up to epoch `until`; whether it is at its end, and so never run again."""
-    checkpoint = folder.store.cell_folder(cell.id) / "checkpoint.pt"
-    with _holding(folder.store, cell) if world.is_main else nullcontext(Follower(checkpoint)) as held:
-        if world.any(world.is_main and folder.store.is_result(cell)):
+    def _train(self, cell: Cell, until: int) -> bool:
+        """Train `cell` up to epoch `until`; whether its training has ended."""
+        store, world = self.task.folder.store, self.world
+        folder = store.cell_folder(cell.id)
+        follower = nullcontext(Follower(folder / "checkpoint.pt"))
+        with store.recorder(cell, TAKEOVER_SECONDS) if world.is_main else follower as recorder:
+            if recorder is None:
+                raise MachineError(f"{folder}: another process goes on holding it")
+            if world.any(world.is_main and store.is_result(cell)):
+                return True
+            if isinstance(recorder, CellRecorder) and self.progress is not None and len(self.cells) == 1:
+                recorder.on_epoch = self.progress
+            try:
+                self._run_cell(cell, recorder, until)
+            except StoppedError:
+                if isinstance(recorder, CellRecorder) and recorder.lease.lost:
+                    raise LeaseLostError(f"{recorder.folder}: another process has taken the cell over") from None
+                if world.any(self.stop.requested()):
+                    recorder.fail("time_limit", "saved where it was; goes on when the study does")
+                return False
+            except LeaseLostError:
+                raise
+            except Exception as error:
+                if not self._is_settled(error, recorder):
+                    raise
             return True
-        recorder: Recorder = held
-        reached = [until >= cell.train.epochs, False]  # the end is the training's own affair
-        if isinstance(held, CellRecorder):
 
-            def listen(history: Sequence[Epoch]) -> None:
-                reached[1] = not reached[0] and len(history) >= until
-                if on_epoch is not None and history:
-                    on_epoch()
+    def _run_cell(self, cell: Cell, recorder: CellRecorder | Follower, until: int) -> None:
+        held = recorder if isinstance(recorder, CellRecorder) else None
 
-            recorder = _Listening(cell, held.folder, held.lease, listen)
+        def at_rung() -> bool:
+            return held is not None and until < cell.train.epochs and held.status.epoch >= until
 
-        lease = held.lease if isinstance(held, CellRecorder) else None
+        def should_stop() -> bool:  # called at every step, so it must not read the disk
+            return at_rung() or self.stop.requested() or (held is not None and held.lease.known_lost)
 
         def may_save() -> bool:
-            return lease is None or not lease.lost
+            return held is None or not held.lease.lost
 
-        def should_stop() -> bool:  # asked at every step: the disk is not to be looked at
-            return reached[1] or asked.to_stop() or (lease is not None and lease.known_lost)
-
-        execution = Execution(world, should_stop, may_save)
+        job = self.task.job
         notes = {
-            "study": folder.study.name,
-            "trial": trial.note.number,
-            "devices": job.devices_of_trial,
+            "study": self.task.folder.study.name,
+            "trial": self.task.number,
+            "devices": job.devices_per_trial,
             **{name: importlib.metadata.version(name) for name in ("ray", "optuna") if find_spec(name)},
         }
+        recorder.start()
         data = stage(Store(job.store).data_folder, cell, job.scratch)
-        try:
-            recorder.start()
-            run_cell(cell, recorder, data, execution, notes, tuning=True)
-        except StoppedError:
-            if not may_save():
-                raise LeaseLostError(f"{held}: another process has taken the cell over") from None
-            if world.any(asked.to_stop()):
-                recorder.fail("time_limit", "saved where it was; goes on when the study does")
+        run_cell(cell, recorder, data, Execution(self.world, should_stop, may_save), notes, tuning=True)
+
+    def _is_settled(self, error: Exception, recorder: CellRecorder | Follower) -> bool:
+        """Record an error; False if Tune has to retry the trial, or if this process can train no further one."""
+        task, world = self.task, self.world
+        with task.job_file.with_name(f"{task.job_file.stem}-trials.log").open("a", encoding="utf-8") as log:
+            log.write(f"{task.folder.study}: trial {task.number}, rank {world.rank}\n{traceback.format_exc()}")
+        failure = "machine" if isinstance(error, OSError) else failures.classify_exception(error)  # a disk may be away
+        failure, message = failures.classify_on_rank(failure, error, world, self.message_folder)
+        recorder.fail(failure, message)
+        if failure not in SETTINGS_FAILURES:
             return False
-        except LeaseLostError:
-            raise
-        except Exception as error:
-            failure, message = explain(error)
-            recorder.fail(failure, message)
-            if failure not in HOPELESS:
-                raise  # Tune tries again
-            if world.is_main:
-                folder.write(trial.note.model_copy(update={"ended": f"failed: {failure}: {message}"}))
-            if world.size > 1 or world.device.type == "cuda":
-                raise  # others may wait in a collective, and a GPU may be lost to this process; the next one reports
-        return True
+        if world.is_main:
+            ended = {"ended": f"failed: {failure}: {message}"}
+            task.folder.write(task.read().note.model_copy(update=ended))
+        # Other ranks may wait in a collective, and an error may leave a GPU unusable.
+        return world.size == 1 and world.device.type == "cpu"
 
 
-class _Listening(CellRecorder):
-    """Tells of each epoch once it is on disk."""
-
-    def __init__(self, cell: Cell, folder: Path, mine: Lease, listen: Callable[[Sequence[Epoch]], None]) -> None:
-        super().__init__(cell, folder, mine)
-        self._listen = listen
-
-    def progress(self, history: Sequence[Epoch], epochs: int) -> None:
-        super().progress(history, epochs)
-        self._listen(history)
-
-
-class _Asked:
-    """Whether the file is there that says so; remembered, and not looked for at every step."""
+class StopCheck:
+    """Check for the stop file, at most once every STOP_CHECK_SECONDS."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.found, self.looked = path, False, 0.0
+        self.path, self.exists, self.checked = path, False, 0.0
 
-    def to_stop(self) -> bool:
+    def requested(self) -> bool:
+        """Whether the trials are to save and stop."""
         now = time.monotonic()
-        if not self.found and now - self.looked >= ASK_SECONDS:
-            self.found, self.looked = self.path.exists(), now
-        return self.found
+        if not self.exists and now - self.checked >= STOP_CHECK_SECONDS:
+            self.exists, self.checked = self.path.exists(), now
+        return self.exists
 
 
 @contextmanager
-def _holding(store: Store, cell: Cell) -> Iterator[CellRecorder]:
-    """The recorder of `cell`, waited for where another process holds it or has just died. MachineError: too long."""
-    deadline = time.monotonic() + TRANSIENT_PATIENCE_SECONDS
-    while True:
-        with store.recorder(cell) as recorder:
-            if recorder is not None:
-                yield recorder
-                return
-        if time.monotonic() > deadline:
-            raise MachineError(f"{store.cell_folder(cell.id)}: another process goes on holding it")
-        time.sleep(0.5)
-
-
-@contextmanager
-def _followers(
-    job: TuneJob, job_file: Path, folder: StudyFolder, note: Note, rendezvous: Path
-) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The other ranks of a trial, gone at the end."""
-    command = [sys.executable, "-m", "cluster.tuning.trial", str(job_file), folder.study.name, str(note.number)]
+def _other_ranks(task: TrialTask, rendezvous: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes of the other ranks, killed at the end of the block."""
+    command = [sys.executable, "-m", "cluster.tuning.trial", str(task.job_file), task.folder.study.name]
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        for rank in range(1, job.ranks):
-            processes.append(subprocess.Popen([*command, str(rank), str(rendezvous)], stdin=subprocess.DEVNULL))
+        for rank in range(1, task.job.ranks):
+            arguments = [str(task.number), str(rank), str(rendezvous)]
+            processes.append(subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL))
         yield processes
     finally:
-        _end(processes)
+        _kill(processes)
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
-        process.kill()  # they write nothing
+        process.kill()  # safe: other ranks write no files
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=10)
 
 
-def _device(job: TuneJob, rank: int) -> torch.device:
-    """Of those that Ray lets this trial see."""
-    if job.device == "cpu":
-        return torch.device("cpu")
-    return torch.device("cuda", rank % max(1, torch.cuda.device_count()))
-
-
-def follow(job_file: Path, study: str, number: int, rank: int, rendezvous: Path) -> None:
-    """What the other ranks do: the same as rank 0, without a word."""
+def follow(task: TrialTask, rank: int, rendezvous: Path) -> None:
+    """Train a trial as one of the other ranks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    job = TuneJob.load(job_file)
-    folder = StudyFolder(job.store, job.study(study))
-    with join(rank, job.ranks, _device(job, rank), rendezvous) as world:
-        train(job, job_file, folder, folder.trial(folder.read(number)), world, None, rendezvous.parent)
+    with join(rank, task.job.ranks, task.device(rank), rendezvous) as world:
+        TrialTraining(task, world, rendezvous.parent).run()
 
 
 if __name__ == "__main__":
-    follow(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))
+    follow(TrialTask.load(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])), int(sys.argv[4]), Path(sys.argv[5]))

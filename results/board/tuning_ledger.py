@@ -1,11 +1,10 @@
-"""Fairness ledger of a board: what tuning each model has cost, and where models were not tuned alike."""
+"""Tuning ledger of a board: cost of each model's tuning, and warnings about models that were not tuned alike."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -23,11 +22,12 @@ from results.store.store import Store
 
 
 @dataclass(frozen=True)
-class Spent:
-    """How a model of the board came to its settings; `trials` is 0 where the suite wrote them.
+class LedgerLine:
+    """Origin of a model's settings on a group of levels, and their cost.
 
-    `devices` says what the hours are of, `limit` how many were given where that ended the search. `gain` is the
-    validation RMSE found, over that of the suite's own settings.
+    `settings` is the search and scheduler, or `default` if the suite wrote them; `unit` is that of `device_hours`.
+    `limit` is the number of hours that the search was given, if any. `gain` is the best validation RMSE divided by
+    that of the suite's own settings.
     """
 
     family: str
@@ -38,18 +38,18 @@ class Spent:
     trials: int = 0
     epochs: int = 0
     device_hours: float = 0.0
-    devices: str = ""
-    search: str = ""
+    unit: str = ""
     limit: float | None = None
     gain: float | None = None
     contest: str = ""
 
 
-def spent_by(suite: Suite, records: Mapping[str, Record], store: Store) -> list[Spent]:
-    """The ledger: a line for each trained model and group of levels; empty where nothing of the board is tuned."""
-    if not any(tuned_folder(store.root).glob("*.yaml")):
+def tuning_ledger(suite: Suite, records: Mapping[str, Record], store: Store) -> list[LedgerLine]:
+    """Line for each trained model and group of levels; empty if no model of the board is tuned."""
+    tuned = tuned_folder(store.root)
+    if not any(tuned.glob("*.yaml")):
         return []
-    lines: dict[str, Spent] = {}
+    lines: dict[tuple[str, bool], LedgerLine] = {}
     of_cell = studies(suite)
     for cell in suite.cells:
         study = of_cell.get(cell.id)
@@ -57,86 +57,85 @@ def spent_by(suite: Suite, records: Mapping[str, Record], store: Store) -> list[
             continue
         record = records.get(cell.id)
         name = suite.studies.get(cell.id, str(record.environment.get("study", "")) if record else "")
-        key = f"{study.name} {bool(name)}"
+        key = (study.name, bool(name))
         if key not in lines:
-            lines[key] = _line(study, tuned_folder(store.root) / f"{name}.yaml" if name else None)
+            lines[key] = _line(study, tuned / f"{name}.yaml" if name else None)
     return list(lines.values()) if any(line.settings != "default" for line in lines.values()) else []
 
 
-def _line(study: Study, path: Path | None) -> Spent:
-    who: dict[str, Any] = {
-        "family": family_and_source(study.model.name)[0],
-        "model": study.model.name,
-        "dataset": f"{study.dataset.name} ({study.dataset.preset})",
-        "levels": ", ".join(map(str, study.levels)),
-        "contest": study.contest,
-    }
+def _line(study: Study, path: Path | None) -> LedgerLine:
+    line = LedgerLine(
+        family=family_and_source(study.model.name)[0],
+        model=study.model.name,
+        dataset=f"{study.dataset.name} ({study.dataset.preset})",
+        levels=", ".join(map(str, study.levels)),
+        settings="default",
+        contest=study.contest,
+    )
     if path is None or not path.exists():
-        return Spent(**who, settings="default")
+        return line
     try:
         result = read_result(path)
-        spent, effort, value = result["spent"], result["effort"], result["found"]
-        default = value["rmse_validation_default"]
-        return Spent(
-            **who,
-            settings="tuned",
+        spent, effort, best = result["spent"], result["effort"], result["found"]
+        default = best["rmse_validation_default"]
+        return replace(
+            line,
+            settings=f"{effort['search']}, {effort['scheduler']}",
             trials=spent["trials"],
             epochs=spent["epochs"],
             device_hours=spent["device_hours"],
-            devices="GPU" if spent["devices"] == "cuda" else "CPU ranks",
-            search=f"{effort['search']}, {effort['scheduler']}",
+            unit="GPU-h" if spent["devices"] == "cuda" else "rank-h",
             limit=effort["hours"],
-            gain=value["rmse_validation"] / default if default else None,
+            gain=best["rmse_validation"] / default if default else None,
         )
     except (UserError, KeyError, TypeError):
-        return Spent(**who, settings=f"{path.name} cannot be read")
+        return replace(line, settings=f"{path.name} cannot be read")
 
 
-def warnings_of(ledger: Sequence[Spent]) -> list[str]:
-    """Where models that meet on the board were not tuned alike."""
-    told = []
+def unequal_tuning(ledger: Sequence[LedgerLine]) -> list[str]:
+    """Warning for each contest whose models were not tuned alike."""
+    warnings = []
     for contest in dict.fromkeys(line.contest for line in ledger):
         members = [line for line in ledger if line.contest == contest]
         efforts: dict[str, list[str]] = {}
         for line in members:
             amount = f"{line.limit:g} device-hours" if line.limit else f"{line.trials} trials"
-            effort = f"{amount} ({line.search})" if line.trials else f"{line.settings} settings"
+            effort = f"{amount} ({line.settings})" if line.trials else f"{line.settings} settings"
             efforts.setdefault(effort, []).append(line.model)
         if len(efforts) > 1:
             where = f"{members[0].dataset} level {members[0].levels}"
             parts = "; ".join(f"{', '.join(dict.fromkeys(models))}: {effort}" for effort, models in efforts.items())
-            told.append(f"{where}: not tuned alike: {parts}")
-    return told
+            warnings.append(f"{where}: not tuned alike: {parts}")
+    return warnings
 
 
-def left_out(suite: Suite) -> str:
-    """Who is not on a board of tuned settings because nobody tuned it; empty where nobody is."""
+def untuned_models(suite: Suite) -> str:
+    """Sentence that names the models missing from a board of tuned settings; empty if none is."""
     levels: dict[tuple[str, str], list[str]] = {}
     for cell in suite.untuned:
         levels.setdefault((cell.model.name, cell.dataset.name), []).append(str(cell.dataset.level))
-    named = [f"{model} on {data} level {', '.join(dict.fromkeys(at))}" for (model, data), at in levels.items()]
-    return f"not tuned, and so not on this board: {'; '.join(named)}" if named else ""
-
-
-def ledger_table(ledger: Sequence[Spent]) -> Table:
-    """For the terminal."""
-    table = titled("What tuning cost")
-    for heading in HEADINGS:
-        table.add_column(heading, overflow="fold", no_wrap=heading == "Model")
-    for line in ledger:
-        table.add_row(*map(Text, cells_of(line)))
-    return table
+    names = [f"{model} on {data} level {', '.join(dict.fromkeys(at))}" for (model, data), at in levels.items()]
+    return f"not tuned, and so not on this board: {'; '.join(names)}" if names else ""
 
 
 HEADINGS = ("Family", "Model", "Dataset", "Level", "Settings", "Trials", "Epochs", "Spent", "RMSE / default")
 
 
-def cells_of(line: Spent) -> list[str]:
-    """As the ledger writes it; the last is the validation RMSE found, over that of the suite's own settings."""
-    spent = f"{line.device_hours:.3g} {'GPU-h' if line.devices == 'GPU' else 'rank-h'}" if line.trials else "-"
-    gain = "-" if line.gain is None else f"{line.gain:.3f}"
-    settings = line.search or line.settings
+def ledger_table(ledger: Sequence[LedgerLine]) -> Table:
+    """Ledger for the terminal."""
+    table = titled("What tuning cost")
+    for heading in HEADINGS:
+        table.add_column(heading, overflow="fold", no_wrap=heading == "Model")
+    for line in ledger:
+        table.add_row(*map(Text, ledger_row(line)))
+    return table
+
+
+def ledger_row(line: LedgerLine) -> list[str]:
+    """Line as text, in the order of HEADINGS."""
     return [
-        *(line.family, line.model, line.dataset, line.levels, settings),
-        *(str(line.trials), str(line.epochs), spent, gain),
+        *(line.family, line.model, line.dataset, line.levels, line.settings),
+        *(str(line.trials), str(line.epochs)),
+        f"{line.device_hours:.3g} {line.unit}" if line.trials else "-",
+        "-" if line.gain is None else f"{line.gain:.3f}",
     ]

@@ -21,13 +21,12 @@ def figures_of(study: Study, trials: Sequence[Trial]) -> list[Plot]:
             f"Trials of {study}",
             "The lowest validation RMSE so far, by epoch. Coloured: the best trial; dashed: the settings of the suite."
             " A line that ends early was stopped, or its loss was no longer finite.",
-            learning_curves(study, trials),
+            _learning_curves(study, trials),
         )
     ]
 
 
-def learning_curves(study: Study, trials: Sequence[Trial]) -> str | None:
-    """A line for each trial."""
+def _learning_curves(study: Study, trials: Sequence[Trial]) -> str | None:
     best = best_trial(trials)
     style = family_style(family_and_source(study.model.name)[0])
     series = []

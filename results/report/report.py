@@ -20,7 +20,7 @@ from results.board.reproduce import Commands
 from results.board.row import Row
 from results.board.standings import overall
 from results.board.table import estimate
-from results.board.tuning_ledger import HEADINGS, cells_of, left_out, spent_by, warnings_of
+from results.board.tuning_ledger import HEADINGS, ledger_row, tuning_ledger, unequal_tuning, untuned_models
 from results.board.verdicts import Verdict, sure, verdicts
 from results.figures import figures, rollouts, views_flow, views_symmetry, views_weights
 from results.figures.figures import Plot
@@ -106,7 +106,7 @@ def render(
         written_statistic=written_statistic,
         commands=commands,
         panels=panels_of(rows, records, metric) if panels is None else panels,
-        left_out=left_out(suite),
+        left_out=untuned_models(suite),
         panels_left=max(0, len({_figured(row) for row in rows}) - MOST_PANELS),
         tuning=_tuning(suite, records, store),
         broken=[(_below(broken_one.folder, store), broken_one.reason) for broken_one in broken],
@@ -117,7 +117,7 @@ def render(
 
 def _tuning(suite: Suite, records: Mapping[str, Record], store: Store) -> dict[str, Any] | None:
     """What the page shows of tuning; None where nothing of the board is tuned."""
-    ledger = spent_by(suite, records, store)
+    ledger = tuning_ledger(suite, records, store)
     if not ledger:
         return None
     folders, warnings = begun_studies(suite, store)
@@ -129,8 +129,8 @@ def _tuning(suite: Suite, records: Mapping[str, Record], store: Store) -> dict[s
         warnings += [message] if message else []
     return {
         "headings": HEADINGS,
-        "lines": [cells_of(line) for line in ledger],
-        "warnings": [*warnings_of(ledger), *warnings],
+        "lines": [ledger_row(line) for line in ledger],
+        "warnings": [*unequal_tuning(ledger), *warnings],
         "plots": plots,
         "left": max(0, len(finished) - MOST_STUDIES),
     }

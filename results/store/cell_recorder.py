@@ -1,11 +1,11 @@
-"""Writes the record of one cell."""
+"""Recorder that writes the record of one cell into the store."""
 
 from __future__ import annotations
 
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,25 @@ from results.store import lease
 
 
 class LeaseLostError(Exception):
-    """This process no longer holds the cell."""
+    """Raised when another process has taken the cell over."""
 
 
 class CellRecorder:
-    """Writes the record of one cell (benchmark.training.recorder.Recorder) while it holds the cell's lease.
+    """Recorder (see benchmark.training.recorder) of one cell, whose lease this process holds.
 
-    LeaseLostError where another has taken over, after this process was given up for dead: then nothing is written.
+    Once another process holds the cell, every method raises LeaseLostError and writes nothing. `on_epoch` is
+    called after each epoch, once the history is on disk.
     """
 
     def __init__(self, cell: Cell, folder: Path, mine: lease.Lease) -> None:
         self.cell = cell
         self.folder = folder
         self.lease = mine
+        self.on_epoch: Callable[[], object] = lambda: None
         self.status = Status("running", attempt=mine.number, host=mine.holder.host, pid=mine.holder.pid)
 
     def start(self) -> None:
-        self._require_lease()
-        write_json(self.folder / "cell.json", {"id": self.cell.id, **self.cell.model_dump(mode="json")})
+        write_json(self._file("cell.json"), {"id": self.cell.id, **self.cell.model_dump(mode="json")})
         self._write_status()
 
     @property
@@ -44,19 +45,18 @@ class CellRecorder:
         return self.folder / "checkpoint.pt"
 
     def progress(self, history: Sequence[Epoch], epochs: int) -> None:
-        self._require_lease()
         lines = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in history)
-        write_text(self.folder / "history.jsonl", lines)
+        write_text(self._file("history.jsonl"), lines)
         self.status = replace(self.status, epoch=len(history), epochs=epochs)
         self._write_status()
+        if history:
+            self.on_epoch()
 
     def environment(self, environment: Mapping[str, Any]) -> None:
-        self._require_lease()
-        write_json(self.folder / "environment.json", environment)
+        write_json(self._file("environment.json"), environment)
 
     def rollouts(self, rollouts: Sequence[Rollouts], grid: str) -> None:
-        self._require_lease()
-        buffer = io.BytesIO()  # in memory: HDF5 itself cannot close a file on a full disk
+        buffer = io.BytesIO()  # HDF5 cannot close a file on a full disk
         with h5py.File(buffer, "w") as file:
             file.attrs["grid"] = grid
             for rollout in rollouts:
@@ -64,12 +64,11 @@ class CellRecorder:
                 group.attrs["windows"] = rollout.windows
                 for name in ("input", "truth", "prediction"):
                     group.create_dataset(name, data=getattr(rollout, name))
-        with replacing(self.folder / "predictions.h5") as temporary:
+        with replacing(self._file("predictions.h5")) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
     def finish(self, state: State, metrics: Mapping[str, Any], message: str = "") -> None:
-        self._require_lease()
-        write_json(self.folder / "metrics.json", dict(metrics))
+        write_json(self._file("metrics.json"), dict(metrics))
         self.status = replace(self.status, state=state, message=message)
         self._write_status()
 
@@ -77,16 +76,17 @@ class CellRecorder:
         self.status = replace(self.status, state="failed", failure=failure, message=message)
         self._write_status()
 
-    def _require_lease(self) -> None:
+    def _file(self, name: str) -> Path:
         if self.lease.lost:
             raise LeaseLostError(f"{self.folder}: another process has taken the cell over")
+        return self.folder / name
 
     def _write_status(self) -> None:
-        self._require_lease()
         self.status = replace(self.status, heartbeat=time.time())
-        write_status(self.folder, self.status)
+        write_status(self._file("status.json"), self.status)
 
 
-def write_status(folder: Path, status: Status) -> None:
-    message = status.message.encode("utf-8", "replace").decode()  # an error may name a file whose name is no text
-    write_json(folder / "status.json", asdict(replace(status, message=message)))
+def write_status(path: Path, status: Status) -> None:
+    """Write `status` as JSON."""
+    message = status.message.encode("utf-8", "replace").decode()  # it may hold a file name that is not UTF-8
+    write_json(path, asdict(replace(status, message=message)))

@@ -1,9 +1,9 @@
-"""The right to run a cell: one holder at a time, on any machine that shares the disk.
+"""Lease of a cell: one process at a time runs it, on any machine that shares the disk.
 
-Holders are numbered. Whoever creates `lease-<n>.json` first holds the cell, and goes on touching the file; a lease
-that is released, or was not touched for a while, is followed by number n + 1, which is created exclusively, too. So
-two can never take over the same dead holder, and one that comes back from the dead sees that it has a successor. No
-lock of the operating system is needed, which network disks do not all have.
+Leases are numbered. The process that creates `lease-<n>.json` first holds the cell, and touches the file while it
+works. A lease that was released, or not touched for STALE_SECONDS, is followed by number n + 1, which is created
+exclusively as well. Two processes can therefore never take over from the same dead holder, and a holder that was cut
+off sees its successor. No lock of the operating system is needed: not all network disks have them.
 """
 
 from __future__ import annotations
@@ -22,38 +22,40 @@ from pathlib import Path
 
 import psutil
 
-from benchmark.errors import MachineError
-from benchmark.files import write_json
+from benchmark.files import write_errors, write_json
 
 BEAT_SECONDS = 15.0
 STALE_SECONDS = 90.0
-"""A holder that has not touched its lease for so long is dead, or cut off."""
+"""A holder that has not touched its lease for this long is dead or cut off."""
+TAKEOVER_SECONDS = 2 * (STALE_SECONDS + BEAT_SECONDS)
+"""Time after which a lease of a holder that has just died or was cut off is certainly stale."""
+CLOCK_TOLERANCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease; `job` is the scheduler's number, if there is one, `restart` how often it had been requeued."""
+    """Process that holds a lease; `job` is its SLURM job, if any, and `restart` how often SLURM had requeued that."""
 
     host: str
     pid: int
     started: float
-    """When the process began, in seconds since 1970: its number is given to another process one day."""
+    """Start of the process in seconds since 1970, because process numbers are reused."""
     job: str = ""
     released: bool = False
     restart: int = 0
     processes: str = ""
-    """Where `pid` means something: the running kernel and its namespace of process numbers; empty outside Linux."""
+    """Boot of the kernel and its namespace of process numbers, within which `pid` is valid; empty outside Linux."""
 
     @classmethod
     def this_process(cls) -> Holder:
-        """Ourselves."""
+        """The calling process as a holder."""
         return cls(
             socket.gethostname(),
             os.getpid(),
-            _started(os.getpid()),
+            _start_time(os.getpid()),
             os.environ.get("SLURM_JOB_ID", ""),
             restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-            processes=_processes(),
+            processes=_process_namespace(),
         )
 
     def __str__(self) -> str:
@@ -61,18 +63,17 @@ class Holder:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it was a process of this machine that has ended; False where that cannot be known.
+        """Whether it was a process of this machine that has ended; False if that cannot be known.
 
-        Another container on this machine has process numbers of its own, and another machine may have this one's name.
+        A container on this machine has its own process numbers, and another machine may have this one's name.
         """
-        if self.host != socket.gethostname() or self.processes != _processes():
+        if self.host != socket.gethostname() or self.processes != _process_namespace():
             return False
-        clock_may_be_set = 2.0
-        return abs(_started(self.pid) - self.started) > clock_may_be_set
+        return abs(_start_time(self.pid) - self.started) > CLOCK_TOLERANCE_SECONDS
 
 
 UNREADABLE = Holder("a machine unknown", 0, 0.0)
-"""Stands for the holder of a lease whose file says nothing, which may be the disk's fault."""
+"""Holder of a lease whose file cannot be read, perhaps because of the disk; it may be alive."""
 
 
 class Lease:
@@ -80,28 +81,23 @@ class Lease:
 
     def __init__(self, path: Path, number: int, holder: Holder) -> None:
         self.path, self.number, self.holder = path, number, holder
-        self._lost = threading.Event()
+        self.known_lost = False
+        """Whether a successor has been seen, by `lost` or by the heartbeat of `kept`."""
 
     @property
     def lost(self) -> bool:
-        """Whether there is a successor: nothing may be written any more. Looks on the disk."""
-        if not self._lost.is_set() and _highest(self.path.parent) > self.number:
-            self._lost.set()
-        return self._lost.is_set()
-
-    @property
-    def known_lost(self) -> bool:
-        """Whether a successor has been seen, by `kept` with its last beat for instance; costs nothing."""
-        return self._lost.is_set()
+        """Whether the lease has a successor, after which nothing may be written. Reads the disk."""
+        self.known_lost = self.known_lost or _highest(self.path.parent) > self.number
+        return self.known_lost
 
     @contextmanager
     def kept(self) -> Iterator[Lease]:
-        """Touch the lease until the end, then release it."""
+        """Touch the lease during the block, then release it."""
         done = threading.Event()
 
         def beat() -> None:
             while not done.wait(BEAT_SECONDS):
-                with suppress(OSError):  # a disk that is away for a moment; if for long, the lease is lost
+                with suppress(OSError):  # the disk may be away for a moment; if it stays away, the lease is lost
                     if self.lost:
                         return
                     os.utime(self.path)
@@ -117,31 +113,40 @@ class Lease:
                 write_json(self.path, asdict(self.holder) | {"released": True})
 
 
-def acquire(folder: Path) -> Lease | None:
-    """The lease of the cell in `folder`, which exists; None where a live process holds it. MachineError: no writing."""
+def acquire(folder: Path, patience_seconds: float = 0.0) -> Lease | None:
+    """Lease of the cell in the existing `folder`, or None if a live process holds it for `patience_seconds`.
+
+    Raises MachineError if the folder cannot be written.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while (mine := _acquire(folder)) is None and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return mine
+
+
+def _acquire(folder: Path) -> Lease | None:
     number, holder = current(folder)
-    if holder is not None and not holder.released and not holder.is_gone and _age(folder, number) < STALE_SECONDS:
-        return None
     mine = Holder.this_process()
     path = folder / _name(number + 1)
     draft = folder / f".{path.name}.{mine.host}.{mine.pid}.{threading.get_ident()}"
-    try:
-        draft.write_text(json.dumps(asdict(mine)), encoding="utf-8")
+    with write_errors(folder):
         try:
-            os.link(draft, path)  # fails where it exists, on network disks as well
+            draft.write_text(json.dumps(asdict(mine)), encoding="utf-8")
+            disk_time = draft.stat().st_mtime  # the clocks of two machines may differ
+            if _is_alive(folder, number, holder, disk_time):
+                return None
+            os.link(draft, path)  # fails if it exists, on network disks as well
         except FileExistsError:
             return None
         finally:
-            draft.unlink()
-    except OSError as error:
-        raise MachineError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    for old in range(max(1, number - 1), number):  # the last one is kept: its holder may yet look for us
+            draft.unlink(missing_ok=True)
+    for old in range(max(1, number - 1), number):  # the previous lease stays: its holder may still look for it
         (folder / _name(old)).unlink(missing_ok=True)
     return Lease(path, number + 1, mine)
 
 
 def current(folder: Path) -> tuple[int, Holder | None]:
-    """The highest number given so far, 0 for none, and its holder; UNREADABLE, who may live, where the file is bad."""
+    """Highest number in `folder` and its holder, UNREADABLE if the file is damaged; (0, None) without a lease."""
     number = _highest(folder)
     if number == 0:
         return 0, None
@@ -155,15 +160,18 @@ def current(folder: Path) -> tuple[int, Holder | None]:
 
 
 def live_holder(folder: Path) -> Holder | None:
-    """Who holds the cell now, judged by this machine's clock; writes nothing."""
+    """Holder of the cell in `folder`, judged by this machine's clock, or None. Writes nothing."""
     number, holder = current(folder)
+    return holder if _is_alive(folder, number, holder, time.time()) else None
+
+
+def _is_alive(folder: Path, number: int, holder: Holder | None, now: float) -> bool:
     if holder is None or holder.released or holder.is_gone:
-        return None
+        return False
     try:
-        touched = (folder / _name(number)).stat().st_mtime
-    except OSError:
-        return holder  # followed by others this moment, or the disk is away
-    return holder if time.time() - touched < STALE_SECONDS else None
+        return now - (folder / _name(number)).stat().st_mtime < STALE_SECONDS
+    except OSError:  # a successor has just removed the file, or the disk is away
+        return True
 
 
 def _highest(folder: Path) -> int:
@@ -175,23 +183,8 @@ def _name(number: int) -> str:
     return f"lease-{number}.json"
 
 
-def _age(folder: Path, number: int) -> float:
-    """Seconds since the lease was touched, by the disk's own clock: machines may not agree on the time."""
-    probe = folder / f".now.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
-    try:
-        probe.touch()
-        now = probe.stat().st_mtime
-        probe.unlink()
-    except OSError as error:
-        raise MachineError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    try:
-        return now - (folder / _name(number)).stat().st_mtime
-    except OSError:
-        return 0.0  # it has just been followed by others
-
-
-def _started(pid: int) -> float:
-    """When a process of this machine began; 0 for one that has ended, a zombie included."""
+def _start_time(pid: int) -> float:
+    """Start of a process of this machine; 0 if it has ended or is a zombie."""
     try:
         process = psutil.Process(pid)
         return 0.0 if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -200,8 +193,7 @@ def _started(pid: int) -> float:
 
 
 @cache
-def _processes() -> str:
-    """The running kernel and the namespace in which this process has its number."""
+def _process_namespace() -> str:
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:

@@ -1,7 +1,7 @@
-"""The store: one folder of files for each cell, `STORE/cells/<id>/`, each file complete or absent.
+"""Store of records: a folder `STORE/cells/<id>/` for each cell, in which every file is complete or absent.
 
-It is the only truth; leaderboards, the report and MLflow are views of it. Only the recorder of a running cell
-writes there, under a lease on that cell, so that no cell is trained twice at once.
+Leaderboards, reports and MLflow are views of it. The recorder of a running cell alone writes there, under a lease of
+the cell, so that no cell is trained twice at a time.
 """
 
 from __future__ import annotations
@@ -9,88 +9,91 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
-from benchmark.files import data_folder
+from benchmark.files import data_folder, write_errors
 from benchmark.training.recorder import Status
 from results.store import lease
 from results.store.cell_recorder import CellRecorder, write_status
 from results.store.record import Broken, Record, read_cell_document, read_record, read_status, reason_of
 
+Part = TypeVar("Part")
+
 
 class Store:
-    """All that symbench writes, below one folder."""
+    """Folder that holds all that symbench writes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @property
     def data_folder(self) -> Path:
+        """Folder of the data files."""
         return data_folder(self.root)
 
     def cell_folder(self, cell_id: str) -> Path:
+        """Folder of the record of a cell."""
         return self.root / "cells" / cell_id
 
     def make(self) -> None:
-        """Create the store's folders. MachineError where that is not allowed."""
-        try:
+        """Create the store's folders. Raises MachineError if they cannot be written."""
+        with write_errors(f"store {self.root}"):
             (self.root / "cells").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise MachineError(f"store {self.root}: cannot be written: {error.strerror or error}") from error
         if not os.access(self.root / "cells", os.W_OK):
             raise MachineError(f"store {self.root}: no permission to write; set SYMBENCH_STORE or --store")
 
     def read(self, cells: Sequence[Cell], history: bool = True) -> tuple[dict[str, Record], list[Broken]]:
-        """The records of `cells` that exist, by id, and the folders that could not be read.
+        """Existing records of `cells`, by id, and the folders that cannot be read.
 
-        Without their `history`, which is empty then, a board of thousands of records is there in half the time.
+        Reading takes half the time without the `history` of the records, which is empty then.
         """
-        records, broken = {}, []
-        for cell in cells:
-            folder = self.cell_folder(cell.id)
-            try:
-                record = read_record(folder, history)
-            except (OSError, ValueError, TypeError) as error:
-                broken.append(Broken(folder, reason_of(error)))
-                continue
-            if record is None:
-                continue
-            if record.cell.id == cell.id:
-                records[cell.id] = record
-            else:
-                broken.append(Broken(folder, "cell.json describes another cell"))
-        return records, broken
+
+        def record_of(folder: Path) -> tuple[str, Record] | None:
+            record = read_record(folder, history)
+            return None if record is None else (record.cell.id, record)
+
+        return self._read_parts(cells, record_of)
 
     def statuses(self, cells: Sequence[Cell]) -> tuple[dict[str, Status], list[Broken]]:
-        """How far `cells` are, by id, and the folders that say nothing readable; several times quicker than `read`."""
-        found, broken = {}, []
+        """Statuses of `cells`, by id, and the folders that cannot be read; several times faster than `read`."""
+
+        def status_of(folder: Path) -> tuple[str, Status] | None:
+            status = read_status(folder)
+            return None if status is None else (read_cell_document(folder).get("id", ""), status)
+
+        return self._read_parts(cells, status_of)
+
+    def _read_parts(
+        self, cells: Sequence[Cell], read: Callable[[Path], tuple[str, Part] | None]
+    ) -> tuple[dict[str, Part], list[Broken]]:
+        """Apply `read`, which returns the cell id in a folder and the part, to the folder of each cell."""
+        parts, broken = {}, []
         for cell in cells:
             folder = self.cell_folder(cell.id)
             try:
-                status = read_status(folder)
-                if status is not None and read_cell_document(folder).get("id") != cell.id:
+                if (pair := read(folder)) is None:
+                    continue
+                if pair[0] != cell.id:
                     raise ValueError("cell.json describes another cell")
+                parts[cell.id] = pair[1]
             except (OSError, ValueError, TypeError) as error:
                 broken.append(Broken(folder, reason_of(error)))
-                continue
-            if status is not None:
-                found[cell.id] = status
-        return found, broken
+        return parts, broken
 
     def is_result(self, cell: Cell) -> bool:
-        """Whether the cell is finished for good; an unreadable record is not, and is made again."""
+        """Whether the cell is finished; a cell whose record cannot be read is not, and runs again."""
         records, _ = self.read([cell])
         return cell.id in records and records[cell.id].status.is_result
 
     @contextmanager
     def only_run(self) -> Iterator[None]:
-        """Hold the store for one `symbench run`. MachineError where another holds it."""
+        """Lock the store for one `symbench run`. Raises MachineError if another process holds the lock."""
         with locked(self.root / "run.lock") as holder:
             if holder is not None:
                 raise MachineError(f"store {self.root}: another `symbench run` is at work here ({holder}); wait for it")
@@ -101,24 +104,26 @@ class Store:
         return lease.live_holder(self.cell_folder(cell.id)) is not None
 
     def last_holder(self, cell: Cell) -> lease.Holder | None:
-        """Who held the cell last, dead or alive; None where nobody ever did."""
+        """Last holder of the cell, dead or alive; None if there never was one."""
         return lease.current(self.cell_folder(cell.id))[1]
 
     def fail(self, record: Record, failure: str, message: str) -> None:
-        """Record that the process of `record` died without a word of its own, unless somebody has taken the cell up."""
+        """Mark a cell as failed whose process died, unless another process has taken it over."""
         with self.recorder(record.cell) as recorder:
             if recorder is not None and not self.is_result(record.cell):
-                write_status(record.folder, replace(record.status, state="failed", failure=failure, message=message))
+                status = replace(record.status, state="failed", failure=failure, message=message)
+                write_status(record.folder / "status.json", status)
 
     @contextmanager
-    def recorder(self, cell: Cell) -> Iterator[CellRecorder | None]:
-        """The recorder of `cell`, held by this process alone; None where another process holds it."""
+    def recorder(self, cell: Cell, patience_seconds: float = 0.0) -> Iterator[CellRecorder | None]:
+        """Recorder of `cell`, whose lease is held during the block; None if another process keeps it (see `acquire`).
+
+        Raises MachineError if the cell's folder cannot be written.
+        """
         folder = self.cell_folder(cell.id)
-        try:
+        with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise MachineError(f"{folder}: cannot be written: {error.strerror}") from error
-        mine = lease.acquire(folder)
+        mine = lease.acquire(folder, patience_seconds)
         if mine is None:
             yield None
             return
@@ -127,27 +132,20 @@ class Store:
 
 
 @contextmanager
-def locked(path: Path, patience_seconds: float = 0.0) -> Iterator[str | None]:
-    """Hold an exclusive lock on `path`, which the system lets go when the process dies.
+def locked(path: Path, wait: bool = False) -> Iterator[str | None]:
+    """Hold an exclusive lock on `path`, which the operating system releases when the process dies.
 
-    Yields None once it is held, or who holds it.
+    Yields None once the lock is held. If another process holds it, waits for it, or without `wait` yields its name.
     """
-    deadline = time.monotonic() + patience_seconds
-    try:
+    with write_errors(path):
         file = path.open("a+")
-    except OSError as error:
-        raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
     with file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    file.seek(0)
-                    yield file.read().strip() or "unknown process"
-                    return
-                time.sleep(0.05)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            yield file.read().strip() or "unknown process"
+            return
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

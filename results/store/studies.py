@@ -1,8 +1,7 @@
-"""The store of studies: `STORE/tuned/<study>/` holds what was tried, `STORE/tuned/<study>.yaml` what was found.
+"""Store of studies: `STORE/tuned/<study>/` holds the trials, `STORE/tuned/<study>.yaml` the result.
 
-A trial is a note of its settings, `trials/<number>.json`, and the records of its cells, kept as those of any cell but
-in a store of the study's own, so that no board ever shows them. Both are the truth of a study: whatever searches can
-go on from them alone.
+A trial is a note of its settings, `trials/<number>.json`, and the records of its cells. The records lie in a store of
+the study's own, so that no leaderboard shows them. A search can be resumed from these files alone.
 """
 
 from __future__ import annotations
@@ -19,23 +18,21 @@ from pydantic import ConfigDict, NonNegativeInt
 
 from benchmark.cell import Cell, Frozen, PositiveFloat, PositiveInt
 from benchmark.errors import MachineError, SymbenchError, UserError
-from benchmark.files import tuned_folder, write_text
+from benchmark.files import tuned_folder, write_errors, write_text
 from benchmark.suite.studies import distinct_studies
 from benchmark.suite.study import Study, trial_cells
 from benchmark.suite.suite import Suite
 from results.store.record import Record, reason_of
 from results.store.store import Store
 
-Search = Literal["random", "optuna"]
-Scheduler = Literal["asha", "none"]
 Document = TypeVar("Document", bound=Frozen)
 
 
 class Effort(Frozen):
-    """How hard a study is searched: so many trials, or until so many hours of all devices together are spent."""
+    """Budget and method of a search; it ends after a number of trials, or of hours summed over all devices."""
 
-    search: Search = "random"
-    scheduler: Scheduler = "asha"
+    search: Literal["random", "optuna"] = "random"
+    scheduler: Literal["asha", "none"] = "asha"
     trials: PositiveInt | None = None
     hours: PositiveFloat | None = None
 
@@ -43,11 +40,15 @@ class Effort(Frozen):
         amount = f"{self.hours:g} device-hours" if self.hours else f"{self.trials} trials"
         return f"{amount} ({self.search}, {self.scheduler})"
 
+    def is_spent(self, trials: int, hours: float) -> bool:
+        """Whether a study of `trials` trials that took `hours` device-hours gets no further trial."""
+        return trials >= self.trials if self.trials is not None else hours >= (self.hours or 0.0)
+
 
 class Note(Frozen):
-    """What is known of a trial besides its records; `ended` is why it was stopped before its last epoch.
+    """Settings of a trial, and in `ended` the reason if it was stopped before its last epoch.
 
-    Notes of earlier versions of symbench have more keys, which say nothing of a trial that stands by itself.
+    Notes of earlier versions of symbench have more keys, which are ignored.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -55,13 +56,13 @@ class Note(Frozen):
     number: NonNegativeInt
     settings: Mapping[str, Any]
     by: Literal["default", "random", "optuna"]
-    """Who thought of it."""
+    """Origin of the settings."""
     ended: str = ""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One set of settings and what came of it; `records` are those of `cells` that exist."""
+    """Settings and their results; `records` holds the existing records of `cells`, by id."""
 
     note: Note
     cells: tuple[Cell, ...]
@@ -69,46 +70,49 @@ class Trial:
 
     @cached_property
     def curve(self) -> list[float]:
-        """The lowest validation RMSE so far after each epoch, the geometric mean over levels; as far as all went.
+        """Lowest validation RMSE so far, after each epoch that all levels have reached.
 
-        A mean of logarithms: no level decides alone because its field is larger.
+        Several levels are combined by their geometric mean, so that a level with a larger field does not dominate.
         """
-        lines = [self._line(cell) for cell in self.cells]
+        lines = [self._level_curve(cell) for cell in self.cells]
         if len(lines) == 1:
             return lines[0]
-        return [math.exp(sum(map(math.log, values)) / len(values)) for values in zip(*lines, strict=False)]
+        return [
+            math.exp(sum(math.log(max(value, 1e-300)) for value in values) / len(values))
+            for values in zip(*lines, strict=False)
+        ]
 
-    def _line(self, cell: Cell) -> list[float]:
-        """Of one level; what stopped early keeps its value."""
+    def _level_curve(self, cell: Cell) -> list[float]:
+        """Curve of one level; among several levels, one that stopped early keeps its last value."""
         record = self.records.get(cell.id)
         if record is None:
             return []
         lowest = list(itertools.accumulate((epoch.validation_rmse for epoch in record.history), min))
-        lasting = lowest[-1:] * (cell.train.epochs - len(record.history)) if record.status.state == "done" else []
-        line = lowest + (lasting if len(self.cells) > 1 else [])
-        return [max(value, 1e-300) for value in line] if len(self.cells) > 1 else line
+        if len(self.cells) > 1 and record.status.state == "done":
+            lowest += lowest[-1:] * (cell.train.epochs - len(lowest))
+        return lowest
 
     @property
     def diverged(self) -> bool:
-        """Whether a level of it came to nothing: it diverged, or the model cannot run."""
+        """Whether the training diverged on a level, or the model cannot run there."""
         return any(record.status.state in ("diverged", "n/a") for record in self.records.values())
 
     @property
     def closed(self) -> bool:
-        """Whether it is never run again."""
+        """Whether the trial is finished or was stopped for good."""
         results = [cell.id in self.records and self.records[cell.id].status.is_result for cell in self.cells]
         return bool(self.note.ended) or self.diverged or all(results)
 
     @property
     def value(self) -> float:
-        """The lowest validation RMSE; infinite where it diverged, failed or has no epoch yet."""
+        """Lowest validation RMSE; infinite if the trial diverged, failed or has no epoch yet."""
         if self.diverged or self.note.ended.startswith("failed") or not self.curve:
             return math.inf
         return self.curve[-1]
 
     @property
     def state(self) -> str:
-        """For people: `done`, `stopped by asha`, `diverged`, `failed: ...`, `open`."""
+        """State in words: `done`, `stopped by asha ...`, `diverged`, `failed: ...` or `open`."""
         if not self.closed:
             return "open"
         if self.diverged:
@@ -117,16 +121,17 @@ class Trial:
 
     @property
     def epochs(self) -> int:
-        """Trained, of all levels."""
+        """Number of epochs trained, summed over levels."""
         return sum(len(record.history) for record in self.records.values())
 
     @property
     def seconds(self) -> float:
+        """Training time, summed over levels."""
         return sum(epoch.seconds for record in self.records.values() for epoch in record.history)
 
     @property
     def device_hours(self) -> float:
-        """Of all GPUs, or of all ranks on a CPU; where trials shared a GPU, its share."""
+        """Hours of training times GPUs, or ranks on a CPU; trials that share a GPU count their shares."""
         return sum(
             sum(epoch.seconds for epoch in record.history) * float(record.environment.get("devices", 1)) / 3600
             for record in self.records.values()
@@ -134,12 +139,12 @@ class Trial:
 
 
 def best_trial(trials: Iterable[Trial]) -> Trial | None:
-    """The trial with the lowest validation RMSE, the earliest of equals; None if no trial has one."""
+    """Trial with the lowest validation RMSE, the first among equals; None if no trial has one."""
     return min((trial for trial in trials if math.isfinite(trial.value)), key=lambda trial: trial.value, default=None)
 
 
 class StudyFolder:
-    """The trials of one study, and its result."""
+    """Folder of one study: its trials and its result."""
 
     def __init__(self, store: Path, study: Study) -> None:
         self.study = study
@@ -148,52 +153,74 @@ class StudyFolder:
         self.store = Store(self.root)
 
     def begin(self, effort: Effort) -> None:
-        """Make the folder, or see that what is there was searched alike. UserError: it was not."""
+        """Create the folder, or check that the study was begun alike. Raises UserError if it was not."""
         before = self.require_alike(effort)
-        document = _Begun(study=before.study if before else self.study, effort=effort)
+        document = BegunStudy(study=before.study if before else self.study, effort=effort)
         self.store.make()
-        try:
+        with write_errors(self.root):
             (self.root / "trials").mkdir(exist_ok=True)
-        except OSError as error:
-            raise MachineError(f"{self.root}: cannot be written: {error.strerror}") from error
         write_text(self.root / "study.json", document.model_dump_json(indent=1) + "\n")
 
-    def require_alike(self, effort: Effort) -> _Begun | None:
-        """As the study was begun, if it was. UserError: it was searched otherwise."""
+    def require_alike(self, effort: Effort) -> BegunStudy | None:
+        """Study as it was begun, or None. Raises UserError if its search, scheduler, space or defaults differ."""
         before = self.begun()
         if before is None:
             return None
         old_study, new_study = (study.model_dump(mode="json") for study in (before.study, self.study))
-        for what, old, new in (
+        for name, old, new in (
             ("search", before.effort.search, effort.search),
             ("scheduler", before.effort.scheduler, effort.scheduler),
             ("space", old_study["space"], new_study["space"]),
             ("default", old_study["defaults"], new_study["defaults"]),
         ):
             if old != new:
-                told = f" ({old}, now {new})" if isinstance(old, str) else ""
+                values = f" ({old}, now {new})" if isinstance(old, str) else ""
                 raise UserError(
-                    f"{self.study}: its {what} is another one than when the study was begun{told};"
+                    f"{self.study}: its {name} is another one than when the study was begun{values};"
                     f" go on as before, or delete {self.root} to tune anew"
                 )
         return before
 
-    def begun(self) -> _Begun | None:
-        """As the study was begun; None where it was not. UserError, MachineError: that cannot be read."""
+    def begun(self) -> BegunStudy | None:
+        """Study as it was begun, or None. Raises UserError or MachineError if the file cannot be read."""
         path = self.root / "study.json"
         try:
-            return self._parsed(path, _Begun)
+            return self._parsed(path, BegunStudy)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise MachineError(f"{path}: cannot be read: {error.strerror}") from error
 
     def write(self, note: Note) -> None:
-        write_text(self.root / "trials" / f"{note.number:04}.json", note.model_dump_json(indent=1) + "\n")
+        """Write the note of a trial."""
+        write_text(self._note_path(note.number), note.model_dump_json(indent=1) + "\n")
 
-    def read(self, number: int) -> Note:
-        """OSError where there is none. UserError: it is damaged, or of another version of symbench."""
-        return self._parsed(self.root / "trials" / f"{number:04}.json", Note)
+    def forget(self, number: int) -> None:
+        """Remove the note of a trial that has not begun."""
+        self._note_path(number).unlink(missing_ok=True)
+
+    def read_trial(self, number: int) -> Trial:
+        """Trial as it is on disk. Raises OSError if there is none, and UserError if its note is damaged."""
+        return self.trial(self._parsed(self._note_path(number), Note))
+
+    def trial(self, note: Note) -> Trial:
+        """Trial of a note. Raises MachineError if the present code cannot build a model with its settings."""
+        cells = trial_cells(self.study, note.settings)
+        if cells is None:
+            raise MachineError(f"{self.root}: trial {note.number} cannot be made any more; delete the study's folder")
+        return Trial(note, cells, self.store.read(cells)[0])
+
+    def trials(self) -> list[Trial]:
+        """All trials, by number."""
+        numbers = sorted(int(path.stem) for path in (self.root / "trials").glob("[0-9]*.json"))
+        return [self.read_trial(number) for number in numbers]
+
+    def closed_trials(self) -> int:
+        """Number of trials that never run again."""
+        return sum(trial.closed for trial in self.trials())
+
+    def _note_path(self, number: int) -> Path:
+        return self.root / "trials" / f"{number:04}.json"
 
     def _parsed(self, path: Path, schema: type[Document]) -> Document:
         try:
@@ -201,30 +228,16 @@ class StudyFolder:
         except ValueError as error:
             raise UserError(f"{path}: cannot be read ({reason_of(error)}); delete {self.root} to tune anew") from error
 
-    def forget(self, number: int) -> None:
-        """A trial that has not begun."""
-        (self.root / "trials" / f"{number:04}.json").unlink(missing_ok=True)
 
-    def trial(self, note: Note) -> Trial:
-        """MachineError: the settings of the note cannot be, for the code is another one now."""
-        cells = trial_cells(self.study, note.settings)
-        if cells is None:
-            raise MachineError(f"{self.root}: trial {note.number} cannot be made any more; delete the study's folder")
-        return Trial(note, cells, self.store.read(cells)[0])
+class BegunStudy(Frozen):
+    """Content of study.json: a study, and the effort of its latest search."""
 
-    def trials(self) -> list[Trial]:
-        """All, in the order in which they were thought of."""
-        numbers = sorted(int(path.stem) for path in (self.root / "trials").glob("[0-9]*.json"))
-        return [self.trial(self.read(number)) for number in numbers]
-
-
-class _Begun(Frozen):
     study: Study
     effort: Effort
 
 
 def begun_studies(suite: Suite, store: Store) -> tuple[list[StudyFolder], list[str]]:
-    """Folders of the studies of `suite` that were begun, as they were begun; and a message for each unreadable one."""
+    """Folders of the studies of `suite` that were begun, and a message for each that cannot be read."""
     if not tuned_folder(store.root).is_dir():
         return [], []
     readable, messages = [], []
@@ -240,7 +253,7 @@ def begun_studies(suite: Suite, store: Store) -> tuple[list[StudyFolder], list[s
 
 
 def readable_trials(folder: StudyFolder) -> tuple[list[Trial], str]:
-    """Trials of `folder`; or none, and a message that says why they cannot be read."""
+    """Trials of `folder`, or an empty list and the reason why they cannot be read."""
     try:
         return folder.trials(), ""
     except (SymbenchError, OSError, ValueError) as error:
@@ -248,7 +261,7 @@ def readable_trials(folder: StudyFolder) -> tuple[list[Trial], str]:
 
 
 def study_files(suite: Suite, store: Store) -> list[Path]:
-    """Files of the studies of `suite` that change when a study goes on; some may be absent."""
+    """Files of the studies of `suite` that a search changes; some may be absent."""
     if not tuned_folder(store.root).is_dir():
         return []
     folders = [StudyFolder(store.root, study) for study in distinct_studies(suite)]

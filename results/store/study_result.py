@@ -1,4 +1,4 @@
-"""Result of a study as `STORE/tuned/<study>.yaml` keeps it: best settings, all trials, what was spent, provenance."""
+"""Result of a study, `STORE/tuned/<study>.yaml`: best settings, all trials, cost and provenance."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from benchmark.errors import MachineError
 from benchmark.files import write_text
 from benchmark.suite.study import TUNING_SEED, Study
 from benchmark.suite.suite import Range
+from benchmark.suite.tuned import read_result
+from benchmark.terminal import duration
 from results.store.studies import Effort, StudyFolder, Trial, best_trial
 
 PROVENANCE = ("symbench", "git_commit", "git_dirty", "python", "torch", "ray", "optuna", "device", "host")
 
 
 def freeze(folder: StudyFolder, effort: Effort, trials: Sequence[Trial], used_up: bool = False) -> dict[str, Any]:
-    """Write the result; `used_up`: nothing is left in the space. MachineError where no trial came to a number."""
+    """Write the result; `used_up` if the space is exhausted. Raises MachineError if no trial has a validation RMSE."""
     best = best_trial(trials)
     if best is None:
         raise MachineError(f"{folder.study}: no trial came to a validation RMSE; see {folder.root}")
-    document = frozen(folder.study, effort, trials, best) | {"space_used_up": used_up}
+    document = _document(folder.study, effort, trials, best) | {"space_used_up": used_up}
     buffer = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = None
@@ -35,11 +37,47 @@ def freeze(folder: StudyFolder, effort: Effort, trials: Sequence[Trial], used_up
     return document
 
 
-def frozen(study: Study, effort: Effort, trials: Sequence[Trial], best: Trial) -> dict[str, Any]:
-    """The result as plain data."""
+def is_complete(folder: StudyFolder, effort: Effort, trials: Sequence[Trial]) -> bool:
+    """Whether no trial is open, and `effort` is spent or the space exhausted."""
+    if not trials or any(not trial.closed for trial in trials):
+        return False
+    spent = effort.is_spent(len(trials), sum(trial.device_hours for trial in trials))
+    return spent or is_used_up(folder, trials)
+
+
+def is_used_up(folder: StudyFolder, trials: Sequence[Trial]) -> bool:
+    """Whether the result of these `trials` records an exhausted space. Raises UserError if it cannot be read."""
+    if not folder.result_path.exists():
+        return False
+    result = read_result(folder.result_path)
+    return bool(result.get("space_used_up")) and len(result.get("trials", ())) == len(trials)
+
+
+def conclude(folder: StudyFolder, effort: Effort, used_up: bool = False) -> str:
+    """Write the result and return a line that describes it; `used_up` if the space is exhausted.
+
+    Raises MachineError if a trial is open, or if no trial has a validation RMSE.
+    """
+    trials = folder.trials()
+    unfinished = [trial for trial in trials if not trial.closed]
+    if unfinished:
+        raise MachineError(
+            f"{folder.study}: {len(unfinished)} trials could not be brought to their end, the first is trial "
+            f"{unfinished[0].note.number}; the same command tries again"
+        )
+    document = freeze(folder, effort, trials, used_up)
+    best, spent = document["found"], document["spent"]
+    default = best["rmse_validation_default"]
+    return (
+        f"{folder.study}: RMSE {best['rmse_validation']:.4g} by trial {best['trial']} of {spent['trials']},"
+        f" {'no RMSE of the default' if default is None else f'default {default:.4g}'};"
+        f" {spent['epochs']} epochs, {duration(spent['seconds'])}; {folder.result_path}"
+    )
+
+
+def _document(study: Study, effort: Effort, trials: Sequence[Trial], best: Trial) -> dict[str, Any]:
     cell = best.cells[0]
     environment: Mapping[str, Any] = best.records[cell.id].environment
-    curve = [float(f"{value:.6g}") for value in best.curve]
     defaults = [trial.value for trial in trials if trial.note.by == "default"]
     return {
         "study": study.name,
@@ -56,10 +94,13 @@ def frozen(study: Study, effort: Effort, trials: Sequence[Trial], best: Trial) -
             "rmse_validation_default": _number(min(defaults, default=math.inf)),
             "best_epoch": 1 + best.curve.index(best.curve[-1]),
         },
-        "validation_curve": curve,
+        "validation_curve": [float(f"{value:.6g}") for value in best.curve],
         "effort": {**effort.model_dump(mode="json"), "seeds": [TUNING_SEED]},
-        "spent": spent(trials),
-        "space": {key: _written(domain) for key, domain in study.space.items()},
+        "spent": _cost(trials),
+        "space": {
+            key: {"low": domain.low, "high": domain.high} if isinstance(domain, Range) else list(domain)
+            for key, domain in study.space.items()
+        },
         "trials": [
             {
                 "trial": trial.note.number,
@@ -84,8 +125,7 @@ def frozen(study: Study, effort: Effort, trials: Sequence[Trial], best: Trial) -
     }
 
 
-def spent(trials: Sequence[Trial]) -> dict[str, Any]:
-    """What the trials cost in all."""
+def _cost(trials: Sequence[Trial]) -> dict[str, Any]:
     devices = {r.environment.get("device_type", "cpu") for t in trials for r in t.records.values()}
     return {
         "trials": sum(trial.closed for trial in trials),
@@ -98,7 +138,3 @@ def spent(trials: Sequence[Trial]) -> dict[str, Any]:
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _written(domain: Any) -> Any:
-    return {"low": domain.low, "high": domain.high} if isinstance(domain, Range) else list(domain)

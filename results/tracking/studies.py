@@ -1,8 +1,7 @@
-"""Runs of MLflow for the studies of a suite: one for each study, and below it one for each trial."""
+"""MLflow runs of the studies of a suite: one for each study, with a child run for each trial."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from results.tracking.tags import symbench_tags
 
 
 def study_runs(suite: Suite, store: Store) -> list[WantedRun]:
-    """Runs of all studies of `suite` that were begun and whose trials can be read."""
+    """Runs of the studies of `suite` whose trials can be read."""
     wanted: list[WantedRun] = []
     for folder in begun_studies(suite, store)[0]:
         trials = [trial for trial in readable_trials(folder)[0] if trial.records]
@@ -36,17 +35,17 @@ def _study_run(folder: StudyFolder, trials: Sequence[Trial], runs: Sequence[Want
         "device_hours": sum(trial.device_hours for trial in trials),
         **({"rmse_validation": best.value, "best_trial": float(best.note.number)} if best else {}),
     }
-    told = {"kind": "study", "state": "done" if folder.result_path.exists() else "running", **_place(study)}
+    done = folder.result_path.exists()
     return WantedRun(
         key=f"study-{study.name}",
         name=f"STUDY {study}",
         start=start,
         end=end,
         status="FINISHED",
-        tags=symbench_tags(told),
-        params={**cell_params(best.cells[0])} if best else {},
+        tags=symbench_tags({"kind": "study", "state": "done" if done else "running", **_place(study)}),
+        params=cell_params(best.cells[0]) if best else {},
         metrics=finite_points((name, value, end, 0) for name, value in metrics.items()),
-        artifacts={"study.yaml": folder.result_path.read_text(encoding="utf-8")} if folder.result_path.exists() else {},
+        artifacts={"study.yaml": folder.result_path.read_text(encoding="utf-8")} if done else {},
     )
 
 
@@ -56,17 +55,15 @@ def _trial_run(folder: StudyFolder, trial: Trial) -> WantedRun:
     start = max(0, end - round(1000 * trial.seconds))
     each = (end - start) / max(1, len(trial.curve))
     points = [("validation_rmse", value, start + round(each * n), n) for n, value in enumerate(trial.curve, start=1)]
-    finals = {"epochs": float(trial.epochs), "device_hours": trial.device_hours}
-    if math.isfinite(trial.value):
-        finals["rmse_validation"] = trial.value
-    told = {"kind": "trial", "state": trial.state, "by": trial.note.by, "trial": trial.note.number, **_place(study)}
+    finals = {"epochs": trial.epochs, "device_hours": trial.device_hours, "rmse_validation": trial.value}
+    tags = {"kind": "trial", "state": trial.state, "by": trial.note.by, "trial": trial.note.number, **_place(study)}
     return WantedRun(
         key=f"trial-{study.name}-{trial.note.number}",
         name=f"trial {trial.note.number}, {study.model.name}",
         start=start,
         end=end if trial.closed else None,
         status="FINISHED" if trial.closed else "RUNNING",
-        tags=symbench_tags(told),
+        tags=symbench_tags(tags),
         params=cell_params(trial.cells[0]),
         metrics=finite_points([*((name, value, end, 0) for name, value in finals.items()), *points]),
         parent=f"study-{study.name}",

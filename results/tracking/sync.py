@@ -8,7 +8,6 @@ looks at every run.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +76,7 @@ def sync(
         raise UserError(f"store {store.root}: there is none")
     store.make()
     # One sync of a store at a time: two that create the database at once leave it broken.
-    with locked(store.root / "mlflow.lock", math.inf):
+    with locked(store.root / "mlflow.lock", wait=True):
         inputs = inputs_digest(store, suite)
         last = LastSync.load(store, uri, suite.name)
         if last is not None and last.inputs == inputs and last.is_database_untouched(uri):

@@ -1,8 +1,7 @@
-"""Runs one command and leaves nothing of it behind: `python -m cluster.tuning.ray_cluster.guard FOLDER LOG COMMAND...`.
+"""Guard of one command: `python -m cluster.tuning.ray_cluster.guard FOLDER LOG COMMAND...`.
 
-It ends the command when its own standard input ends, which happens however its parent dies, kills whatever the command
-has started, those included that it has lost sight of, and removes FOLDER. It is a process of its own because the
-parent may be killed without a word.
+When its standard input ends, which happens however its parent dies, the guard ends the command, kills all processes
+that the command has started, and removes FOLDER. It is a separate process because the parent may be killed with -9.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ _SET_PARENT_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36
 
 
 def main(folder: Path, log: Path, command: list[str]) -> int:
-    """The command's exit status; -SIGTERM where it was ended."""
+    """Exit status of the command, -SIGTERM if the guard ended it."""
     is_over = threading.Event()
-    for number in (signal.SIGINT, signal.SIGUSR2):  # for those who decide; children inherit that they are ignored
+    for number in (signal.SIGINT, signal.SIGUSR2):  # sent to a whole job; only the parent reacts. Children inherit it
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: is_over.set())
-    threading.Thread(target=_until_the_parent_is_gone, args=(is_over,), daemon=True).start()
-    _prctl(_SET_CHILD_SUBREAPER, 1)  # what loses its parent below becomes our child
+    threading.Thread(target=_wait_for_parent, args=(is_over,), daemon=True).start()
+    _prctl(_SET_CHILD_SUBREAPER, 1)  # orphaned descendants become children of the guard
     with log.open("ab") as output:
         output.write(f"Ray's own files are in {folder}, as long as it runs\n".encode())
         output.flush()
@@ -49,25 +48,25 @@ def main(folder: Path, log: Path, command: list[str]) -> int:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    while left := psutil.Process().children(recursive=True):
-        for process in left:
+    while descendants := psutil.Process().children(recursive=True):
+        for process in descendants:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        psutil.wait_procs(left, timeout=2)
+        psutil.wait_procs(descendants, timeout=2)
     shutil.rmtree(folder, ignore_errors=True)
     return child.poll() or 0
 
 
-def _until_the_parent_is_gone(is_over: threading.Event) -> None:
+def _wait_for_parent(is_over: threading.Event) -> None:
     while os.read(0, 1024):
         pass
     is_over.set()
 
 
 def _prctl(option: int, value: int) -> None:
-    """Linux only; elsewhere what the command has lost sight of is left to it."""
+    """Linux only; elsewhere orphaned descendants are not killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 

@@ -1,4 +1,4 @@
-"""One node of a Ray cluster of our own, started and stopped by us; no other Ray of the machine is touched."""
+"""Node of a private Ray cluster, started and stopped by symbench; other Ray clusters of the machine are not touched."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,27 +21,25 @@ from benchmark.errors import MachineError
 
 PREFIX = "sbray-"
 OBJECT_STORE_BYTES = 80_000_000
-"""Ray's least; trials exchange a few numbers."""
+"""Ray's minimum; trials exchange only a few numbers."""
 START_SECONDS = 180.0
-STARTED = "Ray runtime started"
 LOOPBACK = "127.0.0.1"
-PORTS_TRIED = 3
+PORT_ATTEMPTS = 3
 NODE_FOLDER = "RAY_TMPDIR"
-"""The variable by which what runs on a node knows the node's folder, which goes with it."""
+"""Environment variable of the processes on a node: the node's folder, which is removed with the node."""
 
 
 def environment(token: Path, ip: str) -> dict[str, str]:
-    """The variables under which Ray's processes and those that speak to them run.
+    """Environment variables for Ray's processes and its clients.
 
-    Whoever wants something of this Ray has to know the token, for Ray does whatever it is asked to. On the loopback
-    address alone where one node is all there is, for which Ray has this variable.
+    Clients must know the token, because Ray executes whatever it receives.
     """
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     return {
-        **kept,
+        **own,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if ip == LOOPBACK else "1",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if ip == LOOPBACK else "1",  # 0: listen on the loopback address alone
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_metrics_collection": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
@@ -57,63 +54,106 @@ def environment(token: Path, ip: str) -> dict[str, str]:
 
 
 def write_token(folder: Path) -> Path:
-    """A secret that only this user can read, in a file that all nodes see."""
+    """Path of the cluster's secret in `folder`, which all nodes see and only this user can read."""
     path = folder / "ray-token"
     with suppress(FileExistsError):
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32))
+        path.touch(mode=0o600, exist_ok=False)
+        path.write_text(secrets.token_hex(32))
     return path
 
 
 class RayNode:
-    """The processes of one node. `address` is where the head listens."""
+    """Context manager that runs one node with `cpus` and `gpus`: a new head, or a further node of the cluster `head`.
 
-    def __init__(self, guard: subprocess.Popen[bytes], address: str, folder: Path, log: Path) -> None:
-        self.guard, self.address, self.folder, self.log = guard, address, folder, log
+    Its output goes to `log`. Entering raises MachineError if Ray does not start, or if `ip` is a public address.
+    """
+
+    def __init__(self, log: Path, ip: str, cpus: int, gpus: int, head: str | None = None) -> None:
+        self.log, self.ip, self.cpus, self.gpus = log, ip, cpus, gpus
+        self.address = head or ""
+        """Address of the head; empty until a new head has started."""
+        self.token = write_token(log.parent)
+
+    def __enter__(self) -> RayNode:
+        if ipaddress.ip_address(self.ip).is_global:
+            raise MachineError(f"{self.ip}: Ray would listen on a public address of this node; tune with --nodes 1")
+        sweep()
+        if self.address:
+            self._start(f"--address={self.address}")
+            return self
+        for attempt in range(PORT_ATTEMPTS):
+            port = _free_port(self.ip)
+            options = ["--head", f"--port={port}", "--include-dashboard=false", "--no-monitor"]
+            if find_spec("grpc"):  # then Ray also serves remote clients, by default of all clusters on one port
+                options.append(f"--ray-client-server-port={_free_port(self.ip)}")
+            try:
+                self._start(*options)
+                break
+            except MachineError:  # another process may have taken the port
+                if attempt == PORT_ATTEMPTS - 1:
+                    raise
+        self.address = f"{self.ip}:{port}"
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop()
 
     @property
     def alive(self) -> bool:
-        """Whether Ray runs; one process of it that dies ends the node."""
+        """Whether Ray runs; if one of its processes dies, the node ends."""
         return self.guard.poll() is None
 
-    def stop(self) -> None:
-        """End it and wait until its processes and its folder are gone."""
+    def _start(self, *options: str) -> None:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_temporary_root()))
+        command = [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options),
+            f"--node-ip-address={self.ip}",
+            f"--temp-dir={folder}",
+            f"--num-cpus={self.cpus}",
+            f"--num-gpus={self.gpus}",
+            f"--object-store-memory={OBJECT_STORE_BYTES}",
+            "--min-worker-port=0",  # any free port: other studies may share the node
+            "--max-worker-port=0",
+            "--dashboard-agent-listen-port=0",
+            "--include-log-monitor=false",
+            "--disable-usage-stats",
+        ]
+        log_size = self.log.stat().st_size if self.log.exists() else 0
+        self.guard = subprocess.Popen(
+            [sys.executable, "-m", "cluster.tuning.ray_cluster.guard", str(folder), str(self.log), *command],
+            stdin=subprocess.PIPE,
+            env={**environment(self.token, self.ip), NODE_FOLDER: str(folder)},
+            start_new_session=True,
+        )
+        (folder / "guard.pid").write_text(str(self.guard.pid))
+        deadline = time.monotonic() + START_SECONDS
+        while not (self.log.exists() and b"Ray runtime started" in self.log.read_bytes()[log_size:]):
+            if not self.alive or time.monotonic() > deadline:
+                self._stop()
+                raise MachineError(f"Ray does not start; see {self.log}")
+            time.sleep(0.1)
+
+    def _stop(self) -> None:
+        """Wait until the processes and the folder of the node are gone."""
         if self.guard.stdin is not None:
             self.guard.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             self.guard.wait(timeout=30)
 
 
-@contextmanager
-def running(log: Path, token: Path, ip: str, cpus: int, gpus: int, head: str | None = None) -> Iterator[RayNode]:
-    """A node with so many CPUs and GPUs for the length of the block: a new head, or one more node of `head`.
-
-    MachineError: it does not start, or would listen to the whole internet.
-    """
-    if ipaddress.ip_address(ip).is_global:
-        raise MachineError(f"{ip}: Ray would listen on a public address of this node; tune with --nodes 1")
-    sweep()
-    node = _start_head(log, token, ip, cpus, gpus) if head is None else _start(log, token, ip, cpus, gpus, head, [])
-    try:
-        yield node
-    finally:
-        node.stop()
-
-
 def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder that is gone at the end, and with the node where its process is killed."""
+    """Temporary folder, which is removed with the Ray node if its process is killed."""
     return tempfile.TemporaryDirectory(prefix="symbench-", dir=os.environ.get(NODE_FOLDER))
 
 
 def sweep() -> None:
-    """Remove what a node of this machine left behind whose guard was killed, too."""
+    """Remove the processes and folders of this user's nodes on this machine whose guards were killed."""
     for folder in _temporary_root().glob(f"{PREFIX}*"):
         try:
-            owner = int((folder / "guard.pid").read_text()) if folder.stat().st_uid == os.getuid() else os.getpid()
+            guard = int((folder / "guard.pid").read_text()) if folder.stat().st_uid == os.getuid() else os.getpid()
         except (OSError, ValueError):
             continue
-        if psutil.pid_exists(owner):
+        if psutil.pid_exists(guard):
             continue
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -123,75 +163,19 @@ def sweep() -> None:
 
 
 def address_towards(host: str) -> str:
-    """The address of this machine that `host` sees; no packet is sent."""
+    """IP address of this machine on the route to `host`; no packet is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((host, 9))
         return str(probe.getsockname()[0])
 
 
 def own_address() -> str:
-    """The address that other nodes reach this one at: what its name stands for, or else the way to the world."""
+    """IP address of this machine for other nodes: the address of its host name, or else of the default route."""
     with suppress(OSError):
         address = socket.gethostbyname(socket.gethostname())
         if not address.startswith("127."):
             return address
     return address_towards("192.0.2.1")
-
-
-def _start_head(log: Path, token: Path, ip: str, cpus: int, gpus: int) -> RayNode:
-    for attempt in range(PORTS_TRIED):
-        port = _free_port(ip)
-        own = ["--head", f"--port={port}", "--include-dashboard=false", "--no-monitor"]
-        if find_spec("grpc"):  # then Ray also listens for distant drivers, and all of them on one port
-            own.append(f"--ray-client-server-port={_free_port(ip)}")
-        try:
-            return _start(log, token, ip, cpus, gpus, f"{ip}:{port}", own)
-        except MachineError:
-            if attempt == PORTS_TRIED - 1:  # another process may have been quicker
-                raise
-    raise AssertionError
-
-
-def _start(log: Path, token: Path, ip: str, cpus: int, gpus: int, address: str, own: Sequence[str]) -> RayNode:
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_temporary_root()))
-    command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *own),
-        *([] if own else [f"--address={address}"]),
-        f"--node-ip-address={ip}",
-        f"--temp-dir={folder}",
-        f"--num-cpus={cpus}",
-        f"--num-gpus={gpus}",
-        f"--object-store-memory={OBJECT_STORE_BYTES}",
-        "--min-worker-port=0",  # whatever is free: other studies may share the node
-        "--max-worker-port=0",
-        "--dashboard-agent-listen-port=0",
-        "--include-log-monitor=false",
-        "--disable-usage-stats",
-    ]
-    start = log.stat().st_size if log.exists() else 0
-    guard = subprocess.Popen(
-        [sys.executable, "-m", "cluster.tuning.ray_cluster.guard", str(folder), str(log), *command],
-        stdin=subprocess.PIPE,
-        env={**environment(token, ip), NODE_FOLDER: str(folder)},
-        start_new_session=True,
-    )
-    (folder / "guard.pid").write_text(str(guard.pid))
-    node = RayNode(guard, address, folder, log)
-    deadline = time.monotonic() + START_SECONDS
-    while not _said(log, start, STARTED):
-        if not node.alive or time.monotonic() > deadline:
-            node.stop()
-            raise MachineError(f"Ray does not start; see {log}")
-        time.sleep(0.1)
-    return node
-
-
-def _said(log: Path, start: int, words: str) -> bool:
-    if not log.exists():
-        return False
-    with log.open("rb") as file:
-        file.seek(start)
-        return words.encode() in file.read()
 
 
 def _free_port(ip: str) -> int:
@@ -201,7 +185,7 @@ def _free_port(ip: str) -> int:
 
 
 def _temporary_root() -> Path:
-    """A folder of this node with a short name, since sockets of more than a hundred letters cannot be."""
+    """Temporary folder with a short name: the path of a socket has at most about 100 characters."""
     for name in ("/tmp", tempfile.gettempdir()):
         if os.access(name, os.W_OK):
             return Path(name)

@@ -1,4 +1,4 @@
-"""Studies sent to a cluster: what sbatch gets, what is noted of it, and what is not sent twice."""
+"""Studies sent to a cluster: the sbatch script, the submission note, and studies that are already queued."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cluster.site import Site
 from cluster.slurm import submissions
 from cluster.slurm.submissions import TuningSubmission
 from cluster.tuning import remote
+from cluster.tuning.remote import Layout
 from results.store.store import Store
 from results.store.studies import Effort
 
@@ -30,12 +31,11 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 @pytest.fixture
 def suite(make_suite: MakeSuite) -> Suite:
-    """Two studies."""
     return suites.load(str(make_suite(models="[{convnet: {hidden: 4}}, {e2cnn: {hidden: 2}}]", epochs=EPOCHS)))
 
 
 def send(suite: Suite, store: Store) -> str:
-    return remote.tune_there(suite, distinct_studies(suite), Effort(trials=2), store, SITE)
+    return remote.tune_on_cluster(suite, distinct_studies(suite), Effort(trials=2), store, SITE, Layout())
 
 
 def test_studies_are_sent_once(fake: FakeSlurm, suite: Suite, store: Store) -> None:
@@ -52,7 +52,7 @@ def test_studies_are_sent_once(fake: FakeSlurm, suite: Suite, store: Store) -> N
     assert submissions.live_jobs(store, suite, TuningSubmission) == ["100_0", "100_1"]
 
 
-def test_what_cannot_be_noted_is_cancelled(
+def test_jobs_whose_note_cannot_be_written_are_cancelled(
     fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, text: str) -> None:

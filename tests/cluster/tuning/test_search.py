@@ -1,4 +1,4 @@
-"""What is tried next and who may go on, without a Ray that runs: all of it is made anew from a study's folder."""
+"""Choice of trials and early stopping, without a running Ray: both are rebuilt from a study's folder."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from tuning_support import EPOCHS, MakeSuite, fabricate, make_folder, notes
 
-from benchmark.cell import Cell
+from benchmark.cell import Training
 from benchmark.suite import loading as suites
 from benchmark.suite.studies import distinct_studies
 from benchmark.suite.study import trial_cells
 from benchmark.suite.suite import Range
 from cluster.tuning.job import first_rung, rungs
 from cluster.tuning.plan import open_studies
-from cluster.tuning.proposals import Novelty, OptunaProposals, RandomProposals
-from cluster.tuning.summary import conclude, is_complete
+from cluster.tuning.proposals import OptunaSearch, is_new, random_settings
 from results.store.store import Store
 from results.store.studies import Effort, Note, StudyFolder, Trial
+from results.store.study_result import conclude, is_complete
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
@@ -36,99 +36,83 @@ def ledger_of(folder: StudyFolder, effort: Effort) -> Any:
     return Ledger(folder, effort, lambda: False)
 
 
-def ray_trial(number: int) -> Any:
-    return SimpleNamespace(trial_id=f"ray-{number}", config={"trial": number})
+def next_under_asha(folder: StudyFolder) -> tuple[Any, Any, Any]:
+    """Ledger of the folder, its ASHA, and its next trial, which has been added to both."""
+    from cluster.tuning.search import Asha
+
+    ledger = ledger_of(folder, Effort(trials=6))
+    asha, note = Asha(ledger), ledger.next()
+    trial = SimpleNamespace(trial_id=f"ray-{note.number}", config={"trial": note.number})
+    ledger.running[trial.trial_id] = note
+    asha.on_trial_add(None, trial)
+    return ledger, asha, trial
 
 
 def test_the_rungs_are_epochs() -> None:
-    train_settings = Cell.model_fields["train"].annotation
-    assert train_settings is not None
     effort = Effort(trials=1)
-    assert rungs(effort, train_settings(epochs=20)) == [2, 6, 18, 20]
-    assert rungs(effort, train_settings(epochs=1000)) == [11, 33, 99, 297, 891, 1000]
-    assert rungs(effort, train_settings(epochs=1)) == [1]
-    assert rungs(Effort(trials=1, scheduler="none"), train_settings(epochs=20)) == [20]
-    assert first_rung(train_settings(epochs=1000, early_stop_after=None)) == 111
+    assert rungs(effort, Training(epochs=20)) == [2, 6, 18, 20]
+    assert rungs(effort, Training(epochs=1000)) == [11, 33, 99, 297, 891, 1000]
+    assert rungs(effort, Training(epochs=1)) == [1]
+    assert rungs(Effort(trials=1, scheduler="none"), Training(epochs=20)) == [20]
+    assert first_rung(Training(epochs=1000, early_stop_after=None)) == 111
 
 
-def test_it_goes_on_with_what_was_begun_and_never_again_with_what_is_finished(folder: StudyFolder) -> None:
-    """Also where the search before had died between any two of its writes."""
+def test_open_trials_are_resumed_and_finished_ones_are_not_repeated(folder: StudyFolder) -> None:
+    """Wherever the earlier search died between two of its writes."""
     made = notes(folder, 4)
     fabricate(folder, made[0], [0.5] * EPOCHS)
     fabricate(folder, made[1], [0.4] * 3, state=None)  # its process died
     fabricate(folder, made[2].model_copy(update={"ended": "stopped by asha at epoch 1"}), [0.9], state=None)
-    folder.write(made[3])  # it had not begun
+    folder.write(made[3])  # not begun
     effort = Effort(trials=6)
     ledger = ledger_of(folder, effort)
     given = [ledger.next() for _ in range(5)]
     assert [note and note.number for note in given] == [1, 3, 4, 5, None]
-    assert [note.number for note in given[:2] if note] == [1, 3]
-    assert [folder.read(number) for number in (4, 5)] == given[2:4]
-    # The draw of a trial is the same whoever makes it: the same search without an interruption.
-    undisturbed = notes(folder, 6)
-    assert [note.settings for note in given[2:4] if note] == [note.settings for note in undisturbed[4:]]
+    assert [folder.read_trial(number).note for number in (4, 5)] == given[2:4]
+    assert [note.settings for note in given[2:4]] == [note.settings for note in notes(folder, 6)[4:]]
     assert ledger_of(folder, effort).next() == given[0]
 
 
-def test_asha_compares_with_the_trials_of_before(folder: StudyFolder) -> None:
-    """Of a new ASHA the first trial passes every rung; one that remembers stops it."""
-    from cluster.tuning.search import Asha
-
+def test_asha_compares_with_earlier_trials(folder: StudyFolder) -> None:
+    """A new ASHA lets its first trial pass every rung; one that remembers earlier trials stops it."""
     for note, value in zip(notes(folder, 4), (0.9, 0.1, 0.2, 0.3), strict=True):
         fabricate(folder, note, [value] * EPOCHS)
-    ledger = ledger_of(folder, Effort(trials=6))
-    asha = Asha(ledger)
-    note = ledger.next()
-    assert note is not None
-    trial = ray_trial(note.number)
-    ledger.running[trial.trial_id] = note
-    asha.on_trial_add(None, trial)
+    ledger, asha, trial = next_under_asha(folder)
+    number = trial.config["trial"]
     assert asha.on_trial_result(None, trial, {"epoch": 1, "validation_rmse": 0.05}) == "CONTINUE"
     assert asha.on_trial_result(None, trial, {"epoch": 3, "validation_rmse": 0.25}) == "STOP"
-    assert folder.read(note.number).ended == "stopped by asha at epoch 3"
+    assert folder.read_trial(number).note.ended == "stopped by asha at epoch 3"
     assert ledger.finished(trial.trial_id) is not None
 
 
-def test_the_defaults_have_their_whole_time(folder: StudyFolder) -> None:
-    """So that what is found is compared with them as `run` would train them."""
-    from cluster.tuning.search import Asha
-
+def test_the_defaults_are_trained_to_their_ends(folder: StudyFolder) -> None:
+    """Results are compared with the defaults as `run` would train them."""
     for note in notes(folder, 4)[1:]:
         fabricate(folder, note, [0.1] * EPOCHS)
     fabricate(folder, notes(folder, 1)[0], [0.8], state=None)
-    ledger = ledger_of(folder, Effort(trials=6))
-    asha = Asha(ledger)
-    note = ledger.next()
+    ledger, asha, trial = next_under_asha(folder)
+    note = ledger.running[trial.trial_id]
     assert (note.number, note.by) == (0, "default")
-    trial = ray_trial(0)
-    ledger.running[trial.trial_id] = note
-    asha.on_trial_add(None, trial)
     decisions = [asha.on_trial_result(None, trial, {"epoch": n, "validation_rmse": 0.8}) for n in range(1, EPOCHS + 1)]
     assert set(decisions) == {"CONTINUE"}
 
 
-def test_nobody_is_stopped_at_the_last_epoch(folder: StudyFolder) -> None:
-    from cluster.tuning.search import Asha
-
+def test_no_trial_is_stopped_at_its_last_epoch(folder: StudyFolder) -> None:
     for note in notes(folder, 4):
         fabricate(folder, note, [0.1] * EPOCHS)
-    ledger = ledger_of(folder, Effort(trials=6))
-    asha, note = Asha(ledger), ledger.next()
-    trial = ray_trial(note.number)
-    ledger.running[trial.trial_id] = note
-    asha.on_trial_add(None, trial)
+    _, asha, trial = next_under_asha(folder)
     assert asha.on_trial_result(None, trial, {"epoch": EPOCHS, "validation_rmse": 0.5}) == "CONTINUE"
 
 
 def test_hours_end_a_study(folder: StudyFolder) -> None:
-    """Half a GPU for nine hours each: two trials are nine hours."""
+    """Each trial takes half a GPU for nine hours, so two trials take nine device-hours."""
     from cluster.tuning.search import Hours
 
     made = notes(folder, 3)
     fabricate(folder, made[0], [0.5] * EPOCHS)
     effort = Effort(hours=9.0)
     ledger = ledger_of(folder, effort)
-    assert not ledger.exhausted
+    assert not ledger.hours_spent
     note = ledger.next()
     ledger.running["a"] = note
     fabricate(folder, note, [0.4] * 9, state=None)
@@ -138,20 +122,19 @@ def test_hours_end_a_study(folder: StudyFolder) -> None:
     hours("a", {"device_hours": 4.5})
     assert hours.stop_all()
     ended = ledger.finished("a")
-    assert ended is not None
     assert ended.state == "stopped when the hours were spent"
     assert ended.value == 0.4
     assert ledger.next() is None
 
 
-def test_what_ray_drops_when_the_hours_are_spent_is_ended(folder: StudyFolder) -> None:
-    """What had not begun is no trial, and is the next one where more hours are given; the default, too."""
+def test_open_trials_are_closed_when_the_hours_are_spent(folder: StudyFolder) -> None:
+    """A trial that has not begun is removed, and runs if more hours are given; so does the default."""
     made = notes(folder, 3)
     folder.write(made[0])
     fabricate(folder, made[1], [0.4] * EPOCHS)
     fabricate(folder, made[2], [0.3], state=None)
     few, more = Effort(hours=4.6), Effort(hours=9.0)
-    ledger_of(folder, more).end_open()  # not spent yet
+    ledger_of(folder, more).end_open()
     assert [trial.closed for trial in folder.trials()] == [False, True, False]
     ledger_of(folder, few).end_open()
     assert [trial.state for trial in folder.trials()] == ["done", "stopped when the hours were spent"]
@@ -163,8 +146,8 @@ def test_what_ray_drops_when_the_hours_are_spent_is_ended(folder: StudyFolder) -
     assert given[0] == made[0]
 
 
-def test_what_is_killed_again_and_again_has_failed(folder: StudyFolder) -> None:
-    """What its machine failed stays open, and so does what was killed less often than Ray tries."""
+def test_a_trial_whose_process_is_always_killed_has_failed(folder: StudyFolder) -> None:
+    """A trial that failed because of its machine stays open, and so does one with retries left."""
     from cluster.tuning.search import FAILURES, LedgerSearch
 
     ledger = ledger_of(folder, Effort(trials=6))
@@ -176,12 +159,11 @@ def test_what_is_killed_again_and_again_has_failed(folder: StudyFolder) -> None:
         (cell,) = folder.trial(note).cells
         for _ in range(starts):
             with folder.store.recorder(cell) as recorder:
-                assert recorder is not None
                 recorder.start()
                 if failure:
                     recorder.fail(failure, "")
         search.on_trial_complete("a", error=error)
-        return folder.trial(folder.read(note.number))
+        return folder.read_trial(note.number)
 
     first, second, third, fourth = notes(folder, 4)
     killed = complete(first, FAILURES + 1)
@@ -194,38 +176,33 @@ def test_what_is_killed_again_and_again_has_failed(folder: StudyFolder) -> None:
 
 
 @pytest.mark.parametrize("value", [math.inf, 0.3])
-def test_optuna_learns_from_the_trials_of_before(folder: StudyFolder, value: float) -> None:
-    """Told that only slow learning is good, it proposes slow learning; new settings, and within the space."""
+def test_optuna_learns_from_earlier_trials(folder: StudyFolder, value: float) -> None:
+    """If only small learning rates are good, it proposes small ones, which are new and within the space."""
     study = folder.study
     learning_rates = study.space["train.learning_rate"]
     assert isinstance(learning_rates, Range)
-    proposals = OptunaProposals(study, 0)
-    is_new = Novelty(study, [])
+    optuna, known = OptunaSearch(study, 0), set()
     for number in range(40):
-        settings = RandomProposals(study).propose(number, is_new)
-        assert settings is not None
+        settings = random_settings(study, number, known)
         cells = trial_cells(study, settings)
-        assert cells is not None
         is_slow = settings["train.learning_rate"] < 3e-4
-        told = Trial(Note(number=number, settings=settings, by="random"), cells, {})
-        object.__setattr__(told, "curve", [0.1 if is_slow else value])
-        is_new.add(told)
-        proposals.tell(told)
-    proposed = [proposals.propose(number, is_new) for number in range(40, 50)]
+        trial = Trial(Note(number=number, settings=settings, by="random"), cells, {})
+        object.__setattr__(trial, "curve", [0.1 if is_slow else value])
+        known |= {cell.id for cell in cells}
+        optuna.learn(trial)
     slow = 0
-    for settings in proposed:
-        assert settings is not None
-        assert is_new(settings)
+    for number in range(40, 50):
+        settings = optuna.settings(number, known)
+        assert is_new(study, settings, known)
         assert learning_rates.low <= settings["train.learning_rate"] <= learning_rates.high
         assert settings["train.batch_size"] in study.space["train.batch_size"]  # type: ignore[operator]
         slow += settings["train.learning_rate"] < 3e-4
     assert slow >= 7  # 2.4 of ten at random
-    proposals.tell(
-        Trial(notes(folder, 1)[0].model_copy(update={"settings": {**study.defaults[0], "train.batch_size": 5}}), (), {})
-    )
+    outside = {**study.defaults[0], "train.batch_size": 5}
+    optuna.learn(Trial(notes(folder, 1)[0].model_copy(update={"settings": outside}), (), {}))
 
 
-def test_a_space_that_is_used_up_ends_the_search(store: Store, make_suite: MakeSuite) -> None:
+def test_an_exhausted_space_ends_the_search(store: Store, make_suite: MakeSuite) -> None:
     keep = "hidden, layers, kernel_size, learning_rate_decay, weight_decay, batch_size, rollout_steps"
     path = make_suite()
     path.write_text(f"{path.read_text()}tuning: {{keep: [{keep}], train: {{learning_rate: [1e-3, 1e-2]}}}}\n")
@@ -245,6 +222,6 @@ def test_a_space_that_is_used_up_ends_the_search(store: Store, make_suite: MakeS
     assert not is_complete(made, Effort(trials=5), made.trials())
     conclude(made, Effort(trials=5), used_up=True)
     assert open_studies([study], Effort(trials=6), store) == []
-    assert is_complete(made, Effort(trials=6), made.trials())  # it was said again
-    (made.root / "trials" / "0001.json").unlink()  # begun anew
+    assert is_complete(made, Effort(trials=6), made.trials())
+    (made.root / "trials" / "0001.json").unlink()
     assert not is_complete(made, Effort(trials=6), made.trials())

@@ -1,4 +1,4 @@
-"""What a trial does, and what it does when something goes wrong around it."""
+"""Training of a trial, its reports to Tune, and its failures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from benchmark.suite.studies import distinct_studies
 from benchmark.training.distributed import World, single
 from cluster.jobs import failures
 from cluster.tuning import trial as module
-from cluster.tuning.trial import Progress, train
+from cluster.tuning.trial import Progress, TrialTask, TrialTraining
 from results.store import lease
 from results.store.store import Store
 from results.store.studies import Effort, Note, StudyFolder
@@ -28,6 +29,7 @@ from results.store.studies import Effort, Note, StudyFolder
 pytest.importorskip("ray")
 EPOCHS = 4
 CPU = torch.device("cpu")
+RANK_0_OF_2 = SimpleNamespace(rank=0, size=2, is_main=True, device=CPU, any=lambda flag: flag)
 
 
 @pytest.fixture
@@ -39,47 +41,30 @@ def folder(store: Store, make_suite: MakeSuite) -> StudyFolder:
 
 
 class StopError(SystemExit):
-    """What Tune raises in a trial that it stops."""
+    """Exception that Tune raises in a trial that it stops."""
 
 
-Report = Callable[[Mapping[str, float]], None]
-
-
-def run(folder: StudyFolder, report: Report = lambda result: None, world: Any = None) -> None:
-    job, trial = job_for(folder), folder.trial(folder.read(0))
-    train(
-        job, job.store / "job.json", folder, trial, world or single(), Progress(job, folder, trial, report), job.store
-    )
+def run(folder: StudyFolder, report: Callable[..., object] = lambda result: None, world: Any = None) -> None:
+    job = job_for(folder)
+    task = TrialTask(job.store / "job.json", job, folder, 0)
+    TrialTraining(task, world or single(), job.store, Progress(task, report)).run()
 
 
 def reports_of(folder: StudyFolder, stop_at: int | None = None) -> list[Mapping[str, float]]:
-    """What the trial tells Tune, which stops it at epoch `stop_at`."""
-    told: list[Mapping[str, float]] = []
+    """Reports of the trial to Tune, which stops it at epoch `stop_at`."""
+    reports: list[Mapping[str, float]] = []
 
     def report(result: Mapping[str, float]) -> None:
-        told.append(result)
+        reports.append(result)
         if result["epoch"] == stop_at:
             raise StopError
 
     run(folder, report)
-    return told
-
-
-def failing(error: Exception) -> Callable[..., None]:
-    def run_cell(*arguments: Any, **options: Any) -> None:
-        raise error
-
-    return run_cell
-
-
-def of_two(device: str) -> Any:
-    """Rank 0 of two, the other of which always agrees."""
-    return SimpleNamespace(rank=0, size=2, is_main=True, device=torch.device(device), any=lambda flag: flag)
+    return reports
 
 
 def two_levels(store: Store) -> None:
-    zero = data_path(store.data_folder, DATASET, PRESET, 0)
-    field = read(zero).field.numpy() * 2
+    field = read(data_path(store.data_folder, DATASET, PRESET, 0)).field.numpy() * 2
     simulation = Simulation(
         field=field, grid="staggered", divergence_free=False, spacing=8.0, time_step=1.0, parameters={},
         run_parameters=[{} for _ in field], equivariance_errors=[EquivarianceError("rot90", 0.5, 0.25)],
@@ -88,7 +73,7 @@ def two_levels(store: Store) -> None:
 
 
 def test_levels_go_from_rung_to_rung_and_on_after_an_interruption(store: Store, make_suite: MakeSuite) -> None:
-    """Stopped at a rung, a trial has both levels there; it goes on, and tells what it would have told."""
+    """A trial that is stopped at a rung has both levels there; when resumed, it reports as without the interruption."""
     two_levels(store)
     path = make_suite(epochs=4)
     path.write_text(path.read_text().replace("level: 0", "level: [0, 1]") + KEEP % ", levels: all")
@@ -102,38 +87,39 @@ def test_levels_go_from_rung_to_rung_and_on_after_an_interruption(store: Store, 
     there = folder.trial(note)
     assert [len(there.records[cell.id].history) for cell in there.cells] == [1, 1]
     assert not there.closed
-    told = reports_of(folder)
+    reports = reports_of(folder)
     done = folder.trial(note)
     assert done.state == "done"
-    assert [result["epoch"] for result in told] == [1, 3, 4]
-    assert [result["validation_rmse"] for result in told] == [done.curve[0], done.curve[2], done.curve[3]]
+    assert [result["epoch"] for result in reports] == [1, 3, 4]
+    assert [result["validation_rmse"] for result in reports] == [done.curve[0], done.curve[2], done.curve[3]]
     assert done.epochs == 8
     for cell in done.cells:
-        (alone,) = (r for r in [done.records[cell.id]])
-        assert [epoch.epoch for epoch in alone.history] == [1, 2, 3, 4]
-        assert alone.environment["trial"] == 0
+        assert [epoch.epoch for epoch in done.records[cell.id].history] == [1, 2, 3, 4]
+        assert done.records[cell.id].environment["trial"] == 0
 
 
-def test_a_trial_that_fails_by_its_settings_is_at_its_end(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that fails by its machine is raised, so that Tune tries again."""
-    monkeypatch.setattr(module, "run_cell", failing(RuntimeError("Connection reset by peer")))
+def test_a_trial_that_fails_because_of_its_settings_is_closed(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the machine is raised, so that Tune retries the trial."""
+    monkeypatch.setattr(module, "run_cell", Mock(side_effect=RuntimeError("Connection reset by peer")))
     with pytest.raises(RuntimeError):
         run(folder)
-    assert not folder.trial(folder.read(0)).closed
-    monkeypatch.setattr(module, "run_cell", failing(ValueError("out of range")))
-    (told,) = reports_of(folder)
-    assert told["validation_rmse"] == math.inf
-    ended = folder.trial(folder.read(0))
+    assert not folder.read_trial(0).closed
+    monkeypatch.setattr(module, "run_cell", Mock(side_effect=ValueError("out of range")))
+    (report,) = reports_of(folder)
+    assert report["validation_rmse"] == math.inf
+    ended = folder.read_trial(0)
     assert ended.closed
     assert ended.state.startswith("failed: code_error: ValueError: out of range")
 
 
-def test_a_disk_that_is_away_is_no_fault_of_the_settings(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raised, so that Tune tries again; where it happened stands beside the job."""
-    monkeypatch.setattr(module, "run_cell", failing(OSError(116, "Stale file handle")))
+def test_an_error_of_the_disk_leaves_the_trial_open(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune retries the trial; the traceback is in a log beside the job."""
+    monkeypatch.setattr(module, "run_cell", Mock(side_effect=OSError(116, "Stale file handle")))
     with pytest.raises(OSError, match="Stale"):
         run(folder)
-    trial = folder.trial(folder.read(0))
+    trial = folder.read_trial(0)
     assert not trial.closed
     (record,) = trial.records.values()
     assert (record.status.state, record.status.failure) == ("failed", "machine")
@@ -142,23 +128,19 @@ def test_a_disk_that_is_away_is_no_fault_of_the_settings(folder: StudyFolder, mo
     assert "Stale file handle" in said
 
 
-@pytest.mark.parametrize("world", [of_two("cpu"), World(0, 1, torch.device("cuda"))])
-def test_a_process_that_may_be_lost_is_not_used_again(
-    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch, world: Any
-) -> None:
+@pytest.mark.parametrize("world", [RANK_0_OF_2, World(0, 1, torch.device("cuda"))])
+def test_a_process_that_may_be_unusable_ends(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch, world: Any) -> None:
     """Another rank may wait in a collective, and a GPU may refuse everything after an error."""
-    monkeypatch.setattr(module, "run_cell", failing(ValueError("out of range")))
+    monkeypatch.setattr(module, "run_cell", Mock(side_effect=ValueError("out of range")))
     with pytest.raises(ValueError, match="out of range"):
         run(folder, world=world)
-    assert folder.trial(folder.read(0)).state == "failed: code_error: ValueError: out of range"
+    assert folder.read_trial(0).state == "failed: code_error: ValueError: out of range"
 
 
-def test_a_rank_that_was_left_alone_hears_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_learns_why_another_rank_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "ERROR_FILE_SECONDS", 0.0)
-    alone, lost = (
-        RuntimeError("Connection closed by peer"),
-        ("communication", "RuntimeError: Connection closed by peer"),
-    )
+    alone = RuntimeError("Connection closed by peer")
+    lost = ("communication", "RuntimeError: Connection closed by peer")
     main, other = World(0, 2, CPU), World(1, 2, CPU)
 
     def what_happened(error: Exception, world: World) -> tuple[str, str]:
@@ -170,23 +152,23 @@ def test_a_rank_that_was_left_alone_hears_why(tmp_path: Path, monkeypatch: pytes
     what_happened(ValueError("out of range"), other)
     monkeypatch.setattr(failures, "ERROR_FILE_SECONDS", 60.0)
     assert what_happened(alone, main) == ("code_error", "rank 1: ValueError: out of range")
-    assert what_happened(MemoryError(), main)[0] == "host_out_of_memory"  # what is its own, it says
+    assert what_happened(MemoryError(), main)[0] == "host_out_of_memory"
 
 
 def test_a_step_does_not_look_at_the_disk(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_cell(cell: Any, recorder: Any, data: Any, execution: Any, *rest: Any, **options: Any) -> None:
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(lease, "_highest", lambda folder: pytest.fail("looked at the disk"))
+            patched.setattr(lease, "_highest", lambda folder: pytest.fail("the disk is read"))
             assert not execution.should_stop()
         assert execution.may_save()
-        recorder.finish("n/a", {}, "looked at")
+        recorder.finish("n/a", {}, "done")
 
     monkeypatch.setattr(module, "run_cell", run_cell)
     run(folder)
-    assert folder.trial(folder.read(0)).closed
+    assert folder.read_trial(0).closed
 
 
-def test_random_search_does_without_optuna(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_search_does_not_need_optuna(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: name != "optuna")
     monkeypatch.setattr(module.importlib.metadata, "version", {"ray": "2"}.__getitem__)
     run_cell_notes: list[Mapping[str, Any]] = []

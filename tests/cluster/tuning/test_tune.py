@@ -1,4 +1,4 @@
-"""Tuning for real: Ray on the loopback address, trials in its processes, all of them killed in turn."""
+"""Tuning with a real Ray on the loopback address, whose processes are killed in turn."""
 
 from __future__ import annotations
 
@@ -17,47 +17,41 @@ from typing import Any
 import psutil
 import pytest
 from support import start, symbench
+from tuning_support import MakeSuite
 
 from benchmark.cell import FIRST_TUNING_SEED
 from benchmark.suite import loading as suites
-from benchmark.suite.studies import studies
-from benchmark.suite.study import Study
+from benchmark.suite.studies import distinct_studies
 from benchmark.suite.tuned import read_result
 from results.store.store import Store
 from results.store.studies import StudyFolder, Trial
 
 pytest.importorskip("ray")
-MakeSuite = Callable[..., Path]
 PATIENCE_SECONDS = 120
 
 
 def folder_of(path: Path, store: Store) -> StudyFolder:
-    """Of the first study of a suite."""
-    found: list[Study] = list(studies(suites.load(str(path))).values())
-    return StudyFolder(store.root, found[0])
+    """Folder of the first study of a suite."""
+    return StudyFolder(store.root, distinct_studies(suites.load(str(path)))[0])
 
 
 def wait_until(condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    return found
+    return value
 
 
 def running_at(folder: StudyFolder, epoch: int) -> list[tuple[Trial, Any]]:
-    """Trials that run and have reached `epoch`, each with its record."""
+    """Running trials that have reached `epoch`, each with its record."""
     if not (folder.root / "trials").is_dir():
         return []
-    found = []
-    for trial in folder.trials():
-        for record in trial.records.values():
-            if record.status.state == "running" and record.status.epoch >= epoch and not trial.closed:
-                found.append((trial, record))
-    return found
+    pairs = [(trial, record) for trial in folder.trials() for record in trial.records.values() if not trial.closed]
+    return [pair for pair in pairs if pair[1].status.state == "running" and pair[1].status.epoch >= epoch]
 
 
-def left_of(process: int) -> list[psutil.Process]:
+def descendants(process: int) -> list[psutil.Process]:
     try:
         return psutil.Process(process).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -65,36 +59,38 @@ def left_of(process: int) -> list[psutil.Process]:
 
 
 def heads_of(process: int) -> list[psutil.Process]:
-    """Of Ray, below `process`; others come and go while one looks."""
-    found = []
-    for below in left_of(process):
+    """Heads of Ray among the descendants of `process`, some of which may end meanwhile."""
+    heads = []
+    for below in descendants(process):
         with suppress(psutil.NoSuchProcess):
-            if below.name() == "gcs_server":
-                found.append(below)
-    return found
+            heads += [below] if below.name() == "gcs_server" else []
+    return heads
+
+
+def succeed(*command: object, store: Store) -> None:
+    done = symbench(*command, store=store)
+    assert done.returncode == 0, done.stderr
 
 
 def tuned_suite(make_suite: MakeSuite, **changes: Any) -> Path:
-    """Trials of one size: only the training is searched, and a penalty."""
+    """Suite whose search covers the training and a penalty alone, so that all trials have one size."""
     path = make_suite(**changes)
     order = ", order" if "steerable" in path.read_text() else ""
-    keep = (
-        f"tuning: {{keep: [hidden, layers, kernel_size{order}], train: {{learning_rate: {{low: 1e-4, high: 1e-3}}}}}}\n"
-    )
-    path.write_text(path.read_text() + keep, encoding="utf-8")
+    train = "train: {learning_rate: {low: 1e-4, high: 1e-3}}"
+    path.write_text(f"{path.read_text()}tuning: {{keep: [hidden, layers, kernel_size{order}], {train}}}\n")
     return path
 
 
-def left_of_ray(store: Store) -> list[str]:
-    """Folders of the Ray nodes that this store's jobs have started and that are still there."""
-    told = [line for log in store.root.glob("jobs/*/*-ray.log") for line in log.read_text().splitlines()]
-    folders = re.findall(r"Ray's own files are in (\S+),", "\n".join(told))
+def remaining_ray_folders(store: Store) -> list[str]:
+    """Existing folders of the Ray nodes that this store's jobs have started."""
+    lines = [line for log in store.root.glob("jobs/*/*-ray.log") for line in log.read_text().splitlines()]
+    folders = re.findall(r"Ray's own files are in (\S+),", "\n".join(lines))
     assert folders
     return [folder for folder in folders if Path(folder).exists()]
 
 
-def test_a_suite_is_tuned_and_run_with_what_was_found(store: Store, make_suite: MakeSuite) -> None:
-    """Two ranks a trial; nothing is trained twice, no trial is on the board, and nothing of Ray stays."""
+def test_a_suite_is_tuned_and_run_with_the_best_settings(store: Store, make_suite: MakeSuite) -> None:
+    """With two ranks in a trial; no trial runs twice or is on the board, and Ray leaves no folder."""
     models = "[persistence, {convnet: {hidden: 4}}, {relaxed_steerable_rotation: {hidden: 2, penalty: 1e-4}}]"
     path = tuned_suite(make_suite, models=models, ranks=2, epochs=3)
     early = symbench("run", path, "--tuned", store=store)
@@ -104,9 +100,8 @@ def test_a_suite_is_tuned_and_run_with_what_was_found(store: Store, make_suite: 
     assert alone.returncode == 2
     assert "relaxed_steerable_rotation: is not tuned at all" in alone.stderr
 
-    done = symbench("tune", path, "--trials", 2, store=store)
-    assert done.returncode == 0, done.stderr
-    assert not left_of_ray(store)
+    succeed("tune", path, "--trials", 2, store=store)
+    assert not remaining_ray_folders(store)
     folder = folder_of(path, store)
     for trial in folder.trials():
         assert trial.closed
@@ -120,27 +115,25 @@ def test_a_suite_is_tuned_and_run_with_what_was_found(store: Store, make_suite: 
     assert result["found"]["rmse_validation"] <= result["found"]["rmse_validation_default"]
 
     files = {file: file.stat().st_mtime_ns for file in folder.root.rglob("cells/*/history.jsonl")}
-    again = symbench("tune", path, "--trials", 2, store=store)
-    assert again.returncode == 0, again.stderr
+    succeed("tune", path, "--trials", 2, store=store)
     assert {file: file.stat().st_mtime_ns for file in folder.root.rglob("cells/*/history.jsonl")} == files
 
-    ran = symbench("run", path, "--tuned", store=store)
-    assert ran.returncode == 0, ran.stderr
+    succeed("run", path, "--tuned", store=store)
     tuned = suites.load(str(path), store.root, tuned=True)
     records = store.read(tuned.cells)[0].values()
     assert [record.status.state for record in records] == ["done"] * 3
     assert {r.cell.model.name: r.environment.get("study") for r in records if r.cell.model.name != "persistence"} == {
-        study.model.name: study.name for study in studies(suites.load(str(path))).values()
+        study.model.name: study.name for study in distinct_studies(suites.load(str(path)))
     }
-    board = json.loads(symbench("leaderboard", path, "--tuned", "--json", store=store).stdout)
-    assert not [seed for row in board for seed in row["seeds"] if seed["seed"] >= FIRST_TUNING_SEED]
-    told = symbench("leaderboard", path, "--tuned", store=store)
-    assert "What tuning cost" in told.stdout
-    assert "not tuned alike" not in told.stderr
+    rows = json.loads(symbench("leaderboard", path, "--tuned", "--json", store=store).stdout)
+    assert not [seed for row in rows for seed in row["seeds"] if seed["seed"] >= FIRST_TUNING_SEED]
+    board = symbench("leaderboard", path, "--tuned", store=store)
+    assert "What tuning cost" in board.stdout
+    assert "not tuned alike" not in board.stderr
 
 
-def test_worker_head_and_tune_may_be_killed(store: Store, make_suite: MakeSuite) -> None:
-    """One after another, in one study; what was finished stays as it was, and what ran goes on where it was."""
+def test_a_search_survives_kills_of_worker_head_and_tune(store: Store, make_suite: MakeSuite) -> None:
+    """Finished trials stay as they are, and interrupted ones resume from their checkpoints."""
     path = tuned_suite(make_suite, epochs=20)
     folder = folder_of(path, store)
     command = ("tune", path, "--trials", 6, "--scheduler", "none")
@@ -156,7 +149,7 @@ def test_worker_head_and_tune_may_be_killed(store: Store, make_suite: MakeSuite)
         wait_until(lambda: [other for other in heads_of(tune.pid) if other.pid != head.pid])
         wait_until(lambda: [trial for trial in folder.trials() if trial.closed] and running_at(folder, 5))
 
-        processes = left_of(tune.pid)
+        processes = descendants(tune.pid)
         tune.kill()
         tune.wait()
         wait_until(lambda: not [process for process in processes if process.is_running()])
@@ -167,8 +160,7 @@ def test_worker_head_and_tune_may_be_killed(store: Store, make_suite: MakeSuite)
     interrupted = {trial.note.number: trial for trial in folder.trials() if not trial.closed}
     assert finished
     assert interrupted
-    again = symbench(*command, store=store)
-    assert again.returncode == 0, again.stderr
+    succeed(*command, store=store)
     trials = {trial.note.number: trial for trial in folder.trials()}
     assert sorted(trials) == list(range(6))
     for number, trial in finished.items():
@@ -180,45 +172,42 @@ def test_worker_head_and_tune_may_be_killed(store: Store, make_suite: MakeSuite)
     assert all(len(r.history) == 20 for trial in trials.values() for r in trial.records.values())
 
 
-def test_ctrl_c_leaves_nothing_and_the_same_command_goes_on(store: Store, make_suite: MakeSuite) -> None:
+def test_ctrl_c_leaves_no_process_and_the_same_command_resumes(store: Store, make_suite: MakeSuite) -> None:
     path = tuned_suite(make_suite, epochs=25)
     folder = folder_of(path, store)
     command = ("tune", path, "--trials", 2, "--scheduler", "none")
     tune = start(*command, store=store)
     wait_until(lambda: running_at(folder, 2))
-    processes = left_of(tune.pid)
+    processes = descendants(tune.pid)
     os.killpg(tune.pid, signal.SIGINT)
     assert tune.wait(timeout=60) == 130
     assert not [process for process in processes if process.is_running()]
-    assert not left_of_ray(store)
+    assert not remaining_ray_folders(store)
     stopped = [record for trial in folder.trials() for record in trial.records.values()]
     assert {record.status.failure for record in stopped} == {"time_limit"}
-    again = symbench(*command, store=store)
-    assert again.returncode == 0, again.stderr
+    succeed(*command, store=store)
     assert all(len(r.history) == 25 for trial in folder.trials() for r in trial.records.values())
 
 
 def test_a_study_ends_when_its_hours_are_spent(store: Store, make_suite: MakeSuite) -> None:
-    """In the middle of its trials, whose time is not to end it: Ray drops them without a word."""
+    """The running trials end as well, although none has reached its last epoch."""
     path = tuned_suite(make_suite, epochs=100_000)
     path.write_text(path.read_text().replace("epochs: 100000", "epochs: 100000, early_stop_after: null"))
     folder = folder_of(path, store)
     command = ("tune", path, "--gpu-hours", 0.001)
-    done = symbench(*command, store=store)
-    assert done.returncode == 0, done.stderr
+    succeed(*command, store=store)
     trials = folder.trials()
     assert {trial.state for trial in trials} == {"stopped when the hours were spent"}
     assert sum(trial.device_hours for trial in trials) >= 0.001
     assert read_result(folder.result_path)["spent"]["trials"] == len(trials)
-    again = symbench(*command, store=store)
-    assert again.returncode == 0, again.stderr
+    succeed(*command, store=store)
     assert [trial.records for trial in folder.trials()] == [trial.records for trial in trials]
     other = symbench(*command, "--search", "optuna", store=store)
     assert other.returncode == 2
     assert "its search is another one than when the study was begun (random, now optuna)" in other.stderr
 
 
-def test_without_ray_it_says_what_to_install(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
+def test_without_ray_the_error_says_what_to_install(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     code = (
@@ -227,8 +216,8 @@ def test_without_ray_it_says_what_to_install(store: Store, make_suite: MakeSuite
         "from benchmark.cli.main import main; main()"
     )
     arguments = ["tune", str(make_suite()), "--store", str(store.root)]
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
     )
-    assert told.returncode == 3
-    assert told.stderr.strip().splitlines()[-1].startswith("symbench: tune needs ray: pip install")
+    assert done.returncode == 3
+    assert done.stderr.strip().splitlines()[-1].startswith("symbench: tune needs ray: pip install")

@@ -1,4 +1,4 @@
-"""What is shown of tuning: ledger of a board, figures of studies, runs of MLflow; also of what older versions left."""
+"""Tuning on a board: ledger, figures of studies and MLflow runs, also of studies of earlier versions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmark.errors import UserError
 from benchmark.suite import loading as suites
 from benchmark.suite.studies import studies
 from benchmark.suite.study import TUNING_SEED
-from results.board import tuning_ledger
+from results.board.tuning_ledger import _line, tuning_ledger, unequal_tuning, untuned_models
 from results.figures.study_figures import figures_of
 from results.report import report
 from results.store.store import Store
@@ -33,7 +33,7 @@ def folder(store: Store, make_suite: MakeSuite) -> StudyFolder:
     return make_folder(store, make_suite, Effort(trials=6))
 
 
-def test_what_diverges_is_the_worst(folder: StudyFolder) -> None:
+def test_a_trial_that_diverges_is_the_worst(folder: StudyFolder) -> None:
     made = notes(folder, 2)
     trial = fabricate(folder, made[0], [0.1, 0.2], "diverged")
     assert trial.closed
@@ -44,75 +44,65 @@ def test_what_diverges_is_the_worst(folder: StudyFolder) -> None:
     assert document["found"]["rmse_validation_default"] is None
 
 
-def test_the_ledger_tells_who_was_tuned_and_warns(store: Store, make_suite: MakeSuite) -> None:
+def test_the_ledger_shows_tuned_models_and_warns(store: Store, make_suite: MakeSuite) -> None:
     path = make_suite(models="[persistence, {convnet: {hidden: 4}}, {e2cnn: {hidden: 2}}]", epochs=EPOCHS)
     path.write_text(path.read_text() + KEEP % "")
     suite = suites.load(str(path))
-    assert tuning_ledger.spent_by(suite, {}, store) == []
-    found = {study.model.name: study for study in studies(suite).values()}
-    folder = StudyFolder(store.root, found["convnet"])
+    assert tuning_ledger(suite, {}, store) == []
+    by_model = {study.model.name: study for study in studies(suite).values()}
+    folder = StudyFolder(store.root, by_model["convnet"])
     folder.begin(Effort(trials=2))
     trials = [fabricate(folder, note, [0.5 / (n + 1)] * EPOCHS) for n, note in enumerate(notes(folder, 2))]
     freeze(folder, Effort(trials=2), trials)
     tuned = suites.load(str(path), store.root, tuned=True, partly=True)
-    left_out = "not tuned, and so not on this board: e2cnn on smoke_rotation_levels level 0"
-    assert tuning_ledger.left_out(tuned) == left_out
-    assert left_out in report.render(store, tuned, {}, [])
-    assert left_out in symbench("leaderboard", path, "--tuned", store=store).stderr
+    message = "not tuned, and so not on this board: e2cnn on smoke_rotation_levels level 0"
+    assert untuned_models(tuned) == message
+    assert message in report.render(store, tuned, {}, [])
+    assert message in symbench("leaderboard", path, "--tuned", store=store).stderr
     convnet = suites.load(str(path), store.root, tuned=True, only="model=convnet", partly=True)
-    assert tuning_ledger.left_out(convnet) == ""
+    assert untuned_models(convnet) == ""
     with pytest.raises(UserError, match="not tuned in store"):
         suites.load(str(path), store.root, tuned=True, only="model=e2cnn", partly=True)
-    ledger = {line.model: line for line in tuning_ledger.spent_by(tuned, {}, store)}
+    ledger = {line.model: line for line in tuning_ledger(tuned, {}, store)}
     assert set(ledger) == {"convnet"}
     line = ledger["convnet"]
-    assert (line.family, line.settings, line.trials, line.epochs) == ("cnn", "tuned", 2, 2 * EPOCHS)
+    assert (line.family, line.settings, line.trials, line.epochs) == ("cnn", "random, asha", 2, 2 * EPOCHS)
     assert line.device_hours == pytest.approx(EPOCHS)
-    assert line.devices == "GPU"
+    assert line.unit == "GPU-h"
     assert line.gain == pytest.approx(0.5)
-    assert tuning_ledger.warnings_of(list(ledger.values())) == []
-    mixed = [line, tuning_ledger._line(found["e2cnn"], None)]
-    (warning,) = tuning_ledger.warnings_of(mixed)
+    assert unequal_tuning(list(ledger.values())) == []
+    mixed = [line, _line(by_model["e2cnn"], None)]
+    (warning,) = unequal_tuning(mixed)
     assert "convnet: 2 trials (random, asha); e2cnn: default settings" in warning
-    timed = replace(line, limit=2.0, trials=3)  # who has the same hours may have another number of trials
-    assert tuning_ledger.warnings_of([timed, replace(timed, model="e2cnn", trials=5)]) == []
+    timed = replace(line, limit=2.0, trials=3)  # with equal hours, the number of trials may differ
+    assert unequal_tuning([timed, replace(timed, model="e2cnn", trials=5)]) == []
     folder.result_path.write_text("spent: 3\n")
-    (broken,) = (one for one in tuning_ledger.spent_by(tuned, {}, store) if one.model == "convnet")
+    (broken,) = (one for one in tuning_ledger(tuned, {}, store) if one.model == "convnet")
     assert broken.settings == f"{folder.result_path.name} cannot be read"
 
 
 def test_figures_and_runs_of_a_study(folder: StudyFolder, store: Store) -> None:
-    """Names are escaped, a single trial and a diverged one are drawn as well, and each trial stands below its study."""
-    made = notes(folder, 3)
+    """Names are escaped, single and diverged trials are drawn, and each trial's run is a child of its study's."""
     suite = suites.load(str(next(store.root.parent.glob("tiny.yaml"))))
-    for count, (note, rmse, state) in enumerate(
-        [(made[0], [0.5] * EPOCHS, "done"), (made[1], [0.4] * EPOCHS, "done"), (made[2], [], "diverged")], 1
-    ):
-        fabricate(folder, note, rmse, state)  # type: ignore[arg-type]
-        for plot in figures_of(folder.study, folder.trials()):
-            assert plot.svg is not None
-            lines = ElementTree.fromstring(plot.svg)
-            assert lines.tag.endswith("svg")
+    results = [([0.5] * EPOCHS, "done"), ([0.4] * EPOCHS, "done"), ([], "diverged")]
+    for count, (note, (rmse, state)) in enumerate(zip(notes(folder, 3), results, strict=True), 1):
+        fabricate(folder, note, rmse, state)
+        (curves,) = figures_of(folder.study, folder.trials())
+        assert ElementTree.fromstring(curves.svg).tag.endswith("svg")
         runs = study_runs(suite, store)
         assert [run.parent for run in runs] == ["", *[runs[0].key] * count]
-    (curves,) = figures_of(folder.study, folder.trials())
-    assert curves.svg is not None
     assert "trial 0 (default)" in curves.svg
     by_trial = {dict(run.tags).get("symbench.trial"): run for run in study_runs(suite, store)}
     assert {name: value for name, value, _, _ in by_trial["1"].metrics}["rmse_validation"] == 0.4
     assert by_trial["2"].tags["symbench.state"] == "diverged"
 
 
-# What versions left that had population based training
+# Files of versions that had population-based training
 
 FOLLOWER = {"by": "pbt", "seed": TUNING_SEED + 1, "parent": 0, "since": 2, "epochs_before": 2, "hours_before": 2.0}
-ALONE = {
+ALONE = dict.fromkeys(("since", "epochs_before", "seconds_before", "hours_before"), 0) | {
     "seed": TUNING_SEED,
     "parent": None,
-    "since": 0,
-    "epochs_before": 0,
-    "seconds_before": 0.0,
-    "hours_before": 0.0,
 }
 
 
@@ -127,7 +117,7 @@ def test_notes_with_the_keys_of_earlier_versions_are_read(folder: StudyFolder) -
 
 
 def test_a_study_of_population_based_training_is_named_in_one_sentence(folder: StudyFolder, store: Store) -> None:
-    """Whatever asks for it: `tune`, the report, a sync. What it found is still used."""
+    """In `tune` and the report, without an error in a sync; its result is still used."""
     path = next(store.root.parent.glob("tiny.yaml"))
     trials = [fabricate(folder, note, [0.5 / (n + 1)] * EPOCHS) for n, note in enumerate(notes(folder, 2))]
     freeze(folder, Effort(trials=2), trials)
@@ -139,9 +129,9 @@ def test_a_study_of_population_based_training_is_named_in_one_sentence(folder: S
     change(study, effort=json.loads(study.read_text())["effort"] | {"scheduler": "pbt"})
     result = folder.result_path
     result.write_text(result.read_text().replace("scheduler: asha", "scheduler: pbt"))
-    told = symbench("tune", path, "--trials", 2, store=store)
-    assert told.returncode == 2
-    assert re.fullmatch(rf"symbench: .*{note}\n", told.stderr.splitlines(keepends=True)[-1])
+    refused = symbench("tune", path, "--trials", 2, store=store)
+    assert refused.returncode == 2
+    assert re.fullmatch(rf"symbench: .*{note}\n", refused.stderr.splitlines(keepends=True)[-1])
     begun = r"study\.json: cannot be read \(.*scheduler: .*'asha' or 'none'\); delete .* to tune anew"
     with pytest.raises(UserError, match=begun):
         folder.require_alike(Effort(trials=2))
@@ -149,13 +139,13 @@ def test_a_study_of_population_based_training_is_named_in_one_sentence(folder: S
     suite = suites.load(str(path), store.root, tuned=True)
     (cell,) = suite.cells
     assert cell.train == trials[1].cells[0].train
-    (line,) = tuning_ledger.spent_by(suite, {}, store)
-    assert line.search == "random, pbt"
+    (line,) = tuning_ledger(suite, {}, store)
+    assert line.settings == "random, pbt"
     assert re.search(begun.replace("'", "&#39;"), report.render(store, suite, {}, []))
     assert study_runs(suite, store) == []
 
 
-def test_the_schedulers_that_there_are_are_named(make_suite: MakeSuite) -> None:
+def test_the_error_names_the_available_schedulers(make_suite: MakeSuite) -> None:
     refused = CliRunner().invoke(cli_tune.tune, [str(make_suite()), "--scheduler", "pbt"])
     assert refused.exit_code == 2
     assert "'pbt' is not one of 'asha', 'none'" in refused.output

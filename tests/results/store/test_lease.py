@@ -1,4 +1,4 @@
-"""One holder at a time: leases under rivals, after deaths, and when the dead come back."""
+"""Leases with rivals, after the death of a holder, and when a holder that was cut off comes back."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from results.store import lease
 from results.store.lease import STALE_SECONDS, acquire, live_holder
 
 
-def elsewhere(folder: Path, age: float = 0.0, number: int = 1) -> None:
-    """A lease of a process on another machine, which touched it `age` seconds ago."""
+def foreign_lease(folder: Path, age: float = 0.0, number: int = 1) -> None:
+    """Write the lease of a process on another machine, which touched it `age` seconds ago."""
     path = folder / f"lease-{number}.json"
     path.write_text(json.dumps({"host": "far", "pid": 1, "started": 1.0, "job": "7"}), encoding="utf-8")
     os.utime(path, (time.time() - age,) * 2)
@@ -26,19 +26,17 @@ def elsewhere(folder: Path, age: float = 0.0, number: int = 1) -> None:
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
     first = acquire(tmp_path)
-    assert first is not None
     assert acquire(tmp_path) is None
     with first.kept():
         assert live_holder(tmp_path) == first.holder
         assert acquire(tmp_path) is None
     assert live_holder(tmp_path) is None
     second = acquire(tmp_path)
-    assert second is not None
     assert second.number == first.number + 1
 
 
 def test_rivals_get_one_lease_between_them(tmp_path: Path) -> None:
-    elsewhere(tmp_path, age=STALE_SECONDS + 10)
+    foreign_lease(tmp_path, age=STALE_SECONDS + 10)
     with ThreadPoolExecutor(16) as pool:
         taken = list(pool.map(lambda _: acquire(tmp_path), range(64)))
     assert [one.number for one in taken if one is not None] == [2]
@@ -51,7 +49,6 @@ def test_rival_processes_get_one_lease_between_them(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(tmp_path)]
     rivals = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     for rival in rivals:
-        assert rival.stdin is not None
         rival.stdin.write("go\n")
         rival.stdin.flush()
     answers = [rival.stdout.readline().strip() for rival in rivals if rival.stdout is not None]
@@ -61,10 +58,10 @@ def test_rival_processes_get_one_lease_between_them(tmp_path: Path) -> None:
 
 
 def test_a_silent_holder_elsewhere_is_taken_over_and_a_live_one_is_not(tmp_path: Path) -> None:
-    elsewhere(tmp_path)
+    foreign_lease(tmp_path)
     assert acquire(tmp_path) is None
     assert str(live_holder(tmp_path)) == "job 7, process 1 on far"
-    elsewhere(tmp_path, age=STALE_SECONDS + 10)
+    foreign_lease(tmp_path, age=STALE_SECONDS + 10)
     assert live_holder(tmp_path) is None
     assert acquire(tmp_path) is not None
 
@@ -77,20 +74,18 @@ def test_a_process_that_died_here_is_taken_over_at_once(tmp_path: Path) -> None:
     assert acquire(tmp_path) is not None
 
 
-def test_one_who_comes_back_from_the_dead_sees_every_successor(tmp_path: Path) -> None:
+def test_a_holder_that_was_cut_off_sees_its_successor(tmp_path: Path) -> None:
     old = acquire(tmp_path)
-    assert old is not None
     assert not old.lost
-    for number in range(2, 6):  # they end one after another, and old files are cleared away
-        elsewhere(tmp_path, age=STALE_SECONDS + 10, number=number)
+    for number in range(2, 6):  # each removes older files
+        foreign_lease(tmp_path, age=STALE_SECONDS + 10, number=number)
     newest = acquire(tmp_path)
-    assert newest is not None
     assert newest.number == 6
     assert old.lost
     assert old.known_lost
     assert not newest.lost
     with old.kept():
-        pass  # what it leaves behind must not touch its successor
+        pass  # its release must not change the successor's file
     assert live_holder(tmp_path) == newest.holder
 
 
@@ -103,7 +98,6 @@ def test_the_holder_of_a_lease_that_cannot_be_read_may_live(tmp_path: Path, text
     os.utime(path, (time.time() - STALE_SECONDS - 10,) * 2)
     assert live_holder(tmp_path) is None
     taken = acquire(tmp_path)
-    assert taken is not None
     assert taken.number == 4
 
 
@@ -113,38 +107,36 @@ def test_a_lease_of_a_later_version_is_read(tmp_path: Path) -> None:
     assert acquire(tmp_path) is not None
 
 
-def test_a_process_number_of_another_container_says_nothing(tmp_path: Path) -> None:
-    """Same host name, and no such process here: it may be alive beside us."""
+def test_a_process_of_another_container_may_be_alive(tmp_path: Path) -> None:
+    """Even if the host name is the same and there is no such process here."""
     ours = lease.Holder.this_process()
     gone = dataclasses.replace(ours, pid=2**22 + 1)
     assert gone.is_gone
     for processes in ("another-boot pid:[1]", ""):
-        (tmp_path / "lease-1.json").write_text(
-            json.dumps(dataclasses.asdict(gone) | {"processes": processes}), encoding="utf-8"
-        )
+        holder = dataclasses.replace(gone, processes=processes)
+        (tmp_path / "lease-1.json").write_text(json.dumps(dataclasses.asdict(holder)), encoding="utf-8")
         assert acquire(tmp_path) is None
         assert live_holder(tmp_path) is not None
 
 
-def test_who_is_asked_at_every_step_does_not_look_at_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The heartbeat looks, and sees a successor."""
+def test_known_lost_does_not_read_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heartbeat reads it, and sees a successor."""
     mine = acquire(tmp_path)
     assert mine is not None
     with monkeypatch.context() as patch:
-        patch.setattr(lease, "_highest", lambda folder: pytest.fail("a look at the disk"))
+        patch.setattr(lease, "_highest", lambda folder: pytest.fail("the disk is read"))
         assert not mine.known_lost
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.01)
     with mine.kept():
-        elsewhere(tmp_path, number=2)
+        foreign_lease(tmp_path, number=2)
         while not mine.known_lost:
             time.sleep(0.01)
     assert str(live_holder(tmp_path)) == "job 7, process 1 on far"
 
 
-def test_it_is_touched_while_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_is_touched_while_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.01)
     mine = acquire(tmp_path)
-    assert mine is not None
     os.utime(mine.path, (1, 1))
     with mine.kept():
         while mine.path.stat().st_mtime < 2:

@@ -485,7 +485,7 @@ def test_a_record_with_an_impossible_time_is_named_as_broken(small_board, file, 
     rewrite(folder / file, old, new)
     records, broken = small_board.store.read(small_board.suite.cells)
     assert [one.folder for one in broken] == [folder]
-    assert re.search("is no (time|number of an epoch)", broken[0].reason)
+    assert re.search("is not a (time|number of an epoch)", broken[0].reason)
     assert len(records) == 2
 
 
