@@ -13,8 +13,7 @@ from benchmark.errors import UserError
 from benchmark.terminal import Examples, print_table
 
 if TYPE_CHECKING:
-    from benchmark.suite.study import Study
-    from results.store.store import Store
+    from results.store.studies import StudyFolder
 
 DEFAULT_TRIALS = 20
 
@@ -79,7 +78,7 @@ def tune(
     from cluster.tuning.local import tune_locally
     from cluster.tuning.plan import inequalities, require_ray, selected_studies
     from cluster.tuning.remote import Layout, tune_on_cluster
-    from results.store.studies import Effort
+    from results.store.studies import Effort, StudyFolder
 
     place = site_of(site)
     if place is None and (nodes != 1 or parallel is not None or studies_per_job != 1):
@@ -91,7 +90,7 @@ def tune(
     whole, store = suites.load(selection.suite), selection.store
     selected = [cell.id for cell in (whole.only(selection.only) if selection.only else whole).cells]
     chosen = selected_studies(whole, selected)
-    print_table(f"{whole.name}: studies", _rows(chosen, store))
+    print_table(f"{whole.name}: studies", _rows([StudyFolder(store.root, study) for study in chosen]))
     click.echo(f"and of every training: {', '.join(_own(chosen[0].space, 'train.')) or 'nothing'}")
     unequal = inequalities(whole, chosen, effort, store)
     for line in unequal:
@@ -115,18 +114,16 @@ def tune(
     sys.exit(status)
 
 
-def _rows(chosen: Sequence[Study], store: Store) -> list[dict[str, Any]]:
-    from results.store.studies import StudyFolder
-
+def _rows(folders: Sequence[StudyFolder]) -> list[dict[str, Any]]:
     return [
         {
-            "dataset": study.dataset.name,
-            "level": ", ".join(map(str, study.levels)),
-            "model": study.model.name,
-            "searched of the model": ", ".join(_own(study.space, "model.")) or "-",
-            "trials done": StudyFolder(store.root, study).closed_trials(),
+            "dataset": folder.study.dataset.name,
+            "level": ", ".join(map(str, folder.study.levels)),
+            "model": folder.study.model.name,
+            "searched of the model": ", ".join(_own(folder.study.space, "model.")) or "-",
+            "trials done": folder.closed_trials(),
         }
-        for study in chosen
+        for folder in folders
     ]
 
 

@@ -160,7 +160,7 @@ class TrialTraining:
         follower = nullcontext(Follower(folder / "checkpoint.pt"))
         with store.recorder(cell, TAKEOVER_SECONDS) if world.is_main else follower as recorder:
             if recorder is None:
-                raise MachineError(f"{folder}: another process goes on holding it")
+                raise MachineError(f"{folder}: another process still holds it")
             if world.any(world.is_main and store.is_result(cell)):
                 return True
             if isinstance(recorder, CellRecorder) and self.progress is not None and len(self.cells) == 1:
