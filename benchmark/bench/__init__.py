@@ -1,1 +1,1 @@
-"""Benchmarks of symbench itself: `make bench`."""
+"""Benches of symbench itself: `make bench`."""

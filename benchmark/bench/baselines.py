@@ -1,33 +1,31 @@
-"""What a training step of each baseline costs, against its arithmetic limit: `python -m benchmark.bench.baselines`.
+"""Time and memory of a training step of each baseline, compared with its limit: `python -m benchmark.bench.baselines`.
 
-One step is what training does: two rolled-out frames, forward, backward, Adam; on a GPU compiled and in bf16. The limit
-is the same of a plain network that executes the convolutions and matrix products of this step and nothing else
-(benchmark/bench/limit.py). The two take turns, and the time ratio is the median over rounds of the ratio within a
-round, so that a busy machine slows both alike; the peak memory of each is measured in a process of its own, above what
-a step of a tiny copy has used. A baseline whose docstring says what it costs by definition may be beyond the limits.
+A step is two rolled-out frames, forward, backward and Adam; on a GPU compiled and in bf16. The limit is the step of a
+plain network that executes the same convolutions and matrix products and nothing else (benchmark/bench/limit.py). Both
+take turns, and the time ratio is the median over rounds, so that a busy machine slows both alike. The peak memory of
+each is measured in a process of its own, above that of a step of a tiny model. The docstring of a baseline that is
+beyond its limit names the cost of its definition.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import pickle
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
 from typing import Any, TypeAlias
 
 import click
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from benchmark.bench.limit import LimitNetwork, Product, Recorder, Weight
+from benchmark.bench.harness import DEVICE, ON_GPU, Row, formatted, json_option, median_ratio, now, report
+from benchmark.bench.limit import LimitNetwork, Product, ProductRecorder, Weight
 from benchmark.cell import Training
+from benchmark.evaluation.costs import parameters
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 from benchmark.training.environment import peak_memory_bytes, reset_peak_memory
@@ -35,28 +33,25 @@ from benchmark.training.loss import RolledOutLoss
 
 FRAMES_IN, FRAMES_OUT = 10, 2
 ALLOWED_TIME, ALLOWED_TIME_E2CNN, ALLOWED_MEMORY = 1.15, 1.3, 1.5
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "convnet": {"hidden": 454},
-    "coordconv": {"hidden": 454},
-    "e2cnn": {"hidden": 92},  # 278 in the comparison; so it has the channels of the relaxed network
-    "combo_rotation": {"hidden": 92},
-    "lift_rotation": {"hidden": 92},
-    "rpp_rotation": {"hidden": 92},
-    "relaxed_steerable_rotation": {"hidden": 92},
-    "relaxed_group_rotation": {"hidden": 130},
-    "relaxed_group_translation": {"hidden": 128},
-    "fno": {"hidden": 50},
+PUBLISHED_WIDTHS = {
+    "convnet": 454,
+    "coordconv": 454,
+    "e2cnn": 92,  # 278 in the comparison; here as many channels as the relaxed network
+    "combo_rotation": 92,
+    "lift_rotation": 92,
+    "rpp_rotation": 92,
+    "relaxed_steerable_rotation": 92,
+    "relaxed_group_rotation": 130,
+    "relaxed_group_translation": 128,
+    "fno": 50,
 }
-"""Settings of the comparison: the published ones or, where there are none, a width that fits it. The others have their
-defaults."""
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-FAST = DEVICE.type == "cuda"
+"""Field `hidden` of the Config: the published width, or one that fits the comparison. Others have their default."""
+SETTINGS = Training(precision="bf16" if ON_GPU else "fp32", compile=ON_GPU)
 Recorded: TypeAlias = tuple[list[Product], list[Weight]]
-SETTINGS = Training(precision="bf16" if FAST else "fp32", compile=FAST)
 
 
 def build(name: str, config: dict[str, Any], grid: int) -> Baseline:
-    """The baseline with its defaults, but for `config`."""
+    """Baseline with the default of each field that `config` does not set."""
     baseline = model_registry.model(name)
     torch.manual_seed(0)
     return baseline(baseline.Config.model_validate(config), _task(grid)).to(DEVICE)
@@ -74,27 +69,28 @@ def _windows(batch: int, grid: int) -> tuple[Tensor, Tensor, Tensor]:
     return x, y, torch.rand(batch, device=DEVICE)
 
 
-def plain_loss(model: Baseline) -> RolledOutLoss:
-    return RolledOutLoss(model, SETTINGS, DEVICE, cache_filters=not FAST)
+def loss_of(model: Baseline) -> RolledOutLoss:
+    """Rolled-out loss of `model`, as in training."""
+    return RolledOutLoss(model, SETTINGS, DEVICE, cache_filters=not ON_GPU)
 
 
 def record(model: Baseline, batch: int, grid: int) -> Recorded:
-    """What its limit network is made of, for a training step of `model`, whose parameters are moved a little."""
+    """Products and weights of the limit network of `model`, whose parameters are changed a little."""
     with torch.no_grad():
-        for parameter in model.parameters():  # equal weights, such as zeros, would be taken for one
+        for parameter in model.parameters():  # equal weights, such as zeros, would count as one
             parameter.add_(1e-3 * torch.randn_like(parameter))
     x, y, draws = _windows(batch, grid)
-    with Recorder(x) as recorder:
-        plain_loss(model)(x, y, draws)
+    with ProductRecorder(x) as recorder:
+        loss_of(model)(x, y, draws)
     return recorder.products, recorder.weights
 
 
 def training_step(loss: nn.Module, batch: int, grid: int) -> Callable[[], None]:
-    """One optimiser step on noise, with what a baseline does before it."""
+    """One optimiser step on noise, with the baseline's `before_step`."""
     before_step = loss.model.before_step if isinstance(loss, RolledOutLoss) else lambda progress: None
     x, y, draws = _windows(batch, grid)
     optimizer = torch.optim.Adam(loss.parameters())
-    if FAST:
+    if ON_GPU:
         loss = torch.compile(loss)  # type: ignore[assignment]
 
     def step() -> None:
@@ -102,93 +98,82 @@ def training_step(loss: nn.Module, batch: int, grid: int) -> Callable[[], None]:
         loss(x, y, draws)[0].backward()
         before_step(0.5)
         optimizer.step()
-        if FAST:
-            torch.cuda.synchronize()
 
     return step
 
 
-def peak_memory(name: str, config: dict[str, Any], batch: int, grid: int, recorded: Recorded | None) -> float:
-    """Peak in bytes of two training steps of the baseline, or of its limit; to be called in a fresh process."""
+def peak_memory(name: str, config: dict[str, Any], batch: int, grid: int, recorded: Recorded | None = None) -> float:
+    """Peak in bytes of two training steps of the baseline, or of the limit `recorded`. Needs a new process."""
     tiny = build(name, {**config, "hidden": 2} if "hidden" in config else config, 16)
-    training_step(plain_loss(tiny), 1, 16)()
+    training_step(loss_of(tiny), 1, 16)()
     training_step(LimitNetwork(*record(tiny, 1, 16)).to(DEVICE), 1, 16)()
     reset_peak_memory(DEVICE)
     before = peak_memory_bytes(DEVICE)
-    loss = plain_loss(build(name, config, grid)) if recorded is None else LimitNetwork(*recorded).to(DEVICE)
+    loss = loss_of(build(name, config, grid)) if recorded is None else LimitNetwork(*recorded).to(DEVICE)
     step = training_step(loss, batch, grid)
-    for _ in range(2):  # the first makes the state of Adam
+    for _ in range(2):  # the first creates the state of Adam
         step()
     after = peak_memory_bytes(DEVICE)
-    return math.nan if before is None or after is None else after - before  # not every system tells
+    return math.nan if before is None or after is None else after - before
 
 
-def _peak_memory_apart(*arguments: object) -> float:
-    module = "import pickle, sys; from benchmark.bench.baselines import peak_memory"
-    call = f"{module}; print(peak_memory(*pickle.load(sys.stdin.buffer)))"
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then gives back what is freed, at once
-    done = subprocess.run(
-        [sys.executable, "-c", call], input=pickle.dumps(arguments), stdout=subprocess.PIPE, check=True, env=environment
-    )
-    return float(done.stdout)
+def _peak_memory_apart(*arguments: Any) -> float:
+    """Peak memory, measured in a new process."""
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # glibc of a new process then returns freed memory at once
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(peak_memory, *arguments).result()
 
 
-def measure(name: str, config: dict[str, Any], batch: int, grid: int, rounds: int) -> dict[str, Any]:
-    """The row of one baseline: its step, its memory, and both over the limit."""
+def measure(name: str, config: dict[str, Any], batch: int, grid: int, rounds: int) -> Row:
+    """Row of one baseline: time and memory of its step, and their ratios to the limit."""
     model = build(name, config, grid)
     recorded = record(model, batch, grid)
     memory, least = (_peak_memory_apart(name, config, batch, grid, which) for which in (None, recorded))
-    losses = plain_loss(model), LimitNetwork(*recorded).to(DEVICE)
-    steps = [training_step(loss, batch, grid) for loss in losses]
-    seconds: list[list[float]] = []
-    for _ in range(rounds + 1):
-        seconds.append([])
-        for step in steps:
-            start = time.perf_counter()
+    steps = [training_step(loss, batch, grid) for loss in (loss_of(model), LimitNetwork(*recorded).to(DEVICE))]
+    seconds: tuple[list[float], ...] = ([], [])
+    for number in range(rounds + 1):
+        for step, times in zip(steps, seconds, strict=True):
+            started = now()
             step()
-            seconds[-1].append(time.perf_counter() - start)
-    del seconds[0]  # it warms up
+            if number > 0:  # the first round warms up
+                times.append(now() - started)
     uses_e2cnn = any(type(module).__module__.startswith("e2cnn") for module in model.modules())
-    row: dict[str, Any] = {
+    row: Row = {
         "baseline": name,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "step_ms": 1e3 * statistics.median(ours for ours, _ in seconds),
-        "limit_ms": 1e3 * statistics.median(theirs for _, theirs in seconds),
-        "time_ratio": statistics.median(ours / theirs for ours, theirs in seconds),
+        "parameters": parameters(model),
+        "step_ms": 1e3 * median(seconds[0]),
+        "limit_ms": 1e3 * median(seconds[1]),
+        "time_ratio": median_ratio(*seconds),
         "allowed_time": ALLOWED_TIME_E2CNN if uses_e2cnn else ALLOWED_TIME,
         "memory_mib": memory / 2**20,
-        "memory_ratio": memory / least if least else math.nan,  # nothing to see of a very small one
+        "memory_ratio": memory / least if least else math.nan,  # a very small model needs no new memory
         "allowed_memory": ALLOWED_MEMORY,
     }
     over = [what for what in ("time", "memory") if row[f"{what}_ratio"] > row[f"allowed_{what}"]]
     return {**row, "beyond": " and ".join(over)}
 
 
-def settings(name: str, hidden: int | None, quick: bool) -> dict[str, Any]:
-    """The Config fields of `name`: those of the comparison, at another width where one is given."""
+def settings(name: str, quick: bool) -> dict[str, Any]:
+    """Config fields of `name` in the comparison; `quick` divides the width by four."""
     fields = model_registry.model(name).Config.model_fields
-    config = dict(PUBLISHED.get(name, {}))
-    if "hidden" in fields:
-        width = config.get("hidden", fields["hidden"].default)
-        config["hidden"] = hidden or (math.ceil(width / 4) if quick else width)
-    return config
+    if "hidden" not in fields:
+        return {}
+    width = PUBLISHED_WIDTHS.get(name, fields["hidden"].default)
+    return {"hidden": math.ceil(width / 4) if quick else width}
 
 
 @click.command(help=__doc__)
 @click.argument("baselines", nargs=-1)
-@click.option("--hidden", type=int, help="The field `hidden` of every Config.  [default: as published]")
 @click.option("--batch", default=4, show_default=True)
 @click.option("--grid", default=64, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--quick", is_flag=True, help="A quarter of each width: what is not arithmetic then weighs more.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def main(
-    baselines: tuple[str, ...], hidden: int | None, batch: int, grid: int, rounds: int, quick: bool, as_json: bool
-) -> None:
-    """See above. What it is doing goes to stderr, the table to stdout."""
+@click.option("--quick", is_flag=True, help="A quarter of each width, so that costs beside arithmetic weigh more.")
+@json_option
+def main(baselines: tuple[str, ...], batch: int, grid: int, rounds: int, quick: bool, json_file: Path | None) -> None:
+    """Measure baselines, all by default; the module's docstring is the help text."""
     rows = []
     for name in baselines or model_registry.model_names():
-        config = settings(name, hidden, quick)
+        config = settings(name, quick)
         baseline = model_registry.model(name)
         refusal = baseline.refusal(baseline.Config.model_validate(config), _task(grid))
         if refusal or not baseline.trained:
@@ -197,25 +182,8 @@ def main(
         click.echo(f"{name} {config or ''} ...", err=True)
         rows.append(measure(name, config, batch, grid, rounds))
         click.echo("    {time_ratio:.2f} x the time, {memory_ratio:.2f} x the memory".format(**rows[-1]), err=True)
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-    elif rows:
-        _print(rows)
-
-
-def _print(rows: list[dict[str, Any]]) -> None:
-    table = Table(*(key.replace("_", " ") for key in rows[0]))
-    for row in rows:
-        cells = [
-            f"{value:.0f}"
-            if key.endswith(("_ms", "_mib"))
-            else f"{value:.2f}"
-            if isinstance(value, float)
-            else str(value)
-            for key, value in row.items()
-        ]
-        table.add_row(*cells)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if rows:
+        report(formatted(rows), rows, json_file, batch=batch, grid=grid, rounds=rounds)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""A training loop as one writes it first: what `benchmark.bench.epoch` compares with, and what `fit` has to equal.
+"""A plain training loop: the reference for the speed of `benchmark.bench.epoch` and for the weights of `fit`.
 
-A DataLoader cuts out each window and stacks them, filters are expanded at every rolled-out step, the optimiser takes
-weight after weight, and the checkpoint is written before training goes on.
+A DataLoader cuts out and stacks the windows, filters are expanded at every rolled-out step, the optimiser updates one
+weight after another, and training waits until the checkpoint is written.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,90 +21,81 @@ from torch.utils.data import DataLoader, Dataset
 from benchmark.cell import Training
 from benchmark.data.windows import Windows
 from benchmark.models.baseline import Baseline
-from benchmark.training.randomness import seed_device, step_seed
+from benchmark.training.loop import TrainingData
+from benchmark.training.randomness import seed_device, shuffled_batches, step_seed
 
 
 class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
-    """The windows of one split, each cut out when it is asked for."""
+    """Windows of one split, each cut out on access."""
 
     def __init__(self, windows: Windows) -> None:
-        self.field, self.pairs = windows.field, windows.index.tolist()
-        self.input_frames, self.steps = windows.input_frames, windows.steps
+        self.windows, self.pairs = windows, windows.index.tolist()
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         run, start = self.pairs[number]
-        middle = start + self.input_frames
-        return self.field[run, start:middle], self.field[run, middle : middle + self.steps]
+        middle = start + self.windows.input_frames
+        return self.windows.field[run, start:middle], self.windows.field[run, middle : middle + self.windows.steps]
 
 
-def plain_fit(
-    model: Baseline,
-    train: Windows,
-    validation: Windows,
-    settings: Training,
-    seed: int,
-    device: torch.device,
-    checkpoint: Path,
-    workers: int = 0,
-    cache_filters: bool = False,
-    on_epoch: Callable[[], None] = lambda: None,
-) -> list[float]:
-    """Train `model` in place for all epochs, fp32 and without a compiler; the validation RMSE after each.
+@dataclass(frozen=True)
+class PlainLoop:
+    """Training of `model` in fp32 without a compiler, on the model's device.
 
-    The order of the windows and the seed of each step are those of `fit`. With `cache_filters` the filters are
-    expanded once for each step, as there, and the weights then are the same bit for bit. The fields of `train` and
-    `validation` lie on the CPU.
+    With `cache_filters`, filters are expanded once for each step, as in `fit`; the weights are then equal bit for bit.
     """
-    optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, settings.learning_rate_decay)
-    shared: dict[str, Any] = {
-        "num_workers": workers,
-        "persistent_workers": workers > 0,
-        "pin_memory": device.type == "cuda",
-    }
-    order: list[list[int]] = []
-    train_loader = DataLoader(WindowDataset(train), batch_sampler=order, **shared)
-    validation_loader = DataLoader(WindowDataset(validation), settings.batch_size, **shared)
-    rmse = []
-    for epoch in range(settings.epochs):
-        generator = torch.Generator().manual_seed(step_seed(seed, epoch, 0))
-        shuffled = torch.randperm(len(train), generator=generator).tolist()
-        starts = range(0, len(train) - settings.batch_size + 1, settings.batch_size)
-        order[:] = [shuffled[start : start + settings.batch_size] for start in starts]
-        draws = torch.rand(len(order), settings.batch_size, generator=generator)
-        model.train()
-        for step, (x, y) in enumerate(train_loader):
-            seed_device(step_seed(seed, epoch, step), device)
-            x, y, drawn = x.to(device), y.to(device), draws[step].to(device)
-            optimizer.zero_grad()
-            x, y = model.augment(x, y, drawn)
-            with parametrize.cached() if cache_filters else nullcontext():
-                errors = _squared_errors(model, x, y)
-                loss = sum(error.mean() for error in errors) + model.regularization(x, drawn) + model.penalty()
-            loss.backward()
-            model.before_step((epoch + step / len(order)) / settings.epochs)
-            optimizer.step()
-        schedule.step()
-        model.eval()
-        squared, count = 0.0, 0
-        with torch.no_grad():
-            for x, y in validation_loader:
-                for error in _squared_errors(model, x.to(device), y.to(device)):
-                    squared, count = squared + float(error.sum()), count + error.numel()
-        rmse.append(math.sqrt(squared / count))
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, checkpoint)
-        on_epoch()
-    return rmse
 
+    model: Baseline
+    settings: Training
+    workers: int = 0
+    cache_filters: bool = False
 
-def _squared_errors(model: Baseline, x_BTCHW: Tensor, y_BSCHW: Tensor) -> Sequence[Tensor]:
-    """(B, C, H, W) for each rolled-out step."""
-    errors = []
-    for truth in y_BSCHW.unbind(1):
-        prediction = model.next_frame(x_BTCHW)
-        errors.append((prediction - truth).square())
-        x_BTCHW = torch.cat((x_BTCHW[:, 1:], prediction[:, None]), dim=1)
-    return errors
+    def epochs(self, data: TrainingData, seed: int, checkpoint: Path) -> Iterator[float]:
+        """Train on `data`, which lie on the CPU, and yield the validation RMSE after each epoch.
+
+        The order of the windows and the seed of each step are those of `fit`.
+        """
+        model, settings = self.model, self.settings
+        device = next(model.parameters()).device
+        optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, settings.learning_rate_decay)
+        loading: dict[str, Any] = {"num_workers": self.workers, "persistent_workers": self.workers > 0}
+        loading["pin_memory"] = device.type == "cuda"
+        order: list[list[int]] = []
+        train_loader = DataLoader(WindowDataset(data.train), batch_sampler=order, **loading)
+        validation_loader = DataLoader(WindowDataset(data.validation), settings.batch_size, **loading)
+        for epoch in range(settings.epochs):
+            batches, draws = shuffled_batches(len(data.train), settings.batch_size, step_seed(seed, epoch, 0))
+            order[:] = batches.tolist()
+            model.train()
+            for step, (x, y) in enumerate(train_loader):
+                seed_device(step_seed(seed, epoch, step), device)
+                draws_B = draws[step].to(device)
+                optimizer.zero_grad()
+                x, y = model.augment(x.to(device), y.to(device), draws_B)
+                with parametrize.cached() if self.cache_filters else nullcontext():
+                    errors = self._squared_errors(x, y)
+                    loss = sum(error.mean() for error in errors) + model.regularization(x, draws_B) + model.penalty()
+                loss.backward()
+                model.before_step((epoch + step / len(order)) / settings.epochs)
+                optimizer.step()
+            schedule.step()
+            model.eval()
+            squared, count = 0.0, 0
+            with torch.no_grad():
+                for x, y in validation_loader:
+                    for error in self._squared_errors(x.to(device), y.to(device)):
+                        squared, count = squared + float(error.sum()), count + error.numel()
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, checkpoint)
+            yield math.sqrt(squared / count)
+
+    def _squared_errors(self, x_BTCHW: Tensor, y_BSCHW: Tensor) -> list[Tensor]:
+        """Squared errors (B, C, H, W) of each rolled-out step."""
+        errors = []
+        for truth in y_BSCHW.unbind(1):
+            prediction = self.model.next_frame(x_BTCHW)
+            errors.append((prediction - truth).square())
+            x_BTCHW = torch.cat((x_BTCHW[:, 1:], prediction[:, None]), dim=1)
+        return errors

@@ -19,7 +19,7 @@ from benchmark.cell import Training
 from benchmark.contract.candidate import CPU, Candidate, Violation, drawn, noise, require, targets
 from benchmark.errors import error_location
 from benchmark.models import model_registry
-from benchmark.training.distributed import World, join, single
+from benchmark.training.distributed import World, join
 from benchmark.training.loss import RolledOutLoss
 
 STEPS, BATCH = 2, 4
@@ -35,7 +35,7 @@ def two_ranks_equal_one(candidate: Candidate) -> str | None:
     if not candidate.baseline.trained:
         return "it has nothing to train"
     start = _weights(candidate.build(candidate.task()))
-    alone = _train(candidate, single())
+    alone = _train(candidate, World())
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = Path(folder, "rendezvous")
         plugins = model_registry.plugin_paths()

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,15 +23,16 @@ from benchmark.errors import MachineError
 from benchmark.files import write_json
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class World:
-    """One rank of a training, and its communication with the other ranks."""
+    """One rank of a training, and its communication with the others. By default a single process on the CPU."""
 
-    rank: int
-    size: int
-    device: torch.device
+    rank: int = 0
+    size: int = 1
+    device: torch.device = CPU
     control: dist.ProcessGroup | None = None
     """Process group of the CPUs (gloo) if the default group connects GPUs (nccl), else None."""
 
@@ -76,11 +76,8 @@ class World:
         """Context in which backward passes add to the gradients of `module` and ranks do not average them yet."""
         return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
-    def wrap(self, module: nn.Module, **settings: Any) -> nn.Module:
-        """Make ranks average the gradients of `module`; a single rank gets the module itself.
-
-        `settings` override those of DistributedDataParallel, for benchmarks.
-        """
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Make ranks average the gradients of `module`; a single rank gets the module itself."""
         if self.size == 1:
             return module
         on_gpu = self.device.type == "cuda"
@@ -90,9 +87,12 @@ class World:
         with warnings.catch_warnings():
             # torch 2.13 has a new name for it, which 2.6 does not know.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            defaults = {"gradient_as_bucket_view": True, "find_unused_parameters": keep_order}
             return DistributedDataParallel(
-                module, [self.device] if on_gpu else None, broadcast_buffers=False, **defaults | settings
+                module,
+                [self.device] if on_gpu else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=keep_order,
             )
 
 
@@ -102,11 +102,6 @@ def is_communication_error(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )
-
-
-def single() -> World:
-    """One process on the CPU."""
-    return World(0, 1, torch.device("cpu"))
 
 
 @contextmanager

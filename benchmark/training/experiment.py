@@ -57,25 +57,22 @@ class Experiment:
         with author_errors(self.cell.model.name, self.model_class):
             return self.model_class(self.config, self.task)
 
-    def windows(self, field: Tensor, device: torch.device) -> dict[SplitName, Windows]:
-        """Windows of all splits over `field` (run, time, C, H, W), which is copied to the device once."""
-        return self._windows_of(field, self.splits, device)
+    def windows(self, field: Tensor, device: torch.device, tuning: bool = False) -> dict[SplitName, Windows]:
+        """Windows of all splits over `field` (run, time, C, H, W), which is copied to the device once.
 
-    def tuning_windows(self, field: Tensor, device: torch.device) -> dict[SplitName, Windows]:
-        """Windows of training and validation only. Frames that only the test splits use are NaN in the copied field."""
-        splits = {name: self.splits[name] for name in TUNING_SPLITS}
-        visible = torch.full_like(field, math.nan)
-        for split in splits.values():
-            for run, start in itertools.product(split.runs, split.starts):
-                frames = slice(start, start + self.task.input_frames + split.steps)
-                visible[run, frames] = field[run, frames]
-        return self._windows_of(visible, splits, device)
-
-    def _windows_of(
-        self, field: Tensor, splits: Mapping[SplitName, Split], device: torch.device
-    ) -> dict[SplitName, Windows]:
+        With `tuning`, training and validation only; frames that only the test splits use are NaN in the copy.
+        """
+        splits, frames = self.splits, self.task.input_frames
+        if tuning:
+            splits = {name: splits[name] for name in TUNING_SPLITS}
+            visible = torch.full_like(field, math.nan)
+            for split in splits.values():
+                for run, start in itertools.product(split.runs, split.starts):
+                    window = slice(start, start + frames + split.steps)
+                    visible[run, window] = field[run, window]
+            field = visible
         field = field.to(device)
-        return {name: Windows.of(field, split, self.task.input_frames) for name, split in splits.items()}
+        return {name: Windows.of(field, split, frames) for name, split in splits.items()}
 
 
 def task_of(dataset: DatasetChoice, protocol: Protocol, shape_CHW: Sequence[int] | None = None) -> Task:

@@ -21,7 +21,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation.evaluate import forecast_error
 from benchmark.models.baseline import Baseline
 from benchmark.training.checkpoint import Checkpoint, Position, Progress
-from benchmark.training.distributed import World, single
+from benchmark.training.distributed import World
 from benchmark.training.environment import keep_freed_memory
 from benchmark.training.loss import RolledOutLoss, compiled
 from benchmark.training.randomness import seed_device, shuffled_batches, step_seed
@@ -41,7 +41,7 @@ class Execution:
     `timer` is entered around each part of an epoch: data, forward, backward, optimizer, validation, checkpoint.
     """
 
-    world: World = field(default_factory=single)
+    world: World = field(default_factory=World)
     should_stop: Callable[[], bool] = lambda: False
     may_save: Callable[[], bool] = lambda: True
     micro_batch: int | None = None

@@ -58,14 +58,18 @@ def run_cell(
     world = execution.world
     stored = stored_field(cell.dataset, data_folder)
     experiment = Experiment.of(cell, stored.field.shape[2:])
-    recorder.environment({**environment.describe(world), **_provenance(experiment, stored), **notes})
+    provenance = {
+        "model_file_sha256": environment.source_digest(experiment.model_class),
+        "data_file": stored.path.name,
+        "data_checksum": stored.checksum,
+    }
+    recorder.environment({**environment.describe(world), **provenance, **notes})
     refusal = experiment.refusal()
     if refusal is not None:
         recorder.finish("n/a", {}, refusal)
         return
     environment.reset_peak_memory(world.device)
-    windows_of = experiment.tuning_windows if tuning else experiment.windows
-    windows = windows_of(stored.field, world.device)
+    windows = experiment.windows(stored.field, world.device, tuning)
     with deterministic(cell.seed):
         model = experiment.build().to(world.device)
         # Uses no random number of the training: each epoch is seeded on its own.
@@ -89,14 +93,6 @@ def run_cell(
         recorder.finish("diverged", finite, f"not finite: {', '.join(sorted(metrics.keys() - finite.keys()))}")
     else:
         recorder.finish("done", metrics)
-
-
-def _provenance(experiment: Experiment, stored: StoredField) -> dict[str, str]:
-    return {
-        "model_file_sha256": environment.source_digest(experiment.model_class),
-        "data_file": stored.path.name,
-        "data_checksum": stored.checksum,
-    }
 
 
 def _train(cell: Cell, model: Baseline, windows: SplitWindows, recorder: Recorder, execution: Execution) -> Progress:

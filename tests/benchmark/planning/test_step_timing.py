@@ -14,7 +14,7 @@ from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.planning.step_timing import STEPS, Pace, _Clock, kind, measure
 from benchmark.suite import loading as suites
-from benchmark.training.distributed import single
+from benchmark.training.distributed import World
 from cluster.jobs.packing import Shape
 from cluster.site import Site
 from cluster.slurm import commands as slurm
@@ -52,7 +52,7 @@ def test_a_cell_takes_its_steps_and_its_forecasts(cell: Cell) -> None:
 @pytest.mark.parametrize("data", ["real", "random"])
 def test_a_few_real_steps_are_timed(cell: Cell, tmp_path: Path, data: str) -> None:
     folder = store_in(tmp_path / "store").data_folder if data == "real" else tmp_path / "nothing"
-    pace = measure(cell, single(), folder)
+    pace = measure(cell, World(), folder)
     assert pace is not None
     assert pace.data == data
     assert pace.step > 0

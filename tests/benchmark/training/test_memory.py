@@ -1,4 +1,4 @@
-"""What malloc keeps between the steps of a training, and whose peak it counts as."""
+"""Memory that malloc keeps between training steps, and the peak memory of a cell."""
 
 import platform
 import subprocess
@@ -12,10 +12,10 @@ from benchmark.training.environment import keep_freed_memory, peak_memory_bytes,
 MIB = 2**20
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this malloc")
 
 
-def test_what_an_earlier_cell_left_is_not_in_the_peak_of_the_next() -> None:
+def test_memory_of_an_earlier_cell_is_not_in_the_peak_of_the_next() -> None:
     keep_freed_memory()
     reset_peak_memory(CPU)
     alone = peak_memory_bytes(CPU)
@@ -41,7 +41,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def test_steps_need_no_new_pages() -> None:
-    """16 layers of half a mebibyte, forgotten after each of 10 steps: 20,480 pages of 4 KiB."""
+    """16 layers of half a mebibyte, freed after each of 10 steps: 20,480 pages of 4 KiB."""
     faults = {}
     for keep in (False, True):
         command = [sys.executable, "-c", STEPS.format(keep=keep)]

@@ -1,5 +1,6 @@
-"""The training loop on a small field: what it learns, exact resume, the best weights, divergence."""
+"""Training loop on a small field: learning, exact resume, best weights, divergence."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ TASK = Task("toy", input_frames=2, channels=2, height=6, width=5)
 
 
 class Linear(Baseline):
-    """A pixelwise linear map with dropout, so that the state of the random numbers matters."""
+    """Pixelwise linear map with dropout, so that the random state matters."""
 
     class Config(Frozen):
         penalty: float = 0.0
@@ -46,7 +47,7 @@ class Linear(Baseline):
 
 
 def field() -> Tensor:
-    """Decays by 0.9 each frame, so that a linear map can predict it: (3, 30, 2, 6, 5)."""
+    """Field (3, 30, 2, 6, 5) that decays by 0.9 each frame, so that a linear map can predict it."""
     start = torch.randn(3, 1, 2, 6, 5, generator=torch.Generator().manual_seed(0))
     return start * 0.9 ** torch.arange(30)[None, :, None, None, None]
 
@@ -86,26 +87,28 @@ def test_same_seed_same_bits_other_seed_other_bits(tmp_path: Path) -> None:
     assert not same(first, other)
 
 
-def test_resume_equals_uninterrupted(tmp_path: Path) -> None:
-    whole, history = train(tmp_path / "whole.pt", SETTINGS)
-
-    class KilledError(Exception):
-        pass
-
-    def kill_after_three(epochs: Any) -> None:
-        if len(epochs) == 3:
-            raise KilledError
-
-    with deterministic(0), pytest.raises(KilledError):
-        fit(Linear(Linear.Config(), TASK), data(), SETTINGS, 0, TrainingOutput(tmp_path / "parts.pt", kill_after_three))
-    resumed, parts = train(tmp_path / "parts.pt", SETTINGS)
-    assert same(whole, resumed)
+def assert_resumed_exactly(checkpoint: Path) -> None:
+    """The training that continues from `checkpoint` ends as one that was never interrupted."""
+    (expected, history), (resumed, parts) = (
+        train(path, SETTINGS) for path in (checkpoint.with_name("c.pt"), checkpoint)
+    )
+    assert same(expected, resumed)
     assert [replace(e, seconds=0) for e in parts.history] == [replace(e, seconds=0) for e in history.history]
     assert parts.best_epoch == history.best_epoch
 
 
+def test_resume_equals_uninterrupted(tmp_path: Path) -> None:
+    def kill_after_three(epochs: Any) -> None:
+        if len(epochs) == 3:
+            raise KeyboardInterrupt
+
+    with deterministic(0), pytest.raises(KeyboardInterrupt):
+        fit(Linear(Linear.Config(), TASK), data(), SETTINGS, 0, TrainingOutput(tmp_path / "parts.pt", kill_after_three))
+    assert_resumed_exactly(tmp_path / "parts.pt")
+
+
 def test_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
-    # A learning rate this large ends worse than it was.
+    # With a learning rate this large, the last epoch is not the best.
     settings = SETTINGS.model_copy(update={"epochs": 15, "learning_rate": 0.3, "learning_rate_decay": 1.0})
     model, progress = train(tmp_path / "c.pt", settings)
     assert progress.best_epoch < len(progress.history)
@@ -145,7 +148,7 @@ def test_compiled_is_the_same_training(tmp_path: Path) -> None:
             return self.mix(x_BTCHW.flatten(1, 2))
 
         def penalty(self) -> Tensor:
-            return torch.zeros(())  # as most baselines: nothing that has a gradient
+            return torch.zeros(())  # no gradient, as in most baselines
 
     best = []
     for compiled in (False, True):
@@ -170,13 +173,13 @@ def test_channels_last_is_the_same_training(tmp_path: Path, name: str) -> None:
     assert best[1] == pytest.approx(best[0], rel=1e-5)
 
 
-def test_divergence_is_said_with_what_was_trained(tmp_path: Path) -> None:
+def test_divergence_is_an_error(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"learning_rate": 1e30, "epochs": 5})
     with pytest.raises(DivergedError, match="not finite"):
         train(tmp_path / "c.pt", settings)
 
 
-def test_what_cannot_run_is_refused(tmp_path: Path) -> None:
+def test_invalid_batch_size_and_damaged_checkpoint_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than the 36 training windows"):
         train(tmp_path / "c.pt", SETTINGS.model_copy(update={"batch_size": 64}))
     (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
@@ -185,28 +188,19 @@ def test_what_cannot_run_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stops", [(0,), (1,), (7,), (14, 15, 40)], ids=str)
-def test_stopped_between_any_steps_it_goes_on_as_if_never_stopped(tmp_path: Path, stops: tuple[int, ...]) -> None:
-    """36 windows in batches of 5: 7 steps an epoch, so these stops lie at its beginning, within it and at its end."""
-    whole, history = train(tmp_path / "whole.pt", SETTINGS)
-    asked = 0
-
-    def stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked - 1 in stops
-
-    output, execution = TrainingOutput(tmp_path / "parts.pt"), Execution(should_stop=stop)
+def test_a_training_stopped_between_steps_resumes_exactly(tmp_path: Path, stops: tuple[int, ...]) -> None:
+    """36 windows in batches of 5 make 7 steps an epoch: stops at the beginning, within an epoch and at its end."""
+    calls = itertools.count()
+    output, execution = TrainingOutput(tmp_path / "parts.pt"), Execution(should_stop=lambda: next(calls) in stops)
     for _ in stops:
         with deterministic(0), pytest.raises(StoppedError):
             fit(Linear(Linear.Config(), TASK), data(), SETTINGS, 0, output, execution)
-    resumed, parts = train(tmp_path / "parts.pt", SETTINGS)
-    assert same(whole, resumed)
-    assert [replace(e, seconds=0) for e in parts.history] == [replace(e, seconds=0) for e in history.history]
+    assert_resumed_exactly(tmp_path / "parts.pt")
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
 def test_micro_batches_sum_up_to_the_batch(tmp_path: Path, micro_batch: int) -> None:
-    """The same gradient in parts, a last smaller one included: the loss of a part weighs as its windows."""
+    """The gradient is summed in parts, the last one smaller: the loss of a part is weighted by its windows."""
     best = []
     for execution in (Execution(), Execution(micro_batch=micro_batch)):
         with deterministic(0):
@@ -215,8 +209,7 @@ def test_micro_batches_sum_up_to_the_batch(tmp_path: Path, micro_batch: int) -> 
             settings = SETTINGS.model_copy(update={"epochs": 2})
             output = TrainingOutput(tmp_path / f"{execution.micro_batch}.pt")
             progress = fit(model, data(), settings, 0, output, execution)
-        best.append(progress.history[0].train_loss)
-        best.append(progress.history[0].validation_rmse)
+        best += [progress.history[0].train_loss, progress.history[0].validation_rmse]
     assert best[2:] == pytest.approx(best[:2], rel=1e-4)
 
 

@@ -18,7 +18,7 @@ from benchmark.data.dataset import EquivarianceError, Simulation
 from benchmark.data.layout import data_path, read, write
 from benchmark.suite import loading as suites
 from benchmark.suite.studies import distinct_studies
-from benchmark.training.distributed import World, single
+from benchmark.training.distributed import World
 from cluster.jobs import failures
 from cluster.tuning import trial as module
 from cluster.tuning.trial import Progress, TrialTask, TrialTraining
@@ -47,7 +47,7 @@ class StopError(SystemExit):
 def run(folder: StudyFolder, report: Callable[..., object] = lambda result: None, world: Any = None) -> None:
     job = job_for(folder)
     task = TrialTask(job.store / "job.json", job, folder, 0)
-    TrialTraining(task, world or single(), job.store, Progress(task, report)).run()
+    TrialTraining(task, world or World(), job.store, Progress(task, report)).run()
 
 
 def reports_of(folder: StudyFolder, stop_at: int | None = None) -> list[Mapping[str, float]]:

@@ -1,8 +1,9 @@
-"""What counts for the arithmetic limit of a training step, in closed form. No times."""
+"""Arithmetic limit of a training step, in closed form, and the bench of baselines. No test asserts a time."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 from benchmark.bench import baselines as bench
-from benchmark.bench.limit import DataOperand, LimitNetwork, Recorder, WeightOperand
+from benchmark.bench.limit import DataOperand, LimitNetwork, ProductRecorder, WeightOperand
 from benchmark.cell import Training
 from benchmark.models.baseline import Baseline, Task
 from benchmark.models.convnet import ConvNet
@@ -35,25 +36,25 @@ def windows() -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(B, T, C, H, W, generator=generator), torch.zeros(B, S, C, H, W), torch.zeros(B)
 
 
-def recorded(baseline: type[Baseline], task: Task = TASK, **config: Any) -> Recorder:
-    """The products of a step of S rolled-out frames."""
+def recorded(baseline: type[Baseline], task: Task = TASK, **config: Any) -> ProductRecorder:
+    """Products of a step of S rolled-out frames."""
     torch.manual_seed(0)
     model = baseline(baseline.Config.model_validate(config), task)
     x, y, draws = windows()
-    with Recorder(x) as recorder:
+    with ProductRecorder(x) as recorder:
         RolledOutLoss(model, Training(), CPU, cache_filters=True)(x, y, draws)
     return recorder
 
 
-def filters(recorder: Recorder) -> list[tuple[int, ...]]:
-    """The shape of the second operand of each convolution; there must be nothing else."""
+def filters(recorder: ProductRecorder) -> list[tuple[int, ...]]:
+    """Shape of the second operand of each convolution; no other product is allowed."""
     assert {product.operator for product in recorder.products} == {"convolution.default"}
     operands = [product.arguments[1] for product in recorder.products]
     assert all(isinstance(one, WeightOperand) for one in operands)
     return [recorder.weights[one.index].shape for one in operands]
 
 
-def sources(recorder: Recorder) -> list[tuple[int, ...]]:
+def sources(recorder: ProductRecorder) -> list[tuple[int, ...]]:
     return [one.sources for product in recorder.products for one in product.data]
 
 
@@ -61,7 +62,7 @@ PLAIN = [(5, T * C, 3, 3), (5, 5, 3, 3), (C, 5, 3, 3)]
 
 
 def test_the_limit_of_a_convnet_is_the_convnet() -> None:
-    """Its convolutions in a chain, twice; the second time the first of them reads the first forecast, too."""
+    """A chain of convolutions, twice; the second chain also reads the first forecast."""
     recorder = recorded(ConvNet, hidden=5, layers=3)
     assert filters(recorder) == S * PLAIN
     assert sources(recorder) == [(-1,), (0,), (1,), (-1, 2), (3,), (4,)]
@@ -71,11 +72,11 @@ def test_the_limit_of_a_convnet_is_the_convnet() -> None:
 
 
 def test_the_limit_computes_what_the_convnet_computes() -> None:
-    """Over one frame, the same loss with the same weights, and the same gradients."""
+    """Over one frame, equal weights give an equal loss and equal gradients."""
     torch.manual_seed(0)
     network = convolutional_network(TASK, 5, 3, 3)
     x, y, draws = windows()
-    with Recorder(x) as recorder:
+    with ProductRecorder(x) as recorder:
         network(x.flatten(1, 2))
     limit = LimitNetwork(recorder.products, recorder.weights)
     with torch.no_grad():
@@ -97,10 +98,10 @@ def test_a_bank_counts_as_a_convolution(banks: int) -> None:
 
 @pytest.mark.parametrize(("baseline", "config"), [(E2CNN, {"order": 4}), (RPPRotation, {"order": 4})])
 def test_what_builds_a_filter_does_not_count(baseline: type[Baseline], config: dict[str, Any]) -> None:
-    """The einsum of coefficients with a basis is no product of a ConvNet with as many channels."""
+    """The einsum of coefficients with a basis is not among the products of a ConvNet with as many channels."""
     recorder = recorded(baseline, hidden=2, layers=3, **config)
     assert filters(recorder) == S * [(8, T * C, 3, 3), (8, 8, 3, 3), (C, 8, 3, 3)]
-    # A sum of two filters is built anew for each frame; it is one weight all the same.
+    # A sum of two filters is a new tensor in each frame, but one weight.
     assert len({product.arguments[1] for product in recorder.products}) == 3
 
 
@@ -120,7 +121,7 @@ def test_dense_layers_count() -> None:
 
 
 def test_a_loss_on_the_windows_counts() -> None:
-    """Whatever training runs more often is executed more often, with the same weights."""
+    """A forward pass in the regularization adds its products, not new weights."""
 
     class Twice(ConvNet):
         def regularization(self, x_BTCHW: Tensor, draws_B: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ def test_a_skip_is_concatenated_and_a_residual_added() -> None:
 
     x, y, draws = windows()
     first, second = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 3, 1)
-    with Recorder(x) as recorder:
+    with ProductRecorder(x) as recorder:
         field = x.flatten(1, 2)
         second(field + first(field))
     (residual,) = recorder.products[1].data
@@ -150,7 +151,7 @@ def test_a_skip_is_concatenated_and_a_residual_added() -> None:
 def test_views_and_writes_in_place_keep_their_sources() -> None:
     x, *_ = windows()
     plain, weight = torch.zeros(B, T * C), torch.ones(T * C, 5)
-    with Recorder(x) as recorder:
+    with ProductRecorder(x) as recorder:
         plain[1:, 0].add_(x[1:, 0, 0, 0, 0])
         plain @ weight
         torch.zeros(B, T * C) @ weight  # does not depend on the window
@@ -160,7 +161,7 @@ def test_views_and_writes_in_place_keep_their_sources() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(bench.model_registry.model_names()) - {"persistence"}))
 def test_every_baseline_has_a_limit(name: str) -> None:
-    """Each weight of the limit is trained, and its shapes fit."""
+    """The shapes fit, and each weight of the limit gets a gradient."""
     torch.manual_seed(0)
     fields = bench.model_registry.model(name).Config.model_fields
     model = bench.build(name, {"hidden": 2} if "hidden" in fields else {}, 16)
@@ -170,19 +171,22 @@ def test_every_baseline_has_a_limit(name: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in limit.parameters())
 
 
-def test_published_settings_are_settings() -> None:
-    for name in bench.PUBLISHED:
-        bench.model_registry.model(name).Config.model_validate(bench.settings(name, None, quick=False))
-    assert bench.settings("convnet", None, quick=True) == {"hidden": 114}
-    assert bench.settings("convnet", 3, quick=True) == {"hidden": 3}
+def test_published_widths_are_settings() -> None:
+    for name in bench.PUBLISHED_WIDTHS:
+        bench.model_registry.model(name).Config.model_validate(bench.settings(name, quick=False))
+    assert bench.settings("convnet", quick=True) == {"hidden": 114}
 
 
-def test_the_table_has_a_row_for_each_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_peak_memory_apart", bench.peak_memory)  # no process of its own: this is no measurement
-    arguments = ["convnet", "persistence", "--hidden", "2", "--batch", "1", "--grid", "16", "--rounds", "1", "--json"]
-    result = CliRunner().invoke(bench.main, arguments)
+def test_each_trained_baseline_has_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bench, "_peak_memory_apart", bench.peak_memory)  # in this process: the value does not matter
+    monkeypatch.setitem(bench.PUBLISHED_WIDTHS, "convnet", 8)
+    arguments = ["convnet", "persistence", "--quick", "--batch", "1", "--grid", "16", "--rounds", "1"]
+    result = CliRunner().invoke(bench.main, [*arguments, "--json", str(tmp_path / "bench.json")])
     assert result.exit_code == 0, result.output
-    (row,) = json.loads(result.stdout)
+    document = json.loads((tmp_path / "bench.json").read_text())
+    (row,) = document["rows"]
     assert (row["baseline"], row["parameters"]) == ("convnet", 20 * 2 * 9 + 2 + 3 * (2 * 2 * 9 + 2) + 2 * 2 * 9 + 2)
     assert row["allowed_time"] == 1.15
+    assert document["environment"]["device_type"] == bench.DEVICE.type
+    assert result.stdout.splitlines()[2].startswith(f"| convnet | {row['parameters']} |")
     assert "persistence: nothing to train" in result.stderr
