@@ -1,8 +1,10 @@
 """What tests of several folders use: the command line as a person calls it, and small stores and suites."""
 
 import os
+import signal
 import subprocess
 import sys
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -19,8 +21,6 @@ from benchmark.models import model_registry
 from results.store.store import Store
 
 SYMBENCH = Path(sys.executable).with_name("symbench")
-READING = ("list", "plan", "status", "logs", "leaderboard")
-"""Commands that start nothing and only look."""
 
 DATASET, PRESET = "smoke_rotation_levels", "small"
 SUITE = """\
@@ -36,28 +36,30 @@ resources: {{ranks: {ranks}}}
 
 
 def symbench(*arguments: object, store: Store | None) -> subprocess.CompletedProcess[str]:
-    """A process, as a person's; a command that only reads is called here, without the seconds of importing torch.
+    """One command, called in this process: a process of its own would spend two seconds on importing torch.
 
     Cells run one after another where the test does not say otherwise: each lane would import torch for a cell or two.
+    Jobs and their ranks are processes, as always.
     """
     where = [] if store is None else ["--store", os.path.relpath(store.root)]
     command = [str(SYMBENCH), *map(str, arguments), *where]
     if arguments[0] == "run" and not {"--parallel", "--on"} & set(arguments):
         command += ["--parallel", "1"]
-    if arguments[0] in READING:
-        return _called_here(command)
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return _call(command)
 
 
-def _called_here(command: list[str]) -> subprocess.CompletedProcess[str]:
+def _call(command: list[str]) -> subprocess.CompletedProcess[str]:
     """What the console script does; an exception that it would show as a traceback is raised."""
-    plugins, status, out, err = model_registry.plugin_paths(), 0, StringIO(), StringIO()
-    with patch.object(sys, "argv", command), redirect_stdout(out), redirect_stderr(err):
+    plugins, handler = model_registry.plugin_paths(), signal.getsignal(signal.SIGTERM)
+    status, out, err = 0, StringIO(), StringIO()
+    with patch.object(sys, "argv", command), redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pytest would make an error of what MLflow's own libraries warn about
         try:
             cli.main()
         except SystemExit as end:
             status = int(end.code or 0)
         finally:
+            signal.signal(signal.SIGTERM, handler)
             model_registry.replace_plugins(plugins)
     return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 

@@ -84,8 +84,10 @@ def shape_here(suite: Suite, store: Store, parallel: int | None = None) -> Shape
 
 
 def threads_of(shape: Shape) -> int:
-    """CPU threads of each rank."""
-    return max(1, available_cpus() // (shape.ranks * shape.lanes))
+    """CPU threads of each rank: an equal share of the CPUs, or what OMP_NUM_THREADS says if that is less."""
+    share = available_cpus() // (shape.ranks * shape.lanes)
+    most = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else share
+    return max(1, min(share, most))
 
 
 def _rank_bytes(cell: Cell, store: Store, shape: Shape) -> float:

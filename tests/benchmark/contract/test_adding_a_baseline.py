@@ -14,7 +14,7 @@ from support import SYMBENCH
 
 from benchmark import contract
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "adding-a-baseline.md"
+PAGE = Path(__file__).parents[3] / "docs" / "adding-a-baseline.md"
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 

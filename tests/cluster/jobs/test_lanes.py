@@ -40,6 +40,7 @@ def machine(patch: pytest.MonkeyPatch, cpus: int = 8, gpus: int = 0, gigabytes: 
     patch.setattr(launch, "available_cpus", lambda: cpus)
     patch.setattr(torch.cuda, "device_count", lambda: gpus)
     patch.setattr(launch, "memory_bytes", lambda: gigabytes * 1e9)
+    patch.delenv("OMP_NUM_THREADS", raising=False)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,9 @@ def test_threads_are_shared_out_among_all_ranks(tmp_path: Path, store: Store, mo
         suite = suite_of(tmp_path, resources)
         shape = shape_here(suite, store)
         assert f'"threads": {threads},' in launch.local_job(store, suite.cells, shape, None).read_text()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert [launch.threads_of(Shape("cpu", ranks)) for ranks in (1, 2, 8)] == [3, 3, 2]
 
 
 def test_a_selection_is_planned_for_the_lanes_that_it_will_have(
