@@ -18,6 +18,8 @@ from benchmark.data import dataset_registry
 from benchmark.data.dataset import Dataset, EquivarianceError, Simulation
 from benchmark.data.layout import data_path, write
 from benchmark.models import model_registry
+from benchmark.suite import loading as suites
+from results.store.record import Record
 from results.store.store import Store
 
 SYMBENCH = Path(sys.executable).with_name("symbench")
@@ -68,6 +70,19 @@ def start(*arguments: object, store: Store) -> subprocess.Popen[bytes]:
     """In a process group of its own, as a shell starts it."""
     command = [str(SYMBENCH), *map(str, arguments), "--store", os.path.relpath(store.root)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def records(path: Path, store: Store) -> list[Record]:
+    """Those of a suite's cells that have begun."""
+    found, broken = store.read(suites.load(str(path)).cells)
+    assert not broken
+    return list(found.values())
+
+
+def outcome(record: Record) -> dict[str, object]:
+    """The metrics that a second training must give again."""
+    costs = {"training_seconds", "samples_per_second", "peak_memory_bytes"}
+    return {key: value for key, value in record.metrics.items() if key not in costs}
 
 
 def store_in(folder: Path) -> Store:

@@ -6,14 +6,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from support import start, symbench
+from support import outcome, records, start, symbench
 
 from benchmark.models import model_registry
 from benchmark.suite import loading as suites
@@ -79,31 +78,24 @@ class Moody(Baseline):
 '''
 
 
-@contextmanager
-def one_core() -> Iterator[None]:
-    """What is started has one thread in each process, however many run side by side."""
-    ours = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(ours)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, ours)
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each rank has one thread, however many run side by side."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
-def records(path: Path, store: Store) -> list[Record]:
-    found, broken = store.read(suites.load(str(path)).cells)
-    assert not broken
-    return list(found.values())
-
-
-def wait_for_epoch(path: Path, store: Store, epoch: int, cells: int = 1) -> Record:
-    """Until so many at once are that far; one of them."""
+def wait_for_epoch(path: Path, store: Store, epoch: int, cells: int = 1) -> None:
+    """Until so many at once are that far."""
     loaded: Suite = suites.load(str(path))
-    for _ in range(3000):
+    for _ in range(6000):
         running = [r for r in store.read(loaded.cells)[0].values() if r.status.state == "running"]
         if sum(record.status.epoch >= epoch for record in running) >= cells:
-            return max(running, key=lambda record: record.status.epoch)
-        time.sleep(0.1)
+            return
+        time.sleep(0.05)
     raise AssertionError(f"not {cells} cells at once reached epoch {epoch}")
 
 
@@ -117,126 +109,104 @@ def wait_for_the_end(pids: Sequence[int]) -> None:
     raise AssertionError(f"still there: {left}")
 
 
-def narrow(name: str) -> dict[str, object]:
-    """Settings that make a baseline small, and penalised where it can be."""
-    small = {"hidden": 2, "penalty": 0.01}
-    return {key: value for key, value in small.items() if key in model_registry.model(name).Config.model_fields}
-
-
 def losses(record: Record) -> list[object]:
     return [replace(epoch, seconds=0.0) for epoch in record.history]
 
 
-def outcome(record: Record) -> dict[str, object]:
-    """The metrics that a second training must give again."""
-    costs = {"training_seconds", "samples_per_second", "peak_memory_bytes"}
-    return {key: value for key, value in record.metrics.items() if key not in costs}
+EPOCHS = 8
+HALTING = """
+import time
+from pathlib import Path
+
+from benchmark.models.convnet import ConvNet
 
 
-def test_a_suite_runs_and_the_second_start_finds_it_done(store: Store, make_suite: MakeSuite) -> None:
-    path = make_suite(models="[persistence, {convnet: {hidden: 4}}]", seeds="[0, 1]", ranks=2)
-    first = symbench("run", path, store=store)
-    assert first.returncode == 0, first.stderr
-    assert "3 cells run, 0 were finished, 0 failed" in first.stdout
-    done = records(path, store)
-    assert [record.status.state for record in done] == ["done"] * 3
-    for record in done:
-        files = {file.name for file in record.folder.iterdir()}
-        assert {"cell.json", "status.json", "metrics.json", "environment.json", "predictions.h5"} <= files
-        assert not [name for name in files if name.endswith(".tmp")]
-        assert record.environment["world_size"] == 2
-    before = {file: file.stat().st_mtime_ns for file in store.root.rglob("cells/*/*")}
-    second = symbench("run", path, store=store)
-    assert second.returncode == 0
-    assert "0 cells run, 3 were finished" in second.stdout
-    assert {file: file.stat().st_mtime_ns for file in store.root.rglob("cells/*/*")} == before
+class Halting(ConvNet):
+    # Trains as far as the file beside this one says, from 0 to 1.
+
+    def before_step(self, progress: float) -> None:
+        while progress >= float(Path(__file__).with_name("limit").read_text()):
+            time.sleep(0.01)
+"""
 
 
-def test_two_ranks_equal_one(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
-    """Same global batch: the same curve and the same metrics, to the rounding of a sum in another order.
-
-    The first epoch shows whether gradients and penalty are right. Later the kink of an L1 penalty turns rounding into
-    a step of another sign, and a roll-out amplifies that. The contract asks it of every baseline, for two steps.
-    """
-    chosen = ("convnet", "relaxed_steerable_rotation", "remul")
-    models = json.dumps([{name: narrow(name)} for name in chosen])
-    symbench("run", make_suite(models=models), store=store)
-    alone = records(make_suite(models=models), store)
-    other = Store(tmp_path / "other")
-    other.make()
-    (other.root / "data").symlink_to(store.data_folder.resolve())
-    result = symbench("run", make_suite(models=models, ranks=2), store=other)
-    assert result.returncode == 0, result.stderr
-    for one, two in zip(alone, records(make_suite(models=models, ranks=2), other), strict=True):
-        assert two.environment["world_size"] == 2
-        assert one.cell.id == two.cell.id
-        for epoch, (left, right) in enumerate(zip(one.history, two.history, strict=True)):
-            tolerance = 1e-6 if epoch == 0 else 5e-3
-            assert right.train_loss == pytest.approx(left.train_loss, rel=tolerance)
-            assert right.validation_rmse == pytest.approx(left.validation_rmse, rel=tolerance)
-        for name in ("rmse_future", "rmse_domain", "vrmse_future"):
-            assert two.metrics[name] == pytest.approx(one.metrics[name], rel=5e-3)
-
-
-@pytest.mark.parametrize(("ranks", "lanes"), [(1, 2), (2, 1)])
-def test_killed_in_mid_training_it_goes_on_bit_for_bit(
-    store: Store, make_suite: MakeSuite, tmp_path: Path, ranks: int, lanes: int
-) -> None:
-    """Beside another one, too, and one after another gives the same bits."""
-    cores = one_core if lanes > 1 else nullcontext
-    path = make_suite(epochs=40, ranks=ranks, seeds=str(list(range(lanes))))
-    with cores():
-        launched = start("run", path, "--parallel", lanes, store=store)
-    running = wait_for_epoch(path, store, 3)
+def kill_all(launched: subprocess.Popen[bytes]) -> None:
     os.killpg(launched.pid, signal.SIGKILL)
     launched.wait()
-    while any(store.being_run(cell) for cell in suites.load(str(path)).cells):  # the workers end a moment later
-        time.sleep(0.1)
-    status = symbench("status", path, "--json", store=store)
-    assert '"state": "interrupted"' in status.stdout
-    with cores():
-        again = symbench("run", path, "--parallel", lanes, store=store)
+
+
+def press_ctrl_c(launched: subprocess.Popen[bytes]) -> None:
+    os.killpg(launched.pid, signal.SIGINT)
+    assert launched.wait(timeout=60) == 130
+
+
+def terminate(launched: subprocess.Popen[bytes]) -> None:
+    """The launcher alone, which stops its jobs."""
+    launched.terminate()
+    assert launched.wait(timeout=60) == 130
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("ranks", "lanes", "stops"), [(1, 2, (kill_all, press_ctrl_c, terminate)), (2, 1, (kill_all,))]
+)
+def test_stopped_in_mid_training_it_goes_on_bit_for_bit(
+    store: Store,
+    make_suite: MakeSuite,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ranks: int,
+    lanes: int,
+    stops: Sequence[Callable[[subprocess.Popen[bytes]], None]],
+) -> None:
+    """Killed or told to stop, two at once: the same command goes on, and gives the bits of cells run one by one."""
+    plugin, limit = tmp_path / "halting.py", tmp_path / "limit"
+    plugin.write_text(HALTING, encoding="utf-8")
+    monkeypatch.setattr(model_registry, "_plugins", {})
+    model_registry.add_plugin(plugin)
+    path = make_suite(models="[{halting: {hidden: 4}}]", epochs=EPOCHS, ranks=ranks, seeds=str(list(range(lanes))))
+    command = ("run", path, "--plugin", plugin, "--parallel", lanes)
+    histories = []
+    for attempt, stop in enumerate(stops, start=1):
+        limit.write_text(str(2 * attempt / EPOCHS))
+        launched = start(*command, store=store)
+        wait_for_epoch(path, store, 2 * attempt, cells=lanes)
+        stop(launched)
+        while any(store.being_run(cell) for cell in suites.load(str(path)).cells):  # the workers end a moment later
+            time.sleep(0.1)
+        stopped = records(path, store)
+        wait_for_the_end([record.status.pid for record in stopped])
+        histories += [(record.cell.id, list(record.history)) for record in stopped]
+        if stop is kill_all:
+            status = symbench("status", path, "--json", "--plugin", plugin, store=store)
+            assert [row["state"] for row in json.loads(status.stdout)] == ["interrupted"] * lanes
+        else:
+            assert [(r.status.state, r.status.failure) for r in stopped] == [("failed", "cancelled")] * lanes
+    limit.write_text("inf")
+    again = symbench(*command, store=store)
     assert again.returncode == 0, again.stderr
     resumed = {record.cell.id: record for record in records(path, store)}
     assert [record.environment["lanes"] for record in resumed.values()] == [lanes] * lanes
-    assert resumed[running.cell.id].status.attempt == 2
-    # The second attempt began where the first had stopped: what it had written was not trained again.
-    assert list(resumed[running.cell.id].history[: len(running.history)]) == list(running.history)
+    assert [record.status.attempt for record in resumed.values()] == [len(stops) + 1] * lanes
+    # Each attempt began where the one before had stopped: what that had written was not trained again.
+    for key, history in histories:
+        assert list(resumed[key].history[: len(history)]) == history
 
     undisturbed = Store(tmp_path / "undisturbed")
     undisturbed.make()
     (undisturbed.root / "data").symlink_to(store.data_folder.resolve())
-    with cores():
-        symbench("run", path, "--parallel", 1, store=undisturbed)
+    symbench("run", path, "--plugin", plugin, store=undisturbed)
     for whole in records(path, undisturbed):
-        assert len(whole.history) == 40
+        assert len(whole.history) == EPOCHS
         assert losses(resumed[whole.cell.id]) == losses(whole)
         assert outcome(resumed[whole.cell.id]) == outcome(whole)
-
-
-def test_ctrl_c_or_kill_stops_cleanly_and_the_same_command_goes_on(store: Store, make_suite: MakeSuite) -> None:
-    path = make_suite(epochs=40, seeds="[0, 1]")
-    epoch = 0
-    for stop in (lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGTERM)):
-        launched = start("run", path, "--parallel", 2, store=store)
-        wait_for_epoch(path, store, epoch + 2, cells=2)
-        stop(launched.pid)
-        assert launched.wait(timeout=60) == 130
-        stopped = records(path, store)
-        assert [(r.status.state, r.status.failure) for r in stopped] == [("failed", "cancelled")] * 2
-        assert not any(store.being_run(record.cell) for record in stopped)
-        wait_for_the_end([record.status.pid for record in stopped])
-        epoch = max(record.status.epoch for record in stopped)
-    again = symbench("run", path, store=store)
-    assert again.returncode == 0, again.stderr
-    assert [record.status.state for record in records(path, store)] == ["done"] * 2
 
 
 def test_one_failing_cell_stops_no_sibling(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
     (tmp_path / "faulty.py").write_text(
         TOY.format(body="return 1 / 0 if self.training else x[:, -1]"), encoding="utf-8"
     )
-    path = make_suite(models="[faulty, {convnet: {hidden: 4}}]", ranks=2)
+    path = make_suite(models="[faulty, persistence]", ranks=2)
     result = symbench("run", path, "--plugin", tmp_path / "faulty.py", store=store)
     assert result.returncode == 1
     assert "code_error: ZeroDivisionError: division by zero" in result.stderr
@@ -251,10 +221,11 @@ def test_one_failing_cell_stops_no_sibling(store: Store, make_suite: MakeSuite, 
     log = symbench("logs", failed[:6], store=store)
     assert log.stdout.startswith(f"{failed} ")
     assert "ZeroDivisionError" in log.stdout
-    assert "convnet" not in log.stdout
+    assert "persistence" not in log.stdout
     wrong = symbench("retry", path, "--failed", "code_eror", *plugin, store=store)
     assert wrong.returncode == 2
     assert "unknown reason 'code_eror'; did you mean 'code_error'" in wrong.stderr
+    path = make_suite(models="[faulty, persistence]")  # one rank breaks as two do
     again = symbench("retry", path, "--failed", "code_error", *plugin, store=store)
     assert again.returncode == 1
     assert "0 cells run, 0 were finished, 1 failed" in again.stdout
@@ -277,43 +248,29 @@ def test_who_dies_without_a_word_leaves_the_cell_beside_it_alone(
     assert ended == [("done", "", 1), ("failed", "killed", 1), ("failed", "code_error", 1), ("done", "", 1)]
 
 
-def test_an_unreadable_record_is_made_again_without_training_again(store: Store, make_suite: MakeSuite) -> None:
-    path = make_suite(models="[{convnet: {hidden: 4}}, persistence]")
-    symbench("run", path, store=store)
-    before = next(record for record in records(path, store) if record.cell.model.name == "convnet")
-    (before.folder / "metrics.json").write_text('{"rmse_future": 0.')
-    again = symbench("run", path, store=store)
-    assert again.returncode == 0, again.stderr
-    assert "1 cells run, 1 were finished" in again.stdout
-    after = next(record for record in records(path, store) if record.cell.model.name == "convnet")
-    assert list(after.history) == list(before.history)
-    assert outcome(after) == outcome(before)
-
-
-def test_nan_is_a_result(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
-    (tmp_path / "bomb.py").write_text(TOY.format(body="return x[:, -1] * (1 + 1e15 * self.gain)"), encoding="utf-8")
-    path = make_suite(models="[bomb]")
-    result = symbench("run", path, "--plugin", tmp_path / "bomb.py", store=store)
-    assert result.returncode == 0, result.stderr
-    assert "diverged" in result.stderr
-    again = symbench("run", path, "--plugin", tmp_path / "bomb.py", store=store)
-    assert "0 cells run, 1 were finished" in again.stdout
-
-
-def test_a_toy_baseline_in_a_folder_trains_and_reaches_the_board(
+def test_toy_baselines_in_a_folder_reach_the_board_and_nan_is_a_result(
     store: Store, make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "gain.py").write_text(TOY.format(body="return x[:, -1] * (1 + self.gain)"), encoding="utf-8")
     monkeypatch.setattr(model_registry, "_plugins", {})
-    model_registry.add_plugin(tmp_path / "gain.py")
-    path = make_suite(models="[persistence, gain]", epochs=30)
-    plugin = ("--plugin", tmp_path / "gain.py")
-    assert symbench("run", path, *plugin, store=store).returncode == 0
-    board = symbench("leaderboard", path, *plugin, store=store)
+    plugins: list[object] = []
+    for name, factor in (("gain", "1"), ("bomb", "1e15")):
+        file = tmp_path / f"{name}.py"
+        file.write_text(TOY.format(body=f"return x[:, -1] * (1 + {factor} * self.gain)"), encoding="utf-8")
+        model_registry.add_plugin(file)
+        plugins += ["--plugin", file]
+    path = make_suite(models="[persistence, gain, bomb]", epochs=30)
+    result = symbench("run", path, *plugins, store=store)
+    assert result.returncode == 0, result.stderr
+    assert "diverged" in result.stderr
+    board = symbench("leaderboard", path, *plugins, store=store)
     assert board.returncode == 0, board.stderr
     assert "gain" in board.stdout
-    still, gain = sorted(records(path, store), key=lambda record: record.cell.model.name != "persistence")
-    assert gain.metrics["rmse_future"] < still.metrics["rmse_future"]  # the field decays, and it learnt that
+    found = {record.cell.model.name: record for record in records(path, store)}
+    assert found["bomb"].status.state == "diverged"
+    still, gain = found["persistence"].metrics["rmse_future"], found["gain"].metrics["rmse_future"]
+    assert gain < still  # the field decays, and it learnt that
+    again = symbench("run", path, *plugins, store=store)
+    assert "0 cells run, 3 were finished" in again.stdout
 
 
 class TestRefusals:
@@ -358,27 +315,19 @@ class TestRefusals:
         next(store.data_folder.rglob("*.h5")).unlink()
         self.refused(symbench("run", make_suite(), store=store), 3, "no such data file", "symbench data prepare")
 
-    def test_a_second_run_in_the_same_store(self, store: Store, make_suite: MakeSuite) -> None:
-        path = make_suite(epochs=200)
+    def test_a_store_or_a_cell_in_which_another_run_is_at_work(self, store: Store, make_suite: MakeSuite) -> None:
+        path = make_suite(epochs=1000)
         first = start("run", path, store=store)
         try:
             wait_for_epoch(path, store, 1)
             self.refused(symbench("run", path, store=store), 3, "another `symbench run` is at work here")
+            first.kill()  # the launcher alone: its job goes on
+            first.wait()
+            self.refused(symbench("run", path, store=store), 3, "still being run by an earlier job")
             assert records(path, store)[0].status.attempt == 1
         finally:
-            os.killpg(first.pid, signal.SIGINT)
-            first.wait(timeout=60)
-
-    def test_an_orphaned_job_is_not_run_twice(self, store: Store, make_suite: MakeSuite) -> None:
-        path = make_suite(epochs=200)
-        first = start("run", path, store=store)
-        wait_for_epoch(path, store, 1)
-        first.kill()  # the launcher alone: its job goes on
-        first.wait()
-        try:
-            self.refused(symbench("run", path, store=store), 3, "still being run by an earlier job")
-        finally:
             os.killpg(first.pid, signal.SIGKILL)
+            first.wait()
 
     def test_a_store_that_cannot_be_written(self, make_suite: MakeSuite, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

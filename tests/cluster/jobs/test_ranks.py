@@ -1,0 +1,89 @@
+"""One suite run by one rank and by two: the same results, which a second start finds."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from support import outcome, records, store_in, suite_in, symbench
+
+from benchmark.models import model_registry
+from results.store.store import Store
+
+TRAINED = ("convnet", "relaxed_steerable_rotation", "remul")
+
+
+class Launch(NamedTuple):
+    suite: Path
+    store: Store
+    printed: str
+
+
+def narrow(name: str) -> dict[str, object]:
+    """Settings that make a baseline small, and penalised where it can be."""
+    small = {"hidden": 2, "penalty": 0.01}
+    return {key: value for key, value in small.items() if key in model_registry.model(name).Config.model_fields}
+
+
+@pytest.fixture(scope="module")
+def launches(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Launch]:
+    """By the number of ranks."""
+    models = json.dumps(["persistence", *({name: narrow(name)} for name in TRAINED)])
+    done = {}
+    for ranks in (1, 2):
+        folder = tmp_path_factory.mktemp("ranks")
+        suite, store = suite_in(folder, models=models, ranks=ranks), store_in(folder / "störe with spaces")
+        result = symbench("run", suite, store=store)
+        assert result.returncode == 0, result.stderr
+        done[ranks] = Launch(suite, store, result.stdout)
+    return done
+
+
+def test_a_suite_runs_and_the_second_start_finds_it_done(launches: dict[int, Launch]) -> None:
+    suite, store, printed = launches[2]
+    assert "4 cells run, 0 were finished, 0 failed" in printed
+    done = records(suite, store)
+    assert [record.status.state for record in done] == ["done"] * 4
+    for record in done:
+        files = {file.name for file in record.folder.iterdir()}
+        assert {"cell.json", "status.json", "metrics.json", "environment.json", "predictions.h5"} <= files
+        assert not [name for name in files if name.endswith(".tmp")]
+        assert record.environment["world_size"] == 2
+    before = {file: file.stat().st_mtime_ns for file in store.root.rglob("cells/*/*")}
+    second = symbench("run", suite, store=store)
+    assert second.returncode == 0
+    assert "0 cells run, 4 were finished" in second.stdout
+    assert {file: file.stat().st_mtime_ns for file in store.root.rglob("cells/*/*")} == before
+
+
+def test_two_ranks_equal_one(launches: dict[int, Launch]) -> None:
+    """Same global batch: the same curve and the same metrics, to the rounding of a sum in another order.
+
+    The first epoch shows whether gradients and penalty are right. Later the kink of an L1 penalty turns rounding into
+    a step of another sign, and a roll-out amplifies that. The contract asks it of every baseline, for two steps.
+    """
+    alone, together = (records(launches[ranks].suite, launches[ranks].store) for ranks in (1, 2))
+    for one, two in zip(alone, together, strict=True):
+        assert one.environment["world_size"] == 1
+        assert two.environment["world_size"] == 2
+        assert one.cell.id == two.cell.id
+        for epoch, (left, right) in enumerate(zip(one.history, two.history, strict=True)):
+            tolerance = 1e-6 if epoch == 0 else 5e-3
+            assert right.train_loss == pytest.approx(left.train_loss, rel=tolerance)
+            assert right.validation_rmse == pytest.approx(left.validation_rmse, rel=tolerance)
+        for name in ("rmse_future", "rmse_domain", "vrmse_future"):
+            assert two.metrics[name] == pytest.approx(one.metrics[name], rel=5e-3)
+
+
+def test_an_unreadable_record_is_made_again_without_training_again(launches: dict[int, Launch], tmp_path: Path) -> None:
+    suite, store, _ = launches[1]
+    store = Store(Path(shutil.copytree(store.root, tmp_path / "copy")))
+    before = next(record for record in records(suite, store) if record.cell.model.name == "convnet")
+    (before.folder / "metrics.json").write_text('{"rmse_future": 0.')
+    again = symbench("run", suite, store=store)
+    assert again.returncode == 0, again.stderr
+    assert "1 cells run, 3 were finished" in again.stdout
+    after = next(record for record in records(suite, store) if record.cell.model.name == "convnet")
+    assert list(after.history) == list(before.history)
+    assert outcome(after) == outcome(before)
