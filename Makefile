@@ -4,9 +4,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 TORCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
-# Baselines and options of the table, for instance `make bench BENCH="e2cnn --batch 2"` or `BENCH=--quick`.
+# Arguments of the bench of baselines, such as `make bench BENCH="e2cnn --batch 2"` or `BENCH=--quick`.
 BENCH ?=
-# Of an epoch at the published size, cut to what two cores do in some minutes; `make paper` takes more, on a GPU.
+# Arguments of the bench of epochs at the published size, small enough for two cores; `make paper` needs a GPU.
 PAPER ?= --models convnet,relaxed_steerable_rotation --windows 2 --batch 1 --rounds 2
 INSTALLED := $(VENV)/.installed
 
@@ -35,7 +35,7 @@ lint: install  ## format, lint, types, import directions
 
 check: lint test  ## what CI runs
 
-bench: install  ## cost of each baseline beside its arithmetic limit; the simulator beside PhiFlow; whole epochs; ranks; symbench's own
+bench: install  ## time of baselines, epochs, ranks, the simulator, and symbench itself (docs/throughput.md)
 	$(BIN)/python -m benchmark.bench.baselines $(BENCH)
 	$(BIN)/python -m benchmark.bench.epoch
 	$(BIN)/python -m benchmark.bench.epoch icml2022-rotation $(PAPER)
@@ -43,7 +43,7 @@ bench: install  ## cost of each baseline beside its arithmetic limit; the simula
 	$(BIN)/python -m benchmark.bench.simulator
 	$(BIN)/python -m benchmark.bench.overhead
 
-paper: install  ## with GPUs: the benches and the boards at the published size, going on where it was; HOURS=8 cuts it short
+paper: install  ## benches and boards at the published size, on GPUs; continues if called again; HOURS=8 limits it
 	PATH="$(CURDIR)/$(BIN):$$PATH" docs/paper-size.sh
 
 remembered: install  ## benchmark/suite/remembered.json again, after a change to a baseline, a dataset or what they import

@@ -1,16 +1,16 @@
 #!/bin/sh
-# The benches and the boards that need a GPU, in one command: `make paper`. Called again, it goes on where it was.
-#   HOURS=8                    stop training after so long, and publish what there is; all of it by default
-#   EPOCHS=20                  the suites with so many epochs, which are suites of their own and named so
-#   PARALLEL=4                 so many cells side by side; by default as many as the machine has room for
-#   MODELS=..., SEEDS=...      what comes first on one GPU: these models with the first seed, then with the next
-#   SUITES=quickstart WINDOWS=8 INTO=/tmp/boards    to try it on a CPU; the store is $SYMBENCH_STORE, by default ./runs
+# Benches and boards that need a GPU, in one command: `make paper`. Called again, it continues.
+#   HOURS=8                    stop training after 8 hours and publish the results so far (default: no limit)
+#   EPOCHS=20                  train 20 epochs, as suites of their own with the number in their names
+#   PARALLEL=4                 cells side by side (default: as many as the machine can hold)
+#   MODELS=..., SEEDS=...      models and seeds that train first on one GPU, seed by seed
+#   SUITES=quickstart WINDOWS=8 INTO=/tmp/boards    trial run on a CPU; the store is $SYMBENCH_STORE (default: ./runs)
 set -eu
 cd "$(dirname "$0")/.."
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
-here=$([ "$gpus" = 0 ] && echo cpu || echo cuda)
-if [ "$here${SUITES:-}" = cpu ]; then
-    echo "paper-size.sh: there is no GPU here; SUITES=quickstart tries the command on a CPU" >&2
+device=$([ "$gpus" = 0 ] && echo cpu || echo cuda)
+if [ "$device${SUITES:-}" = cpu ]; then
+    echo "paper-size.sh: no GPU; SUITES=quickstart is a trial run on a CPU" >&2
     exit 3
 fi
 suites=${SUITES:-icml2022-rotation precision icml2022-levels}
@@ -28,18 +28,18 @@ if [ -n "${EPOCHS:-}" ]; then
 fi
 deadline=$(python -c "import time; print(int(time.time() + 3600 * ${HOURS:-1e6}))")
 
-# What Ctrl-C or the deadline stops goes on from its last whole epoch. A cell that failed is named by the board and does not stop the others.
+# Cells stopped by Ctrl-C or the deadline continue in the next call. A failed cell does not stop the others.
 run() {
-    left=$((deadline - $(date +%s)))
-    [ "$left" -gt 0 ] || return 0
-    timeout --foreground --signal=INT "$left" symbench run "$@" ${PARALLEL:+--parallel "$PARALLEL"} || {
+    seconds=$((deadline - $(date +%s)))
+    [ "$seconds" -gt 0 ] || return 0
+    timeout --foreground --signal=INT "$seconds" symbench run "$@" ${PARALLEL:+--parallel "$PARALLEL"} || {
         status=$?
         [ "$status" = 1 ] || [ "$status" = 124 ] || exit "$status"
     }
 }
 
 bench() {
-    file=$into/bench-$1-$here.json
+    file=$into/bench-$1-$device.json
     shift
     [ -e "$file" ] || python -m "$@" --json "$file"
 }
@@ -47,7 +47,7 @@ bench() {
 publish() {
     symbench publish "$1" ${INTO:+--into "$INTO"} || {
         status=$?
-        [ "$status" = 2 ] || exit "$status"  # 2: nothing is finished yet
+        [ "$status" = 2 ] || exit "$status"  # 2: no cell is done yet
     }
 }
 
@@ -69,7 +69,7 @@ for suite in $suites; do
         publish "$suite"
     done
 done
-for suite in $suites; do  # the other models; on several GPUs all of them, side by side
+for suite in $suites; do  # the other models; on several GPUs all models, side by side
     run "$suite"
     publish "$suite"
 done
