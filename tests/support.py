@@ -1,11 +1,13 @@
-"""What tests of several folders use: the command line as a person calls it, and small stores and suites."""
+"""Helpers of several folders: calls of the command line, small stores and suites, faults."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
@@ -38,10 +40,10 @@ resources: {{ranks: {ranks}}}
 
 
 def symbench(*arguments: object, store: Store | None) -> subprocess.CompletedProcess[str]:
-    """One command, called in this process: a process of its own would spend two seconds on importing torch.
+    """Run a command in this process: a process of its own spends two seconds on the import of torch.
 
-    Cells run one after another where the test does not say otherwise: each lane would import torch for a cell or two.
-    Jobs and their ranks are processes, as always.
+    Cells run one after another unless the test says otherwise, because each lane imports torch. Jobs and their ranks
+    are processes.
     """
     where = [] if store is None else ["--store", os.path.relpath(store.root)]
     command = [str(SYMBENCH), *map(str, arguments), *where]
@@ -51,11 +53,11 @@ def symbench(*arguments: object, store: Store | None) -> subprocess.CompletedPro
 
 
 def _call(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """What the console script does; an exception that it would show as a traceback is raised."""
+    """Call the console script; it raises exceptions that it would show as a traceback."""
     plugins, handler = model_registry.plugin_paths(), signal.getsignal(signal.SIGTERM)
     status, out, err = 0, StringIO(), StringIO()
     with patch.object(sys, "argv", command), redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pytest would make an error of what MLflow's own libraries warn about
+        warnings.simplefilter("ignore")  # libraries of MLflow warn, and pytest turns warnings into errors
         try:
             cli.main()
         except SystemExit as end:
@@ -67,26 +69,26 @@ def _call(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def start(*arguments: object, store: Store) -> subprocess.Popen[bytes]:
-    """In a process group of its own, as a shell starts it."""
+    """Start a command in a process group of its own, as a shell does."""
     command = [str(SYMBENCH), *map(str, arguments), "--store", os.path.relpath(store.root)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def records(path: Path, store: Store) -> list[Record]:
-    """Those of a suite's cells that have begun."""
-    found, broken = store.read(suites.load(str(path)).cells)
+    """Records of the cells of a suite that have started."""
+    started, broken = store.read(suites.load(str(path)).cells)
     assert not broken
-    return list(found.values())
+    return list(started.values())
 
 
 def outcome(record: Record) -> dict[str, object]:
-    """The metrics that a second training must give again."""
+    """Metrics that a second training must reproduce."""
     costs = {"training_seconds", "samples_per_second", "peak_memory_bytes"}
     return {key: value for key, value in record.metrics.items() if key not in costs}
 
 
 def store_in(folder: Path) -> Store:
-    """A field of 8 x 8 cells whose frames decay, with the runs and frames of the real preset, always the same."""
+    """Store with a decaying field of 8 x 8 cells, with the runs and frames of the preset; always the same bytes."""
     frames = dataset_registry.dataset(DATASET).presets[PRESET].frames
     start = np.random.default_rng(0).standard_normal((8, 1, 2, 8, 8), dtype=np.float32)
     decay = np.float32(0.97) ** np.arange(frames, dtype=np.float32)[None, :, None, None, None]
@@ -118,3 +120,14 @@ def simulate(dataset: Dataset, level: Level, preset: str) -> Simulation:
     """One level in this process, without a file."""
     fields = [part.simulate(lambda done: None) for part in dataset.parts(level, preset)]
     return dataset.assemble(level, preset, fields)
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """The kernel refuses files above 2000 bytes; nothing else may be written meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

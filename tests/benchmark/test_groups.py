@@ -155,12 +155,12 @@ def test_shifted_swirl_stays_without_divergence_inside() -> None:
 @pytest.mark.parametrize("group", ["C4", "translation", "scale"])
 def test_elements_are_named_and_honest_about_interpolation(group: GroupName) -> None:
     for height, width in ((16, 16), (16, 8)):
-        found = elements(group, "centered", periodic=True, height=height, width=width)
-        assert len({element.name for element in found}) == len(found)
-        assert len(found) == (1 if group == "C4" and height != width else 3)
-        assert {element.exact for element in found} == {group != "scale"}
+        group_elements = elements(group, "centered", periodic=True, height=height, width=width)
+        assert len({element.name for element in group_elements}) == len(group_elements)
+        assert len(group_elements) == (1 if group == "C4" and height != width else 3)
+        assert {element.exact for element in group_elements} == {group != "scale"}
         field = torch.randn(5, 2, height, width)
-        for element in found:
+        for element in group_elements:
             assert element.act(field).shape == field.shape
             assert not torch.equal(element.act(field), field)
             assert torch.equal(element.valid(field), field)

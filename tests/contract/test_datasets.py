@@ -198,3 +198,21 @@ def test_the_published_splits() -> None:
         assert [len(splits[split].runs) for split in ("train", "domain")] == [training, unseen]
         assert [len(splits[split].starts) for split in splits] == [160, 40, 50, 100]
         assert [splits[split].starts[0] for split in splits] == [2, 162, 202, 2]
+
+
+def test_jetflow_is_the_published_set() -> None:
+    jet = dataset_registry.dataset("jetflow")
+    names = jet.published_files.names
+    assert (len(names), names[0], names[8], names[-1]) == (24, "raw_data_1_1.pt", "raw_data_2_1.pt", "raw_data_3_8.pt")
+    splits = jet.splits(Protocol(name="icml2022"), IMPORTED)
+    assert [names[run][9:12] for run in splits["domain"].runs] == ["2_3", "3_7", "2_7", "2_5", "3_2", "1_5"]
+    assert (len(splits["train"].runs), len(splits["future"].starts)) == (18, 50)
+    assert max(splits["future"].starts) + 10 + 20 == jet.presets[IMPORTED].frames
+    assert jet.level_value(PAPER) == 0
+
+
+def test_jetflow_is_not_simulated() -> None:
+    jet = dataset_registry.dataset("jetflow")
+    for call in (lambda: jet.parts(PAPER, IMPORTED), lambda: jet.assemble(PAPER, IMPORTED, [])):
+        with pytest.raises(UserError, match=r"measured, not simulated.*symbench data import jetflow DIR"):
+            call()

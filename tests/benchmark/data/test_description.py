@@ -1,4 +1,4 @@
-"""Stored fields described: what is wrong with one, what it is, and its data card."""
+"""Data files: the check, the description and the data card."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ from benchmark.data.show import info
 from benchmark.data.show.card import card
 from benchmark.markdown import escape
 
+BROKEN = (float("nan"), float("inf"))
 HOSTILE = "<script>alert(1)</script> | [x](http://evil) `*_$\n# end"
 
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """`write_swirls`, with the swirls as the only dataset that there is."""
+    """`write_swirls`, with the swirls as the only dataset."""
     monkeypatch.setattr(dataset_registry, "dataset", lambda name: Swirls())
     return partial(write_swirls, tmp_path)
 
 
 def problem(path: Path, preset: str = "tiny", level: Level = 0) -> str:
-    """The one problem there is."""
+    """The only problem."""
     (only,) = check(path, "swirls", preset, level)
     return only
 
 
-# What check names
+# The check
 
 
 def test_nothing_is_wrong(write: Callable[..., Path]) -> None:
@@ -74,48 +75,57 @@ def test_presets_and_levels_that_do_not_exist(write: Callable[..., Path]) -> Non
     assert problem(write(), level=7).startswith("unknown level 7")
 
 
+def altered(*changes: tuple[Any, float]) -> NDArray[np.float32]:
+    """Swirls with other values at some indices."""
+    field = swirls()
+    for index, value in changes:
+        field[index] = value
+    return field
+
+
+def not_finite(value: float) -> dict[str, Any]:
+    return {"field": altered(((4, slice(7, 9), 0, 2, 3), value), ((5, 1, 1, 5, 5), value))}
+
+
+def impossible_errors(value: float) -> dict[str, Any]:
+    return {"equivariance_errors": [EquivarianceError("rot90", value, 0.5), EquivarianceError("rot180", 0.5, value)]}
+
+
 @pytest.mark.parametrize(
-    ("preset", "field", "said"),
+    ("preset", "changes", "message"),
     [
-        ("tiny", swirls(width=11), "components, height and width 2 x 20 x 11, the preset tiny 2 x 20 x 12"),
-        ("tiny", swirls(frames=63), "63 frames a run, and the preset tiny 64"),
-        ("tiny", swirls(frames=65), "65 frames a run, and the preset tiny 64"),
-        (IMPORTED, swirls(frames=39), "39 frames a run, and the preset imported at least 40"),
-        ("tiny", swirls(runs=5), "5 runs, and the splits name the runs 0 to 5"),
-        ("tiny", swirls(runs=7), "7 runs, and the splits name the runs 0 to 5"),
+        ("tiny", {"field": swirls(width=11)}, "height and width 2 x 20 x 11, the preset tiny 2 x 20 x 12"),
+        ("tiny", {"field": swirls(frames=63)}, "63 frames a run, and the preset tiny 64"),
+        ("tiny", {"field": swirls(frames=65)}, "65 frames a run, and the preset tiny 64"),
+        (IMPORTED, {"field": swirls(frames=39)}, "39 frames a run, and the preset imported at least 40"),
+        ("tiny", {"field": swirls(runs=5)}, "5 runs, and the splits name the runs 0 to 5"),
+        ("tiny", {"field": swirls(runs=7)}, "7 runs, and the splits name the runs 0 to 5"),
+        ("tiny", {"run_parameters": [{}]}, "6 runs, and describes the parameters of 1"),
+        ("tiny", {"spacing": 0.0}, "its spacing is 0.0, and should be a positive number"),
+        ("tiny", {"time_step": 0.0}, "its time_step is 0.0, and should be a positive number"),
+        ("tiny", {"field": altered(([1, 3], 0))}, "run 1, 3 is zero everywhere"),
+        ("tiny", {"field": np.zeros_like(swirls())}, "run 0, 1, 2 and 3 more is zero everywhere"),
+        *(("tiny", not_finite(value), "2 in run 4 from frame 7 on, 1 in run 5 from frame 1 on") for value in BROKEN),
+        *(
+            (
+                "tiny",
+                impossible_errors(value),
+                f"absolute one of rot90 is {value}, the relative one of rot180 is {value}",
+            )
+            for value in (-0.1, *BROKEN)
+        ),
     ],
 )
-def test_a_shape_that_does_not_fit(
-    write: Callable[..., Path], preset: str, field: NDArray[np.float32], said: str
-) -> None:
-    assert said in problem(write(field, preset), preset)
+def test_problems(write: Callable[..., Path], preset: str, changes: dict[str, Any], message: str) -> None:
+    assert message in problem(write(preset=preset, **changes), preset)
 
 
 def test_imported_files_may_be_longer(write: Callable[..., Path]) -> None:
     assert check(write(swirls(frames=50), IMPORTED), "swirls", IMPORTED, 0) == []
 
 
-def test_run_parameters_that_are_too_few(write: Callable[..., Path]) -> None:
-    assert "6 runs, and describes the parameters of 1" in problem(write(run_parameters=[{}]))
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_not_finite(write: Callable[..., Path], value: float) -> None:
-    field = swirls()
-    field[4, 7:9, 0, 2, 3] = value
-    field[5, 1, 1, 5, 5] = value
-    assert "not finite: 2 in run 4 from frame 7 on, 1 in run 5 from frame 1 on" in problem(write(field))
-
-
-def test_a_run_without_flow(write: Callable[..., Path]) -> None:
-    field = swirls()
-    field[[1, 3]] = 0
-    assert "run 1, 3 is zero everywhere" in problem(write(field))
-
-
 def test_divergence(write: Callable[..., Path]) -> None:
-    field = swirls()
-    size = np.abs(field[3]).max()
+    field, size = swirls(), np.abs(swirls()[3]).max()
     field[3, 9, 0, 5, 5] += 1e-4 * size
     assert f"divergence: {1e-4 * size / 2:.2g} / time in run 3, frame 9" in problem(write(field))
     field[3, 2] = np.nan
@@ -128,28 +138,12 @@ def test_divergence(write: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("promise", [{"divergence_free": False}, {"grid": "centered"}])
-def test_divergence_where_none_is_promised_away(write: Callable[..., Path], promise: dict[str, Any]) -> None:
+def test_divergence_of_files_that_may_have_it(write: Callable[..., Path], promise: dict[str, Any]) -> None:
     noise = np.random.default_rng(0).standard_normal(swirls().shape).astype(np.float32)
     assert check(write(noise, **promise), "swirls", "tiny", 0) == []
 
 
-@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
-def test_impossible_equivariance_errors(write: Callable[..., Path], value: float) -> None:
-    errors = [EquivarianceError("rot90", value, 0.5), EquivarianceError("rot180", 0.5, value)]
-    said = problem(write(equivariance_errors=errors))
-    assert f"the absolute one of rot90 is {value}, the relative one of rot180 is {value}" in said
-
-
-@pytest.mark.parametrize("name", ["spacing", "time_step"])
-def test_impossible_units(write: Callable[..., Path], name: str) -> None:
-    assert f"its {name} is 0.0, and should be a positive number" in problem(write(**{name: 0.0}))
-
-
-def test_many_problems_are_cut_short(write: Callable[..., Path]) -> None:
-    assert "run 0, 1, 2 and 3 more is zero everywhere" in problem(write(np.zeros_like(swirls())))
-
-
-# What describe says
+# The description
 
 
 def test_a_description_survives_json(write: Callable[..., Path]) -> None:
@@ -169,16 +163,16 @@ def test_a_description_survives_json(write: Callable[..., Path]) -> None:
 
 def test_windows_are_counted_over_runs(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(Swirls.presets, "tiny", Preset(HEIGHT, WIDTH, 200))
-    found = info.describe(layout.read(write()), Swirls())["splits"]["disjoint"]
-    assert found["train"] == {"runs": [0, 1, 2, 3], "windows": 4 * (120 - 16 + 1)}
-    assert found["domain"] == {"runs": [4, 5], "windows": 2 * 18}
+    splits = info.describe(layout.read(write()), Swirls())["splits"]["disjoint"]
+    assert splits["train"] == {"runs": [0, 1, 2, 3], "windows": 4 * (120 - 16 + 1)}
+    assert splits["domain"] == {"runs": [4, 5], "windows": 2 * 18}
 
 
-def test_what_is_not_known_is_none(write: Callable[..., Path]) -> None:
-    field = swirls()
-    field[5, -1, 0, 0, 0] = np.nan
-    errors = [EquivarianceError("rot90", float("nan"), float("inf"))]
-    broken = info.describe(layout.read(write(field, equivariance_errors=errors)), Swirls())
+def test_unknown_numbers_are_none(write: Callable[..., Path]) -> None:
+    field = altered(((5, -1, 0, 0, 0), np.nan))
+    broken = info.describe(
+        layout.read(write(field, equivariance_errors=[EquivarianceError("rot90", *BROKEN)])), Swirls()
+    )
     assert json.loads(json.dumps(broken, allow_nan=False)) == broken
     assert (broken["rms"], broken["max"], broken["mean_absolute_error"]) == (None, None, None)
     unmeasured = info.describe(layout.read(write(equivariance_errors=[])), Swirls())
@@ -186,11 +180,14 @@ def test_what_is_not_known_is_none(write: Callable[..., Path]) -> None:
     assert info.row(unmeasured)["equivariance_error"] == "-"
 
 
-def test_the_line_of_a_table(write: Callable[..., Path]) -> None:
-    line = info.row(info.describe(layout.read(write()), Swirls()))
-    assert line["cells"] == "20 x 12"
-    assert (line["equivariance_error"], line["relative"]) == ("0.5", "1")
-    assert line["size"] == "0.7 MB"
+def test_the_row_of_a_table(write: Callable[..., Path]) -> None:
+    row = info.row(info.describe(layout.read(write()), Swirls()))
+    assert [row[key] for key in ("cells", "equivariance_error", "relative", "size")] == [
+        "20 x 12",
+        "0.5",
+        "1",
+        "0.7 MB",
+    ]
 
 
 # The data card
@@ -200,24 +197,26 @@ def described(write: Callable[..., Path], levels: Sequence[Level] = (0, 0.5, "pa
     return [info.describe(layout.read(write(level=level, **changes)), Swirls()) for level in levels]
 
 
-def test_a_card_says_it_all(write: Callable[..., Path]) -> None:
+def test_a_card_is_complete(write: Callable[..., Path]) -> None:
     descriptions = described(write)
     text = card("swirls", "tiny", descriptions, {"A sheet": Path("pictures/level 0.png")})
-    assert "Vortices that a wall `moves`." in text
-    assert "Level: how much the wall moves." in text
-    assert "![A sheet](pictures/level%200.png)" in text
-    for description in descriptions:
-        assert description["checksum"] in text
-    assert "| paper | 0.25 | 6 | 64 |" in text
-    assert "| rot45 | interpolated | 0.75 | 0.75 | 0.75 |" in text
-    assert "| train | 0-3 | 0 |" in text
-    assert "| domain | 4-5 | 40 |" in text
-    assert "`disjoint` does not fit: a validation window of 10 input" in text
-    assert "- swirls: {level: [0, 0.5, paper], preset: tiny}" in text
-    assert "| box.size | 40.0 |" in text
-    assert "| 5 | strength 5 |" in text
-    assert "Simulated by symbench" in text
-    assert "error of an interpolated element" in text
+    for part in (
+        *(description["checksum"] for description in descriptions),
+        "Vortices that a wall `moves`.",
+        "Level: how much the wall moves.",
+        "![A sheet](pictures/level%200.png)",
+        "| paper | 0.25 | 6 | 64 |",
+        "| rot45 | interpolated | 0.75 | 0.75 | 0.75 |",
+        "| train | 0-3 | 0 |",
+        "| domain | 4-5 | 40 |",
+        "`disjoint` does not fit: a validation window of 10 input",
+        "- swirls: {level: [0, 0.5, paper], preset: tiny}",
+        "| box.size | 40.0 |",
+        "| 5 | strength 5 |",
+        "Simulated by symbench",
+        "error of an interpolated element",
+    ):
+        assert part in text
     assert "Not on this disk" not in text
     assert "\n\n\n" not in text
     assert text == card("swirls", "tiny", descriptions, {"A sheet": Path("pictures/level 0.png")})
@@ -256,8 +255,8 @@ def test_the_snippet_loads_the_field(write: Callable[..., Path], monkeypatch: py
     assert snippet.count("\n") == 5
 
 
-def test_what_comes_from_a_file_is_no_markup(write: Callable[..., Path]) -> None:
-    """Read as a browser of repositories reads it, every value stands there as it is."""
+def test_values_from_a_file_are_no_markup(write: Callable[..., Path]) -> None:
+    """A Markdown parser as in a repository browser finds every value as text."""
     changes = {
         "parameters": {HOSTILE: HOSTILE},
         "run_parameters": [{"note": HOSTILE[: 5 + run]} for run in range(RUNS)],

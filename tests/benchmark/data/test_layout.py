@@ -1,11 +1,9 @@
-"""A field on disk: what comes back is what was written, and what is damaged is refused by name."""
+"""Data files: a round trip, and the refusal of damaged files."""
 
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from support import full_disk
 
 from benchmark.data import layout
 from benchmark.data.dataset import EquivarianceError, Simulation
@@ -42,8 +41,8 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def left_in(folder: Path) -> list[str]:
-    return sorted(str(found.relative_to(folder)) for found in folder.rglob("*") if found.is_file())
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_the_path_of_a_level(tmp_path: Path) -> None:
@@ -62,7 +61,7 @@ def test_roundtrip(path: Path, tmp_path: Path) -> None:
     assert (stored.mean_absolute_error, stored.mean_relative_error) == (0.5, 1.0)
     assert (stored.divergence_free, stored.recipe) == (False, "")
     assert stored.libraries["phiflow"]
-    assert left_in(tmp_path) == ["toy/small/level_3.h5"]
+    assert files_in(tmp_path) == ["toy/small/level_3.h5"]
 
 
 def test_a_library_that_is_not_installed_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,37 +125,35 @@ def test_truncated(path: Path, kept: float) -> None:
 def test_an_altered_byte(path: Path) -> None:
     with h5py.File(path) as file:
         offset = file["field"].id.get_offset()
-    with path.open("r+b") as raw:
-        raw.seek(offset + 101)
-        byte = raw.read(1)[0]
-        raw.seek(offset + 101)
-        raw.write(bytes([byte ^ 1]))
+    content = bytearray(path.read_bytes())
+    content[offset + 101] ^= 1
+    path.write_bytes(content)
     with pytest.raises(MachineError, match=r"level_3\.h5: the field does not match its checksum"):
         layout.read(path)
     assert layout.read(path, verify=False).field.shape == (2, 5, 2, 8, 6)
 
 
-def test_a_changed_shape_is_noticed(path: Path) -> None:
+def reshape(file: h5py.File) -> None:
+    field = file["field"][()]
+    del file["field"]
+    file["field"] = field.reshape(5, 2, 2, 8, 6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (reshape, "checksum"),
+        (lambda file: file.attrs.update(format_version=99), "written in format 99"),
+        *(
+            (lambda file, name=name: file.attrs.pop(name), "not a symbench field")
+            for name in ("format", "grid", "checksum", "equivariance_errors")
+        ),
+    ],
+)
+def test_altered_descriptions(path: Path, change: Callable[[h5py.File], None], message: str) -> None:
     with h5py.File(path, "r+") as file:
-        field = file["field"][()]
-        del file["field"]
-        file["field"] = field.reshape(5, 2, 2, 8, 6)
-    with pytest.raises(MachineError, match="checksum"):
-        layout.read(path)
-
-
-@pytest.mark.parametrize("attribute", ["format", "grid", "checksum", "equivariance_errors"])
-def test_without_its_description(path: Path, attribute: str) -> None:
-    with h5py.File(path, "r+") as file:
-        del file.attrs[attribute]
-    with pytest.raises(MachineError, match="not a symbench field"):
-        layout.read(path)
-
-
-def test_another_version(path: Path) -> None:
-    with h5py.File(path, "r+") as file:
-        file.attrs["format_version"] = 99
-    with pytest.raises(MachineError, match="written in format 99"):
+        change(file)
+    with pytest.raises(MachineError, match=message):
         layout.read(path)
 
 
@@ -172,21 +169,10 @@ def test_foreign_files(tmp_path: Path) -> None:
         layout.read(foreign)
 
 
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """The kernel refuses to let a file grow beyond some bytes; nothing else may be written meanwhile."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match=r"new\.h5: cannot be written: File too large"), full_disk():
         layout.write(tmp_path / "new.h5", "toy", "small", 3, simulation())
-    assert left_in(tmp_path) == []
+    assert files_in(tmp_path) == []
 
 
 def test_a_failed_write_keeps_what_was_there(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +185,7 @@ def test_a_failed_write_keeps_what_was_there(path: Path, tmp_path: Path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         layout.write(path, "toy", "small", 3, simulation())
     assert path.read_bytes() == before
-    assert left_in(tmp_path) == ["toy/small/level_3.h5"]
+    assert files_in(tmp_path) == ["toy/small/level_3.h5"]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

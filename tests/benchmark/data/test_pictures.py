@@ -1,4 +1,4 @@
-"""What is drawn of stored fields: a sheet, an animation, and the measured errors of their levels."""
+"""Pictures of data files: contact sheets, animations, and the measured errors of levels."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_vorticity_of_a_turning_body() -> None:
         x, y = (np.arange(n) * 2.0 for n in (7, 5))
         u = np.broadcast_to(-0.3 * (y + 2 * u_at[1]), (7, 5))
         v = np.broadcast_to(0.3 * (x + 2 * v_at[0])[:, None], (7, 5))
-        found = planes.vorticity(np.stack((u, v)).astype(np.float32), grid, 2.0)
-        assert found.shape == ((7, 5) if grid == "centered" else (6, 4))
-        assert np.allclose(found, 0.6, atol=1e-6)
+        vorticity = planes.vorticity(np.stack((u, v)).astype(np.float32), grid, 2.0)
+        assert vorticity.shape == ((7, 5) if grid == "centered" else (6, 4))
+        assert np.allclose(vorticity, 0.6, atol=1e-6)
 
 
 def test_vorticity_sits_at_the_corners() -> None:
@@ -57,8 +57,8 @@ def test_vorticity_sits_at_the_corners() -> None:
     for component, others in ((0, {(2, 1): -0.5, (2, 2): 0.5}), (1, {(2, 1): 0.5, (3, 1): -0.5})):
         field = np.zeros((2, 7, 5), np.float32)
         field[component, 3, 2] = 1
-        found = planes.vorticity(field, "staggered", 2.0)
-        assert {tuple(index): found[tuple(index)] for index in np.argwhere(found).tolist()} == others
+        vorticity = planes.vorticity(field, "staggered", 2.0)
+        assert {tuple(index): vorticity[tuple(index)] for index in np.argwhere(vorticity).tolist()} == others
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 20), (62, 23), (23, 62)])
@@ -130,7 +130,7 @@ def test_x_is_to_the_right_and_y_up(write: Callable[..., Path], tmp_path: Path) 
         assert np.average(rows, weights=weight) > 0.5
 
 
-def test_what_is_not_finite_is_black(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_black(write: Callable[..., Path], tmp_path: Path) -> None:
     field = swirls(runs=1)
     field[:, :, :, :10] = np.nan
     animation.animation(stored_with(field, write), tmp_path / "broken.gif")

@@ -1,4 +1,4 @@
-"""Making data files: in parts, in processes, after an interruption."""
+"""Simulation of data files: in parts, in processes, after an interruption."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from benchmark.errors import UserError
 
 @dataclass(frozen=True)
 class ToyPart(Part):
-    """A constant; 2 is interrupted."""
+    """A constant field; the simulation of 2 is interrupted."""
 
     value: int
 
@@ -75,7 +75,7 @@ def test_parts_are_simulated_once_and_leave_nothing(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     make(tmp_path, [0, 1], seen)
     assert seen == [(1, 2), (2, 2)]
-    assert sorted(str(found.relative_to(tmp_path)) for found in tmp_path.rglob("*.*")) == [
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")) == [
         "toy/tiny/level_0.h5",
         "toy/tiny/level_1.h5",
     ]
@@ -89,7 +89,7 @@ def test_an_interruption_costs_only_what_was_being_simulated(tmp_path: Path, mon
     assert not list(tmp_path.rglob("level_*"))
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, [1, 2])
-    assert [found.name for found in tmp_path.rglob("level_*")] == ["level_1.h5"]
+    assert [path.name for path in tmp_path.rglob("level_*")] == ["level_1.h5"]
     assert make(tmp_path, [1]) == []
 
     monkeypatch.setattr(ToyPart, "simulate", lambda self, progress: np.full((1, 2, 2, 4, 4), 7, np.float32))

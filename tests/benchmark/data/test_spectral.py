@@ -36,10 +36,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def no_progress(done: int) -> None:
-    pass
-
-
 def positions(points: int, offset: float = 0.0) -> tuple[Tensor, Tensor]:
     """x (N, 1) and y (1, N); `offset` in cells, 1/2 for their centres."""
     x = 2 * torch.pi / points * (torch.arange(points, dtype=torch.float64) + offset)
@@ -54,7 +50,7 @@ def coefficients(values: Tensor) -> Tensor:
 
 
 def noise(seed: int = 0) -> Tensor:
-    """A state with all modes that there are."""
+    """A state with all modes."""
     return coefficients(torch.from_numpy(np.random.default_rng(seed).standard_normal((POINTS, POINTS))))
 
 
@@ -256,7 +252,7 @@ def part(**changes: object) -> Turbulence:
 
 def test_the_same_bytes_each_time_and_all_work_is_reported() -> None:
     done: list[int] = []
-    first, again = part().simulate(done.append), part().simulate(no_progress)
+    first, again = part().simulate(done.append), part().simulate(lambda work: None)
     assert first.dtype == np.float32
     assert first.shape == (3, 5, 2, CELLS, CELLS)
     assert first.tobytes() == again.tobytes()
@@ -267,14 +263,14 @@ def test_the_same_bytes_each_time_and_all_work_is_reported() -> None:
 
 
 def test_longer_runs_begin_like_shorter_ones() -> None:
-    np.testing.assert_array_equal(part().simulate(no_progress)[:, :3], part(frames=3).simulate(no_progress))
+    np.testing.assert_array_equal(part().simulate(lambda work: None)[:, :3], part(frames=3).simulate(lambda work: None))
 
 
 def test_a_flow_that_is_too_fast_is_refused() -> None:
     with pytest.raises(MachineError, match=r"Courant number is [0-9.e+]+ at frame 0 \(limit 2.8\)"):
-        part(frame_interval=3.0).simulate(no_progress)
+        part(frame_interval=3.0).simulate(lambda work: None)
     with pytest.raises(MachineError, match=r"at frame [1-4] "):
-        part(fluid=replace(ISOTROPIC, growth=40.0)).simulate(no_progress)
+        part(fluid=replace(ISOTROPIC, growth=40.0)).simulate(lambda work: None)
     with pytest.raises(MachineError, match="Courant number is nan at frame 7"):
         Solver(POINTS, 0.01, IDEAL).require_stable(torch.full((1, 2, 4, 4), torch.nan), 7)
 

@@ -75,12 +75,12 @@ def test_a_factor_of_ten_in_every_scale_is_an_error_of_one() -> None:
 
 def test_batches_add_up_and_a_field_at_rest_has_a_finite_error() -> None:
     truth, prediction = torch.randn(2, 5, 3, 2, 12, 8)
-    whole, parts = (FlowError.zero(Box("staggered", 1.0, False), 12, 8, CPU) for _ in range(2))
-    whole.add(prediction, truth)
+    total, parts = (FlowError.zero(Box("staggered", 1.0, False), 12, 8, CPU) for _ in range(2))
+    total.add(prediction, truth)
     for piece in (slice(0, 2), slice(2, 5)):
         parts.add(prediction[piece], truth[piece])
-    assert parts.spectra()[0] == pytest.approx(whole.spectra()[0])
-    assert parts.divergences() == pytest.approx(whole.divergences())
+    assert parts.spectra()[0] == pytest.approx(total.spectra()[0])
+    assert parts.divergences() == pytest.approx(total.divergences())
     rest = FlowError.zero(Box("staggered", 1.0, False), 12, 8, CPU)
     rest.add(torch.zeros_like(truth), torch.zeros_like(truth))
     assert rest.spectrum_error() == 0.0

@@ -29,12 +29,12 @@ def test_vrmse_of_the_spatial_mean_is_one() -> None:
 
 def test_uneven_batches_add_up_exactly() -> None:
     truth, prediction = torch.randn(7, 2, 2, 5, 5), torch.randn(7, 2, 2, 5, 5)
-    whole, parts = ForecastError.zero(2, CPU), ForecastError.zero(2, CPU)
-    whole.add(prediction, truth)
+    total, parts = ForecastError.zero(2, CPU), ForecastError.zero(2, CPU)
+    total.add(prediction, truth)
     for piece in (slice(0, 4), slice(4, 6), slice(6, 7)):
         parts.add(prediction[piece], truth[piece])
-    assert parts.rmse() == pytest.approx(whole.rmse(), rel=1e-12)
-    assert parts.vrmse() == pytest.approx(whole.vrmse(), rel=1e-12)
+    assert parts.rmse() == pytest.approx(total.rmse(), rel=1e-12)
+    assert parts.vrmse() == pytest.approx(total.vrmse(), rel=1e-12)
 
 
 def test_each_run_has_the_error_of_its_own_windows() -> None:
