@@ -1,1 +1,1 @@
-"""What came out: the store, statistics, leaderboard, report, figures, MLflow."""
+"""Results of the runs: store, statistics, leaderboard, report, figures, MLflow."""

@@ -72,9 +72,9 @@ def leaderboard(
             write_text(Path(target), FORMATS[kind](rows, metric))
             click.echo(f"wrote {target}", err=True)
     if html is not None:
-        from results.report import report  # its figures need matplotlib, which takes a second
+        from results.report.report import Report  # its figures need matplotlib, which takes a second
 
-        write_text(html, report.render(store, loaded, records, broken, metric, baseline))
+        write_text(html, Report(store, loaded, records, broken, metric, baseline).html)
         click.echo(f"wrote {html}", err=True)
 
 

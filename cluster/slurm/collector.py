@@ -153,13 +153,10 @@ def _note_not_sent(suite: Suite, store: Store, cell_ids: Iterable[str], reason: 
 
 def show(suite: Suite, store: Store) -> None:
     """Update MLflow and the report, `STORE/<suite>.html`."""
-    from results.board.leaderboard import aggregate
-    from results.report import report
+    from results.report.report import Report
     from results.tracking import sync as mlflow_sync  # MLflow and matplotlib take seconds to import
 
-    records, broken = store.read(suite.cells)
-    panels = report.panels_of(aggregate(suite.cells, records), records)
-    html = report.render(store, suite, records, broken, panels=panels)
+    report = Report(store, suite, *store.read(suite.cells))
     file_name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in suite.name)
-    write_text(store.root / f"{file_name}.html", html)
-    mlflow_sync.sync(store, suite, report_html=html, panels=panels)
+    write_text(store.root / f"{file_name}.html", report.html)
+    mlflow_sync.sync(store, suite, report=report)

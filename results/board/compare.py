@@ -1,7 +1,7 @@
-"""Two models, two suites or two stores: what differs between them, and whether the results do.
+"""Comparison of two models, two suites or two stores: differences in the settings and in the results.
 
-Rows are put side by side that are asked the same thing; each pair is compared seed by seed (paired.compare), and
-the p-values of all pairs are adjusted for their number.
+Rows of one task are paired. Each pair is tested seed by seed (`paired.compare`), and the p-values are adjusted for the
+number of pairs.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import numpy as np
 
 from benchmark.errors import UserError, unknown_name
 from benchmark.suite.suite import Suite
@@ -26,17 +24,22 @@ from results.statistics.paired import Comparison, Sample, improvement_estimate
 from results.statistics.paired import compare as compare_samples
 from results.store.store import Store
 
+PLACE = ("dataset", "preset", "grid", "level")
+Key = Callable[[Row], Hashable]
+
 
 @dataclass(frozen=True)
 class Pair:
-    """A row of each side; `p` is adjusted for the number of pairs, None where there is no test."""
+    """One row of each side.
+
+    `p` is adjusted for the number of pairs, None without a test. `same` is true if both rows are the same records.
+    """
 
     first: Row
     second: Row
     comparison: Comparison
     p: float | None
     same: bool
-    """Whether both are the same records, so that there is nothing to compare."""
 
     @property
     def significant(self) -> bool:
@@ -45,7 +48,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Compared:
-    """All that is found; `improvement` is the probability that the first is better, over all pairs with numbers."""
+    """Result of a comparison; `improvement` is the probability that the first is better, over all pairs with numbers.
+
+    `only_first` and `only_second` are the rows without a partner.
+    """
 
     first: Side
     second: Side
@@ -57,7 +63,7 @@ class Compared:
     only_second: tuple[Row, ...]
 
     def winner(self, pair: Pair) -> str:
-        """`first`, `second`, or nothing where they cannot be told apart."""
+        """`first`, `second`, or an empty text if the difference is not significant."""
         if not pair.significant:
             return ""
         lower = pair.comparison.difference.value < 0
@@ -65,7 +71,7 @@ class Compared:
 
 
 def models(suite: Suite, store: Store, first: str, second: str, metric: str) -> Compared:
-    """Two models of a suite, by name or by the label that the leaderboard shows. UserError: no such model."""
+    """Compare two models of a suite, by name or by the label on the leaderboard. UserError: no such model."""
     side = _side(suite.name, suite, store, metric)
     one, other = (Side(label, _named(side.rows, label, suite), side.records, side.broken) for label in (first, second))
     if one.rows == other.rows:
@@ -74,19 +80,18 @@ def models(suite: Suite, store: Store, first: str, second: str, metric: str) -> 
 
 
 def suites(first: Suite, second: Suite, store: Store, metric: str) -> Compared:
-    """The models that two suites have in common, on the tasks that they have in common."""
-    return _compared(_side(first.name, first, store, metric), _side(second.name, second, store, metric), metric, _SAME)
+    """Compare the models that two suites have in common, on their common tasks."""
+    return _compared(_side(first.name, first, store, metric), _side(second.name, second, store, metric), metric, _KEYS)
 
 
 def stores(suite: Suite, first: Store, second: Store, metric: str) -> Compared:
-    """What two stores hold of one suite."""
-    return _compared(
-        _side(str(first.root), suite, first, metric), _side(str(second.root), suite, second, metric), metric, _SAME
-    )
+    """Compare the results of one suite in two stores."""
+    one, other = (_side(str(store.root), suite, store, metric) for store in (first, second))
+    return _compared(one, other, metric, _KEYS)
 
 
 def to_json(compared: Compared) -> dict[str, Any]:
-    """Plain data with stable field names; what is not a finite number is null."""
+    """Plain data with stable field names; numbers that are not finite become null."""
     document = {
         "first": compared.first.name,
         "second": compared.second.name,
@@ -95,7 +100,7 @@ def to_json(compared: Compared) -> dict[str, Any]:
         "improvement": None if compared.improvement is None else asdict(compared.improvement),
         "pairs": [
             {
-                **{key: getattr(pair.first, key) for key in ("dataset", "preset", "grid", "level")},
+                **{key: getattr(pair.first, key) for key in PLACE},
                 "first": pair.first.label,
                 "second": pair.second.label,
                 "first_mean": _mean(pair.first, compared.metric),
@@ -117,8 +122,8 @@ def to_json(compared: Compared) -> dict[str, Any]:
             for pair in compared.pairs
         ],
         "differences": [asdict(difference) for difference in compared.differences],
-        "only_first": [_where(row) for row in compared.only_first],
-        "only_second": [_where(row) for row in compared.only_second],
+        "only_first": [{key: getattr(row, key) for key in (*PLACE, "label")} for row in compared.only_first],
+        "only_second": [{key: getattr(row, key) for key in (*PLACE, "label")} for row in compared.only_second],
     }
     finite: dict[str, Any] = _finite(document)
     return finite
@@ -132,83 +137,73 @@ def _side(name: str, suite: Suite, store: Store, metric: str) -> Side:
 
 
 def _named(rows: Sequence[Row], name: str, suite: Suite) -> list[Row]:
-    """The rows of a competitor; a model's name will do where it stands for one only."""
+    """Rows with the label `name`, or of the model `name` if it has a single label."""
     labels = list(dict.fromkeys(row.label for row in rows))
-    if name in labels:
-        return [row for row in rows if row.label == name]
-    own = list(dict.fromkeys(row.label for row in rows if row.model == name))
-    if len(own) > 1:
-        settings = ", ".join(map(repr, own))
-        raise UserError(f"suite {suite.name!r}: {name!r} is there with several settings; say which: {settings}")
-    if not own:
+    matching = [name] if name in labels else list(dict.fromkeys(row.label for row in rows if row.model == name))
+    if not matching:
         raise UserError(f"suite {suite.name!r}: {unknown_name('model', name, labels)}")
-    return [row for row in rows if row.label == own[0]]
+    if len(matching) > 1:
+        settings = ", ".join(map(repr, matching))
+        raise UserError(f"suite {suite.name!r}: {name!r} has several settings; name one of {settings}")
+    return [row for row in rows if row.label == matching[0]]
 
 
 def _task(row: Row) -> tuple[Hashable, ...]:
     return (*row.contest, row.model)
 
 
-_SAME: list[Callable[[Row], Hashable]] = [
+_KEYS: list[Key] = [
     lambda row: (*_task(row), plain(row.config), plain(row.train)),
     lambda row: (*_task(row), plain(row.config)),
     lambda row: (*_task(row), plain({key: value for key, value in row.config.items() if key != "hidden"})),
     _task,
 ]
-"""Which rows of two suites belong together: those that are most alike first."""
+"""Keys by which the rows of two suites are paired; the strictest first."""
 
 
-def _compared(first: Side, second: Side, metric: str, keys: Sequence[Callable[[Row], Hashable]]) -> Compared:
-    matches, left, right = _matched(first.rows, second.rows, keys)
+def _compared(first: Side, second: Side, metric: str, keys: Sequence[Key]) -> Compared:
+    matches, only_first, only_second = _matched(first.rows, second.rows, keys)
     if not matches:
         raise UserError(
-            f"{first.name!r} and {second.name!r} have nothing in common: no data set, preset, level and protocol on"
-            " which both have the same thing to do"
+            f"{first.name!r} and {second.name!r} have nothing in common: there is no dataset, preset, level and"
+            " protocol on which both have the same task"
         )
     higher = METRICS[metric].higher_is_better
     samples = [(one.sample(metric), other.sample(metric)) for one, other in matches]
+    both_have = [(one.values, other.values) for one, other in samples if one.values and other.values]
     comparisons = [
-        compare_samples(*both, higher) if both[0].values and both[1].values else _nothing(both) for both in samples
+        compare_samples(*both, higher) if both[0].values and both[1].values else _no_comparison(both)
+        for both in samples
     ]
     same = [_are_same(one, other, first, second) for one, other in matches]
-    p = [math.nan if alike or c.p is None else c.p for c, alike in zip(comparisons, same, strict=True)]
-    tested = [index for index, value in enumerate(p) if not math.isnan(value)]
-    adjusted: dict[int, float] = dict(zip(tested, holm(np.array(p)[tested]).tolist(), strict=True))
-    both_have = [(one.values, other.values) for one, other in samples if one.values and other.values]
-    return Compared(
-        first,
-        second,
-        metric,
-        tuple(
-            Pair(one, other, comparison, adjusted.get(index), alike)
-            for index, ((one, other), comparison, alike) in enumerate(zip(matches, comparisons, same, strict=True))
-        ),
-        tuple(differences(matches, first, second)),
-        improvement_estimate(both_have, higher) if both_have and not all(same) else None,
-        tuple(left),
-        tuple(right),
-    )
+    tested = {i: c.p for i, c in enumerate(comparisons) if not same[i] and c.p is not None}
+    adjusted = dict(zip(tested, holm(list(tested.values())).tolist(), strict=True))
+    pairs = tuple(Pair(*rows, comparisons[i], adjusted.get(i), same[i]) for i, rows in enumerate(matches))
+    improvement = improvement_estimate(both_have, higher) if both_have and not all(same) else None
+    different = tuple(differences(matches, first, second))
+    return Compared(first, second, metric, pairs, different, improvement, tuple(only_first), tuple(only_second))
 
 
 def _matched(
-    first: Sequence[Row], second: Sequence[Row], keys: Sequence[Callable[[Row], Hashable]]
+    first: Sequence[Row], second: Sequence[Row], keys: Sequence[Key]
 ) -> tuple[list[tuple[Row, Row]], list[Row], list[Row]]:
-    """Pairs in the order of `first`, and what is left of each; under each key only what is unique on both sides."""
-    left, right = dict(enumerate(first)), dict(enumerate(second))
-    found: dict[int, Row] = {}
+    """Pairs in the order of `first`, and the unpaired rows of each side. A key pairs rows that are unique under it."""
+    unpaired = dict(enumerate(first)), dict(enumerate(second))
+    partners: dict[int, Row] = {}
     for key in keys:
         groups: dict[Hashable, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-        for side, rows in enumerate((left, right)):
+        for side, rows in enumerate(unpaired):
             for index, row in rows.items():
                 groups[key(row)][side].append(index)
         for ones, others in groups.values():
             if len(ones) == len(others) == 1:
-                found[ones[0]] = right.pop(others[0])
-                del left[ones[0]]
-    return [(first[index], found[index]) for index in sorted(found)], list(left.values()), list(right.values())
+                partners[ones[0]] = unpaired[1].pop(others[0])
+                del unpaired[0][ones[0]]
+    pairs = [(first[index], partners[index]) for index in sorted(partners)]
+    return pairs, list(unpaired[0].values()), list(unpaired[1].values())
 
 
-def _nothing(samples: tuple[Sample, Sample]) -> Comparison:
+def _no_comparison(samples: tuple[Sample, Sample]) -> Comparison:
     reason = "neither has a result" if not any(one.values for one in samples) else "one of them has no result"
     return Comparison(Estimate(math.nan), None, math.nan, None, 0, 0, "", reason)
 
@@ -223,10 +218,6 @@ def _are_same(one: Row, other: Row, first: Side, second: Side) -> bool:
 
 def _mean(row: Row, metric: str) -> float | None:
     return row.metrics[metric].mean if metric in row.metrics else None
-
-
-def _where(row: Row) -> dict[str, Any]:
-    return {key: getattr(row, key) for key in ("dataset", "preset", "grid", "level", "label")}
 
 
 def _finite(value: Any) -> Any:

@@ -1,9 +1,10 @@
-"""A comparison on a terminal."""
+"""A comparison as tables for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from math import isnan
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,14 +13,13 @@ from rich.text import Text
 from benchmark.terminal import titled
 from results.board.compare import Compared, Pair
 from results.board.quantities import METRICS, written
-from results.board.row import Row
 from results.statistics.multiple_comparisons import SIGNIFICANT
 
 MOST_VALUES = 4
 
 
 def to_table(compared: Compared) -> Group:
-    """The pairs, what they come to, what differs, and what has no partner; fits 120 columns."""
+    """Tables of the pairs and of what differs, a summary, and the rows without a partner; fits 120 columns."""
     metric = METRICS[compared.metric]
     parts: list[RenderableType] = [
         Text(f"A: {compared.first.name}\nB: {compared.second.name}\n{metric.title} ({metric.unit})\n")
@@ -31,35 +31,35 @@ def to_table(compared: Compared) -> Group:
         parts.append(_differences(compared))
     for side, rows in ((compared.first, compared.only_first), (compared.second, compared.only_second)):
         if rows:
-            parts.append(Text(f"only in {side.name}: {_some([_where(row) for row in rows])}"))
+            places = [f"{row.label} ({row.dataset} level {row.level}, {row.preset})" for row in rows]
+            parts.append(Text(f"only in {side.name}: {_some(places)}"))
     return Group(*parts)
 
 
 def summary(compared: Compared) -> str:
-    """In a sentence: who is better, where, and how sure that is."""
-    alike = sum(pair.same for pair in compared.pairs)
-    open_pairs = [pair for pair in compared.pairs if not pair.same]
-    if not open_pairs:
+    """The result in one or two sentences."""
+    different = [pair for pair in compared.pairs if not pair.same]
+    if not different:
         return "A and B are the same records: there is nothing to compare."
-    won = [compared.winner(pair) for pair in open_pairs]
-    untested = sum(pair.p is None for pair in open_pairs)
-    told = [
-        f"A is better on {won.count('first')}",
-        f"B on {won.count('second')}",
-        f"{won.count('') - untested} cannot be told apart at p < {SIGNIFICANT:g}",
+    winners = [compared.winner(pair) for pair in different]
+    untested = sum(pair.p is None for pair in different)
+    counts = [
+        f"A is better on {winners.count('first')}",
+        f"B on {winners.count('second')}",
+        f"no significant difference on {winners.count('') - untested} (p < {SIGNIFICANT:g})",
     ]
     if untested:
-        told.append(f"{untested} without a test")
-    if alike:
-        told.append(f"{alike} are the same records")
-    text = f"Of {len(compared.pairs)}: {', '.join(told)}."
+        counts.append(f"{untested} without a test")
+    if same := len(compared.pairs) - len(different):
+        counts.append(f"{same} are the same records")
+    text = f"Of {len(compared.pairs)}: {', '.join(counts)}."
     if compared.improvement is not None:
         text += f" A seed of A is better than one of B with probability {compared.improvement.text('{:.2f}'.format)}."
     return text
 
 
 def _pairs(compared: Compared, pairs: Sequence[Pair]) -> Table:
-    """Of one data set."""
+    """Table of the pairs of one dataset."""
     dataset, preset, grid = pairs[0].first.panel
     table = titled(f"{dataset} ({preset}, {grid})")
     models = any(pair.first.label != compared.first.name for pair in compared.pairs)
@@ -86,16 +86,14 @@ def _label(pair: Pair) -> str:
 
 
 def _numbers(pair: Pair, metric: str) -> list[str]:
-    found, scale = pair.comparison, METRICS[metric].divisor
-    if not found.seeds:
-        return ["-", "-", "-" if found.improvement != found.improvement else f"{found.improvement:.2f}", "-"]
-    difference = found.difference.text(lambda part: written(part / scale))
-    relative = "-" if found.relative is None else f"{100 * found.relative:+.1f} %"
-    return [difference, relative, f"{found.improvement:.2f}", _written_p(pair.p)]
-
-
-def _written_p(p: float | None) -> str:
-    return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+    comparison, divisor = pair.comparison, METRICS[metric].divisor
+    improvement = "-" if isnan(comparison.improvement) else f"{comparison.improvement:.2f}"
+    if not comparison.seeds:
+        return ["-", "-", improvement, "-"]
+    difference = comparison.difference.text(lambda part: written(part / divisor))
+    relative = "-" if comparison.relative is None else f"{100 * comparison.relative:+.1f} %"
+    p = "-" if pair.p is None else "<0.001" if pair.p < 0.001 else f"{pair.p:.3f}"
+    return [difference, relative, improvement, p]
 
 
 def _verdict(pair: Pair, compared: Compared) -> Text:
@@ -105,8 +103,8 @@ def _verdict(pair: Pair, compared: Compared) -> Text:
     if pair.same:
         return Text("same records")
     remark = "; ".join(dict.fromkeys(filter(None, (pair.first.remark, pair.second.remark))))
-    why = pair.comparison.reason or "cannot be told apart"
-    return Text(f"{why} ({remark})" if remark else why, style="yellow" if pair.p is None else "")
+    reason = pair.comparison.reason or "not significant"
+    return Text(f"{reason} ({remark})" if remark else reason, style="yellow" if pair.p is None else "")
 
 
 def _differences(compared: Compared) -> Table:
@@ -118,10 +116,6 @@ def _differences(compared: Compared) -> Table:
     return table
 
 
-def _some(values: tuple[str, ...] | list[str]) -> str:
+def _some(values: Sequence[str]) -> str:
     shown = ", ".join(values[:MOST_VALUES]) or "-"
     return shown + (f" and {len(values) - MOST_VALUES} more" if len(values) > MOST_VALUES else "")
-
-
-def _where(row: Row) -> str:
-    return f"{row.label} ({row.dataset} level {row.level}, {row.preset})"

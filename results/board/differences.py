@@ -1,4 +1,4 @@
-"""What two sides of a comparison do not have in common: settings, data, versions, machines."""
+"""Differences between two sides of a comparison in settings, data, versions and machines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from results.store.record import Broken, Record
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: what it is called, its rows and the records behind them."""
+    """One side of a comparison: its name, its rows and their records."""
 
     name: str
     rows: Sequence[Row]
@@ -24,7 +24,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that the sides do not have in common: its values on each."""
+    """A setting or a property of the records that differs, with its values on each side."""
 
     kind: str
     what: str
@@ -33,17 +33,16 @@ class Difference:
 
 
 def differences(matches: Sequence[tuple[Row, Row]], first: Side, second: Side) -> list[Difference]:
-    """Settings of matched rows that differ, then data, versions and machines of the records behind them."""
+    """Differences in the settings of matched rows, then in the data, versions and machines of their records."""
     values: dict[tuple[str, str], tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
     for pair in matches:
-        told = [_told(row, side) for row, side in zip(pair, (first, second), strict=True)]
-        for key in told[0].keys() | told[1].keys():
-            mine = [one.get(key, set()) for one in told]
-            if key[0] in ("version", "machine") and not all(mine):
-                continue  # one of them does not tell
-            if mine[0] != mine[1]:
-                for kept, more in zip(values[key], mine, strict=True):
-                    kept |= more
+        properties = [_properties(row, side) for row, side in zip(pair, (first, second), strict=True)]
+        for key in properties[0].keys() | properties[1].keys():
+            one, other = (each.get(key, set()) for each in properties)
+            unknown = key[0] in ("version", "machine") and not (one and other)
+            if one != other and not unknown:
+                values[key][0].update(one)
+                values[key][1].update(other)
     order = ("model", "setting", "training", "data", "version", "machine")
     return [
         Difference(kind, what, tuple(sorted(ones)), tuple(sorted(others)))
@@ -51,12 +50,12 @@ def differences(matches: Sequence[tuple[Row, Row]], first: Side, second: Side) -
     ]
 
 
-def _told(row: Row, side: Side) -> dict[tuple[str, str], set[str]]:
-    """What can differ, of one row: (kind, name) -> its values."""
-    told: dict[tuple[str, str], set[str]] = {("model", "model"): {row.model}}
+def _properties(row: Row, side: Side) -> dict[tuple[str, str], set[str]]:
+    """(kind, name) -> values of one row and its records."""
+    properties: dict[tuple[str, str], set[str]] = {("model", "model"): {row.model}}
     for kind, settings in (("setting", row.config), ("training", row.train)):
-        told |= {(kind, key): {plain(value)} for key, value in settings.items()}
-    told["training", "seeds"] = {", ".join(str(seed.seed) for seed in row.seeds)}
+        properties |= {(kind, key): {plain(value)} for key, value in settings.items()}
+    properties["training", "seeds"] = {", ".join(str(seed.seed) for seed in row.seeds)}
     environments = [side.records[seed.cell_id].environment for seed in row.seeds if seed.cell_id in side.records]
     place = f"{row.dataset} level {row.level} ({row.preset})"
     named = [
@@ -66,7 +65,7 @@ def _told(row: Row, side: Side) -> dict[tuple[str, str], set[str]]:
         ("data", f"checksum of {place}", "data_checksum"),
     ]
     for kind, what, key in named:
-        found = {plain(environment[key])[:16] for environment in environments if environment.get(key) is not None}
-        if found:
-            told[kind, what] = found
-    return told
+        values = {plain(environment[key])[:16] for environment in environments if environment.get(key) is not None}
+        if values:
+            properties[kind, what] = values
+    return properties

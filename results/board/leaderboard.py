@@ -1,4 +1,4 @@
-"""The board: the records of a suite, aggregated over seeds and sorted, the best of each level first."""
+"""The leaderboard: records of a suite, aggregated over seeds and sorted with the best row of each level first."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SETTING = (
     *("dataset", "preset", "grid", "level", "model", "label", "family", "source"),
     *("config", "protocol", "train"),
 )
-"""Fields of a row in JSON, before what came of it."""
+"""Fields of a row in JSON that describe the setting."""
 
 
 def aggregate(cells: Sequence[Cell], records: Mapping[str, Record], metric: str = "rmse_future") -> list[Row]:
-    """One row for each setting among `cells`, sorted by dataset, level and `metric`, the best first.
+    """One row for each setting among `cells`, sorted by dataset, level and `metric` with the best first.
 
-    Rows that lack a seed or the number come last in their level. UserError: no such metric.
+    Rows that lack a seed or a value of `metric` come last in their level. UserError: no such metric.
     """
     if metric not in METRICS:
         raise UserError(unknown_name("metric", metric, METRICS))
@@ -47,7 +47,7 @@ def aggregate(cells: Sequence[Cell], records: Mapping[str, Record], metric: str 
 
 
 def best(rows: Iterable[Row], metric: str) -> set[int]:
-    """The positions of the rows that win their contest by `metric`; an incomplete row cannot."""
+    """Positions of the rows that win their contest by `metric`; an incomplete row cannot win."""
     winners: dict[tuple[Any, ...], tuple[float, int]] = {}
     for index, row in enumerate(rows):
         if row.ranks(metric):
@@ -57,31 +57,31 @@ def best(rows: Iterable[Row], metric: str) -> set[int]:
 
 
 def contests(rows: Sequence[Row]) -> list[list[int]]:
-    """The positions of the rows of each contest, in the order of the board."""
-    found: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    """Positions of the rows of each contest, in the order of the board."""
+    positions: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
-        found[row.contest].append(index)
-    return list(found.values())
+        positions[row.contest].append(index)
+    return list(positions.values())
 
 
 def letters_of(rows: Sequence[Row], metric: str) -> list[str]:
-    """For each row its groups within its contest: rows that share a letter cannot be told apart, `a` holds the best.
+    """Group letters of each row within its contest: rows that share a letter do not differ significantly.
 
-    A row that lacks a seed comes behind all that lack none, so that the best is the one that `best` names. Empty where
-    no test is possible: one seed, no number.
+    `a` is the group of the best. An incomplete row ranks behind every complete one, as in `best`. Rows that cannot be
+    tested (one seed, no number) have no letter.
     """
-    found = [""] * len(rows)
+    letters = [""] * len(rows)
     for positions in contests(rows):
         ranked = [index for index in positions if metric in rows[index].metrics]
         ranked.sort(key=lambda index: (not rows[index].ranks(metric), rows[index].merit(metric)))
         samples = [rows[index].sample(metric) for index in ranked]
         for index, text in zip(ranked, groups(range(len(ranked)), partial(pairwise, samples)), strict=True):
-            found[index] = text
-    return found
+            letters[index] = text
+    return letters
 
 
 def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows as plain data with stable field names; what takes two seeds is null where there are fewer."""
+    """Rows as plain data with stable field names; statistics that need two seeds are null for a single one."""
     return [
         {
             **{key: getattr(row, key) for key in SETTING},
@@ -101,40 +101,35 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _labels(settings: Sequence[Cell]) -> list[str]:
-    """Model names, each with those settings that tell it from another row of the same model."""
-    described = [{**c.protocol.model_dump(), **c.train.model_dump(), **c.model.settings()} for c in settings]
-    seen: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    """Model names, each with the settings that distinguish it from other rows of the model."""
+    described = [
+        {key: one_line(plain(value)) for key, value in setting.items()}
+        for setting in ({**c.protocol.model_dump(), **c.train.model_dump(), **c.model.settings()} for c in settings)
+    ]
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
     for cell, setting in zip(settings, described, strict=True):
         for key, value in setting.items():
-            seen[cell.model.name][key].add(_short(value))
+            values[cell.model.name, key].add(value)
     return [
-        " ".join(
-            [
-                cell.model.name,
-                *(f"{k}={_short(v)}" for k, v in setting.items() if len(seen[cell.model.name][k]) > 1),
-            ]
-        )
-        for cell, setting in zip(settings, described, strict=True)
+        " ".join([model, *(f"{key}={value}" for key, value in setting.items() if len(values[model, key]) > 1)])
+        for model, setting in zip((cell.model.name for cell in settings), described, strict=True)
     ]
-
-
-def _short(value: Any) -> str:
-    return one_line(plain(value))
 
 
 def _rows(groups: Sequence[Sequence[Cell]], records: Mapping[str, Record], labels: Sequence[str]) -> list[Row]:
-    found = [[records.get(cell.id) for cell in cells] for cells in groups]
-    numbers: list[list[Mapping[str, Any]]] = [
-        [record.metrics if record is not None and record.status.state == "done" else {} for record in members]
-        for members in found
+    recorded: list[list[Mapping[str, Any]]] = [
+        [
+            record.metrics if (record := records.get(cell.id)) is not None and record.status.state == "done" else {}
+            for cell in cells
+        ]
+        for cells in groups
     ]
-    metrics = {name: summaries([[m.get(name) for m in members] for members in numbers]) for name in METRICS}
+    metrics = {name: summaries([[one.get(name) for one in seeds] for seeds in recorded]) for name in METRICS}
     declarations = {model: declared(model) for model in {cells[0].model.name for cells in groups}}
     rows = []
-    for index, (cells, members, label) in enumerate(zip(groups, found, labels, strict=True)):
-        first, mine = cells[0], numbers[index]
+    for index, (cells, label) in enumerate(zip(groups, labels, strict=True)):
+        first = cells[0]
         family, source, trained = declarations[first.model.name]
-        known = {name: value for name in METRICS if (value := metrics[name][index]) is not None}
         rows.append(
             Row(
                 dataset=first.dataset.name,
@@ -148,9 +143,9 @@ def _rows(groups: Sequence[Sequence[Cell]], records: Mapping[str, Record], label
                 config=first.model.settings(),
                 protocol=first.protocol.model_dump(),
                 train=first.train.model_dump(),
-                seeds=tuple(_seed(cell, record) for cell, record in zip(cells, members, strict=True)),
-                metrics=known,
-                recorded=tuple(mine),
+                seeds=tuple(_seed(cell, records.get(cell.id)) for cell in cells),
+                metrics={name: value for name in METRICS if (value := metrics[name][index]) is not None},
+                recorded=tuple(recorded[index]),
                 trained=trained,
             )
         )
@@ -161,5 +156,5 @@ def _seed(cell: Cell, record: Record | None) -> Seed:
     if record is None:
         return Seed(cell.seed, cell.id, "absent")
     status = record.status
-    told = ": ".join(filter(None, (status.failure, status.message)))
-    return Seed(cell.seed, cell.id, status.state, one_line(told))
+    message = ": ".join(filter(None, (status.failure, status.message)))
+    return Seed(cell.seed, cell.id, status.state, one_line(message))

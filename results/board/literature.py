@@ -1,4 +1,4 @@
-"""Published figures, to stand beside ours: those alone that a second source confirms."""
+"""Published results to show beside ours; only those that a second source confirms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REMUL = "REMUL (arXiv 2410.17878)"
 
 @dataclass(frozen=True)
 class Published:
-    """RMSE over 20 rolled-out steps, as printed: mean and, where given, the spread over seeds."""
+    """RMSE over 20 rolled-out steps as printed: mean and, if given, the spread over seeds."""
 
     dataset: str
     model: str
@@ -41,7 +41,7 @@ PRESETS = ("paper", "imported")
 
 @dataclass(frozen=True)
 class Beside:
-    """A published figure and our row of the same model, None where the board has none."""
+    """A published result and our row of the same model, None if the board has none."""
 
     published: Published
     ours: Row | None
@@ -49,21 +49,21 @@ class Beside:
 
 
 def beside(rows: Sequence[Row]) -> list[Beside]:
-    """The published figures on the dataset of `rows`, each with every row of ours of that model at the same setting."""
-    there = [row for row in rows if row.level == LEVEL and row.preset in PRESETS]
-    found = []
+    """Published results on the dataset of `rows`, each with every row of that model at the published level."""
+    comparable = [row for row in rows if row.level == LEVEL and row.preset in PRESETS]
+    results = []
     for published in FIGURES:
-        if any(row.dataset == published.dataset for row in there):
-            ours = [row for row in there if (row.dataset, row.model) == (published.dataset, published.model)]
-            found += [Beside(published, row, _difference(row)) for row in ours] or [Beside(published, None, "")]
-    return found
+        if any(row.dataset == published.dataset for row in comparable):
+            ours = [row for row in comparable if (row.dataset, row.model) == (published.dataset, published.model)]
+            results += [Beside(published, row, _difference(row)) for row in ours] or [Beside(published, None, "")]
+    return results
 
 
 def _difference(row: Row) -> str:
-    """What keeps the two from being compared digit by digit."""
-    told = [] if row.protocol["name"] == "icml2022" else [f"our protocol is {row.protocol['name']}"]
+    """Differences from the published protocol, grid and number of steps."""
+    texts = [] if row.protocol["name"] == "icml2022" else [f"our protocol is {row.protocol['name']}"]
     if row.protocol["test_steps"] != 20:
-        told.append(f"{row.protocol['test_steps']} rolled-out steps and not 20")
+        texts.append(f"{row.protocol['test_steps']} rolled-out steps instead of 20")
     if row.grid != "staggered" and row.dataset.startswith("smoke"):
-        told.append("at cell centres")
-    return "; ".join(told)
+        texts.append("at cell centres")
+    return "; ".join(texts)

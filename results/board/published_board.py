@@ -1,4 +1,4 @@
-"""What a published board holds, as JSON, and the boards that are published."""
+"""Content of a published board as JSON, and the ranking of the published boards."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ KEPT = (
     *("rmse_future", "rmse_domain", "vrmse_future", "vrmse_domain", "data_equivariance_error"),
     *("model_equivariance_error", "parameters", "flops", "training_seconds", "epochs"),
 )
-"""Metrics of the committed board beside the one that was asked for; the others are in the store."""
+"""Metrics of a published board, besides the one that it is ranked by; the store has the others."""
 VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow", "ray")
 MACHINE = ("device", "device_type", "world_size", "threads", "lanes")
-"""Names of hosts and what kernel they run are nobody's business."""
+"""Host names and kernels are left out: they are private."""
 
 
 def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken], metric: str) -> dict[str, Any]:
-    """The content of board.json."""
+    """Content of board.json."""
     rows = aggregate(suite.cells, records, metric)
     winners, groups = best(rows, metric), letters_of(rows, metric)
     times = [record.status.heartbeat for record in records.values() if record.status.is_result]
@@ -58,18 +58,18 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A board. UserError: not one of ours."""
+    """Content of a board.json. UserError: the file cannot be read or has another format."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise UserError(f"{path}: is not a board of format {FORMAT}; delete it and publish again")
+        raise UserError(f"{path}: not a board of format {FORMAT}; delete it and publish again")
     return document
 
 
 def by_rank(folder: Path) -> list[Path]:
-    """The boards, foremost first: published sizes before small ones, then by the cells that are done."""
+    """Paths of the boards in `folder`: published sizes before small ones, then by the number of finished cells."""
 
     def rank(path: Path) -> tuple[bool, int, str, str]:
         document = read(path)
@@ -93,30 +93,28 @@ def _row(row: Row, metric: str, wins: bool, group: str) -> dict[str, Any]:
 
 
 def _provenance(records: Iterable[Record]) -> dict[str, list[str]]:
-    """Each value that the records name, of versions and machine."""
-    found: dict[str, set[str]] = {}
-    for record in records:
-        for key in (*VERSIONS, *MACHINE):
-            value = record.environment.get(key)
-            if value is not None:
-                found.setdefault(key, set()).add(plain(value))
-    names = [key for key in (*VERSIONS, *MACHINE) if key in found]
-    return {key: sorted(found[key], key=lambda text: (len(text), text)) for key in names}  # 2 before 10
+    """Versions and machines: name -> values in the records."""
+    environments = [record.environment for record in records]
+    provenance = {}
+    for key in (*VERSIONS, *MACHINE):
+        if values := {plain(one[key]) for one in environments if one.get(key) is not None}:
+            provenance[key] = sorted(values, key=lambda text: (len(text), text))  # 2 before 10
+    return provenance
 
 
 def _data(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """The fields that were learned, with what was measured of them."""
-    found = {}
+    """Data files that the models were trained on, each with its measured equivariance error."""
+    files = {}
     for record in records:
         dataset, checksum = record.cell.dataset, record.environment.get("data_checksum")
         if checksum:
-            found[dataset.name, dataset.preset, str(dataset.level), str(checksum)] = {
+            files[dataset.name, dataset.preset, str(dataset.level), str(checksum)] = {
                 **{"dataset": dataset.name, "preset": dataset.preset, "level": dataset.level},
                 "file": str(record.environment.get("data_file", "")),
                 "checksum": str(checksum),
                 "data_equivariance_error": record.metrics.get("data_equivariance_error"),
             }
-    return [found[key] for key in sorted(found)]
+    return [files[key] for key in sorted(files)]
 
 
 def _day(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The numbers on the board: what each is called and means, its statistics, and how it is written."""
+"""Metrics of the board: titles, units and meanings, statistics over seeds, and their text."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from results.statistics.bootstrap import interval
 
 @dataclass(frozen=True)
 class Metric:
-    """A number on the board: how it is headed, explained and shown.
+    """Title, unit and meaning of a metric.
 
-    It is value / `divisor` in `unit`, or, where it is `prefixed`, 5.6 M of the unit.
+    A value is shown as value / `divisor` in `unit`, or, if `prefixed`, with an SI prefix such as `5.6 M`.
     """
 
     title: str
@@ -28,7 +28,7 @@ class Metric:
     prefixed: bool = False
 
     def merit(self, value: float) -> float:
-        """`value`, negated where higher is better: the least is the best."""
+        """`value`, negated if higher is better: the lowest merit is the best."""
         return -value if self.higher_is_better else value
 
 
@@ -44,7 +44,7 @@ CURVES = (
 )
 """Lists over rolled-out steps, or over wave numbers 1, 2, ..."""
 BY_RUN = {"rmse_future": "rmse_future_by_run", "rmse_domain": "rmse_domain_by_run"}
-"""Metric -> the list of its values for each test run, by which two models are paired."""
+"""Metric -> list of its values for each test run, by which two models are paired."""
 
 METRICS: Mapping[str, Metric] = {
     "rmse_future": Metric(
@@ -104,10 +104,9 @@ METRICS: Mapping[str, Metric] = {
 
 @dataclass(frozen=True)
 class Statistic:
-    """Mean over the `n` seeds that have the number, their sample standard deviation, and the ends of the bootstrap
-    interval of the mean (`bootstrap.interval`); None below two seeds.
+    """Mean over the `n` seeds with a number, sample standard deviation, and ends of the bootstrap interval.
 
-    The mean of counts is an integer where it can be one.
+    The last three need two seeds. The mean of integers is an integer if it can be one.
     """
 
     mean: float
@@ -117,21 +116,16 @@ class Statistic:
     high: float | None = None
 
 
-def statistic(values: Sequence[Any]) -> Statistic | None:
-    """Of the finite numbers among `values`; None where there is none."""
-    return summaries([values])[0]
-
-
 def summaries(rows: Sequence[Sequence[Any]]) -> list[Statistic | None]:
-    """The same for each of many rows, at once."""
+    """Statistic of the finite numbers in each row; None for a row without any."""
     numbers = [[value for value in row if is_number(value)] for row in rows]
-    found: list[Statistic | None] = [None] * len(rows)
+    statistics: list[Statistic | None] = [None] * len(rows)
     for n in sorted({len(row) for row in numbers} - {0}):
         where = [index for index, row in enumerate(numbers) if len(row) == n]
         table = np.array([numbers[index] for index in where], dtype=np.float64)
         means = table.mean(axis=1)
         same = (table == table[:, :1]).all(axis=1)
-        means[same] = table[same, 0]  # not off by a rounding
+        means[same] = table[same, 0]  # without a rounding error
         spreads = np.where(same, 0.0, table.std(axis=1, ddof=1)) if n > 1 else np.full(len(table), np.nan)
         low, high = means.copy(), means.copy()
         low[~same], high[~same] = interval(table[~same])
@@ -139,32 +133,32 @@ def summaries(rows: Sequence[Sequence[Any]]) -> list[Statistic | None]:
             mean, std, least, most = ends
             counted = float(mean).is_integer() and all(isinstance(value, int) for value in numbers[index])
             many = (std, n, least, most) if n > 1 else (None, n, None, None)
-            found[index] = Statistic(int(mean) if counted else mean, *many)
-    return found
+            statistics[index] = Statistic(int(mean) if counted else mean, *many)
+    return statistics
 
 
 def curve(lists: Sequence[tuple[float, ...] | None]) -> tuple[Statistic, ...]:
-    """Step by step, over those of `lists` that are as long as the first; empty where there is none."""
+    """Statistic of each step, over the `lists` that are as long as the first; empty without any."""
     present = [one for one in lists if one is not None]
     steps = summaries(list(zip(*(one for one in present if len(one) == len(present[0])), strict=True)))
     return tuple(step for step in steps if step is not None)
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number (JSON of other writers may hold NaN)."""
+    """Whether `value` is a finite number (JSON of other writers may hold NaN)."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer that no float holds
+    except OverflowError:  # an integer too large for a float
         return False
 
 
 def plain(value: Any) -> str:
-    """A setting, or what a record tells, as text: equal for equal values."""
+    """A setting or a value of a record as text; equal values give equal texts."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def written(value: float, integer: bool = False) -> str:
-    """Four significant digits, without an exponent where the number is of a common size."""
+    """`value` with four significant digits; with an exponent if it is very small or large."""
     if value == 0 or integer:
         return f"{value:.0f}"
     if not 1e-3 <= abs(value) < 1e6:
@@ -173,26 +167,26 @@ def written(value: float, integer: bool = False) -> str:
 
 
 def written_statistic(name: str, value: Statistic) -> str:
-    """`mean ± std` in the unit of the metric; the standard deviation only where there is a spread to tell."""
+    """`mean ± std` in the unit of the metric; the mean alone without a spread."""
     metric = METRICS[name]
     if metric.prefixed:
         return _prefixed(value)
     mean = written(value.mean / metric.divisor, integer=metric.unit == "count" and float(value.mean).is_integer())
-    return f"{mean} ± {written_spread(mean, value.std / metric.divisor)}" if value.std else mean
+    return f"{mean} ± {_spread(mean, value.std / metric.divisor)}" if value.std else mean
 
 
 def _prefixed(value: Statistic) -> str:
-    """Three digits and a prefix of the SI, as in `5.60 M`; what is below a thousand as it is."""
+    """Three digits with an SI prefix, as in `5.60 M`; no prefix below a thousand."""
     rounded = float(f"{value.mean:.3g}")
     power = min(math.floor(math.log10(rounded)), 3 * len(PREFIXES) - 1) if rounded >= 1000 else 0
     divisor, prefix = 1000 ** (power // 3), PREFIXES[power // 3]
     mean = f"{rounded / divisor:.{2 - power % 3}f}" if prefix else written(value.mean, float(value.mean).is_integer())
-    spread = f" ± {written_spread(mean, value.std / divisor)}" if value.std else ""
+    spread = f" ± {_spread(mean, value.std / divisor)}" if value.std else ""
     return f"{mean}{spread} {prefix}".rstrip()
 
 
-def written_spread(mean: str, std: float) -> str:
-    """With the decimals of the mean, unless that would show a spread as none."""
+def _spread(mean: str, std: float) -> str:
+    """Standard deviation with the decimals of the mean, or with one digit if those would round it to zero."""
     decimals = len(mean.partition(".")[2]) if "e" not in mean else None
     if decimals is None or round(std, decimals) == 0:
         return f"{std:.0e}"

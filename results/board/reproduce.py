@@ -1,4 +1,4 @@
-"""The command that makes a row again, and no other."""
+"""Shell commands that compute a row again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from results.board.row import Row
 
 
 class Commands:
-    """Finds for each row of a suite the shortest `symbench run SUITE --only ...`, among all cells that it would meet.
+    """Shortest `symbench run SUITE --only ...` for each row of a suite.
 
-    These are also those that nobody tuned, which `run` refuses. Sets of cells are the bits of an integer, for a suite
-    may have ten thousand.
+    The command selects no other cell of the suite, not even untuned ones, which `run` refuses. Sets of cells are bits
+    of an integer, since a suite may have ten thousand.
     """
 
     def __init__(self, suite: Suite) -> None:
@@ -31,18 +31,19 @@ class Commands:
                 self.having[key, str(value)] |= self.bits[cell.id]
 
     def of_row(self, row: Row) -> str:
-        """Shell commands that run the cells of `row` and no others."""
+        """Shell commands that run the cells of `row` and no others: one line if `--only` can select them by settings,
+        otherwise a line for each cell."""
         wanted = 0
         for seed in row.seeds:
             wanted |= self.bits[seed.cell_id]
         settings = {"dataset": row.dataset, "preset": row.preset, "model": row.model, "level": row.level, **row.config}
         clauses: list[str] = []
-        left = self.all
+        selected = self.all
         for key, value in settings.items():
-            narrowed = left & self._selected(key, str(value))
-            if wanted & ~narrowed == 0 and narrowed != left:
-                clauses, left = [*clauses, f"{key}={value}"], narrowed
-        if left == wanted:
+            narrowed = selected & self._selected(key, str(value))
+            if wanted & ~narrowed == 0 and narrowed != selected:
+                clauses, selected = [*clauses, f"{key}={value}"], narrowed
+        if selected == wanted:
             return self._run([*self.chosen, *clauses])
         return "\n".join(self.of_cell(seed.cell_id) for seed in row.seeds)
 
@@ -50,9 +51,9 @@ class Commands:
         return self._run([f"id={cell_id}"])
 
     def _selected(self, key: str, value: str) -> int:
-        """The cells that `--only key=value` keeps; none where it cannot say that."""
-        sayable = "," not in key + value and "=" not in key and value == value.strip() and key == key.strip()
-        return self.having[key, value] if sayable else 0
+        """Cells that `--only key=value` selects; none if its syntax cannot express key or value."""
+        expressible = "," not in key + value and "=" not in key and value == value.strip() and key == key.strip()
+        return self.having[key, value] if expressible else 0
 
     def _run(self, clauses: list[str]) -> str:
         only = ["--only", shlex.quote(",".join(clauses))] if clauses else []

@@ -20,7 +20,7 @@ from results.store.record import Record
 
 @dataclass(frozen=True)
 class Seed:
-    """One cell of a row; `message` is the reason where it is not done."""
+    """One cell of a row; `message` is the reason if it is not done."""
 
     seed: int
     cell_id: str
@@ -32,8 +32,8 @@ class Seed:
 class Row:
     """All seeds of one setting.
 
-    `recorded` is the content of metrics.json of each seed, empty where it is not done. `trained` is false for a model
-    in which nothing is random: its one record stands for every seed.
+    `recorded` is the content of metrics.json of each seed, empty if it is not done. `trained` is false for a
+    deterministic model, whose single record stands for every seed.
     """
 
     dataset: str
@@ -56,16 +56,16 @@ class Row:
         return sum(seed.state == state for seed in self.seeds)
 
     def finished(self, records: Mapping[str, Record]) -> list[Record]:
-        """The records of the seeds that are done."""
+        """Records of the seeds that are done."""
         return [records[seed.cell_id] for seed in self.seeds if seed.state == "done" and seed.cell_id in records]
 
     @cached_property
     def values(self) -> Mapping[str, tuple[float | None, ...]]:
-        """For each metric the number of each seed; None where it has none."""
+        """Metric -> value of each seed, None if it has none."""
         return {name: tuple(_number(one.get(name)) for one in self.recorded) for name in self.metrics}
 
     def sample(self, metric: str) -> Sample:
-        """The seeds that are results, as the statistics take them: one that diverged is infinitely bad."""
+        """Values for the statistics: of the seeds that are done, and infinitely bad ones of those that diverged."""
         worst = METRICS[metric].merit(inf)
         seeds, values = [], []
         runs: list[tuple[float, ...] | None] = []
@@ -75,43 +75,44 @@ class Row:
                 seeds.append(seed.seed)
                 values.append(worst if value is None or seed.state == "diverged" else value)
                 runs.append(_numbers(recorded.get(BY_RUN.get(metric, ""))))
-        told = next((run for run in runs if run is not None), None)
-        if told is not None:  # a seed that diverged did so on every run
-            runs = [(worst,) * len(told) if isinf(value) else run for run, value in zip(runs, values, strict=True)]
-        whole = tuple(run for run in runs if run is not None)
-        return Sample(tuple(seeds), tuple(values), whole if len(whole) == len(runs) else None, not self.trained)
+        recorded_runs = next((run for run in runs if run is not None), ())
+        if recorded_runs:  # a seed that diverged did so on every run
+            diverged = (worst,) * len(recorded_runs)
+            runs = [diverged if isinf(value) else run for run, value in zip(runs, values, strict=True)]
+        by_run = tuple(run for run in runs if run is not None)
+        return Sample(tuple(seeds), tuple(values), by_run if len(by_run) == len(runs) else None, not self.trained)
 
     @cached_property
     def curves(self) -> Mapping[str, tuple[Statistic, ...]]:
-        """The lists over rolled-out steps or wave numbers: a Statistic for each place."""
+        """Metric -> Statistic of each rolled-out step or wave number."""
         lists = {name: [_numbers(one.get(name)) for one in self.recorded] for name in CURVES}
         return {name: steps for name in CURVES if (steps := curve(lists[name]))}
 
     @property
     def complete(self) -> bool:
-        """Whether every seed is done, so that the means may be compared."""
+        """Whether every seed is done."""
         return self.count("done") == len(self.seeds)
 
     def ranks(self, metric: str) -> bool:
-        """Whether every seed is done and has `metric`, so that the row may win by it."""
+        """Whether every seed is done and has `metric`, so that the row may win its contest."""
         return self.complete and metric in self.metrics and self.metrics[metric].n == len(self.seeds)
 
     def merit(self, metric: str) -> float:
-        """The mean of `metric`, negated where higher is better: the least is the best."""
+        """Mean of `metric`, negated if higher is better: the lowest merit is the best."""
         return METRICS[metric].merit(self.metrics[metric].mean)
 
     def written(self, metric: str) -> str:
-        """The statistic of `metric` over the seeds as text; `-` where there is none."""
+        """Statistic of `metric` as text; `-` if there is none."""
         return written_statistic(metric, self.metrics[metric]) if metric in self.metrics else "-"
 
     @property
     def reason(self) -> str:
-        """Why the model cannot run here; empty where it can."""
+        """Reason why the model cannot run here; empty if it can."""
         return next((seed.message or "n/a" for seed in self.seeds if seed.state == "n/a"), "")
 
     @property
     def remark(self) -> str:
-        """What stands beside the numbers: `n/a: ...`, or the seeds that are not in the means."""
+        """`n/a: ...`, or the number of seeds that are not in the means, by state."""
         if self.reason:
             return f"n/a: {self.reason.removeprefix('n/a: ')}"
         states: tuple[State | Literal["absent"], ...] = ("diverged", "failed", "running", "absent")
@@ -119,12 +120,12 @@ class Row:
 
     @property
     def panel(self) -> tuple[str, str, str]:
-        """What is shown together, level beside level."""
+        """Dataset, preset and grid: the rows that are shown in one table."""
         return self.dataset, self.preset, self.grid
 
     @cached_property
     def contest(self) -> tuple[Any, ...]:
-        """What is compared: equal for rows that are asked the same thing."""
+        """Key of the contest: equal for rows with the same dataset, preset, grid, level and protocol."""
         return (*self.panel, self.level, json.dumps(self.protocol, sort_keys=True))
 
 
@@ -133,12 +134,15 @@ def _number(value: Any) -> float | None:
 
 
 def _numbers(value: Any) -> tuple[float, ...] | None:
-    """A list of finite numbers as it is; None for anything else."""
+    """`value` as a tuple if it is a list of finite numbers, otherwise None."""
     return tuple(value) if isinstance(value, list) and value and all(map(is_number, value)) else None
 
 
 def declared(model: str) -> tuple[str, str, bool]:
-    """Family, source, and whether it is trained, as the baseline declares them."""
+    """Family, source, and whether the model is trained, as its baseline declares them.
+
+    The family is `unknown` if the baseline is gone or broken: its results still count.
+    """
     try:
         facts = model_facts(model)
     except UserError:
@@ -147,5 +151,5 @@ def declared(model: str) -> tuple[str, str, bool]:
 
 
 def family_and_source(model: str) -> tuple[str, str]:
-    """As the baseline declares them; `unknown` where it is gone or broken, for its results still stand."""
+    """Family and source as the baseline declares them."""
     return declared(model)[:2]

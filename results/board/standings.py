@@ -1,6 +1,6 @@
-"""How the models stand over all datasets and levels of a board: ranks, interquartile means, probability of improvement.
+"""Standings of the models over all levels of a board: ranks, interquartile means, probability of improvement.
 
-A model is known by its label, a block is one contest: one dataset, level and protocol.
+Models are identified by their label. A block is one contest.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from results.statistics.multiple_comparisons import friedman, groups, ranks, sig
 from results.statistics.paired import Sample, improvement_estimate
 
 MOST_STANDING = 1000
-"""Rows, beyond which a terminal gets the standings only if a baseline is named: they take a second of resampling."""
+"""Rows above which a terminal shows the standings only if a baseline is named: resampling takes a second."""
 
 
 @dataclass(frozen=True)
 class Standing:
     """One model over all blocks.
 
-    `mean_rank` over the blocks in which it has a number, 1 the best. `relative` is the interquartile mean over
-    blocks and seeds of metric / mean of the baseline in the same block; `improvement` the probability that one of
-    its seeds is better than one of the baseline's; both None where they share no block, or the board has only one.
-    `group`: models that share a letter cannot be told apart over the blocks; empty with too few of them. A seed
-    that diverged is worse than every number; `missing` seeds (failed, running, absent) are in none of these.
+    `mean_rank` is over the blocks in which the model has a number; 1 is the best. `relative` is the interquartile mean
+    of metric / mean of the baseline in the same block, over blocks and seeds. `improvement` is the probability that a
+    seed is better than one of the baseline. Both are None without a common block, and on a board with a single block.
+    Models that share a letter of `group` do not differ significantly; it is empty with too few blocks. A seed that
+    diverged counts as worse than every number; `missing` seeds (failed, running, absent) are in no number.
     """
 
     label: str
@@ -48,22 +48,22 @@ class Standing:
 
 @dataclass(frozen=True)
 class Standings:
-    """All models of a board, the best mean rank first; `reason` says why there are no groups.
+    """All models of a board, the best mean rank first; `reason` is set if there are no groups.
 
-    `alike` is the p of Friedman's test that the models with a number in every block do not differ; None where there
-    are fewer than three of them or of blocks.
+    `friedman` is the p of Friedman's test over the models with a number in every block; None for fewer than three
+    models or blocks.
     """
 
     metric: str
     baseline: str
     blocks: int
     models: tuple[Standing, ...]
-    alike: float | None = None
-    reason: str = ""
+    friedman: float | None
+    reason: str
 
 
 def overall(rows: Sequence[Row], metric: str, baseline: str | None = None) -> Standings:
-    """Every label of the board. UserError: no such baseline."""
+    """Standings of every label of the board. UserError: no such baseline."""
     labels = list(dict.fromkeys(row.label for row in rows))
     if baseline is not None and baseline not in labels:
         raise UserError(unknown_name("baseline", baseline, labels))
@@ -77,41 +77,42 @@ def overall(rows: Sequence[Row], metric: str, baseline: str | None = None) -> St
     merit = METRICS[metric].merit
     table = np.array([[merit(_mean(block[x])) if x in block else nan for x in labels] for block in blocks])
     table = table.reshape(len(blocks), len(labels))
-    placed = ranks(table) if len(blocks) else table
-    counted = (~np.isnan(placed)).sum(axis=0)
-    mean_rank = np.where(counted, np.nansum(placed, axis=0) / np.maximum(counted, 1), nan)
+    ranked = ranks(table) if len(blocks) else table
+    counted = (~np.isnan(ranked)).sum(axis=0)
+    mean_rank = np.where(counted, np.nansum(ranked, axis=0) / np.maximum(counted, 1), nan)
     order = sorted(range(len(labels)), key=lambda i: (not counted[i], mean_rank[i], labels[i]))
-    told = groups(order, partial(signed_ranks, table))
+    letters = groups(order, partial(signed_ranks, table))
     of_label: dict[str, list[Row]] = {label: [] for label in labels}
     for row in rows:
         of_label[row.label].append(row)
-    compared = blocks if len(blocks) > 1 else []  # over one block nobody is shown them, and they are what takes time
-    found = []
+    compared = blocks if len(blocks) > 1 else []  # a single block has no standings table, and resampling is slow
+    models = []
     for index in order:
-        mine, both = of_label[labels[index]], {labels[index], chosen}
-        shared = [(block[labels[index]], block[chosen]) for block in compared if both <= block.keys()]
-        found.append(
+        label, mine = labels[index], of_label[labels[index]]
+        shared = [(block[label], block[chosen]) for block in compared if {label, chosen} <= block.keys()]
+        models.append(
             Standing(
-                labels[index],
+                label,
                 mine[0].family,
                 int(counted[index]),
                 float(mean_rank[index]),
                 _relative(shared),
                 improvement_estimate([(one.values, other.values) for one, other in shared], higher) if shared else None,
-                told[index],
+                letters[index],
                 sum(row.count("diverged") for row in mine),
                 sum(len(row.seeds) - row.count("done") - row.count("diverged") - row.count("n/a") for row in mine),
             )
         )
-    reason = "" if any(told) else f"{len(blocks)} levels: a signed-rank test needs 6 that two models share"
-    alike = friedman(table[:, counted == len(blocks)]) if len(blocks) else None
-    return Standings(metric, chosen, len(blocks), tuple(found), alike, reason)
+    reason = "" if any(letters) else f"{len(blocks)} levels: the signed-rank test needs 6 that two models share"
+    p = friedman(table[:, counted == len(blocks)]) if len(blocks) else None
+    return Standings(metric, chosen, len(blocks), tuple(models), p, reason)
 
 
 def default_baseline(rows: Sequence[Row], blocks: Sequence[dict[str, Sample]]) -> str:
-    """The plain convolutional network where there is one, for the question is what symmetry adds to it.
+    """Label of the plain ConvNet, since the question is what symmetry adds to it.
 
-    Then any other of the family `cnn`, then of `reference`, then any; of several the one with the most blocks.
+    Without one, another label of the family `cnn`, then of `reference`, then any. Among several, the one with the most
+    blocks.
     """
     families = ("cnn", "reference")
 

@@ -1,4 +1,4 @@
-"""The board on a terminal."""
+"""The leaderboard as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from results.board.standings import Standings
 from results.statistics.bootstrap import Estimate
 
 COLUMNS = ("rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
-GIVES_WAY = "model_equivariance_error"
-"""Left out where the board is sorted by a number that is not among them."""
+REPLACEABLE = "model_equivariance_error"
+"""Column that is replaced if the board is sorted by a metric without a column."""
 NARROW, GAP = 20, 2
-"""Room for the models and the table's edges, for which other columns are left out; between two columns."""
+"""Least width of the column of models with the table's edges; space between two columns."""
 
 
 def to_table(rows: Sequence[Row], metric: str = "rmse_future") -> Group:
-    """A table for each dataset, its levels apart and the best of each in green; fits 100 columns."""
+    """A table for each dataset, with the best row of each level in green; fits 100 columns."""
     tables = [_Panel(list(members), metric) for _, members in groupby(rows, key=lambda row: row.panel)]
-    told = "± is one standard deviation over seeds."
+    note = "± is one standard deviation over seeds."
     if any(letter for table in tables for letter in table.letters):
-        told += " Models that share a letter behind their seeds cannot be told apart in their level (5 %)."
-    return Group(*tables, Text(f"{told}\n", style="dim"))
+        note += " Models of a level that share a letter (after the seeds) do not differ significantly (5 %)."
+    return Group(*tables, Text(f"{note}\n", style="dim"))
 
 
 class _Panel:
-    """The table of one dataset. In a narrow terminal the last columns but that of `metric` are left out, and named."""
+    """Table of one dataset. A narrow terminal gets fewer columns, but always that of `metric`, and their names."""
 
     def __init__(self, rows: Sequence[Row], metric: str) -> None:
         self.rows, self.metric = rows, metric
-        self.columns = COLUMNS if metric in COLUMNS else tuple(metric if n == GIVES_WAY else n for n in COLUMNS)
+        self.columns = COLUMNS if metric in COLUMNS else tuple(metric if n == REPLACEABLE else n for n in COLUMNS)
         self.numbers = {name: [row.written(name) for row in rows] for name in self.columns}
         self.heads = {name: f"{fill(METRICS[name].title, 12)}\n{METRICS[name].unit}" for name in self.columns}
         self.letters = letters_of(rows, metric)
@@ -50,16 +50,16 @@ class _Panel:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = self._fitting(options.max_width)
         yield self._table(shown)
-        if gone := [METRICS[name].title for name in self.columns if name not in shown]:
-            yield Text(f"Left out for want of width: {', '.join(gone)}.\n", style="dim")
+        if hidden := [METRICS[name].title for name in self.columns if name not in shown]:
+            yield Text(f"Hidden in this narrow terminal: {', '.join(hidden)}.\n", style="dim")
 
     def _fitting(self, width: int) -> list[str]:
-        """The columns that fit beside NARROW for the models."""
+        """Columns that fit beside the models."""
         widths = {n: max(map(len, (*self.heads[n].split("\n"), *self.numbers[n]))) + GAP for n in self.columns}
         room = width - NARROW - max(len("Seeds"), *map(len, self.seeds)) - GAP
-        shown, may_go = list(self.columns), [name for name in self.columns if name != self.metric]
-        while may_go and sum(widths[name] for name in shown) > room:
-            shown.remove(may_go.pop())
+        shown, optional = list(self.columns), [name for name in self.columns if name != self.metric]
+        while optional and sum(widths[name] for name in shown) > room:
+            shown.remove(optional.pop())
         return shown
 
     def _table(self, shown: Sequence[str]) -> Table:
@@ -70,7 +70,9 @@ class _Panel:
             table.add_column(self.heads[name], justify="right", no_wrap=True)
         table.add_column("Seeds", no_wrap=True)
         winners = {name: best(self.rows, name) for name in {self.metric, "rmse_future", "rmse_domain"}}
-        for heading, level in groupby(enumerate(self.rows), key=lambda item: _heading(item[1])):
+        for heading, level in groupby(
+            enumerate(self.rows), key=lambda item: f"level {item[1].level}, {item[1].protocol['name']}"
+        ):
             if table.row_count:
                 table.add_row()
             table.add_row(Text(heading, style="bold"))
@@ -84,12 +86,8 @@ class _Panel:
         return table
 
 
-def _heading(row: Row) -> str:
-    return f"level {row.level}, {row.protocol['name']}"
-
-
 def standings_table(standings: Standings) -> RenderableType:
-    """Over all levels of the board; nothing for a board of one level."""
+    """Table of the standings over all levels; nothing for a board of one level."""
     if standings.blocks < 2:
         return Group()
     table = titled(f"{METRICS[standings.metric].title} over {standings.blocks} levels")
@@ -107,14 +105,16 @@ def standings_table(standings: Standings) -> RenderableType:
             f"{one.diverged}, {one.missing}" if one.diverged or one.missing else "",
             one.group[:5],
         )
-    told = [standings.reason] if standings.reason else []
-    if standings.alike is not None:
-        told.append(f"that all models with a number in every level are alike: p = {standings.alike:.2g} (Friedman)")
-    return Group(table, Text("\n".join([*told, ""]), style="dim"))
+    notes = [standings.reason] if standings.reason else []
+    if standings.friedman is not None:
+        notes.append(
+            f"Friedman's test that models with a number in every level do not differ: p = {standings.friedman:.2g}"
+        )
+    return Group(table, Text("\n".join([*notes, ""]), style="dim"))
 
 
 def estimate(value: Estimate | None, percent: bool = False) -> str:
-    """With its 95 % interval: `0.82 [0.75, 0.90]`."""
+    """`value` with its 95 % interval, such as `0.82 [0.75, 0.90]`; `-` for None."""
     if value is None:
         return "-"
     return value.text(lambda part: f"{100 * part:.0f}") + " %" if percent else value.text("{:.3g}".format)

@@ -1,7 +1,7 @@
-"""What the figures of a board share: how a series looks, and what a figure is.
+"""Common parts of a board's figures: styles of the series, figures with captions, tables below them.
 
-The hue is the family's and the marker tells its models apart, in every figure of a board alike; the colours are of
-a middle luminance that can be read on light and on dark.
+A family has a hue and each of its models a marker, the same in every figure of a board. The colours have a middle
+luminance, which is readable on light and dark pages.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ COLORS: Mapping[str, tuple[str, ...]] = {
     "reference": ("#808890", "#8c7f86", "#77868c"),
     "unknown": ("#9163c9", "#a05ab5", "#7d6bb0"),
 }
-"""Family -> colours of its models in turn; 3 : 1 or more against white and against near-black."""
+"""Family -> colours of its models, used in turn; contrast at least 3 : 1 against white and against near-black."""
 INK = "currentColor"
 MOST_SERIES = 12
-"""Lines in one figure, beyond which nobody can tell them apart."""
+"""Lines in one figure; more are hard to distinguish."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a series looks in every figure of a board."""
+    """Colour and marker of a series in every figure of a board."""
 
     color: str
     marker: str
@@ -39,7 +39,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A small table below a figure: its head, its lines."""
+    """A small table below a figure."""
 
     head: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
@@ -47,7 +47,10 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of the page, or the reason why it is left out. `key` names it in a file name; `folded` closes it."""
+    """A figure of the page, or the reason why it is not drawn.
+
+    `key` is its part of a file name. A `folded` figure is closed until it is clicked.
+    """
 
     key: str
     title: str
@@ -59,7 +62,7 @@ class Plot:
 
 
 def styles(rows: Sequence[Row]) -> dict[str, Style]:
-    """Label -> style."""
+    """Label -> style, for all labels of a board."""
     families: dict[str, list[str]] = defaultdict(list)
     for label, family in sorted({(row.label, row.family) for row in rows}):
         families[family if family in COLORS else "unknown"].append(label)
@@ -73,14 +76,15 @@ def styles(rows: Sequence[Row]) -> dict[str, Style]:
 
 
 def family_style(family: str) -> Style:
+    """Style of a line that stands for a whole family."""
     known = family if family in COLORS else "unknown"
     return Style(COLORS[known][0], tuple(MARKERS)[list(COLORS).index(known)])
 
 
 def few(rows: Sequence[Row], metric: str) -> tuple[list[Row], str]:
-    """The rows of at most MOST_SERIES labels, and a sentence on those left out.
+    """Rows of at most MOST_SERIES labels, and a sentence on the omission of the others.
 
-    First the best of each model, then the best of the rest, by their mean place in their levels.
+    The best label of each model comes first, then the best of the rest, by mean place in their levels.
     """
     labels = list(dict.fromkeys(row.label for row in rows))
     if len(labels) <= MOST_SERIES:
@@ -100,12 +104,12 @@ def few(rows: Sequence[Row], metric: str) -> tuple[list[Row], str]:
         order.append((seen[models[label]], mean[label], label))
         seen[models[label]] += 1
     kept = {label for *_, label in sorted(order)[:MOST_SERIES]}
-    told = f" {MOST_SERIES} of {len(labels)} models: the best of each kind, then the best of the others."
-    return [row for row in rows if row.label in kept], told
+    note = f" {MOST_SERIES} of {len(labels)} models: the best of each kind, then the best of the others."
+    return [row for row in rows if row.label in kept], note
 
 
 def ends(values: Sequence[Statistic]) -> tuple[list[float], list[float]]:
-    """Ends of the intervals, for a band; the mean itself where one seed gives none; empty where none does."""
+    """Ends of the intervals for a band, or the mean for a single seed; empty if no value has an interval."""
     if all(value.low is None for value in values):
         return [], []
     low = [value.mean if value.low is None else value.low for value in values]
@@ -113,6 +117,6 @@ def ends(values: Sequence[Statistic]) -> tuple[list[float], list[float]]:
 
 
 def hint(label: str, level: object, value: Statistic) -> str:
-    """What a point says when it is pointed at."""
+    """Tooltip of a point: label, level, value with its interval, number of seeds."""
     seeds = "1 seed" if value.n == 1 else f"{value.n} seeds"
     return f"{label}, level {level}: {Estimate(value.mean, value.low, value.high).text(written)}, {seeds}"

@@ -1,7 +1,7 @@
-"""Line charts as SVG text: same numbers, same bytes, a few kilobytes each.
+"""Line charts as SVG text of a few kilobytes; equal numbers give equal bytes.
 
-Ink is `currentColor` and the background transparent, so that a chart follows its page from light to dark. Written by
-hand and not by matplotlib, for which a board with hundreds of curves would take minutes and megabytes.
+Ink is `currentColor` and the background is transparent, so that a chart follows the light or dark colours of its page.
+matplotlib is not used: it would take minutes and megabytes for a board with hundreds of curves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 70, 452, 14, 312
-"""The plane of the data; names stand to the right of it."""
+"""Area of the data; the names are to the right of it."""
 FONT, SMALL, LINE = 12, 10, 14
 LONGEST_NAME, NAME_LINES = 28, 2
 MARKERS: Mapping[str, str] = {
@@ -38,16 +38,19 @@ STANDALONE = (
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis says, and whether it is logarithmic; `whole` for numbers that are counted."""
+    """Label of an axis, and whether it is logarithmic or has integer ticks only."""
 
     label: str
     log: bool = False
-    whole: bool = False
+    integer: bool = False
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points that belong together. `low` and `high` are the ends of an interval at each point, drawn as a band."""
+    """Points of one line. `low` and `high` are the ends of an interval at each point, drawn as a band.
+
+    `hints` are the tooltips of the points.
+    """
 
     name: str
     x: Sequence[float]
@@ -68,7 +71,7 @@ def chart(
     span: tuple[float, float] | None = None,
     at: float | None = None,
 ) -> str | None:
-    """The bare <svg> element; None where there is no point. `span` and `at` mark a stretch and a place on x."""
+    """The <svg> element; None without any point. `span` shades an interval of x, `at` marks a place on x."""
     shown = [_kept(one, x.log, y.log) for one in series]
     shown = [one for one in shown if len(one.x)]
     if not shown:
@@ -78,9 +81,9 @@ def chart(
     up = _scale([*heights, *([0.0] if from_zero and not y.log else [])], y, BOTTOM, TOP)
     parts = [_grid(across, up, x, y)]
     if span is not None:
-        left, right = (min(max(across(v), LEFT), RIGHT) for v in span)
+        low, high = (min(max(across(v), LEFT), RIGHT) for v in span)
         parts.append(
-            f'<rect x="{_n(left)}" y="{TOP}" width="{_n(max(right - left, 1))}" height="{BOTTOM - TOP}"'
+            f'<rect x="{_n(low)}" y="{TOP}" width="{_n(max(high - low, 1))}" height="{BOTTOM - TOP}"'
             ' fill="currentColor" fill-opacity=".1"/>'
         )
     if at is not None:
@@ -92,7 +95,7 @@ def chart(
 
 
 def svg(width: float, height: float, content: str) -> str:
-    """An <svg> of that viewBox, which takes the width of its place."""
+    """An <svg> element with this viewBox; it fills the width of its container."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_n(width)} {_n(height)}" font-size="{FONT}"'
         f' fill="currentColor" role="img">{content}</svg>'
@@ -100,21 +103,22 @@ def svg(width: float, height: float, content: str) -> str:
 
 
 def text(x: float, y: float, content: str, attributes: str = "") -> str:
+    """A <text> element with `content` escaped."""
     return f'<text x="{_n(x)}" y="{_n(y)}"{attributes and " " + attributes}>{_clean(content)}</text>'
 
 
 def _clean(content: str) -> str:
-    """Escaped, and without control characters, which XML does not have."""
+    """`content` escaped and without control characters, which XML does not allow."""
     return escape("".join(letter if letter.isprintable() else " " for letter in content))
 
 
 def standalone(element: str) -> str:
-    """A file of its own: with ink and paper, in the colours that the reader prefers."""
+    """SVG document of an <svg> element, with the light or dark colours that the reader prefers."""
     return f"{element[: element.index('>') + 1]}{STANDALONE}{element[element.index('>') + 1 :]}\n"
 
 
 class _Scale:
-    """From numbers to places between `start` and `end`."""
+    """Map of numbers to places between `start` and `end`."""
 
     def __init__(self, low: float, high: float, log: bool, start: float, end: float, ticks: Sequence[float]) -> None:
         self.low, self.high, self.log, self.start, self.end = low, high, log, start, end
@@ -143,25 +147,25 @@ def _scale(values: Sequence[float], axis: Axis, start: float, end: float) -> _Sc
         return _Scale(10**a, 10**b, True, start, end, inside)
     room = 0.04 * (high - low) or 0.05 * abs(high)
     low, high = (low - room, high + room) if room else (-0.05, 1.0)
-    return _Scale(low, high, False, start, end, _linear_ticks(low, high, whole=axis.whole))
+    return _Scale(low, high, False, start, end, _linear_ticks(low, high, axis.integer))
 
 
-def _linear_ticks(low: float, high: float, whole: bool = False) -> list[float]:
+def _linear_ticks(low: float, high: float, integer: bool = False) -> list[float]:
     """About five round numbers from `low` to `high`."""
     step = _nice((high - low) / 5)
-    if whole:
+    if integer:
         step = max(1.0, float(math.ceil(step)))
     return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _nice(step: float) -> float:
-    """The next of 1, 2, 5 times a power of ten."""
+    """The next larger of 1, 2, 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(power * m for m in (1, 2, 5, 10) if power * m >= step * (1 - 1e-9))
 
 
 def _kept(one: Series, log_x: bool, log_y: bool) -> Series:
-    """Without what cannot be drawn: not finite, or not positive on a logarithmic axis."""
+    """The series without points that are not finite, or not positive on a logarithmic axis; sorted by x."""
     kept = [
         i
         for i, (a, b) in enumerate(zip(one.x, one.y, strict=True))
@@ -204,7 +208,7 @@ def _grid(across: _Scale, up: _Scale, x: Axis, y: Axis) -> str:
 
 
 def _ticks(scale: _Scale) -> list[str]:
-    """The numbers on an axis, all alike: `0.25`, or `10⁻⁵` where one is very small or large."""
+    """Numbers on an axis in one form: `0.25`, or `10⁻⁵` if one is very small or large."""
     if not any(v and not 1e-3 <= abs(v) < 1e5 for v in scale.ticks):
         return [f"{v:.6g}" for v in scale.ticks]
     if not scale.log:
@@ -243,18 +247,18 @@ def _points(one: Series, across: _Scale, up: _Scale) -> str:
 
 
 def _names(ends: Sequence[tuple[Series, float, float]]) -> str:
-    """Each name as near to the height of its line's end as the others let it, joined to it by a thin line."""
+    """Name of each line, as close to the height of its end as the other names allow, joined to it by a thin line."""
     wanted = sorted((end for end in ends if end[0].name), key=lambda end: (end[1], end[0].name))
     texts = [wrap(one.name, LONGEST_NAME, max_lines=NAME_LINES, placeholder=" …") or [" "] for one, _, _ in wanted]
     total = sum(map(len, texts))
     line = min(LINE, (HEIGHT - 8) / max(total, 1))
     size = FONT if line == LINE else min(SMALL, line * 0.9)
-    left = sum(len(each) * line for each in texts)
+    remaining = sum(len(each) * line for each in texts)
     bottom, parts = 4.0, []
     for (one, height, end), lines in zip(wanted, texts, strict=True):
         tall = len(lines) * line
-        center = min(max(height, bottom + tall / 2), HEIGHT - 4 - left + tall / 2)
-        bottom, left = center + tall / 2, left - tall
+        center = min(max(height, bottom + tall / 2), HEIGHT - 4 - remaining + tall / 2)
+        bottom, remaining = center + tall / 2, remaining - tall
         start = center - tall / 2 + line * 0.78
         parts.append(
             f'<path d="M{_n(end + 6)},{_n(height)}L{RIGHT + 14},{_n(center)}" stroke="{one.color}" stroke-opacity=".5"'
@@ -268,5 +272,5 @@ def _names(ends: Sequence[tuple[Series, float, float]]) -> str:
 
 
 def _n(value: float) -> str:
-    """A place, to a tenth."""
+    """A coordinate, rounded to a tenth."""
     return np.format_float_positional(round(float(value), 1), trim="-") if value else "0"

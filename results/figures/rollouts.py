@@ -1,7 +1,7 @@
-"""Predicted fields beside the truth, with the error, as a picture and in motion.
+"""Predicted fields beside the truth with the error, as a picture and as an animation.
 
-The panels of a line are one PNG, and the animation is one GIF: pixels of the field's own resolution with a palette,
-a few kilobytes, scaled by the page. Same records, same bytes.
+Each line of panels is one PNG and the animation is one GIF, at the resolution of the field and with a palette: a few
+kilobytes, scaled by the page. Equal records give equal bytes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ MOST_MODELS = 6
 STEPS_SHOWN = 4
 SHADES = 48
 GAP = 2
-"""Pixels between panels, and their index in the palette (transparent)."""
+"""Pixels between panels."""
 CLEAR = 2 * SHADES
+"""Index of the transparent colour in the palette."""
 PANEL, LINE, MARGIN, BAR = 118, 20, 6, 74
-"""Width of a panel, height of a line of text, and the room of the colour bars in the picture."""
+"""Width of a panel, height of a line of text, space between panels, width of the colour bars."""
 MILLISECONDS = 350
 MOST_BYTES = 400_000
-"""Of one animation; with more, every other frame is left out."""
+"""Size of one animation; a larger one loses every other frame."""
 
 Frames = NDArray[np.float32]
 
@@ -53,7 +54,7 @@ class Window:
 
 
 def first_window(record: Record) -> Window | None:
-    """The first window of the future test that the record keeps; None where there is none that can be read."""
+    """First window of the future test in the record; None if there is none, or it cannot be read."""
     try:
         with h5py.File(record.predictions_path, locking=False) as file:
             group = file["future"]
@@ -61,8 +62,8 @@ def first_window(record: Record) -> Window | None:
             truth, prediction = (np.asarray(group[name][0], np.float32) for name in ("truth", "prediction"))
     except (OSError, KeyError, IndexError, ValueError, TypeError):
         return None
-    whole = truth.ndim == 4 and truth.shape == prediction.shape and truth.size and np.isfinite(truth).all()
-    return Window(run, first_frame, truth, prediction) if whole else None
+    valid = truth.ndim == 4 and truth.shape == prediction.shape and truth.size and np.isfinite(truth).all()
+    return Window(run, first_frame, truth, prediction) if valid else None
 
 
 def speed(field_SCHW: Frames) -> Frames:
@@ -71,14 +72,13 @@ def speed(field_SCHW: Frames) -> Frames:
 
 
 def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> list[Plot]:
-    """A picture of a few steps, and an animation of all: truth, and prediction and error of the first few of `rows`.
+    """A picture of a few steps and an animation of all: truth, and prediction and error of the first few of `rows`.
 
-    Speeds share one colour scale, that of the truth; errors share another. Models whose first window is another one are
-    left out.
+    Speeds share the colour scale of the truth; errors share another. Models with a different first window are omitted.
     """
     shown, broken = _shown(rows, records)
     unread = f". Cannot be read: {', '.join(broken)}" if broken else ""
-    reason = f"no finished record keeps a roll-out that can be read{unread}"
+    reason = f"no finished record has a roll-out that can be read{unread}"
     caption = (
         f"Speed |u| and error |u - u truth| in field units; first kept window of the future test, first finished seed;"
         f" {where}. The first {MOST_MODELS} models of the table at most; x to the right, y up{unread}."
@@ -91,7 +91,7 @@ def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> 
 
 
 def _shown(rows: Sequence[Row], records: Mapping[str, Record]) -> tuple[list[tuple[str, Window]], list[str]]:
-    """Labels and windows; and the files that are there and hold none."""
+    """Labels with their windows, and the files that cannot be read."""
     shown: list[tuple[str, Window]] = []
     broken: list[str] = []
     for row in rows:
@@ -111,7 +111,7 @@ def _same(one: Window, other: Window) -> bool:
 
 
 def _limits(shown: Sequence[tuple[str, Window]]) -> tuple[float, float]:
-    """Where the colours of speeds and of errors end."""
+    """Upper ends of the colour scales of speeds and errors."""
     errors = [window.error[np.isfinite(window.error)] for _, window in shown]
     most = max((float(np.percentile(error, 99.5)) for error in errors if error.size), default=0.0)
     return float(speed(shown[0][1].truth).max()) or 1.0, most or 1.0
@@ -170,21 +170,21 @@ def _short(name: str) -> str:
 
 
 def _indices(values: Frames, limit: float, first: int) -> NDArray[np.uint8]:
-    """Numbers (..., X, Y) as SHADES places of the palette from `first` on, x right and y up; not finite: the last."""
+    """Palette indices of numbers (..., X, Y), SHADES from `first` on, x right and y up; not finite: the last shade."""
     scaled = np.nan_to_num(values / limit, nan=1.0, posinf=1.0).clip(0, 1)
     shades = (scaled * (SHADES - 1)).round().astype(np.uint8) + np.uint8(first)
     return np.swapaxes(shades, -1, -2)[..., ::-1, :]
 
 
 def _beside(panels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, H, W) panels in one line, clear between them."""
+    """(N, H, W) panels in one line, separated by a transparent gap."""
     gap = np.full((panels.shape[1], GAP), CLEAR, np.uint8)
     parts = [part for panel in panels for part in (panel, gap)]
     return np.concatenate(parts[:-1], axis=1)
 
 
 def _palette() -> list[int]:
-    """Of speeds, of errors, and the clear one."""
+    """RGB values: shades of speeds, shades of errors, and the transparent colour."""
     colors = [matplotlib.colormaps[name](np.linspace(0, 1, SHADES))[:, :3] for name in ("viridis", "inferno")]
     return [int(value) for value in (np.concatenate(colors) * 255).round().flatten()] + [255, 255, 255]
 
@@ -196,7 +196,7 @@ def _picture(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def _png(image: Image.Image, **options: int) -> str:
-    """The address of an embedded PNG."""
+    """Data URL of a PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True, **options)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -211,7 +211,7 @@ def _gif(frames: NDArray[np.uint8]) -> bytes:
 
 
 def embedded(rgb: NDArray[np.uint8], x: float, y: float, width: float, height: float) -> str:
-    """Pixels (rows, columns, 3) as an <image> of that place and size."""
+    """An <image> element with pixels (rows, columns, 3) at this place and size."""
     return _image(_png(Image.fromarray(np.ascontiguousarray(rgb))), x, y, width, height)
 
 
@@ -222,16 +222,16 @@ def _image(address: str, x: float, y: float, width: float, height: float) -> str
     )
 
 
-def _bars(left: float, top: float, most: float, worst: float) -> str:
-    """The two colour scales, one below the other."""
+def _bars(x: float, top: float, most: float, worst: float) -> str:
+    """Colour bars of speeds and of errors, one below the other."""
     parts = []
     for number, (name, limit) in enumerate((("|u|", most), ("error", worst))):
         start = top + number * 96
         shades = np.arange(SHADES, dtype=np.uint8)[::-1, None] + np.uint8(number * SHADES)
-        parts.append(_image(_png(_picture(shades), transparency=CLEAR), left, start, 10, 64))
         parts += [
-            text(left, start - 6, name, 'font-size="10"'),
-            text(left + 14, start + 8, f"{limit:.2g}", 'font-size="10"'),
-            text(left + 14, start + 64, "0", 'font-size="10"'),
+            _image(_png(_picture(shades), transparency=CLEAR), x, start, 10, 64),
+            text(x, start - 6, name, 'font-size="10"'),
+            text(x + 14, start + 8, f"{limit:.2g}", 'font-size="10"'),
+            text(x + 14, start + 64, "0", 'font-size="10"'),
         ]
     return "".join(parts)

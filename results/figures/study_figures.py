@@ -43,4 +43,4 @@ def _learning_curves(study: Study, trials: Sequence[Trial]) -> str | None:
                 dashed=trial.note.by == "default",
             )
         )
-    return chart(series, Axis("epoch", whole=True), Axis("lowest validation RMSE (field units)", log=True))
+    return chart(series, Axis("epoch", integer=True), Axis("lowest validation RMSE (field units)", log=True))

@@ -1,4 +1,4 @@
-"""Figures of the forecasts as flows, and of what they cost."""
+"""Figures of the forecasts: error by step, spectra, divergence, and error against cost."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ COSTS = (
     ("flops", 1.0, "floating-point operations of one forecast step"),
     ("training_seconds", 3600.0, "hours of training"),
 )
-"""Metric, what it is divided by, the words of the axis."""
+"""Metric, divisor, label of the axis."""
 
 
 def by_step(rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: str) -> Plot:
     """RMSE of each rolled-out step, on later frames of the runs seen."""
-    kept, told = few(rows, metric)
+    kept, note = few(rows, metric)
     return Plot(
         "error-by-step",
         "Error by rolled-out step",
-        f"Later frames of the runs seen; {where}. {BAND}{told}",
-        _curves(kept, "rmse_future_by_step", look, Axis("rolled-out step", whole=True), Axis("RMSE (field units)"), []),
+        f"Later frames of the runs seen; {where}. {BAND}{note}",
+        _curves(kept, "rmse_future_by_step", look, Axis("rolled-out step", integer=True), Axis("RMSE (field units)")),
     )
 
 
 def spectra(rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: str) -> Plot:
     """Energy of each scale at the last rolled-out step, beside that of the truth."""
-    kept, told = few(rows, metric)
+    kept, note = few(rows, metric)
     truth = next((row.curves["spectrum_truth_future"] for row in kept if "spectrum_truth_future" in row.curves), ())
     series = [Series("truth", list(_numbers(truth)), [v.mean for v in truth], INK, dashed=True)] if truth else []
     return Plot(
         "energy-spectra",
         "Energy spectra at the last rolled-out step",
-        "Kinetic energy in shells of wave numbers, counted along the longer side of the box; in a box with walls under"
-        " a Hann window. Below the truth a model smooths that scale away, above it the model invents."
-        f" Later frames of the runs seen; {where}. {BAND}{told}",
+        "Kinetic energy in shells of wave numbers, counted along the longer side of the box; with a Hann window in a"
+        " box with walls. Below the truth a model smooths that scale, above it the model adds structure."
+        f" Later frames of the runs seen; {where}. {BAND}{note}",
         _curves(kept, "spectrum_future", look, Axis("wave number", log=True), Axis("energy", log=True), series),
         reason="no finished record has the numbers for it; older records lack them",
     )
@@ -47,33 +47,33 @@ def spectra(rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: 
 
 def divergence(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
     """Mean |divergence| of the roll-outs over the data error, beside that of the same frames of the truth."""
-    kept, told = few(rows, metric)
-    there = any("divergence_future" in row.metrics for row in kept)
+    kept, note = few(rows, metric)
+    recorded = any("divergence_future" in row.metrics for row in kept)
     return Plot(
         "divergence",
         "Divergence of the forecasts",
         "Mean |div u| over all rolled-out steps, on the stencil of the grid (faces of a staggered cell, central"
-        " differences at cell centres). The flows are incompressible: the truth has only what the stencil sees."
-        f" {BAND}{told}",
-        beside_truth(kept, "divergence_future", "divergence_truth_future", look) if there else None,
-        reason=missing(rows) if there else "no finished record has the numbers for it; older records lack them",
+        " differences at cell centres). The flows are incompressible: that of the truth is the error of the stencil."
+        f" {BAND}{note}",
+        beside_truth(kept, "divergence_future", "divergence_truth_future", look) if recorded else None,
+        reason=missing(rows) if recorded else "no finished record has the numbers for it; older records lack them",
     )
 
 
 def pareto(rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: str) -> list[Plot]:
-    """`metric` against each cost, and the front of those that nobody beats in both."""
+    """`metric` against each cost, with the Pareto front."""
     return [_pareto(rows, metric, look, where, cost) for cost in COSTS]
 
 
 def _pareto(
     rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: str, axis: tuple[str, float, str]
 ) -> Plot:
-    cost, divisor, words = axis
-    there = [row for row in rows if metric in row.metrics and cost in row.metrics and row.metrics[cost].mean > 0]
-    front = pareto_front([row for row in there if row.ranks(metric)], cost, metric)
-    named = {id(row) for row in few(there, metric)[0]} | {id(row) for row in front}
+    cost, divisor, cost_label = axis
+    measured = [row for row in rows if metric in row.metrics and cost in row.metrics and row.metrics[cost].mean > 0]
+    front = pareto_front([row for row in measured if row.ranks(metric)], cost, metric)
+    named = {id(row) for row in few(measured, metric)[0]} | {id(row) for row in front}
     series = []
-    for row in there:
+    for row in measured:
         value, style = row.metrics[metric], look[row.label]
         low, high = ends([value])
         place = [row.metrics[cost].mean / divisor]
@@ -85,16 +85,16 @@ def _pareto(
         series.insert(0, Series("", [x for x, _ in steps], [y for _, y in steps], INK, dashed=True))
     return Plot(
         f"pareto-{cost.replace('_', '-')}",
-        f"{METRICS[metric].title} against {words}",
-        f"At {where}. Dashed: the Pareto front, the models that none beats in both; one that lacks a seed is not on it."
-        " Bars: 95 % bootstrap interval over seeds.",
-        chart(series, Axis(words, log=True), Axis(f"{METRICS[metric].title} ({METRICS[metric].unit})")),
+        f"{METRICS[metric].title} against {cost_label}",
+        f"At {where}. Dashed: the Pareto front, the models that no other beats in both; models that lack a seed are not"
+        " on it. Bars: 95 % bootstrap interval over seeds.",
+        chart(series, Axis(cost_label, log=True), Axis(f"{METRICS[metric].title} ({METRICS[metric].unit})")),
         folded=cost == "flops",
     )
 
 
 def pareto_front(rows: Sequence[Row], cost: str, metric: str) -> list[Row]:
-    """Those that no other row beats in both, or in one at equality in the other; the cheapest first."""
+    """Rows that no other row beats in both, or in one while equal in the other; the cheapest first."""
     ranked = sorted(rows, key=lambda row: (row.metrics[cost].mean, row.merit(metric), row.label))
     front: list[Row] = []
     for row in ranked:
@@ -104,7 +104,7 @@ def pareto_front(rows: Sequence[Row], cost: str, metric: str) -> list[Row]:
 
 
 def _curves(
-    rows: Sequence[Row], curve: str, look: Mapping[str, Style], x: Axis, y: Axis, others: list[Series]
+    rows: Sequence[Row], curve: str, look: Mapping[str, Style], x: Axis, y: Axis, others: Sequence[Series] = ()
 ) -> str | None:
     series = []
     for row in sorted((row for row in rows if curve in row.curves), key=lambda row: row.label):

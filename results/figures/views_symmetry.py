@@ -1,13 +1,12 @@
-"""Figures that ask how much symmetry a model should keep, and how much it does.
+"""Figures over the symmetry breaking of the data: errors of the models, and the symmetry that they keep.
 
-The x-axis is always the *measured* data equivariance error, never the knob that made it. Bands are the bootstrap
-intervals over seeds.
+The x-axis is the *measured* data equivariance error, not the level. Bands are bootstrap intervals over seeds.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 
 from results.board.quantities import METRICS, written
@@ -21,26 +20,26 @@ DATA_AXIS = Axis("measured data equivariance error (field units)")
 RELATIVE_AXIS = Axis("data equivariance error / mean |field|")
 BAND = "Bands: 95 % bootstrap interval over seeds, none for a single seed."
 MEMBER = (
-    "At each level the member of the family with the lowest validation error; one that lacks a seed only where no other"
-    " is there."
+    "At each level the member of the family with the lowest validation error; one that lacks a seed only if there is no"
+    " other."
 )
 
 
 def error_of_models(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
     """`metric` over the data error, a line for each label."""
-    kept, told = few(rows, metric)
+    kept, note = few(rows, metric)
     series = _by_label(kept, DATA, metric, look)
     return Plot(
         "error-of-models",
         f"{METRICS[metric].title} against the measured symmetry breaking of the data",
-        f"{BAND} Only finished seeds count; the table tells which are not.{told}",
+        f"{BAND} Only finished seeds count; the table names the others.{note}",
         chart(series, DATA_AXIS, _axis(metric), from_zero=True),
         reason=missing(rows),
     )
 
 
 def missing(rows: Sequence[Row]) -> str:
-    """Why there is no figure over the data error."""
+    """Reason why there is no figure over the data error."""
     if any(row.metrics for row in rows) and not any(DATA in row.metrics for row in rows):
         return "the data equivariance error of measured data is not known"
     return "no finished record has the numbers for it yet"
@@ -48,10 +47,8 @@ def missing(rows: Sequence[Row]) -> str:
 
 def error_of_families(rows: Sequence[Row], metric: str) -> Plot:
     """`metric` over the data error, a line for each family: at each level its best member, chosen by validation."""
-    series = []
-    for family, members in envelopes(rows, metric).items():
-        style = family_style(family)
-        series.append(_series(family, members, DATA, metric, style))
+    members_of = envelopes(rows, metric)
+    series = [_series(name, members, DATA, metric, family_style(name)) for name, members in members_of.items()]
     return Plot(
         "error-of-families",
         f"{METRICS[metric].title} of each family",
@@ -62,9 +59,9 @@ def error_of_families(rows: Sequence[Row], metric: str) -> Plot:
 
 
 def envelopes(rows: Sequence[Row], metric: str) -> dict[str, list[Row]]:
-    """Family -> at each level its member with the lowest mean validation error, by the data error.
+    """Family -> at each level its member with the lowest mean validation error, ordered by the data error.
 
-    One that lacks a seed stands there only where no other of its family does.
+    A member that lacks a seed is used only if its family has no other at the level.
     """
     best: dict[tuple[str, object], Row] = {}
     for row in rows:
@@ -72,10 +69,10 @@ def envelopes(rows: Sequence[Row], metric: str) -> dict[str, list[Row]]:
             key = (row.family, row.level)
             if key not in best or _merit(row) < _merit(best[key]):
                 best[key] = row
-    found: dict[str, list[Row]] = defaultdict(list)
+    families: dict[str, list[Row]] = defaultdict(list)
     for (family, _), row in sorted(best.items(), key=lambda item: (item[0][0], item[1].metrics[DATA].mean)):
-        found[family].append(row)
-    return dict(found)
+        families[family].append(row)
+    return dict(families)
 
 
 def _merit(row: Row) -> tuple[bool, float, str]:
@@ -83,36 +80,32 @@ def _merit(row: Row) -> tuple[bool, float, str]:
 
 
 def symmetry_kept(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
-    """Model over data equivariance error, both relative to the field, and a table of how one follows the other."""
-    rolled = "rollout_equivariance_error_relative"
-    ours = rolled if any(rolled in row.metrics for row in rows) else "model_equivariance_error_relative"
-    kept, told = few(rows, metric)
+    """Model over data equivariance error, both relative to the field, and a table of slopes and correlations."""
+    rollout = "rollout_equivariance_error_relative"
+    ours = rollout if any(rollout in row.metrics for row in rows) else "model_equivariance_error_relative"
+    kept, note = few(rows, metric)
     series = _by_label(kept, f"{DATA}_relative", ours, look)
-    over = "over a rolled-out test window" if ours == rolled else "in one step"
+    over, short = ("over a rolled-out test window", "rolled out") if ours == rollout else ("in one step", "one step")
     caption = (
-        f"The model's: mean |F(gx) - g F(x)| {over}; the data's: the same set-up and its transformed one over the whole"
-        " simulation. The two differ in kind (the second grows from the first frame on), so equal numbers mean nothing:"
-        " what counts is whether the model's follows the data's. For quarter turns, and in a periodic box, a strict"
-        " model stays at round-off; walls and interpolation leave more. One that learns the right amount rises with the"
-        " data, and is small where the data are symmetric."
-        f" {BAND}{told}"
+        f"Error of the model: mean |F(gx) - g F(x)| {over}. Error of the data: difference between two whole"
+        " simulations, one with the transformed set-up, which grows with every frame. The two differ in kind, so equal"
+        " numbers mean nothing; look at whether the model's error follows that of the data. For quarter turns, and in a"
+        " periodic box, a strict model stays at round-off; walls and interpolation add to it. The error of a model that"
+        " learns the right amount rises with that of the data, and is small for symmetric data."
+        f" {BAND}{note}"
     )
     return Plot(
         "symmetry-kept",
         "Does the model break the symmetry where the data do?",
         caption,
-        chart(series, RELATIVE_AXIS, Axis(f"model equivariance error / mean |field|, {_short(ours)}", log=True)),
+        chart(series, RELATIVE_AXIS, Axis(f"model equivariance error / mean |field|, {short}", log=True)),
         reason=missing(rows),
         sheet=_calibration(kept, ours),
     )
 
 
-def _short(metric: str) -> str:
-    return "rolled out" if metric.startswith("rollout") else "one step"
-
-
 def _calibration(rows: Sequence[Row], metric: str) -> Sheet | None:
-    """Slope and rank correlation of the model's over the data's error, for each label with two levels or more."""
+    """Slope and rank correlation of the model's error over the data's, for each label with at least two levels."""
     lines = []
     for label, members in _labelled(rows, f"{DATA}_relative", metric).items():
         seeds = set.intersection(*({s.seed for s in row.seeds if s.state == "done"} for row in members))
@@ -127,13 +120,10 @@ def _calibration(rows: Sequence[Row], metric: str) -> Sheet | None:
         if not values:
             continue
         slope, rank = slope_and_rank(places, values)
-        lines.append((label, slope.text(written), "-" if rank is None else f"{rank:.2f}", _least(members, metric)))
+        least = written(members[0].metrics[metric].mean)
+        lines.append((label, slope.text(written), "-" if rank is None else f"{rank:.2f}", least))
     head = ("Model", "Slope", "Rank correlation", "At the most symmetric level")
     return Sheet(head, tuple(lines)) if lines else None
-
-
-def _least(members: Sequence[Row], metric: str) -> str:
-    return written(members[0].metrics[metric].mean)
 
 
 def _value(row: Row, metric: str, seed: int) -> float | None:
@@ -141,71 +131,66 @@ def _value(row: Row, metric: str, seed: int) -> float | None:
 
 
 def where_they_cross(rows: Sequence[Row], metric: str) -> Plot:
-    """The best strict and the best relaxed model over the data error, and where their lines cross."""
+    """The best strict and the best relaxed model over the data error, and the crossing of their lines."""
     lines = envelopes(rows, metric)
     pair = [lines.get(family, []) for family in ("strict", "relaxed")]
     shared = sorted(set.intersection(*({row.level for row in members} for members in pair)), key=str)
     title = "Where strict and relaxed cross"
     if len(shared) < 2:
-        return Plot("crossing", title, "", None, "it takes a strict and a relaxed model at two levels")
+        return Plot("crossing", title, "", None, "it needs a strict and a relaxed model at two levels")
     pair = [[row for row in members if row.level in shared] for members in pair]
-    found = _crossing(pair[0], pair[1], metric)
+    at = _crossing(pair[0], pair[1], metric)
     series = [
         _series(f, members, DATA, metric, family_style(f))
         for f, members in zip(("strict", "relaxed"), pair, strict=True)
     ]
-    ends_of = None
-    if found is not None and found.at.low is not None and found.at.high is not None:
-        ends_of = (found.at.low, found.at.high)
+    place, span = None, None
+    if at is not None:
+        place = at.at.value
+        span = None if at.at.low is None or at.at.high is None else (at.at.low, at.at.high)
     return Plot(
         "crossing",
         title,
-        f"{_told(found)} {MEMBER} {BAND}",
-        chart(
-            series, DATA_AXIS, _axis(metric), from_zero=True, span=ends_of, at=None if found is None else found.at.value
-        ),
+        f"{_sentence(at)} {MEMBER} {BAND}",
+        chart(series, DATA_AXIS, _axis(metric), from_zero=True, span=span, at=place),
         sheet=_crossings(rows, metric),
     )
 
 
-def _told(found: Crossing | None) -> str:
-    if found is None:
-        return "The means do not cross at the levels that were run."
-    at = f"The means cross at a data equivariance error of {written(found.at.value)}"
-    if not isfinite(found.share):
+def _sentence(crossing: Crossing | None) -> str:
+    if crossing is None:
+        return "The means do not cross at these levels."
+    at = f"The means cross at a data equivariance error of {written(crossing.at.value)}"
+    if not isfinite(crossing.share):
         return f"{at}; one seed each, so there is no interval."
-    share = f"the lines cross in {100 * found.share:.0f} % of the resamples over seeds"
-    if found.at.low is None or found.at.high is None:
+    share = f"the lines cross in {100 * crossing.share:.0f} % of the resamples over seeds"
+    if crossing.at.low is None or crossing.at.high is None:
         return f"{at}, but {share}: too few for an interval."
-    return f"{at}, 95 % interval {written(found.at.low)} to {written(found.at.high)} (shaded); {share}."
+    return f"{at}, 95 % interval {written(crossing.at.low)} to {written(crossing.at.high)} (shaded); {share}."
 
 
 def _crossing(one: Sequence[Row], other: Sequence[Row], metric: str) -> Crossing | None:
-    at = {row.level: row for row in other}
-    pairs = [(row, at[row.level]) for row in one if row.level in at]
+    by_level = {row.level: row for row in other}
+    pairs = [(row, by_level[row.level]) for row in one if row.level in by_level]
     places = [row.metrics[DATA].mean for row, _ in pairs]
-    seeds = [[_finite(row, metric) for row in pair] for pair in pairs]
+    seeds = [[list(filter(isfinite, row.sample(metric).values)) for row in pair] for pair in pairs]
     if len(set(places)) < 2 or not all(all(each) for each in seeds):
         return None
     return crossing(places, [each[0] for each in seeds], [each[1] for each in seeds])
 
 
-def _finite(row: Row, metric: str) -> list[float]:
-    return [value for value in row.sample(metric).values if isfinite(value)]
-
-
 def _crossings(rows: Sequence[Row], metric: str) -> Sheet | None:
-    """Every strict with every relaxed model, as far as a table can be read."""
+    """Crossings of every strict with every relaxed model among those of the figures."""
     kept, _ = few(rows, metric)
     labelled = _labelled(kept, DATA, metric)
     families = {row.label: row.family for row in kept}
     lines = []
     for strict in (label for label in labelled if families[label] == "strict"):
         for relaxed in (label for label in labelled if families[label] == "relaxed"):
-            found = _crossing(labelled[strict], labelled[relaxed], metric)
-            at = "no crossing" if found is None else found.at.text(written)
-            share = "-" if found is None or not isfinite(found.share) else f"{100 * found.share:.0f} %"
-            lines.append((strict, relaxed, at, share))
+            at = _crossing(labelled[strict], labelled[relaxed], metric)
+            place = "no crossing" if at is None else at.at.text(written)
+            share = "-" if at is None or not isfinite(at.share) else f"{100 * at.share:.0f} %"
+            lines.append((strict, relaxed, place, share))
     return Sheet(("Strict", "Relaxed", "Cross at", "In resamples"), tuple(lines)) if lines else None
 
 
@@ -223,13 +208,13 @@ def _axis(metric: str, log: bool = False) -> Axis:
 
 
 def _labelled(rows: Sequence[Row], x: str, y: str) -> dict[str, list[Row]]:
-    """Label -> its rows that have both numbers, by x."""
-    found: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        if x in row.metrics and y in row.metrics:
-            found[row.label].append(row)
-    by_x: Callable[[Row], float] = lambda row: row.metrics[x].mean  # noqa: E731 - mypy wants its type
-    return {label: sorted(members, key=by_x) for label, members in sorted(found.items())}
+    """Label -> its rows that have both numbers, sorted by x; the labels are sorted, too."""
+    by_label: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(
+        (row for row in rows if x in row.metrics and y in row.metrics), key=lambda row: row.metrics[x].mean
+    ):
+        by_label[row.label].append(row)
+    return dict(sorted(by_label.items()))
 
 
 def _by_label(rows: Sequence[Row], x: str, y: str, look: Mapping[str, Style]) -> list[Series]:

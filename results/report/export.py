@@ -1,4 +1,4 @@
-"""The board as text for other programs: CSV, LaTeX, Markdown. A name never becomes a command of the reader's."""
+"""The leaderboard as CSV, LaTeX or Markdown. Names stay text: never a formula, a TeX command or markup."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from results.board.row import Row
 
 SHOWN = ("data_equivariance_error", "rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
 FORMULA = tuple("=+-@\t\r\n")
-"""What makes a spreadsheet take a text for a formula, at its beginning."""
+"""First characters of a formula in a spreadsheet."""
 LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -23,23 +23,23 @@ LATEX = {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
-    **{character: f"{{{character}}}" for character in "[*"},  # at the beginning of a line an option of the one before
+    **{character: f"{{{character}}}" for character in "[*"},  # an option of the previous line, at the start of a line
 }
 
 
 def to_csv(rows: Sequence[Row], metric: str = "rmse_future") -> str:
-    """Every metric of every row: mean, standard deviation, ends of the interval, seeds; numbers in full, in base units.
+    """Every metric of every row: mean, standard deviation, ends of the interval, seeds; in base units, unrounded.
 
     Text that a spreadsheet would run as a formula gets an apostrophe in front (OWASP, CSV injection).
     """
     names = [name for name in METRICS if any(name in row.metrics for row in rows)]
     parts = ("mean", "std", "low", "high", "n")
-    told = ["dataset", "preset", "grid", "protocol", "level", "label", "model", "family"]
+    setting = ["dataset", "preset", "grid", "protocol", "level", "label", "model", "family"]
     seeds = ["seeds", "done", "diverged", "failed", "running", "absent", "reason", "group", "best"]
     groups, winners = letters_of(rows, metric), best(rows, metric)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*told, *seeds, *(f"{name}_{part}" for name in names for part in parts)])
+    writer.writerow([*setting, *seeds, *(f"{name}_{part}" for name in names for part in parts)])
     for index, row in enumerate(rows):
         counts = [row.count(state) for state in ("done", "diverged", "failed", "running", "absent")]
         texts = [row.dataset, row.preset, row.grid, row.protocol["name"], row.level, row.label, row.model, row.family]
@@ -54,7 +54,7 @@ def _not_a_formula(text: str) -> str:
 
 
 def to_markdown(rows: Sequence[Row], metric: str = "rmse_future") -> str:
-    """A table for each contest, the best in bold; names cannot become markup."""
+    """A table for each contest with the best in bold; names are escaped."""
     parts = []
     for heading, head, lines in _tables(rows, metric):
         texts = [[bold(text) if is_best else text for text, is_best in line] for line in lines]
@@ -63,13 +63,13 @@ def to_markdown(rows: Sequence[Row], metric: str = "rmse_future") -> str:
 
 
 FOOTNOTE = (
-    "Mean and standard deviation over the finished seeds. Models that share a letter cannot be told apart in their"
-    " level (5 %, Holm)."
+    "Mean and standard deviation over the finished seeds. Models of a level that share a letter do not differ"
+    " significantly (5 %, Holm)."
 )
 
 
 def to_latex(rows: Sequence[Row], metric: str = "rmse_future") -> str:
-    """A `tabular` for each contest, with the rules of booktabs; names are escaped."""
+    """A `tabular` with booktabs rules for each contest; names are escaped."""
     parts = [r"% \usepackage{booktabs} in the preamble, and [T1]{fontenc} for quotes in names"]
     for heading, head, lines in _tables(rows, metric):
         parts += [f"% {' '.join(heading.split())}", rf"\begin{{tabular}}{{l{'r' * (len(head) - 2)}l}}", r"\toprule"]
@@ -82,13 +82,13 @@ def to_latex(rows: Sequence[Row], metric: str = "rmse_future") -> str:
 
 
 def latex_text(text: str) -> str:
-    """One cell: in one line, every character that TeX would act upon escaped; a ± becomes mathematics."""
+    """Text of a cell on one line, with TeX's special characters escaped and ± in math mode."""
     escaped = "".join(LATEX.get(character, character) for character in " ".join(text.split()))
     return escaped.replace("±", r"$\pm$")
 
 
 def _tables(rows: Sequence[Row], metric: str) -> Iterator[tuple[str, list[str], list[list[tuple[str, bool]]]]]:
-    """For each contest its heading, the heads of its columns, and its lines of (text, whether it is the best)."""
+    """Heading, column heads and lines of each contest; a line has (text, whether it is the best) for each column."""
     columns = [name for name in dict.fromkeys((*SHOWN, metric)) if any(name in row.metrics for row in rows)]
     head = ["Model", *(_head(METRICS[name]) for name in columns), "Seeds", "Group"]
     groups = letters_of(rows, metric)
@@ -115,4 +115,4 @@ FORMATS: Mapping[str, Callable[[Sequence[Row], str], str]] = {
     "latex": to_latex,
     "markdown": to_markdown,
 }
-"""As the options of `symbench leaderboard` are called."""
+"""Option of `symbench leaderboard` -> function."""

@@ -1,7 +1,7 @@
-"""Boards that are committed: what a suite came to, small enough for the repository, and where it came from.
+"""Published boards: results of a suite with their provenance, small enough to be committed.
 
-`results/published/<suite>/` holds board.json, README.md and the suite as it was run. The same store gives the same
-files; the foremost board also stands in `results/published/README.md`, which names the others.
+`results/published/<suite>/` holds board.json, README.md and the suite file. Equal stores give equal files.
+`results/published/README.md` shows the first board in the order of `by_rank` and links to the others.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ BEGIN = "<!-- the published boards, written by `symbench publish` -->"
 END = "<!-- end of the published boards -->"
 SHOWN = (*KEPT[:2], "model_equivariance_error", "parameters", "flops")
 MOST_COLUMNS = 6
-EXPLAINED = (
-    "Mean ± standard deviation over seeds; the best of a level that is complete in bold. Models that share a letter"
-    " within a level cannot be told apart at p < 0.05."
+TABLE_NOTE = (
+    "Mean ± standard deviation over seeds. Bold: the best model of a level, among those with all seeds. Models of a"
+    " level that share a letter do not differ significantly (p < 0.05)."
 )
 
 
 @dataclass(frozen=True)
 class Published:
-    """What was written; `unfinished` counts the cells that are not done, by their state."""
+    """Files of a published board; `unfinished` counts the cells that are not done, by state."""
 
     files: tuple[Path, ...]
     unfinished: Mapping[str, int]
@@ -51,16 +51,19 @@ def publish(
     readme: Path | None = README,
     metric: str = "rmse_future",
 ) -> Published:
-    """Write the board of `suite`. UserError: no result, or another suite's board is in the way."""
+    """Write the board of `suite` into `folder`, and update `readme` if it is given.
+
+    UserError: there is no result, or the folder has the board of another suite.
+    """
     records, broken = store.read(suite.cells)
     finished = {key: record for key, record in records.items() if record.status.is_result}
     if not finished:
-        raise UserError(f"suite {suite.name!r}: nothing is finished in store {store.root}; there is nothing to publish")
+        raise UserError(f"suite {suite.name!r}: nothing is finished in store {store.root}; run the suite first")
     target = folder / (re.sub(r"[^A-Za-z0-9._-]+", "-", suite.name).strip(".-") or "suite")
     document = board(suite, records, broken, metric)
     path = target / "board.json"
     if path.exists() and (other := read(path)["suite"]) != suite.name:
-        raise UserError(f"{path}: is the board of the suite {other!r}; give this suite another name")
+        raise UserError(f"{path}: the board of suite {other!r} is there; give this suite another name")
     write_text(path, json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
     write_text(target / "README.md", page(document))
     files = [path, target / "README.md"]
@@ -75,39 +78,42 @@ def publish(
 
 
 def section(folder: Path) -> str:
-    """Text of results/published/README.md between the markers; empty where nothing is published."""
+    """Text of results/published/README.md between the markers; empty without a published board."""
     ranked = by_rank(folder)
     if not ranked:
         return ""
     first, *others = ((path.parent.name, read(path)) for path in ranked)
     link, document = first
     lines = [
-        f"Published board {bold(document['suite'])}: {_told(document)}"
-        f" [Everything about it]({link}/README.md), and as [JSON]({link}/board.json).",
+        f"Published board {bold(document['suite'])}: {_summary(document)}"
+        f" [Details]({link}/README.md), [JSON]({link}/board.json).",
         *_tables(document),
     ]
     if others:
         lines += ["", "Also published:", ""]
-        lines += [f"- [{escape(document['suite'])}]({link}/README.md): {_told(document)}" for link, document in others]
+        lines += [
+            f"- [{escape(document['suite'])}]({link}/README.md): {_summary(document)}" for link, document in others
+        ]
     return "\n".join(lines)
 
 
 def with_section(text: str, content: str) -> str:
-    """README.md with `content` between the markers. UserError: no markers."""
+    """Text of a README.md with `content` between the markers. UserError: no markers."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise UserError(f"README.md: the lines {BEGIN!r} and {END!r} are missing")
-    return f"{before}{BEGIN}\n{content}\n{END}{after}" if content else f"{before}{BEGIN}\n{END}{after}"
+    lines = f"\n{content}\n" if content else "\n"
+    return f"{before}{BEGIN}{lines}{END}{after}"
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """The README.md of a board."""
+    """Text of the README.md of a board."""
     provenance = document["provenance"]
     lines = [
         f"# {escape(document['suite'])}",
         "",
-        _told(document),
+        _summary(document),
         "",
         f"Run with `{document['command']}` ([suite.yaml](suite.yaml)) at the commit below; all numbers are in"
         " [board.json](board.json). Written by `symbench publish`.",
@@ -115,7 +121,7 @@ def page(document: Mapping[str, Any]) -> str:
         "",
         "## All rows",
         "",
-        "Mean ± standard deviation over the seeds that are done.",
+        "Mean ± standard deviation over the finished seeds.",
         "",
         table(
             ["data", "level", "model", *(METRICS[name].title for name in SHOWN), "seeds"],
@@ -127,22 +133,22 @@ def page(document: Mapping[str, Any]) -> str:
             ),
         ),
     ]
-    lines += ["", "## What is missing", ""]
+    lines += ["", "## Missing cells", ""]
     lines += [
         f"- {escape(one['dataset'])} level {escape(one['level'])}, {escape(one['label'])}, seed"
         f" {one['seed']}: {one['state']}{': ' + escape(one['why']) if one['why'] else ''}"
         for one in document["missing"]
-    ] or ["Nothing: every cell is done."]
+    ] or ["None: every cell is done."]
     lines += [f"- unreadable record: {escape(name)}" for name in document["unreadable"]]
     keys = [key for key in (*VERSIONS, *MACHINE) if key in provenance]
     keys += sorted(provenance.keys() - keys)  # a board of an older symbench may name more
-    told = ([key, ", ".join(provenance[key])] for key in keys)
-    lines += ["", "## Where it comes from", "", table(("", ""), told), ""]
-    fields = (
+    values = ([key, ", ".join(provenance[key])] for key in keys)
+    lines += ["", "## Provenance", "", table(("", ""), values), ""]
+    files = (
         [f"{one['dataset']} ({one['preset']})", one["level"], one["file"], one["checksum"][:16], _error(one)]
         for one in document["data"]
     )
-    lines.append(table(["data", "level", "file", "sha256", "measured equivariance error"], fields))
+    lines.append(table(["data", "level", "file", "sha256", "measured equivariance error"], files))
     return "\n".join(lines) + "\n"
 
 
@@ -150,24 +156,24 @@ def _error(data: Mapping[str, Any]) -> str:
     return "-" if data["data_equivariance_error"] is None else written(data["data_equivariance_error"])
 
 
-def _told(document: Mapping[str, Any]) -> str:
-    """The board in two sentences."""
+def _summary(document: Mapping[str, Any]) -> str:
+    """Finished cells, seeds, day, commit and machine of a board in one sentence."""
     seeds, states = len(document["seeds"]), document["states"]
-    left = ", ".join(f"{count} {state}" for state, count in states.items() if state != "done")
+    unfinished = ", ".join(f"{count} {state}" for state, count in states.items() if state != "done")
     provenance = document["provenance"]
     commits = [escape(commit[:12]) for commit in provenance.get("git_commit", [])]
     dirty = " with uncommitted changes" if "true" in provenance.get("git_dirty", []) else ""
     day, machine = document["last_result"][:10], escape(", ".join(provenance.get("device", ["unknown machine"])))
     return (
-        f"{states.get('done', 0)} of {document['cells']} cells done{f' ({left})' if left else ''}, {seeds}"
+        f"{states.get('done', 0)} of {document['cells']} cells done{f' ({unfinished})' if unfinished else ''}, {seeds}"
         f" {'seed' if seeds == 1 else 'seeds'} each, {day}; commit {', '.join(commits) or 'unknown'}{dirty}, torch"
         f" {escape(', '.join(provenance.get('torch', ['unknown'])))}, {machine}."
     )
 
 
 def _tables(document: Mapping[str, Any]) -> list[str]:
-    """The metric of each model at each level, a table for each data set; the best that is complete in bold."""
-    lines = ["", EXPLAINED]
+    """Tables of the metric of each model at each level, one for each dataset."""
+    lines = ["", TABLE_NOTE]
     metric = METRICS[document["metric"]]
 
     def panel(row: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -186,9 +192,9 @@ def _tables(document: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(rows: Sequence[Mapping[str, Any]], label: str, level: str, metric: str) -> Markdown:
-    found = next((row for row in rows if row["label"] == label and str(row["level"]) == level), None)
-    if found is None:
+    row = next((row for row in rows if row["label"] == label and str(row["level"]) == level), None)
+    if row is None:
         return Markdown()
-    text = found["written"].get(metric, "")
-    remark = f"({found['remark']})" if found["remark"] else ""
-    return Markdown(" ".join(filter(None, (bold(text) if found["best"] else text, found["group"], escape(remark)))))
+    text = row["written"].get(metric, "")
+    remark = f"({row['remark']})" if row["remark"] else ""
+    return Markdown(" ".join(filter(None, (bold(text) if row["best"] else text, row["group"], escape(remark)))))

@@ -1,4 +1,4 @@
-"""The board as one HTML file that needs nothing but a browser: same records, same bytes."""
+"""The leaderboard as one HTML file without external resources; equal records give equal bytes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,16 @@ from markupsafe import Markup
 
 from benchmark.suite.suite import Suite
 from results.board.leaderboard import aggregate, best, letters_of
-from results.board.literature import beside
+from results.board.literature import Beside, beside
 from results.board.quantities import METRICS, Statistic, written, written_statistic
 from results.board.reproduce import Commands
 from results.board.row import Row
 from results.board.standings import overall
 from results.board.table import estimate
 from results.board.tuning_ledger import HEADINGS, ledger_row, tuning_ledger, unequal_tuning, untuned_models
-from results.board.verdicts import Verdict, sure, verdicts
-from results.figures import figures, rollouts, views_flow, views_symmetry, views_weights
-from results.figures.figures import Plot
+from results.board.verdicts import Verdict, verdicts
+from results.figures import rollouts, views_flow, views_symmetry, views_weights
+from results.figures.figures import Plot, Style, styles
 from results.figures.plot import standalone
 from results.figures.study_figures import figures_of as study_figures
 from results.report.export import SHOWN
@@ -44,79 +45,106 @@ MORE_COLUMNS = (
     "best_epoch",
 )
 MOST_DETAILED = 400
-"""Rows, beyond which the page keeps to SHOWN and to the ids of the records."""
+"""Rows above which the page has only the columns SHOWN and the ids of the records."""
 MOST_PANELS = 12
-"""Datasets, each under one protocol, whose figures are drawn; the page says so of the others."""
+"""Datasets (each under one protocol) whose figures are drawn; the page counts the others."""
 MOST_STANDINGS = 60
 MOST_STUDIES = 12
-"""Studies whose figures are drawn; the page says so of the others."""
+"""Studies whose figures are drawn; the page counts the others."""
 PROVENANCE = ("symbench", "git_commit", "python", "torch", "device", "world_size", "host", "data_file", "data_checksum")
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What is shown of one dataset under one protocol."""
+    """Figures and published results of one dataset under one protocol."""
 
     heading: str
     plots: Sequence[Plot]
-    published: Sequence[Any]
+    published: Sequence[Beside]
 
 
-def render(
-    store: Store,
-    suite: Suite,
-    records: Mapping[str, Record],
-    broken: Sequence[Broken],
-    metric: str = "rmse_future",
-    baseline: str | None = None,
-    panels: Sequence[Panel] | None = None,
-) -> str:
-    """The whole page; `panels` where the caller has them. UserError: no such metric, no such baseline."""
-    rows = aggregate(suite.cells, records, metric)
-    detailed = len(rows) <= MOST_DETAILED
-    columns = [*SHOWN, *(MORE_COLUMNS if detailed else ())]
-    columns += [] if metric in columns else [metric]
-    columns = [name for name in columns if name in SHOWN or any(name in row.metrics for row in rows)]
-    commands = Commands(suite)
-    standings = overall(rows, metric, baseline)
-    environment = Environment(
-        loader=PackageLoader("results.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = Markup  # ours alone: `plot` escapes every name in it
-    return environment.get_template("report.html").render(
-        suite=suite.name,
-        metric_name=metric,
-        metric=METRICS[metric],
-        columns=[(name, METRICS[name]) for name in columns],
-        rows=rows,
-        detailed=detailed,
-        most_detailed=MOST_DETAILED,
-        winners={name: best(rows, name) for name in ("rmse_future", "rmse_domain", metric)},
-        groups=letters_of(rows, metric),
-        cell=_cell,
-        verdicts=[_told_verdict(verdict, metric) for verdict in verdicts(rows, metric)],
-        standings=standings,
-        most_standings=MOST_STANDINGS,
-        estimate=estimate,
-        written=written,
-        written_statistic=written_statistic,
-        commands=commands,
-        panels=panels_of(rows, records, metric) if panels is None else panels,
-        left_out=untuned_models(suite),
-        panels_left=max(0, len({_figured(row) for row in rows}) - MOST_PANELS),
-        tuning=_tuning(suite, records, store),
-        broken=[(_below(broken_one.folder, store), broken_one.reason) for broken_one in broken],
-        provenance=_provenance(records[cell.id] for cell in suite.cells if cell.id in records),
-        provenance_keys=PROVENANCE,
-    )
+class Report:
+    """The report of a suite. Figures and page are made when they are first used.
+
+    UserError (from `html`): no such metric, no such baseline.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        suite: Suite,
+        records: Mapping[str, Record],
+        broken: Sequence[Broken],
+        metric: str = "rmse_future",
+        baseline: str | None = None,
+    ) -> None:
+        self.store, self.suite, self.records, self.broken = store, suite, records, broken
+        self.metric, self.baseline = metric, baseline
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return aggregate(self.suite.cells, self.records, self.metric)
+
+    @cached_property
+    def panels(self) -> list[Panel]:
+        return panels_of(self.rows, self.records, self.metric)
+
+    @property
+    def svg_figures(self) -> list[tuple[str, str]]:
+        """Every figure as (stem of a file name, SVG document)."""
+        return [
+            (f"{re.sub(r'[^a-z0-9]+', '-', panel.heading.lower()).strip('-')}-{plot.key}", standalone(plot.svg))
+            for panel in self.panels
+            for plot in panel.plots
+            if plot.svg is not None
+        ]
+
+    @cached_property
+    def html(self) -> str:
+        """The page."""
+        rows, metric, suite = self.rows, self.metric, self.suite
+        detailed = len(rows) <= MOST_DETAILED
+        columns = [*SHOWN, *(MORE_COLUMNS if detailed else ())]
+        columns += [] if metric in columns else [metric]
+        columns = [name for name in columns if name in SHOWN or any(name in row.metrics for row in rows)]
+        environment = Environment(
+            loader=PackageLoader("results.report"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters["svg"] = Markup  # safe: `plot` escapes every name in its SVG
+        return environment.get_template("report.html").render(
+            suite=suite.name,
+            metric_name=metric,
+            metric=METRICS[metric],
+            columns=[(name, METRICS[name]) for name in columns],
+            rows=rows,
+            detailed=detailed,
+            most_detailed=MOST_DETAILED,
+            winners={name: best(rows, name) for name in ("rmse_future", "rmse_domain", metric)},
+            groups=letters_of(rows, metric),
+            tooltip=_tooltip,
+            verdicts=[_verdict_line(verdict, metric) for verdict in verdicts(rows, metric)],
+            standings=overall(rows, metric, self.baseline),
+            most_standings=MOST_STANDINGS,
+            estimate=estimate,
+            written=written,
+            written_statistic=written_statistic,
+            commands=Commands(suite),
+            panels=self.panels,
+            left_out=untuned_models(suite),
+            undrawn_panels=max(0, len({_panel_key(row) for row in rows}) - MOST_PANELS),
+            tuning=_tuning(suite, self.records, self.store),
+            broken=[(_relative(one.folder, self.store), one.reason) for one in self.broken],
+            provenance=_provenance(self.records[cell.id] for cell in suite.cells if cell.id in self.records),
+            provenance_keys=PROVENANCE,
+        )
 
 
 def _tuning(suite: Suite, records: Mapping[str, Record], store: Store) -> dict[str, Any] | None:
-    """What the page shows of tuning; None where nothing of the board is tuned."""
+    """Content of the section on tuning; None if nothing of the board is tuned."""
     ledger = tuning_ledger(suite, records, store)
     if not ledger:
         return None
@@ -132,50 +160,35 @@ def _tuning(suite: Suite, records: Mapping[str, Record], store: Store) -> dict[s
         "lines": [ledger_row(line) for line in ledger],
         "warnings": [*unequal_tuning(ledger), *warnings],
         "plots": plots,
-        "left": max(0, len(finished) - MOST_STUDIES),
+        "undrawn": max(0, len(finished) - MOST_STUDIES),
     }
 
 
-def figures_of(panels: Sequence[Panel]) -> list[tuple[str, str]]:
-    """Every figure of the board as (stem of a file name, SVG document that stands alone)."""
-    found = []
-    for panel in panels:
-        stem = re.sub(r"[^a-z0-9]+", "-", panel.heading.lower()).strip("-")
-        found += [(f"{stem}-{plot.key}", standalone(plot.svg)) for plot in panel.plots if plot.svg is not None]
-    return found
-
-
-def panels_of(rows: Sequence[Row], records: Mapping[str, Record], metric: str = "rmse_future") -> list[Panel]:
-    """The figures of the board; to draw them is most of the work of a page."""
-    found: list[Panel] = []
-    look = figures.styles(rows)
+def panels_of(rows: Sequence[Row], records: Mapping[str, Record], metric: str) -> list[Panel]:
+    """The figures of the board; drawing them takes most of the time of a page."""
+    look = styles(rows)
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     protocols: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = defaultdict(dict)
     for row in rows:
-        groups[_figured(row)].append(row)
+        groups[_panel_key(row)].append(row)
         protocols[row.panel][row.contest[-1]] = row.protocol
+    panels = []
     for members in list(groups.values())[:MOST_PANELS]:
         name, preset, grid = members[0].panel
-        told = _apart(members[0].protocol, list(protocols[members[0].panel].values()))
-        heading = f"{name} ({', '.join((preset, grid, *told))})"
-        found.append(Panel(heading, _plots(members, look, records, metric), beside(members)))
-    return found
+        own, others = members[0].protocol, protocols[members[0].panel].values()
+        varied = [f"{key} {value}" for key, value in own.items() if any(one.get(key) != value for one in others)]
+        heading = f"{name} ({', '.join((preset, grid, *varied))})"
+        panels.append(Panel(heading, _plots(members, look, records, metric), beside(members)))
+    return panels
 
 
-def _figured(row: Row) -> tuple[Any, ...]:
-    """What stands in one set of figures: rows of another protocol are asked something else."""
+def _panel_key(row: Row) -> tuple[Any, ...]:
+    """Dataset, preset, grid and protocol: rows of another protocol have another task and get figures of their own."""
     return (*row.panel, row.contest[-1])
 
 
-def _apart(protocol: Mapping[str, Any], all_of_them: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Those settings of `protocol` that tell it from the others; none where there is only one."""
-    return [f"{key} {value}" for key, value in protocol.items() if any(one.get(key) != value for one in all_of_them)]
-
-
-def _plots(
-    rows: Sequence[Row], look: Mapping[str, figures.Style], records: Mapping[str, Record], metric: str
-) -> list[Plot]:
-    """The figures of one dataset, in the styles of the whole board."""
+def _plots(rows: Sequence[Row], look: Mapping[str, Style], records: Mapping[str, Record], metric: str) -> list[Plot]:
+    """The figures of one dataset, in the styles of the board."""
     most = max(rows, key=_data_error).level
     last = [row for row in rows if row.level == most]
     one_level = len({row.level for row in rows}) == 1
@@ -202,12 +215,12 @@ def _data_error(row: Row) -> float:
     return -1.0 if error is None else error.mean
 
 
-def _cell(name: str, value: Statistic, seeds: int) -> str:
-    """What a number says when it is pointed at: its interval, and what it lacks."""
+def _tooltip(name: str, value: Statistic, seeds: int) -> str:
+    """Tooltip of a number: its interval, and the number of seeds if some are missing."""
     metric = METRICS[name]
-    told = []
+    texts = []
     if metric.prefixed:
-        told.append(f"{value.mean:,}")
+        texts.append(f"{value.mean:,}")
     elif value.low is not None and value.high is not None and value.std:
         ends = " to ".join(written(end / metric.divisor) for end in (value.low, value.high))
         covers = (
@@ -215,42 +228,41 @@ def _cell(name: str, value: Statistic, seeds: int) -> str:
             if value.n <= 4
             else "95 % interval"
         )
-        told.append(f"{ends} ({covers})")
+        texts.append(f"{ends} ({covers})")
     if value.n < seeds:
-        told.append(f"mean over {value.n} of {seeds} seeds")
-    return "; ".join(told)
+        texts.append(f"mean over {value.n} of {seeds} seeds")
+    return "; ".join(texts)
 
 
-def _told_verdict(verdict: Verdict, metric: str) -> dict[str, Any]:
-    """The line of one contest."""
-    row = verdict.example
+def _verdict_line(verdict: Verdict, metric: str) -> dict[str, Any]:
+    """Line of one contest in the table of winners."""
+    row, comparison = verdict.example, verdict.comparison
     data = row.metrics.get("data_equivariance_error")
-    best_row, second, between = verdict.best, verdict.second, verdict.comparison
-    relative = None if between is None else between.relative
+    relative = None if comparison is None else comparison.relative
     return {
         "where": f"{row.dataset} ({row.preset}, {row.grid}), {row.protocol['name']}",
         "level": row.level,
         "data": "-" if data is None else written(data.mean),
-        "best": "-" if best_row is None else best_row.label,
-        "number": "-" if best_row is None else best_row.written(metric),
-        "second": "-" if second is None else second.label,
+        "best": "-" if verdict.best is None else verdict.best.label,
+        "number": "-" if verdict.best is None else verdict.best.written(metric),
+        "second": "-" if verdict.second is None else verdict.second.label,
         "margin": "-" if relative is None else f"{100 * relative:+.0f} %",
-        "difference": "" if between is None else estimate(between.difference),
-        "sure": verdict.words,
-        "is_sure": verdict.tested and not verdict.alike and sure(between),
+        "difference": "" if comparison is None else estimate(comparison.difference),
+        "significance": verdict.text,
+        "significant": verdict.significant,
     }
 
 
 def _provenance(records: Iterable[Record]) -> list[tuple[list[str], int]]:
-    """Each combination of versions, machine and data found in the records, and in how many of them."""
-    found = Counter(tuple(_told(record.environment, key) for key in PROVENANCE) for record in records)
-    return [(list(values), count) for values, count in sorted(found.items())]
+    """Combinations of versions, machine and data, each with the number of its records."""
+    counts = Counter(tuple(_origin(record.environment, key) for key in PROVENANCE) for record in records)
+    return [(list(values), count) for values, count in sorted(counts.items())]
 
 
-def _told(environment: Mapping[str, Any], key: str) -> str:
+def _origin(environment: Mapping[str, Any], key: str) -> str:
     value = str(environment.get(key, ""))
     return Path(value).name if key == "data_file" else value
 
 
-def _below(folder: Path, store: Store) -> str:
+def _relative(folder: Path, store: Store) -> str:
     return folder.relative_to(store.root).as_posix() if folder.is_relative_to(store.root) else folder.name

@@ -1,8 +1,7 @@
-"""Bootstrap intervals over few seeds.
+"""Bootstrap intervals over few seeds; docs/leaderboards.md explains the choice of method.
 
-Everything here is a function of its arguments: resamples are enumerated where there are few seeds and drawn from a
-fixed sequence where there are more, so that equal results give equal numbers on every machine.
-docs/leaderboards.md says why these intervals and not others.
+Resamples are enumerated for few seeds and drawn from a fixed sequence for more, so that equal values give equal
+intervals on every machine.
 """
 
 from __future__ import annotations
@@ -14,20 +13,20 @@ from itertools import combinations_with_replacement
 from math import factorial, prod
 
 import numpy as np
-import scipy  # of which `stats` is imported where it is first used: that takes half a second
+import scipy  # `scipy.stats` is loaded at its first use, which takes half a second
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 CONFIDENCE = 0.95
 ENUMERATED = 7
-"""Up to so many seeds every resample is counted, with its probability; beyond, DRAWS are drawn."""
+"""Number of seeds up to which every resample is enumerated with its probability; beyond it DRAWS are drawn."""
 DRAWS = 2000
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its bootstrap interval; the ends are None where nothing tells the spread."""
+    """A number and its bootstrap interval; the ends are None if the spread is unknown."""
 
     value: float
     low: float | None = None
@@ -43,9 +42,9 @@ class Estimate:
 def interval(values: ArrayLike) -> tuple[Array, Array]:
     """Ends of the bootstrap interval of the mean along the last axis: (..., n) -> two (...); NaN for n = 1.
 
-    The percentile bootstrap with expanded percentiles (Hesterberg 2015, section 4.3): the resamples of n values
-    spread too little by sqrt((n - 1) / n) and know no Student factor; the percentiles are moved out to make good for
-    both. No resample leaves the range of the values: for n <= 4 the interval is that range (see `range_coverage`).
+    Percentile bootstrap with expanded percentiles (Hesterberg 2015, section 4.3). They correct for two errors of plain
+    percentiles: a spread too small by sqrt((n - 1) / n), and no Student factor. No resample is outside the range of the
+    values; for n <= 4 the interval is that range (see `range_coverage`).
     """
     table = np.asarray(values, dtype=np.float64)
     n = table.shape[-1]
@@ -58,19 +57,19 @@ def interval(values: ArrayLike) -> tuple[Array, Array]:
 
 @cache
 def expanded_tail(n: int) -> float:
-    """The probability to cut off on either side: Phi(-sqrt(n / (n - 1)) t), t of n - 1 degrees of freedom."""
+    """Probability to cut off on each side: Phi(-sqrt(n / (n - 1)) t), with Student's t of n - 1 degrees of freedom."""
     student = special.stdtrit(n - 1, 0.5 + CONFIDENCE / 2)
     return float(special.ndtr(-np.sqrt(n / (n - 1)) * student))
 
 
 def range_coverage(n: int) -> float:
-    """How often the range of `n` values holds the median of their distribution, whatever that is: 1 - 2^(1 - n)."""
+    """Probability that the range of `n` values contains the median of any distribution: 1 - 2^(1 - n)."""
     return 1 - 2.0 ** (1 - n)
 
 
 @cache
 def resamples(n: int) -> tuple[Array, Array]:
-    """How often each of `n` values is in a resample (resamples, n), and the probability of each (resamples,)."""
+    """Counts of each of `n` values in each resample (resamples, n), and the probabilities (resamples,)."""
     if n > ENUMERATED:
         counts = np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), DRAWS).astype(np.float64)
         return counts, np.full(DRAWS, 1 / DRAWS)
@@ -93,24 +92,24 @@ def weighted_ends(values: Array, weights: Array, tail: float) -> tuple[Array, Ar
 
 
 def drawn_seeds(block: Array, stratum: int) -> Array:
-    """Resamples of the seeds of one block, other ones for each `stratum`: (n,) -> (DRAWS, n)."""
+    """Resamples of the seeds of one block, different for each `stratum`: (n,) -> (DRAWS, n)."""
     rng = np.random.default_rng([len(block), stratum])
     return block[rng.integers(0, len(block), (DRAWS, len(block)))]
 
 
 def percentile_ends(draws: Array) -> tuple[float, float]:
-    """The plain percentile interval of many draws."""
+    """Plain percentile interval of many draws."""
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="inverted_cdf")
     return float(low), float(high)
 
 
 def interquartile_mean(values: ArrayLike) -> float:
-    """The mean of the middle half of all values (Agarwal et al. 2021); inf where a quarter or more diverged."""
+    """Mean of the middle half of all values (Agarwal et al. 2021)."""
     return float(scipy.stats.trim_mean(np.asarray(values, dtype=np.float64).ravel(), 0.25))
 
 
 def interquartile_estimate(blocks: Sequence[ArrayLike]) -> Estimate:
-    """Over all blocks and seeds; the interval resamples the seeds of each block apart (stratified bootstrap)."""
+    """Interquartile mean over all blocks and seeds; stratified bootstrap, which resamples the seeds of each block."""
     present = [np.asarray(block, dtype=np.float64) for block in blocks]
     value = interquartile_mean(np.concatenate(present))
     if all(len(block) < 2 for block in present):

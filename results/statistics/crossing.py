@@ -1,4 +1,4 @@
-"""Statistics over levels: where two lines cross, and how one quantity follows another."""
+"""Statistics over levels: crossing of two lines, slope and rank correlation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from results.statistics.bootstrap import CONFIDENCE, Array, Estimate, drawn_seed
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where two lines cross; `share` is the part of the resamples in which they do, the interval is over those.
+    """Crossing of two lines; `share` is the part of the resamples in which they cross.
 
-    The interval is None where fewer than the confidence asked for cross: then its ends would be those of the x-axis.
+    The interval is over those resamples. It has no ends if `share` is below CONFIDENCE.
     """
 
     at: Estimate
@@ -24,10 +24,10 @@ class Crossing:
 
 
 def crossing(x: Sequence[float], first: Sequence[ArrayLike], second: Sequence[ArrayLike]) -> Crossing | None:
-    """Where the mean of `first` and that of `second` cross, both joined by straight lines over `x`.
+    """First crossing from the left of the means of `first` and `second`, joined by straight lines over `x`.
 
-    `first[i]` and `second[i]` hold the seeds at `x[i]`, which are resampled apart at each place. The first crossing
-    from the left; None where the means do not cross.
+    `first[i]` and `second[i]` hold the values of the seeds at `x[i]`; each is resampled independently. None if the
+    means do not cross.
     """
     order = np.argsort(np.asarray(x, dtype=np.float64), kind="stable")
     places = np.asarray(x, dtype=np.float64)[order]
@@ -49,28 +49,27 @@ def crossing(x: Sequence[float], first: Sequence[ArrayLike], second: Sequence[Ar
 
 
 def _zeros(x: Array, gaps: Array) -> Array:
-    """The first change of sign from the left of each line (lines, places); NaN where a line keeps its sign.
+    """Place of the first change of sign of each line (lines, places); NaN for a line that keeps its sign.
 
-    A zero is a change only between two signs: lines that begin together, or touch, do not cross.
+    A zero counts only between two different signs: lines that begin together, or touch, do not cross.
     """
-    left, right = gaps[:, :-1], gaps[:, 1:]
     signs = np.sign(gaps)
     for place in range(1, signs.shape[1]):
         signs[:, place] = np.where(signs[:, place] == 0, signs[:, place - 1], signs[:, place])
     changes = signs[:, :-1] * signs[:, 1:] < 0
     first = np.argmax(changes, axis=1)
     row = np.arange(len(gaps))
-    a, b = left[row, first], right[row, first]
+    a, b = gaps[row, first], gaps[row, first + 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         at = x[first] + (x[first + 1] - x[first]) * a / (a - b)
     return np.where(changes.any(axis=1), at, np.nan)
 
 
 def slope_and_rank(x: Sequence[float], y: Mapping[int, Sequence[float]]) -> tuple[Estimate, float | None]:
-    """How y follows x over levels: the least-squares slope, with an interval over seeds, and Spearman's correlation.
+    """Least-squares slope of y over x with an interval over seeds, and Spearman's correlation of the means.
 
-    `y` holds for each seed its values at all of `x`; the slope of the mean is the mean of the seeds' slopes. The
-    correlation is that of the means, None for fewer than three levels or where one of the two does not vary.
+    `y` holds the values of each seed at all of `x`. The correlation is None for fewer than three levels, and if x or y
+    does not vary.
     """
     places = np.asarray(x, dtype=np.float64)
     lines = np.array([y[seed] for seed in sorted(y)], dtype=np.float64)

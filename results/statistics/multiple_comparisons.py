@@ -1,4 +1,4 @@
-"""Many models: tests adjusted for their number, groups of models that cannot be told apart, ranks over contests."""
+"""Comparison of many models: adjusted tests, groups of models that do not differ significantly, ranks over contests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import numpy as np
-import scipy  # of which `stats` is imported where it is first used: that takes half a second
+import scipy  # `scipy.stats` is loaded at its first use, which takes half a second
 from numpy.typing import ArrayLike
 
 from results.statistics.bootstrap import CONFIDENCE, Array
@@ -15,13 +15,13 @@ from results.statistics.paired import Sample, both_have_runs, common_seeds, mixe
 
 SIGNIFICANT = 1 - CONFIDENCE
 MOST_LETTERED = 30
-"""Models up to which every pair is compared."""
+"""Number of models up to which every pair is compared."""
 FEWEST_BLOCKS = 6
-"""Below it no signed-rank test can find a difference at 5 %: 2 / 2^5 = 0.0625."""
+"""Fewer blocks cannot give a significant signed-rank test at 5 %: 2 / 2^5 = 0.0625."""
 
 
 def holm(p: ArrayLike) -> Array:
-    """The p-values adjusted for their number (Holm 1979): at most the share of wrong finds among all of them.
+    """P-values adjusted for their number (Holm 1979), which controls the family-wise error rate.
 
     >>> holm([0.01, 0.04, 0.03]).tolist()
     [0.03, 0.06, 0.06]
@@ -35,23 +35,22 @@ def holm(p: ArrayLike) -> Array:
 
 
 def pairwise(samples: Sequence[Sample], pairs: Sequence[tuple[int, int]] | None = None) -> Array:
-    """Holm-adjusted p of every pair in one contest: (k, k), symmetric, 1 on the diagonal, NaN where none can be had.
+    """Holm-adjusted p of every pair in one contest: (k, k), symmetric, 1 on the diagonal, NaN without a test.
 
-    `pairs` restricts it to these. Seeds that diverged are left out of the test, as missing ones are; whoever shows the
-    groups says so.
+    `pairs` restricts the tests. Seeds that diverged are not used, as if they were missing.
     """
     k = len(samples)
     result = np.full((k, k), np.nan)
     np.fill_diagonal(result, 1.0)
     finite = [_finite(sample) for sample in samples]
-    alike: dict[tuple[int, ...], dict[tuple[int, int], Array]] = defaultdict(dict)  # by shape, to be tested at once
+    by_shape: dict[tuple[int, ...], dict[tuple[int, int], Array]] = defaultdict(dict)  # equal shapes are tested at once
     for i, j in combinations(range(k), 2) if pairs is None else pairs:
         seeds, with_runs = common_seeds(finite[i], finite[j]), both_have_runs(finite[i], finite[j])
         if len(seeds) > 1:
             difference = table(finite[i], seeds, with_runs) - table(finite[j], seeds, with_runs)
-            alike[difference.shape][i, j] = difference
-    tested = [pair for members in alike.values() for pair in members]
-    p = [mixed_test(np.stack(list(members.values()))) for members in alike.values()]
+            by_shape[difference.shape][i, j] = difference
+    tested = [pair for members in by_shape.values() for pair in members]
+    p = [mixed_test(np.stack(list(members.values()))) for members in by_shape.values()]
     for (i, j), value in zip(tested, holm(np.concatenate([*p, []])), strict=True):
         result[i, j] = result[j, i] = value
     return result
@@ -67,9 +66,10 @@ def _finite(sample: Sample) -> Sample:
 
 
 def groups(order: Sequence[int], adjusted: Callable[[Sequence[tuple[int, int]] | None], Array]) -> list[str]:
-    """For each index in `order`, from the best to the worst, its letters, from the `adjusted` p of every pair.
+    """Group letters of each model; `order` has the indices from the best to the worst.
 
-    Of more than MOST_LETTERED models only `a` is given, to those that cannot be told from the best.
+    `adjusted(pairs)` gives the adjusted p of these pairs, or of all for None. Of more than MOST_LETTERED models only
+    those that do not differ significantly from the best get a letter, `a`.
     """
     if len(order) <= MOST_LETTERED:
         return letters(order, adjusted(None))
@@ -78,11 +78,10 @@ def groups(order: Sequence[int], adjusted: Callable[[Sequence[tuple[int, int]] |
 
 
 def letters(order: Sequence[int], p: Array) -> list[str]:
-    """For each of (k,) the groups it belongs to: two that share a letter cannot be told apart.
+    """Group letters of each model: two that share a letter do not differ significantly; `a` is the group of the best.
 
-    `order` are the indices from the best to the worst, `p` (k, k) as `pairwise` gives it; `a` is the group of the
-    best. An index that has a p with nobody gets none. Insert and absorb (Piepho 2004): every group is as large as it
-    can be.
+    `order` has the indices from the best to the worst, `p` (k, k) is as from `pairwise`. A model without any p gets no
+    letter. Insert and absorb (Piepho 2004), which makes every group as large as possible.
     """
     known = [index for index in order if np.isfinite(np.delete(p[index], index)).any()]
     groups = [set(known)] if known else []
@@ -104,29 +103,28 @@ def _letter(number: int) -> str:
 
 
 def ranks(blocks: ArrayLike) -> Array:
-    """The rank of each model in each block, 1 the best, ties shared: (blocks, models), NaN where it has no value."""
+    """Rank of each model in each block: (blocks, models); 1 is the best, ties share a rank, NaN without a value."""
     values = np.asarray(blocks, dtype=np.float64)
     return np.asarray(scipy.stats.rankdata(values, axis=1, nan_policy="omit"))
 
 
 def signed_ranks(blocks: ArrayLike, pairs: Sequence[tuple[int, int]] | None = None) -> Array:
-    """Holm-adjusted p of Wilcoxon's signed-rank test for every pair over the blocks that both have: (k, k).
+    """Holm-adjusted p of Wilcoxon's signed-rank test for every pair over their common blocks: (k, k).
 
-    `pairs` restricts it to these. NaN for a pair with fewer than FEWEST_BLOCKS, in which no difference could be
-    found. Pairs, and not mean ranks as in Nemenyi's test: who else is on the board must not matter (Benavoli, Corani,
-    Mangili 2016).
+    `pairs` restricts the tests. NaN for a pair with fewer than FEWEST_BLOCKS. Nemenyi's test on mean ranks is not used:
+    its result for two models depends on the others (Benavoli, Corani, Mangili 2016).
     """
     values = np.asarray(blocks, dtype=np.float64)
     k = values.shape[1]
     result = np.full((k, k), np.nan)
     np.fill_diagonal(result, 1.0)
-    found: dict[tuple[int, int], float] = {}
+    raw: dict[tuple[int, int], float] = {}
     for i, j in combinations(range(k), 2) if pairs is None else pairs:
         both = values[:, [i, j]]
         both = both[~np.isnan(both).any(axis=1)]
         if len(both) >= FEWEST_BLOCKS:
-            found[i, j] = _signed_rank(both[:, 0], both[:, 1])
-    for (i, j), p in zip(found, holm(list(found.values())), strict=True):
+            raw[i, j] = _signed_rank(both[:, 0], both[:, 1])
+    for (i, j), p in zip(raw, holm(list(raw.values())), strict=True):
         result[i, j] = result[j, i] = p
     return result
 
@@ -136,16 +134,16 @@ def _signed_rank(first: Array, second: Array) -> float:
         difference = np.where(first == second, 0.0, first - second)  # two that diverged are equal
     if not difference.any():
         return 1.0
-    # Infinite differences, of one that diverged, rank above all others and tie with each other.
+    # Infinite differences, from a seed that diverged, rank above all others and tie with each other.
     largest = 2 * np.abs(difference[np.isfinite(difference)]).max(initial=1.0)
     return float(scipy.stats.wilcoxon(np.clip(difference, -largest, largest), zero_method="pratt").pvalue)
 
 
 def friedman(blocks: ArrayLike) -> float | None:
-    """p that all models are alike over the blocks in which each has a value; None for fewer than 3 of either."""
+    """p of Friedman's test over the blocks in which each model has a value; None for fewer than 3 blocks or models."""
     if min(np.shape(blocks)) < 3:
         return None
-    values = ranks(blocks)  # on which alone it depends, and which have no infinities
+    values = ranks(blocks)  # the test depends on ranks only, and they are finite
     values = values[~np.isnan(values).any(axis=1)]
     if len(values) < 3 or bool((values == values[:, :1]).all()):
         return None

@@ -1,7 +1,7 @@
-"""Two models in one contest, paired by seed and test run: difference, its interval, test, probability of improvement.
+"""Comparison of two models in one contest, paired by seed and test run.
 
-Values are errors, lower is better, unless said otherwise; a seed that diverged is `inf`, worse than every number; NaN
-is a seed that is missing.
+Values are errors (lower is better) unless stated otherwise. A seed that diverged is `inf`, worse than every number; a
+missing seed is NaN.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from results.statistics.bootstrap import DRAWS, Array, Estimate, expanded_tail, 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one model reached in one contest: a value for each seed, and for each test run of each seed if recorded.
+    """Values of one model in one contest.
 
-    `values` (seeds,); `by_run` (seeds, runs) or None; `deterministic` for a model that nothing random enters, which
-    is evaluated once and stands for every seed.
+    `values` (seeds,); `by_run` (seeds, runs), or None if it is not recorded. A `deterministic` model is evaluated once,
+    and its value stands for every seed.
     """
 
     seeds: tuple[int, ...]
@@ -32,7 +32,7 @@ class Sample:
 
     @property
     def runs(self) -> int:
-        """How many test runs each seed tells of, 0 where not all tell the same number."""
+        """Number of test runs of each seed, 0 if the seeds differ in it."""
         lengths = {len(row) for row in self.by_run or ()}
         return lengths.pop() if len(lengths) == 1 else 0
 
@@ -41,10 +41,10 @@ class Sample:
 class Comparison:
     """First minus second, paired by seed and test run.
 
-    `difference.low`, `.high`: `paired_interval` over the seeds and runs that both have. `relative` is the difference
-    over the mean of the second. `p` is that of `mixed_test`, None where `reason` says why there is none; `over` says
-    what varied: `seeds and runs`, `seeds`, or `runs` (one seed only: nothing is said of other seeds, and there is no
-    p). `improvement` is the probability that a seed of the first is better than one of the second.
+    `difference` has the interval of `paired_interval` over the common seeds and runs. `relative` is the difference over
+    the mean of the second. `improvement` is the probability that a seed of the first is better than one of the second.
+    `p` is from `mixed_test`, or None with a `reason`. `over` names what varies: `seeds and runs`, `seeds`, or `runs`
+    (a single seed, for which there is no p).
     """
 
     difference: Estimate
@@ -58,7 +58,7 @@ class Comparison:
 
 
 def compare(first: Sample, second: Sample, higher_is_better: bool = False) -> Comparison:
-    """The two over the seeds and runs that both have; seeds that diverged count in `improvement` alone."""
+    """Comparison over the common seeds and runs; seeds that diverged count in `improvement` only."""
     improvement = probability_of_improvement(first.values, second.values, higher_is_better)
     seeds = common_seeds(first, second)
     cubes = [table(sample, seeds, both_have_runs(first, second)) for sample in (first, second)]
@@ -71,18 +71,18 @@ def compare(first: Sample, second: Sample, higher_is_better: bool = False) -> Co
     random = not (first.deterministic and second.deterministic)
     over = " and ".join(["seeds"] * (n > 1 and random) + ["runs"] * (runs > 1))
     if not n:
-        return Comparison(Estimate(float("nan")), None, improvement, None, 0, runs, "", "no seed that both finished")
+        return Comparison(Estimate(float("nan")), None, improvement, None, 0, runs, "", "no seed is finished in both")
     low, high = paired_interval(cubes[0], cubes[1])
-    whole = [table(sample, seeds, with_runs=False)[finite].mean() for sample in (first, second)]
-    mean, size = float(whole[0] - whole[1]), float(whole[1])
+    means = [table(sample, seeds, with_runs=False)[finite].mean() for sample in (first, second)]
+    mean, size = float(means[0] - means[1]), float(means[1])
     estimate = Estimate(mean, *((low, high) if over else (None, None)))
     p = float(mixed_test(difference[None])[0]) if n > 1 and over else None
-    reason = "" if p is not None else "one seed that both have: the spread over seeds is not known"
+    reason = "" if p is not None else "one common seed: the spread over seeds is unknown"
     return Comparison(estimate, mean / size if size else None, improvement, p, n, runs, over, reason)
 
 
 def common_seeds(first: Sample, second: Sample) -> tuple[int, ...]:
-    """The seeds to pair by; a deterministic model has every seed that the other has."""
+    """Seeds that both have; a deterministic model has every seed of the other."""
     if first.deterministic:
         return second.seeds
     if second.deterministic:
@@ -91,7 +91,7 @@ def common_seeds(first: Sample, second: Sample) -> tuple[int, ...]:
 
 
 def table(sample: Sample, seeds: Sequence[int], with_runs: bool) -> Array:
-    """(seeds, runs) of these seeds, or (seeds, 1) of the values over all runs; NaN where a seed is missing."""
+    """Values of these seeds: (seeds, runs), or (seeds, 1) over all runs; NaN for a missing seed."""
     rows = sample.by_run if with_runs and sample.by_run is not None else [(value,) for value in sample.values]
     if sample.deterministic:
         return np.repeat(np.asarray(rows[:1], dtype=np.float64), len(seeds), axis=0)
@@ -101,16 +101,17 @@ def table(sample: Sample, seeds: Sequence[int], with_runs: bool) -> Array:
 
 
 def both_have_runs(first: Sample, second: Sample) -> bool:
+    """Whether both have recorded the same number of test runs."""
     return first.runs == second.runs > 0
 
 
 def mixed_test(differences: ArrayLike) -> Array:
-    """Two-sided p that the mean of the paired differences is zero: (pairs, seeds, runs) -> (pairs,).
+    """Two-sided p of the hypothesis that the mean of the paired differences is zero: (pairs, seeds, runs) -> (pairs,).
 
-    Seeds and test runs are both drawn at random and cross each other: the spread of the mean is estimated from the
-    mean squares of seeds, runs and their interaction, as that of readers and cases is in radiology (Hillis 2007,
-    Statistics in Medicine 26:596), with Satterthwaite's degrees of freedom over both. With one run it is Student's
-    paired t-test over seeds, with one seed that over runs. Where nothing varies, p is 1 for no difference, else 0.
+    Seeds and test runs are crossed random factors. The variance of the mean is estimated from the mean squares of
+    seeds, runs and their interaction, as for readers and cases in radiology (Hillis 2007, Statistics in Medicine
+    26:596), with Satterthwaite's degrees of freedom. With one run it is Student's paired t-test over seeds, with one
+    seed over runs. Without any variation p is 1 for no difference, else 0.
     """
     cube = np.asarray(differences, dtype=np.float64)
     _, seeds, runs = cube.shape
@@ -119,9 +120,9 @@ def mixed_test(differences: ArrayLike) -> Array:
     zero = np.zeros(len(cube))
     between_seeds = runs * of_seed.var(axis=1, ddof=1) if seeds > 1 else zero
     between_runs = seeds * of_run.var(axis=1, ddof=1) if runs > 1 else zero
-    left = cube - of_seed[:, :, None] - of_run[:, None, :] + mean[:, None, None]
+    residual = cube - of_seed[:, :, None] - of_run[:, None, :] + mean[:, None, None]
     freedom = (seeds - 1) * (runs - 1)
-    interaction = (left**2).sum(axis=(1, 2)) / freedom if freedom else zero
+    interaction = (residual**2).sum(axis=(1, 2)) / freedom if freedom else zero
     scale = np.finfo(np.float64).eps * np.abs(cube).max(axis=(1, 2), initial=0.0) ** 2 * seeds * runs
     between_seeds, between_runs, interaction = (
         np.where(square > scale, square, 0.0) for square in (between_seeds, between_runs, interaction)
@@ -136,11 +137,11 @@ def mixed_test(differences: ArrayLike) -> Array:
 
 
 def paired_interval(first: ArrayLike, second: ArrayLike) -> tuple[float, float]:
-    """Bootstrap interval of the difference of two errors, each (seeds, runs), both resampled alike (Owen 2007).
+    """Bootstrap interval of the difference of two errors, each (seeds, runs), with equal resamples (Owen 2007).
 
-    Seeds and runs are drawn apart; the error over the drawn runs is the root of their mean square, as RMSE over all
-    runs is. With one seed the runs alone are drawn, and the other way round. The percentiles are expanded for the
-    number of seeds, or, with one seed, of runs. NaN for one of each.
+    Seeds and runs are drawn independently. The error over the drawn runs is the root of their mean square, as in the
+    RMSE over all runs. The percentiles are expanded for the number of seeds, or of runs with one seed. NaN for one of
+    each.
     """
     planes = [np.asarray(plane, dtype=np.float64) for plane in (first, second)]
     seeds, runs = planes[0].shape
@@ -156,7 +157,7 @@ def paired_interval(first: ArrayLike, second: ArrayLike) -> tuple[float, float]:
 
 
 def probability_of_improvement(first: ArrayLike, second: ArrayLike, higher_is_better: bool = False) -> float:
-    """P(a value of `first` is better than one of `second`), ties as half; U / (n m) of Mann and Whitney.
+    """P(a value of `first` is better than one of `second`), with ties as half: U / (n m) of Mann and Whitney.
 
     >>> probability_of_improvement([1.0, 2.0], [2.0, 3.0])
     0.875
@@ -165,7 +166,7 @@ def probability_of_improvement(first: ArrayLike, second: ArrayLike, higher_is_be
 
 
 def improvement_estimate(pairs: Sequence[tuple[ArrayLike, ArrayLike]], higher_is_better: bool = False) -> Estimate:
-    """Probability of improvement of the first over the second, the mean over blocks; stratified bootstrap."""
+    """Probability of improvement of the first over the second as the mean over blocks; stratified bootstrap."""
     arrays = [(np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)) for one, other in pairs]
     value = float(np.mean([probability_of_improvement(*pair, higher_is_better) for pair in arrays]))
     if all(max(len(one), len(other)) < 2 for one, other in arrays):
@@ -178,7 +179,7 @@ def improvement_estimate(pairs: Sequence[tuple[ArrayLike, ArrayLike]], higher_is
 
 
 def _wins(first: ArrayLike, second: ArrayLike, higher_is_better: bool = False) -> Array:
-    """(n, m): 1 where the first is better, 1/2 where they are equal (two that diverged are)."""
+    """(n, m): 1 if the first is better, 1/2 if both are equal (or both diverged)."""
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     sign = -1 if higher_is_better else 1
     return (sign * one[:, None] < sign * other) + 0.5 * (one[:, None] == other)
@@ -186,5 +187,5 @@ def _wins(first: ArrayLike, second: ArrayLike, higher_is_better: bool = False) -
 
 @cache
 def _counts(n: int, stratum: int, side: int) -> Array:
-    """Weights of `n` seeds in each resample, other ones for each block and each of the two models."""
+    """Weights of `n` seeds in each resample, different for each block and each of the two models."""
     return np.random.default_rng([n, stratum, side]).multinomial(n, np.full(n, 1 / n), DRAWS) / n

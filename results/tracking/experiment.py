@@ -80,7 +80,7 @@ def is_unchanged(client: MlflowClient, experiment: Experiment, last: LastSync) -
 
 
 def tracked_runs(client: MlflowClient, experiment_id: str) -> dict[str, list[TrackedRun]]:
-    """Our runs by key; those that a person deleted are restored. Other people's runs are not among them."""
+    """Runs of symbench by key; those that a person deleted are restored."""
     for run in _deleted_runs(client, experiment_id):
         client.restore_run(run.info.run_id)
     tracked: dict[str, list[TrackedRun]] = {}

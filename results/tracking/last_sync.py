@@ -36,7 +36,7 @@ class TrackedRun:
 
 @dataclass(frozen=True)
 class LastSync:
-    """What a sync left in MLflow: the runs by key, and the records that could not be read as (folder, reason).
+    """State of MLflow after a sync: runs by key, and records that could not be read as (folder, reason).
 
     `inputs` and `board` are `inputs_digest` and `board_digest` of what it showed; `database` is the state of the SQLite
     file afterwards.

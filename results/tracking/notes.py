@@ -44,9 +44,9 @@ def board_note(rows: Sequence[Row]) -> str:
 def _winners(rows: Sequence[Row]) -> list[str]:
     """A line for each of the first contests: the best model, and whether the difference is significant."""
     contests = verdicts(rows, "rmse_future")
-    lines = ["Least RMSE future, and whether it is sure:\n"]
+    lines = ["Lowest RMSE future, and whether the difference is significant:\n"]
     for verdict in contests[:MOST_WINNERS]:
         best, place = verdict.best, verdict.example
         won = f"{bold(best.label)} ({best.written('rmse_future')}); " if best else ""
-        lines.append(f"- {escape(place.dataset)} level {escape(place.level)}: {won}{escape(verdict.words)}")
+        lines.append(f"- {escape(place.dataset)} level {escape(place.level)}: {won}{escape(verdict.text)}")
     return [*lines, *(["- ..."] if len(contests) > MOST_WINNERS else [])]

@@ -16,10 +16,11 @@ from typing import Any
 from benchmark.cell import Cell
 from benchmark.suite.suite import Suite
 from results.board.leaderboard import aggregate, to_json
-from results.board.quantities import METRICS, is_number, statistic, written_statistic
+from results.board.quantities import METRICS, is_number, summaries, written_statistic
 from results.board.row import Row, family_and_source
-from results.report import export, report
-from results.store.record import Broken, Record
+from results.report import export
+from results.report.report import Report
+from results.store.record import Record
 from results.store.store import Store
 from results.tracking.notes import board_note, setting_note
 from results.tracking.runs import CURVES, Dataset, WantedRun, cell_params, dataset_choice, finite_points, run_name
@@ -72,7 +73,7 @@ def cell_run(record: Record, suite: str) -> WantedRun:
         "data": record.environment.get("data_checksum") or "",
     }
     for name in SIZES:  # MLflow shows a metric digit by digit; a tag is readable
-        value = statistic([record.metrics.get(name)])
+        (value,) = summaries([[record.metrics.get(name)]])
         if value is not None:
             tags[name] = written_statistic(name, value)
     finals = [(name, record.metrics[name], end, 0) for name in METRICS if name in record.metrics]
@@ -172,23 +173,9 @@ def _setting_metrics(row: Row) -> dict[str, float]:
     return numbers
 
 
-def board_run(
-    store: Store,
-    suite: Suite,
-    records: Mapping[str, Record],
-    broken: Sequence[Broken],
-    report_html: str | None = None,
-    panels: Sequence[report.Panel] | None = None,
-) -> WantedRun:
-    """The run LEADERBOARD, with the report, its figures and the table as artifacts.
-
-    `report_html` is the report and `panels` are its figures, if the caller has already made them.
-    """
+def board_run(suite: Suite, records: Mapping[str, Record], report: Report) -> WantedRun:
+    """The run LEADERBOARD, with the report, its figures and the table as artifacts."""
     rows = aggregate(suite.cells, records)
-    if panels is None:
-        panels = report.panels_of(rows, records)
-    if report_html is None:
-        report_html = report.render(store, suite, records, broken, panels=panels)
     end = round(1000 * max(record.status.heartbeat for record in records.values()))
     done = sum(row.count("done") for row in rows)
     return WantedRun(
@@ -202,11 +189,11 @@ def board_run(
             [("seeds_done", done, end, 0), ("seeds_expected", sum(len(row.seeds) for row in rows), end, 0)]
         ),
         artifacts={
-            "report.html": report_html,
+            "report.html": report.html,
             "leaderboard.csv": export.to_csv(rows),
             "leaderboard.md": export.to_markdown(rows),
             "leaderboard.json": json.dumps(to_json(rows), indent=1),
-            **_figure_files(report.figures_of(panels)),
+            **_figure_files(report.svg_figures),
         },
         data=_datasets(records.values()),
     )

@@ -1,9 +1,9 @@
 """MLflow as a view of the store: it can be deleted and rebuilt, and syncing twice changes nothing.
 
 A suite is an experiment. A run is known by its tag RUN_KEY, the id of its cell or the key of its setting; its digest
-says whether it is up to date. A note in the store (mlflow_last_sync) says what was synced, so that a sync with nothing
-new reads no record. The note is deleted before anything is changed: a sync that was interrupted is followed by one that
-looks at every run.
+shows whether it is up to date. A note in the store (last_sync) says what was synced, so that a sync with nothing new
+reads no record. The note is deleted before anything is changed: after an interrupted sync, the next one looks at every
+run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from benchmark.errors import UserError
 from benchmark.suite.suite import Suite
-from results.report.report import Panel
+from results.report.report import Report
 from results.store.record import Broken
 from results.store.store import Store, locked
 from results.tracking.client import connect, default_tracking_uri
@@ -61,15 +61,13 @@ def sync(
     store: Store,
     suite: Suite,
     tracking_uri: str | None = None,
-    report_html: str | None = None,
-    panels: Sequence[Panel] | None = None,
+    report: Report | None = None,
     show: ShowProgress = lambda done, total: None,
 ) -> Synced:
     """Make the experiment of the (whole) suite show what is in the store.
 
-    `report_html` is the report and `panels` are its figures, if the caller has already made them. MachineError: MLflow
-    is down, slow or refuses. UserError: MLflow shows the suite and the store has nothing of it, so it is another store
-    than was meant.
+    `report` is made if the caller has none. MachineError: MLflow is down, slow or refuses. UserError: MLflow shows runs
+    of the suite and the store has none, so it is probably the wrong store.
     """
     uri = tracking_uri or default_tracking_uri(store)
     if not store.root.is_dir():
@@ -102,7 +100,7 @@ def sync(
             if last is not None and last.board == board and BOARD_KEY in present:
                 kept[BOARD_KEY] = present.pop(BOARD_KEY)[0]
             elif records:
-                wanted.append(board_run(store, suite, records, broken, report_html, panels))
+                wanted.append(board_run(suite, records, report or Report(store, suite, records, broken)))
             LastSync.forget(store, uri, suite.name)
             counts, runs = _update_runs(client, experiment.experiment_id, wanted, present, show)
             revision = _new_revision(client, experiment)

@@ -406,8 +406,8 @@ def test_the_last_job_draws_each_figure_once(full_board: Any, monkeypatch: pytes
         drawn.append(draw(*arguments))
         return drawn[-1]
 
-    def sync(store: Store, suite: Suite, **given: object) -> None:
-        wanted.append(mlflow_suite_runs.board_run(store, suite, *store.read(suite.cells), **given))
+    def sync(store: Store, suite: Suite, report: report.Report) -> None:
+        wanted.append(mlflow_suite_runs.board_run(suite, store.read(suite.cells)[0], report))
 
     monkeypatch.setattr(report, "panels_of", draws)
     monkeypatch.setattr(mlflow_sync, "sync", sync)

@@ -1,4 +1,4 @@
-"""Two models, suites or stores: paired as they should be, told apart where they are, and what differs is named."""
+"""Comparison of two models, suites or stores: pairing, tests, and the differences that are named."""
 
 import json
 from dataclasses import replace
@@ -42,14 +42,14 @@ def test_two_models_are_compared_level_by_level_over_common_seeds(board):
     compared = of_models(board)
     assert [(pair.first.level, compared.winner(pair)) for pair in compared.pairs] == [(0, "second"), (3, "")]
     first, second = np.array([0.30, 0.31, 0.32]), np.array([0.20, 0.211, 0.219])
-    found = compared.pairs[0].comparison
-    assert found.difference.value == pytest.approx((first - second).mean())
-    assert found.p == pytest.approx(stats.ttest_rel(first, second).pvalue)
-    assert compared.pairs[0].p == pytest.approx(2 * found.p), "Holm: two lines"
-    assert found.improvement == 0
+    comparison = compared.pairs[0].comparison
+    assert comparison.difference.value == pytest.approx((first - second).mean())
+    assert comparison.p == pytest.approx(stats.ttest_rel(first, second).pvalue)
+    assert compared.pairs[0].p == pytest.approx(2 * comparison.p), "Holm: two lines"
+    assert comparison.improvement == 0
     assert compared.pairs[1].comparison.improvement == pytest.approx(5 / 9)
     assert compared.improvement.value == pytest.approx(5 / 18)
-    assert "A is better on 0, B on 1, 1 cannot be told apart" in summary(compared)
+    assert "A is better on 0, B on 1, no significant difference on 1 (p < 0.05)" in summary(compared)
     text = shown(compared)
     assert "smoke_rotation_levels (small, centered)" in text
     assert "+47.6 %" in text
@@ -70,7 +70,7 @@ def test_a_model_of_several_settings_has_to_be_said_in_full(new_board, new_cell)
     board = new_board(cells)
     for cell in cells:
         board.finish(cell, rmse_future=0.1 * cell.model.config["hidden"] + 0.01 * cell.seed)
-    with pytest.raises(UserError, match=r"say which: 'convnet hidden=32', 'convnet hidden=64'"):
+    with pytest.raises(UserError, match=r"has several settings; name one of 'convnet hidden=32', 'convnet hidden=64'"):
         of_models(board, "convnet", "convnet hidden=64")
     compared = of_models(board, "convnet hidden=32", "convnet hidden=64")
     assert compared.pairs[0].comparison.difference.value == pytest.approx(-3.2)
@@ -98,7 +98,7 @@ def test_missing_and_diverged_seeds_are_told(new_board, new_cell):
     assert (pair.comparison.seeds, pair.p) == (1, None)
     assert pair.comparison.improvement == 1, "one that diverged is worse than any"
     text = shown(of_models(board))
-    assert "one seed that both have" in " ".join(text.split())
+    assert "one common seed" in " ".join(text.split())
     assert "1 diverged, 1 absent" in " ".join(text.split())
     document = compare.to_json(of_models(board))
     assert document["pairs"][0]["second_remark"] == "1 diverged, 1 absent"

@@ -1,3 +1,5 @@
+"""The leaderboard: aggregation, labels, groups, standings, tables and exports."""
+
 import csv
 import dataclasses
 import io
@@ -46,10 +48,10 @@ def test_one_seed_has_no_standard_deviation(new_board, new_cell):
 
 
 def test_an_incomplete_row_says_so_and_cannot_win(new_board, new_cell):
-    whole = [new_cell("e2cnn", seed=seed) for seed in (0, 1)]
+    complete = [new_cell("e2cnn", seed=seed) for seed in (0, 1)]
     partial = [new_cell("convnet", seed=seed) for seed in (0, 1, 2)]
-    board = new_board([*partial, *whole])
-    for cell in whole:
+    board = new_board([*partial, *complete])
+    for cell in complete:
         board.finish(cell, rmse_future=2.0)
     board.finish(partial[0], rmse_future=1.0)
     board.diverge(partial[1])
@@ -120,7 +122,7 @@ def test_a_narrow_terminal_leaves_columns_out_and_names_them(full_board):
     assert "0.1750 ± 0.0071" in text
     assert "30.6 G" in text, "what the board is sorted by stays"
     assert re.search("0.1750 ± 0.0071 +2/2 [a-d] *\n", shown(40, "rmse_future")), "the models' column gives way"
-    assert "Left out for want of width: RMSE domain, Model equivariance error, Params." in " ".join(text.split())
+    assert "Hidden in this narrow terminal: RMSE domain, Model equivariance error, Params." in " ".join(text.split())
 
 
 def test_what_a_record_says_cannot_steer_the_terminal(new_board, new_cell):
@@ -144,11 +146,11 @@ def test_a_sample_counts_what_diverged_and_not_what_is_missing(new_board, new_ce
     by_run = ((0.9, 1.1), (1.9, 2.1), (math.inf, math.inf))
     assert row.sample("rmse_future") == Sample((0, 1, 2), (1.0, 2.0, math.inf), by_run)
     assert row.sample("samples_per_second").values == (410.0, 410.0, -math.inf)
-    (whole,) = leaderboard.aggregate(cells[:2], board.store.read(cells[:2])[0])
-    assert whole.sample("rmse_future").by_run == ((0.9, 1.1), (1.9, 2.1))
+    (complete,) = leaderboard.aggregate(cells[:2], board.store.read(cells[:2])[0])
+    assert complete.sample("rmse_future").by_run == ((0.9, 1.1), (1.9, 2.1))
 
 
-def test_letters_tell_apart_within_a_level_alone(new_board, new_cell):
+def test_letters_compare_within_a_level_only(new_board, new_cell):
     cells = [new_cell(model, level, seed) for level in (0, 3) for model in ("convnet", "e2cnn") for seed in range(3)]
     board = new_board(cells)
     for cell in cells:
@@ -161,7 +163,7 @@ def test_letters_tell_apart_within_a_level_alone(new_board, new_cell):
     assert letters[2:] == ["a", "a"]
 
 
-def test_a_sure_win_stays_sure_beside_a_row_that_lacks_seeds(new_board, new_cell):
+def test_a_significant_win_stays_so_beside_a_row_that_lacks_seeds(new_board, new_cell):
     models = ("convnet", "e2cnn", "relaxed_steerable_rotation")
     cells = [new_cell(model, seed=seed) for model in models for seed in range(3)]
     board = new_board(cells)
@@ -176,7 +178,7 @@ def test_a_sure_win_stays_sure_beside_a_row_that_lacks_seeds(new_board, new_cell
     assert [row.model for row in rows] == ["e2cnn", "convnet", "relaxed_steerable_rotation"]
     assert leaderboard.letters_of(rows, "rmse_future")[0] == "a"
     (verdict,) = verdicts(rows, "rmse_future")
-    assert verdict.words == "yes: told from every other that has all its seeds (1 without)"
+    assert verdict.text == "yes: differs significantly from every other that has all its seeds (1 without)"
 
 
 def test_models_of_which_the_same_seed_diverged_are_compared_over_the_others(new_board, new_cell):
@@ -188,8 +190,8 @@ def test_models_of_which_the_same_seed_diverged_are_compared_over_the_others(new
         else:
             error = (0.3 if cell.model.name == "convnet" else 0.2) + 0.01 * cell.seed
             board.finish(cell, rmse_future=error, rmse_future_by_run=[0.9 * error, 1.1 * error])
-    found = compare(*(row.sample("rmse_future") for row in rows_of(board)))
-    assert (found.seeds, found.runs) == (2, 2), "one that diverged does not cost the test runs of the others"
+    comparison = compare(*(row.sample("rmse_future") for row in rows_of(board)))
+    assert (comparison.seeds, comparison.runs) == (2, 2), "one that diverged does not cost the test runs of the others"
 
 
 def test_a_label_has_no_control_characters(new_board, new_cell):
@@ -206,17 +208,17 @@ def test_one_seed_has_no_letter(new_board, new_cell):
 
 
 def test_standings_rank_over_levels_and_count_what_diverged(full_board):
-    found = overall(rows_of(full_board), "rmse_future")
-    assert (found.baseline, found.blocks) == ("convnet", 3)
-    by_label = {one.label: one for one in found.models}
+    standings = overall(rows_of(full_board), "rmse_future")
+    assert (standings.baseline, standings.blocks) == ("convnet", 3)
+    by_label = {one.label: one for one in standings.models}
     relaxed = by_label["relaxed_steerable_rotation"]
     assert (relaxed.diverged, relaxed.missing) == (1, 1)
     assert relaxed.mean_rank == pytest.approx((1 + 1 + 3) / 3), "the seed that diverged makes it the last of its level"
     assert by_label["unheard_of"].blocks == 0
     assert by_label["convnet"].relative.value == pytest.approx(1.0, rel=0.01)
-    assert found.reason.startswith("3 levels")
+    assert standings.reason.startswith("3 levels")
     expected = friedmanchisquare([3, 2, 1], [2, 3, 2], [1, 1, 3]).pvalue
-    assert found.alike == pytest.approx(expected), "of the three models with a number in every level"
+    assert standings.friedman == pytest.approx(expected), "of the three models with a number in every level"
     with pytest.raises(UserError, match="'convne'; did you mean 'convnet'"):
         overall(rows_of(full_board), "rmse_future", "convne")
 
@@ -226,11 +228,11 @@ def test_one_block_has_ranks_and_nothing_resampled(new_board, new_cell):
     board = new_board(cells)
     for cell in cells:
         board.finish(cell)
-    found = [
+    standings = [
         (one.label, one.mean_rank, one.relative, one.improvement)
         for one in overall(rows_of(board), "rmse_future").models
     ]
-    assert found == [("e2cnn", 1.0, None, None), ("convnet", 2.0, None, None)]
+    assert standings == [("e2cnn", 1.0, None, None), ("convnet", 2.0, None, None)]
 
 
 def test_the_standings_fit_a_terminal(full_board):
@@ -242,17 +244,17 @@ def test_the_standings_fit_a_terminal(full_board):
     assert re.search(r"relaxed_steerable_rotation +1\.667 +3/3 ", text)
 
 
-def test_who_wins_is_sure_only_if_every_other_is_told_apart(full_board, new_board, new_cell):
+def test_a_winner_is_significant_only_if_it_differs_from_every_other(full_board, new_board, new_cell):
     first = verdicts(rows_of(full_board), "rmse_future")[0]
     assert first.best.model == "relaxed_steerable_rotation"
     assert first.second.model == "e2cnn"
     assert first.comparison.difference.value == pytest.approx(0.03)
     cells = [new_cell(model, epochs=9) for model in ("convnet", "e2cnn")]
     board = new_board(cells)
-    assert [one.words for one in verdicts(rows_of(board), "rmse_future")] == ["no model has finished all its seeds"]
+    assert [one.text for one in verdicts(rows_of(board), "rmse_future")] == ["no model has finished all its seeds"]
     for cell in cells:
         board.finish(cell)
-    assert [one.words for one in verdicts(rows_of(board), "rmse_future")] == ["not known: it takes two seeds"]
+    assert [one.text for one in verdicts(rows_of(board), "rmse_future")] == ["unknown: a test needs two seeds"]
 
 
 class TestCommand:
@@ -365,8 +367,8 @@ def test_parameters_and_flops_are_on_the_board_and_integers_in_json(full_board):
     assert "FLOPs" in text
     assert "5.60 M" in text
     assert "30.6 G" in text
-    told = json.dumps(leaderboard.to_json(rows_of(full_board))[0]["metrics"]["flops"])
-    assert told.startswith('{"mean": 30550000000, "std": 0.0, "n": 2')
+    flops = json.dumps(leaderboard.to_json(rows_of(full_board))[0]["metrics"]["flops"])
+    assert flops.startswith('{"mean": 30550000000, "std": 0.0, "n": 2')
 
 
 def test_records_from_before_flops_were_counted_still_read(new_board, new_cell):

@@ -125,7 +125,7 @@ class TestTwoModels:
         second = sample([0.5], by_run=((0.5, 1.0, 1.5),))
         compared = paired.compare(first, second)
         assert compared.p is None
-        assert "one seed" in compared.reason
+        assert "one common seed" in compared.reason
         assert compared.over == "runs"
         assert compared.difference.low is not None
         alone = paired.compare(sample([1.0]), sample([2.0]))
@@ -133,7 +133,7 @@ class TestTwoModels:
 
     def test_nothing_in_common_is_told(self) -> None:
         compared = paired.compare(sample([1.0]), sample([math.inf]))
-        assert compared.reason == "no seed that both finished"
+        assert compared.reason == "no seed is finished in both"
         assert compared.improvement == 1.0
 
     def test_a_deterministic_model_stands_for_every_seed(self) -> None:
@@ -178,7 +178,7 @@ class TestManyModels:
         assert multiple_comparisons.letters([0, 1, 2], p) == ["", "", ""]
 
     def test_letters_of_overlapping_groups(self) -> None:
-        """A cannot be told from B, nor B from C, but A from C; D is alone."""
+        """A and B do not differ, nor do B and C, but A and C do; D differs from all."""
         p = np.ones((4, 4))
         for i, j in ((0, 2), (0, 3), (1, 3), (2, 3)):
             p[i, j] = p[j, i] = 0.01
@@ -186,13 +186,13 @@ class TestManyModels:
         assert multiple_comparisons.letters([3, 2, 1, 0], p) == ["c", "bc", "b", "a"]
 
     @pytest.mark.parametrize("seed", range(5))
-    def test_letters_are_shared_by_those_pairs_alone_that_cannot_be_told_apart(self, seed: int) -> None:
+    def test_pairs_share_a_letter_exactly_if_they_do_not_differ(self, seed: int) -> None:
         k = 7
         p = np.random.default_rng(seed).random((k, k)) * 0.1
         p = np.triu(p, 1) + np.triu(p, 1).T + np.eye(k)
-        told = multiple_comparisons.letters(range(k), p)
+        letters = multiple_comparisons.letters(range(k), p)
         for i, j in itertools.combinations(range(k), 2):
-            assert bool(set(told[i]) & set(told[j])) == (p[i, j] >= 0.05)
+            assert bool(set(letters[i]) & set(letters[j])) == (p[i, j] >= 0.05)
 
     def test_ranks_share_ties_and_leave_out_the_missing(self) -> None:
         ranks = multiple_comparisons.ranks([[1.0, 2.0, 2.0, np.nan], [math.inf, 1.0, 3.0, math.inf]])
@@ -250,28 +250,28 @@ class TestLevels:
         """y = x and y = 1.5 - x, three seeds a tenth apart around each: at 0.75, and the interval holds it."""
         x = [0.0, 0.5, 1.0]
         spread = np.array([-0.1, 0.0, 0.1])
-        found = crossing(x, [v + spread for v in x], [1.5 - v + spread for v in x])
-        assert found is not None
-        assert found.at.value == pytest.approx(0.75)
-        assert found.share == 1.0
-        assert found.at.low is not None
-        assert found.at.low < 0.75 < found.at.high
+        cross = crossing(x, [v + spread for v in x], [1.5 - v + spread for v in x])
+        assert cross is not None
+        assert cross.at.value == pytest.approx(0.75)
+        assert cross.share == 1.0
+        assert cross.at.low is not None
+        assert cross.at.low < 0.75 < cross.at.high
 
     def test_the_order_of_the_levels_does_not_matter(self) -> None:
         places, one, other = [1.0, 0.0], [[2.0], [0.0]], [[1.0], [1.0]]
-        found = crossing(places, one, other)
-        assert found is not None
-        assert found.at == Estimate(0.5, None, None), "one seed: a place and no interval"
+        cross = crossing(places, one, other)
+        assert cross is not None
+        assert cross.at == Estimate(0.5, None, None), "one seed: a place and no interval"
 
     def test_lines_that_do_not_cross(self) -> None:
         assert crossing([0.0, 1.0], [[1.0], [2.0]], [[3.0], [4.0]]) is None
 
     def test_an_unsure_crossing_has_no_interval(self) -> None:
         noisy = np.array([-3.0, 0.0, 3.0])
-        found = crossing([0.0, 1.0], [0.1 + noisy, -0.1 + noisy], [noisy, noisy])
-        assert found is not None
-        assert found.share < 0.95
-        assert found.at.low is None
+        cross = crossing([0.0, 1.0], [0.1 + noisy, -0.1 + noisy], [noisy, noisy])
+        assert cross is not None
+        assert cross.share < 0.95
+        assert cross.at.low is None
 
     def test_slope_and_rank_of_a_line(self) -> None:
         slope, rank = slope_and_rank([0.0, 1.0, 3.0], {0: [0.0, 2.0, 6.0], 1: [1.0, 2.0, 4.0]})

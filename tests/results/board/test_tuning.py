@@ -21,7 +21,7 @@ from benchmark.suite.studies import studies
 from benchmark.suite.study import TUNING_SEED
 from results.board.tuning_ledger import _line, tuning_ledger, unequal_tuning, untuned_models
 from results.figures.study_figures import figures_of
-from results.report import report
+from results.report.report import Report
 from results.store.store import Store
 from results.store.studies import Effort, StudyFolder
 from results.store.study_result import freeze
@@ -57,7 +57,7 @@ def test_the_ledger_shows_tuned_models_and_warns(store: Store, make_suite: MakeS
     tuned = suites.load(str(path), store.root, tuned=True, partly=True)
     message = "not tuned, and so not on this board: e2cnn on smoke_rotation_levels level 0"
     assert untuned_models(tuned) == message
-    assert message in report.render(store, tuned, {}, [])
+    assert message in Report(store, tuned, {}, []).html
     assert message in symbench("leaderboard", path, "--tuned", store=store).stderr
     convnet = suites.load(str(path), store.root, tuned=True, only="model=convnet", partly=True)
     assert untuned_models(convnet) == ""
@@ -141,7 +141,7 @@ def test_a_study_of_population_based_training_is_named_in_one_sentence(folder: S
     assert cell.train == trials[1].cells[0].train
     (line,) = tuning_ledger(suite, {}, store)
     assert line.settings == "random, pbt"
-    assert re.search(begun.replace("'", "&#39;"), report.render(store, suite, {}, []))
+    assert re.search(begun.replace("'", "&#39;"), Report(store, suite, {}, []).html)
     assert study_runs(suite, store) == []
 
 

@@ -88,7 +88,7 @@ def test_what_cannot_be_published(full_board, new_board, new_cell, tmp_path, rea
     with pytest.raises(UserError, match="nothing is finished"):
         publish.publish(full_board.store, replace(full_board.suite, cells=(new_cell("e2cnn", 1),)), tmp_path, None)
     publish.publish(full_board.store, replace(full_board.suite, name="a/b"), tmp_path, None)
-    with pytest.raises(UserError, match="is the board of the suite 'a/b'"):
+    with pytest.raises(UserError, match="the board of suite 'a/b' is there"):
         publish.publish(full_board.store, replace(full_board.suite, name="a b"), tmp_path, None)
     readme.write_text("no markers")
     with pytest.raises(UserError, match="are missing"):
@@ -122,7 +122,7 @@ def test_the_commands_of_a_board_that_was_asked_for_tuned_settings(full_board):
 
 
 def test_readme_and_the_published_boards_agree():
-    """Of this repository; `symbench publish SUITE` writes both."""
+    """`symbench publish SUITE` writes both in this repository."""
     text = publish.README.read_text(encoding="utf-8")
     assert publish.with_section(text, publish.section(publish.PUBLISHED_FOLDER)) == text
 

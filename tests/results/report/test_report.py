@@ -1,3 +1,5 @@
+"""The HTML report: escaping, links, figures, and its look in a browser."""
+
 import dataclasses
 import json
 import re
@@ -19,6 +21,7 @@ from results.board import leaderboard, literature
 from results.board.reproduce import Commands
 from results.figures import figures, plot, rollouts, views_flow, views_symmetry, views_weights
 from results.report import report
+from results.report.report import Report
 from results.statistics.crossing import crossing
 
 HOSTILE = "<script>alert(1)</script>\"'\n & {{ 7 * 7 }} $x$"
@@ -26,11 +29,11 @@ HOSTILE = "<script>alert(1)</script>\"'\n & {{ 7 * 7 }} $x$"
 
 def render(board, metric="rmse_future"):
     records, broken = board.store.read(board.suite.cells)
-    return report.render(board.store, board.suite, records, broken, metric)
+    return Report(board.store, board.suite, records, broken, metric).html
 
 
-def figures_in(suite, records):
-    return report.figures_of(report.panels_of(leaderboard.aggregate(suite.cells, records), records))
+def figures_in(board):
+    return Report(board.store, board.suite, *board.store.read(board.suite.cells)).svg_figures
 
 
 def test_the_same_store_gives_the_same_bytes(full_board):
@@ -75,8 +78,8 @@ def test_broken_missing_and_diverged_are_named(full_board):
 def test_a_store_without_results_gives_a_page(new_board, new_cell):
     html = render(new_board([new_cell()]))
     assert "<svg" not in html
-    assert html.count("Left out: no finished record") >= 5
-    assert "No record tells" in html
+    assert html.count("Not drawn: no finished record") >= 5
+    assert "No record has its provenance yet" in html
 
 
 def test_every_metric_can_lead(full_board):
@@ -98,24 +101,22 @@ def test_the_command_reproduces_the_row_and_no_other(full_board):
 
 def test_the_command_meets_no_cell_that_is_not_on_the_board(full_board, new_cell, tmp_path, monkeypatch):
     """Neither one that nobody tuned, which `run --tuned` would refuse, nor one that `--only` left out."""
-    whole, untuned = (
-        full_board.suite,
-        tuple(new_cell("mlp", level=level, seed=seed) for level in (0, 3) for seed in (0, 1)),
-    )
-    partly = dataclasses.replace(whole, asked=True, untuned=untuned)
-    meets = dataclasses.replace(whole, cells=(*whole.cells, *untuned))
-    chosen = whole.only("model=convnet")
-    for suite, run in ((partly, meets), (chosen, whole)):
-        for row in leaderboard.aggregate(suite.cells, {}):
-            for line in Commands(suite).of_row(row).splitlines():
+    suite = full_board.suite
+    untuned = tuple(new_cell("mlp", level=level, seed=seed) for level in (0, 3) for seed in (0, 1))
+    partly = dataclasses.replace(suite, asked=True, untuned=untuned)
+    meets = dataclasses.replace(suite, cells=(*suite.cells, *untuned))
+    chosen = suite.only("model=convnet")
+    for shown, run in ((partly, meets), (chosen, suite)):
+        for row in leaderboard.aggregate(shown.cells, {}):
+            for line in Commands(shown).of_row(row).splitlines():
                 command = shlex.split(line)
-                found = {cell.id for cell in run.only(command[4]).cells}
-                assert found <= {seed.cell_id for seed in row.seeds}, line
-                assert command[5:] == (["--tuned"] if suite.asked else [])
+                selected = {cell.id for cell in run.only(command[4]).cells}
+                assert selected <= {seed.cell_id for seed in row.seeds}, line
+                assert command[5:] == (["--tuned"] if shown.asked else [])
     plugin = tmp_path / "my model.py"
     plugin.touch()
     monkeypatch.setattr(model_registry, "_plugins", {"my model": plugin})
-    assert shlex.split(Commands(whole).of_cell("abc"))[-2:] == ["--plugin", str(plugin)]
+    assert shlex.split(Commands(suite).of_cell("abc"))[-2:] == ["--plugin", str(plugin)]
 
 
 def test_a_value_that_only_cannot_say_is_not_said(new_board, new_cell):
@@ -222,7 +223,7 @@ def test_protocols_have_figures_of_their_own(new_board, new_cell):
     board = new_board([*cells, *shorter])
     for cell in board.suite.cells:
         board.finish(cell)
-    stems = [stem for stem, _ in figures_in(board.suite, board.store.read(board.suite.cells)[0])]
+    stems = [stem for stem, _ in figures_in(board)]
     assert len(set(stems)) == len(stems)
     heads = {"smoke-rotation-levels-small-centered-test-steps-20", "smoke-rotation-levels-small-centered-test-steps-5"}
     assert {f"{head}-error-of-models" for head in heads} <= set(stems)
@@ -296,16 +297,16 @@ class TestPlot:
 
 class TestWeights:
     def test_constant_weights_are_strict(self):
-        (found,) = views_weights.relaxations({"layers.0.w": torch.full((2, 8, 8), 0.7)}, (8, 8))
-        assert found.layer == "layers.0"
-        assert found.mean == 0.0
+        (layer,) = views_weights.relaxations({"layers.0.w": torch.full((2, 8, 8), 0.7)}, (8, 8))
+        assert layer.layer == "layers.0"
+        assert layer.mean == 0.0
 
     def test_a_step_in_the_box_is_seen_where_it_is(self):
         w = torch.ones(1, 8, 8)
         w[:, 4:] = 3.0
-        (found,) = views_weights.relaxations({"a.w": w}, (8, 8))
-        assert found.map.shape == (8, 8)
-        assert found.map == pytest.approx(0.5), "each half is 1 from the mean of 2"
+        (layer,) = views_weights.relaxations({"a.w": w}, (8, 8))
+        assert layer.map.shape == (8, 8)
+        assert layer.map == pytest.approx(0.5), "each half is 1 from the mean of 2"
 
     def test_layers_are_known_by_their_shapes(self):
         state = {
@@ -318,8 +319,8 @@ class TestWeights:
             "gm.a": torch.zeros(5, 8, 8),
             "bias": torch.randn(8),
         }
-        found = {one.layer: one.map.shape for one in views_weights.relaxations(state, (8, 8))}
-        assert found == {"c": (3, 3), "local": (8, 8), "turns": (1, 4), "both": (8, 8), "gm": (8, 8)}
+        shapes = {one.layer: one.map.shape for one in views_weights.relaxations(state, (8, 8))}
+        assert shapes == {"c": (3, 3), "local": (8, 8), "turns": (1, 4), "both": (8, 8), "gm": (8, 8)}
 
     def test_every_relaxed_layer_of_the_registry_is_found(self):
         """A relaxed baseline whose weights no picture shows is named here."""
@@ -347,7 +348,7 @@ class TestWeights:
         board.finish(cell)
         (board.store.cell_folder(cell.id) / "checkpoint.pt").write_bytes(b"no checkpoint")
         html = render(board)
-        assert "no finished model here keeps a checkpoint" in html
+        assert "no finished model here has a checkpoint" in html
         assert f"Cannot be read: cells/{cell.id}/checkpoint.pt." in html
 
 
@@ -358,8 +359,8 @@ def test_rollouts_that_cannot_be_read_are_named_and_left_out(full_board):
             (folder / "predictions.h5").write_bytes(b"truncated")
             broken.append(f"cells/{folder.name}/predictions.h5")
     html = render(full_board)
-    told = re.search(r"no finished record keeps a roll-out that can be read. Cannot be read: ([^<]*)\.", html)[1]
-    assert set(told.split(", ")) <= set(broken)
+    names = re.search(r"no finished record has a roll-out that can be read. Cannot be read: ([^<]*)\.", html)[1]
+    assert set(names.split(", ")) <= set(broken)
     assert "data:image/gif" not in html
 
 
@@ -384,12 +385,12 @@ def test_published_figures_stand_beside_ours(new_board):
     with board.recording(cell) as recorder:
         recorder.finish("done", {"rmse_future": 0.81, "rmse_domain": 0.7})
     html = render(board)
-    assert "Published figures beside ours" in html
+    assert "Published results beside ours" in html
     assert "0.80 ± 0.00" in html
     assert "our protocol is disjoint" in html
     ours = [one.ours is not None for one in literature.beside(leaderboard.aggregate([cell], {}))]
     assert ours.count(True) == 2, "the paper's and the reproduction's"
-    assert "Published figures" not in render(
+    assert "Published results" not in render(
         new_board([cell.model_copy(update={"dataset": dataset.model_copy(update={"preset": "small"})})])
     )
 
@@ -403,10 +404,9 @@ def test_a_large_board_says_what_is_folded(full_board, monkeypatch):
 
 
 def test_figures_stand_alone_with_names_of_files(full_board):
-    records, _ = full_board.store.read(full_board.suite.cells)
-    found = figures_in(full_board.suite, records)
-    assert len({stem for stem, _ in found}) == len(found) > 6
-    for stem, svg in found:
+    svgs = figures_in(full_board)
+    assert len({stem for stem, _ in svgs}) == len(svgs) > 6
+    for stem, svg in svgs:
         assert re.fullmatch(r"[a-z0-9-]+", stem)
         ElementTree.fromstring(svg)
 
@@ -447,7 +447,7 @@ def test_a_phone_scrolls_tables_and_never_the_page(full_board, tmp_path, dump_do
 
 @pytest.mark.browser
 def test_the_page_shows_every_figure_and_no_error(full_board, tmp_path, dump_dom):
-    told = in_browser(
+    title = in_browser(
         render(full_board),
         tmp_path,
         dump_dom,
@@ -460,10 +460,10 @@ def test_the_page_shows_every_figure_and_no_error(full_board, tmp_path, dump_dom
         document.title = JSON.stringify({figures: document.querySelectorAll("figure svg").length,
           images: images.length, cut: inside.map((t) => t.textContent)}); };""",
     )
-    found = json.loads(told)
-    assert found["figures"] >= 9
-    assert found["images"] >= 8
-    assert found["cut"] == [], "no text sticks out of its figure"
+    page = json.loads(title)
+    assert page["figures"] >= 9
+    assert page["images"] >= 8
+    assert page["cut"] == [], "no text sticks out of its figure"
     assert_a_figure_is_painted(tmp_path / "screen.png", 1600)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import time
 import urllib.request
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -26,6 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+REPORT = SimpleNamespace(html="<p>report</p>", svg_figures=[])
 
 
 class Server:
@@ -143,7 +145,7 @@ def test_the_boards_open_in_a_browser(server, full_board, new_cell, dump_dom, tm
     suite = replace(full_board.suite, name="shown", cells=(*full_board.suite.cells, hostile))
     board = replace(full_board, suite=suite)
     board.refuse(hostile, "<img src=x onerror=alert(1)>")
-    mlflow_sync.sync(board.store, suite, server.url, "<p>report</p>")
+    mlflow_sync.sync(board.store, suite, server.url, REPORT)
     links = dict(mlflow_experiment.table_view_links(server.url)["shown"])
 
     page = dump_dom(f"{server.url}/{links['Who wins at level 0?']}")
@@ -182,13 +184,13 @@ def test_a_server_killed_in_mid_sync_loses_nothing(server, full_board, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(mlflow_sync, "create", create)
         with pytest.raises(MachineError, match="the results are safe in the store, and the next sync goes on"):
-            mlflow_sync.sync(board.store, board.suite, server.url, "")
+            mlflow_sync.sync(board.store, board.suite, server.url, REPORT)
     server.start()
     present = len(runs(server, "killed"))
     assert present >= 4
-    mlflow_sync.sync(board.store, board.suite, server.url, "")
+    mlflow_sync.sync(board.store, board.suite, server.url, REPORT)
     shown = runs(server, "killed")
     keys = [run.data.tags["symbench.cell"] for run in shown]
     assert len(keys) == len(set(keys)) > present
     assert all(run.data.tags.get("symbench.digest") for run in shown)
-    assert mlflow_sync.sync(board.store, board.suite, server.url, "").unchanged == len(keys)
+    assert mlflow_sync.sync(board.store, board.suite, server.url, REPORT).unchanged == len(keys)

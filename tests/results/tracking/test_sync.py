@@ -1,4 +1,4 @@
-"""MLflow as a view of the store: complete, repeatable, and told apart from what is not ours."""
+"""MLflow as a view of the store: complete, repeatable, and separate from the runs of other people."""
 
 import base64
 import json
@@ -9,11 +9,13 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 import pytest
 
 from benchmark.errors import MachineError, UserError
 from benchmark.training.recorder import Epoch
+from results.report.report import Report
 from results.store.store import Store
 from results.tracking import experiment as mlflow_experiment
 from results.tracking import server as mlflow_server
@@ -29,7 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-REPORT = "<p>report</p>"
+REPORT = SimpleNamespace(html="<p>report</p>", svg_figures=[("figure", '<svg viewBox="0 0 2 1"></svg>')])
 
 
 def sync(board, uri=None, report=REPORT):
@@ -168,7 +170,7 @@ def test_epochs_alone_draw_no_report(small_board, new_cell, monkeypatch):
             recorder.progress(history_of(2), 9)
             assert counts(sync(board)) == (0, 1, 6, 0)
         recorder.environment({"torch": "2.13"})
-        made = counts(sync(board, report="<p>with its provenance</p>"))
+        made = counts(sync(board, report=SimpleNamespace(html="<p>with its provenance</p>", svg_figures=[])))
     assert made == (0, 1, 6, 0), "the report names versions"
 
 
@@ -208,12 +210,12 @@ def test_a_run_that_another_sync_makes_meanwhile_stays_the_only_one(small_board,
 @pytest.mark.parametrize("made", [1, 2, 5])
 def test_an_interrupted_sync_is_completed_by_the_next(small_board, monkeypatch, made):
     """After the first setting, after its seed, and before the board, which comes last."""
-    left, create = made, mlflow_sync.create
+    remaining, create = made, mlflow_sync.create
 
     def stopped(*arguments):
-        nonlocal left
-        left -= 1
-        if left < 0:
+        nonlocal remaining
+        remaining -= 1
+        if remaining < 0:
             raise KeyboardInterrupt
         return create(*arguments)
 
@@ -227,7 +229,7 @@ def test_an_interrupted_sync_is_completed_by_the_next(small_board, monkeypatch, 
 
 
 def test_a_run_cut_off_between_its_requests_is_completed(small_board, monkeypatch):
-    """It exists without its digest, which is set last."""
+    """Such a run has no digest, which is set last."""
     from mlflow.tracking import MlflowClient
 
     with monkeypatch.context() as patch:
@@ -243,27 +245,27 @@ def test_another_database_shows_the_same_run_for_run(small_board):
     uri = f"sqlite:///{small_board.store.root / 'again.db'}"
     assert counts(sync(small_board)) == counts(sync(small_board, uri)) == (6, 0, 0, 0)
     assert list(mlflow_experiment.table_view_links(uri)) == [small_board.suite.name]
-    here, there = (told_by(small_board, where) for where in (None, uri))
+    here, there = (content_of(small_board, where) for where in (None, uri))
     assert here == there
     assert len(here) == 6
 
 
-def told_by(board, uri):
-    """Name and all that MLflow says of each run, but for what it makes up."""
-    client, found = client_of(board, uri), {}
+def content_of(board, uri):
+    """Name -> content of each run in MLflow, without the ids that MLflow makes up."""
+    client, contents = client_of(board, uri), {}
     ids = {run.info.run_id: run.info.run_name for run in runs(board, uri=uri)}
     for run_id, name in ids.items():
         run = client.get_run(run_id)
-        told = {**vars(run.info), **run.data.to_dictionary(), "inputs": len(run.inputs.dataset_inputs)}
-        told["tags"] = {**told["tags"], "mlflow.parentRunId": ids.get(told["tags"].get("mlflow.parentRunId"))}
-        told["curves"] = {
+        content = {**vars(run.info), **run.data.to_dictionary(), "inputs": len(run.inputs.dataset_inputs)}
+        content["tags"] = {**content["tags"], "mlflow.parentRunId": ids.get(content["tags"].get("mlflow.parentRunId"))}
+        content["curves"] = {
             key: [(one.step, one.timestamp, one.value) for one in client.get_metric_history(run_id, key)]
             for key in run.data.metrics
         }
-        assert told.pop("_artifact_uri").endswith(f"/{told.pop('_run_id')}/artifacts")
-        del told["_experiment_id"]
-        found[name] = told
-    return found
+        assert content.pop("_artifact_uri").endswith(f"/{content.pop('_run_id')}/artifacts")
+        del content["_experiment_id"]
+        contents[name] = content
+    return contents
 
 
 def test_a_seed_tells_what_its_record_tells(small_board, new_cell):
@@ -337,7 +339,8 @@ def test_a_parent_holds_the_statistics_of_its_seeds(new_board, new_cell):
 
 
 def test_the_board_run_carries_table_figures_and_report(full_board):
-    sync(full_board)
+    report = Report(full_board.store, full_board.suite, *full_board.store.read(full_board.suite.cells))
+    sync(full_board, report=report)
     (board,) = runs(full_board, "tags.`symbench.kind` = 'leaderboard'")
     client = client_of(full_board)
     names = {artifact.path for artifact in client.list_artifacts(board.info.run_id)}
@@ -349,7 +352,7 @@ def test_the_board_run_carries_table_figures_and_report(full_board):
         assert re.match(r'<svg [^>]*\bwidth="\d', svg), "MLflow's viewer shows nothing of a picture without a size"
     assert client.get_experiment(board.info.experiment_id).artifact_location.startswith("file://")
     text = Path(client.download_artifacts(board.info.run_id, "report.html")).read_text(encoding="utf-8")
-    assert text == REPORT
+    assert text == report.html
     note = board.data.tags["mlflow.note.content"]
     assert "| RMSE future | RMSE domain | Params | FLOPs | seeds |" in note
     assert "| 5.60 M | 30.6 G | 2/2 " in note
