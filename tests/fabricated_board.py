@@ -100,6 +100,17 @@ def full_board(new_board: Callable[..., Board]) -> Board:
     return board
 
 
+@pytest.fixture
+def small_board(new_board: Callable[..., Board]) -> Board:
+    """Two settings with three seeds, one of which diverged: six runs in MLflow with their parents and the board."""
+    cells = [make_cell("convnet"), make_cell("e2cnn"), make_cell("e2cnn", seed=1)]
+    board = new_board(cells, "a/b <i>é'\"")
+    board.finish(cells[0])
+    board.finish(cells[1])
+    board.diverge(cells[2])
+    return board
+
+
 def _metrics(cell: Cell) -> dict[str, object]:
     _, base, share = MODELS[cell.model.name]
     broken = 0.05 * float(cell.dataset.level)

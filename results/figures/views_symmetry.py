@@ -112,11 +112,8 @@ def _calibration(rows: Sequence[Row], metric: str) -> Sheet | None:
         places = [row.metrics[f"{DATA}_relative"].mean for row in members]
         if len(members) < 2 or not seeds or places[0] == places[-1]:
             continue
-        values: dict[int, list[float]] = {}
-        for seed in sorted(seeds):
-            line = [_value(row, metric, seed) for row in members]
-            if all(value is not None for value in line):
-                values[seed] = [value for value in line if value is not None]
+        by_seed = {seed: [_value(row, metric, seed) for row in members] for seed in sorted(seeds)}
+        values = {seed: [v for v in line if v is not None] for seed, line in by_seed.items() if None not in line}
         if not values:
             continue
         slope, rank = slope_and_rank(places, values)

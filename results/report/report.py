@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,7 +21,7 @@ from results.board.row import Row
 from results.board.standings import overall
 from results.board.table import estimate
 from results.board.tuning_ledger import HEADINGS, ledger_row, tuning_ledger, unequal_tuning, untuned_models
-from results.board.verdicts import Verdict, verdicts
+from results.board.verdicts import verdicts
 from results.figures import rollouts, views_flow, views_symmetry, views_weights
 from results.figures.figures import Plot, Style, styles
 from results.figures.plot import standalone
@@ -126,7 +125,7 @@ class Report:
             winners={name: best(rows, name) for name in ("rmse_future", "rmse_domain", metric)},
             groups=letters_of(rows, metric),
             tooltip=_tooltip,
-            verdicts=[_verdict_line(verdict, metric) for verdict in verdicts(rows, metric)],
+            verdicts=verdicts(rows, metric),
             standings=overall(rows, metric, self.baseline),
             most_standings=MOST_STANDINGS,
             estimate=estimate,
@@ -137,7 +136,7 @@ class Report:
             left_out=untuned_models(suite),
             undrawn_panels=max(0, len({_panel_key(row) for row in rows}) - MOST_PANELS),
             tuning=_tuning(suite, self.records, self.store),
-            broken=[(_relative(one.folder, self.store), one.reason) for one in self.broken],
+            broken=[(one.folder.relative_to(self.store.root).as_posix(), one.reason) for one in self.broken],
             provenance=_provenance(self.records[cell.id] for cell in suite.cells if cell.id in self.records),
             provenance_keys=PROVENANCE,
         )
@@ -234,35 +233,7 @@ def _tooltip(name: str, value: Statistic, seeds: int) -> str:
     return "; ".join(texts)
 
 
-def _verdict_line(verdict: Verdict, metric: str) -> dict[str, Any]:
-    """Line of one contest in the table of winners."""
-    row, comparison = verdict.example, verdict.comparison
-    data = row.metrics.get("data_equivariance_error")
-    relative = None if comparison is None else comparison.relative
-    return {
-        "where": f"{row.dataset} ({row.preset}, {row.grid}), {row.protocol['name']}",
-        "level": row.level,
-        "data": "-" if data is None else written(data.mean),
-        "best": "-" if verdict.best is None else verdict.best.label,
-        "number": "-" if verdict.best is None else verdict.best.written(metric),
-        "second": "-" if verdict.second is None else verdict.second.label,
-        "margin": "-" if relative is None else f"{100 * relative:+.0f} %",
-        "difference": "" if comparison is None else estimate(comparison.difference),
-        "significance": verdict.text,
-        "significant": verdict.significant,
-    }
-
-
 def _provenance(records: Iterable[Record]) -> list[tuple[list[str], int]]:
     """Combinations of versions, machine and data, each with the number of its records."""
-    counts = Counter(tuple(_origin(record.environment, key) for key in PROVENANCE) for record in records)
+    counts = Counter(tuple(str(record.environment.get(key, "")) for key in PROVENANCE) for record in records)
     return [(list(values), count) for values, count in sorted(counts.items())]
-
-
-def _origin(environment: Mapping[str, Any], key: str) -> str:
-    value = str(environment.get(key, ""))
-    return Path(value).name if key == "data_file" else value
-
-
-def _relative(folder: Path, store: Store) -> str:
-    return folder.relative_to(store.root).as_posix() if folder.is_relative_to(store.root) else folder.name

@@ -7,9 +7,9 @@ import subprocess
 import time
 import urllib.request
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
+from mlflow_support import IGNORED_WARNINGS, REPORT
 from PIL import Image
 
 from benchmark.errors import MachineError
@@ -21,17 +21,11 @@ from results.tracking import watch as mlflow_watch
 from results.tracking import write as mlflow_write
 from results.tracking.client import ENVIRONMENT
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # mlflow and what it imports
-    pytest.mark.filterwarnings("ignore::FutureWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-REPORT = SimpleNamespace(html="<p>report</p>", svg_figures=[])
+pytestmark = IGNORED_WARNINGS
 
 
 class Server:
-    """One that can be killed and comes back with what it had."""
+    """A server that can be killed and started again with its database."""
 
     def __init__(self, folder):
         with socket.socket() as free:
@@ -161,7 +155,7 @@ def test_the_boards_open_in_a_browser(server, full_board, new_cell, dump_dom, tm
     (leaderboard,) = runs(server, "shown", "tags.`symbench.kind` = 'leaderboard'")
     address = f"{server.url}/#/experiments/{leaderboard.info.experiment_id}/runs/{leaderboard.info.run_id}"
     page = dump_dom(address)
-    assert "Least RMSE future" in page
+    assert "Lowest RMSE future" in page
     assert "<img src=x" not in page
     assert_painted(tmp_path / "screen.png")
     page = dump_dom(f"{address}/artifacts")

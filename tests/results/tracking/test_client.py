@@ -1,0 +1,78 @@
+"""Addresses, databases and servers that cannot be used: one sentence, no harm, no password."""
+
+import socket
+import sqlite3
+
+import pytest
+from mlflow_support import IGNORED_WARNINGS, sync
+
+from benchmark.errors import MachineError, UserError
+from results.tracking import server as mlflow_server
+from results.tracking.client import connect, without_password
+
+pytestmark = IGNORED_WARNINGS
+
+
+def test_a_database_of_something_else_is_left_alone(small_board):
+    path = small_board.store.root / "other.db"
+    with sqlite3.connect(path) as database:
+        database.execute("create table customers (id integer)")
+    database.close()
+    content = path.read_bytes()
+    with pytest.raises(MachineError, match="belongs to something else"):
+        sync(small_board, f"sqlite:///{path}")
+    assert path.read_bytes() == content
+    path.write_bytes(b"no database at all, and long enough to tell" * 9)
+    with pytest.raises(MachineError, match="not a readable database"):
+        sync(small_board, f"sqlite:///{path}")
+
+
+@pytest.mark.parametrize("uri", ["runs", "htp://127.0.0.1", "127.0.0.1:5000"])
+def test_what_is_no_address_is_the_users_mistake(small_board, uri):
+    with pytest.raises(UserError, match="must be a server such as"):
+        sync(small_board, uri)
+
+
+def test_a_server_that_is_down_or_silent_is_one_sentence(small_board, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with pytest.raises(MachineError, match=r"^MLflow at http://127\.0\.0\.1:9: the server is down[^\n]+$"):
+        sync(small_board, "http://127.0.0.1:9")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(MachineError, match=r"does not answer in time; the results are safe"):
+            sync(small_board, f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+def test_an_address_that_cannot_be_used_is_one_sentence(small_board, tmp_path):
+    with pytest.raises(UserError, match="not a readable address"):
+        sync(small_board, "http://me:secret@[::1")
+    with pytest.raises(UserError, match="is a folder"):
+        sync(small_board, f"sqlite:///{tmp_path}")
+    with pytest.raises(MachineError, match="No module named"), connect("postgresql://me@host/a"):
+        raise ImportError("No module named 'psycopg2'")  # as where a driver is installed, and MLflow wants another
+
+
+@pytest.mark.parametrize("words", ["{}/a broke", "Invalid url: {}", "HTTPSConnectionPool: NameResolutionError {}"])
+def test_a_password_in_an_error_is_not_repeated(words):
+    with pytest.raises(MachineError) as caught, connect("https://me:secret@host"):
+        raise OSError(words.format("https://me:secret@host"))
+    assert "secret" not in str(caught.value)
+    assert "address is wrong" in str(caught.value) or "https://me:***@host/a broke" in str(caught.value)
+
+
+def test_a_password_is_not_repeated():
+    assert without_password("https://me:secret@host:1/a") == "https://me:***@host:1/a"
+    assert without_password("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_the_page_is_served_to_this_machine_alone(tmp_path):
+    with pytest.raises(UserError, match="loopback"):
+        mlflow_server.command("sqlite:///x.db", tmp_path, host="0.0.0.0")
+    argv = mlflow_server.command("sqlite:///x.db", tmp_path, port=5001)
+    assert argv[argv.index("--host") + 1] == "127.0.0.1"
+    assert "127.0.0.1:5001" in argv[argv.index("--allowed-hosts") + 1].split(",")
+    argv = mlflow_server.command("sqlite:///x.db", tmp_path, host="::1")
+    assert argv[argv.index("--host") + 1] == "::1"
+    assert "[::1]:5000" in argv[argv.index("--allowed-hosts") + 1].split(",")
