@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Any
 
 from benchmark.cell import Cell
@@ -203,8 +202,8 @@ def board_run(suite: Suite, records: Mapping[str, Record], report: Report) -> Wa
 def _figure_files(figures: Sequence[tuple[str, str]]) -> dict[str, str]:
     """Path -> SVG. Names lack the parts that all share; MLflow's viewer shows nothing of a picture without a size."""
     parts = [stem.split("-") for stem, _ in figures]
-    shortest = min(map(len, parts), default=0)
-    common = min(len(os.path.commonprefix(parts)), shortest - 1) if len(parts) > 1 else 0
+    shared = list(takewhile(lambda words: len(set(words)) == 1, zip(*parts, strict=False)))
+    common = min(len(shared), *(len(part) - 1 for part in parts)) if len(parts) > 1 else 0
     size = r'<svg \1 width="\2" height="\3" viewBox="0 0 \2 \3"'
     return {
         f"figures/{'-'.join(part[common:])}.svg": re.sub(
