@@ -28,7 +28,6 @@ from benchmark.training.loss import RolledOutLoss
 
 B, T, C, H, W, S = 3, 2, 2, 8, 6, 2
 TASK = Task("made_up", T, C, H, W)
-CPU = torch.device("cpu")
 
 
 def windows() -> tuple[Tensor, Tensor, Tensor]:
@@ -36,13 +35,13 @@ def windows() -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(B, T, C, H, W, generator=generator), torch.zeros(B, S, C, H, W), torch.zeros(B)
 
 
-def recorded(baseline: type[Baseline], task: Task = TASK, **config: Any) -> ProductRecorder:
+def recorded(baseline: type[Baseline], **config: Any) -> ProductRecorder:
     """Products of a step of S rolled-out frames."""
     torch.manual_seed(0)
-    model = baseline(baseline.Config.model_validate(config), task)
+    model = baseline(baseline.Config.model_validate(config), TASK)
     x, y, draws = windows()
     with ProductRecorder(x) as recorder:
-        RolledOutLoss(model, Training(), CPU, cache_filters=True)(x, y, draws)
+        RolledOutLoss(model, Training(), x.device, cache_filters=True)(x, y, draws)
     return recorder
 
 

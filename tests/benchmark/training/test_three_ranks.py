@@ -44,15 +44,13 @@ def trained(rank: int, ranks: int, folder: Path, stop_at: int | None) -> tuple[N
 
 
 def test_three_ranks_go_on_bit_for_bit_and_learn_as_one(tmp_path: Path) -> None:
-    results = []
+    results: list[tuple[NDArray[np.float32], list[float]]] = []
     with ProcessPoolExecutor(RANKS, multiprocessing.get_context("spawn")) as pool:
         for name, stop_at in (("uninterrupted", None), ("stopped", STEPS // 2)):
             folder = tmp_path / name
             folder.mkdir()
             ranks = [pool.submit(trained, rank, RANKS, folder, stop_at) for rank in range(RANKS)]
-            results.append([rank.result(timeout=200) for rank in ranks])
-    expected = results[0][0][0]
-    trainings = [training for ranks in results for training in ranks]
-    assert all(np.array_equal(expected, weights) for weights, _ in trainings)
+            results += [rank.result(timeout=200) for rank in ranks]
+    assert all(np.array_equal(results[0][0], weights) for weights, _ in results)
     _, alone = trained(0, 1, tmp_path, None)
-    assert all(curve == pytest.approx(alone, rel=1e-6) for _, curve in trainings)
+    assert all(curve == pytest.approx(alone, rel=1e-6) for _, curve in results)

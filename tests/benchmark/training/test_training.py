@@ -1,13 +1,15 @@
-"""Training loop on a small field: learning, exact resume, best weights, divergence."""
+"""Training loop on a small field: learning, exact resume, best weights, divergence, precision."""
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from swirls import swirls
 from torch import Tensor, nn
 
 from benchmark.cell import Frozen, Training
@@ -16,6 +18,7 @@ from benchmark.data.windows import Windows
 from benchmark.errors import MachineError, UserError
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
+from benchmark.models.convnet import ConvNet
 from benchmark.training.checkpoint import Progress
 from benchmark.training.loop import DivergedError, Execution, StoppedError, TrainingData, TrainingOutput, fit
 from benchmark.training.randomness import deterministic, seed_device
@@ -52,22 +55,31 @@ def field() -> Tensor:
     return start * 0.9 ** torch.arange(30)[None, :, None, None, None]
 
 
-def data(steps: int = 3) -> TrainingData:
-    train = Split((0, 1, 2), tuple(range(12)), steps)
-    validation = Split((0, 1, 2), tuple(range(18, 22)), steps)
-    return TrainingData(Windows.of(field(), train, 2), Windows.of(field(), validation, 2))
+def data() -> TrainingData:
+    splits = [Split((0, 1, 2), tuple(starts), 3) for starts in (range(12), range(18, 22))]
+    return TrainingData(*(Windows.of(field(), split, 2) for split in splits))
 
 
-def train(
-    path: Path, settings: Training, seed: int = 0, config: Linear.Config | None = None
-) -> tuple[Linear, Progress]:
+def linear() -> Linear:
+    return Linear(Linear.Config(), TASK)
+
+
+def registered(name: str, hidden: int) -> Callable[[], Baseline]:
+    baseline = model_registry.model(name)
+    return lambda: baseline(baseline.Config.model_validate({"hidden": hidden}), TASK)
+
+
+def train(path: Path, settings: Training, seed: int = 0, build: Any = linear, **execution: Any) -> tuple[Any, Progress]:
     with deterministic(seed):
-        model = Linear(config or Linear.Config(), TASK)
-        progress = fit(model, data(), settings, seed, TrainingOutput(path))
-    return model, progress
+        model = build()
+        return model, fit(model, data(), settings, seed, TrainingOutput(path), Execution(**execution))
 
 
 SETTINGS = Training(epochs=6, batch_size=5, learning_rate=1e-2, early_stop_after=None)
+
+
+def updated(**settings: Any) -> Training:
+    return SETTINGS.model_copy(update=settings)
 
 
 def same(first: Linear, second: Linear) -> bool:
@@ -75,7 +87,7 @@ def same(first: Linear, second: Linear) -> bool:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    _, progress = train(tmp_path / "c.pt", SETTINGS.model_copy(update={"epochs": 40}))
+    _, progress = train(tmp_path / "c.pt", updated(epochs=40))
     assert progress.best_rmse < 0.5 * progress.history[0].validation_rmse
 
 
@@ -103,13 +115,13 @@ def test_resume_equals_uninterrupted(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with deterministic(0), pytest.raises(KeyboardInterrupt):
-        fit(Linear(Linear.Config(), TASK), data(), SETTINGS, 0, TrainingOutput(tmp_path / "parts.pt", kill_after_three))
+        fit(linear(), data(), SETTINGS, 0, TrainingOutput(tmp_path / "parts.pt", kill_after_three))
     assert_resumed_exactly(tmp_path / "parts.pt")
 
 
 def test_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
     # With a learning rate this large, the last epoch is not the best.
-    settings = SETTINGS.model_copy(update={"epochs": 15, "learning_rate": 0.3, "learning_rate_decay": 1.0})
+    settings = updated(epochs=15, learning_rate=0.3, learning_rate_decay=1.0)
     model, progress = train(tmp_path / "c.pt", settings)
     assert progress.best_epoch < len(progress.history)
     assert progress.best_rmse == min(epoch.validation_rmse for epoch in progress.history)
@@ -119,7 +131,7 @@ def test_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
 
 
 def test_schedule_and_early_stopping(tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"epochs": 200, "learning_rate_decay": 0.5, "early_stop_after": 12})
+    settings = updated(epochs=200, learning_rate_decay=0.5, early_stop_after=12)
     _, progress = train(tmp_path / "c.pt", settings)
     rates = [epoch.learning_rate for epoch in progress.history]
     assert rates[:3] == pytest.approx([1e-2, 5e-3, 2.5e-3])
@@ -130,14 +142,14 @@ def test_schedule_and_early_stopping(tmp_path: Path) -> None:
 
 def test_penalty_enters_the_gradient_linearly(tmp_path: Path) -> None:
     plain, _ = train(tmp_path / "a.pt", SETTINGS)
-    penalised, _ = train(tmp_path / "b.pt", SETTINGS, config=Linear.Config(penalty=10.0))
+    penalised, _ = train(tmp_path / "b.pt", SETTINGS, build=lambda: Linear(Linear.Config(penalty=10.0), TASK))
     assert penalised.mix.weight.abs().mean() < plain.mix.weight.abs().mean()
 
 
 def test_clipping_and_bf16_run(tmp_path: Path) -> None:
-    clipped, _ = train(tmp_path / "a.pt", SETTINGS.model_copy(update={"gradient_clip": 1e-6}))
+    clipped, _ = train(tmp_path / "a.pt", updated(gradient_clip=1e-6))
     assert not same(clipped, train(tmp_path / "b.pt", SETTINGS)[0])
-    _, progress = train(tmp_path / "c.pt", SETTINGS.model_copy(update={"precision": "bf16", "channels_last": True}))
+    _, progress = train(tmp_path / "c.pt", updated(precision="bf16", channels_last=True))
     assert math.isfinite(progress.best_rmse)
 
 
@@ -150,38 +162,32 @@ def test_compiled_is_the_same_training(tmp_path: Path) -> None:
         def penalty(self) -> Tensor:
             return torch.zeros(())  # no gradient, as in most baselines
 
-    best = []
-    for compiled in (False, True):
-        with deterministic(0):
-            model = Plain(Plain.Config(), TASK)
-            settings = SETTINGS.model_copy(update={"compile": compiled, "epochs": 2})
-            progress = fit(model, data(), settings, 0, TrainingOutput(tmp_path / f"{compiled}.pt"))
-        best.append(progress.best_rmse)
-    assert best[1] == pytest.approx(best[0], rel=1e-5)
+    first, second = (
+        train(tmp_path / f"{on}.pt", updated(compile=on, epochs=2), build=lambda: Plain(Plain.Config(), TASK))[1]
+        for on in (False, True)
+    )
+    assert second.best_rmse == pytest.approx(first.best_rmse, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["convnet", "relaxed_steerable_rotation"])
 def test_channels_last_is_the_same_training(tmp_path: Path, name: str) -> None:
     """Weights with four axes and with five."""
-    best = []
-    for channels_last in (False, True):
-        with deterministic(0):
-            model = model_registry.model(name)(model_registry.model(name).Config.model_validate({"hidden": 4}), TASK)
-            settings = SETTINGS.model_copy(update={"channels_last": channels_last, "epochs": 2})
-            output = TrainingOutput(tmp_path / f"{channels_last}.pt")
-            best.append(fit(model, data(), settings, 0, output).best_rmse)
-    assert best[1] == pytest.approx(best[0], rel=1e-5)
+    first, second = (
+        train(tmp_path / f"{on}.pt", updated(channels_last=on, epochs=2), build=registered(name, 4))[1]
+        for on in (False, True)
+    )
+    assert second.best_rmse == pytest.approx(first.best_rmse, rel=1e-5)
 
 
 def test_divergence_is_an_error(tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"learning_rate": 1e30, "epochs": 5})
+    settings = updated(learning_rate=1e30, epochs=5)
     with pytest.raises(DivergedError, match="not finite"):
         train(tmp_path / "c.pt", settings)
 
 
 def test_invalid_batch_size_and_damaged_checkpoint_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than the 36 training windows"):
-        train(tmp_path / "c.pt", SETTINGS.model_copy(update={"batch_size": 64}))
+        train(tmp_path / "c.pt", updated(batch_size=64))
     (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(MachineError, match=r"broken\.pt: not a readable checkpoint"):
         train(tmp_path / "broken.pt", SETTINGS)
@@ -191,26 +197,22 @@ def test_invalid_batch_size_and_damaged_checkpoint_are_refused(tmp_path: Path) -
 def test_a_training_stopped_between_steps_resumes_exactly(tmp_path: Path, stops: tuple[int, ...]) -> None:
     """36 windows in batches of 5 make 7 steps an epoch: stops at the beginning, within an epoch and at its end."""
     calls = itertools.count()
-    output, execution = TrainingOutput(tmp_path / "parts.pt"), Execution(should_stop=lambda: next(calls) in stops)
     for _ in stops:
-        with deterministic(0), pytest.raises(StoppedError):
-            fit(Linear(Linear.Config(), TASK), data(), SETTINGS, 0, output, execution)
+        with pytest.raises(StoppedError):
+            train(tmp_path / "parts.pt", SETTINGS, should_stop=lambda: next(calls) in stops)
     assert_resumed_exactly(tmp_path / "parts.pt")
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
 def test_micro_batches_sum_up_to_the_batch(tmp_path: Path, micro_batch: int) -> None:
     """The gradient is summed in parts, the last one smaller: the loss of a part is weighted by its windows."""
-    best = []
-    for execution in (Execution(), Execution(micro_batch=micro_batch)):
-        with deterministic(0):
-            baseline = model_registry.model("rpp_rotation")  # its penalty is smooth
-            model = baseline(baseline.Config.model_validate({"hidden": 2}), TASK)
-            settings = SETTINGS.model_copy(update={"epochs": 2})
-            output = TrainingOutput(tmp_path / f"{execution.micro_batch}.pt")
-            progress = fit(model, data(), settings, 0, output, execution)
-        best += [progress.history[0].train_loss, progress.history[0].validation_rmse]
-    assert best[2:] == pytest.approx(best[:2], rel=1e-4)
+    build = registered("rpp_rotation", 2)  # its penalty is smooth
+    expected, epoch = (
+        train(tmp_path / f"{size}.pt", updated(epochs=2), build=build, micro_batch=size)[1].history[0]
+        for size in (None, micro_batch)
+    )
+    assert epoch.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
+    assert epoch.validation_rmse == pytest.approx(expected.validation_rmse, rel=1e-4)
 
 
 def test_a_step_is_seeded_as_torch_seeds_it() -> None:
@@ -218,3 +220,27 @@ def test_a_step_is_seeded_as_torch_seeds_it() -> None:
     expected = torch.rand(3)
     seed_device(7, torch.device("cpu"))
     assert torch.equal(torch.rand(3), expected)
+
+
+def swirl_rmse(field: Tensor, precision: str, seed: int, checkpoint: Path) -> list[float]:
+    """Validation RMSE of a ConvNet on `swirls` after each epoch."""
+    settings = Training(epochs=4, batch_size=8, learning_rate=1e-2, weight_decay=0.0, precision=precision)
+    splits = [Split((0, 1, 2, 3), tuple(range(start, start + 20)), 2) for start in (0, 30)]
+    data = TrainingData(*(Windows.of(field, split, 1) for split in splits))
+    with deterministic(seed):
+        model = ConvNet(ConvNet.Config(hidden=8, layers=3), Task("swirls", 1, 2, *field.shape[-2:], target="change"))
+        progress = fit(model, data, settings, seed, TrainingOutput(checkpoint))
+    return [epoch.validation_rmse for epoch in progress.history]
+
+
+def test_bf16_lies_within_the_spread_of_seeds(tmp_path: Path) -> None:
+    """Each seed in bf16 ends nearer to itself in fp32 than a fifth of the range over seeds."""
+    field = torch.from_numpy(swirls())
+    fp32, bf16 = (
+        [swirl_rmse(field, precision, seed, tmp_path / f"{precision}{seed}.pt") for seed in range(3)]
+        for precision in ("fp32", "bf16")
+    )
+    assert all(curve[-1] < 0.6 * curve[0] for curve in (*fp32, *bf16))
+    ends = [curve[-1] for curve in fp32]
+    for one, other in zip(fp32, bf16, strict=True):
+        assert 0 < abs(one[-1] - other[-1]) < 0.2 * (max(ends) - min(ends))
