@@ -17,7 +17,7 @@ import numpy as np
 from benchmark.cell import Level
 from benchmark.cli import main as cli
 from benchmark.data import dataset_registry
-from benchmark.data.dataset import Dataset, EquivarianceError, Simulation
+from benchmark.data.dataset import Dataset, EquivarianceError, Preset, Simulation
 from benchmark.data.layout import data_path, write
 from benchmark.models import model_registry
 from benchmark.suite import loading as suites
@@ -114,6 +114,12 @@ def suite_in(
     path = folder / "tiny.yaml"
     path.write_text(SUITE.format(models=models, seeds=seeds, epochs=epochs, ranks=ranks), encoding="utf-8")
     return path
+
+
+def tiny(name: str, preset: Preset) -> Dataset:
+    """The dataset with `preset` as its only preset, "tiny"."""
+    original = type(dataset_registry.dataset(name))
+    return type(original.__name__, (original,), {"presets": {"tiny": preset}})()
 
 
 def simulate(dataset: Dataset, level: Level, preset: str) -> Simulation:

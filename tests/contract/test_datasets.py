@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import simulate
+from support import simulate, tiny
 
 from benchmark.cell import Level, Protocol
 from benchmark.data import dataset_registry
@@ -31,12 +31,6 @@ def no_progress(done: int, total: int) -> None:
     pass
 
 
-def reduced(name: str, preset: Preset) -> Dataset:
-    """The dataset with one preset, which is small enough for a test."""
-    original = type(dataset_registry.dataset(name))
-    return type(original.__name__, (original,), {"presets": {"tiny": preset}})()
-
-
 def some_levels(dataset: Dataset) -> list[Level]:
     """Numbers alone: the most symmetric, one between, the least symmetric."""
     levels = [level for level in dataset.levels if level != PAPER]
@@ -45,7 +39,7 @@ def some_levels(dataset: Dataset) -> list[Level]:
 
 @pytest.fixture(scope="session", params=SIMULATED)
 def dataset(request: pytest.FixtureRequest) -> Dataset:
-    return reduced(request.param, TINY)
+    return tiny(request.param, TINY)
 
 
 @pytest.fixture(scope="session")
@@ -164,7 +158,7 @@ def test_windows_that_do_not_fit_are_refused(dataset: Dataset, name: str) -> Non
 def test_the_same_command_writes_the_same_bytes(
     dataset_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = reduced(dataset_name, TINIER)
+    dataset = tiny(dataset_name, TINIER)
     monkeypatch.setattr(dataset_registry, "dataset", lambda name: dataset)
     level = dataset.levels[-1]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -12,33 +11,19 @@ import numpy as np
 import pytest
 import torch
 from support import full_disk
+from swirls import simulation, write_swirls
 
 from benchmark.data import layout
-from benchmark.data.dataset import EquivarianceError, Simulation
 from benchmark.data.prepare import outline
 from benchmark.errors import MachineError, UserError
 from benchmark.groups import to_cell_centers
 
-
-def simulation(grid: layout.Grid = "staggered") -> Simulation:
-    field = np.random.default_rng(0).standard_normal((2, 5, 2, 8, 6)).astype(np.float32)
-    return Simulation(
-        field=field,
-        grid=grid,
-        divergence_free=False,
-        spacing=2.0,
-        time_step=0.5,
-        parameters={"steps": 5, "box": 64.0},
-        run_parameters=[{"inflow": [32.0, 5.0]}, {"inflow": [24.0, 5.0]}],
-        equivariance_errors=[EquivarianceError("rot90", 0.25, 0.5), EquivarianceError("rot45", 0.75, 1.5, False)],
-    )
+FIELD = np.random.default_rng(0).standard_normal((2, 5, 2, 8, 6)).astype(np.float32)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    path = layout.data_path(tmp_path, "toy", "small", 3)
-    layout.write(path, "toy", "small", 3, simulation())
-    return path
+    return write_swirls(tmp_path, FIELD, "small", 3)
 
 
 def files_in(folder: Path) -> list[str]:
@@ -50,32 +35,33 @@ def test_the_path_of_a_level(tmp_path: Path) -> None:
 
 
 def test_roundtrip(path: Path, tmp_path: Path) -> None:
-    stored, written = layout.read(path), simulation()
+    stored, written = layout.read(path), simulation(FIELD)
     assert stored.field.dtype == torch.float32
     assert np.array_equal(stored.field.numpy(), written.field)
-    assert (stored.dataset, stored.preset, stored.level, stored.grid) == ("toy", "small", 3, "staggered")
+    assert (stored.dataset, stored.preset, stored.level, stored.grid) == ("swirls", "small", 3, "staggered")
     assert (stored.spacing, stored.time_step) == (2.0, 0.5)
     assert stored.parameters == written.parameters
     assert list(stored.run_parameters) == written.run_parameters
     assert list(stored.equivariance_errors) == written.equivariance_errors
     assert (stored.mean_absolute_error, stored.mean_relative_error) == (0.5, 1.0)
-    assert (stored.divergence_free, stored.recipe) == (False, "")
+    assert (stored.divergence_free, stored.recipe) == (True, "")
     assert stored.libraries["phiflow"]
-    assert files_in(tmp_path) == ["toy/small/level_3.h5"]
+    assert files_in(tmp_path) == ["swirls/small/level_3.h5"]
 
 
 def test_a_library_that_is_not_installed_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "LIBRARIES", ("no-such-library", "numpy"))
-    path = layout.data_path(tmp_path, "toy", "small", 3)
-    layout.write(path, "toy", "small", 3, simulation())
-    assert list(layout.read(path).libraries) == ["numpy"]
+    assert list(layout.read(write_swirls(tmp_path)).libraries) == ["numpy"]
 
 
 def test_an_imported_field_has_no_measured_error(tmp_path: Path) -> None:
     path = layout.data_path(tmp_path, "toy", "imported", "paper")
-    layout.write(path, "toy", "imported", "paper", replace(simulation(), equivariance_errors=()), "a recipe")
+    layout.write(
+        path, "toy", "imported", "paper", simulation(equivariance_errors=(), divergence_free=False), "a recipe"
+    )
     stored = layout.read(path)
     assert (stored.mean_absolute_error, stored.mean_relative_error, stored.recipe) == (None, None, "a recipe")
+    assert not stored.divergence_free
     path.unlink()
     with pytest.raises(MachineError, match="`symbench data import toy FOLDER` makes it from the published files"):
         layout.read(path)
@@ -90,19 +76,16 @@ def test_the_field_is_contiguous_and_described(path: Path) -> None:
 
 
 def test_the_same_field_makes_the_same_file(path: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again.h5"
-    layout.write(again, "toy", "small", 3, simulation())
-    assert again.read_bytes() == path.read_bytes()
+    assert write_swirls(tmp_path / "again", FIELD, "small", 3).read_bytes() == path.read_bytes()
 
 
 def test_the_grid_that_a_cell_asks_for(path: Path, tmp_path: Path) -> None:
-    field = torch.from_numpy(simulation().field)
+    field = torch.from_numpy(FIELD)
     assert torch.equal(layout.load_field(path, "staggered").field, field)
     centered = layout.load_field(path, "centered")
     assert torch.equal(centered.field, to_cell_centers(field))
     assert centered.grid == "centered"
-    centers_only = tmp_path / "centers.h5"
-    layout.write(centers_only, "toy", "small", 3, simulation("centered"))
+    centers_only = write_swirls(tmp_path / "centers", FIELD, grid="centered")
     assert torch.equal(layout.load_field(centers_only, "centered").field, field)
     with pytest.raises(UserError, match="no staggered grid"):
         layout.load_field(centers_only, "staggered")
@@ -171,7 +154,7 @@ def test_foreign_files(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match=r"new\.h5: cannot be written: File too large"), full_disk():
-        layout.write(tmp_path / "new.h5", "toy", "small", 3, simulation())
+        layout.write(tmp_path / "new.h5", "toy", "small", 3, simulation(FIELD))
     assert files_in(tmp_path) == []
 
 
@@ -183,9 +166,9 @@ def test_a_failed_write_keeps_what_was_there(path: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(KeyboardInterrupt):
-        layout.write(path, "toy", "small", 3, simulation())
+        write_swirls(tmp_path, FIELD, "small", 3)
     assert path.read_bytes() == before
-    assert files_in(tmp_path) == ["toy/small/level_3.h5"]
+    assert files_in(tmp_path) == ["swirls/small/level_3.h5"]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

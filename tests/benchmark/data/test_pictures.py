@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,18 @@ from PIL import Image
 from swirls import Swirls, swirls, write_swirls
 
 from benchmark.cell import Level
-from benchmark.data import layout
 from benchmark.data.dataset import EquivarianceError
+from benchmark.data.layout import StoredField, read
 from benchmark.data.show import animation, info, pictures, planes
 from benchmark.errors import MachineError
 
+Stored = Callable[..., StoredField]
+
 
 @pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Path]:
-    return partial(write_swirls, tmp_path)
-
-
-def stored_with(field: NDArray[np.float32], write: Callable[..., Path], **changes: Any) -> layout.StoredField:
-    return layout.read(write(field, **changes))
+def stored(tmp_path: Path) -> Stored:
+    """`write_swirls`, read back."""
+    return lambda *arguments, **changes: read(write_swirls(tmp_path, *arguments, **changes))
 
 
 def pixels(path: Path) -> NDArray[np.int16]:
@@ -62,25 +60,24 @@ def test_vorticity_sits_at_the_corners() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 20), (62, 23), (23, 62)])
-def test_a_contact_sheet(write: Callable[..., Path], tmp_path: Path, height: int, width: int) -> None:
+def test_a_contact_sheet(stored: Stored, tmp_path: Path, height: int, width: int) -> None:
     """Red where the vortex turns counter-clockwise: in the lower left part of the first panels."""
-    stored = stored_with(swirls(height=height, width=width), write)
-    path = tmp_path / "sheet.png"
-    pictures.contact_sheet(stored, path)
+    field, path = stored(swirls(height=height, width=width)), tmp_path / "sheet.png"
+    pictures.contact_sheet(field, path)
     picture = pixels(path)
     assert 300 < min(picture.shape[:2]) <= max(picture.shape[:2]) < 1400
     turning = redness(picture)[:, : picture.shape[1] * 8 // 10]
     assert (turning > 100).mean() > 0.001
     again = tmp_path / "again.png"
-    pictures.contact_sheet(stored, again)
+    pictures.contact_sheet(field, again)
     assert path.read_bytes() == again.read_bytes()
 
 
-def test_one_run_and_one_frame(write: Callable[..., Path], tmp_path: Path) -> None:
-    stored = stored_with(swirls(runs=1, frames=1), write)
-    pictures.contact_sheet(stored, tmp_path / "sheet.png")
+def test_one_run_and_one_frame(stored: Stored, tmp_path: Path) -> None:
+    field = stored(swirls(runs=1, frames=1))
+    pictures.contact_sheet(field, tmp_path / "sheet.png")
     assert np.ptp(pixels(tmp_path / "sheet.png")) > 200
-    animation.animation(stored, tmp_path / "one.gif")
+    animation.animation(field, tmp_path / "one.gif")
     assert frames_of(tmp_path / "one.gif").shape[0] == 1
 
 
@@ -96,10 +93,9 @@ def frames_of(path: Path) -> NDArray[np.int16]:
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 20), (62, 23), (23, 62)])
-def test_an_animation(write: Callable[..., Path], tmp_path: Path, height: int, width: int) -> None:
-    path = tmp_path / "moving.gif"
-    stored = stored_with(swirls(frames=90, height=height, width=width), write)
-    animation.animation(stored, path)
+def test_an_animation(stored: Stored, tmp_path: Path, height: int, width: int) -> None:
+    field, path = stored(swirls(frames=90, height=height, width=width)), tmp_path / "moving.gif"
+    animation.animation(field, path)
     frames = frames_of(path)
     assert len(frames) == animation.MOST_FRAMES
     assert path.stat().st_size < animation.MOST_BYTES
@@ -107,7 +103,7 @@ def test_an_animation(write: Callable[..., Path], tmp_path: Path, height: int, w
     with Image.open(path) as picture:
         assert (picture.info["loop"], picture.info["duration"]) == (0, animation.MILLISECONDS)
     again = tmp_path / "again.gif"
-    animation.animation(stored, again)
+    animation.animation(field, again)
     assert path.read_bytes() == again.read_bytes()
 
 
@@ -118,9 +114,9 @@ def only_panel(frame: NDArray[np.int16]) -> NDArray[np.int16]:
     return frame[bottom - tall + 2 : bottom - 2, animation.MARGIN + 2 : animation.MARGIN + wide - 2]
 
 
-def test_x_is_to_the_right_and_y_up(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_x_is_to_the_right_and_y_up(stored: Stored, tmp_path: Path) -> None:
     """The vortex wanders along x, and stays in the lower half; the strongest run is the last panel."""
-    animation.animation(stored_with(swirls(runs=1, frames=20), write), tmp_path / "moving.gif")
+    animation.animation(stored(swirls(runs=1, frames=20)), tmp_path / "moving.gif")
     frames = frames_of(tmp_path / "moving.gif")
     first, last = (np.clip(redness(only_panel(frame)), 60, None) - 60 for frame in (frames[0], frames[-1]))
     rows, columns = np.indices(first.shape)
@@ -130,21 +126,19 @@ def test_x_is_to_the_right_and_y_up(write: Callable[..., Path], tmp_path: Path) 
         assert np.average(rows, weights=weight) > 0.5
 
 
-def test_values_that_are_not_finite_are_black(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_black(stored: Stored, tmp_path: Path) -> None:
     field = swirls(runs=1)
     field[:, :, :, :10] = np.nan
-    animation.animation(stored_with(field, write), tmp_path / "broken.gif")
+    animation.animation(stored(field), tmp_path / "broken.gif")
     panel = only_panel(frames_of(tmp_path / "broken.gif")[0])
     assert (panel[:, :20] < 40).all()
     assert (panel[:, -20:] > 40).any()
 
 
-def test_noise_makes_a_shorter_animation(
-    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_noise_makes_a_shorter_animation(stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(animation, "MOST_BYTES", 150_000)
     noise = np.random.default_rng(0).standard_normal((2, 64, 2, 20, 20)).astype(np.float32)
-    animation.animation(stored_with(noise, write), tmp_path / "noise.gif")
+    animation.animation(stored(noise), tmp_path / "noise.gif")
     assert len(frames_of(tmp_path / "noise.gif")) < 64
     assert (tmp_path / "noise.gif").stat().st_size < 150_000
 
@@ -206,18 +200,18 @@ def test_no_picture_of_errors_that_nobody_measured(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_points_come_from_descriptions(write: Callable[..., Path]) -> None:
+def test_points_come_from_descriptions(stored: Stored) -> None:
     errors = [EquivarianceError("rot90", 0.25, 0.5), EquivarianceError("rot180", float("nan"), 1.0)]
-    description = info.describe(layout.read(write(level="paper", equivariance_errors=errors)), Swirls())
+    description = info.describe(stored(level="paper", equivariance_errors=errors), Swirls())
     assert pictures.LevelErrors.of(description) == pictures.LevelErrors("paper", 0.25, (errors[0],))
 
 
 @pytest.mark.parametrize("draw", [pictures.contact_sheet, animation.animation])
 def test_half_a_picture_is_never_there(
-    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: Callable[..., None]
+    stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: Callable[..., None]
 ) -> None:
-    stored = layout.read(write())
+    field = stored()
     monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("no space")))
     with pytest.raises(MachineError, match="cannot be written"):
-        draw(stored, tmp_path / "new" / "picture")
+        draw(field, tmp_path / "new" / "picture")
     assert list((tmp_path / "new").iterdir()) == []

@@ -57,23 +57,23 @@ class Toy(Dataset):
         return Simulation(fields[1], "centered", False, 1.0, 1.0, {}, [{}], [])
 
 
-def make(folder: Path, levels: Sequence[Level], seen: list[tuple[int, int]] | None = None) -> list[Path]:
-    def show(done: int, total: int) -> None:
-        if seen is not None:
-            seen.append((done, total))
+def no_progress(done: int, total: int) -> None:
+    pass
 
-    return list(prepare(outline("toy", "tiny", levels, folder), show))
+
+Make = Callable[..., list[Path]]
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Prepare levels of the toy dataset; `show` is the progress."""
     monkeypatch.setattr(dataset_registry, "dataset", lambda name: Toy())
+    return lambda levels, show=no_progress: list(prepare(outline("toy", "tiny", levels, tmp_path), show))
 
 
-@pytest.mark.usefixtures("toy")
-def test_parts_are_simulated_once_and_leave_nothing(tmp_path: Path) -> None:
+def test_parts_are_simulated_once_and_leave_nothing(make: Make, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    make(tmp_path, [0, 1], seen)
+    make([0, 1], lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")) == [
         "toy/tiny/level_0.h5",
@@ -82,27 +82,27 @@ def test_parts_are_simulated_once_and_leave_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "toy" / "tiny" / "parts").exists()
 
 
-@pytest.mark.usefixtures("toy")
-def test_an_interruption_costs_only_what_was_being_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_costs_only_what_was_being_simulated(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(KeyboardInterrupt):
-        make(tmp_path, [2, 1])
+        make([2, 1])
     assert not list(tmp_path.rglob("level_*"))
     with pytest.raises(KeyboardInterrupt):
-        make(tmp_path, [1, 2])
+        make([1, 2])
     assert [path.name for path in tmp_path.rglob("level_*")] == ["level_1.h5"]
-    assert make(tmp_path, [1]) == []
+    assert make([1]) == []
 
     monkeypatch.setattr(ToyPart, "simulate", lambda self, progress: np.full((1, 2, 2, 4, 4), 7, np.float32))
-    (second,) = make(tmp_path, [2])
+    (second,) = make([2])
     assert read(second).field.unique().tolist() == [7.0]
-    assert make(tmp_path, [0, 1, 2]) == [second.with_name("level_0.h5")]
+    assert make([0, 1, 2]) == [second.with_name("level_0.h5")]
     assert read(second.with_name("level_0.h5")).field.unique().tolist() == [7.0]
 
 
-@pytest.mark.usefixtures("toy")
-def test_a_part_that_waits_is_not_simulated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_waits_is_not_simulated_again(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
-        make(tmp_path, [2])
+        make([2])
     (waiting,) = (tmp_path / "toy" / "tiny" / "parts").iterdir()
     assert waiting.name == f"{ToyPart(0).key}.h5"
     simulated = []
@@ -112,38 +112,35 @@ def test_a_part_that_waits_is_not_simulated_again(tmp_path: Path, monkeypatch: p
         return np.full((1, 2, 2, 4, 4), 7, np.float32)
 
     monkeypatch.setattr(ToyPart, "simulate", simulate)
-    make(tmp_path, [2])
+    make([2])
     assert simulated == [2]
     assert not waiting.parent.exists()
 
 
-@pytest.mark.usefixtures("toy")
-def test_a_damaged_part_is_simulated_again(tmp_path: Path) -> None:
+def test_a_damaged_part_is_simulated_again(make: Make, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        make(tmp_path, [2])
+        make([2])
     (waiting,) = (tmp_path / "toy" / "tiny" / "parts").iterdir()
     content = bytearray(waiting.read_bytes())
     content[-1] ^= 1
     waiting.write_bytes(content)
-    (path,) = make(tmp_path, [0])
+    (path,) = make([0])
     assert read(path).field.unique().tolist() == [0.0]
 
 
-@pytest.mark.usefixtures("toy")
-def test_broken_misplaced_and_outdated_files_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (path,) = make(tmp_path, [1])
+def test_broken_misplaced_and_outdated_files_are_made_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = make([1])
     path.write_bytes(path.read_bytes()[:100])
-    assert make(tmp_path, [0, 1.0]) == [path.with_name("level_0.h5"), path]
+    assert make([0, 1.0]) == [path.with_name("level_0.h5"), path]
     assert read(path).field.unique().tolist() == [1.0]
     path.write_bytes(path.with_name("level_0.h5").read_bytes())
-    assert make(tmp_path, [0, 1]) == [path]
+    assert make([0, 1]) == [path]
     monkeypatch.setattr(Toy, "parts", lambda self, level, preset: [ToyPart(0), ToyPart(int(level) + 10)])
-    assert make(tmp_path, [1]) == [path]
+    assert make([1]) == [path]
     assert read(path).field.unique().tolist() == [11.0]
 
 
-@pytest.mark.usefixtures("toy")
-def test_unknown_presets_levels_and_solvers(tmp_path: Path) -> None:
+def test_unknown_presets_levels_and_solvers(make: Make, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown preset 'tinny'; did you mean 'tiny'"):
         outline("toy", "tinny", [0], tmp_path)
     with pytest.raises(UserError, match=r"unknown level 7.*valid: 0, 1, 2"):
@@ -157,7 +154,7 @@ def test_the_number_of_processes_changes_no_byte(tmp_path: Path) -> None:
     made = {}
     for processes in (1, 2):
         work = outline("smoke_rotation_levels", "small", [1], tmp_path / str(processes))
-        (made[processes],) = prepare(work, lambda done, total: None, processes)
+        (made[processes],) = prepare(work, no_progress, processes)
     assert made[1].read_bytes() == made[2].read_bytes()
 
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support import tiny
 
 from benchmark.cell import Protocol
 from benchmark.data import dataset_registry
-from benchmark.data.dataset import Dataset, Preset, Split
+from benchmark.data.dataset import Preset, Split
 from benchmark.data.windows import Windows
 from benchmark.errors import UserError
 
-LEVELS = dataset_registry.dataset("smoke_rotation_levels")
-
-
-def of_length(frames: int) -> Dataset:
-    """The dataset with runs of `frames` frames."""
-    return type("Tiny", (type(LEVELS),), {"presets": {"tiny": Preset(4, 4, frames)}})()
+NAME = "smoke_rotation_levels"
+LEVELS = dataset_registry.dataset(NAME)
 
 
 def frames_of(split: Split, input_frames: int) -> set[tuple[int, int]]:
@@ -50,7 +47,7 @@ def test_a_batch_of_one_and_of_none() -> None:
 @pytest.mark.parametrize("protocol", [Protocol(), Protocol(input_frames=1, train_steps=6, test_steps=7)])
 @pytest.mark.parametrize("frames", [120, 310])
 def test_disjoint_splits_share_no_frame(frames: int, protocol: Protocol) -> None:
-    splits = of_length(frames).splits(protocol, "tiny")
+    splits = tiny(NAME, Preset(4, 4, frames)).splits(protocol, "tiny")
     touched = [frames_of(split, protocol.input_frames) for split in splits.values()]
     assert sum(len(one) for one in touched) == len(set.union(*touched))
     assert max(frame for _, frame in set.union(*touched)) < frames
@@ -59,7 +56,7 @@ def test_disjoint_splits_share_no_frame(frames: int, protocol: Protocol) -> None
 
 def test_disjoint_says_what_does_not_fit() -> None:
     with pytest.raises(UserError, match="a validation window of 10 input and 6 target frames does not fit into the 13"):
-        of_length(90).splits(Protocol(), "tiny")
+        tiny(NAME, Preset(4, 4, 90)).splits(Protocol(), "tiny")
 
 
 def test_published_windows_of_the_level_experiment() -> None:
