@@ -1,4 +1,4 @@
-"""What every dataset promises, for all that are found; the physics is that of a preset, the size is tiny."""
+"""Contract of all datasets: the physics of a preset at a tiny size."""
 
 from __future__ import annotations
 
