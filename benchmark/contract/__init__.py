@@ -1,8 +1,7 @@
-"""The contract of a baseline, as checks that a program can run: see `benchmark/models/baseline.py` for what it asks.
+"""Executable contract of a baseline, whose text is `benchmark/models/baseline.py`.
 
-A check is a function of a `Candidate`. It returns nothing where the baseline keeps the contract, the reason where the
-check does not apply to it, and raises `Violation` where the contract is broken. `run` goes through all of them, for
-`symbench check-baseline` and for the tests. Everything is measured on narrow copies and small made-up fields.
+A check is a function of a `Candidate`. It returns None if the baseline passes and a reason if the check does not apply,
+and raises `Violation` if the contract is broken. Checks measure narrow copies on small synthetic fields.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 @dataclass(frozen=True)
 class Check:
-    """One demand of the contract."""
+    """Demand of the contract, and the function that checks it."""
 
     name: str
     function: Callable[[Candidate], str | None]
 
     @property
     def demand(self) -> str:
-        """What is asked, in a sentence."""
-        function = getattr(self.function, "func", self.function)  # of a partial
+        """One sentence: the first paragraph of the function's docstring."""
+        function = getattr(self.function, "func", self.function)  # a partial has the docstring of functools
         return (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a check came to; `reason` says why it failed or does not apply."""
+    """Outcome of a check, and the reason why it failed or does not apply, empty if it passed."""
 
     check: Check
     outcome: Outcome
@@ -51,13 +50,13 @@ class Result:
 
 CHECKS: tuple[Check, ...] = tuple(
     Check(name, function)
-    for room in (declaration, forecasts, symmetry, training, state)
-    for name, function in room.CHECKS.items()
+    for module in (declaration, forecasts, symmetry, training, state)
+    for name, function in module.CHECKS.items()
 )
 
 
 def examine(check: Check, candidate: Candidate) -> Result:
-    """One check. Whatever the baseline raises is that check's failure, told with the line in its file."""
+    """Run one check. An exception of the baseline becomes a failure with the line in its file."""
     started = time.perf_counter()
     outcome: Outcome = "passed"
     try:

@@ -1,4 +1,4 @@
-"""The baseline under examination, its narrow copies, and the made-up fields that they are given."""
+"""Baseline under examination, its narrow copies, and the synthetic fields that they read."""
 
 from __future__ import annotations
 
@@ -20,44 +20,45 @@ FRAMES = 3
 SQUARE, WIDE, ODD, JET = (12, 12), (12, 9), (11, 13), (62, 23)
 ROUND_OFF = 1e-5
 CPU = torch.device("cpu")
+UNTRAINED = "it has nothing to train"
 
 NARROW: Mapping[str, Any] = {"hidden": 4, "penalty": 0.01, "network": {"convnet": {"hidden": 4}}}
-"""Settings that make a baseline small, and penalised where it can be: those that its Config has and takes."""
+"""Settings for a small baseline with a penalty; each is used if the Config has and accepts it."""
 
 
-class Violation(AssertionError):  # noqa: N818 - it is no error of the program
-    """The contract is broken; the message says what was found and what was expected."""
+class Violation(AssertionError):  # noqa: N818 - not an error of the program
+    """Broken contract; the message has the measured and the expected value."""
 
 
 def require(condition: bool, message: str) -> None:
-    """Violation with `message` unless `condition`; an assert statement would be left out under `python -O`."""
+    """Raise Violation unless `condition`; `python -O` would drop an assert statement."""
     if not condition:
         raise Violation(message)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A registered baseline."""
+    """Registered baseline."""
 
     name: str
     baseline: type[Baseline]
 
     @classmethod
     def named(cls, name: str) -> Candidate:
-        """UserError: unknown name, or its file is broken."""
+        """Candidate of that name. UserError: unknown name, or its file is broken."""
         return cls(name, model_registry.model(name))
 
     @property
     def file(self) -> str | None:
-        """Where it is written."""
+        """Path of its source file."""
         return inspect.getsourcefile(self.baseline)
 
     def has(self, field: str) -> bool:
-        """Whether its Config has such a field."""
+        """Whether its Config has a field of that name."""
         return field in self.baseline.Config.model_fields
 
     def config(self, **settings: Any) -> Any:
-        """A narrow Config with these `settings`. ValidationError where it does not take them."""
+        """Narrow Config with these `settings`. ValidationError: it does not accept them."""
         config = self.baseline.Config
         known = {key: value for key, value in settings.items() if self.has(key)}
         for key, value in NARROW.items():
@@ -65,61 +66,63 @@ class Candidate:
                 try:
                     config.model_validate({**known, key: value})
                 except ValidationError:
-                    continue  # it may count its width otherwise
+                    continue  # e.g. another unit of the width
                 known[key] = value
         return config.model_validate(known)
 
-    def refusal(self, on: Task) -> str | None:
-        """Why a narrow copy cannot run on the task, or None."""
-        return self.baseline.refusal(self.config(), on)
+    def refusal(self, task: Task) -> str | None:
+        """Reason why a narrow copy cannot run on `task`, or None."""
+        return self.baseline.refusal(self.config(), task)
 
-    def build(self, on: Task, seed: int = 0, **settings: Any) -> Baseline:
-        """A narrow copy."""
+    def build(self, task: Task, seed: int = 0, **settings: Any) -> Baseline:
+        """Narrow copy with random weights."""
         config = self.config(**settings)
         torch.manual_seed(seed)
-        return self.baseline(config, on)
+        return self.baseline(config, task)
 
     def task(self, grids: Iterable[tuple[int, int]] = (SQUARE, (64, 64), WIDE, JET), periodic: bool = False) -> Task:
-        """The first task that it runs on. Violation: there is none."""
-        tasks = [made_up(grid, periodic) for grid in grids]
+        """First task on `grids` that it supports. Violation: it supports none."""
+        tasks = [velocity_task(grid, periodic) for grid in grids]
         reasons = []
-        for on in tasks:
-            reason = self.refusal(on)
+        for task in tasks:
+            reason = self.refusal(task)
             if reason is None:
-                return on
-            reasons.append(f"{on.height} x {on.width}: {reason}")
-        raise Violation(f"it refuses every task that it was offered ({'; '.join(reasons)})")
+                return task
+            reasons.append(f"{task.height} x {task.width}: {reason}")
+        raise Violation(f"it supports none of the offered tasks ({'; '.join(reasons)})")
 
 
-def made_up(grid: tuple[int, int], periodic: bool = False) -> Task:
-    """A velocity on this grid."""
+def velocity_task(grid: tuple[int, int], periodic: bool = False) -> Task:
+    """Task with one velocity on this grid."""
     return Task("made_up", FRAMES, 2, *grid, periodic=periodic)
 
 
-def noise(on: Task, windows: int = 2, seed: int = 1) -> Tensor:
-    """Windows (B, T, C, H, W) without any structure."""
-    return _random((windows, on.input_frames, on.channels, on.height, on.width), seed)
+def noise(task: Task, windows: int = 2, seed: int = 1) -> Tensor:
+    """Random windows (B, T, C, H, W)."""
+    return _random((windows, task.input_frames, task.channels, task.height, task.width), seed)
 
 
-def targets(on: Task, windows: int = 2, steps: int = 2, seed: int = 2) -> Tensor:
-    """Frames (B, S, C, H, W) that no model can know."""
-    return _random((windows, steps, on.channels, on.height, on.width), seed)
+def targets(task: Task, windows: int = 2, steps: int = 2, seed: int = 2) -> Tensor:
+    """Random frames (B, S, C, H, W), independent of `noise`."""
+    return _random((windows, steps, task.channels, task.height, task.width), seed)
 
 
-def drawn(windows: int, seed: int = 3) -> Tensor:
-    """What training draws for each window, (B,)."""
+def uniform_draws(windows: int, seed: int = 3) -> Tensor:
+    """Random numbers as training draws for each window, (B,)."""
     return torch.rand(windows, generator=torch.Generator().manual_seed(seed))
 
 
 def loss(model: Baseline, x_BTCHW: Tensor, y_BSCHW: Tensor, precision: str = "fp32") -> Tensor:
-    """Training's own loss, with all that the model adds to it."""
+    """Loss as in training, with the terms that the model adds."""
     settings = Training.model_validate({"precision": precision})
-    value: Tensor = RolledOutLoss(model, settings, CPU, cache_filters=True)(x_BTCHW, y_BSCHW, drawn(len(x_BTCHW)))[0]
+    value: Tensor = RolledOutLoss(model, settings, CPU, cache_filters=True)(
+        x_BTCHW, y_BSCHW, uniform_draws(len(x_BTCHW))
+    )[0]
     return value
 
 
-def relative(difference: Tensor, scale: Tensor) -> float:
-    """The largest difference over the largest number."""
+def relative_error(difference: Tensor, scale: Tensor) -> float:
+    """Largest difference relative to the largest absolute value of `scale`."""
     return float(difference.abs().max() / scale.abs().max())
 
 

@@ -1,41 +1,38 @@
-"""What a baseline says of itself."""
+"""Checks of the declarations: class attributes, Config and search space."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import get_args
 
 from pydantic import ValidationError
 
 from benchmark.contract.candidate import Candidate, require
-from benchmark.models.baseline import Choice, Family, LogUniform, Symmetry
+from benchmark.models import model_registry
+from benchmark.models.baseline import Choice, LogUniform
 
 
 def declares_what_it_is(candidate: Candidate) -> str | None:
     """Family and symmetries are known ones; the source and the docstring are not empty."""
     baseline = candidate.baseline
-    require(baseline.family in get_args(Family), f"family is {baseline.family!r}, expected one of {get_args(Family)}")
-    strange = set(baseline.symmetries) - set(get_args(Symmetry))
-    require(not strange, f"symmetries are {baseline.symmetries!r}, expected some of {get_args(Symmetry)}")
+    problem = model_registry.declaration_problem(baseline)
+    require(problem is None, f"{baseline.__name__} {problem}")
     require(bool(baseline.source.strip()), "source is empty, expected paper and section")
     require("__doc__" in vars(baseline) and bool((baseline.__doc__ or "").strip()), "the class has no docstring")
     return None
 
 
 def config_is_closed_and_complete(candidate: Candidate) -> str | None:
-    """Every field of the Config has a default that it takes itself, and wrong keys and values are refused."""
+    """Every field of the Config has a valid default; unknown keys and invalid values are refused."""
     config = candidate.baseline.Config
-    required = [key for key, field in config.model_fields.items() if field.is_required()]
-    require(not required, f"Config.{', Config.'.join(required)}: no default")
     config.model_validate(dict(config()))
-    require(not _accepts(candidate, "no_such_field", 1), "Config takes a key that it does not have")
+    require(not _accepts(candidate, "no_such_field", 1), "Config accepts an unknown key")
     for field in config.model_fields:
-        require(not _accepts(candidate, field, object()), f"Config.{field} takes any object: give it a type")
+        require(not _accepts(candidate, field, object()), f"Config.{field} accepts any object: give it a type")
     return None
 
 
 def search_space_lies_within_the_config(candidate: Candidate) -> str | None:
-    """Tuning may try only values that the Config takes."""
+    """The Config accepts every value of the search space."""
     space = candidate.baseline.search_space
     if not space:
         return "it has no search space"
@@ -44,12 +41,12 @@ def search_space_lies_within_the_config(candidate: Candidate) -> str | None:
         kinds = (Choice, LogUniform)
         require(isinstance(values, kinds), f"search_space[{field!r}] is {values!r}, expected Choice or LogUniform")
         for value in values.values if isinstance(values, Choice) else (values.low, values.high):
-            require(_accepts(candidate, field, value), f"search_space[{field!r}]: Config does not take {value!r}")
+            require(_accepts(candidate, field, value), f"search_space[{field!r}]: Config does not accept {value!r}")
     return None
 
 
 def runs_on_some_task(candidate: Candidate) -> str | None:
-    """It runs on a velocity with one of the usual grids."""
+    """The baseline supports a velocity on one of the usual grids."""
     candidate.task()
     return None
 

@@ -1,4 +1,4 @@
-"""What `forward` must give: a frame of finite float32, on every grid, for every kernel, in every precision."""
+"""Checks of `forward`: a frame of finite float32, on every grid, for every kernel size, in both precisions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from benchmark.contract.candidate import (
     Candidate,
     Violation,
     loss,
-    made_up,
     noise,
-    relative,
+    relative_error,
     targets,
+    velocity_task,
 )
 from benchmark.contract.candidate import require as require_that
 from benchmark.evaluation.evaluate import roll_out
@@ -30,22 +30,22 @@ from benchmark.training.model_errors import forecast_problem
 
 
 def require_forecast(y: object, x_BTCHW: Tensor, where: str) -> None:
-    """Violation: `y` is no forecast for the windows `x`."""
-    wrong = forecast_problem(y, x_BTCHW)
-    if wrong is not None:
-        raise Violation(f"{where}: {wrong}")
+    """Raise Violation if `y` is not a forecast for the windows `x`."""
+    problem = forecast_problem(y, x_BTCHW)
+    if problem is not None:
+        raise Violation(f"{where}: {problem}")
 
 
 def forecasts_one_frame(candidate: Candidate, grid: tuple[int, int]) -> str | None:
-    """From windows (B, T, C, H, W) comes a frame (B, C, H, W) of finite float32, in a closed and in a periodic box."""
+    """`forward` maps windows (B, T, C, H, W) to a finite float32 frame (B, C, H, W), in a closed and a periodic box."""
     reasons = []
-    for on in (made_up(grid), made_up(grid, periodic=True)):
-        reason = candidate.refusal(on)
+    for task in (velocity_task(grid), velocity_task(grid, periodic=True)):
+        reason = candidate.refusal(task)
         if reason is not None:
             reasons.append(reason)
             continue
-        model, x = candidate.build(on), noise(on)
-        where = f"{on.height} x {on.width}{', periodic' if on.periodic else ''}"
+        model, x = candidate.build(task), noise(task)
+        where = f"{task.height} x {task.width}{', periodic' if task.periodic else ''}"
         require_forecast(model(x), x, where)
         penalty = model.penalty()
         require_that(penalty.ndim == 0, f"{where}: penalty has shape {tuple(penalty.shape)}, expected a scalar")
@@ -54,28 +54,30 @@ def forecasts_one_frame(candidate: Candidate, grid: tuple[int, int]) -> str | No
 
 
 def takes_kernel_size(candidate: Candidate, size: int) -> str | None:
-    """Whatever the size of its kernel, it forecasts one frame."""
+    """`forward` gives one frame with this kernel size."""
     if not candidate.has("kernel_size"):
         return "its Config has no kernel_size"
     try:
         candidate.config(kernel_size=size)
     except ValidationError:
         return f"its Config refuses kernel_size {size}"
-    grids = [made_up(grid) for grid in (SQUARE, ODD)]
-    for on in [on for on in grids if candidate.refusal(on) is None] or [candidate.task()]:
-        x = noise(on)
-        require_forecast(candidate.build(on, kernel_size=size)(x), x, f"kernel_size {size}, {on.height} x {on.width}")
+    grids = [velocity_task(grid) for grid in (SQUARE, ODD)]
+    for task in [task for task in grids if candidate.refusal(task) is None] or [candidate.task()]:
+        x = noise(task)
+        require_forecast(
+            candidate.build(task, kernel_size=size)(x), x, f"kernel_size {size}, {task.height} x {task.width}"
+        )
     return None
 
 
 def trains_in_bf16(candidate: Candidate) -> str | None:
     """Under autocast to bfloat16 the forecast, the loss and every gradient are finite."""
-    on = candidate.task()
-    model, x = candidate.build(on), noise(on)
+    task = candidate.task()
+    model, x = candidate.build(task), noise(task)
     with torch.no_grad():
         prediction = roll_out(model, x, 2, "cpu", bf16=True)
     require_that(bool(prediction.isfinite().all()), "the forecast is not finite under autocast to bfloat16")
-    value = loss(model, x, targets(on), "bf16")
+    value = loss(model, x, targets(task), "bf16")
     require_that(bool(value.isfinite()), f"the loss is {value.item()} under autocast to bfloat16")
     if not candidate.baseline.trained:
         return None
@@ -87,29 +89,29 @@ def trains_in_bf16(candidate: Candidate) -> str | None:
 
 
 def windows_do_not_see_each_other(candidate: Candidate) -> str | None:
-    """The forecast for a window does not depend on the others in its batch, in training neither."""
-    on = candidate.task()
-    model, x = candidate.build(on), noise(on, windows=3)
+    """The forecast for a window is independent of the other windows in its batch, in train mode, too."""
+    task = candidate.task()
+    model, x = candidate.build(task), noise(task, windows=3)
     with torch.no_grad():
         alone, together = model(x[:1]), model(x)[:1]
-    error = relative(together - alone, alone)
+    error = relative_error(together - alone, alone)
     require_that(
         error <= ROUND_OFF,
         f"beside two other windows the forecast differs by {error:.1e} of itself, expected at most {ROUND_OFF:.0e};"
-        " a normalisation over the batch does that, and two ranks would then not train as one process",
+        " batch normalisation does that, and two ranks would then not train as one process",
     )
     return None
 
 
 def cached_filters_change_nothing(candidate: Candidate) -> str | None:
-    """Filters that are expanded once for a whole roll-out give the same bits as those expanded for each step."""
-    on = candidate.task()
-    model, x = candidate.build(on).eval(), noise(on)
+    """Filters that are expanded once for a roll-out give the same bits as filters expanded for each step."""
+    task = candidate.task()
+    model, x = candidate.build(task).eval(), noise(task)
     with torch.no_grad():
         plain = roll_out(model, x, 2, "cpu", bf16=False)
         with parametrize.cached():
             cached = roll_out(model, x, 2, "cpu", bf16=False)
-    require_that(torch.equal(cached, plain), "within parametrize.cached() the forecast is another one")
+    require_that(torch.equal(cached, plain), "within parametrize.cached() the forecast differs")
     return None
 
 

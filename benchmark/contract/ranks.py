@@ -1,4 +1,4 @@
-"""Two ranks equal one process: the same steps are made by both, and the weights compared."""
+"""Check that two ranks train as one process: both make the same steps, and the weights are compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmark.cell import Training
-from benchmark.contract.candidate import CPU, Candidate, Violation, drawn, noise, require, targets
+from benchmark.contract.candidate import CPU, UNTRAINED, Candidate, Violation, noise, require, targets, uniform_draws
 from benchmark.errors import error_location
 from benchmark.models import model_registry
 from benchmark.training.distributed import World, join
@@ -25,7 +25,7 @@ from benchmark.training.loss import RolledOutLoss
 STEPS, BATCH = 2, 4
 RATE = 0.05
 TOLERANCE = 3e-4
-"""Of the change of a weight, relative to the largest change in the model (measured: at most 2e-5)."""
+"""Largest error of a weight, relative to the largest change in the model (measured: at most 2e-5)."""
 
 Weights = dict[str, NDArray[Any]]
 
@@ -33,7 +33,7 @@ Weights = dict[str, NDArray[Any]]
 def two_ranks_equal_one(candidate: Candidate) -> str | None:
     """Two steps of gradient descent by two ranks (gloo) that share each batch give the weights of one process."""
     if not candidate.baseline.trained:
-        return "it has nothing to train"
+        return UNTRAINED
     start = _weights(candidate.build(candidate.task()))
     alone = _train(candidate, World())
     with tempfile.TemporaryDirectory() as folder:
@@ -43,8 +43,8 @@ def two_ranks_equal_one(candidate: Candidate) -> str | None:
         try:
             results = [job.result() for job in jobs]
         except BrokenProcessPool:
-            _pair.cache_clear()  # the next baseline gets another pair
-            results = ["the process died without a word"]
+            _pair.cache_clear()  # the next baseline gets a new pair
+            results = ["the process died without an error message"]
     for rank, together in enumerate(results):
         if isinstance(together, str):
             raise Violation(f"on two ranks: {together}")
@@ -54,22 +54,22 @@ def two_ranks_equal_one(candidate: Candidate) -> str | None:
         require(
             errors[worst] <= TOLERANCE,
             f"after {STEPS} steps, {worst} on rank {rank} of two differs from one process by {errors[worst]:.1e} of"
-            f" what was changed, expected at most {TOLERANCE:.0e}: a loss must be a mean over windows, and chance must"
-            " come from the draws",
+            f" the largest change, expected at most {TOLERANCE:.0e}: a loss must be a mean over windows, and random"
+            " numbers must come from the draws",
         )
     return None
 
 
 @cache
 def _pair() -> ProcessPoolExecutor:
-    """Two processes that serve all checks, since each takes seconds to import torch. Not forked: torch has threads."""
+    """Two processes for all checks, since each takes seconds to import torch. Not forked: torch has threads."""
     return ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
 
 
 def _on_rank(name: str, plugins: Sequence[Path], rank: int, rendezvous: Path) -> Weights | str:
-    """The weights after training, or what went wrong, as text: an author's exception need not travel."""
+    """Weights after training, or the error as text, since the exception of an author may not be picklable."""
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # whoever asked hears those of his own process
+    warnings.simplefilter("ignore")  # the calling process shows its own
     file = None
     try:
         model_registry.replace_plugins(plugins)
@@ -82,16 +82,17 @@ def _on_rank(name: str, plugins: Sequence[Path], rank: int, rendezvous: Path) ->
 
 
 def _train(candidate: Candidate, world: World) -> Weights:
-    """As an epoch does it, without Adam, which makes a full step of a gradient that is zero but for rounding."""
-    on = candidate.task()
-    model = candidate.build(on)
+    """Train as in an epoch, but with SGD: Adam makes a full step from a gradient that is zero up to rounding."""
+    task = candidate.task()
+    model = candidate.build(task)
     loss = world.wrap(RolledOutLoss(model, Training(), CPU, cache_filters=True))
     optimizer = torch.optim.SGD(model.parameters(), RATE)
     share = BATCH // world.size
     mine = slice(world.rank * share, (world.rank + 1) * share)
     torch.manual_seed(world.rank)
     for step in range(STEPS):
-        x, y, draws = noise(on, BATCH, seed=step), targets(on, BATCH, seed=10 + step), drawn(BATCH, seed=20 + step)
+        x, y = noise(task, BATCH, seed=step), targets(task, BATCH, seed=10 + step)
+        draws = uniform_draws(BATCH, seed=20 + step)
         optimizer.zero_grad()
         loss(x[mine], y[mine], draws[mine])[0].backward()
         model.before_step(step / STEPS)

@@ -29,10 +29,10 @@ from benchmark.models.layers.convolutions import convolutional_network
 
 
 class NewBaseline(Baseline):
-    """y = A_L relu(... relu(A_1 * x)): what it computes, where it differs from its paper, what it costs."""
+    """y = A_L relu(... relu(A_1 * x)): the equation, the differences from the paper, and the cost."""
 
     class Config(Frozen):
-        """What a suite may set, each with its default. Call the width `hidden`: a budget of parameters decides it."""
+        """Settings of a suite, each with a default. Call the width `hidden`: a suite's `budget` solves for it."""
 
         hidden: PositiveInt = 32
         layers: PositiveInt = 5
@@ -86,7 +86,7 @@ def rendered(name: str, model: str | None) -> str:
     """Text of the new file. UserError: `model` is unknown or broken."""
     if model is None:
         text, old_class, package = TEMPLATE, TEMPLATE_CLASS, ""
-        summary = f"{name}: say in a line what it is."
+        summary = f"{name}: one line about the model."
     else:
         baseline = model_registry.model(model)
         module = sys.modules[baseline.__module__]
@@ -100,7 +100,7 @@ def _with_class(text: str, old_class: str, name: str) -> str:
     tokens = [token for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type == tokenize.NAME]
     new_class = "".join(part.capitalize() for part in name.split("_"))
     while keyword.iskeyword(new_class) or any(token.string == new_class != old_class for token in tokens):
-        new_class += "Network"  # the file uses the name for something else
+        new_class += "Network"  # the name is in use within the file
     lines = text.splitlines(keepends=True)
     for token in reversed(tokens):
         if token.string == old_class:
@@ -117,7 +117,7 @@ def _with_absolute_imports(text: str, package: str) -> str:
 
 
 def _with_summary(text: str, summary: str) -> str:
-    """`text` with `summary` as the first line of the module's docstring, above what was there."""
+    """`text` with `summary` as a new first line of the module's docstring."""
     tree = ast.parse(text)
     docstring = ast.get_docstring(tree)
     if docstring is None:

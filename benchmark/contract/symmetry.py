@@ -1,6 +1,6 @@
-"""The declared symmetries, measured: kept at the start, kept on symmetric data, left on other data where relaxed.
+"""Measurements of the declared symmetries: at the start, and after training on symmetric and on other data.
 
-Quarter turns and shifts in a periodic box act on a grid exactly, so they are kept to round-off. No scaling does.
+Quarter turns and shifts in a periodic box are exact on a grid, so they are kept to round-off. Scalings are not.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from benchmark.contract.candidate import (
     WIDE,
     Candidate,
     loss,
-    made_up,
     noise,
-    relative,
+    relative_error,
     require,
     targets,
+    velocity_task,
 )
 from benchmark.groups import rotate, zoom
 from benchmark.models.baseline import Baseline, Symmetry, Task
@@ -32,29 +32,29 @@ from benchmark.models.baseline import Baseline, Symmetry, Task
 SQUARES = (SQUARE, (64, 64))
 BOXES = ((8, 8), (16, 16), (64, 64))
 SHIFTS = 8
-"""Along each side of a box; a strided layer may keep no shift by less than an eighth of 64 cells."""
+"""Shifts along each side of a box: a strided layer may keep no shift by less than an eighth of 64 cells."""
 STEPS = 3
 AFTER_TRAINING = 5e-5
-"""Round-off after these steps: each adds its own (measured: at most 7e-6)."""
-LEFT = 1e-2
-"""A relaxed model that has left its symmetry errs by more, relative to its forecast (measured: 0.08 and more)."""
+"""Round-off after these steps (measured: at most 7e-6)."""
+BROKEN = 1e-2
+"""Smallest relative error of a relaxed model that has left its symmetry (measured: 0.08 and more)."""
 
 
 def rotation_is_kept(candidate: Candidate, grid: tuple[int, int]) -> str | None:
-    """Where rotation is declared, a turned flow gives the turned forecast, to round-off.
+    """If rotation is declared, a rotated flow gives the rotated forecast, to round-off.
 
-    Strict: always; relaxed: at the start, where the relaxation is off.
+    A relaxed model is measured at the start, where its relaxation is off.
     """
-    on = made_up(grid)
-    reason = _not_exact(candidate, "rotation") or candidate.refusal(on)
+    task = velocity_task(grid)
+    reason = _not_exact(candidate, "rotation") or candidate.refusal(task)
     if reason is not None:
         return reason
-    x = noise(on)
+    x = noise(task)
     for settings in _kernels(candidate):
-        model = candidate.build(on, **settings)
+        model = candidate.build(task, **settings)
         for turns in (1, 2, 3):
             turned = candidate.build(
-                replace(on, height=grid[1], width=grid[0]) if turns % 2 else on, seed=7, **settings
+                replace(task, height=grid[1], width=grid[0]) if turns % 2 else task, seed=7, **settings
             )
             state = model.state_dict()
             if any(value.shape != state[key].shape for key, value in turned.state_dict().items()):
@@ -62,66 +62,66 @@ def rotation_is_kept(candidate: Candidate, grid: tuple[int, int]) -> str | None:
             turned.load_state_dict(state)
             with torch.no_grad():
                 expected = rotate(model(x), turns, "centered")
-                error = relative(turned(rotate(x, turns, "centered")) - expected, expected)
-            what = f"turned by {90 * turns} degrees{_said(settings)}, {grid[0]} x {grid[1]}"
-            require(error <= ROUND_OFF, f"{what}: error {error:.1e}, expected at most {ROUND_OFF:.0e}")
+                error = relative_error(turned(rotate(x, turns, "centered")) - expected, expected)
+            case = f"turned by {90 * turns} degrees{_suffix(settings)}, {grid[0]} x {grid[1]}"
+            require(error <= ROUND_OFF, f"{case}: error {error:.1e}, expected at most {ROUND_OFF:.0e}")
     return None
 
 
 def translation_is_kept(candidate: Candidate) -> str | None:
-    """Where translation is declared, a flow moved in a periodic box gives the moved forecast, to round-off.
+    """If translation is declared, a shifted flow in a periodic box gives the shifted forecast, to round-off.
 
-    For a shift by 8 of 64 cells; strided layers may keep no smaller one.
+    The shift is 8 of 64 cells; strided layers may keep no smaller one.
     """
-    on = made_up((64, 64), periodic=True)
-    reason = _not_exact(candidate, "translation") or candidate.refusal(on)
+    task = velocity_task((64, 64), periodic=True)
+    reason = _not_exact(candidate, "translation") or candidate.refusal(task)
     if reason is not None:
         return reason
-    x = noise(on, windows=1)
+    x = noise(task, windows=1)
     for settings in _kernels(candidate):
-        error = _translation_error(candidate.build(on, **settings), x)
-        require(error <= ROUND_OFF, f"shifted{_said(settings)}: error {error:.1e}, expected at most {ROUND_OFF:.0e}")
+        error = _translation_error(candidate.build(task, **settings), x)
+        require(error <= ROUND_OFF, f"shifted{_suffix(settings)}: error {error:.1e}, expected at most {ROUND_OFF:.0e}")
     return None
 
 
 def scale_is_kept(candidate: Candidate) -> str | None:
-    """Where scale is declared, enlarged eddies give the enlarged forecast, up to the sampling of the filters.
+    """If scale is declared, enlarged eddies give the enlarged forecast, up to the sampling of the filters.
 
-    Eddies enlarged by 1.5, at scales enlarged alike (measured: 0.09 to 0.20). The scales are moved, since a zoom of the
-    eddies alone loses what it moves out of their range, as a shift does at the walls: 0.5 to 0.75. A velocity that is
-    not multiplied by the factor is off by 0.32 and more.
+    Eddies and scales are enlarged by 1.5 (measured error: 0.09 to 0.20). With the same scales, a zoom would move
+    features out of their range, as a shift does at walls (0.5 to 0.75). A velocity that is not multiplied by the factor
+    has an error of 0.32 and more.
     """
-    on, factor, scales = made_up((96, 96)), 1.5, (1.0, 1.5)
-    reason = _not_exact(candidate, "scale") or candidate.refusal(on)
+    task, factor, scales = velocity_task((96, 96)), 1.5, (1.0, 1.5)
+    reason = _not_exact(candidate, "scale") or candidate.refusal(task)
     if reason is not None:
         return reason
     ranges: list[dict[str, Any]] = [{"scales": scales}, {"scales": tuple(factor * scale for scale in scales)}]
-    model, enlarged = (candidate.build(on, **chosen) for chosen in ranges)
+    model, enlarged = (candidate.build(task, **chosen) for chosen in ranges)
     with torch.no_grad():
         for ours, theirs in zip(enlarged.parameters(), model.parameters(), strict=True):
             ours.copy_(theirs)
-        expected = zoom(model(_eddies(on, 1.0)), factor, "centered")
-        difference = enlarged(_eddies(on, factor)) - expected
+        expected = zoom(model(_eddies(task, 1.0)), factor, "centered")
+        difference = enlarged(_eddies(task, factor)) - expected
     error = float(difference.abs().mean() / expected.abs().mean())
     require(error <= 0.25, f"enlarged by {factor}: error {error:.2f}, expected at most 0.25")
     return None
 
 
 def relaxed_stays_on_symmetric_data(candidate: Candidate, symmetry: Symmetry) -> str | None:
-    """A relaxed model that starts symmetric stays so, to round-off, where the data are: its gradient is symmetric.
+    """A relaxed model stays equivariant to round-off when trained on symmetric data.
 
-    Steps on all turns, or all shifts in a periodic box, of a window and its targets. The penalty is off: where
-    neighbours are equal but for rounding, the sign of their difference is noise, and so is the gradient of an L1 norm.
+    The data are all turns, or all shifts in a periodic box, of one window. The penalty is off: neighbours are equal up
+    to rounding, so the gradient of an L1 norm would be noise.
     """
     if candidate.baseline.family != "relaxed":
         return "it is not relaxed"
     reason = _not_exact(candidate, symmetry)
     if reason is not None:
         return reason
-    on, error_of, orbit = _action(candidate, symmetry)
-    model, x = candidate.build(on, penalty=0.0), noise(on)
+    task, error_of, orbit = _action(candidate, symmetry)
+    model, x = candidate.build(task, penalty=0.0), noise(task)
     before = error_of(model, x)
-    _descend(model, orbit(noise(on, 1, seed=4)), orbit(targets(on, 1)))
+    _descend(model, orbit(noise(task, 1, seed=4)), orbit(targets(task, 1)))
     error = error_of(model, x)
     require(
         error <= AFTER_TRAINING,
@@ -132,40 +132,42 @@ def relaxed_stays_on_symmetric_data(candidate: Candidate, symmetry: Symmetry) ->
 
 
 def relaxed_leaves_on_other_data(candidate: Candidate) -> str | None:
-    """On data without symmetry a relaxed model leaves its own: the error of one declared symmetry grows."""
+    """A relaxed model leaves at least one declared symmetry when trained on data without symmetry."""
     if candidate.baseline.family != "relaxed":
         return "it is not relaxed"
     if "scale" in candidate.baseline.symmetries:
-        return "what is relaxed may be the scale, and a scaling is exact on no grid"
+        return "scale may be the relaxed symmetry, and no scaling is exact on a grid"
     errors = {}
     for symmetry in candidate.baseline.symmetries:
-        on, error_of, _ = _action(candidate, symmetry)
-        model, x = candidate.build(on, penalty=0.0), noise(on)
-        _train(model, noise(on, 1, seed=4), targets(on, 1))
+        task, error_of, _ = _action(candidate, symmetry)
+        model, x = candidate.build(task, penalty=0.0), noise(task)
+        _train(model, noise(task, 1, seed=4), targets(task, 1))
         errors[symmetry] = error_of(model, x)
-    found = ", ".join(f"{symmetry} {error:.1e}" for symmetry, error in errors.items())
-    require(max(errors.values()) >= LEFT, f"after {STEPS} steps on noise its errors are {found}: it is not relaxed")
+    measured = ", ".join(f"{symmetry} {error:.1e}" for symmetry, error in errors.items())
+    require(
+        max(errors.values()) >= BROKEN, f"after {STEPS} steps on noise its errors are {measured}: it is not relaxed"
+    )
     return None
 
 
 def penalty_measures_the_relaxation(candidate: Candidate) -> str | None:
-    """The penalty of a relaxed model is zero at the start, and positive when data have moved the relaxation."""
+    """The penalty of a relaxed model is zero at the start, and positive after training on data without symmetry."""
     if candidate.baseline.family != "relaxed":
         return "it is not relaxed"
-    on = candidate.task()
-    model = candidate.build(on)
+    task = candidate.task()
+    model = candidate.build(task)
     penalty = model.penalty().item()
     require(penalty == 0, f"the penalty is {penalty:.1e} at the start, expected 0")
     if not candidate.has("penalty"):
         return None
-    _train(model, noise(on, 1, seed=4), targets(on, 1))
+    _train(model, noise(task, 1, seed=4), targets(task, 1))
     penalty = model.penalty().item()
     require(penalty > 0, f"the penalty is {penalty} after {STEPS} steps on noise, expected more than 0")
     return None
 
 
 def _not_exact(candidate: Candidate, symmetry: Symmetry) -> str | None:
-    """Why the symmetry cannot be measured on a model that has not been trained."""
+    """Reason why the symmetry cannot be measured on an untrained model, or None."""
     if symmetry not in candidate.baseline.symmetries:
         return f"it does not declare {symmetry}"
     if candidate.baseline.family == "approximate":
@@ -174,18 +176,18 @@ def _not_exact(candidate: Candidate, symmetry: Symmetry) -> str | None:
 
 
 def _kernels(candidate: Candidate) -> list[dict[str, Any]]:
-    """The default kernel, and both usual sizes where there is a choice."""
-    chosen: list[dict[str, Any]] = []
+    """Settings for both usual kernel sizes, or the default alone."""
+    settings: list[dict[str, Any]] = []
     for size in (3, 5) if candidate.has("kernel_size") else ():
         try:
             candidate.config(kernel_size=size)
         except ValidationError:
             continue
-        chosen.append({"kernel_size": size})
-    return chosen or [{}]
+        settings.append({"kernel_size": size})
+    return settings or [{}]
 
 
-def _said(settings: Mapping[str, Any]) -> str:
+def _suffix(settings: Mapping[str, Any]) -> str:
     return "".join(f", {key} {value}" for key, value in settings.items())
 
 
@@ -193,7 +195,7 @@ Act = Callable[[Tensor], Tensor]
 
 
 def _action(candidate: Candidate, symmetry: Symmetry) -> tuple[Task, Callable[[Baseline, Tensor], float], Act]:
-    """A task on which the group acts exactly, the model's error under it, and all that it makes of windows."""
+    """Task on which the group is exact, the model's equivariance error, and the orbit of windows under the group."""
     if symmetry == "rotation":
         return candidate.task(SQUARES), _rotation_error, _all_turns
     return candidate.task(BOXES, periodic=True), _translation_error, _all_shifts
@@ -202,7 +204,7 @@ def _action(candidate: Candidate, symmetry: Symmetry) -> tuple[Task, Callable[[B
 def _rotation_error(model: Baseline, x: Tensor) -> float:
     with torch.no_grad():
         pairs = [(model(rotate(x, k, "centered")), rotate(model(x), k, "centered")) for k in (1, 2, 3)]
-    return max(relative(found - expected, expected) for found, expected in pairs)
+    return max(relative_error(actual - expected, expected) for actual, expected in pairs)
 
 
 def _all_turns(field: Tensor) -> Tensor:
@@ -213,7 +215,7 @@ def _translation_error(model: Baseline, x: Tensor) -> float:
     with torch.no_grad():
         shifts = [(x.shape[axis] // SHIFTS, axis) for axis in (-2, -1)]
         pairs = [(model(x.roll(*shift)), model(x).roll(*shift)) for shift in shifts]
-    return max(relative(found - expected, expected) for found, expected in pairs)
+    return max(relative_error(actual - expected, expected) for actual, expected in pairs)
 
 
 def _all_shifts(field: Tensor) -> Tensor:
@@ -223,9 +225,9 @@ def _all_shifts(field: Tensor) -> Tensor:
 
 
 def _descend(model: Baseline, x: Tensor, y: Tensor) -> None:
-    """Gradient descent, each step a fiftieth as long as all weights together.
+    """Gradient descent with steps of a fiftieth of the norm of all weights.
 
-    No Adam: where a gradient is zero but for rounding, it would make a full step of it.
+    Adam would make a full step from a gradient that is zero up to rounding.
     """
     parameters = list(model.parameters())
     for step in range(STEPS):
@@ -238,7 +240,7 @@ def _descend(model: Baseline, x: Tensor, y: Tensor) -> None:
 
 
 def _train(model: Baseline, x: Tensor, y: Tensor) -> None:
-    """As training does it, with the same full steps for all weights."""
+    """Train with Adam, as training does."""
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for step in range(STEPS):
         _differentiate(model, x, y, step)
@@ -255,11 +257,11 @@ def _norm(tensors: list[Any]) -> Tensor:
     return torch.stack([tensor.square().sum() for tensor in tensors]).sum().sqrt()
 
 
-def _eddies(on: Task, factor: float) -> Tensor:
-    """Smooth flows of 4 cells' width, away from the walls: factor F(p / factor), with p from the centre of the box."""
-    place = torch.arange(on.height) + 0.5 - on.height / 2
+def _eddies(task: Task, factor: float) -> Tensor:
+    """Smooth eddies 4 cells wide, away from the walls: factor F(p / factor), with p from the centre of the box."""
+    place = torch.arange(task.height) + 0.5 - task.height / 2
     p = torch.stack(torch.meshgrid(place, place, indexing="ij")) / factor
-    center, strength = 4 * noise(replace(on, height=3, width=2)), noise(replace(on, height=3, width=1), seed=3)
+    center, strength = 4 * noise(replace(task, height=3, width=2)), noise(replace(task, height=3, width=1), seed=3)
     distance = (p - center[..., None, None]).square().sum(-3)
     return factor * (strength[..., None] * torch.exp(-distance / 32)).sum(-3)
 

@@ -1,4 +1,4 @@
-"""What training asks of a baseline: gradients, chance from the draws alone, exact resume, any number of ranks."""
+"""Checks of training: gradients, random numbers, exact resume, two ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmark.cell import Training
-from benchmark.contract.candidate import FRAMES, Candidate, drawn, loss, noise, require, targets
+from benchmark.contract.candidate import FRAMES, UNTRAINED, Candidate, loss, noise, require, targets, uniform_draws
 from benchmark.contract.ranks import two_ranks_equal_one
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
@@ -19,22 +19,20 @@ from benchmark.training.loop import TrainingData, TrainingOutput, fit
 from benchmark.training.randomness import deterministic
 from benchmark.training.recorder import Epoch
 
-UNTRAINED = "it has nothing to train"
-
 
 class _InterruptedError(Exception):
     pass
 
 
 def every_parameter_gets_a_gradient(candidate: Candidate) -> str | None:
-    """One loss, as training has it, reaches every parameter; a baseline without parameters says `trained = False`."""
-    on, trained = candidate.task(), candidate.baseline.trained
-    model = candidate.build(on)
+    """The loss of training reaches every parameter; a baseline without parameters declares `trained = False`."""
+    task, trained = candidate.task(), candidate.baseline.trained
+    model = candidate.build(task)
     count = sum(parameter.numel() for parameter in model.parameters())
     require((count > 0) == trained, f"trained is {trained}, and it has {count} parameters")
     if not trained:
         return None
-    loss(model, noise(on), targets(on)).backward()
+    loss(model, noise(task), targets(task)).backward()
     for key, parameter in model.named_parameters():
         require(parameter.grad is not None, f"{key} gets no gradient")
         assert parameter.grad is not None
@@ -48,21 +46,21 @@ def every_parameter_gets_a_gradient(candidate: Candidate) -> str | None:
 
 
 def chance_comes_from_the_draws(candidate: Candidate) -> str | None:
-    """`augment` keeps the shapes and its arguments, and the loss is the same for the same draws, whatever the seed.
+    """`augment` keeps shapes and its arguments; the loss depends on the draws and not on torch's random seed.
 
-    Random numbers of torch differ from rank to rank; what is drawn for a window does not.
+    Torch's random numbers differ between ranks; the draws of a window do not.
     """
     if not candidate.baseline.trained:
         return UNTRAINED
-    on = candidate.task()
-    model, x, y = candidate.build(on), noise(on), targets(on)
-    seen = model.augment(x, y, drawn(len(x)))
-    shapes = tuple(tuple(field.shape) for field in seen)
+    task = candidate.task()
+    model, x, y = candidate.build(task), noise(task), targets(task)
+    augmented = model.augment(x, y, uniform_draws(len(x)))
+    shapes = tuple(tuple(field.shape) for field in augmented)
     expected = (tuple(x.shape), tuple(y.shape))
     require(shapes == expected, f"augment gives shapes {shapes}, expected {expected}")
-    require(torch.equal(x, noise(on)) and torch.equal(y, targets(on)), "augment changes its arguments in place")
-    added = model.regularization(x, drawn(len(x)))
-    require(added.ndim == 0, f"regularization has shape {tuple(added.shape)}, expected a scalar")
+    require(torch.equal(x, noise(task)) and torch.equal(y, targets(task)), "augment changes its arguments in place")
+    shape = tuple(model.regularization(x, uniform_draws(len(x))).shape)
+    require(not shape, f"regularization has shape {shape}, expected a scalar")
     values = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -72,11 +70,11 @@ def chance_comes_from_the_draws(candidate: Candidate) -> str | None:
 
 
 def resume_equals_no_interruption(candidate: Candidate) -> str | None:
-    """Training interrupted after an epoch and taken up by another process gives the same bits."""
+    """Training that is interrupted after an epoch and resumed by another process gives the same bits."""
     if not candidate.baseline.trained:
         return UNTRAINED
-    on = candidate.task()
-    field = noise(on, windows=1).repeat_interleave(4, dim=1) * 0.9 ** torch.arange(4 * FRAMES)[:, None, None, None]
+    task = candidate.task()
+    field = noise(task, windows=1).repeat_interleave(4, dim=1) * 0.9 ** torch.arange(4 * FRAMES)[:, None, None, None]
     windows = Windows.of(field, Split((0,), tuple(range(8)), 1), FRAMES)
     settings = Training(epochs=3, batch_size=4, early_stop_after=None)
 
@@ -86,17 +84,16 @@ def resume_equals_no_interruption(candidate: Candidate) -> str | None:
                 raise _InterruptedError
 
         with deterministic(0), suppress(_InterruptedError):
-            model = candidate.build(on)
+            model = candidate.build(task)
             fit(model, TrainingData(windows, windows), settings, 0, TrainingOutput(checkpoint, interrupt))
         return model
 
     with tempfile.TemporaryDirectory() as folder:
-        whole = train(Path(folder, "whole.pt"))
-        train(Path(folder, "parts.pt"), 1)
-        resumed = train(Path(folder, "parts.pt"))
-    state = resumed.state_dict()
-    differing = [key for key, value in whole.state_dict().items() if not torch.equal(value, state[key])]
-    require(not differing, f"resumed after the first of three epochs, other values are in {', '.join(differing)}")
+        expected = train(Path(folder, "uninterrupted.pt"))
+        train(Path(folder, "interrupted.pt"), 1)
+        resumed = train(Path(folder, "interrupted.pt")).state_dict()
+    differing = [key for key, value in expected.state_dict().items() if not torch.equal(value, resumed[key])]
+    require(not differing, f"resumed after the first of three epochs, values differ in {', '.join(differing)}")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Baselines, found because their files lie in `benchmark/models/`, in a plug-in file or behind an entry point."""
+"""Registry of baselines: files of `benchmark/models/`, plug-in files, and entry points of installed packages."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args
 
+from benchmark.cell import Frozen, ModelChoice
 from benchmark.discovery import module_names, subclasses
 from benchmark.errors import UserError, error_location, unknown_name
 
 if TYPE_CHECKING:
-    from benchmark.cell import ModelChoice
     from benchmark.models.baseline import Baseline
 
 ENTRY_POINTS = "symbench.models"
@@ -31,7 +31,7 @@ _plugins: dict[str, Path] = {}
 
 @dataclass(frozen=True)
 class Source:
-    """Where a baseline comes from, and how to import it; `file` is the file of a plug-in."""
+    """Origin of a baseline and its import; `file` is the file of a plug-in."""
 
     origin: str
     load: Callable[[], ModuleType]
@@ -39,9 +39,9 @@ class Source:
 
 
 def add_plugin(path: Path) -> str:
-    """Make the baseline in the file `path` known under the file's name; returns the name.
+    """Register the baseline in the file `path` under the file's name; returns the name.
 
-    A file of `benchmark/models/` is known already.
+    A file of `benchmark/models/` is registered already. UserError: no Python file, or the name is taken.
     """
     path = path.expanduser().resolve()
     if path.suffix != ".py" or not path.is_file():
@@ -56,19 +56,19 @@ def add_plugin(path: Path) -> str:
 
 
 def replace_plugins(paths: Iterable[Path]) -> None:
-    """Know these plug-ins and no others, as a process that serves many others must."""
+    """Replace the registered plug-ins, in a process that serves several callers."""
     _plugins.clear()
     for path in paths:
         add_plugin(path)
 
 
 def plugin_paths() -> tuple[Path, ...]:
-    """The plug-ins of this process, to be handed on to the workers."""
+    """Plug-ins of this process, which workers register, too."""
     return tuple(_plugins.values())
 
 
 def model_names() -> list[str]:
-    """All known baselines, by name, without importing one."""
+    """Sorted names of all baselines, without importing one."""
     return sorted(_model_sources())
 
 
@@ -83,7 +83,7 @@ def has_others() -> bool:
 
 
 def model(name: str) -> type[Baseline]:
-    """The baseline class called `name`. UserError: unknown name (with the nearest), or its file is broken."""
+    """Baseline class called `name`. UserError: unknown name (with the nearest), or its file is broken."""
     sources = _model_sources()
     if name not in sources:
         raise UserError(unknown_name("model", name, sources))
@@ -92,7 +92,7 @@ def model(name: str) -> type[Baseline]:
 
 @cache
 def _model_at(name: str, origin: str) -> type[Baseline]:
-    """The class, imported and looked over once; a broken one is looked at again."""
+    """Class, imported and validated once; a broken file is imported again."""
     from benchmark.models.baseline import Baseline  # torch takes seconds to import
 
     source, where = _model_sources()[name], f"{name} ({origin})"
@@ -103,15 +103,14 @@ def _model_at(name: str, origin: str) -> type[Baseline]:
     classes = subclasses(module, Baseline)  # type: ignore[type-abstract]
     if len(classes) != 1:
         raise UserError(f"{where} must define one subclass of Baseline, found {len(classes)}")
-    wrong = _misdeclared(classes[0])
-    if wrong is not None:
-        raise UserError(f"{where}: {classes[0].__name__} {wrong}")
+    problem = declaration_problem(classes[0])
+    if problem is not None:
+        raise UserError(f"{where}: {classes[0].__name__} {problem}")
     return classes[0]
 
 
-def _misdeclared(baseline: type[Baseline]) -> str | None:
-    """What a subclass of Baseline lacks or declares wrongly, or None."""
-    from benchmark.cell import Frozen
+def declaration_problem(baseline: type[Baseline]) -> str | None:
+    """Missing or invalid declaration of a subclass of Baseline, or None."""
     from benchmark.models.baseline import Family, Symmetry
 
     declared = [key for key in ("family", "symmetries", "source") if not hasattr(baseline, key)]
@@ -121,12 +120,12 @@ def _misdeclared(baseline: type[Baseline]) -> str | None:
     if baseline.family not in get_args(Family):
         return f"declares the {unknown_name('family', baseline.family, get_args(Family))}"
     if not isinstance(baseline.symmetries, tuple):
-        return f"declares symmetries = {baseline.symmetries!r}, which is no tuple, as ('rotation',) is"
+        return f"declares symmetries = {baseline.symmetries!r}, expected a tuple such as ('rotation',)"
     for symmetry in baseline.symmetries:
         if symmetry not in get_args(Symmetry):
             return f"declares the {unknown_name('symmetry', symmetry, get_args(Symmetry))}"
     if not isinstance(baseline.source, str):
-        return f"declares source = {baseline.source!r}, which is no text"
+        return f"declares source = {baseline.source!r}, expected a string"
     if not (inspect.isclass(baseline.Config) and issubclass(baseline.Config, Frozen)):
         return "has a Config that is no subclass of benchmark.cell.Frozen"
     required = [key for key, field in baseline.Config.model_fields.items() if field.is_required()]
@@ -134,7 +133,7 @@ def _misdeclared(baseline: type[Baseline]) -> str | None:
 
 
 def configured(choice: ModelChoice) -> tuple[type[Baseline], Any]:
-    """The baseline class of `choice` and its Config. UserError as `model`; ValidationError: the settings are wrong."""
+    """Baseline class of `choice` and its Config. UserError as in `model`; ValidationError: invalid settings."""
     baseline = model(choice.name)
     return baseline, baseline.Config.model_validate_json(json.dumps(choice.config))
 
@@ -146,7 +145,7 @@ def _baseline_modules() -> tuple[str, ...]:
 
 @cache
 def _installed_models() -> dict[str, Source]:
-    """Those of this package and of installed ones; looking through what is installed takes milliseconds."""
+    """Baselines of this package and of installed ones, cached, since listing entry points takes milliseconds."""
     modules = {name: f"{__package__}.{name}" for name in _baseline_modules()}
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         modules.setdefault(entry.name, entry.module)
@@ -169,7 +168,7 @@ def _import_file(name: str, path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python module")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[qualified] = module  # before it runs: annotations are resolved through it
+    sys.modules[qualified] = module  # before it runs, since annotations are resolved through it
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit):

@@ -1,4 +1,4 @@
-"""The contract of a baseline, for every one that is registered: the checks are in `benchmark/contract`."""
+"""Contract of every registered baseline; the checks are in `benchmark/contract`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def result(check: Check, name: str) -> Result:
 @every_check
 @pytest.mark.parametrize("name", model_registry.model_names())
 def test_contract(name: str, check: Check) -> None:
-    """Passes, too, where the check does not apply; the tests below see to it that it applies somewhere."""
-    found = result(check, name)
-    assert found.outcome != "failed", found.reason
+    """Also passes if the check does not apply; the tests below require that it applies to some baselines."""
+    checked = result(check, name)
+    assert checked.outcome != "failed", checked.reason
 
 
 @every_check
@@ -34,7 +34,7 @@ def test_every_check_applies_to_a_baseline(check: Check) -> None:
 
 @pytest.mark.parametrize("name", model_registry.model_names())
 def test_every_baseline_is_checked(name: str) -> None:
-    """What every model must do, whatever it is, applies to all of them."""
+    """Checks without a condition apply to all baselines."""
     without_condition = (
         "declares_what_it_is",
         "config_is_closed_and_complete",

@@ -1,4 +1,4 @@
-"""docs/adding-a-baseline.md, done as it says, from an empty folder to the board."""
+"""All commands of docs/adding-a-baseline.md, from an empty folder to the leaderboard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 class Block(NamedTuple):
-    """What stands between two fences: commands, what they print, or a file."""
+    """Fenced block of the page: commands, their output, or a file."""
 
     language: str
     name: str
@@ -30,8 +30,8 @@ class Block(NamedTuple):
 BLOCKS = [Block(*match.groups("")) for match in BLOCK.finditer(PAGE.read_text(encoding="utf-8"))]
 
 
-class Desk:
-    """An empty folder, in which a person types."""
+class Shell:
+    """Shell in an empty folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,8 +41,8 @@ class Desk:
             "SYMBENCH_STORE": str(folder / "runs"),
         }
 
-    def type(self, commands: str, **environment: str) -> str:
-        """What they print on stdout; all must succeed."""
+    def run(self, commands: str, **environment: str) -> str:
+        """Stdout of `commands`, all of which must succeed."""
         result = subprocess.run(
             ["bash", "-e", "-c", commands],
             cwd=self.folder,
@@ -57,32 +57,32 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """Where all blocks of the page have been done, in their order."""
-    desk, printed = Desk(tmp_path_factory.mktemp("page")), ""
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """Shell that has executed all blocks of the page, in their order."""
+    shell, printed = Shell(tmp_path_factory.mktemp("page")), ""
     for block in BLOCKS:
         if block.language == "bash":
-            printed = desk.type(block.text)
+            printed = shell.run(block.text)
         elif block.language == "text":
             require_printed(block.text, printed)
         else:
             assert block.name, f"a block of {block.language} is no file"
-            (desk.folder / block.name).write_text(block.text, encoding="utf-8")
-    return desk
+            (shell.folder / block.name).write_text(block.text, encoding="utf-8")
+    return shell
 
 
-def require_printed(told: str, printed: str) -> None:
-    """Every line of the page was printed, but for its spaces and for what the numbers are."""
+def require_printed(expected: str, printed: str) -> None:
+    """Assert that every line of `expected` was printed, up to spaces and the values of numbers."""
     lines = [" ".join(line.split()) for line in printed.splitlines()]
-    for line in told.splitlines():
+    for line in expected.splitlines():
         if line.strip() not in ("", "..."):
             parts = (re.escape(part) for part in NUMBER.split(" ".join(line.split())))
             pattern = re.compile(r"[\d.]+".join(parts))
             assert any(pattern.fullmatch(other) for other in lines), f"{line!r} was not printed:\n{printed}"
 
 
-def test_the_page_leads_to_the_board(desk: Desk) -> None:
-    board = json.loads(desk.type("symbench leaderboard my-board.yaml --plugin dilated_resnet.py --json"))
+def test_the_page_leads_to_the_board(shell: Shell) -> None:
+    board = json.loads(shell.run("symbench leaderboard my-board.yaml --plugin dilated_resnet.py --json"))
     rows = {row["model"]: row["metrics"] for row in board}
     assert set(rows) == {"persistence", "convnet", "dilated_resnet"}
     error = {model: metrics["rmse_future"]["mean"] for model, metrics in rows.items()}
@@ -91,40 +91,41 @@ def test_the_page_leads_to_the_board(desk: Desk) -> None:
         assert abs(rows[model]["parameters"]["mean"] - 6900) <= 0.02 * 6900
 
 
-def test_the_entry_point_of_a_package_finds_it(desk: Desk, tmp_path: Path) -> None:
-    """As pip lays a package out that has the page's pyproject.toml; the results are those of the plug-in."""
+def test_the_entry_point_of_a_package_finds_it(shell: Shell, tmp_path: Path) -> None:
+    """Layout of an installed package with the page's pyproject.toml; its results are those of the plug-in."""
     (toml,) = [block.text for block in BLOCKS if block.name == "pyproject.toml"]
     ((name, version),) = re.findall(r'name = "(.*)"\nversion = "(.*)"', toml)
     ((group, entry, module),) = re.findall(r'\[project\.entry-points\."(.*)"\]\n(\w+) = "(.*)"', toml)
     package, _, file = module.partition(".")
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").touch()
-    code = (desk.folder / "dilated_resnet.py").read_text(encoding="utf-8")
+    code = (shell.folder / "dilated_resnet.py").read_text(encoding="utf-8")
     (tmp_path / package / f"{file}.py").write_text(code, encoding="utf-8")
     installed = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
     (installed / "entry_points.txt").write_text(f"[{group}]\n{entry} = {module}\n", encoding="utf-8")
 
-    listed = json.loads(desk.type("symbench list models --json", PYTHONPATH=str(tmp_path)))
+    search_path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    listed = json.loads(shell.run("symbench list models --json", PYTHONPATH=search_path))
     (row,) = [row for row in listed if row["name"] == "dilated_resnet"]
     assert (row["family"], row["source"]) == ("cnn", "Stachenfeld et al. 2022 (arXiv 2112.15275)")
-    plan = json.loads(desk.type("symbench plan my-board.yaml --json", PYTHONPATH=str(tmp_path)))
+    plan = json.loads(shell.run("symbench plan my-board.yaml --json", PYTHONPATH=search_path))
     assert (plan["cells"], plan["left"]) == (3, 0)
 
 
-def test_the_code_passes_the_linter(desk: Desk) -> None:
-    """So that whoever puts it into the checkout has nothing to tidy up; imports are sorted otherwise there."""
+def test_the_code_passes_the_linter(shell: Shell) -> None:
+    """Imports are sorted in another way in the checkout."""
     config = PAGE.parent.parent / "pyproject.toml"
-    desk.type(f"ruff check --config '{config}' --ignore I001 dilated_resnet.py")
-    desk.type(f"ruff format --config '{config}' --check dilated_resnet.py")
+    shell.run(f"ruff check --config '{config}' --ignore I001 dilated_resnet.py")
+    shell.run(f"ruff format --config '{config}' --check dilated_resnet.py")
 
 
-def test_a_wrapper_takes_it(desk: Desk) -> None:
+def test_a_wrapper_takes_it(shell: Shell) -> None:
     (entry,) = re.findall(r"`(\w+: \{network: .*?\})`", PAGE.read_text(encoding="utf-8"))
-    suite = (desk.folder / "my-board.yaml").read_text(encoding="utf-8")
-    (desk.folder / "wrapped.yaml").write_text(suite.replace("  - convnet\n", f"  - {entry}\n"), encoding="utf-8")
-    plan = json.loads(desk.type("symbench plan wrapped.yaml --plugin dilated_resnet.py --json"))
+    suite = (shell.folder / "my-board.yaml").read_text(encoding="utf-8")
+    (shell.folder / "wrapped.yaml").write_text(suite.replace("  - convnet\n", f"  - {entry}\n"), encoding="utf-8")
+    plan = json.loads(shell.run("symbench plan wrapped.yaml --plugin dilated_resnet.py --json"))
     assert (plan["cells"], plan["left"]) == (3, 1)
 
 
@@ -136,15 +137,15 @@ def test_the_table_of_checks_is_that_of_the_contract() -> None:
 
 
 def checks_as_a_table() -> str:
-    """One row for checks that demand the same, on several grids for instance."""
+    """Table with one row for checks of the same demand, such as a demand on several grids."""
     names: dict[str, list[str]] = {}
     for check in contract.CHECKS:
         names.setdefault(check.demand, []).append(check.name.replace("_", " "))
-    rows = [f"| {_together(many)} | {demand} |" for demand, many in names.items()]
+    rows = [f"| {_joined_names(many)} | {demand} |" for demand, many in names.items()]
     return "\n".join(["| check | demand |", "|---|---|", *rows])
 
 
-def _together(names: list[str]) -> str:
+def _joined_names(names: list[str]) -> str:
     """`takes kernel size 3, 5` for two names that begin alike."""
     words = [name.split() for name in names]
     same = [len(set(places)) == 1 for places in zip(*words, strict=False)]

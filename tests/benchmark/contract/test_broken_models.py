@@ -1,4 +1,4 @@
-"""Models that are broken fail before training, each in its own cell and with one clear line; the others go on."""
+"""Broken models fail before training, each in its own cell with a one-line message; the others continue."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,9 @@ BROKEN = {
 }
 
 
-def test_each_is_told_and_the_others_go_on(store: Store, make_suite: Callable[..., Path], tmp_path: Path) -> None:
+def test_each_failure_is_reported_and_the_others_continue(
+    store: Store, make_suite: Callable[..., Path], tmp_path: Path
+) -> None:
     plugins: list[object] = []
     for name, (init, forward, _) in BROKEN.items():
         (tmp_path / f"{name}.py").write_text(TOY.format(init=init, forward=forward), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`symbench new-baseline` writes a file that trains: a copy of any registered baseline, or a plain network."""
+"""`symbench new-baseline` writes a file that trains: a copy of a registered baseline, or a plain network."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_copy_is_the_baseline_under_another_name(tmp_path: Path, model: str | 
     path = scaffold.write("my_model", model, tmp_path)
     assert path == tmp_path / "my_model.py"
     summary = path.read_text(encoding="utf-8").splitlines()[0]
-    assert summary.startswith(f'"""my_model: starts from {model}.' if model else '"""my_model: say in a line')
+    assert summary.startswith(f'"""my_model: starts from {model}.' if model else '"""my_model: one line about')
     copy = Candidate.named(model_registry.add_plugin(path))
     assert copy.baseline.__name__ == "MyModel"
     task = copy.task()
@@ -189,7 +189,7 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
 
 
 class TestCommand:
-    """What `symbench new-baseline` prints."""
+    """Output of `symbench new-baseline`."""
 
     def call(self, *arguments: str) -> Result:
         return CliRunner().invoke(cli_models.new_baseline, arguments, catch_exceptions=False)

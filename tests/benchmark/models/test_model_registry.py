@@ -1,4 +1,4 @@
-"""Baselines are found by their files; a broken one is refused by name and the others go on."""
+"""Baselines are discovered by their files; a broken one is refused by name and the others remain."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +38,7 @@ def plugin(folder: Path, name: str, text: str) -> str:
 
 def test_what_lies_in_the_folder_is_found() -> None:
     folder = Path(model_registry.__file__).parent
-    others = {"__init__", "baseline", "model_registry"}
+    others = {"__init__", "baseline", "model_registry", "task"}
     assert model_registry.model_names() == sorted({path.stem for path in folder.glob("*.py")} - others)
     assert "smoke_rotation_levels" in dataset_registry.dataset_names()
     assert "dataset" not in dataset_registry.dataset_names()
@@ -86,8 +86,12 @@ def test_a_plugin_has_a_config_with_lazy_annotations(tmp_path: Path) -> None:
             GOOD.replace("()", '("rotations",)', 1),
             "Still declares the unknown symmetry 'rotations'; did you mean 'rotation'?",
         ),
-        ("one_symmetry", GOOD.replace("()", '("rotation")', 1), "declares symmetries = 'rotation', which is no tuple"),
-        ("no_source", GOOD.replace('"test"', "None"), "declares source = None, which is no text"),
+        (
+            "one_symmetry",
+            GOOD.replace("()", '("rotation")', 1),
+            "declares symmetries = 'rotation', expected a tuple such as",
+        ),
+        ("no_source", GOOD.replace('"test"', "None"), "declares source = None, expected a string"),
         ("open_config", with_config("class Config: pass"), "has a Config that is no subclass of benchmark.cell.Frozen"),
         (
             "no_default",

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+import model_support
 import pytest
 import torch
 import torch.nn.functional as F
+from model_support import parameter_count
 from torch import Tensor, nn
 
 from benchmark.models.baseline import Baseline, Task
@@ -28,17 +30,12 @@ def task(height: int, width: int, periodic: bool = False, frames: int = 3) -> Ta
 
 
 def build(baseline: type[Baseline], on: Task, **config: Any) -> Any:
-    torch.manual_seed(0)
-    return baseline(baseline.Config.model_validate(config), on)
+    return model_support.build(baseline, on, **config)
 
 
 def noise(on: Task, windows: int = 2) -> Tensor:
     shape = (windows, on.input_frames, on.channels, on.height, on.width)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def angles(height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -67,7 +64,10 @@ def test_first_forecast_is_near_zero(baseline: type[Baseline], config: Mapping[s
 def test_mlp_parameters(layers: int) -> None:
     frame, hidden = 2 * 9 * 7, 5
     matrices = 3 * frame * hidden + (layers - 2) * hidden**2 + hidden * frame if layers > 1 else 3 * frame * frame
-    assert parameters(build(MLP, task(9, 7), hidden=hidden, layers=layers)) == matrices + (layers - 1) * hidden + frame
+    assert (
+        parameter_count(build(MLP, task(9, 7), hidden=hidden, layers=layers))
+        == matrices + (layers - 1) * hidden + frame
+    )
 
 
 def test_mlp_matrix_that_copies_the_last_frame_is_persistence() -> None:
@@ -82,7 +82,7 @@ def test_mlp_matrix_that_copies_the_last_frame_is_persistence() -> None:
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("axis", [0, 1])
 def test_spectral_layer_with_ik_is_the_derivative(grid: tuple[int, int], axis: int) -> None:
-    """The same multiplier on every grid, so the same function of x and y: it does not depend on the resolution."""
+    """One multiplier on every grid gives one function of x and y, independent of the resolution."""
     layer = SpectralConv2d(1, (4, 5)).double()
     x, y = angles(*grid)
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_fno_between_walls_is_the_periodic_one_on_an_extended_box(grid: tuple[in
 
 
 def test_fno_converges_with_the_resolution() -> None:
-    """The same weights on finer grids: what changes is the aliasing of gelu, which falls off spectrally."""
+    """On finer grids only the aliasing of gelu changes, which falls off spectrally."""
     model = build(FNO, task(16, 16, periodic=True, frames=1), hidden=6, modes=4).double()
 
     def forecast(size: int) -> Tensor:
@@ -240,7 +240,7 @@ def test_unet_parameters(depth: int) -> None:
     expected = block(6, 3) + sum(
         block(fine, coarse) + block(coarse, fine) + 4 * coarse * fine + fine for fine, coarse in coarser
     )
-    assert parameters(build(UNet, task(16, 16), hidden=3, depth=depth)) == expected + 3 * 2 + 2
+    assert parameter_count(build(UNet, task(16, 16), hidden=3, depth=depth)) == expected + 3 * 2 + 2
 
 
 @PERIODIC

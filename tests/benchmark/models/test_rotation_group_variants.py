@@ -1,21 +1,22 @@
-"""What else is made of group convolutions of C4: each against its definition and against the strict network."""
+"""Relaxed translation and rotation, and non-stationary filters, against their definitions and the strict network."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
+import model_support
 import pytest
 import torch
+from model_support import frames, layers_of, orbit, parameter_count, rotation_error, train
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from benchmark.groups import rotate, shift
+from benchmark.groups import shift
 from benchmark.models.baseline import Baseline, Task
 from benchmark.models.layers.fields import Fields, field_network
-from benchmark.models.layers.group_rotation import GroupConv2d, RotationGroupConv2d, group_filter
+from benchmark.models.layers.group_rotation import GroupConv2d, RotationGroupConv2d
 from benchmark.models.nonstationary_filters import ContinuousFilter, NonstationaryFilters
 from benchmark.models.partial_gcnn import PartialGCNN
 from benchmark.models.relaxed_group_translation_rotation import RelaxedGroupConv2d, RelaxedGroupTranslationRotation
@@ -32,26 +33,11 @@ FIELDS: list[tuple[Fields, Fields]] = [
     (("regular", 2), ("regular", 3)),
     (("regular", 2), ("vector", 2)),
 ]
-Layer = TypeVar("Layer", bound=nn.Module)
 MODELS: list[type[Baseline]] = [RelaxedGroupTranslationRotation, NonstationaryFilters, PartialGCNN]
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(1)
-
-
 def build(model: type[Any], on: Task = TASK, **config: Any) -> Any:
-    torch.manual_seed(0)
-    return model(model.Config(**{"hidden": 4, **config}), on)
-
-
-def frames(on: Task = TASK, windows: int = 2) -> Tensor:
-    return torch.randn(windows, FRAMES, 2, on.height, on.width)
-
-
-def layers_of(kind: type[Layer], model: nn.Module) -> list[Layer]:
-    return [module for module in model.modules() if isinstance(module, kind)]
+    return model_support.build(model, on, **{"hidden": 4, **config})
 
 
 def strict_network(on: Task = TASK) -> nn.Sequential:
@@ -66,27 +52,10 @@ def banks_of(layer: RelaxedGroupConv2d) -> Tensor:
     return layer.convolution.coefficients[0].unflatten(1, (len(layer.w), -1)).movedim(1, 0)
 
 
-def rotation_error(model: Callable[[Tensor], Tensor], x: Tensor, turns: tuple[int, ...] = (1, 2, 3)) -> float:
-    """max |f(g x) - g f(x)| / max |f(x)| over the quarter turns."""
-    with torch.no_grad():
-        y = model(x)
-        errors = [(model(rotate(x, k, "centered")) - rotate(y, k, "centered")).abs().max() for k in turns]
-    return float(max(errors) / y.abs().max())
-
-
 def set_bias(layer: GroupConv2d) -> None:
     if layer.bias is not None:
         with torch.no_grad():
             layer.get_parameter("parametrizations.bias.original").normal_()
-
-
-def train(model: Baseline, x: Tensor, y: Tensor) -> None:
-    """Three steps of gradient descent."""
-    optimizer = torch.optim.SGD(model.parameters(), 0.05)
-    for _ in range(3):
-        optimizer.zero_grad()
-        (model(x) - y).square().mean().backward()
-        optimizer.step()
 
 
 def on_group(x: Tensor, fields: Fields) -> Tensor:
@@ -122,16 +91,6 @@ def by_definition(f: Tensor, kernel: Callable[[int, int, int, int], Tensor], hal
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("on", [TASK, PERIODIC], ids=["closed", "periodic"])
-def test_every_parameter_gets_a_gradient_at_the_start(model: type[Baseline], on: Task) -> None:
-    contender = build(model, on)
-    (contender(frames(on)) - 1).square().mean().backward()
-    for key, parameter in contender.named_parameters():
-        assert parameter.grad is not None, key
-        assert parameter.grad.abs().max() > 0, key
-
-
-@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 def test_starts_equivariant_and_leaves_it_for_broken_data(model: type[Baseline], kernel_size: int) -> None:
     contender = build(model, SQUARE, kernel_size=kernel_size).double()
@@ -143,7 +102,7 @@ def test_starts_equivariant_and_leaves_it_for_broken_data(model: type[Baseline],
 
 @pytest.mark.parametrize("model", [NonstationaryFilters, PartialGCNN])
 def test_wide_grids_turn(model: type[Baseline]) -> None:
-    assert rotation_error(build(model).double(), frames().double()) < 1e-12
+    assert rotation_error(build(model).double(), frames(TASK).double()) < 1e-12
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -152,35 +111,15 @@ def test_symmetric_data_leave_rotation_alone(model: type[Baseline]) -> None:
     contender = build(model, SQUARE).double()
     x, y = frames(SQUARE).double(), torch.randn(2, 2, 8, 8).double()
     before = [parameter.detach().clone() for parameter in contender.parameters()]
-    train(contender, *(torch.cat([rotate(z, k, "centered") for k in range(4)]) for z in (x, y)))
+    train(contender, orbit(x), orbit(y))
     assert rotation_error(contender, x) < 1e-12
     assert any((now - then).abs().max() > 1e-6 for now, then in zip(contender.parameters(), before, strict=True))
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_periodic_box_has_no_seam(model: type[Baseline]) -> None:
-    contender, x = build(model, PERIODIC), frames()
-    with torch.no_grad():
-        shifted = contender(shift(x, 2, 3, periodic=True))
-        torch.testing.assert_close(shifted, shift(contender(x), 2, 3, periodic=True))
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_filters_are_made_once_in_a_roll_out(model: type[Baseline]) -> None:
-    contender = build(model)
-    calls: list[int] = []
-    for layer in layers_of(GroupConv2d, contender):
-        layer.expansion.register_forward_hook(lambda *_: calls.append(1))
-    with parametrize.cached():
-        for _ in range(3):
-            contender(frames())
-    assert len(calls) == 5
-
-
-@pytest.mark.parametrize("model", MODELS)
 def test_one_layer_is_enough(model: type[Baseline]) -> None:
     contender = build(model, layers=1, penalty=0.1)
-    assert contender(frames()).shape == (2, 2, *GRID)
+    assert contender(frames(TASK)).shape == (2, 2, *GRID)
     assert contender.penalty() == 0
 
 
@@ -188,8 +127,7 @@ def test_one_layer_is_enough(model: type[Baseline]) -> None:
     ("model", "hidden"), [(RelaxedGroupTranslationRotation, 157), (NonstationaryFilters, 240), (PartialGCNN, 226)]
 )
 def test_size_at_which_rotation_is_compared(model: type[Baseline], hidden: int) -> None:
-    many = sum(parameter.numel() for parameter in build(model, SMOKE, hidden=hidden).parameters())
-    assert many == pytest.approx(5.6e6, rel=0.005)
+    assert parameter_count(build(model, SMOKE, hidden=hidden)) == pytest.approx(5.6e6, rel=0.005)
 
 
 # Translation and rotation relaxed together
@@ -285,7 +223,7 @@ def test_w_breaks_what_it_depends_on(breaks: str) -> None:
 def test_symmetric_data_leave_translation_alone() -> None:
     """On windows in all places of a periodic box the gradient of w is the same at all pixels."""
     model = build(RelaxedGroupTranslationRotation, PERIODIC, layers=3).double()
-    x, y = frames(windows=1).double(), torch.randn(1, 2, *GRID).double()
+    x, y = frames(TASK, 1).double(), torch.randn(1, 2, *GRID).double()
     places = list(itertools.product(*map(range, GRID)))
     train(model, *(torch.cat([shift(z, i, j, periodic=True) for i, j in places]) for z in (x, y)))
     for layer in layers_of(RelaxedGroupConv2d, model):
@@ -348,7 +286,7 @@ def coordinates(kernel_size: int) -> Tensor:
 
 
 def test_nonstationary_at_omega_zero_is_the_strict_network() -> None:
-    """Its filters, sampled on the grid, in a group convolution."""
+    """The sampled filters in a group convolution give the same forecast."""
     model = build(NonstationaryFilters)
     strict = strict_network()
     with torch.no_grad():
@@ -358,7 +296,7 @@ def test_nonstationary_at_omega_zero_is_the_strict_network() -> None:
             assert make.omega == 0
             make.bias.normal_()
             theirs.coefficients.copy_((ours.coefficients @ make.features()[0].T).unflatten(-1, (4, 3, 3))[None])
-        x = frames()
+        x = frames(TASK)
         torch.testing.assert_close(model(x), strict(x.flatten(1, 2)))
         for layer in layers_of(ContinuousFilter, model):
             layer.omega.fill_(0.1)
@@ -372,7 +310,7 @@ def test_continuous_filters_start_with_the_deviation_of_he(kernel_size: int, fre
     for layer in inner:
         expected = math.sqrt(2 / (64 * 4 * kernel_size**2))
         assert layer.weight.square().mean().sqrt().item() == pytest.approx(expected, rel=0.05)
-    assert build(NonstationaryFilters, **config)(frames()).abs().max() < 1
+    assert build(NonstationaryFilters, **config)(frames(TASK)).abs().max() < 1
 
 
 def test_penalty_of_the_nonstationary_filters() -> None:
@@ -397,80 +335,3 @@ def test_small_omegas_survive_bf16() -> None:
             assert torch.equal(layer.weight, exact)
     blocks = exact.unflatten(0, (-1, 4)).unflatten(2, (-1, 4))[..., 0, 0]
     assert 0 < (blocks[:, 0, :, 0] - blocks[:, 1, :, 1]).abs().max() < 1e-2
-
-
-# Partial group convolutional network
-
-
-def test_filter_of_the_group_by_hand() -> None:
-    """One number s + 10 for the turn s, at the place (1, 2) of a 3 x 3 filter, which is one cell along y."""
-    k = torch.zeros(1, 1, 4, 3, 3)
-    k[..., 1, 2] = torch.arange(10.0, 14.0)
-    filters = group_filter([k] * 4, "regular", "regular")
-    for g, h in itertools.product(range(4), range(4)):
-        expected = torch.zeros(3, 3)
-        expected[((1, 2), (0, 1), (1, 0), (2, 1))[g]] = 10 + (h - g) % 4  # along y, -x, -y, x
-        assert torch.equal(filters[g, h], expected)
-
-
-def give_densities(model: PartialGCNN) -> list[Tensor]:
-    """Random logits; the densities that they mean."""
-    with torch.no_grad():
-        for layer in layers_of(RotationGroupConv2d, model)[1:]:
-            layer.expansion.get_parameter("parametrizations.w.original").normal_()
-        return [p.clone() for p in model.densities()]
-
-
-def test_partial_is_its_definition() -> None:
-    """The strict layers, each output multiplied by p of its turn."""
-    model, x = build(PartialGCNN), frames()
-    strict = strict_network()
-    with torch.no_grad():
-        for ours, theirs in zip(*(layers_of(RotationGroupConv2d, one) for one in (model, strict)), strict=True):
-            set_bias(ours)
-            theirs.coefficients.copy_(ours.coefficients)
-            if theirs.bias is not None:
-                name = "parametrizations.bias.original"
-                theirs.get_parameter(name).copy_(ours.get_parameter(name))
-        torch.testing.assert_close(model(x), strict(x.flatten(1, 2)))
-        assert all(torch.equal(p, torch.ones(1, 4)) for p in model.densities())
-        f, kept = x.flatten(1, 2), give_densities(model)
-        assert len(kept) == 4
-        for layer, p in zip(layers_of(RotationGroupConv2d, strict), [*kept, None], strict=True):
-            f = layer(f)
-            f = f if p is None else (f.relu().unflatten(1, (-1, 4)) * p[0, :, None, None]).flatten(1, 2)
-        torch.testing.assert_close(model(x), f)
-    assert rotation_error(model, x) > 1e-3
-
-
-def test_densities_are_those_of_a_distribution() -> None:
-    for p in give_densities(build(PartialGCNN)):
-        assert p.shape == (1, 4)
-        assert p.mean().item() == pytest.approx(1)
-        assert 0 < p.min() < 1 < p.max()
-
-
-def test_a_turn_that_is_dropped_is_not_seen() -> None:
-    """The densities of the turns 1 to 3 are nearly 0: what they hold does not reach the forecast."""
-    model, x = build(PartialGCNN, layers=2), frames()
-    first, last = layers_of(RotationGroupConv2d, model)
-    with torch.no_grad():
-        last.expansion.get_parameter("parametrizations.w.original")[0, 1:] = -50.0
-        f = first(x.flatten(1, 2)).relu()
-        others = torch.ones(4)
-        others[1:] = 7.0
-        changed = (f.unflatten(1, (-1, 4)) * others[:, None, None]).flatten(1, 2)
-        assert torch.equal(last(changed), last(f))
-        assert last(f).abs().max() > 0
-
-
-def test_penalty_of_turns_that_come_back() -> None:
-    """Turn 1 has 0.5, 1, 0.4, 0.7 in four layers and rises by 0.5 and 0.3; turn 2, with the rest of 2, rises by 0.6."""
-    model = build(PartialGCNN, penalty=0.1)
-    assert model.penalty() == 0
-    with torch.no_grad():
-        for layer, p in zip(layers_of(RotationGroupConv2d, model)[1:], (0.5, 1.0, 0.4, 0.7), strict=True):
-            density = torch.tensor([[1.0, p, 2.0 - p, 1.0]])
-            layer.expansion.get_parameter("parametrizations.w.original").copy_(density.log())
-    assert model.penalty().item() == pytest.approx(0.1 * (0.5 + 0.3 + 0.6))
-    assert build(PartialGCNN).penalty() == 0
