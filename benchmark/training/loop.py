@@ -73,7 +73,7 @@ class DivergedError(Exception):
 
 
 class StoppedError(Exception):
-    """The training was stopped and saved; the same call continues it."""
+    """The training was stopped; the same call continues from the checkpoint."""
 
 
 def fit(
@@ -112,7 +112,7 @@ def fit(
                     checkpoint.wait()
                 raise
             if world.any(not may_save()):
-                raise StoppedError
+                raise StoppedError  # another process has taken over
             if world.is_main:
                 with execution.timer("checkpoint"):
                     checkpoint.save(progress)
