@@ -103,8 +103,8 @@ def to_json(compared: Compared) -> dict[str, Any]:
                 **{key: getattr(pair.first, key) for key in PLACE},
                 "first": pair.first.label,
                 "second": pair.second.label,
-                "first_mean": _mean(pair.first, compared.metric),
-                "second_mean": _mean(pair.second, compared.metric),
+                "first_mean": getattr(pair.first.metrics.get(compared.metric), "mean", None),
+                "second_mean": getattr(pair.second.metrics.get(compared.metric), "mean", None),
                 "difference": asdict(pair.comparison.difference),
                 "relative_difference": pair.comparison.relative,
                 "improvement": pair.comparison.improvement,
@@ -214,10 +214,6 @@ def _are_same(one: Row, other: Row, first: Side, second: Side) -> bool:
         cell in first.records and cell in second.records and first.records[cell].folder == second.records[cell].folder
         for cell in ids[0]
     )
-
-
-def _mean(row: Row, metric: str) -> float | None:
-    return row.metrics[metric].mean if metric in row.metrics else None
 
 
 def _finite(value: Any) -> Any:

@@ -48,6 +48,10 @@ class Window:
     prediction: Frames
 
     @property
+    def key(self) -> tuple[int, int, tuple[int, ...]]:
+        return self.run, self.first_frame, self.truth.shape
+
+    @property
     def error(self) -> Frames:
         """|u - u truth| of each step: (S, H, W)."""
         return speed(self.prediction - self.truth)
@@ -101,13 +105,9 @@ def _shown(rows: Sequence[Row], records: Mapping[str, Record]) -> tuple[list[tup
         window = first_window(done[0])
         if window is None and done[0].predictions_path.exists():
             broken.append(f"cells/{done[0].folder.name}/{done[0].predictions_path.name}")
-        if window is not None and (not shown or _same(window, shown[0][1])):
+        if window is not None and (not shown or window.key == shown[0][1].key):
             shown.append((row.label, window))
     return shown, broken
-
-
-def _same(one: Window, other: Window) -> bool:
-    return (one.run, one.first_frame, one.truth.shape) == (other.run, other.first_frame, other.truth.shape)
 
 
 def _limits(shown: Sequence[tuple[str, Window]]) -> tuple[float, float]:

@@ -112,7 +112,8 @@ def _calibration(rows: Sequence[Row], metric: str) -> Sheet | None:
         places = [row.metrics[f"{DATA}_relative"].mean for row in members]
         if len(members) < 2 or not seeds or places[0] == places[-1]:
             continue
-        by_seed = {seed: [_value(row, metric, seed) for row in members] for seed in sorted(seeds)}
+        recorded = [dict(zip((s.seed for s in row.seeds), row.values[metric], strict=True)) for row in members]
+        by_seed = {seed: [each[seed] for each in recorded] for seed in sorted(seeds)}
         values = {seed: [v for v in line if v is not None] for seed, line in by_seed.items() if None not in line}
         if not values:
             continue
@@ -121,10 +122,6 @@ def _calibration(rows: Sequence[Row], metric: str) -> Sheet | None:
         lines.append((label, slope.text(written), "-" if rank is None else f"{rank:.2f}", least))
     head = ("Model", "Slope", "Rank correlation", "At the most symmetric level")
     return Sheet(head, tuple(lines)) if lines else None
-
-
-def _value(row: Row, metric: str, seed: int) -> float | None:
-    return next(value for one, value in zip(row.seeds, row.values[metric], strict=True) if one.seed == seed)
 
 
 def where_they_cross(rows: Sequence[Row], metric: str) -> Plot:

@@ -145,15 +145,14 @@ def page(document: Mapping[str, Any]) -> str:
     values = ([key, ", ".join(provenance[key])] for key in keys)
     lines += ["", "## Provenance", "", table(("", ""), values), ""]
     files = (
-        [f"{one['dataset']} ({one['preset']})", one["level"], one["file"], one["checksum"][:16], _error(one)]
+        [
+            *(f"{one['dataset']} ({one['preset']})", one["level"], one["file"], one["checksum"][:16]),
+            "-" if one["data_equivariance_error"] is None else written(one["data_equivariance_error"]),
+        ]
         for one in document["data"]
     )
     lines.append(table(["data", "level", "file", "sha256", "measured equivariance error"], files))
     return "\n".join(lines) + "\n"
-
-
-def _error(data: Mapping[str, Any]) -> str:
-    return "-" if data["data_equivariance_error"] is None else written(data["data_equivariance_error"])
 
 
 def _summary(document: Mapping[str, Any]) -> str:

@@ -188,7 +188,8 @@ def _panel_key(row: Row) -> tuple[Any, ...]:
 
 def _plots(rows: Sequence[Row], look: Mapping[str, Style], records: Mapping[str, Record], metric: str) -> list[Plot]:
     """The figures of one dataset, in the styles of the board."""
-    most = max(rows, key=_data_error).level
+    errors = [row.metrics.get("data_equivariance_error") for row in rows]
+    most = max(zip(rows, errors, strict=True), key=lambda pair: -1.0 if pair[1] is None else pair[1].mean)[0].level
     last = [row for row in rows if row.level == most]
     one_level = len({row.level for row in rows}) == 1
     where = f"level {most}" if one_level else f"level {most}, where the data break the symmetry most"
@@ -207,11 +208,6 @@ def _plots(rows: Sequence[Row], look: Mapping[str, Style], records: Mapping[str,
         views_weights.pictures(last, records, where),
     ]
     return plots
-
-
-def _data_error(row: Row) -> float:
-    error = row.metrics.get("data_equivariance_error")
-    return -1.0 if error is None else error.mean
 
 
 def _tooltip(name: str, value: Statistic, seeds: int) -> str:

@@ -87,7 +87,11 @@ def sync(
                 last.save(store, uri, suite.name)
                 return _nothing_new(last)
             # Before the records are read: a run that another sync makes in the meantime is left alone.
-            present = tracked_runs(client, experiment.experiment_id) if last is None else _as_lists(last.runs)
+            present = (
+                tracked_runs(client, experiment.experiment_id)
+                if last is None
+                else {key: [run] for key, run in last.runs.items()}
+            )
             results = inputs_digest(store, suite, RESULT_FILES)
             records, broken = store.read(suite.cells)
             if present and not records:
@@ -114,10 +118,6 @@ def sync(
 
 def _nothing_new(last: LastSync) -> Synced:
     return Synced(unchanged=len(last.runs), broken=tuple(Broken(Path(folder), why) for folder, why in last.broken))
-
-
-def _as_lists(runs: Mapping[str, TrackedRun]) -> dict[str, list[TrackedRun]]:
-    return {key: [run] for key, run in runs.items()}
 
 
 def _update_runs(

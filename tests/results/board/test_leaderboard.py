@@ -23,6 +23,12 @@ from results.report import export
 from results.statistics.paired import Sample, compare
 
 
+def printed(renderable, width=100):
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
 def rows_of(board, metric="rmse_future"):
     records, broken = board.store.read(board.suite.cells)
     assert not broken
@@ -101,9 +107,7 @@ def test_json_has_stable_fields(full_board):
 
 def test_the_table_fits_a_terminal_and_keeps_names_literal(full_board):
     for metric in METRICS:
-        console = Console(width=100, file=io.StringIO(), color_system=None)
-        console.print(to_table(rows_of(full_board, metric), metric))
-        text = console.file.getvalue()
+        text = printed(to_table(rows_of(full_board, metric), metric))
         assert max(map(len, text.splitlines())) <= 100, metric
         assert "relaxed_steerable_" in text
         assert "1 diverged, 1 absent" in " ".join(text.split())
@@ -113,9 +117,7 @@ def test_the_table_fits_a_terminal_and_keeps_names_literal(full_board):
 
 def test_a_narrow_terminal_leaves_columns_out_and_names_them(full_board):
     def shown(width, metric):
-        console = Console(width=width, file=io.StringIO(), color_system=None)
-        console.print(to_table(rows_of(full_board, metric), metric))
-        return console.file.getvalue()
+        return printed(to_table(rows_of(full_board, metric), metric), width)
 
     text = shown(62, "flops")
     assert max(map(len, text.splitlines())) <= 62
@@ -128,9 +130,7 @@ def test_a_narrow_terminal_leaves_columns_out_and_names_them(full_board):
 def test_what_a_record_says_cannot_steer_the_terminal(new_board, new_cell):
     board = new_board([new_cell()])
     board.refuse(new_cell(), "no \x1b]0;title\x07 here\r\n\u202egone")
-    console = Console(width=100, file=io.StringIO(), color_system=None)
-    console.print(to_table(rows_of(board)))
-    text = console.file.getvalue()
+    text = printed(to_table(rows_of(board)))
     assert "n/a: no ]0;title" in text
     assert "here gone" in text
     assert all(letter.isprintable() for line in text.split("\n") for letter in line)
@@ -236,9 +236,7 @@ def test_one_block_has_ranks_and_nothing_resampled(new_board, new_cell):
 
 
 def test_the_standings_fit_a_terminal(full_board):
-    console = Console(width=100, file=io.StringIO(), color_system=None)
-    console.print(standings_table(overall(rows_of(full_board), "rmse_future")))
-    text = console.file.getvalue()
+    text = printed(standings_table(overall(rows_of(full_board), "rmse_future")))
     assert "RMSE future over 3 levels" in text
     assert max(map(len, text.splitlines())) <= 100
     assert re.search(r"relaxed_steerable_rotation +1\.667 +3/3 ", text)
@@ -360,9 +358,7 @@ def test_a_size_that_differs_between_seeds_tells_its_spread_in_the_same_unit():
 
 
 def test_parameters_and_flops_are_on_the_board_and_integers_in_json(full_board):
-    console = Console(width=100, file=io.StringIO(), color_system=None)
-    console.print(to_table(rows_of(full_board)))
-    text = console.file.getvalue()
+    text = printed(to_table(rows_of(full_board)))
     assert "Params" in text
     assert "FLOPs" in text
     assert "5.60 M" in text

@@ -5,7 +5,6 @@ import json
 import re
 import shlex
 from html import escape, unescape
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -217,10 +216,11 @@ def test_figures_stand_alone_with_names_of_files(full_board):
 
 
 def in_browser(html, tmp_path, dump_dom, script):
-    """The text that `script` leaves in the title, once the page has run."""
+    """DOM of the page after `script`, and its title."""
     page = tmp_path / "page.html"
     page.write_text(html.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
-    return unescape(re.search(r"<title>(.*?)</title>", dump_dom(page.as_uri()), re.S)[1])
+    dom = dump_dom(page.as_uri())
+    return dom, unescape(re.search(r"<title>(.*?)</title>", dom, re.S)[1])
 
 
 def assert_a_figure_is_painted(screen, width):
@@ -240,9 +240,7 @@ def test_a_phone_scrolls_tables_and_never_the_page(full_board, tmp_path, dump_do
         const boxes = [...d.querySelectorAll(".scroll")];
         document.title = [d.documentElement.clientWidth, d.documentElement.scrollWidth,
           boxes.length, boxes.filter((b) => b.getBoundingClientRect().right > 390).length].join(" "); };"""
-    page = tmp_path / "phone.html"
-    page.write_text(f"<!DOCTYPE html><title></title>{page_in}<script>{script}</script>", encoding="utf-8")
-    title = re.search(r"<title>(.*?)</title>", dump_dom(page.as_uri()))[1]
+    _, title = in_browser(f"<!DOCTYPE html><title></title>{page_in}</body>", tmp_path, dump_dom, script)
     width, needed, boxes, outside = map(int, title.split())
     assert needed == width <= 390
     assert boxes > 8
@@ -252,7 +250,7 @@ def test_a_phone_scrolls_tables_and_never_the_page(full_board, tmp_path, dump_do
 
 @pytest.mark.browser
 def test_the_page_shows_every_figure_and_no_error(full_board, tmp_path, dump_dom):
-    title = in_browser(
+    _, title = in_browser(
         render(full_board),
         tmp_path,
         dump_dom,
@@ -273,16 +271,13 @@ def test_the_page_shows_every_figure_and_no_error(full_board, tmp_path, dump_dom
 
 
 @pytest.mark.browser
-def test_a_heading_sorts_and_the_filter_hides(full_board, tmp_path: Path, dump_dom):
-    clicks = """<script>
+def test_a_heading_sorts_and_the_filter_hides(full_board, tmp_path, dump_dom):
+    clicks = """
       const button = document.querySelector('[data-metric=rmse_domain] button');
       button.click(); button.click();
       const filter = document.getElementById('filter');
-      filter.value = 'e2cnn'; filter.dispatchEvent(new Event('input'));
-    </script>"""
-    page = tmp_path / "page.html"
-    page.write_text(render(full_board).replace("</body>", clicks + "</body>"), encoding="utf-8")
-    dom = dump_dom(page.as_uri())
+      filter.value = 'e2cnn'; filter.dispatchEvent(new Event('input'));"""
+    dom, _ = in_browser(render(full_board), tmp_path, dump_dom, clicks)
     assert re.search(r'data-metric="rmse_domain" aria-sort="descending"', dom)
     board = dom[dom.index('<table id="table">') :]
     head = board[board.index("<thead>") : board.index("</thead>")]

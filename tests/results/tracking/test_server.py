@@ -9,11 +9,10 @@ import urllib.request
 from dataclasses import replace
 
 import pytest
-from mlflow_support import IGNORED_WARNINGS, REPORT
+from mlflow_support import IGNORED_WARNINGS, REPORT, counts, history_of
 from PIL import Image
 
 from benchmark.errors import MachineError
-from benchmark.training.recorder import Epoch
 from results.tracking import experiment as mlflow_experiment
 from results.tracking import server as mlflow_server
 from results.tracking import sync as mlflow_sync
@@ -75,14 +74,6 @@ def runs(server, suite, which=""):
     return [] if experiment is None else list(client.search_runs([experiment.experiment_id], which))
 
 
-def history_of(epochs):
-    return [Epoch(e, 1.0 / (e + 1), 0.5 / (e + 1), 0.6 / (e + 1), 1e-3, 2.0) for e in range(epochs)]
-
-
-def named(board, name):
-    return replace(board, suite=replace(board.suite, name=name))
-
-
 def epochs_shown(server, run):
     curve = client_of(server).get_metric_history(run.info.run_id, "validation_rmse")
     return sorted((point.step, point.value) for point in curve)
@@ -94,24 +85,20 @@ def test_a_watch_shows_each_epoch_of_a_running_cell_and_completes_its_run(server
     board.finish(other)
     rounds = mlflow_watch.watch(board.store, board.suite, server.url, seconds=0)
 
-    def counts():
-        synced = next(rounds).synced
-        return synced.created, synced.updated, synced.unchanged, synced.removed
-
-    assert counts() == (3, 0, 0, 0), "the other cell, its setting and the board"
+    assert counts(next(rounds).synced) == (3, 0, 0, 0), "the other cell, its setting and the board"
     with board.recording(cell) as recorder:
         recorder.progress(history_of(2), 100)
-        assert counts() == (1, 2, 1, 0), "the setting and the board say that it runs"
+        assert counts(next(rounds).synced) == (1, 2, 1, 0), "the setting and the board say that it runs"
         (run,) = runs(server, "watched", f"tags.`symbench.cell` = '{cell.id}'")
         assert (run.info.status, run.data.tags["symbench.state"]) == ("RUNNING", "running")
         assert run.data.params["config.hidden"] == "64"
         for epochs in (3, 60, 100):  # more than the curve of a finished cell has points
             recorder.progress(history_of(epochs), 100)
-            assert counts() == (0, 1, 3, 0)
+            assert counts(next(rounds).synced) == (0, 1, 3, 0)
             expected = [(one.epoch, one.validation_rmse) for one in history_of(epochs)]
             assert epochs_shown(server, run) == expected, "each once"
             recorder.progress(history_of(epochs), 100)  # a heartbeat
-            assert counts() == (0, 0, 4, 0)
+            assert counts(next(rounds).synced) == (0, 0, 4, 0)
         recorder.finish("done", {"rmse_future": 0.1, "best_epoch": 40, "training_seconds": 200.0})
     last = next(rounds)
     assert (last.final, last.synced.created, last.synced.updated) == (2, 0, 3)
@@ -166,7 +153,7 @@ def test_the_boards_open_in_a_browser(server, full_board, new_cell, dump_dom, tm
 def test_a_server_killed_in_mid_sync_loses_nothing(server, full_board, monkeypatch):
     """Last of this file, since it takes the server away."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    board, made = named(full_board, "killed"), 0
+    board, made = replace(full_board, suite=replace(full_board.suite, name="killed")), 0
 
     def create(*arguments):
         nonlocal made
