@@ -1,4 +1,4 @@
-"""SLURM's commands as scripts that answer what a test says."""
+"""Scripts in place of SLURM's commands, with answers that a test chooses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 class FakeSlurm:
-    """Commands that answer what a test says. sbatch gives numbers from 100, and `sent` are the texts that it got."""
+    """Scripts in place of SLURM's commands. sbatch gives job numbers from 100; `sent` are its batch scripts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -23,7 +23,7 @@ class FakeSlurm:
 
     @classmethod
     def on_path(cls, folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-        """The commands in a new `folder`, in front of the system's."""
+        """Write the scripts to a new `folder` and put it on the path."""
         made = cls(folder)
         monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
         monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
@@ -38,7 +38,7 @@ class FakeSlurm:
         self.script(command, "\n".join(f"echo '{line}'" for line in lines if line) or "true")
 
     def says_in_turn(self, command: str, *answers: str) -> None:
-        """Each call takes the next answer, which is shell; the last one stays."""
+        """Set the shell code of each call in turn; the last one repeats."""
         cases = "\n".join(f"{number}) {answer} ;;" for number, answer in enumerate(answers[:-1]))
         count = f'n=$(cat "$HERE/{command}.n" 2>/dev/null || echo 0); echo $((n + 1)) > "$HERE/{command}.n"'
         self.script(command, f"{count}\ncase $n in\n{cases}\n*) {answers[-1]} ;;\nesac")

@@ -1,4 +1,4 @@
-"""A site file, and what is said of a wrong one; SLURM itself is in tests/slurm."""
+"""Site files and their error messages."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
-def test_the_shipped_sites_load() -> None:
+def test_the_included_sites_load() -> None:
     assert site.available()
     for name in site.available():
         assert site.load(name).scheduler == "slurm"
 
 
-def test_defaults_and_lines(tmp_path: Path) -> None:
+def test_defaults_and_setup_lines(tmp_path: Path) -> None:
     loaded = site.load(write(tmp_path, "{scheduler: slurm, setup: [module load python, export A=1]}"))
     assert loaded == Site(scheduler="slurm", setup=("module load python", "export A=1"))
 
@@ -41,7 +41,7 @@ def test_defaults_and_lines(tmp_path: Path) -> None:
         ("{", "not valid YAML"),
     ],
 )
-def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
+def test_a_wrong_site_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         site.load(write(tmp_path, text))
     assert message in str(caught.value)

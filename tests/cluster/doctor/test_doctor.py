@@ -1,9 +1,8 @@
-"""What the doctor makes of what it sees; that it sees a real cluster is in tests/slurm."""
+"""Findings of the doctor; a real cluster is examined in tests/slurm."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ QUESTION = "/shared/jobs/x"
 
 
 def rank(**changes: Any) -> dict[str, Any]:
-    """The answer of a rank where all is well."""
+    """Answer of a rank without problems."""
     return {
         "host": "n1",
         **probe.versions(),
@@ -40,12 +39,12 @@ def rank(**changes: Any) -> dict[str, Any]:
     }
 
 
-def found(*ranks: dict[str, Any], site: Site = CPUS, disk: float = 0.0) -> dict[str, Finding]:
+def findings_of(*ranks: dict[str, Any], site: Site = CPUS, disk: float = 0.0) -> dict[str, Finding]:
     return {finding.check: finding for finding in rank_findings(site, ranks, QUESTION, disk)}
 
 
-def test_where_all_is_well_nothing_is_advised() -> None:
-    findings = found(rank(), rank(host="n2"))
+def test_without_problems_there_is_no_advice() -> None:
+    findings = findings_of(rank(), rank(host="n2"))
     assert {finding.verdict for finding in findings.values()} == {"ok"}
     assert {finding.advice for finding in findings.values()} == {""}
     assert "n1, n2" in findings["shared folder"].detail
@@ -69,21 +68,22 @@ def test_where_all_is_well_nothing_is_advised() -> None:
         ({"ahead_of_disk": -45.0}, CPUS, "clock", "warning", "45 s apart"),
     ],
 )
-def test_what_is_wrong_on_one_node_is_named_with_what_to_do(
+def test_a_problem_on_one_node_is_reported_with_advice(
     changes: dict[str, Any], site: Site, check: str, verdict: str, detail: str
 ) -> None:
-    finding = found(rank(), rank(host="n2", **changes), site=site)[check]
+    finding = findings_of(rank(), rank(host="n2", **changes), site=site)[check]
     assert finding.verdict == verdict
     assert detail in finding.detail
     assert finding.advice
 
 
-def test_the_clock_of_this_machine_counts_too() -> None:
-    assert found(rank(), disk=-120.0)["clock"].verdict == "warning"
+def test_the_clock_of_this_machine_is_compared() -> None:
+    assert findings_of(rank(), disk=-120.0)["clock"].verdict == "warning"
 
 
 def test_gpus_are_named() -> None:
-    assert found(rank(gpus=["A100"]), rank(host="n2", gpus=["A100"]), site=GPUS)["gpu"] == Finding("gpu", "ok", "A100")
+    findings = findings_of(rank(gpus=["A100"]), rank(host="n2", gpus=["A100"]), site=GPUS)
+    assert findings["gpu"] == Finding("gpu", "ok", "A100")
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_gpus_are_named() -> None:
         ({"controller": False}, "squeue does not answer there"),
     ],
 )
-def test_a_container_without_slurm_is_told(changes: dict[str, Any], detail: str) -> None:
-    finding = found(rank(**changes))["commands in a job"]
+def test_a_container_without_slurm_is_reported(changes: dict[str, Any], detail: str) -> None:
+    finding = findings_of(rank(**changes))["commands in a job"]
     assert (finding.verdict, finding.detail) == ("warning", detail)
     assert "container" in finding.advice
 
@@ -110,17 +110,17 @@ def test_a_wrong_sum_is_a_failure() -> None:
 def test_the_probe_describes_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / probe.QUESTION).write_text(f'"{QUESTION}"')
-    told = probe.describe(tmp_path, "$NO_SUCH_VARIABLE")
-    assert told["question"] == QUESTION
-    assert told["missing_commands"] == list(probe.IN_JOB_COMMANDS)
-    assert not told["controller"]
-    assert "the job has no such variable" in told["scratch"]
-    assert told["broken"] == []
-    assert told.keys() >= rank().keys() - {"ahead_of_disk"}
+    environment = probe.describe(tmp_path, "$NO_SUCH_VARIABLE")
+    assert environment["question"] == QUESTION
+    assert environment["missing_commands"] == list(probe.IN_JOB_COMMANDS)
+    assert not environment["controller"]
+    assert "the job has no such variable" in environment["scratch"]
+    assert environment["broken"] == []
+    assert environment.keys() >= rank().keys() - {"ahead_of_disk"}
     assert probe.describe(tmp_path, str(tmp_path / "scratch"))["scratch"] == ""
 
 
-def test_a_store_is_looked_at_and_not_made(tmp_path: Path) -> None:
+def test_the_store_is_checked_and_not_made(tmp_path: Path) -> None:
     finding = doctor._store(tmp_path / "not" / "yet")
     assert finding.verdict in ("ok", "warning")
     assert not (tmp_path / "not").exists()
@@ -134,9 +134,7 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
     assert doctor._store(tmp_path / "closed" / "runs").verdict == "failed"
 
 
-def test_without_slurm_the_commands_are_named_and_nothing_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_slurm_the_missing_commands_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     findings = list(examine_site(CPUS, tmp_path / "runs", 1.0))
     assert findings[-1].check == "commands"
@@ -147,12 +145,12 @@ def test_without_slurm_the_commands_are_named_and_nothing_is_made(
 
 
 @pytest.mark.parametrize("name", ["100%", "back\\slash", "line\nbreak"])
-def test_a_path_that_slurm_would_rewrite_is_refused_first(tmp_path: Path, name: str) -> None:
+def test_a_path_that_slurm_would_change_is_refused_first(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="cannot be given to SLURM"):
         list(examine_site(CPUS, tmp_path / name, 1.0))
 
 
-def test_the_last_words_of_a_job_are_its_own(tmp_path: Path) -> None:
+def test_the_last_log_line_of_a_job_is_not_from_srun(tmp_path: Path) -> None:
     assert waiting.last_log_line(tmp_path, "7") == ""
     (tmp_path / "7_0_log.out").write_text("starts\nexecve(): No such file\n\nsrun: error: n1: task 0: Exited\n")
     assert waiting.last_log_line(tmp_path, "7") == "execve(): No such file"
@@ -160,13 +158,11 @@ def test_the_last_words_of_a_job_are_its_own(tmp_path: Path) -> None:
     assert waiting.last_log_line(tmp_path, "8") == "srun: error: n1: task 0: Exited"
 
 
-def test_each_state_is_told_once_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_state_is_reported_once_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     states = iter([{"7": "PENDING"}, {"7": "PENDING"}, None, {"7": "RUNNING"}, {}])
     monkeypatch.setattr(slurm, "queue", lambda: next(states))
-    monkeypatch.setattr(
-        slurm, "call", lambda *command, **more: subprocess.CompletedProcess(command, 0, "Priority\n", "")
-    )
+    monkeypatch.setattr(slurm, "output", lambda *command: "Priority\n")
     monkeypatch.setattr(waiting, "POLL_SECONDS", 0.0)
-    told: list[str] = []
-    assert waiting.wait_for("7", 60.0, told.append) is None
-    assert told == ["PENDING (Priority)", "unknown, squeue does not answer", "RUNNING"]
+    reported: list[str] = []
+    assert waiting.wait_for("7", 60.0, reported.append) is None
+    assert reported == ["PENDING (Priority)", "unknown, squeue does not answer", "RUNNING"]

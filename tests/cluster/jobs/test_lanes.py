@@ -1,4 +1,4 @@
-"""How many cells run side by side on this machine, on which GPUs, and how that is shown."""
+"""Lanes on this machine: their number, their GPUs and threads, and the display of their progress."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def machine(patch: pytest.MonkeyPatch, cpus: int = 8, gpus: int = 0, gigabytes: 
 
 
 @pytest.mark.parametrize(
-    ("resources", "there", "parallel", "lanes"),
+    ("resources", "hardware", "parallel", "lanes"),
     [
         ("{ranks: 1}", {"cpus": 2}, None, 2),
         ("{ranks: 1}", {"cpus": 1}, None, 1),
-        ("{ranks: 1}", {"cpus": 8}, None, 4),  # as there is no more to train
+        ("{ranks: 1}", {"cpus": 8}, None, 4),  # one for each trained cell
         ("{ranks: 1}", {"cpus": 8, "gigabytes": 2.5}, None, 2),
         ("{ranks: 1}", {"cpus": 8, "gigabytes": 0.1}, None, 1),
-        ("{ranks: 1}", {"cpus": 8, "gigabytes": 0.1}, 3, 3),  # who asks for it is believed
+        ("{ranks: 1}", {"cpus": 8, "gigabytes": 0.1}, 3, 3),  # --parallel overrides memory
         ("{ranks: 1}", {"cpus": 1}, 99, 4),
         ("{ranks: 2}", {"cpus": 7}, None, 3),
         ("{ranks: 2}", {"cpus": 2}, None, 1),
@@ -66,18 +66,16 @@ def test_lanes(
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
     resources: str,
-    there: dict[str, float],
+    hardware: dict[str, float],
     parallel: int | None,
     lanes: int,
 ) -> None:
-    machine(monkeypatch, **there)  # type: ignore[arg-type]
+    machine(monkeypatch, **hardware)  # type: ignore[arg-type]
     suite = suite_of(tmp_path, resources)
     assert shape_here(suite, store, parallel).lanes == lanes
 
 
-def test_cells_of_the_published_size_need_gigabytes_each(
-    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_limits_lanes_of_published_size(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     path = suite_in(tmp_path, seeds=str(list(range(9))))
     text = path.read_text().replace("preset: small", "preset: paper").replace("train_steps: 2", "train_steps: 6")
     path.write_text(text.replace("batch_size: 8", "batch_size: 16"))
@@ -85,7 +83,7 @@ def test_cells_of_the_published_size_need_gigabytes_each(
     machine(monkeypatch, cpus=64, gigabytes=30.0)
     assert shape_here(suite, store).lanes == 5
     machine(monkeypatch, cpus=64, gpus=8, gigabytes=30.0)
-    assert shape_here(suite, store).lanes == 8  # there they are on the GPU
+    assert shape_here(suite, store).lanes == 8  # fields are in GPU memory
 
 
 @pytest.mark.parametrize(
@@ -116,7 +114,7 @@ def test_each_lane_sees_its_own_gpus(
     assert [launch._gpus_of(lane, shape) for lane in range(shape.lanes)] == gpus
 
 
-def test_threads_are_shared_out_among_all_ranks(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_share_the_threads(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, cpus=19)
     for resources, threads in (("{ranks: 1}", 4), ("{ranks: 2}", 2), ("{ranks: 8}", 1)):
         suite = suite_of(tmp_path, resources)
@@ -127,7 +125,7 @@ def test_threads_are_shared_out_among_all_ranks(tmp_path: Path, store: Store, mo
     assert [launch.threads_of(Shape("cpu", ranks)) for ranks in (1, 2, 8)] == [3, 3, 2]
 
 
-def test_a_selection_is_planned_for_the_lanes_that_it_will_have(
+def test_a_selection_is_planned_with_the_lanes_of_the_suite(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suites_seen: list[Suite] = []
@@ -145,18 +143,18 @@ def test_a_selection_is_planned_for_the_lanes_that_it_will_have(
     assert [len(seen.cells) for seen in suites_seen] == [len(suite.cells)]
 
 
-def test_parallel_is_for_this_machine_and_a_number() -> None:
+def test_wrong_values_of_parallel() -> None:
     run = ["run", "quickstart", "--parallel"]
     result = CliRunner().invoke(cli, [*run, "2", "--on", "gpu-cluster"])
     assert isinstance(result.exception, UserError)
     assert "cells_per_gpu in the site's file" in str(result.exception)
-    for wrong in ("0", "-1", "two"):
-        result = CliRunner().invoke(cli, [*run, wrong])
+    for value in ("0", "-1", "two"):
+        result = CliRunner().invoke(cli, [*run, value])
         assert result.exit_code == 2
         assert "Invalid value for '--parallel'" in result.output
 
 
-def test_every_running_cell_has_a_line_and_every_ended_one_is_told_once(tmp_path: Path) -> None:
+def test_running_cells_have_a_line_and_ended_ones_are_announced_once(tmp_path: Path) -> None:
     cells = suite_of(tmp_path, seeds=MAX_LINES + 2).cells[1:]
     history = (Epoch(1, 0.5, 0.5, 0.25, 1e-3, 1.0),)
     running = {cell.id: Record(cell, Status("running", epoch=1, epochs=3), {}, history, {}, tmp_path) for cell in cells}

@@ -1,4 +1,4 @@
-"""Launching for real: submitit's local executor, gloo ranks, processes killed in the middle."""
+"""Launches on this machine with real processes: gloo ranks, killed processes, failing cells, refusals."""
 
 import json
 import os
@@ -16,14 +16,13 @@ from support import outcome, records, start, symbench
 
 from benchmark.models import model_registry
 from benchmark.suite import loading as suites
-from benchmark.suite.suite import Suite
 from results.store.record import Record
 from results.store.store import Store
 
 MakeSuite = Callable[..., Path]
 
 TOY = '''
-"""A baseline dropped into a folder: one number for each component."""
+"""Baseline with one factor for each component."""
 import torch
 from benchmark.models.baseline import Baseline
 
@@ -38,7 +37,7 @@ class Gain(Baseline):
 
 
 MOODY = '''
-"""A baseline whose setting says what becomes of its training."""
+"""Baseline whose setting `act` decides how its training ends."""
 import os, signal, time
 from pathlib import Path
 from typing import Literal
@@ -52,7 +51,7 @@ def wait_for(name):
     deadline = time.monotonic() + 120
     while not (HERE / name).exists():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"nobody left {name}")
+            raise TimeoutError(f"no file {name}")
         time.sleep(0.01)
 
 class Moody(Baseline):
@@ -80,7 +79,7 @@ class Moody(Baseline):
 
 @pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each rank has one thread, however many run side by side."""
+    """One thread for each rank, for any number of lanes."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -89,10 +88,10 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def wait_for_epoch(path: Path, store: Store, epoch: int, cells: int = 1) -> None:
-    """Until so many at once are that far."""
-    loaded: Suite = suites.load(str(path))
+    """Wait until `cells` running cells have done `epoch` epochs."""
+    suite = suites.load(str(path))
     for _ in range(6000):
-        running = [r for r in store.read(loaded.cells)[0].values() if r.status.state == "running"]
+        running = [r for r in store.read(suite.cells)[0].values() if r.status.state == "running"]
         if sum(record.status.epoch >= epoch for record in running) >= cells:
             return
         time.sleep(0.05)
@@ -100,13 +99,13 @@ def wait_for_epoch(path: Path, store: Store, epoch: int, cells: int = 1) -> None
 
 
 def wait_for_the_end(pids: Sequence[int]) -> None:
-    """Who is killed dies a moment later, and is a zombie until its parent, or init, has looked."""
+    """Wait until the processes have ended or are zombies."""
     for _ in range(100):
-        left = [process for process in psutil.process_iter(["status"]) if process.pid in pids]
-        if all(process.info["status"] == psutil.STATUS_ZOMBIE for process in left):
+        processes = [process for process in psutil.process_iter(["status"]) if process.pid in pids]
+        if all(process.info["status"] == psutil.STATUS_ZOMBIE for process in processes):
             return
         time.sleep(0.1)
-    raise AssertionError(f"still there: {left}")
+    raise AssertionError(f"still running: {processes}")
 
 
 def losses(record: Record) -> list[object]:
@@ -122,7 +121,7 @@ from benchmark.models.convnet import ConvNet
 
 
 class Halting(ConvNet):
-    # Trains as far as the file beside this one says, from 0 to 1.
+    # Trains up to the progress in the file `limit`, from 0 to 1.
 
     def before_step(self, progress: float) -> None:
         while progress >= float(Path(__file__).with_name("limit").read_text()):
@@ -141,7 +140,7 @@ def press_ctrl_c(launched: subprocess.Popen[bytes]) -> None:
 
 
 def terminate(launched: subprocess.Popen[bytes]) -> None:
-    """The launcher alone, which stops its jobs."""
+    """Send SIGTERM to the launcher, which stops its jobs."""
     launched.terminate()
     assert launched.wait(timeout=60) == 130
 
@@ -150,7 +149,7 @@ def terminate(launched: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize(
     ("ranks", "lanes", "stops"), [(1, 2, (kill_all, press_ctrl_c, terminate)), (2, 1, (kill_all,))]
 )
-def test_stopped_in_mid_training_it_goes_on_bit_for_bit(
+def test_a_stopped_training_continues_bit_for_bit(
     store: Store,
     make_suite: MakeSuite,
     tmp_path: Path,
@@ -159,7 +158,7 @@ def test_stopped_in_mid_training_it_goes_on_bit_for_bit(
     lanes: int,
     stops: Sequence[Callable[[subprocess.Popen[bytes]], None]],
 ) -> None:
-    """Killed or told to stop, two at once: the same command goes on, and gives the bits of cells run one by one."""
+    """After each stop the same command continues; two lanes give the same bits as one."""
     plugin, limit = tmp_path / "halting.py", tmp_path / "limit"
     plugin.write_text(HALTING, encoding="utf-8")
     monkeypatch.setattr(model_registry, "_plugins", {})
@@ -172,7 +171,7 @@ def test_stopped_in_mid_training_it_goes_on_bit_for_bit(
         launched = start(*command, store=store)
         wait_for_epoch(path, store, 2 * attempt, cells=lanes)
         stop(launched)
-        while any(store.being_run(cell) for cell in suites.load(str(path)).cells):  # the workers end a moment later
+        while any(store.being_run(cell) for cell in suites.load(str(path)).cells):  # workers end with a delay
             time.sleep(0.1)
         stopped = records(path, store)
         wait_for_the_end([record.status.pid for record in stopped])
@@ -188,7 +187,7 @@ def test_stopped_in_mid_training_it_goes_on_bit_for_bit(
     resumed = {record.cell.id: record for record in records(path, store)}
     assert [record.environment["lanes"] for record in resumed.values()] == [lanes] * lanes
     assert [record.status.attempt for record in resumed.values()] == [len(stops) + 1] * lanes
-    # Each attempt began where the one before had stopped: what that had written was not trained again.
+    # Each attempt continued from the checkpoint: epochs of earlier ones are not trained again.
     for key, history in histories:
         assert list(resumed[key].history[: len(history)]) == history
 
@@ -196,45 +195,40 @@ def test_stopped_in_mid_training_it_goes_on_bit_for_bit(
     undisturbed.make()
     (undisturbed.root / "data").symlink_to(store.data_folder.resolve())
     symbench("run", path, "--plugin", plugin, store=undisturbed)
-    for whole in records(path, undisturbed):
-        assert len(whole.history) == EPOCHS
-        assert losses(resumed[whole.cell.id]) == losses(whole)
-        assert outcome(resumed[whole.cell.id]) == outcome(whole)
+    for record in records(path, undisturbed):
+        assert len(record.history) == EPOCHS
+        assert losses(resumed[record.cell.id]) == losses(record)
+        assert outcome(resumed[record.cell.id]) == outcome(record)
 
 
-def test_one_failing_cell_stops_no_sibling(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
-    (tmp_path / "faulty.py").write_text(
-        TOY.format(body="return 1 / 0 if self.training else x[:, -1]"), encoding="utf-8"
-    )
+def test_a_failing_cell_affects_no_other(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
+    (tmp_path / "faulty.py").write_text(TOY.format(body="return 1 / 0 if self.training else x[:, -1]"))
+    plugin = ("--plugin", tmp_path / "faulty.py")
     path = make_suite(models="[faulty, persistence]", ranks=2)
-    result = symbench("run", path, "--plugin", tmp_path / "faulty.py", store=store)
+    result = symbench("run", path, *plugin, store=store)
     assert result.returncode == 1
     assert "code_error: ZeroDivisionError: division by zero" in result.stderr
     assert "1 cells run, 0 were finished, 1 failed" in result.stdout
     assert "Traceback" not in result.stderr
-    plugin = ("--plugin", tmp_path / "faulty.py")
-    failed = next(
-        row["id"]
-        for row in json.loads(symbench("status", path, "--json", *plugin, store=store).stdout)
-        if row["state"] == "failed"
-    )
+    rows = json.loads(symbench("status", path, "--json", *plugin, store=store).stdout)
+    failed = next(row["id"] for row in rows if row["state"] == "failed")
     log = symbench("logs", failed[:6], store=store)
     assert log.stdout.startswith(f"{failed} ")
     assert "ZeroDivisionError" in log.stdout
     assert "persistence" not in log.stdout
-    wrong = symbench("retry", path, "--failed", "code_eror", *plugin, store=store)
-    assert wrong.returncode == 2
-    assert "unknown reason 'code_eror'; did you mean 'code_error'" in wrong.stderr
-    path = make_suite(models="[faulty, persistence]")  # one rank breaks as two do
+    refused = symbench("retry", path, "--failed", "code_eror", *plugin, store=store)
+    assert refused.returncode == 2
+    assert "unknown reason 'code_eror'; did you mean 'code_error'" in refused.stderr
+    path = make_suite(models="[faulty, persistence]")  # the same error with one rank
     again = symbench("retry", path, "--failed", "code_error", *plugin, store=store)
     assert again.returncode == 1
     assert "0 cells run, 0 were finished, 1 failed" in again.stdout
 
 
-def test_who_dies_without_a_word_leaves_the_cell_beside_it_alone(
+def test_a_dying_process_affects_only_its_cell(
     store: Store, make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first cell goes on only when the second one, which waits for it, is about to die: they run at once."""
+    """The first cell waits until the second is about to die, so both run at once."""
     (tmp_path / "moody.py").write_text(MOODY, encoding="utf-8")
     path = make_suite(models="[{moody: {act: [wait, die, fail, train]}}]")
     result = symbench("run", path, "--parallel", 2, "--plugin", tmp_path / "moody.py", store=store)
@@ -244,11 +238,11 @@ def test_who_dies_without_a_word_leaves_the_cell_beside_it_alone(
     monkeypatch.setattr(model_registry, "_plugins", {})
     model_registry.add_plugin(tmp_path / "moody.py")
     ended = [(record.status.state, record.status.failure, record.status.attempt) for record in records(path, store)]
-    # One that has failed is tried once; who marked the dead one had to hold it, but made no attempt.
+    # Each cell has one attempt: marking the dead one takes a lease, but is no attempt.
     assert ended == [("done", "", 1), ("failed", "killed", 1), ("failed", "code_error", 1), ("done", "", 1)]
 
 
-def test_toy_baselines_in_a_folder_reach_the_board_and_nan_is_a_result(
+def test_plug_ins_are_trained_and_ranked_and_a_diverged_one_is_a_result(
     store: Store, make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_registry, "_plugins", {})
@@ -265,16 +259,16 @@ def test_toy_baselines_in_a_folder_reach_the_board_and_nan_is_a_result(
     board = symbench("leaderboard", path, *plugins, store=store)
     assert board.returncode == 0, board.stderr
     assert "gain" in board.stdout
-    found = {record.cell.model.name: record for record in records(path, store)}
-    assert found["bomb"].status.state == "diverged"
-    still, gain = found["persistence"].metrics["rmse_future"], found["gain"].metrics["rmse_future"]
-    assert gain < still  # the field decays, and it learnt that
+    by_model = {record.cell.model.name: record for record in records(path, store)}
+    assert by_model["bomb"].status.state == "diverged"
+    rmse = {name: record.metrics["rmse_future"] for name, record in by_model.items() if name != "bomb"}
+    assert rmse["gain"] < rmse["persistence"]  # it has learnt that the field decays
     again = symbench("run", path, *plugins, store=store)
     assert "0 cells run, 3 were finished" in again.stdout
 
 
 class TestRefusals:
-    """Each one clear line and exit status 2 or 3; nothing lost, nothing run twice."""
+    """Each refusal is one line with exit status 2 or 3."""
 
     def refused(self, result: subprocess.CompletedProcess[str], status: int, *parts: str) -> None:
         assert result.returncode == status, result.stderr
@@ -305,8 +299,8 @@ class TestRefusals:
     def test_data_of_another_level(self, store: Store, make_suite: MakeSuite) -> None:
         path = make_suite()
         path.write_text(path.read_text().replace("level: 0", "level: 1"))
-        there = next(store.data_folder.rglob("*.h5"))
-        there.rename(there.with_name("level_1.h5"))
+        file = next(store.data_folder.rglob("*.h5"))
+        file.rename(file.with_name("level_1.h5"))
         result = symbench("run", path, store=store)
         assert result.returncode == 1
         assert "holds smoke_rotation_levels (small) level 0" in result.stderr
@@ -315,13 +309,13 @@ class TestRefusals:
         next(store.data_folder.rglob("*.h5")).unlink()
         self.refused(symbench("run", make_suite(), store=store), 3, "no such data file", "symbench data prepare")
 
-    def test_a_store_or_a_cell_in_which_another_run_is_at_work(self, store: Store, make_suite: MakeSuite) -> None:
+    def test_a_store_or_a_cell_of_another_run(self, store: Store, make_suite: MakeSuite) -> None:
         path = make_suite(epochs=1000)
         first = start("run", path, store=store)
         try:
             wait_for_epoch(path, store, 1)
             self.refused(symbench("run", path, store=store), 3, "another `symbench run` is at work here")
-            first.kill()  # the launcher alone: its job goes on
+            first.kill()  # its job continues
             first.wait()
             self.refused(symbench("run", path, store=store), 3, "still being run by an earlier job")
             assert records(path, store)[0].status.attempt == 1

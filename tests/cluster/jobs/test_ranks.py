@@ -1,4 +1,4 @@
-"""One suite run by one rank and by two: the same results, which a second start finds."""
+"""One suite run with one rank and with two: equal results, and nothing to do for a second run."""
 
 import json
 import shutil
@@ -21,14 +21,14 @@ class Launch(NamedTuple):
 
 
 def narrow(name: str) -> dict[str, object]:
-    """Settings that make a baseline small, and penalised where it can be."""
+    """Settings that make a baseline small, with a penalty if it has one."""
     small = {"hidden": 2, "penalty": 0.01}
     return {key: value for key, value in small.items() if key in model_registry.model(name).Config.model_fields}
 
 
 @pytest.fixture(scope="module")
 def launches(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Launch]:
-    """By the number of ranks."""
+    """Finished launches by number of ranks."""
     models = json.dumps(["persistence", *({name: narrow(name)} for name in TRAINED)])
     done = {}
     for ranks in (1, 2):
@@ -40,7 +40,7 @@ def launches(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Launch]:
     return done
 
 
-def test_a_suite_runs_and_the_second_start_finds_it_done(launches: dict[int, Launch]) -> None:
+def test_a_finished_suite_is_not_run_again(launches: dict[int, Launch]) -> None:
     suite, store, printed = launches[2]
     assert "4 cells run, 0 were finished, 0 failed" in printed
     done = records(suite, store)
@@ -58,25 +58,25 @@ def test_a_suite_runs_and_the_second_start_finds_it_done(launches: dict[int, Lau
 
 
 def test_two_ranks_equal_one(launches: dict[int, Launch]) -> None:
-    """Same global batch: the same curve and the same metrics, to the rounding of a sum in another order.
+    """With the same global batch, curve and metrics are equal up to the order of sums.
 
-    The first epoch shows whether gradients and penalty are right. Later the kink of an L1 penalty turns rounding into
-    a step of another sign, and a roll-out amplifies that. The contract asks it of every baseline, for two steps.
+    The first epoch checks gradients and penalty. Later the kink of an L1 penalty turns rounding into a step of another
+    sign, which a rollout amplifies. The contract checks every baseline for two steps.
     """
     alone, together = (records(launches[ranks].suite, launches[ranks].store) for ranks in (1, 2))
     for one, two in zip(alone, together, strict=True):
         assert one.environment["world_size"] == 1
         assert two.environment["world_size"] == 2
         assert one.cell.id == two.cell.id
-        for epoch, (left, right) in enumerate(zip(one.history, two.history, strict=True)):
+        for epoch, (first, second) in enumerate(zip(one.history, two.history, strict=True)):
             tolerance = 1e-6 if epoch == 0 else 5e-3
-            assert right.train_loss == pytest.approx(left.train_loss, rel=tolerance)
-            assert right.validation_rmse == pytest.approx(left.validation_rmse, rel=tolerance)
+            assert second.train_loss == pytest.approx(first.train_loss, rel=tolerance)
+            assert second.validation_rmse == pytest.approx(first.validation_rmse, rel=tolerance)
         for name in ("rmse_future", "rmse_domain", "vrmse_future"):
             assert two.metrics[name] == pytest.approx(one.metrics[name], rel=5e-3)
 
 
-def test_an_unreadable_record_is_made_again_without_training_again(launches: dict[int, Launch], tmp_path: Path) -> None:
+def test_an_unreadable_record_is_written_again_without_training(launches: dict[int, Launch], tmp_path: Path) -> None:
     suite, store, _ = launches[1]
     store = Store(Path(shutil.copytree(store.root, tmp_path / "copy")))
     before = next(record for record in records(suite, store) if record.cell.model.name == "convnet")

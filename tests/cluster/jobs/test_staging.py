@@ -1,4 +1,4 @@
-"""Data on a node's own disk: copied once, never read by halves, and read from the store where that is not possible."""
+"""Copies of data on a node's local disk: made once, never read incomplete, with the store as fallback."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import store_in, suite_in
@@ -31,10 +32,6 @@ def store(tmp_path: Path) -> Store:
     return store_in(tmp_path / "store")
 
 
-def file_in(folder: Path, cell: Cell) -> Path:
-    return field_path(folder, cell.dataset)
-
-
 def test_a_copy_is_made_once_and_again_when_the_data_change(
     store: Store, cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -44,7 +41,7 @@ def test_a_copy_is_made_once_and_again_when_the_data_change(
     monkeypatch.setenv("NODE_DISK", str(tmp_path / "disk"))
     folder = stage(store.data_folder, cell, "$NODE_DISK/scratch")
     assert folder == tmp_path / "disk" / "scratch" / f"symbench-data-{os.getuid()}"
-    source, copy = file_in(store.data_folder, cell), file_in(folder, cell)
+    source, copy = field_path(store.data_folder, cell.dataset), field_path(folder, cell.dataset)
     assert copy.read_bytes() == source.read_bytes()
     assert stage(store.data_folder, cell, "$NODE_DISK/scratch") == folder
     assert len(copies) == 1
@@ -56,7 +53,7 @@ def test_a_copy_is_made_once_and_again_when_the_data_change(
     assert stage(store.data_folder, cell, None) == store.data_folder
 
 
-def test_our_folder_is_ours_alone(tmp_path: Path) -> None:
+def test_the_scratch_folder_is_private(tmp_path: Path) -> None:
     folder = scratch_folder(str(tmp_path))
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
@@ -70,15 +67,10 @@ def test_our_folder_is_ours_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("why", ["full", "no variable", "a file in the way", "not ours"])
-def test_where_it_cannot_be_copied_it_is_read_where_it_is_and_the_log_says_so(
-    store: Store,
-    cell: Cell,
-    tmp_path: Path,
-    why: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_if_the_copy_fails_data_are_read_from_the_store(
+    store: Store, cell: Cell, tmp_path: Path, why: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    scratch, reason = str(tmp_path / "scratch"), ""
+    scratch = str(tmp_path / "scratch")
     if why == "full":
 
         def full(source: Path, to: Path) -> None:
@@ -103,13 +95,12 @@ def test_where_it_cannot_be_copied_it_is_read_where_it_is_and_the_log_says_so(
     assert not list(tmp_path.glob("scratch/**/*.tmp"))
 
 
-def test_two_at_once_copy_once_and_neither_sees_half_a_file(
+def test_of_two_processes_one_copies_and_neither_sees_half_a_file(
     store: Store, cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = file_in(store.data_folder, cell).stat().st_size
+    size = field_path(store.data_folder, cell.dataset).stat().st_size
     begun, go_on, seen = threading.Event(), threading.Event(), []
-    copies = []
-    copy2 = shutil.copy2
+    copies, copy2 = [], shutil.copy2
 
     def slow(source: Path, to: Path) -> None:
         copies.append(to)
@@ -121,7 +112,7 @@ def test_two_at_once_copy_once_and_neither_sees_half_a_file(
     monkeypatch.setattr(staging.shutil, "copy2", slow)
 
     def other() -> None:
-        seen.append(file_in(stage(store.data_folder, cell, str(tmp_path / "scratch")), cell).stat().st_size)
+        seen.append(field_path(stage(store.data_folder, cell, str(tmp_path / "scratch")), cell.dataset).stat().st_size)
 
     threads = [threading.Thread(target=other) for _ in range(2)]
     for thread in threads:
@@ -136,6 +127,6 @@ def test_two_at_once_copy_once_and_neither_sees_half_a_file(
     assert len(copies) == 1
 
 
-def test_what_is_missing_is_left_to_those_who_read_it(store: Store, cell: Cell, tmp_path: Path) -> None:
-    file_in(store.data_folder, cell).unlink()
+def test_missing_data_are_no_error_of_the_copy(store: Store, cell: Cell, tmp_path: Path) -> None:
+    field_path(store.data_folder, cell.dataset).unlink()
     assert stage(store.data_folder, cell, str(tmp_path / "scratch")) == store.data_folder

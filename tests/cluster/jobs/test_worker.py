@@ -1,4 +1,4 @@
-"""What a job does around its cells: lanes that share a list, and how it comes back into the queue."""
+"""The worker of a job: lanes that share cells, stale leases, and the requeue at the time limit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import store_in, suite_in
@@ -40,7 +41,7 @@ def cells(tmp_path: Path) -> tuple[Cell, ...]:
 
 @pytest.fixture
 def on_slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """The variables of a task of job 9, and its handlers taken away afterwards."""
+    """Environment of a task of SLURM job 9; signal handlers are restored afterwards."""
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     for name, value in {"JOB_ID": "9", "PROCID": "0", "LOCALID": "0", "NTASKS": "2", "JOB_NUM_NODES": "1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
@@ -54,15 +55,18 @@ def on_slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
         signal.signal(number, handler)
 
 
+def run_job(cells: tuple[Cell, ...], store: Store, **options: Any) -> None:
+    folder = store.root / "jobs" / "it's here"
+    folder.mkdir(parents=True, exist_ok=True)
+    job = Job(store=store.root, cells=cells, plugins=(), device="cpu", ranks=1, threads=1, requeues=1, **options)
+    (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+    worker.run_job(str(folder / "job.json"))
+
+
 def run(
-    cells: tuple[Cell, ...],
-    store: Store,
-    act: Act,
-    patch: pytest.MonkeyPatch,
-    lanes: int = 2,
-    since: float | None = None,
+    cells: tuple[Cell, ...], store: Store, act: Act, patch: pytest.MonkeyPatch, lanes: int = 2, **options: Any
 ) -> list[Cell]:
-    """One task of a job with `cells`; `act` is done in place of training. Returns those that it was done for."""
+    """Run one task of a job with `act` in place of training. Returns the cells that it was called for."""
     begun: list[Cell] = []
 
     def run_cell(cell: Cell, recorder: Recorder, *rest: object) -> None:
@@ -70,21 +74,7 @@ def run(
         act(cell, recorder)
 
     patch.setattr(worker, "run_cell", run_cell)
-    folder = store.root / "jobs" / "it's here"
-    folder.mkdir(parents=True, exist_ok=True)
-    job = Job(
-        store=store.root,
-        cells=cells,
-        plugins=(),
-        device="cpu",
-        ranks=1,
-        lanes=lanes,
-        since=since,
-        threads=1,
-        requeues=1,
-    )
-    (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
-    worker.run_job(str(folder / "job.json"))
+    run_job(cells, store, lanes=lanes, **options)
     return begun
 
 
@@ -96,8 +86,8 @@ def marks(store: Store) -> list[str]:
     return sorted(path.name for path in store.root.glob("jobs/*/requeue-*"))
 
 
-def by_another_lane(cell: Cell, store: Store, monkeypatch: pytest.MonkeyPatch, restart: int = 0) -> None:
-    """It took the cell, failed, and let it go."""
+def fail_on_another_lane(cell: Cell, store: Store, monkeypatch: pytest.MonkeyPatch, restart: int = 0) -> None:
+    """Record a failure of the cell on another lane, which no longer holds it."""
     ours = Holder.this_process()
     with monkeypatch.context() as patch:
         patch.setattr(lease.Holder, "this_process", lambda: replace(ours, pid=ours.pid + 1, job="9", restart=restart))
@@ -110,19 +100,19 @@ def by_another_lane(cell: Cell, store: Store, monkeypatch: pytest.MonkeyPatch, r
 def test_a_cell_that_failed_on_one_lane_is_not_tried_on_the_next(
     cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
 ) -> None:
-    by_another_lane(cells[0], store, on_slurm)
+    fail_on_another_lane(cells[0], store, on_slurm)
     assert run(cells, store, finish, on_slurm) == list(cells[1:])
     assert store.statuses(cells)[0][cells[0].id].attempt == 1
-    on_slurm.setenv("SLURM_RESTART_COUNT", "1")  # the job was requeued since: now it is anybody's again
+    on_slurm.setenv("SLURM_RESTART_COUNT", "1")  # after a requeue any lane may try it
     assert run(cells, store, finish, on_slurm) == [cells[0]]
 
 
-def test_on_this_machine_the_launch_is_what_lanes_have_in_common(
+def test_on_this_machine_lanes_share_the_start_time_of_the_launch(
     cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
 ) -> None:
-    """Within an allocation, say, whose number all launches share; and the process that failed is gone."""
+    """For instance in an allocation, where all launches have the same job number."""
     before = time.time()
-    by_another_lane(cells[0], store, on_slurm)
+    fail_on_another_lane(cells[0], store, on_slurm)
     assert run(cells, store, finish, on_slurm, since=before) == list(cells[1:])
     assert run(cells, store, finish, on_slurm, since=time.time()) == [cells[0]]
 
@@ -134,18 +124,16 @@ def held(cell: Cell, store: Store, holder: Holder) -> Path:
     return path
 
 
-def test_a_cell_that_another_lane_runs_is_not_waited_for(
-    cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
-) -> None:
+def test_a_cell_of_another_lane_is_skipped(cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch) -> None:
     held(cells[0], store, replace(Holder.this_process(), job="9"))
     on_slurm.setattr(worker.time, "sleep", lambda seconds: pytest.fail("it waits") if seconds else None)
     assert run(cells, store, finish, on_slurm) == list(cells[1:])
 
 
-def test_a_cell_that_this_job_held_before_its_node_died_is_waited_for(
+def test_a_worker_waits_for_a_cell_held_by_its_job_before_the_node_died(
     cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
 ) -> None:
-    """With lanes, too: it comes free when the lease is stale."""
+    """The cell is free when the lease is stale."""
     stale = held(cells[0], store, replace(Holder.this_process(), host="n2", job="9"))
     on_slurm.setenv("SLURM_RESTART_COUNT", "1")
     on_slurm.setattr(worker, "STALE_SECONDS", 60.0)
@@ -157,7 +145,7 @@ def test_a_cell_that_this_job_held_before_its_node_died_is_waited_for(
     assert run(cells, store, finish_and_let_time_pass, on_slurm) == [*cells[1:], cells[0]]
 
 
-def test_who_has_cells_left_when_the_time_is_up_leaves_a_mark(
+def test_a_lane_with_unfinished_cells_at_the_time_limit_writes_a_mark(
     cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
 ) -> None:
     def stop(cell: Cell, recorder: Recorder) -> None:
@@ -167,12 +155,12 @@ def test_who_has_cells_left_when_the_time_is_up_leaves_a_mark(
     assert run(cells, store, stop, on_slurm, lanes=1) == [cells[0]]
     assert marks(store) == ["requeue-9-0"]
     assert store.statuses(cells)[0][cells[0].id].failure == "time_limit"
-    on_slurm.setenv("SLURM_RESTART_COUNT", "1")  # the job has come back as often as it may
+    on_slurm.setenv("SLURM_RESTART_COUNT", "1")  # the last allowed restart
     run(cells, store, stop, on_slurm, lanes=1)
     assert marks(store) == ["requeue-9-0"]
 
 
-def test_who_is_done_leaves_none(cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch) -> None:
+def test_a_finished_lane_writes_no_mark(cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch) -> None:
     def finish_late(cell: Cell, recorder: Recorder) -> None:
         if cell == cells[-1]:
             os.kill(os.getpid(), signal.SIGUSR2)
@@ -182,41 +170,36 @@ def test_who_is_done_leaves_none(cells: tuple[Cell, ...], store: Store, on_slurm
     assert marks(store) == []
 
 
-def test_a_step_does_not_look_at_the_disk_and_a_save_does(
+def test_the_lease_is_read_before_a_save_and_not_at_each_step(
     cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
 ) -> None:
-    """Whoever has been followed writes nothing, though its heartbeat has not noticed yet."""
-    looked: list[Path] = []
+    """A holder with a successor writes nothing, even before its heartbeat notices."""
+    reads: list[Path] = []
     answers: list[bool] = []
     highest = lease._highest
 
-    def look(folder: Path) -> int:
-        looked.append(folder)
+    def read(folder: Path) -> int:
+        reads.append(folder)
         return highest(folder)
 
     def act(cell: Cell, recorder: Recorder, *rest: object) -> None:
-        (execution,) = (one for one in rest if isinstance(one, worker.Execution))
-        on_slurm.setattr(lease, "_highest", look)
-        write_json(
-            store.cell_folder(cell.id) / "lease-2.json", vars(replace(Holder.this_process(), host="n2", job="10"))
-        )
-        answers.extend([execution.should_stop(), bool(looked), execution.may_save(), execution.should_stop()])
+        (execution,) = (argument for argument in rest if isinstance(argument, worker.Execution))
+        on_slurm.setattr(lease, "_highest", read)
+        successor = replace(Holder.this_process(), host="n2", job="10")
+        write_json(store.cell_folder(cell.id) / "lease-2.json", vars(successor))
+        answers.extend([execution.should_stop(), bool(reads), execution.may_save(), execution.should_stop()])
         raise StoppedError
 
     on_slurm.setattr(worker, "run_cell", act)
-    folder = store.root / "jobs" / "alone"
-    folder.mkdir(parents=True)
-    job = Job(store=store.root, cells=cells[:1], plugins=(), device="cpu", ranks=1, threads=1, requeues=1)
-    (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
-    worker.run_job(str(folder / "job.json"))
+    run_job(cells[:1], store)
     assert answers == [False, False, False, True]
-    assert store.statuses(cells)[0][cells[0].id].state == "running"  # as it was: the successor writes now
+    assert store.statuses(cells)[0][cells[0].id].state == "running"  # unchanged, since the successor writes now
 
 
 @pytest.mark.parametrize("restart", ["", "3"])
 @pytest.mark.parametrize("refused", [False, True])
-def test_the_batch_script_requeues_the_job_where_there_is_a_mark(tmp_path: Path, restart: str, refused: bool) -> None:
-    """After srun, outside of any container; the exit status stays srun's."""
+def test_the_batch_script_requeues_a_marked_job(tmp_path: Path, restart: str, refused: bool) -> None:
+    """The exit status of srun is kept."""
     folder = tmp_path / "it's here; $(false)"
     folder.mkdir()
     scontrol = tmp_path / "scontrol"
@@ -226,16 +209,16 @@ def test_the_batch_script_requeues_the_job_where_there_is_a_mark(tmp_path: Path,
     environment |= {"SLURM_RESTART_COUNT": restart} if restart else {}
     text = "\n".join(["(exit 7)", "", "# teardown", *requeue_if_marked(folder)])
 
-    def play() -> subprocess.CompletedProcess[str]:
+    def run_script() -> subprocess.CompletedProcess[str]:
         return subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True, check=False)
 
-    done = play()
+    done = run_script()
     assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
-    (folder / "requeue-12-1").touch()  # of another start
-    assert play().returncode == 7
+    (folder / "requeue-12-1").touch()  # mark of another start
+    assert run_script().returncode == 7
     assert not (tmp_path / "called").exists()
     (folder / f"requeue-12-{restart or 0}").touch()
-    done = play()
+    done = run_script()
     assert (tmp_path / "called").read_text() == "requeue 12\n"
     assert done.returncode == 7
     assert ("cannot be requeued" in done.stdout) is refused

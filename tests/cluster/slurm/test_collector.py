@@ -1,4 +1,4 @@
-"""What becomes of cells whose jobs have ended, and of notes of what was sent; SLURM's commands are scripts here."""
+"""Cells of ended jobs, retries, and submission notes, with scripts in place of SLURM's commands."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Suite:
-    """Three cells of two ranks."""
+    """Three cells with two ranks each."""
     return suites.load(str(suite_in(tmp_path, seeds="[0, 1, 2]", ranks=2)))
 
 
@@ -64,7 +64,7 @@ def note_of(submission: Submission, store: Store, name: str = "earlier") -> Path
 
 
 def begin(store: Store, cell: Cell, failure: str = "") -> None:
-    """An attempt that failed so, or died without a word."""
+    """Make an attempt that failed with `failure`, or that died without an error."""
     with store.recorder(cell) as recorder:
         assert recorder is not None
         recorder.start()
@@ -72,23 +72,15 @@ def begin(store: Store, cell: Cell, failure: str = "") -> None:
             recorder.fail(failure, "in words")
 
 
-def latest(store: Store) -> Submission:
-    """The note that a collector left."""
-    return max(notes(store, Submission)[0], key=lambda one: len(one.sent_again))
-
-
-class TestNamingWhatFailed:
-    def test_cells_that_did_not_get_their_turn(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
-        """A job of several ranks dies with its first error; that is not the fault of the cells after it."""
+class TestClassesOfFailures:
+    def test_cells_after_a_failed_one(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        """A job of several ranks ends with its first error; later cells did not fail themselves."""
         first, second, third = suite.cells
         fake.says("sacct", "7|FAILED")
         submission = submission_of(suite, store, {"7": suite.cells})
         begin(store, first, "code_error")
-        assert collector.classify(suite, store, submission) == {
-            first.id: "code_error",
-            second.id: "not_begun",
-            third.id: "not_begun",
-        }
+        expected = {first.id: "code_error", second.id: "not_begun", third.id: "not_begun"}
+        assert collector.classify(suite, store, submission) == expected
         assert set(store.statuses(suite.cells)[0]) == {first.id}
 
     @pytest.mark.parametrize(
@@ -101,25 +93,21 @@ class TestNamingWhatFailed:
             ("CANCELLED by 0", "cancelled"),
         ],
     )
-    def test_a_job_that_began_nothing(
+    def test_a_job_that_began_no_cell(
         self, fake: FakeSlurm, suite: Suite, store: Store, state: str, failure: str
     ) -> None:
         fake.says("sacct", f"7|{state}" if state else "")
         submission = submission_of(suite, store, {"7": suite.cells})
         assert collector.classify(suite, store, submission) == {cell.id: failure for cell in suite.cells}
 
-    def test_cells_behind_one_in_a_cancelled_job_are_cancelled(
-        self, fake: FakeSlurm, suite: Suite, store: Store
-    ) -> None:
+    def test_all_cells_of_a_cancelled_job(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         fake.says("sacct", "7|CANCELLED by 0")
         begin(store, suite.cells[0], "preempted")
         submission = submission_of(suite, store, {"7": suite.cells})
         assert set(collector.classify(suite, store, submission).values()) == {"cancelled"}
 
-    def test_a_failure_of_an_earlier_submission_is_not_this_ones(
-        self, fake: FakeSlurm, suite: Suite, store: Store
-    ) -> None:
-        """What counts is the attempt, not the clock of a node."""
+    def test_failures_of_earlier_submissions(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        """Attempts are compared, not times, since the clocks of nodes may differ."""
         old, again, _ = suite.cells
         fake.says("sacct", "7|FAILED", "8|FAILED")
         begin(store, old, "code_error")
@@ -130,7 +118,7 @@ class TestNamingWhatFailed:
         assert collector.classify(suite, store, submission) == {old.id: "no_start", again.id: "communication"}
         assert store.statuses([old])[0][old.id].failure == "code_error"
 
-    def test_it_is_named_the_same_when_it_is_asked_twice(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+    def test_a_second_call_gives_the_same_classes(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         fake.says("sacct", "7|NODE_FAIL")
         submission = submission_of(suite, store, {"7": suite.cells[:2]})
         begin(store, suite.cells[0])
@@ -139,76 +127,51 @@ class TestNamingWhatFailed:
         assert store.statuses(suite.cells)[0][suite.cells[0].id].failure == "node_failure"
 
 
-class TestWhenSlurmIsSilent:
-    def jobs(self, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch) -> Submission:
+class TestWithoutAnswersOfSlurm:
+    @pytest.fixture
+    def submission(self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch) -> Submission:
+        """Jobs 7_0, 7_1 and 7_2 with one running cell each; squeue fails."""
+        fake.script("squeue", "exit 1")
         for cell in suite.cells:
             begin(store, cell)
         monkeypatch.setattr(collector, "ANSWER_SECONDS", 0.0)
-        first, second, third = suite.cells
-        return submission_of(suite, store, {"7_0": [first], "7_1": [second], "7_2": [third]})
+        return submission_of(suite, store, {f"7_{index}": [cell] for index, cell in enumerate(suite.cells)})
 
-    def test_what_may_be_in_the_queue_has_not_failed(
-        self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
+    def test_jobs_that_may_be_in_the_queue_have_not_failed(
+        self, fake: FakeSlurm, suite: Suite, store: Store, submission: Submission
     ) -> None:
-        """7_0 has ended by the book, 7_1 runs, of 7_2 nothing is known."""
-        submission = self.jobs(suite, store, monkeypatch)
-        fake.script("squeue", "exit 1")
+        """Accounting says that 7_0 has ended and 7_1 runs, and nothing about 7_2."""
         fake.says("sacct", "7_0|TIMEOUT", "7_1|RUNNING")
         assert collector.classify(suite, store, submission) == {suite.cells[0].id: "time_limit"}
         states = [store.statuses([cell])[0][cell.id].state for cell in suite.cells]
         assert states == ["failed", "running", "running"]
 
-    def test_the_job_after_all_of_them_knows_that_they_are_over(
-        self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
+    def test_in_the_collecting_job_all_others_have_ended(
+        self, suite: Suite, store: Store, submission: Submission, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        submission = self.jobs(suite, store, monkeypatch)
-        fake.script("squeue", "exit 1")
         monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
         assert collector.classify(suite, store, submission) == {cell.id: "killed" for cell in suite.cells}
 
-    def test_it_is_asked_again(
-        self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
+    def test_slurm_is_asked_again(
+        self, fake: FakeSlurm, suite: Suite, store: Store, submission: Submission, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        submission = self.jobs(suite, store, monkeypatch)
         monkeypatch.setattr(collector, "ANSWER_SECONDS", 60.0)
         fake.says_in_turn("squeue", "exit 1", "exit 1", "echo 7_1 RUNNING")
         fake.says_in_turn("sacct", *["echo '7_0|RUNNING'"] * 4, "echo '7_0|PREEMPTED'")
-        found = collector.classify(suite, store, submission)
-        assert found == {suite.cells[0].id: "preempted", suite.cells[2].id: "killed"}
+        failed = collector.classify(suite, store, submission)
+        assert failed == {suite.cells[0].id: "preempted", suite.cells[2].id: "killed"}
 
-    def test_a_user_without_a_name_has_no_empty_queue(self, fake: FakeSlurm) -> None:
+    def test_a_user_id_without_a_name_gives_no_empty_queue(self, fake: FakeSlurm) -> None:
         fake.script("squeue", "echo 'squeue: error: Invalid user: 4242' >&2")
         assert slurm.queue() is None
 
-    def test_the_queue_is_that_of_the_process_and_not_of_a_variable(
-        self, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_queue_is_that_of_the_user_id(self, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("USER", "somebody-else")
         fake.script("squeue", f'[[ " $* " == *" --user={os.getuid()} "* ]] && echo "7 RUNNING"')
         assert slurm.queue() == {"7": "RUNNING"}
 
 
-class TestSendingAgain:
-    def sent(
-        self,
-        fake: FakeSlurm,
-        suite: Suite,
-        store: Store,
-        failure: str,
-        before: Mapping[str, int],
-        state: str = "FAILED",
-    ) -> bool:
-        """Whether the collector sends a cell again that failed so, after it was sent again so often."""
-        cell = suite.cells[0]
-        fake.says("sacct", f"7|{state}")
-        submission = submission_of(suite, store, {"7": [cell]}, sent_again={cell.id: before})
-        begin(store, cell, failure)
-        collector.collect(str(note_of(submission, store)))
-        if not fake.sent:
-            return False
-        assert latest(store).sent_again[cell.id] == {**before, failure: before.get(failure, 0) + 1}
-        return True
-
+class TestRetries:
     @pytest.mark.parametrize(
         ("failure", "before", "is_sent"),
         [
@@ -218,33 +181,36 @@ class TestSendingAgain:
             ("code_error", {}, False),
         ],
     )
-    def test_each_class_has_a_count_of_its_own(
+    def test_each_class_has_its_own_count(
         self, fake: FakeSlurm, suite: Suite, store: Store, failure: str, before: dict[str, int], is_sent: bool
     ) -> None:
-        assert self.sent(fake, suite, store, failure, before) is is_sent
+        cell = suite.cells[0]
+        fake.says("sacct", "7|FAILED")
+        submission = submission_of(suite, store, {"7": [cell]}, sent_again={cell.id: before})
+        begin(store, cell, failure)
+        collector.collect(str(note_of(submission, store)))
+        assert bool(fake.sent) is is_sent
+        counts = [note.sent_again[cell.id] for note in notes(store, Submission)[0]]
+        assert ({**before, failure: before.get(failure, 0) + 1} in counts) is is_sent
 
-    def test_who_had_no_turn_is_sent_however_often_that_was(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+    def test_not_begun_cells_are_sent_without_limit(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         failing, behind, _ = suite.cells
         fake.says("sacct", "7|FAILED")
         before = {behind.id: {"not_begun": 100, "communication": 3}}
         submission = submission_of(suite, store, {"7": [failing, behind]}, sent_again=before)
         begin(store, failing, "code_error")
         collector.collect(str(note_of(submission, store)))
-        cells = {
-            cell for one in notes(store, Submission)[0] for job in one.jobs if job != "7" for cell in one.jobs[job]
-        }
-        assert cells == {behind.id}
+        jobs = {job: cells for note in notes(store, Submission)[0] for job, cells in note.jobs.items() if job != "7"}
+        assert list(jobs.values()) == [(behind.id,)]
 
-    def test_a_job_that_never_begins_anything_is_given_up(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+    def test_a_job_that_begins_no_cell_is_given_up(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         fake.says("sacct", "7|FAILED")
         before = {cell.id: {"no_start": 3} for cell in suite.cells}
         collector.collect(str(note_of(submission_of(suite, store, {"7": suite.cells}, sent_again=before), store)))
         assert not fake.sent
 
-    def test_what_did_not_fit_stays_small_whatever_comes_after(
-        self, fake: FakeSlurm, suite: Suite, store: Store
-    ) -> None:
-        """Batch 8 on two ranks: 4 windows each, then 2, which a broken network does not undo, then 1."""
+    def test_a_halved_micro_batch_stays_halved(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        """Batch 8 on two ranks: 4 windows on each, then 2, also after a communication error, then 1."""
         cell = suite.cells[0]
         note = note_of(submission_of(suite, store, {"7": [cell]}), store)
         parts, jobs = [], []
@@ -257,16 +223,11 @@ class TestSendingAgain:
             jobs.append(json.loads((note.parent / "job-0-0.json").read_text())["micro_batches"])
         assert parts == jobs == [{cell.id: windows} for windows in (2, 2, 1, 1)]
 
-    def test_without_slurm_it_names_and_shows_and_says_so(
-        self,
-        fake: FakeSlurm,
-        suite: Suite,
-        store: Store,
-        monkeypatch: pytest.MonkeyPatch,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
+    @pytest.mark.usefixtures("fake")
+    def test_without_slurms_commands_failures_are_classified_and_nothing_is_sent(
+        self, suite: Suite, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     ) -> None:
-        """As in a container: nothing to ask and nothing to send with."""
+        """For instance in a container."""
         shown = []
         monkeypatch.setattr(collector, "show", lambda suite, store: shown.append(suite.name))
         monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
@@ -284,11 +245,11 @@ class TestSendingAgain:
         assert f"not_begun: {suite.cells[2].id}\n" in capsys.readouterr().out
 
 
-def test_what_a_record_says_cannot_steer_the_terminal(suite: Suite, store: Store) -> None:
+def test_a_message_cannot_control_the_terminal(suite: Suite, store: Store) -> None:
     with store.recorder(suite.cells[0]) as recorder:
         assert recorder is not None
         recorder.start()
-        recorder.fail("error", "\x1b]0;no\x07 \udcff")  # a name of a file that is no text
+        recorder.fail("error", "\x1b]0;no\x07 \udcff")  # a file name that is not UTF-8
     shown = symbench("status", suite.path, store=store)
     assert "error: ]0;no ?" in shown.stdout
     assert all(letter.isprintable() for line in shown.stdout.split("\n") for letter in line)
@@ -297,7 +258,7 @@ def test_what_a_record_says_cannot_steer_the_terminal(suite: Suite, store: Store
 
 
 class TestNotes:
-    def test_a_damaged_one_is_named_and_passed_over(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+    def test_a_damaged_note_is_reported_and_skipped(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         note_of(submission_of(suite, store, {"7": suite.cells[:1]}), store)
         bad = note_of(submission_of(suite, store, {"8": suite.cells[1:]}), store, "damaged")
         fake.says("squeue", "7 RUNNING", "8 PENDING")
@@ -311,7 +272,7 @@ class TestNotes:
         assert "jobs/damaged: submission.json cannot be read: jobs: Field required" in shown.stderr
         assert "Traceback" not in shown.stderr
 
-    def test_what_its_jobs_run_is_not_run_twice(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+    def test_queued_jobs_of_a_damaged_note_block_a_launch(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         bad = note_of(submission_of(suite, store, {"8": suite.cells}), store)
         bad.write_text("{", encoding="utf-8")
         (bad.parent / "8_submission.sh").write_text("", encoding="utf-8")
@@ -326,7 +287,7 @@ class TestNotes:
         with pytest.raises(MachineError, match="squeue does not answer"):
             submissions.queued_ids(store, Submission)
 
-    def test_one_of_an_older_or_a_later_version_is_read(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+    def test_notes_of_other_versions_are_read(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         note = note_of(submission_of(suite, store, {"7": suite.cells}), store)
         document = json.loads(note.read_text(encoding="utf-8"))
         for key in ("seen", "sent_again", "micro_batches"):
@@ -339,27 +300,23 @@ class TestNotes:
         assert notes(store, Submission)[0][0].site == SITE
 
 
-class TestAllOrNothing:
+class TestSubmission:
     def send(self, suite: Suite, store: Store) -> None:
         work = [Batch(Shape("cpu", 2), (suite.cells[:1], suite.cells[1:2])), Batch(Shape("cpu", 1), (suite.cells[2:],))]
         submit.submit(suite, store, SITE, work, collector.collect)
 
-    def test_the_note_has_every_job_and_what_was_known(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+    def test_the_note_has_every_job_and_the_attempts_before(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         begin(store, suite.cells[0], "code_error")
         self.send(suite, store)
         (note,), broken = notes(store, Submission)
         assert not broken
-        assert {job: set(cells) for job, cells in note.jobs.items()} == {
-            "100_0": {suite.cells[0].id},
-            "100_1": {suite.cells[1].id},
-            "101": {suite.cells[2].id},
-        }
+        assert note.jobs == {job: (cell.id,) for job, cell in zip(("100_0", "100_1", "101"), suite.cells, strict=True)}
         assert note.collector == "102"
         assert note.seen == {suite.cells[0].id: 1}
         assert "#SBATCH --dependency=afterany:100:101" in fake.sent[-1].replace("'", "")
 
     @pytest.mark.parametrize("refused", [1, 2], ids=["the second array", "the collector"])
-    def test_a_refusal_leaves_nothing(self, fake: FakeSlurm, suite: Suite, store: Store, refused: int) -> None:
+    def test_a_refusal_cancels_all_jobs(self, fake: FakeSlurm, suite: Suite, store: Store, refused: int) -> None:
         answers = [f"echo job {100 + number}" for number in range(refused)]
         fake.says_in_turn("sbatch", *answers, "echo 'error: no such partition' >&2; exit 1")
         with pytest.raises(MachineError, match=r"SLURM does not take the jobs: .*no such partition"):
@@ -367,10 +324,10 @@ class TestAllOrNothing:
         assert fake.cancelled == {str(100 + n) for n in range(refused)}
         assert notes(store, Submission) == ([], [])
 
-    def test_a_full_disk_leaves_nothing(
+    def test_a_full_disk_cancels_all_jobs(
         self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The last file of all: by then SLURM has everything."""
+        """The last write fails, when SLURM has all jobs."""
         written = submit.write_text
 
         def full(path: Path, text: str) -> None:
@@ -384,22 +341,22 @@ class TestAllOrNothing:
         assert fake.cancelled == {"100", "101", "102"}
         assert notes(store, Submission) == ([], [])
 
-    def test_what_cannot_be_taken_back_is_said_and_noted(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+    def test_jobs_that_cannot_be_cancelled_are_reported(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         fake.says_in_turn("sbatch", "echo job 100", "exit 1")
         fake.script("scancel", "echo 'controller is away' >&2; exit 1")
         with pytest.raises(MachineError, match=r"jobs 100 are in the queue and cannot be cancelled \(controller is"):
             self.send(suite, store)
         assert set(notes(store, Submission)[0][0].jobs) == {"100_0", "100_1"}
 
-    def test_a_suite_file_that_has_gone_is_named(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+    def test_a_deleted_suite_file_is_reported(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         suite.path.unlink()
         with pytest.raises(MachineError, match=r"suite.yaml: cannot be written: No such file"):
             self.send(suite, store)
         assert not fake.sent
 
 
-def test_the_last_job_draws_each_figure_once(full_board: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the page beside the store and for MLflow, whose requests are left out here."""
+def test_the_collector_draws_each_figure_once(full_board: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report and MLflow share the figures. Requests to MLflow are skipped here."""
     draw, drawn, wanted = report.panels_of, [], []
 
     def draws(*arguments: object) -> object:

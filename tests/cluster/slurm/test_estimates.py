@@ -1,12 +1,15 @@
-"""What work on a cluster costs: hours of GPUs and not of ranks, the longest job, and whose times are believed."""
+"""Cost of jobs, and the finished cells that estimates use; and checks before anything is sent."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import submitit
 from support import suite_in
 
 from benchmark.cell import Cell
@@ -27,12 +30,8 @@ SITE = Site(scheduler="slurm", gpus_per_node=4, cells_per_gpu=4, cpus=8, memory_
 
 def suite_of(folder: Path, resources: str = "{}", precision: str = "fp32") -> Suite:
     path = suite_in(folder, models="[persistence, {convnet: {hidden: 4}}]", seeds="[0, 1, 2, 3]")
-    text = (
-        path.read_text()
-        .replace("{ranks: 1}", resources)
-        .replace("batch_size: 8", f"batch_size: 8, precision: {precision}")
-    )
-    path.write_text(text)
+    text = path.read_text().replace("{ranks: 1}", resources)
+    path.write_text(text.replace("batch_size: 8", f"batch_size: 8, precision: {precision}"))
     return suites.load(str(path))
 
 
@@ -40,7 +39,7 @@ def cost(shape: Shape, cells: tuple[Cell, ...], each: float) -> Cost:
     return Cost.of([Batch(shape, (cells,))], {cell.id: each for cell in cells}, SITE)
 
 
-def test_four_cells_side_by_side_on_a_gpu_cost_one_gpu(tmp_path: Path) -> None:
+def test_four_cells_that_share_a_gpu_cost_one_gpu(tmp_path: Path) -> None:
     cells = suite_of(tmp_path).cells[1:]
     shared = cost(Shape("cuda", 1, lanes=4), cells, 3600.0)
     assert (shared.longest_seconds, shared.gpu_hours, shared.rank_hours) == (3600.0, 1.0, 0.0)
@@ -51,7 +50,7 @@ def test_four_cells_side_by_side_on_a_gpu_cost_one_gpu(tmp_path: Path) -> None:
     assert over_nodes.gpu_hours == 32.0
 
 
-def test_a_job_is_no_shorter_than_its_longest_cell(tmp_path: Path) -> None:
+def test_a_job_takes_at_least_as_long_as_its_longest_cell(tmp_path: Path) -> None:
     cells = suite_of(tmp_path).cells[1:]
     seconds = dict(zip((cell.id for cell in cells), (400.0, 10.0, 10.0, 10.0), strict=True))
     assert Shape("cuda", 1, lanes=4).job_seconds(cells, seconds) == 400.0
@@ -59,17 +58,17 @@ def test_a_job_is_no_shorter_than_its_longest_cell(tmp_path: Path) -> None:
     assert Shape("cuda", 1).job_seconds(cells, seconds) == 430.0
 
 
-def test_ranks_on_cpus_are_no_gpus(tmp_path: Path) -> None:
-    told = cost(Shape("cpu", 4), suite_of(tmp_path).cells[1:], 900.0)
-    assert (told.gpu_hours, told.rank_hours) == (0.0, 4.0)
-    assert str(told).endswith("4 rank-hours")
+def test_ranks_on_cpus_cost_rank_hours(tmp_path: Path) -> None:
+    on_cpus = cost(Shape("cpu", 4), suite_of(tmp_path).cells[1:], 900.0)
+    assert (on_cpus.gpu_hours, on_cpus.rank_hours) == (0.0, 4.0)
+    assert str(on_cpus).endswith("4 rank-hours")
 
 
-def test_nothing_costs_nothing() -> None:
+def test_cost_of_no_jobs() -> None:
     assert str(Cost.of([], {}, SITE)) == "0 jobs, the longest about 0 s; 0 rank-hours"
 
 
-def test_tf32_on_cpus_is_refused_here_and_there(tmp_path: Path) -> None:
+def test_tf32_on_cpus_is_refused(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, "{gpus: 0}", "tf32")
     with pytest.raises(UserError, match="tf32 needs a GPU"):
         shapes(suite, suite.cells, SITE)
@@ -83,22 +82,22 @@ def record(cell: Cell, folder: Path, **environment: Any) -> Record:
     return Record(cell, Status("done"), {"training_seconds": 5.0}, (), environment, folder)
 
 
-def test_what_ran_on_other_devices_or_ranks_tells_nothing(tmp_path: Path) -> None:
+def test_estimates_ignore_cells_of_other_devices_or_ranks(tmp_path: Path) -> None:
     persistence, convnet, *_ = suite_of(tmp_path).cells
     records = [
         record(convnet, tmp_path, device_type="cpu", world_size=1),
         record(persistence, tmp_path, device_type="cpu", world_size=1),
     ]
 
-    def believed(shape: Shape) -> list[str]:
+    def used(shape: Shape) -> list[str]:
         return [timing.cell.model.name for timing in estimates.timings(records, shape)]
 
-    assert believed(Shape("cpu", 1)) == ["convnet", "persistence"]
-    assert believed(Shape("cpu", 2)) == ["persistence"]
-    assert believed(Shape("cuda", 1)) == ["persistence"]
+    assert used(Shape("cpu", 1)) == ["convnet", "persistence"]
+    assert used(Shape("cpu", 2)) == ["persistence"]
+    assert used(Shape("cuda", 1)) == ["persistence"]
 
 
-def test_what_had_as_many_beside_it_is_believed_first(tmp_path: Path) -> None:
+def test_estimates_prefer_cells_with_the_same_number_of_lanes(tmp_path: Path) -> None:
     _, convnet, *others = suite_of(tmp_path).cells
     beside = [record(convnet, tmp_path, device_type="cpu", world_size=1, lanes=2)]
     alone = [
@@ -107,58 +106,44 @@ def test_what_had_as_many_beside_it_is_believed_first(tmp_path: Path) -> None:
     ]
 
     def seconds(records: list[Record], lanes: int) -> float:
-        found = estimates.timings(records, Shape("cpu", 1, lanes=lanes))
-        return plan.estimates([convnet], found)[convnet.id].seconds
+        timings = estimates.timings(records, Shape("cpu", 1, lanes=lanes))
+        return plan.estimates([convnet], timings)[convnet.id].seconds
 
     assert [seconds(beside + alone, lanes) for lanes in (1, 2)] == [9.0, 5.0]
     assert [seconds(beside, lanes) for lanes in (1, 2)] == [5.0, 5.0]
     assert seconds(alone, 2) == 9.0
 
 
-@pytest.mark.parametrize("name", ["100%", "back\\slash", "line\nbreak"])
-def test_a_path_that_slurm_would_rewrite_is_refused_by_all_that_send(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "character"), [("100%", "%"), ("back\\slash", "a backslash"), ("line\nbreak", "a line break")]
+)
+def test_a_path_that_slurm_would_change_is_refused(
+    tmp_path: Path, name: str, character: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Work:
-        def missing_parts(self) -> list[str]:
-            return ["one"]
-
+    work: Any = SimpleNamespace(missing_parts=lambda: ["one"])
     monkeypatch.setattr(sbatch, "job_folder", lambda root: pytest.fail("nothing may be written"))
     suite, store = suite_of(tmp_path), Store(tmp_path / name)
     for send in (
-        lambda: simulate.simulate_on(SITE, Work(), store.root, lambda done, total: None),  # type: ignore[arg-type]
+        lambda: simulate.simulate_on(SITE, work, store.root, lambda done, total: None),
         lambda: submit.submit(suite, store, SITE, (), lambda file: None),
         lambda: submit.script(suite, store, SITE, Batch(Shape("cpu", 1), (suite.cells,))),
     ):
-        with pytest.raises(UserError, match="cannot be given to SLURM"):
+        with pytest.raises(UserError, match=f"a path with {character} in it cannot be given to SLURM"):
             send()
 
 
-def test_simulations_use_the_site_as_trainings_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python, srun's arguments and the CPUs of a rank reach the text that sbatch gets."""
+def test_the_batch_script_of_a_simulation_uses_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = SITE.model_copy(update={"srun": ("--mpi=none",), "partition": "gpu", "setup": ("module load x",)})
     texts: list[str] = []
 
-    def executor_for(*arguments: Any) -> Any:
-        dry = sbatch.executor_for(*arguments, dry=True)
+    def map_array(executor: Any, function: Any, *files: Any) -> None:
+        texts.append(executor._make_submission_file_text(executor._submitit_command_str, ""))
 
-        class Sender:
-            def map_array(self, function: Any, *files: Any) -> list[Any]:
-                texts.append(dry._make_submission_file_text(dry._submitit_command_str, ""))
-                return []
-
-        return Sender()
-
-    monkeypatch.setattr(simulate, "executor_for", executor_for)
+    monkeypatch.setattr(simulate, "executor_for", partial(sbatch.executor_for, dry=True))
+    monkeypatch.setattr(submitit.SlurmExecutor, "map_array", map_array)
     simulate._submit(site, tmp_path, tmp_path / "shares.json", 3)
     (text,) = texts
-    for part in (
-        "in-a-box python",
-        "--mpi=none",
-        "--cpus-per-task=8",
-        "--partition=gpu",
-        "module load x",
-        "symbench-data",
-    ):
+    for part in ("in-a-box python", "--mpi=none", "--cpus-per-task=8", "--partition=gpu", "module load x"):
         assert part in text
+    assert "symbench-data" in text
     assert "--gpus" not in text
