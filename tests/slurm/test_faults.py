@@ -141,7 +141,7 @@ def node_state(node: LoginNode, host: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def left_alone(lost_nodes: dict[str, LoginNode], new_login_node: NewLoginNode) -> dict[str, LoginNode]:
+def unattended(lost_nodes: dict[str, LoginNode], new_login_node: NewLoginNode) -> dict[str, LoginNode]:
     nodes = dict(lost_nodes)
 
     node = nodes["many"] = new_login_node(jobs=2, cells_per_job=250, max_array_size=3)
@@ -209,9 +209,9 @@ def test_two_nodes_and_a_board(new_login_node: NewLoginNode) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_an_error_in_one_cell_affects_no_other_and_is_not_retried(left_alone: dict[str, LoginNode], ranks: int) -> None:
+def test_an_error_in_one_cell_affects_no_other_and_is_not_retried(unattended: dict[str, LoginNode], ranks: int) -> None:
     """With two ranks on two nodes, rank 1 raises the error."""
-    node = left_alone[f"error of {ranks}"]
+    node = unattended[f"error of {ranks}"]
     node.wait_for_all()
     assert node.states() == ["done", "done", "code_error", "code_error"], node.logs()
     faulty = node.records()[2:]
@@ -222,10 +222,10 @@ def test_an_error_in_one_cell_affects_no_other_and_is_not_retried(left_alone: di
 
 
 def test_after_out_of_memory_a_cell_is_sent_again_with_half_the_micro_batch(
-    left_alone: dict[str, LoginNode], undisturbed: Undisturbed
+    unattended: dict[str, LoginNode], undisturbed: Undisturbed
 ) -> None:
     """The kernel kills the process; with half the micro-batch the training is equal up to rounding."""
-    node = left_alone["memory"]
+    node = unattended["memory"]
     if "task/cgroup" not in node.slurm("scontrol", "show", "config"):
         pytest.skip("this machine has no memory cgroups of version 1, so SLURM enforces no --mem")
     node.wait_for_all()
@@ -243,26 +243,26 @@ def losses(epoch: Epoch) -> tuple[float, float]:
     return epoch.train_rmse, epoch.validation_rmse
 
 
-def test_the_cell_of_a_killed_process_is_sent_again(left_alone: dict[str, LoginNode], undisturbed: Undisturbed) -> None:
-    node = left_alone["process killed"]
+def test_the_cell_of_a_killed_process_is_sent_again(unattended: dict[str, LoginNode], undisturbed: Undisturbed) -> None:
+    node = unattended["process killed"]
     node.wait_for_all()
     assert node.states() == ["done"], node.logs()
     assert len(node.submissions()) == 2
     assert same(node.records()[0], undisturbed(1))
 
 
-def test_two_submissions_at_once_run_each_cell_once(left_alone: dict[str, LoginNode]) -> None:
-    node = left_alone["twice"]
+def test_two_submissions_at_once_run_each_cell_once(unattended: dict[str, LoginNode]) -> None:
+    node = unattended["twice"]
     node.wait_for_all()
     assert node.states() == ["done"] * 4, node.logs()
     assert [record.status.attempt for record in node.records()] == [1] * 4
 
 
 def test_at_the_time_limit_all_lanes_save_and_the_job_continues(
-    left_alone: dict[str, LoginNode], undisturbed: Undisturbed
+    unattended: dict[str, LoginNode], undisturbed: Undisturbed
 ) -> None:
     """Four cells in two lanes of one job with a limit of one minute; SLURM itself sends the signal."""
-    node = left_alone["time limit"]
+    node = unattended["time limit"]
     node.wait_for_all()
     records = node.records()
     assert node.states() == ["done"] * 4, node.logs()
@@ -271,9 +271,9 @@ def test_at_the_time_limit_all_lanes_save_and_the_job_continues(
     assert same(records[0], undisturbed(1))
 
 
-def test_a_thousand_cells_in_a_few_calls(left_alone: dict[str, LoginNode]) -> None:
+def test_a_thousand_cells_in_a_few_calls(unattended: dict[str, LoginNode]) -> None:
     """Four jobs in two arrays, since an array holds at most three."""
-    node = left_alone["many"]
+    node = unattended["many"]
     node.wait_for_all()
     assert node.states() == ["done"] * 1000
     (submission,) = node.submissions()
@@ -287,10 +287,10 @@ def test_a_thousand_cells_in_a_few_calls(left_alone: dict[str, LoginNode]) -> No
 
 @pytest.mark.parametrize("way", ["cut off", "killed"])
 def test_a_cell_survives_the_loss_of_its_node(
-    left_alone: dict[str, LoginNode], undisturbed: Undisturbed, way: str
+    unattended: dict[str, LoginNode], undisturbed: Undisturbed, way: str
 ) -> None:
     """SLURM requeues the job; the cell continues once the lease of the dead holder is stale."""
-    node = left_alone[way]
+    node = unattended[way]
     node.wait_for_all()
     assert node.states() == ["done"], node.logs()
     assert node.records()[0].status.attempt > 1
