@@ -3,88 +3,58 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import symbench
 from toy_baseline import TOY
 
 from benchmark import contract
 from benchmark.cli import catalogue
-from benchmark.cli.main import main
 from benchmark.contract import Candidate
 
 Make = Callable[..., Candidate]
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["symbench", "check-baseline", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    return call
-
-
-def test_table(
-    call: Callable[..., int],
-    make: Make,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_table(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("forecasts_one_frame_on_12x12", "copies", "scale_is_kept")
     monkeypatch.setattr(contract, "CHECKS", [check for check in contract.CHECKS if check.name in names])
-    candidate = make(TOY, ("return y", "return y.double()"))
-    assert call(candidate.file) == 1
-    printed = " ".join(capsys.readouterr().out.split())
+    result = symbench("check-baseline", make(TOY, ("return y", "return y.double()")).file, store=None)
+    assert result.returncode == 1
+    printed = " ".join(result.stdout.split())
     assert "forecasts one frame on 12x12 FAILED: 12 x 12: forward gives numbers of type torch.float64" in printed
     assert "copies passed" in printed
     assert "scale is kept does not apply: it does not declare scale" in printed
     assert "toy: 1 passed, 1 does not apply, 1 failed" in printed
 
 
-def test_json(call: Callable[..., int], make: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("persistence", "--json") == 0
-    document = json.loads(capsys.readouterr().out)
+def test_json() -> None:
+    result = symbench("check-baseline", "persistence", "--json", store=None)
+    assert result.returncode == 0
+    document = json.loads(result.stdout)
     assert (document["name"], document["passed"]) == ("persistence", True)
-    assert [set(check) for check in document["checks"]] == len(contract.CHECKS) * [
-        {"check", "demand", "outcome", "reason", "seconds"}
-    ]
+    keys = {"check", "demand", "outcome", "reason", "seconds"}
+    assert [set(check) for check in document["checks"]] == len(contract.CHECKS) * [keys]
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("baseline", "reason"),
     [
-        ("def (", "SyntaxError: invalid syntax (bad.py, line 1)"),
-        ("", "must define one subclass of Baseline, found 0"),
+        ("bad.py", "SyntaxError: invalid syntax (bad.py, line 1)"),
+        ("empty.py", "must define one subclass of Baseline, found 0"),
+        ("convnett", "unknown model 'convnett'; did you mean 'convnet'?"),
+        ("nowhere.py", "nowhere.py: not a Python file"),
     ],
 )
-def test_a_broken_file(
-    call: Callable[..., int],
-    make: Make,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    text: str,
-    reason: str,
-) -> None:
-    (tmp_path / "bad.py").write_text(text, encoding="utf-8")
-    assert call(tmp_path / "bad.py") == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert len(printed.err.splitlines()) == 1
-    assert reason in printed.err
-
-
-def test_unknown(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("convnett") == 2
-    assert "unknown model 'convnett'; did you mean 'convnet'?" in capsys.readouterr().err
-    assert call("nowhere.py") == 2
-    assert "nowhere.py: not a Python file" in capsys.readouterr().err
+def test_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, baseline: str, reason: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.py").write_text("def (", encoding="utf-8")
+    Path("empty.py").touch()
+    result = symbench("check-baseline", baseline, store=None)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert reason in result.stderr
 
 
 def test_parameters_are_those_of_the_default_width() -> None:

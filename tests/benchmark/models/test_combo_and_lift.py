@@ -123,6 +123,31 @@ def test_only_the_free_layers_of_combo_break_rotation(on: Task) -> None:
 # Lift
 
 
+@boxes
+@pytest.mark.parametrize(
+    ("lift", "strict", "layer", "tensor", "config"),
+    [
+        (LiftTranslation, ConvNet, nn.Conv2d, "weight", {}),
+        (LiftRotation, E2CNN, SteerableConv2d, "coefficients", {}),
+        (LiftScale, SESN, ScaleConv2d, "coefficients", {"projection": "max"}),
+        (LiftScale, SESN, ScaleConv2d, "coefficients", {"projection": "mean"}),
+    ],
+)
+def test_without_its_encoder_it_is_the_other_network(
+    lift: Any, strict: Any, layer: Any, tensor: str, config: Any, on: Task
+) -> None:
+    ours, theirs, x = build(lift, on, **config), build(strict, on, **config), frames(on)
+    with torch.no_grad():
+        for parameter in ours.encoder[-1].parameters():
+            parameter.zero_()
+        for one, other in zip(layers_of(layer, ours), layers_of(layer, theirs), strict=True):
+            weights = getattr(other, tensor)
+            getattr(one, tensor)[:, : weights.shape[1]] = weights
+            if layer is nn.Conv2d:
+                one.bias.copy_(other.bias)
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
 @pytest.mark.parametrize("model", LIFTS)
 def test_lift_runs_on_any_grid_with_the_same_weights(model: type[Baseline]) -> None:
     state = build(model).state_dict()
@@ -143,18 +168,6 @@ def test_the_encoder_knows_where_things_are(model: type[Baseline]) -> None:
         here = encoder(x)
         assert (encoder(x.roll(2, -1)) - here).abs().max() > 1e-3
         torch.testing.assert_close(encoder(x.roll(1, -1)), here)
-
-
-@boxes
-def test_lift_translation_without_its_encoder_is_the_convnet(on: Task) -> None:
-    lift, convnet, x = build(LiftTranslation, on), build(ConvNet, on), frames(on)
-    with torch.no_grad():
-        for parameter in lift.encoder[-1].parameters():
-            parameter.zero_()
-        for layer, theirs in zip(layers_of(nn.Conv2d, lift), convnet.network[::2], strict=True):
-            layer.weight[:, : theirs.weight.shape[1]] = theirs.weight
-            layer.bias.copy_(theirs.bias)
-        torch.testing.assert_close(lift(x), convnet(x))
 
 
 def test_interpolation_in_a_closed_box_is_that_of_torch() -> None:
@@ -187,19 +200,6 @@ def test_only_the_encoder_of_lift_breaks_translation() -> None:
         torch.testing.assert_close(lift(x.roll(*shift)), expected)
 
 
-@boxes
-@projections
-def test_lift_scale_without_its_encoder_is_sesn(on: Task, projection: str) -> None:
-    lift, strict = (build(model, on, projection=projection) for model in (LiftScale, SESN))
-    x = frames(on)
-    with torch.no_grad():
-        for parameter in lift.encoder[-1].parameters():
-            parameter.zero_()
-        for layer, theirs in zip(lift.network.layers, strict.network.layers, strict=True):
-            layer.coefficients[:, : theirs.coefficients.shape[1]] = theirs.coefficients
-        torch.testing.assert_close(lift(x), strict(x))
-
-
 def test_lifted_functions_on_scales_are_constant_over_the_grid() -> None:
     """Number e S + s of the encoder is the function e at the scale s; they join the features of the first layers."""
     lift, x = build(LiftScale, hidden=8), frames(CLOSED)
@@ -213,16 +213,6 @@ def test_lifted_functions_on_scales_are_constant_over_the_grid() -> None:
         for e in range(2):
             expected = features[:, e * len(SCALES) + s, None, None].expand(-1, 10, 12)
             assert torch.equal(seen[s, :, 8 + e], expected)
-
-
-def test_lift_rotation_without_its_encoder_is_e2cnn() -> None:
-    lift, strict, x = build(LiftRotation), build(E2CNN), frames(CLOSED)
-    with torch.no_grad():
-        for parameter in lift.encoder[-1].parameters():
-            parameter.zero_()
-        for layer, theirs in zip(layers_of(SteerableConv2d, lift), strict.network[::2], strict=True):
-            layer.coefficients[:, : theirs.coefficients.shape[1]] = theirs.coefficients
-        torch.testing.assert_close(lift(x), strict(x))
 
 
 @grids

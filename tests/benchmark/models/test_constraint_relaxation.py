@@ -136,12 +136,3 @@ def test_penalty_of_the_free_filters() -> None:
                 total += part.norm().item() * (1 if sign == 1 else 3)
         assert model.penalty().item() == pytest.approx(alpha * total, rel=1e-5)
     assert build(penalty=0.0).penalty() == 0
-
-
-def test_free_filters_are_trained_from_the_first_step_on() -> None:
-    """By the penalty where theta is zero, and by the loss once it is not."""
-    for alpha, progress in ((1e-2, 0.0), (0.0, 0.1)):
-        model = build(penalty=alpha)
-        model.before_step(progress)
-        (model(frames(TASK)).square().mean() + model.penalty()).backward()
-        assert all(branch.filters.grad.abs().max() > 0 for branch in model.branches)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from model_support import parameter_count
 from torch.nn.utils import parametrize
 
 from benchmark.contract import Candidate
 from benchmark.contract.candidate import noise, velocity_task
 from benchmark.models import model_registry
+from benchmark.models.baseline import Task
 
 PERIODIC = velocity_task((8, 9), periodic=True)
+SMOKE = Task("smoke", 10, 2, 64, 64)
 CONVOLUTIONAL = (
     *("combo_rotation", "combo_scale", "rpp_rotation", "rpp_scale"),
     *("nonstationary_filters", "partial_gcnn", "relaxed_group_rotation", "group_scale", "relaxed_group_scale"),
@@ -29,6 +34,74 @@ EXPANDED = {
     *("nonstationary_filters", "partial_gcnn"),
 }
 """Models whose filters are expanded from coefficients, at least."""
+
+ONE_GRID = (
+    *("clcnn", "gm_cnn", "rpp_translation"),
+    *("relaxed_group_translation", "relaxed_group_translation_rotation", "relaxed_group_translation_scale"),
+)
+"""Models with weights for each pixel."""
+PAIRS = 20 * 64 + 3 * 64**2 + 64 * 2  # of channels in five layers with 64 channels
+GROUP_PAIRS = 20 * 64 + 2 * 3 * 64**2 + 2 * 64 * 2  # a velocity reads one scale, and a function two
+SIZES = {
+    "sesn": 25 * PAIRS + 4 * 64,
+    "relaxed_steerable_scale": 25 * 25 * PAIRS + 4 * 64,  # coefficients for each of 25 positions
+    "rpp_scale": (25 + 25 + 81 + 121 + 169) * PAIRS + 4 * 64 + 4 * (4 * 64 + 2),  # free filters and biases a scale
+    "group_scale": 9 * GROUP_PAIRS + 4 * 64,
+    "relaxed_group_scale": 2 * 9 * GROUP_PAIRS + 4 * 64 + 5 * 2 * 4,  # two banks with a w for each scale
+    "relaxed_group_translation_scale": 2 * 9 * GROUP_PAIRS + 4 * 64 + 5 * 2 * 4 * 64**2,
+    "relaxed_group_translation": 2 * 9 * (20 * 128 + 3 * 128**2 + 128 * 2) + 4 * 128 + 2 + 5 * 2 * 64**2,
+    # r H W (I + O) + H W O for the free path, beside the ConvNet
+    "rpp_translation": 64**2 * (32 * (20 + 8 * 32 + 2) + 4 * 32 + 2) + 9 * (20 * 32 + 3 * 32**2 + 32 * 2) + 4 * 32 + 2,
+}
+"""Parameters of the defaults on SMOKE."""
+WIDTHS_AT_5_6_M = {
+    "e2cnn": 278,
+    "relaxed_steerable_rotation": 92,
+    "relaxed_group_rotation": 130,
+    "relaxed_group_translation_rotation": 157,
+    "nonstationary_filters": 240,
+    "partial_gcnn": 226,
+}
+
+
+def size(name: str, **config: int) -> int:
+    """Parameters on SMOKE."""
+    baseline = model_registry.model(name)
+    return parameter_count(baseline(baseline.Config.model_validate(config), SMOKE))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_size_of_the_default(name: str) -> None:
+    assert size(name) == SIZES[name]
+
+
+@pytest.mark.parametrize("name", WIDTHS_AT_5_6_M)
+def test_width_with_5_6_million_parameters(name: str) -> None:
+    assert size(name, hidden=WIDTHS_AT_5_6_M[name]) == pytest.approx(5.6e6, rel=0.01)
+
+
+@pytest.mark.parametrize("grid", [(9, 8), (8, 10), (1, 1)], ids=str)
+@pytest.mark.parametrize("name", [*CONVOLUTIONAL, *ONE_GRID])
+def test_weights_for_pixels_refuse_another_grid(name: str, grid: tuple[int, int]) -> None:
+    model, x = Candidate.named(name).build(velocity_task((8, 9))), noise(velocity_task(grid))
+    if name in CONVOLUTIONAL:
+        assert model(x).shape == (2, 2, *grid)
+    else:
+        with pytest.raises(ValueError, match=rf"8 x 9 grid; the field is {grid[0]} x {grid[1]}"):
+            model(x)
+
+
+@pytest.mark.parametrize("name", sorted(EXPANDED))
+def test_autocast_does_not_round_the_filters(name: str) -> None:
+    """A relaxation below the precision of bf16 would be lost."""
+    candidate = Candidate.named(name)
+    model = candidate.build(candidate.task())
+    layers: list[Any] = [layer for layer in model.modules() if parametrize.is_parametrized(layer, "weight")]
+    assert layers
+    for layer in layers:
+        exact = layer.weight
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(layer.weight, exact)
 
 
 @pytest.mark.parametrize("name", model_registry.model_names())

@@ -6,17 +6,15 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import model_support
 import pytest
 import torch
-from model_support import frames, layers_of, orbit, parameter_count, rotation_error, train
+from model_support import layers_of
 from torch import Tensor, nn
 
 from benchmark.groups import rotate
 from benchmark.models.baseline import Task
 from benchmark.models.layers.fields import Fields, field_network
 from benchmark.models.layers.group_rotation import RotationGroupConv2d, group_filter
-from benchmark.models.relaxed_group_rotation import RelaxedGroupRotation
 
 TASK = Task("made_up", 2, 2, 10, 10)
 FIELDS: list[tuple[Fields, Fields]] = [
@@ -24,11 +22,6 @@ FIELDS: list[tuple[Fields, Fields]] = [
     (("regular", 3), ("regular", 2)),
     (("regular", 3), ("vector", 1)),
 ]
-
-
-def build(on: Task = TASK, **config: Any) -> RelaxedGroupRotation:
-    model: RelaxedGroupRotation = model_support.build(RelaxedGroupRotation, on, **{"hidden": 4, **config})
-    return model
 
 
 def turn_functions(f: Tensor, turns: int) -> Tensor:
@@ -148,50 +141,3 @@ def test_relaxed_is_strict_where_w_is_constant() -> None:
         torch.testing.assert_close(relaxed(x), one(x))
     assert not any(layer.w.requires_grad for layer in group_convs(strict))
     assert all(layer.w.requires_grad for layer in group_convs(relaxed))
-
-
-def test_penalty_of_the_relaxed_group_convolution() -> None:
-    """w_l(h) = h: differences 1, 1, 1 and, from the last turn to the first, 3; the mean is 1.5 in each of 5 layers."""
-    for alpha in (0.1, 0.2):
-        model = build(penalty=alpha)
-        assert model.penalty() == 0
-        for layer in group_convs(model):
-            for turn in range(4):
-                with torch.no_grad():
-                    layer.w[1, turn] += 0.5
-                    assert model.penalty() > 0
-                    layer.w[1, turn] -= 0.5
-        assert model.penalty() == 0
-        with torch.no_grad():
-            for layer in group_convs(model):
-                layer.w.copy_(torch.arange(4.0).expand(3, 4))
-        assert model.penalty().item() == pytest.approx(alpha * 1.5 * 5)
-    assert build().penalty() == 0
-
-
-def test_symmetric_data_leave_the_relaxation_alone() -> None:
-    """On data that hold all four turns of each window the loss does not change when all w are turned, so their gradient
-    is constant over the turns where they are.
-    """
-    model = build(penalty=1.0).double()
-    x, y = frames(TASK).double(), torch.randn(2, 2, 10, 10).double()
-    before = [layer.w.detach().clone() for layer in group_convs(model)]
-    train(model, orbit(x), orbit(y))
-    assert rotation_error(model, x) < 1e-12
-    assert model.penalty() < 1e-12
-    assert any((layer.w - w).abs().max() > 1e-6 for layer, w in zip(group_convs(model), before, strict=True))
-
-
-def test_small_relaxations_survive_bf16() -> None:
-    """1 + 2^-10 is 1 in bf16; the filter must be mixed before it is rounded."""
-    layer = RotationGroupConv2d(("regular", 1), ("regular", 1), 1, 2, relaxed=True)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        layer.w.fill_(1.0)
-        layer.coefficients[0], layer.coefficients[1] = 1.0, -1.0
-        layer.w[0, 2] += 2**-10
-        assert layer.weight[0, :, 0, 0].tolist() == [0, 0, 2**-10, 0]
-
-
-def test_published_size() -> None:
-    model = build(Task("smoke_rotation", 10, 2, 64, 64), hidden=130)
-    assert parameter_count(model) == pytest.approx(5.6e6, rel=0.01)

@@ -22,7 +22,6 @@ from benchmark.models.layers.projection import (
     Group,
     Motion,
     PlainLayer,
-    plain_layers,
     represent,
 )
 from benchmark.models.layers.steerable import SteerableConv2d
@@ -144,12 +143,6 @@ def test_steerable_filters_are_their_own_projection() -> None:
         if steerable.bias is None:
             put(one, [steerable.weight, bias + 1])  # a velocity that stands still under rotation is zero
             torch.testing.assert_close(one.deviation(ROTATIONS), torch.tensor(2.0).sqrt())
-
-
-def test_layers_are_found_in_order() -> None:
-    layers = plain_layers(build(ProjectionPenalty, network={"unet": {"hidden": 4, "depth": 1}}).network)
-    assert [one.channels_in for one in layers] == ["vector"] + ["directions"] * (len(layers) - 1)
-    assert [one.channels_out for one in layers] == ["directions"] * (len(layers) - 1) + ["vector"]
 
 
 # The projection penalty

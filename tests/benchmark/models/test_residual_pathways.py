@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import model_support
 import pytest
 import torch
 import torch.nn.functional as F
-from model_support import frames, layers_of, parameter_count, randomise
+from model_support import frames, layers_of, randomise
 from torch import nn
 
 from benchmark.models.baseline import Task
 from benchmark.models.convnet import ConvNet
 from benchmark.models.e2cnn import E2CNN
-from benchmark.models.layers.residual_pathway import SummedPathways, squared_norm
+from benchmark.models.layers.residual_pathway import SummedPathways
 from benchmark.models.layers.scale import ScaleConv2d
 from benchmark.models.layers.steerable import SteerableConv2d
 from benchmark.models.rpp_rotation import RPPRotation, free_convolution
@@ -27,7 +26,6 @@ FRAMES = 2
 SCALES = (1.0, 1.5, 2.0)
 CLOSED = Task("made_up", FRAMES, 2, 10, 12)
 PERIODIC = Task("made_up", FRAMES, 2, 8, 9, periodic=True)
-SMOKE = Task("smoke", 10, 2, 64, 64)
 SMALL = {"hidden": 4, "kernel_size": 3, "rank": 3, "scales": SCALES}
 LAYERS: list[tuple[Any, Any]] = [
     (("vector", 4), ("regular", 3)),
@@ -41,12 +39,6 @@ projections = pytest.mark.parametrize("projection", ["max", "mean"])
 def build(model: type[Any], on: Task = CLOSED, **config: Any) -> Any:
     known = {key: value for key, value in SMALL.items() if key in model.Config.model_fields}
     return model_support.build(model, on, **{**known, **config})
-
-
-def default_parameters(model: type[Any], on: Task) -> int:
-    """Parameters of the default, counted on the meta device."""
-    with torch.device("meta"):
-        return parameter_count(model(model.Config(), on))
 
 
 # Translation
@@ -96,13 +88,6 @@ def test_penalty_of_rpp_translation() -> None:
     assert build(RPPTranslation, equivariant_penalty=0.0, free_penalty=0.0).penalty() == 0
 
 
-def test_the_free_path_belongs_to_one_grid() -> None:
-    model = build(RPPTranslation)
-    for grid in ((12, 10), (11, 12), (10, 13)):
-        with pytest.raises(ValueError, match=f"10 x 12 grid; the field is {grid[0]} x {grid[1]}"):
-            model(torch.randn(1, FRAMES, 2, *grid))
-
-
 def test_only_the_free_path_breaks_translation() -> None:
     model, x, shift = build(RPPTranslation, PERIODIC).double(), frames(PERIODIC).double(), ((2, 3), (-2, -1))
 
@@ -120,31 +105,46 @@ def test_only_the_free_path_breaks_translation() -> None:
     assert error() > 1e-2
 
 
-def test_size_of_rpp_translation() -> None:
-    """r H W (I + O) numbers in U and V of each layer, O H W in c, beside those of the ConvNet."""
-    wide = [20, 32, 32, 32, 32, 2]
-    ends = sum(wide[:-1]) + sum(wide[1:])
-    convolutions = sum(o * (9 * i + 1) for i, o in pairwise(wide))
-    total = 64 * 64 * (32 * ends + sum(wide[1:])) + convolutions
-    assert default_parameters(RPPTranslation, SMOKE) == total
-    assert total == pytest.approx(37.0e6, rel=0.01)
-
-
-# Scale
+# Rotation and scale
 
 
 @boxes
-@projections
-def test_rpp_scale_without_its_free_path_is_sesn(on: Task, projection: str) -> None:
-    rpp, strict = (build(model, on, projection=projection) for model in (RPPScale, SESN))
-    x = frames(on)
+@pytest.mark.parametrize(
+    ("rpp", "strict", "layer", "config"),
+    [
+        (RPPScale, SESN, ScaleConv2d, {"projection": "max"}),
+        (RPPScale, SESN, ScaleConv2d, {"projection": "mean"}),
+        (RPPRotation, E2CNN, SteerableConv2d, {"order": 4}),
+        (RPPRotation, E2CNN, SteerableConv2d, {"order": 8}),
+    ],
+)
+def test_without_its_free_path_it_is_the_strict_network(
+    rpp: Any, strict: Any, layer: Any, config: Any, on: Task
+) -> None:
+    ours, theirs, x = build(rpp, on, **config), build(strict, on, **config), frames(on)
     with torch.no_grad():
-        assert torch.equal(rpp(x), strict(x))  # the same random numbers, and the free path starts at zero
-        for parameter in strict.parameters():
+        assert torch.equal(ours(x), theirs(x))  # the same random numbers, and the free path starts at zero
+        for parameter in theirs.parameters():
             parameter.add_(0.1)
-        for ours, theirs in zip(layers_of(SummedPathways, rpp), layers_of(ScaleConv2d, strict), strict=True):
-            ours.equivariant.load_state_dict(theirs.state_dict())
-        assert torch.equal(rpp(x), strict(x))
+        for pathway, convolution in zip(layers_of(SummedPathways, ours), layers_of(layer, theirs), strict=True):
+            pathway.equivariant.load_state_dict(convolution.state_dict())
+        assert torch.equal(ours(x), theirs(x))
+
+
+@boxes
+@pytest.mark.parametrize("fields", LAYERS)
+def test_pathways_add_up(fields: Any, on: Task) -> None:
+    scaled = ScaleConv2d(SCALES, *fields, 3, padding_mode=on.padding_mode)
+    steerable = SteerableConv2d(4, *fields, 3, padding_mode=on.padding_mode)
+    h = torch.randn(3, 2, fields[0][1], on.height, on.width)
+    x = torch.randn(2, steerable.weight.shape[1], on.height, on.width)
+    for strict, free, inputs in ((scaled, FreeScaleConv2d(scaled), h), (steerable, free_convolution(steerable), x)):
+        layer = SummedPathways(strict, free)
+        with torch.no_grad():
+            assert torch.equal(layer(inputs), strict(inputs))
+            randomise(layer)
+            assert free(inputs).abs().max() > 1
+            torch.testing.assert_close(layer(inputs), strict(inputs) + free(inputs), rtol=1e-4, atol=1e-3)
 
 
 @projections
@@ -170,19 +170,6 @@ def test_rpp_scale_without_its_equivariant_path_is_a_convnet_for_each_scale(proj
         torch.testing.assert_close(rpp(x), expected, rtol=1e-4, atol=1e-2)
 
 
-@boxes
-@pytest.mark.parametrize("fields", LAYERS)
-def test_pathways_on_scales_add_up(fields: Any, on: Task) -> None:
-    strict = ScaleConv2d(SCALES, *fields, 3, padding_mode=on.padding_mode)
-    layer = SummedPathways(strict, FreeScaleConv2d(strict))
-    h = torch.randn(3, 2, fields[0][1], on.height, on.width)
-    with torch.no_grad():
-        assert torch.equal(layer(h), strict(h))
-        randomise(layer)
-        assert layer.free(h).abs().max() > 1
-        torch.testing.assert_close(layer(h), strict(h) + layer.free(h), rtol=1e-4, atol=1e-3)
-
-
 @pytest.mark.parametrize("model", [RPPScale, RPPRotation])
 def test_penalty_of_both_paths(model: type[Any]) -> None:
     """Two in every free number and three in every coefficient: 4 lambda_W and 9 lambda_K for each."""
@@ -199,33 +186,6 @@ def test_penalty_of_both_paths(model: type[Any]) -> None:
     assert build(model, equivariant_penalty=0.0).penalty() == 0  # the free path starts at zero
 
 
-def test_squared_norm() -> None:
-    assert squared_norm([torch.tensor([3.0, 4.0]), torch.tensor([[12.0]])]) == 169
-
-
-def test_size_of_rpp_scale() -> None:
-    """25 shared coefficients for a pair of channels, and 25 + 81 + 121 + 169 free ones; 1 and 4 biases."""
-    pairs = 20 * 64 + 3 * 64**2 + 64 * 2
-    assert default_parameters(RPPScale, SMOKE) == (25 + 396) * pairs + 4 * 64 + 4 * (4 * 64 + 2)
-
-
-# Rotation
-
-
-@pytest.mark.parametrize("order", [4, 8])
-@boxes
-def test_rpp_rotation_without_its_free_path_is_e2cnn(order: int, on: Task) -> None:
-    rpp, strict, x = build(RPPRotation, on, order=order), build(E2CNN, on, order=order), frames(on)
-    layers = layers_of(SteerableConv2d, strict)
-    with torch.no_grad():
-        assert torch.equal(rpp(x), strict(x))  # the same random numbers, and the free path starts at zero
-        for parameter in strict.parameters():
-            parameter.add_(0.1)
-        for ours, theirs in zip(layers_of(SummedPathways, rpp), layers, strict=True):
-            ours.equivariant.load_state_dict(theirs.state_dict())
-        assert torch.equal(rpp(x), strict(x))
-
-
 def test_rpp_rotation_without_its_equivariant_path_is_the_convnet() -> None:
     rpp, x = build(RPPRotation, hidden=3), frames(CLOSED)
     convnet = build(ConvNet, hidden=12)
@@ -235,13 +195,3 @@ def test_rpp_rotation_without_its_equivariant_path_is_the_convnet() -> None:
                 parameter.zero_()
             ours.free.load_state_dict(theirs.state_dict())
         torch.testing.assert_close(rpp(x), convnet(x))
-
-
-@pytest.mark.parametrize("fields", LAYERS)
-def test_pathways_of_rotation_add_up(fields: Any) -> None:
-    steerable = SteerableConv2d(4, *fields, 3)
-    layer = SummedPathways(steerable, free_convolution(steerable))
-    randomise(layer)
-    with torch.no_grad():
-        x = torch.randn(2, steerable.weight.shape[1], 8, 7)
-        torch.testing.assert_close(layer(x), layer.equivariant(x) + layer.free(x), rtol=1e-4, atol=1e-4)

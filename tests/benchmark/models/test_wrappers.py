@@ -82,16 +82,6 @@ def test_the_network_keeps_what_is_its_own(model: type[Wrapper], on: Task) -> No
     assert wrapper.network.seen == 0.25
 
 
-def test_penalty_of_a_relaxed_network_is_kept() -> None:
-    relaxed = {"relaxed_group_rotation": {"hidden": 2, "layers": 3, "penalty": 0.5}}
-    for model, extra in ((Remul, {}), (Augmentation, {}), (FrameAveraging, {}), (ProjectionPenalty, {"penalty": 0.0})):
-        wrapper = build(model, network=relaxed, **extra)
-        assert wrapper.penalty() == 0
-        with torch.no_grad():
-            wrapper.network.network[0].w[0, 0] += 1.0
-        assert wrapper.penalty() == wrapper.network.penalty() > 0
-
-
 @pytest.mark.parametrize("model", WRAPPERS)
 def test_windows_may_be_rounded_to_bf16(model: type[Wrapper]) -> None:
     settings = Training(precision="bf16")
