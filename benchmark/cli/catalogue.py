@@ -1,4 +1,4 @@
-"""What there is to choose from, as rows for a table."""
+"""Rows of `symbench list`: models, datasets and suites."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from benchmark.suite.loading import available, load
 
 
 def models() -> list[dict[str, Any]]:
-    """One row a baseline."""
+    """One row per baseline."""
     return [model(name) for name in model_registry.model_names()]
 
 
 def model(name: str) -> dict[str, Any]:
-    """The row of a baseline; a broken one stands there as refused, with its reason in place of the source.
+    """Row of a baseline; a broken one has the family `refused` and the reason as its source.
 
-    `parameters` are those of the default width, None where the baseline does not run on the standard task.
+    `parameters` are counted at the default width; None if the baseline cannot run on the standard task.
     """
     row = {"name": name, "family": "refused", "symmetries": "", "parameters": None, "settings": ""}
     try:
@@ -45,7 +45,7 @@ def model(name: str) -> dict[str, Any]:
 
 
 def datasets() -> list[dict[str, Any]]:
-    """One row a dataset."""
+    """One row per dataset."""
     rows = []
     for name in dataset_registry.dataset_names():
         dataset = facts.dataset_facts(name)
@@ -66,7 +66,7 @@ def datasets() -> list[dict[str, Any]]:
 
 
 def suites() -> list[dict[str, Any]]:
-    """One row a suite that comes with symbench."""
+    """One row per suite in `suites/`."""
     rows = []
     for name in available():
         loaded = load(name)
@@ -76,7 +76,7 @@ def suites() -> list[dict[str, Any]]:
 
 
 def for_people(section: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows as a terminal shows them: numbers rounded, and no settings of models, which are long."""
+    """Rows for a terminal: numbers rounded, and without the settings of models."""
     if section != "models":
         return list(rows)
     shown = []
@@ -87,7 +87,7 @@ def for_people(section: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, A
 
 
 def rounded(count: int | None) -> str:
-    """A number of parameters in three digits: 976 k, 5.60 M."""
+    """Number of parameters with three digits: 976 k, 5.60 M."""
     if count is None:
         return ""
     for unit, name in ((10**6, "M"), (10**3, "k")):

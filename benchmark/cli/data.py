@@ -1,4 +1,4 @@
-"""`symbench data`: simulate, import, check and show the fields. Part of the composition root, as cli.py is."""
+"""`symbench data`: simulate, import, check and show fields."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from benchmark.cli.options import json_option, plugin_option, site_of, site_option, store_option, suite_argument
+from benchmark.data import dataset_registry
 from benchmark.errors import MachineError, UserError, unknown_name
 from benchmark.files import data_folder, write_text
+from benchmark.suite import loading as suites
 from benchmark.terminal import Examples, print_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -37,15 +39,15 @@ def data() -> None:
 @suite_argument
 @store_option
 @site_option
-@click.option("--processes", type=click.IntRange(min=1), help="Simulations at once; by default one for each core.")
+@click.option("--processes", type=click.IntRange(min=1), help="Simulations at a time (default: number of cores).")
 @click.option(
     "--solver",
     type=click.Choice(["phiflow"]),
-    help="Simulate as the published code does, by PhiFlow and slowly, into data_phiflow of the store, for comparison.",
+    help="Simulate with PhiFlow, as the published code does, into data_phiflow of the store; slow.",
 )
 @plugin_option
 def prepare(suite: str, store_folder: Path, site: str, processes: int | None, solver: str | None) -> None:
-    """Simulate what SUITE needs and the store does not have yet; after Ctrl-C the same command goes on."""
+    """Simulate the fields of SUITE that the store does not have; after Ctrl-C, the same command continues."""
     from benchmark.data.prepare import outline
     from benchmark.data.prepare import prepare as simulate
     from benchmark.training.environment import available_cpus
@@ -74,7 +76,6 @@ def prepare(suite: str, store_folder: Path, site: str, processes: int | None, so
 @store_option
 def import_(dataset: str, folder: Path, store_folder: Path) -> None:
     """Make the preset `imported` of DATASET from the published raw_data_*.pt files in FOLDER."""
-    from benchmark.data import dataset_registry
     from benchmark.data.layout import read
     from benchmark.data.published import import_files
 
@@ -100,7 +101,7 @@ def import_(dataset: str, folder: Path, store_folder: Path) -> None:
 @json_option
 @plugin_option
 def check(name: str, store_folder: Path, as_json: bool) -> None:
-    """Verify checksums, shapes, finiteness and divergence, and say what is wrong; exit status 3 if anything is."""
+    """Verify checksums, shapes, finiteness and divergence; exit status 3 if there is a problem."""
     from benchmark.data.check import check as problems_of
     from benchmark.data.layout import data_path
 
@@ -121,11 +122,11 @@ def check(name: str, store_folder: Path, as_json: bool) -> None:
 @data.command("info", cls=Examples, epilog="symbench data info quickstart\nsymbench data info smoke_rotation --json")
 @_name_argument
 @store_option
-@click.option("--pictures/--no-pictures", default=None, help="Draw them where they are missing; not with --json.")
+@click.option("--pictures/--no-pictures", default=None, help="Draw missing pictures (default: unless --json).")
 @json_option
 @plugin_option
 def info(name: str, store_folder: Path, pictures: bool | None, as_json: bool) -> None:
-    """Show sizes, splits, parameters and measured symmetry breaking, and draw the fields."""
+    """Show sizes, splits, parameters and the measured symmetry breaking, and draw the fields."""
     from benchmark.data.show.info import row
 
     descriptions = []
@@ -151,7 +152,7 @@ def info(name: str, store_folder: Path, pictures: bool | None, as_json: bool) ->
 @store_option
 @plugin_option
 def card(name: str, store_folder: Path) -> None:
-    """Write a data card in Markdown, with pictures, beside the files of each dataset and preset."""
+    """Write a data card in Markdown, with pictures, for each dataset and preset."""
     from benchmark.data.show.card import card as write_card
 
     pictures: dict[tuple[str, str], dict[str, Path]] = {}
@@ -173,18 +174,14 @@ def card(name: str, store_folder: Path) -> None:
 
 
 def _of_suite(suite: str) -> list[Field]:
-    from benchmark.suite import loading as suites
-
     cells = suites.load(suite).cells
     return list(dict.fromkeys((c.dataset.name, c.dataset.preset, c.dataset.level) for c in cells))
 
 
 def _fields(name: str, store_folder: Path) -> list[Field]:
-    """What a suite needs, or what the store holds of a dataset, whatever its name says."""
-    from benchmark.data import dataset_registry
+    """Fields of a suite, or fields of a dataset in the store."""
     from benchmark.data.dataset import IMPORTED
     from benchmark.data.layout import data_path
-    from benchmark.suite import loading as suites
 
     if name not in dataset_registry.dataset_names():
         if Path(name).suffix not in {".yaml", ".yml"} and name not in suites.available():
@@ -193,16 +190,16 @@ def _fields(name: str, store_folder: Path) -> list[Field]:
         return _of_suite(name)
     dataset = dataset_registry.dataset(name)
     folder = data_folder(store_folder)
-    found = [
+    stored = [
         (name, preset, level)
         for preset in dataset.presets
         for level in dataset.levels
         if data_path(folder, name, preset, level).exists()
     ]
-    if not found:
+    if not stored:
         command = "prepare SUITE" if set(dataset.presets) - {IMPORTED} else f"import {name} FOLDER"
-        raise MachineError(f"{folder / name}: nothing of {name} there yet; `symbench data {command}` makes it")
-    return found
+        raise MachineError(f"{folder / name}: no data of {name}; `symbench data {command}` makes them")
+    return stored
 
 
 def _stored(name: str, store_folder: Path) -> Iterator[StoredField]:
@@ -213,7 +210,6 @@ def _stored(name: str, store_folder: Path) -> Iterator[StoredField]:
 
 
 def _describe(stored: StoredField) -> dict[str, Any]:
-    from benchmark.data import dataset_registry
     from benchmark.data.show.info import describe
 
     return describe(stored, dataset_registry.dataset(stored.dataset))
@@ -245,8 +241,7 @@ def _draw(stored: StoredField) -> list[Path]:
 
 
 def _draw_errors(descriptions: list[dict[str, Any]], store_folder: Path) -> list[Path]:
-    """Measured error against the knob; nothing where nothing was measured."""
-    from benchmark.data import dataset_registry
+    """Figure of measured error against level; no path if there is no measurement."""
     from benchmark.data.show.pictures import LevelErrors, symmetry_breaking
 
     first = descriptions[0]
@@ -256,10 +251,8 @@ def _draw_errors(descriptions: list[dict[str, Any]], store_folder: Path) -> list
 
 
 def _print_splits(name: str, fields: Iterable[Field]) -> None:
-    """Runs and windows of each split: with a suite's protocols, or with both protocols at their defaults."""
+    """Runs and windows of each split, with the protocols of a suite, or with both protocols at their defaults."""
     from benchmark.cell import Protocol
-    from benchmark.data import dataset_registry
-    from benchmark.suite import loading as suites
 
     defaults = [Protocol(name="disjoint"), Protocol(name="icml2022")]
     cells = [] if name in dataset_registry.dataset_names() else suites.load(name).cells

@@ -1,4 +1,4 @@
-"""The commands that look after what runs: its state, its logs, its jobs, and the machine itself."""
+"""`symbench status`, `logs`, `cancel` and `doctor`: cells and jobs that run, and the machine."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from benchmark.cli.options import (
     tuned_option,
 )
 from benchmark.errors import MachineError, UserError
+from benchmark.suite import loading as suites
 from benchmark.terminal import Examples, duration, one_line, print_json, print_table
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ WATCH_SECONDS = 5.0
 @click.command(cls=Examples, epilog="symbench status quickstart --only level=9\nsymbench status quickstart --watch")
 @selecting(suite_argument, only_option, tuned_option)
 @json_option
-@click.option("--watch", is_flag=True, help="Show it again every few seconds, until nothing waits or runs.")
+@click.option("--watch", is_flag=True, help="Repeat every few seconds until no cell is queued or running.")
 def status(selection: Selection, as_json: bool, watch: bool) -> None:
-    """Show how far each cell of SUITE is, wherever it runs; changes nothing."""
-    loaded, store = selection.load(partly=True), selection.store
+    """Show the state of each cell of SUITE, wherever it runs."""
+    loaded, store = selection.load(skip_untuned=True), selection.store
     while True:
         rows = _status_rows(loaded, store)
         if as_json:
@@ -57,14 +58,14 @@ def status(selection: Selection, as_json: bool, watch: bool) -> None:
 def _status_rows(suite: Suite, store: Store) -> list[dict[str, Any]]:
     from cluster.slurm.submissions import queued_cells
 
-    queued, unreadable = queued_cells(store)  # first: it may take long, and cells go on meanwhile
+    queued, unreadable = queued_cells(store)  # first: it may take long, and states change meanwhile
     held = {cell.id for cell in suite.cells if store.being_run(cell)}
     statuses, broken = store.statuses(suite.cells)
     running, _ = store.read([cell for cell in suite.cells if cell.id in held])
     name_broken((*unreadable, *broken))
     finished = sum(status.is_result for status in statuses.values())
     if queued is None and finished < len(suite.cells):
-        click.echo("squeue does not answer: what waits in the queue is not known", err=True)
+        click.echo("squeue does not answer: the state of queued cells is not known", err=True)
     rows = []
     for cell in suite.cells:
         status = statuses.get(cell.id)
@@ -93,7 +94,7 @@ def _status_rows(suite: Suite, store: Store) -> list[dict[str, Any]]:
 
 
 def _time_left(record: Record) -> str:
-    """Early stopping left out."""
+    """Time that is left without early stopping; empty before the first epoch."""
     if not record.history:
         return ""
     each = sum(epoch.seconds for epoch in record.history) / len(record.history)
@@ -106,7 +107,7 @@ def _time_left(record: Record) -> str:
 @json_option
 @click.option("--patience", default=300, show_default=True, help="Seconds to wait for the trial job.")
 def doctor(site: str, store_folder: Path, as_json: bool, patience: int) -> None:
-    """Try this machine, or a cluster: what would break there, and what to do about it."""
+    """Check this machine, or a cluster: problems, and their remedies."""
     from cluster.doctor import doctor as examination
 
     place = site_of(site)
@@ -114,33 +115,32 @@ def doctor(site: str, store_folder: Path, as_json: bool, patience: int) -> None:
         findings = examination.examine_here(store_folder)
     else:
         findings = examination.examine_site(place, store_folder, patience)
-    found = []
+    shown = []
     for finding in findings:
-        found.append(finding)
+        shown.append(finding)
         if not as_json:
             color = {"ok": "green", "warning": "yellow", "failed": "red"}[finding.verdict]
             click.echo(f"{click.style(f'{finding.verdict:8}', fg=color)}{finding.check}: {finding.detail}")
             if finding.advice:
                 click.echo(f"{'':8}{finding.advice}")
     if as_json:
-        print_json([vars(finding) for finding in found])
-    examination.require_ready(found)
+        print_json([vars(finding) for finding in shown])
+    examination.require_ready(shown)
 
 
 @click.command(cls=Examples, epilog="symbench cancel icml2022-rotation")
 @selecting(suite_argument, tuned_option)
 def cancel(selection: Selection) -> None:
-    """Take the jobs of SUITE, and those that tune it, out of the cluster's queue, also where they run; results stay."""
-    from benchmark.suite import loading as suites
+    """Cancel the jobs that run or tune SUITE on a cluster, queued and running ones; results stay."""
     from cluster.slurm import commands as slurm
     from cluster.slurm.submissions import Submission, TuningSubmission, live_jobs
 
     store, loaded = selection.store, suites.load(selection.suite)
     jobs = live_jobs(store, loaded, TuningSubmission)
     try:
-        loaded = selection.load(partly=True)
+        loaded = selection.load(skip_untuned=True)
         jobs += live_jobs(store, loaded, Submission)
-    except UserError:  # its cells are not known before it is tuned
+    except UserError:  # the cells of a suite that is not tuned are unknown
         if not jobs:
             raise
     if not jobs:
@@ -155,19 +155,19 @@ def cancel(selection: Selection) -> None:
 @click.argument("cell")
 @selecting(plugins=False)
 def logs(selection: Selection, cell: str) -> None:
-    """Print what the attempts at CELL wrote, by its id or the beginning of it."""
+    """Print the logs of all attempts at CELL, given by its id or the beginning of its id."""
     from cluster.slurm.logs import logs_of
 
     store = selection.store
     ids = sorted(path.name for path in (store.root / "cells").glob("*"))
     matching = [cell_id for cell_id in ids if cell_id.startswith(cell)]
     if len(matching) != 1:
-        many = f"{len(matching)} cells begin so" if matching else "no such cell"
+        many = f"{len(matching)} cells have ids that begin so" if matching else "no such cell"
         raise UserError(f"cell {cell!r}: {many} in store {store.root}; `symbench status SUITE` shows the ids")
-    found = logs_of(matching[0], frozenset(ids), store)
-    if not found:
-        raise MachineError(f"cell {matching[0]}: there is no log of it in {store.root / 'jobs'}")
-    for path, lines in found:
+    attempts = logs_of(matching[0], frozenset(ids), store)
+    if not attempts:
+        raise MachineError(f"cell {matching[0]}: no log in {store.root / 'jobs'}")
+    for path, lines in attempts:
         click.echo(click.style(f"== {path}", bold=True), err=True)
         click.echo("\n".join(lines))
 

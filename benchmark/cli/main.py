@@ -1,6 +1,6 @@
-"""The command line: the one place that knows all rooms.
+"""Command line of symbench.
 
-Imports of torch, phiflow and mlflow take seconds, so a command imports what it needs when it runs.
+Imports of torch, phiflow and mlflow take seconds: a command imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def cli() -> None:
 @json_option
 @plugin_option
 def list_(what: str | None, as_json: bool) -> None:
-    """Show the models, datasets, suites and sites that there are."""
+    """List the available models, datasets, suites and sites."""
     from benchmark.cli import catalogue
     from cluster import site as sites
 
@@ -63,8 +63,8 @@ for one in (
 
 
 def main() -> None:
-    """The console script: one clear message and an exit status for whatever a person can mend."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that what we started does not outlive us
+    """Entry point of the console script: errors become one message and an exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which stops child processes, too
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:

@@ -1,4 +1,4 @@
-"""The commands that show results in MLflow."""
+"""`symbench sync` and `ui`: results in MLflow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 tracking_option = click.option(
-    "--tracking-uri", metavar="URI", help="An MLflow server or database; by default mlflow.db in the store."
+    "--tracking-uri", metavar="URI", help="MLflow server or database (default: mlflow.db in the store)."
 )
 
 
@@ -29,17 +29,16 @@ tracking_option = click.option(
 )
 @selecting(suite_argument, tuned_option)
 @tracking_option
-@click.option("--watch", is_flag=True, help="Go on every ten seconds until each cell is done, diverged or n/a.")
+@click.option("--watch", is_flag=True, help="Repeat every ten seconds until each cell is done, diverged or n/a.")
 def sync(selection: Selection, tracking_uri: str | None, watch: bool) -> None:
-    """Show the results of SUITE in MLflow; doing it again changes only what is new.
+    """Copy the results of SUITE into MLflow; only new results are copied again.
 
-    With --watch, MLflow shows each epoch of the cells that run; Ctrl-C ends the watch and nothing else.
-
-    Interrupted, refused or cut off, it loses nothing: the store is the truth, and the same command goes on.
+    With --watch, MLflow shows each epoch of running cells; Ctrl-C ends the watch. After an interruption, the same
+    command continues.
     """
     from results.tracking import sync as mlflow_sync
 
-    loaded, store = selection.load(partly=True), selection.store
+    loaded, store = selection.load(skip_untuned=True), selection.store
     with progress(f"{loaded.name} into MLflow") as show:
         synced = mlflow_sync.sync(store, loaded, tracking_uri, show=show)
     name_broken(synced.broken)
@@ -49,7 +48,7 @@ def sync(selection: Selection, tracking_uri: str | None, watch: bool) -> None:
 
 
 def _watch(store: Store, suite: Suite, tracking_uri: str | None, named: tuple[Broken, ...]) -> None:
-    """Print each round that changed something; an error or an unreadable record only once in a row."""
+    """Print each round with changes; a repeated error or unreadable record is printed once."""
     from results.tracking import watch as mlflow_watch
 
     click.echo("watching until every cell is done, diverged or n/a; Ctrl-C ends it")
@@ -76,9 +75,9 @@ def _watch(store: Store, suite: Suite, tracking_uri: str | None, named: tuple[Br
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 @tracking_option
 def ui(selection: Selection, host: str, port: int, tracking_uri: str | None) -> None:
-    """Start MLflow on this machine and print a link for each question that its tables answer; Ctrl-C ends it.
+    """Start MLflow on this machine and print links to its tables; Ctrl-C ends it.
 
-    A link opens with columns, filter and order set. For a server that already runs, only the links are printed.
+    Each link sets columns, filter and order for one question. For a running server, only the links are printed.
     """
     from results.tracking import experiment as mlflow_experiment
     from results.tracking import server as mlflow_server
@@ -104,7 +103,7 @@ def ui(selection: Selection, host: str, port: int, tracking_uri: str | None) -> 
 
 
 def _print_links(links: dict[str, list[tuple[str, str]]], address: str) -> None:
-    """Print each question with its link. Names may contain anything: other people may write to the server."""
+    """Print each question with its link. Names are escaped: other people may write to the server."""
     for suite, views in links.items():
         click.echo(click.style(f"\n{one_line(suite)}", bold=True))
         lines = [(one_line(question), one_line(path)) for question, path in views]

@@ -1,4 +1,4 @@
-"""The commands for those who write a baseline."""
+"""`symbench new-baseline` and `check-baseline`: write and check a baseline."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from benchmark.terminal import Examples, print_json, print_table
     "symbench new-baseline my_model --from convnet --folder benchmark/models",
 )
 @click.argument("name")
-@click.option("--from", "model", metavar="MODEL", help="Baseline to copy; by default a plain convolutional network.")
+@click.option("--from", "model", metavar="MODEL", help="Baseline to copy (default: a plain convolutional network).")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
     default=".",
-    help="Where to; by default here. In benchmark/models of the checkout it becomes a built-in.",
+    help="Folder of the file (default: here); in benchmark/models it becomes a built-in.",
 )
 def new_baseline(name: str, model: str | None, folder: Path) -> None:
-    """Write NAME.py, a baseline that trains already: your copy of MODEL, or a plain network. Nothing is overwritten."""
+    """Write NAME.py, a working baseline: a copy of MODEL, or a plain network. Nothing is overwritten."""
     from benchmark.contract import scaffold
 
     path = scaffold.write(name, model, folder)
@@ -56,7 +56,7 @@ def new_baseline(name: str, model: str | None, folder: Path) -> None:
 @json_option
 @plugin_option
 def check_baseline(baseline: str, as_json: bool) -> None:
-    """Run the contract of a baseline, by NAME or in a FILE of its own, on small made-up fields."""
+    """Check the contract of a baseline, given by NAME or in a FILE of its own, on small random fields."""
     from benchmark import contract
     from benchmark.models import model_registry
 

@@ -1,10 +1,10 @@
-"""The arguments that several commands share."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from benchmark.errors import UserError
+from benchmark.suite import loading as suites
 
 if TYPE_CHECKING:
     from benchmark.suite.suite import Suite
@@ -57,10 +58,10 @@ budget_option = click.option(
     "hours",
     callback=_hours,
     metavar="200gpuh",
-    help="On a cluster: only as many seeds and levels as this pays for, each with all models.",
+    help="On a cluster: as many seeds and levels as fit into these hours, each with all models.",
 )
 tuned_option = click.option(
-    "--tuned", is_flag=True, help="With the settings that `symbench tune` found, as <suite>-tuned."
+    "--tuned", is_flag=True, help="Use the settings that `symbench tune` found; the suite is then <suite>-tuned."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON with stable field names.")
 plugin_option = click.option(
@@ -71,13 +72,13 @@ plugin_option = click.option(
     expose_value=False,
     is_eager=True,
     metavar="FILE",
-    help="A Python file with one more baseline.",
+    help="Python file with another baseline.",
 )
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The store and the suite, or part of it, that a command works on."""
+    """Store, and suite or part of it, that a command works on."""
 
     store_folder: Path
     suite: str = ""
@@ -90,23 +91,18 @@ class Selection:
 
         return Store(self.store_folder)
 
-    def load(self, partly: bool = False) -> Suite:
-        """The suite with `--only` and `--tuned`; cells that nobody tuned are an error, or left out if `partly`."""
-        from benchmark.suite import loading as suites
+    def load(self, skip_untuned: bool = False) -> Suite:
+        """The suite with `--only` and `--tuned`. UserError: a cell is not tuned, unless `skip_untuned`."""
+        return suites.load(self.suite, self.store_folder, self.tuned, self.only, skip_untuned)
 
-        return suites.load(self.suite, self.store_folder, self.tuned, self.only, partly)
-
-    def load_with_whole(self) -> tuple[Suite, Suite]:
+    def load_with_full_suite(self) -> tuple[Suite, Suite]:
         """The suite with `--only`, and without it."""
-        from benchmark.suite import loading as suites
-
         loaded = self.load()
-        whole = suites.load(self.suite, self.store_folder, self.tuned, partly=True) if self.only else loaded
-        return loaded, whole
+        return loaded, replace(self, only="").load(skip_untuned=True) if self.only else loaded
 
 
 def selecting(*options: Decorator, plugins: bool = True) -> Decorator:
-    """`options`, `--store` and, with `plugins`, `--plugin`; what a Selection holds becomes the argument `selection`."""
+    """Add `options`, `--store` and, with `plugins`, `--plugin`; their values become the argument `selection`."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
@@ -124,7 +120,7 @@ def selecting(*options: Decorator, plugins: bool = True) -> Decorator:
 
 
 def site_of(name: str, hours: float | None = None) -> Site | None:
-    """The cluster that `--on` names, None for this machine. UserError: `--budget` is for a cluster."""
+    """Cluster that `--on` names, or None for this machine. UserError: `--budget` without a cluster."""
     if name == "local":
         if hours is not None:
             raise UserError("--budget: is for a cluster, with `--on SITE`; on this machine choose cells with --only")
@@ -135,6 +131,6 @@ def site_of(name: str, hours: float | None = None) -> Site | None:
 
 
 def name_broken(broken: Iterable[Broken]) -> None:
-    """Name on stderr what was skipped because it cannot be read."""
+    """Name unreadable records on stderr."""
     for item in broken:
         click.echo(f"skipped {item.folder}: {item.reason}", err=True)

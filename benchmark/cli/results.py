@@ -1,4 +1,4 @@
-"""The commands for those who read results: boards, comparisons, committed boards."""
+"""`symbench leaderboard`, `compare` and `publish`: boards of results and comparisons."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _FILE = click.Path(dir_okay=False, allow_dash=True)
 )
 @selecting(suite_argument, only_option, tuned_option)
 @json_option
-@click.option("--metric", default="rmse_future", show_default=True, help="What the models are ranked by.")
-@click.option("--baseline", help="Whom the models are compared with over all levels; by default the ConvNet.")
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write the report as one file.")
-@click.option("--csv", type=_FILE, help="Also write every number as CSV; - prints it instead of the tables.")
-@click.option("--latex", type=_FILE, help="The same with booktabs tables for LaTeX.")
-@click.option("--markdown", type=_FILE, help="The same with Markdown tables.")
+@click.option("--metric", default="rmse_future", show_default=True, help="Metric that ranks the models.")
+@click.option("--baseline", help="Reference model for the comparison over levels (default: convnet).")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write the report, one HTML file.")
+@click.option("--csv", type=_FILE, help="Also write all numbers as CSV; - prints them instead of the tables.")
+@click.option("--latex", type=_FILE, help="Also write the tables in LaTeX (booktabs); - as above.")
+@click.option("--markdown", type=_FILE, help="Also write the tables in Markdown; - as above.")
 def leaderboard(
     selection: Selection, as_json: bool, metric: str, baseline: str | None, html: Path | None, **exports: str | None
 ) -> None:
@@ -52,7 +52,7 @@ def leaderboard(
     from results.board.table import standings_table, to_table
     from results.report.export import FORMATS
 
-    loaded, store = selection.load(partly=True), selection.store
+    loaded, store = selection.load(skip_untuned=True), selection.store
     if as_json + list(exports.values()).count("-") > 1:
         raise UserError("--json, --csv -, --latex - and --markdown -: only one of them can have the standard output")
     records, broken = store.read(loaded.cells, history=False)
@@ -102,15 +102,15 @@ def _show_tuning(suite: Suite, records: Mapping[str, Record], store: Store, with
     click.option(
         "--suite",
         default="",
-        help="A and B are models of this suite, or stores that hold it; without it they are suites.",
+        help="Suite of the models, or of the stores, A and B; without it A and B are suites.",
     ),
     only_option,
     tuned_option,
 )
-@click.option("--metric", default="rmse_future", show_default=True, help="What they are compared by.")
+@click.option("--metric", default="rmse_future", show_default=True, help="Metric of the comparison.")
 @json_option
 def compare(selection: Selection, first: str, second: str, metric: str, as_json: bool) -> None:
-    """Tell what differs between A and B, and whether their results do.
+    """Show the differences between A and B, and whether their results differ.
 
     With --suite, A and B are two of its models, named as the leaderboard labels them, or two folders: stores that
     hold that suite. Without it they are two suites, whose common models are compared on their common tasks.
@@ -125,12 +125,12 @@ def compare(selection: Selection, first: str, second: str, metric: str, as_json:
 
     store = selection.store
     if not selection.suite:
-        one, other = (replace(selection, suite=name).load(partly=True) for name in (first, second))
+        one, other = (replace(selection, suite=name).load(skip_untuned=True) for name in (first, second))
         compared = comparing.suites(one, other, store, metric)
     elif Path(first).is_dir() and Path(second).is_dir():
-        compared = comparing.stores(selection.load(partly=True), Store(Path(first)), Store(Path(second)), metric)
+        compared = comparing.stores(selection.load(skip_untuned=True), Store(Path(first)), Store(Path(second)), metric)
     else:
-        compared = comparing.models(selection.load(partly=True), store, first, second, metric)
+        compared = comparing.models(selection.load(skip_untuned=True), store, first, second, metric)
     name_broken((*compared.first.broken, *(one for one in compared.second.broken if one not in compared.first.broken)))
     if as_json:
         print_json(comparing.to_json(compared))
@@ -143,7 +143,7 @@ def compare(selection: Selection, first: str, second: str, metric: str, as_json:
     epilog="symbench publish quickstart\nsymbench publish quickstart --into /tmp/boards    # to look at it",
 )
 @selecting(suite_argument, tuned_option)
-@click.option("--metric", default="rmse_future", show_default=True, help="What its tables show.")
+@click.option("--metric", default="rmse_future", show_default=True, help="Metric of the tables.")
 @click.option(
     "--into", type=click.Path(path_type=Path, file_okay=False), help="Another folder; README.md then stays as it is."
 )
@@ -161,8 +161,8 @@ def publish(selection: Selection, metric: str, into: Path | None) -> None:
     for path in published.files:
         click.echo(f"wrote {path}")
     if published.unfinished:
-        told = ", ".join(f"{count} {state}" for state, count in published.unfinished.items())
-        click.echo(f"not done: {told}; the board lists them")
+        states = ", ".join(f"{count} {state}" for state, count in published.unfinished.items())
+        click.echo(f"not done: {states}; the board lists them")
 
 
 COMMANDS = (leaderboard, compare, publish)

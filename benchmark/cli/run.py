@@ -1,4 +1,4 @@
-"""The commands that run cells, here or on a cluster."""
+"""`symbench run` and `symbench retry`: run cells, here or on a cluster."""
 
 from __future__ import annotations
 
@@ -39,34 +39,33 @@ if TYPE_CHECKING:
 @click.option(
     "--parallel",
     type=click.IntRange(min=1),
-    help="On this machine: cells side by side; by default what its cores, or GPUs, and its memory have room for.",
+    help="On this machine: cells at a time (default: as many as its cores or GPUs, and its memory, allow).",
 )
-@click.option("--dry-run", is_flag=True, help="Print what would be given to sbatch, and send nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the sbatch scripts, and submit nothing.")
 def run(selection: Selection, site: str, hours: float | None, parallel: int | None, dry_run: bool) -> None:
-    """Run every cell of SUITE that is not finished; going on after an interruption is the same command.
+    """Run the open cells of SUITE; after an interruption, the same command continues.
 
-    On a cluster the jobs are sent, and this command ends: nobody has to stay. The last job brings MLflow and the
-    report up to date.
+    On a cluster the jobs are submitted, and this command ends. The last job updates MLflow and the report.
     """
     if parallel is not None and site != "local":
-        raise UserError("--parallel: is for this machine; there, cells_per_gpu in the site's file says how many")
+        raise UserError("--parallel: only on this machine; on a cluster set cells_per_gpu in the site's file")
     place = site_of(site, hours)
     if place is None and dry_run:
         raise UserError("--dry-run: there is no sbatch to show without `--on SITE`; see `symbench plan`")
-    loaded, whole = selection.load_with_whole()
+    loaded, full_suite = selection.load_with_full_suite()
     if place is None:
-        _run_here(loaded, selection.store, whole, parallel)
+        _run_here(loaded, selection.store, full_suite, parallel)
     else:
         _run_there(loaded, selection.store, place, dry_run, hours)
 
 
-def _run_here(suite: Suite, store: Store, whole: Suite, parallel: int | None = None) -> None:
+def _run_here(suite: Suite, store: Store, full_suite: Suite, parallel: int | None = None) -> None:
     from cluster.jobs.display import Display
     from cluster.jobs.launch import run as launch
 
     try:
         with Display(Console(stderr=True)) as display:
-            outcome = launch(suite, store, display, whole, parallel)
+            outcome = launch(suite, store, display, full_suite, parallel)
     except KeyboardInterrupt:
         click.echo("interrupted; the same command goes on from the last finished epoch", err=True)
         sys.exit(130)
@@ -86,9 +85,9 @@ def _run_there(suite: Suite, store: Store, site: Site, dry_run: bool = False, ho
     if hours is not None:
         suite = affordable(suite, store, site, hours)
     work = work_for(suite, store, site)
-    told = f"{work.finished} finished" + (f", {work.queued} in earlier jobs" if work.queued else "")
+    earlier = f"{work.finished} finished" + (f", {work.queued} in earlier jobs" if work.queued else "")
     if not work.cells:
-        click.echo(f"{suite.name}: nothing to send; {told}")
+        click.echo(f"{suite.name}: nothing to send; {earlier}")
         return
     if dry_run:
         for batch in work.batches:
@@ -99,7 +98,7 @@ def _run_there(suite: Suite, store: Store, site: Site, dry_run: bool = False, ho
     longest = Cost.of(work.batches, work.seconds, site).longest_seconds
     click.echo(
         f"{suite.name}: {len(work.cells)} cells in {len(submission.jobs)} jobs ({', '.join(arrays)}), the longest "
-        f"about {duration(longest)}; {told}\n"
+        f"about {duration(longest)}; {earlier}\n"
         f"job {submission.collector} collects; `symbench status` shows how far they are"
     )
 
@@ -107,11 +106,10 @@ def _run_there(suite: Suite, store: Store, site: Site, dry_run: bool = False, ho
 @click.command(cls=Examples, epilog="symbench retry quickstart\nsymbench retry quickstart --failed host_out_of_memory")
 @selecting(suite_argument, tuned_option)
 @site_option
-@click.option("--failed", "failure", help="Only the cells that failed for this reason, as `status` shows it.")
+@click.option("--failed", "failure", help="Only cells that failed for this reason, as shown by `status`.")
 def retry(selection: Selection, site: str, failure: str | None) -> None:
-    """Run the cells of SUITE again that failed, whatever the reason; from their checkpoints where they have one."""
-
-    place, loaded, store = site_of(site), selection.load(partly=True), selection.store
+    """Run the failed cells of SUITE again, from their checkpoints if they have one."""
+    place, loaded, store = site_of(site), selection.load(skip_untuned=True), selection.store
     records, _ = store.read(loaded.cells)
     failed = {key: record.status.failure for key, record in records.items() if record.status.state == "failed"}
     if failure is not None and failure not in failed.values():

@@ -1,4 +1,4 @@
-"""The command that searches for the settings of a suite's models."""
+"""`symbench tune`: searches for the settings of a suite's models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from benchmark.cli.options import Selection, only_option, selecting, site_of, site_option, suite_argument
 from benchmark.errors import UserError
+from benchmark.suite import loading as suites
 from benchmark.terminal import Examples, print_table
 
 if TYPE_CHECKING:
@@ -25,25 +26,27 @@ DEFAULT_TRIALS = 20
 )
 @selecting(suite_argument, only_option)
 @site_option
-@click.option("--trials", type=click.IntRange(min=1), help=f"For each study; {DEFAULT_TRIALS} where nothing is said.")
+@click.option("--trials", type=click.IntRange(min=1), help=f"Trials of each study (default: {DEFAULT_TRIALS}).")
 @click.option(
     "--gpu-hours",
     "hours",
     type=click.FloatRange(min=0, min_open=True),
-    help="For each study: until so many hours of all its GPUs, or of its ranks on a CPU, are spent.",
+    help="Instead of --trials: hours of each study, over all its GPUs, or its ranks on a CPU.",
 )
 @click.option("--search", type=click.Choice(["random", "optuna"]), default="random", show_default=True)
 @click.option("--scheduler", type=click.Choice(["asha", "none"]), default="asha", show_default=True)
 @click.option(
     "--trials-per-gpu",
     type=click.IntRange(min=1),
-    help="One-rank trials that share a GPU; by default 1, or the site's.",
+    help="One-rank trials that share a GPU (default: 1, or as in the site's file).",
 )
-@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="On a cluster, for each study.")
+@click.option(
+    "--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="On a cluster: nodes per study."
+)
 @click.option(
     "--parallel",
     type=click.IntRange(min=1),
-    help="On a cluster: trials side by side in a study; by default a node's GPUs, or 4 on CPUs.",
+    help="On a cluster: trials of a study at a time (default: GPUs of a node, or 4 on CPUs).",
 )
 @click.option(
     "--studies-per-job",
@@ -52,8 +55,8 @@ DEFAULT_TRIALS = 20
     show_default=True,
     help="On a cluster: studies that share an allocation, one after another.",
 )
-@click.option("--allow-unequal", is_flag=True, help="Tune although models that meet on the board are not tuned alike.")
-@click.option("--dry-run", is_flag=True, help="Show the studies and what they search, and start nothing.")
+@click.option("--allow-unequal", is_flag=True, help="Tune although models of one contest are not tuned alike.")
+@click.option("--dry-run", is_flag=True, help="Show the studies and their search spaces, and start nothing.")
 def tune(
     selection: Selection,
     site: str,
@@ -68,13 +71,12 @@ def tune(
     allow_unequal: bool,
     dry_run: bool,
 ) -> None:
-    """Search for the settings of each model of SUITE, by the validation RMSE alone, with the same effort for all.
+    """Search for the settings of each model of SUITE, by validation RMSE alone, with equal effort for all models.
 
-    A study looks at one model on one level (or a group of levels, as the suite says). The settings that the suite
-    writes are its first trial. What is found is used by `symbench run SUITE --tuned`. Doing it again goes on where it
-    was, and with more --trials it goes further.
+    A study is the search for one model on one level, or on a group of levels if the suite groups them. Its first trial
+    has the settings of the suite. `symbench run SUITE --tuned` uses the best ones. The same command continues an
+    interrupted search; more --trials extend it.
     """
-    from benchmark.suite import loading as suites
     from cluster.tuning.local import tune_locally
     from cluster.tuning.plan import inequalities, require_ray, selected_studies
     from cluster.tuning.remote import Layout, tune_on_cluster
@@ -87,30 +89,30 @@ def tune(
         raise UserError("--trials and --gpu-hours: give one of them")
     trials = trials if hours or trials else DEFAULT_TRIALS
     effort = Effort(search=search, scheduler=scheduler, trials=trials, hours=hours)
-    whole, store = suites.load(selection.suite), selection.store
-    selected = [cell.id for cell in (whole.only(selection.only) if selection.only else whole).cells]
-    chosen = selected_studies(whole, selected)
-    print_table(f"{whole.name}: studies", _rows([StudyFolder(store.root, study) for study in chosen]))
-    click.echo(f"and of every training: {', '.join(_own(chosen[0].space, 'train.')) or 'nothing'}")
-    unequal = inequalities(whole, chosen, effort, store)
+    suite, store = suites.load(selection.suite), selection.store
+    selected = [cell.id for cell in (suite.only(selection.only) if selection.only else suite).cells]
+    chosen = selected_studies(suite, selected)
+    print_table(f"{suite.name}: studies", _rows([StudyFolder(store.root, study) for study in chosen]))
+    click.echo(f"settings of every training: {', '.join(_own(chosen[0].space, 'train.')) or 'nothing'}")
+    unequal = inequalities(suite, chosen, effort, store)
     for line in unequal:
         click.echo(f"not tuned alike: {line}", err=True)
     if dry_run:
         return
     if unequal and not allow_unequal:
-        raise UserError(f"{whole.name}: its models would not be tuned alike (above); --allow-unequal does it anyway")
+        raise UserError(f"{suite.name}: its models would not be tuned alike (above); --allow-unequal does it anyway")
     require_ray(effort)
     if place is not None:
         layout = Layout(nodes, parallel, studies_per_job, trials_per_gpu)
-        click.echo(tune_on_cluster(whole, chosen, effort, store, place, layout))
+        click.echo(tune_on_cluster(suite, chosen, effort, store, place, layout))
         return
     try:
-        status = tune_locally(whole, chosen, effort, store, trials_per_gpu or 1)
+        status = tune_locally(suite, chosen, effort, store, trials_per_gpu or 1)
     except KeyboardInterrupt:
         click.echo("interrupted; the same command goes on from the trials' last steps", err=True)
         sys.exit(130)
     if status == 0:
-        click.echo(f"{whole.name}: {len(chosen)} studies complete; `symbench run {whole.argument} --tuned` uses them")
+        click.echo(f"{suite.name}: {len(chosen)} studies complete; `symbench run {suite.argument} --tuned` uses them")
     sys.exit(status)
 
 
@@ -120,12 +122,12 @@ def _rows(folders: Sequence[StudyFolder]) -> list[dict[str, Any]]:
             "dataset": folder.study.dataset.name,
             "level": ", ".join(map(str, folder.study.levels)),
             "model": folder.study.model.name,
-            "searched of the model": ", ".join(_own(folder.study.space, "model.")) or "-",
+            "settings of the model": ", ".join(_own(folder.study.space, "model.")) or "-",
             "trials done": folder.closed_trials(),
         }
         for folder in folders
     ]
 
 
-def _own(space: Any, room: str) -> list[str]:
-    return [key.removeprefix(room) for key in space if key.startswith(room)]
+def _own(space: Any, prefix: str) -> list[str]:
+    return [key.removeprefix(prefix) for key in space if key.startswith(prefix)]

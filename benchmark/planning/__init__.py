@@ -1,1 +1,1 @@
-"""What a suite still has to do, and what that will cost."""
+"""Plans: finished and open cells of a suite, and estimates of their time."""

@@ -1,12 +1,15 @@
-"""What a suite still has to do, and what that will cost."""
+"""Plan of a suite: finished and open cells, and an estimate of the time that the open ones take."""
 
 from __future__ import annotations
 
 import json
+import platform
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
@@ -14,16 +17,16 @@ import torch
 from pydantic import BaseModel
 
 from benchmark.cell import Cell, Level
-from benchmark.planning.step_timing import Pace
-from benchmark.suite import facts
+from benchmark.planning.step_timing import StepTiming
+from benchmark.suite import facts, remembered
 from benchmark.suite.facts import is_trained
 from benchmark.suite.suite import Suite
 from benchmark.training.recorder import FINAL_STATES
 
 Speed = Callable[[Cell], float]
-"""Floating-point operations a second of all ranks of a cell."""
-PaceOf = Callable[[Cell], Pace | None]
-"""What was timed of a cell's kind where it will run, if it was."""
+"""Floating-point operations per second of all ranks of a cell."""
+StepTimingOf = Callable[[Cell], StepTiming | None]
+"""Probe of a cell's kind where it will run, or None."""
 Basis = Literal["measured", "probe", "from FLOPs", "unknown"]
 BACKWARD_COST = 2
 """A backward pass costs about two forward passes."""
@@ -31,7 +34,7 @@ BACKWARD_COST = 2
 
 @dataclass(frozen=True)
 class Timing:
-    """A finished training: what `cell` took; `alike` where as many ran beside it as will."""
+    """Seconds of a finished training; `alike` if as many cells ran beside it as will run beside the open ones."""
 
     cell: Cell
     training_seconds: float
@@ -40,7 +43,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds for one cell, early stopping left out, and what they come from."""
+    """Seconds for one cell without early stopping, and the basis of the estimate."""
 
     seconds: float
     basis: Basis
@@ -48,7 +51,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PlanRow:
-    """The cells of one dataset, level and model."""
+    """Cells of one dataset, level and model."""
 
     dataset: str
     preset: str
@@ -58,26 +61,26 @@ class PlanRow:
     finished: int
     estimated_seconds: float
     estimate: str
-    """`measured` on a finished sibling, a `probe` of a few steps, `from FLOPs`, `unknown` where the model cannot be
-    built; empty if done."""
+    """`measured` on a finished cell of the same kind, a `probe` of a few steps, `from FLOPs`, or `unknown` if the model
+    cannot be built; empty if all cells are finished."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`left` are the cells still to run, in the suite's order; seconds are for one after another."""
+    """Rows and open cells in the suite's order; seconds are for one cell after another."""
 
     rows: tuple[PlanRow, ...]
-    left: tuple[Cell, ...]
+    open_cells: tuple[Cell, ...]
     estimated_seconds: float
 
 
-def left_of(suite: Suite, states: Mapping[str, str]) -> tuple[Cell, ...]:
-    """The cells still to run, by the `states` of cells by id."""
+def open_cells_of(suite: Suite, states: Mapping[str, str]) -> tuple[Cell, ...]:
+    """Cells without a result, by the `states` of cells by id."""
     return tuple(cell for cell in suite.cells if states.get(cell.id) not in FINAL_STATES)
 
 
-def make_plan(suite: Suite, left: Sequence[Cell], expected: Mapping[str, Estimate]) -> Plan:
-    """What `suite` still has to do, with an estimate by id for each cell that is `left`."""
+def make_plan(suite: Suite, open_cells: Sequence[Cell], expected: Mapping[str, Estimate]) -> Plan:
+    """Plan of `suite`, with the estimate of each open cell by its id."""
     groups: dict[tuple[str, str, Level, str], list[Cell]] = {}
     for cell in suite.cells:
         key = (cell.dataset.name, cell.dataset.preset, cell.dataset.level, cell.model.name)
@@ -94,53 +97,58 @@ def make_plan(suite: Suite, left: Sequence[Cell], expected: Mapping[str, Estimat
                 estimate=", ".join(dict.fromkeys(estimate.basis for estimate in waiting)),
             )
         )
-    return Plan(tuple(rows), tuple(left), sum(row.estimated_seconds for row in rows))
+    return Plan(tuple(rows), tuple(open_cells), sum(row.estimated_seconds for row in rows))
 
 
 def estimates(
     cells: Sequence[Cell],
     timings: Sequence[Timing],
     speed: Speed | None = None,
-    pace_of: PaceOf = lambda cell: None,
+    step_timing_of: StepTimingOf = lambda cell: None,
 ) -> dict[str, Estimate]:
-    """For each cell by id: what finished siblings took in the mean, what a probe says, or its FLOPs at the `speed` at
-    which it will run, by default on this machine."""
-    alike = _Alike()
-    taken: dict[tuple[str, ...], dict[bool, list[float]]] = {}
+    """Estimate of each cell by its id: the mean of finished cells of its kind, else a probe, else its FLOPs at `speed`.
+
+    The default of `speed` is that of this machine.
+    """
+    kind_of = _CostKind()
+    seconds: dict[tuple[str, ...], dict[bool, list[float]]] = {}
     for timing in timings:
-        taken.setdefault(alike(timing.cell), {}).setdefault(timing.alike, []).append(timing.training_seconds)
-    known = {like: Estimate(fmean(found.get(True) or found[False]), "measured") for like, found in taken.items()}
+        by_alike = seconds.setdefault(kind_of(timing.cell), {})
+        by_alike.setdefault(timing.alike, []).append(timing.training_seconds)
+    known = {kind: Estimate(fmean(each.get(True) or each[False]), "measured") for kind, each in seconds.items()}
     expected = {}
     for cell in cells:
-        like = alike(cell)
-        if like not in known:
-            known[like] = _estimate(cell, speed or (lambda cell: flops_per_second()), pace_of)
-        expected[cell.id] = known[like]
+        kind = kind_of(cell)
+        if kind not in known:
+            known[kind] = _estimate(cell, speed or (lambda cell: flops_per_second()), step_timing_of)
+        expected[cell.id] = known[kind]
     return expected
 
 
 def unmeasured(cells: Sequence[Cell], timings: Sequence[Timing]) -> list[Cell]:
-    """One of each set of trained cells that cost the same, where none of the set has run."""
-    alike = _Alike()
-    known = {alike(timing.cell) for timing in timings}
-    first = {alike(cell): cell for cell in reversed(cells)}
-    return [cell for like, cell in reversed(first.items()) if like not in known and is_trained(cell)]
+    """One trained cell of each kind that has no finished cell."""
+    kind_of = _CostKind()
+    known = {kind_of(timing.cell) for timing in timings}
+    first = {kind_of(cell): cell for cell in reversed(cells)}
+    return [cell for kind, cell in reversed(first.items()) if kind not in known and is_trained(cell)]
 
 
 def siblings_of(cells: Sequence[Cell], done: Iterable[Cell], most: int) -> list[Cell]:
-    """At most so many of `done` for each set of `cells` that cost the same."""
-    alike = _Alike()
-    found: dict[tuple[str, ...], list[Cell]] = {alike(cell): [] for cell in cells}
+    """At most `most` of the `done` cells for each kind in `cells`."""
+    kind_of = _CostKind()
+    siblings: dict[tuple[str, ...], list[Cell]] = {kind_of(cell): [] for cell in cells}
     for cell in done:
-        kept = found.get(alike(cell))
+        kept = siblings.get(kind_of(cell))
         if kept is not None and len(kept) < most:
             kept.append(cell)
-    return [cell for members in found.values() for cell in members]
+    return [cell for members in siblings.values() for cell in members]
 
 
-class _Alike:
-    """Equal for cells that cost the same: all but seed and level. Cells of a suite share their parts, which are many
-    times fewer than cells; an instance must not outlive the cells that it is asked about."""
+class _CostKind:
+    """Key that is equal for cells of equal cost: all but seed and level.
+
+    Cells of a suite share their parts, so that each part is written once; an instance must not outlive its cells.
+    """
 
     def __init__(self) -> None:
         self.known: dict[int, str] = {}
@@ -155,13 +163,13 @@ class _Alike:
         return self.known[id(part)]
 
 
-def _estimate(cell: Cell, speed: Speed, pace_of: PaceOf) -> Estimate:
+def _estimate(cell: Cell, speed: Speed, step_timing_of: StepTimingOf) -> Estimate:
     try:
-        pace = pace_of(cell) if is_trained(cell) else None
-        if pace is not None:
-            return Estimate(pace.seconds(cell), "probe")
+        step_timing = step_timing_of(cell) if is_trained(cell) else None
+        if step_timing is not None:
+            return Estimate(step_timing.seconds(cell), "probe")
         return Estimate(_flops(cell) / speed(cell), "from FLOPs")
-    except Exception:  # noqa: BLE001 - a plug-in may raise anything; the run will say it of that cell
+    except Exception:  # noqa: BLE001 - a plug-in may raise anything; `run` reports it for that cell
         return Estimate(0.0, "unknown")
 
 
@@ -177,7 +185,19 @@ def _flops(cell: Cell) -> float:
 
 @cache
 def flops_per_second(threads: int | None = None) -> float:
-    """Of a small convolution on the device that training would use; on a CPU, in so many threads."""
+    """Speed of a small convolution on the device that training would use, with `threads` on a CPU.
+
+    Measured once a day on each machine.
+    """
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    where = f"{socket.gethostname()} {device} {threads or torch.get_num_threads()} {time.strftime('%Y-%m-%d')}"
+    speed: float = remembered.answer(
+        Path(__file__).resolve(), f"FLOPs per second {where}", lambda: _measured_speed(threads)
+    )
+    return speed
+
+
+def _measured_speed(threads: int | None) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

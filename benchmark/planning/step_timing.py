@@ -1,4 +1,4 @@
-"""What a training costs where it will run, timed in a few of its steps instead of estimated."""
+"""Time of a training step and of a forecast, measured in a few steps on the machine where the cells will run."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from benchmark.data.layout import field_path
 from benchmark.data.windows import Windows
 from benchmark.evaluation.evaluate import BATCH, forecast_error
 from benchmark.models import model_registry
+from benchmark.suite import facts
 from benchmark.training import environment
 from benchmark.training.distributed import World
 from benchmark.training.experiment import Experiment, stored_field
@@ -28,31 +29,31 @@ from benchmark.training.randomness import deterministic
 WARM_UP, WARM_UP_COMPILED = 1, 2
 STEPS = 5
 ENOUGH_SECONDS = 20.0
-"""Slow steps need not be repeated so often: after that long, one that was timed is enough."""
+"""After so long, one timed step is enough."""
 RANDOM_RUNS, RANDOM_FRAMES = 2, 8
-"""Without data: so many runs, and so many frames more than a window has."""
+"""Size of the random field where there are no data: runs, and frames in addition to those of a window."""
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Seconds on all ranks of a cell together: `step` for an optimiser step with the whole batch, `forecast` for one
-    window one frame ahead in evaluation. `data` says whether the field was a `real` or a `random` one."""
+class StepTiming:
+    """Seconds on all ranks of a cell together: `step` for an optimiser step with the global batch, `forecast` for one
+    window one frame ahead in evaluation. `data` is `real` or `random`, the field that was used."""
 
     step: float
     forecast: float
     data: str
 
     def seconds(self, cell: Cell) -> float:
-        """Training and evaluation of `cell`, early stopping left out."""
-        splits = Experiment.of(cell).splits
-        forecasts = {name: len(split) * split.steps for name, split in splits.items()}
-        steps = len(splits["train"]) // cell.train.batch_size
+        """Training and evaluation of `cell` without early stopping."""
+        windows = facts.windows(cell.dataset.name, cell.dataset.preset, cell.protocol)
+        forecasts = {name: count * steps for name, (count, steps) in windows.items()}
+        steps = windows["train"][0] // cell.train.batch_size
         each_epoch = steps * self.step + forecasts["validation"] * self.forecast
         return cell.train.epochs * each_epoch + (forecasts["future"] + forecasts["domain"]) * self.forecast
 
 
 def kind(cell: Cell) -> dict[str, Any]:
-    """All of a cell that its pace depends on; cells of one kind are timed once. UserError: no such model."""
+    """Settings of a cell that its speed depends on; cells of one kind are timed once. UserError: unknown model."""
     dataset, protocol, train = cell.dataset, cell.protocol, cell.train
     return {
         "model": cell.model.model_dump(mode="json"),
@@ -65,10 +66,10 @@ def kind(cell: Cell) -> dict[str, Any]:
     }
 
 
-def measure(cell: Cell, world: World, data_folder: Path) -> Pace | None:
-    """Time a few steps of `cell` on the ranks of `world`; every rank calls it. None where the model refuses the task.
+def measure(cell: Cell, world: World, data_folder: Path) -> StepTiming | None:
+    """Time a few steps of `cell` on the ranks of `world`; every rank calls it. None if the model refuses the task.
 
-    The loop is that of training, stopped before it has gone far; nothing of it is kept.
+    The training loop is stopped after a few steps; its results are discarded.
     """
     windows, data = _windows(cell, world, data_folder)
     experiment = Experiment.of(cell, windows["train"].field.shape[2:])
@@ -86,11 +87,11 @@ def measure(cell: Cell, world: World, data_folder: Path) -> Pace | None:
         forecast_error(model, _repeated(validation, world.size), world, cell.train.precision).rmse()  # warms up
         started = time.perf_counter()
         forecast_error(model, validation, world, cell.train.precision).rmse()
-        return Pace(clock.step_seconds(), (time.perf_counter() - started) / len(validation), data)
+        return StepTiming(clock.step_seconds(), (time.perf_counter() - started) / len(validation), data)
 
 
 class _Clock:
-    """Asked before each step whether to stop, it takes the time."""
+    """Callback before each step: notes the time, and returns whether to stop."""
 
     def __init__(self, device: torch.device, warm_up: int) -> None:
         self.device = device
@@ -110,7 +111,7 @@ class _Clock:
 
 
 def _windows(cell: Cell, world: World, data_folder: Path) -> tuple[Mapping[SplitName, Windows], str]:
-    """Those of the cell, or windows of noise of the same shape where its data are not there yet."""
+    """Windows of the cell, or of noise of the same shape if its data are missing; and `real` or `random`."""
     experiment, protocol = Experiment.of(cell), cell.protocol
     if field_path(data_folder, cell.dataset).exists():
         return experiment.windows(stored_field(cell.dataset, data_folder).field, world.device), "real"
@@ -124,6 +125,6 @@ def _windows(cell: Cell, world: World, data_folder: Path) -> tuple[Mapping[Split
 
 
 def _repeated(windows: Windows, count: int) -> Windows:
-    """`count` windows, the first ones again where there are not so many."""
+    """`count` windows, repeated if there are fewer."""
     times = -(-count // len(windows))
     return replace(windows, index=windows.index.repeat(times, 1)[:count])

@@ -1,4 +1,4 @@
-"""A budget of parameters: the width at which a model has as many, so that families are compared at equal size."""
+"""Budget of parameters: solves the width of a model, so that families are compared at equal size."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 TOLERANCE = 0.02
 MOST_PARAMETERS = 10**9
-"""Models are built to be counted."""
+"""Largest budget: models are built to be counted."""
 WIDEST = 2**16
 SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
 _WRITTEN = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kKMG]?)")
 
 
 def parse(value: Any) -> int | None:
-    """`5.6M`, `850k`, `5_600_000` or a number; null or `none` for no budget. ValueError: anything else."""
+    """Number of parameters from `5.6M`, `850k` or a number; None for null and `none`. ValueError: anything else."""
     if value in (None, "none"):
         return None
     match = _WRITTEN.fullmatch(str(value).strip())
@@ -35,10 +35,10 @@ def parse(value: Any) -> int | None:
 
 
 def sized(choice: ModelChoice, budget: int, dataset: DatasetChoice, protocol: Protocol) -> ModelChoice:
-    """`choice` at the width whose number of parameters is nearest to `budget`, on the task of that dataset.
+    """`choice` with the width whose number of parameters is nearest to `budget`, on the task of `dataset`.
 
-    A model that cannot run there is left as it is. ValueError: it has no width, none is within 2 % of the budget, or
-    it cannot be built.
+    A model that cannot run there keeps its width. ValueError: the model has no width, no width is within 2 % of the
+    budget, or the model cannot be built.
     """
     task = facts.task_of(dataset, protocol)
     baseline, config = model_registry.configured(choice)
@@ -62,7 +62,7 @@ def sized(choice: ModelChoice, budget: int, dataset: DatasetChoice, protocol: Pr
 
 
 Counted = tuple[int, int]
-"""A width and its parameters."""
+"""A width and its number of parameters."""
 
 
 @cache
@@ -74,10 +74,10 @@ def _around(baseline: type[Baseline], config_json: str, budget: int, task: Task)
 
 
 def bracket(count: Callable[[int], int], budget: int) -> list[Counted]:
-    """The last width within `budget` and the first beyond it, or the one of them that there is.
+    """Largest width within `budget` and smallest width beyond it; only one of them if the other does not exist.
 
-    `count` must not fall. It is nearly always a polynomial of degree two in the width, so that the last three counts
-    tell where the budget is passed. A width is at most doubled at once: nothing much larger than the budget is built.
+    `count` must not decrease. It is nearly always a polynomial of degree two in the width: the next width to try is
+    extrapolated from the last three counts. A width is at most doubled, so that no model is much too large.
     """
     known = [(1, count(1))]
     while True:
@@ -89,7 +89,7 @@ def bracket(count: Callable[[int], int], budget: int) -> list[Counted]:
         last = min(above)[0] - 1 if above else 2 * widest
         if last == widest or (not above and widest >= WIDEST):
             return [max(below), *([min(above)] if above else [])]
-        if above and len(known) % 4 == 0:  # so that no count, however odd, is searched width by width
+        if above and len(known) % 4 == 0:  # bisection, for counts that are no polynomial
             width = (widest + last + 1) // 2
         else:
             width = _passing(known[-3:], budget, widest + 1, last)
@@ -97,7 +97,7 @@ def bracket(count: Callable[[int], int], budget: int) -> list[Counted]:
 
 
 def _passing(known: Sequence[Counted], budget: int, first: int, last: int) -> int:
-    """Where the parabola through three counts passes `budget`, from `first` to `last`."""
+    """First width from `first` to `last` at which the parabola through three counts exceeds `budget`."""
     if len(known) < 3:
         return last
     (w0, c0), (w1, c1), (w2, c2) = known

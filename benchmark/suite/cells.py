@@ -1,4 +1,4 @@
-"""Expands what a suite declares into cells, one for each point of the grid."""
+"""Expands the declaration of a suite into cells, one for each point of the grid."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from benchmark.suite.suite import Suite
 
 
 def expanded(declared: Declaration, grid: GridReader) -> Suite:
-    """The suite with its cells; each cell once, in the order of the file.
+    """Suite with its cells, each once, in the order of the file.
 
-    A model with a budget has its width solved on each task. A model that is not trained has one cell for each dataset
-    and protocol. UserError: a model cannot be sized, or a seed is invalid; reported at its line in the file of `grid`.
+    The width of a model with a budget is solved on each task. A model that is not trained has one cell per dataset and
+    protocol. UserError: a width cannot be solved, or a seed is invalid.
     """
     cells: dict[str, Cell] = {}
     budgets: dict[str, int] = {}
@@ -31,7 +31,7 @@ def expanded(declared: Declaration, grid: GridReader) -> Suite:
         if not facts.model_facts(model.name).trained:
             if index > 0:
                 continue
-            train = Training()  # so that it is one cell, however the others are trained
+            train = Training()  # one cell, whatever the training of the others
         make = partial(Cell, dataset=dataset, model=model, protocol=protocol, train=train, seed=seed)
         cell = grid.checked(("seeds",), make)
         if cell is not None:
@@ -51,7 +51,7 @@ def expanded(declared: Declaration, grid: GridReader) -> Suite:
 
 
 def _sized(entry: DeclaredModel, dataset: DatasetChoice, protocol: Protocol, grid: GridReader) -> ModelChoice | None:
-    """The model at the width that its budget allows on this task, or None after reporting why there is none."""
+    """The model with the width for its budget on this task, or None after reporting a mistake."""
     if entry.budget is None:
         return entry.choice
     choice, size = entry.choice, entry.budget

@@ -1,4 +1,4 @@
-"""Expands mappings of a suite's YAML into validated settings: a list where a scalar is allowed is an axis of a grid."""
+"""Expands mappings of YAML into validated settings: a list where a scalar is allowed is an axis of the grid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Plain = bool | int | float | str | list | dict | None
 
 
 class GridReader:
-    """Reads values of `file`; what is wrong with them is reported there, with the line of the key."""
+    """Reads values of `file`, and reports mistakes with the line of the key."""
 
     def __init__(self, file: YamlFile) -> None:
         self.file = file
@@ -28,9 +28,9 @@ class GridReader:
     def points(
         self, where: Location, settings: Any, schema: type[Settings], own: Sequence[str] | None = None
     ) -> list[Settings]:
-        """Every combination of the lists in `settings` as `schema`; empty where something is wrong.
+        """Every combination of the lists in `settings` as `schema`; mistakes are reported and left out.
 
-        `own` are the valid keys, by default the fields of `schema`.
+        `own` are the valid keys (default: fields of `schema`).
         """
         fields = {key: takes_list(field.annotation) for key, field in schema.model_fields.items()}
         validate = lambda point: schema.model_validate_json(json.dumps(point))  # noqa: E731
@@ -44,9 +44,9 @@ class GridReader:
         validate: Callable[[Mapping[str, Any]], Result],
         own: Sequence[str] | None = None,
     ) -> list[Result]:
-        """Every combination of the lists in `settings`, validated; empty where something is wrong.
+        """Every combination of the lists in `settings`, validated; mistakes are reported and left out.
 
-        `fields` says of each key whether its value may be a list, which is then no axis.
+        `fields` maps each key to whether its value may be a list, which is then no axis.
         """
         settings = {} if settings is None else settings
         if not isinstance(settings, Mapping):
@@ -64,7 +64,7 @@ class GridReader:
         return [point for point in validated if point is not None]
 
     def axis(self, where: Location, values: Any) -> list[Any]:
-        """Plain values of a list, or of one scalar; empty where one of them is of another type."""
+        """Plain values of a list or of one scalar; empty after reporting a value of another type."""
         axis = plain(values) if isinstance(values, list) else [plain(values)]
         if any(not isinstance(value, _Plain) for value in axis):
             self.file.error(where, "must be made of numbers, texts, true, false and null")
@@ -77,11 +77,11 @@ class GridReader:
         return axis
 
     def validated(self, where: Location, schema: type[Settings], point: Mapping[str, Any]) -> Settings | None:
-        """`point` as `schema`, or None after reporting why it is invalid. A list may stand for a tuple."""
+        """`point` as `schema`, or None after reporting a mistake. A list may stand for a tuple."""
         return self.checked(where, partial(schema.model_validate_json, json.dumps(point)))
 
     def checked(self, where: Location, make: Callable[[], Result]) -> Result | None:
-        """Call `make`. None after reporting its ValidationError."""
+        """Result of `make`, or None after reporting its ValidationError."""
         try:
             return make()
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Finds and loads suites: reads the YAML, expands it into cells, and puts in tuned settings if asked for."""
+"""Loads suites: reads the YAML, expands it into cells, and replaces settings by tuned ones."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from benchmark.suite.tuned import resolved
 
 
 def available() -> list[str]:
-    """Names of the suites that come with symbench."""
+    """Names of the suites in `suites/`."""
     return sorted(path.stem for path in SUITES_FOLDER.glob("*.yaml"))
 
 
 def load(
-    name_or_path: str, store: Path | None = None, tuned: bool = False, only: str = "", partly: bool = False
+    name_or_path: str, store: Path | None = None, tuned: bool = False, only: str = "", skip_untuned: bool = False
 ) -> Suite:
     """Read, validate and expand a suite, named or as a path. UserError: all that is wrong with it, a line each.
 
-    Where the suite asks for `tuned` settings, or the caller does, they are those that `symbench tune` left in `store`,
-    if one is named. A suite that does not ask for them itself is then called `<name>-tuned`. UserError where a cell of
-    it (of `only` these) is not tuned; with `partly`, for those who look at what there is, such cells are left out.
+    If the suite or the caller asks for `tuned` settings, and a `store` is given, they are the results of
+    `symbench tune` there; a suite that does not ask for them itself gets the name `<name>-tuned`. UserError if a cell
+    (of `only` these) is not tuned; with `skip_untuned` such cells are left out.
     """
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
@@ -34,7 +34,7 @@ def load(
     reader = SuiteReader(path)
     suite = expanded(reader.declaration(), reader.grid)
     if tuned and not suite.tuned:
-        suite = replace(suite, tuned=True, asked=True, name=f"{suite.name}-tuned")
+        suite = replace(suite, tuned=True, tuned_by_option=True, name=f"{suite.name}-tuned")
     if suite.tuned and store is not None:
-        return resolved(suite, store, only, partly)
+        return resolved(suite, store, only, skip_untuned)
     return suite.only(only) if only else suite

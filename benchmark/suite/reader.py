@@ -1,7 +1,4 @@
-"""Reads the YAML of a suite and checks it against the registry.
-
-Wherever a scalar is allowed, a list is an axis of the grid. Every mistake is reported with file, line and key.
-"""
+"""Reads the YAML of a suite and checks it against the declarations of models and datasets."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ OPTIONAL = ("protocol", "seeds", "train", "budget", "resources", "tuning", "tune
 
 @dataclass(frozen=True)
 class DeclaredModel:
-    """A model of the file, where it stands, and how many parameters it is to have (None: its width is given)."""
+    """Model of the file, its place there, and its number of parameters (None: its width is given)."""
 
     where: Location
     choice: ModelChoice
@@ -38,7 +35,7 @@ class DeclaredModel:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a file declares: the axes of the grid of cells, and what holds for all of them."""
+    """Content of a file: the axes of the grid of cells, and settings of the suite."""
 
     name: str
     datasets: Sequence[DatasetChoice]
@@ -52,7 +49,7 @@ class Declaration:
 
 
 class SuiteReader:
-    """Validates one file; knows the line of every key."""
+    """Reader of one file."""
 
     def __init__(self, path: Path) -> None:
         self.file = YamlFile(path, "a suite is a mapping with the keys name, datasets and models")
@@ -61,7 +58,7 @@ class SuiteReader:
         self.budgets = self._budgets(("budget",), self.tree.get("budget"))
 
     def declaration(self) -> Declaration:
-        """What the file declares. UserError: all that is wrong with it."""
+        """Content of the file. UserError: all its mistakes."""
         self.grid.has_valid_keys((), self.tree, (*REQUIRED, *OPTIONAL))
         for key in REQUIRED:
             if key not in self.tree:
@@ -105,7 +102,7 @@ class SuiteReader:
         return bool(tuned)
 
     def _tuning(self, levels: set[Any]) -> Tuning:
-        """The section `tuning`, which may name only `levels`; the default where something in it is wrong."""
+        """Section `tuning`, which may name only `levels`; the default after reporting a mistake."""
         written = self.tree.get("tuning")
         if not isinstance(written, CommentedMap | None):
             self.file.error(("tuning",), f"must be a mapping with some of the keys {', '.join(Tuning.model_fields)}")
@@ -126,7 +123,7 @@ class SuiteReader:
         return tuning
 
     def _choices(self, section: str, expand: typing.Callable[..., Iterator[Any]]) -> Iterator[Any]:
-        """Each entry of a section: a bare name, or `name: {field: value or list}`."""
+        """Entries of a section: `name`, or `name: {field: value or list}`."""
         entries = self.tree[section]
         if not isinstance(entries, CommentedSeq) or not entries:
             self.file.error((section,), "must be a list of names, each with its settings if it has any")
@@ -157,12 +154,12 @@ class SuiteReader:
             ):
                 if value not in valid:
                     self.file.error((*where, key), unknown_name(f"{key} of {name}", value, valid))
-            if choice.level in dataset.levels:  # as the dataset writes it: 3.0 is 3
+            if choice.level in dataset.levels:  # the dataset's notation: 3, not 3.0
                 choice = choice.model_copy(update={"level": dataset.levels[dataset.levels.index(choice.level)]})
             yield choice
 
     def _models(self, where: Location, name: str, settings: Mapping[str, Any]) -> Iterator[DeclaredModel]:
-        """The models of one entry, each with every budget that it is asked to keep."""
+        """Models of one entry, each with each of its budgets."""
         budgets, place = self.budgets, where
         if "budget" in settings:
             place = (*where, "budget")
@@ -193,12 +190,12 @@ class SuiteReader:
             for key, value in settings.items()
         }
         if any(value == [] != settings[key] for key, value in expanded.items()):
-            return  # a network in it is wrong, and that has been said
+            return  # a mistake in a network has been reported
         fields = {key: kind == "list" for key, kind in model.settings.items()}
         yield from self.grid.expanded(where, expanded, fields, partial(facts.configured, name))
 
     def _networks(self, where: Location, value: Any, budgeted: bool) -> list[dict[str, Any]]:
-        """The networks that a wrapper is given: as in `models`, one entry or a list of them, under its budget."""
+        """Networks of a wrapper: one entry or a list of them, as in `models`."""
         if isinstance(value, CommentedSeq):
             entries = [((*where, index), entry) for index, entry in enumerate(value)]
         else:

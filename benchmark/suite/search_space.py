@@ -17,7 +17,7 @@ WEIGHT_DECAYS = (0.0, 1e-5, 1e-4, 4e-4, 1e-3)
 
 
 def model_space(choice: ModelChoice) -> dict[str, Domain]:
-    """What a model declares, and what a network within it does."""
+    """Search space of a model, and of a network within it."""
     space: dict[str, Domain] = {}
     for key, domain in facts.model_facts(choice.name).search_space.items():
         space[key] = Range(**domain) if isinstance(domain, dict) else tuple(domain)
@@ -28,7 +28,7 @@ def model_space(choice: ModelChoice) -> dict[str, Domain]:
 
 
 def training_space(train: Training, protocol: Protocol, windows: int, ranks: int) -> dict[str, Domain]:
-    """What is searched of the training where the suite does not say; batches that ranks can share and windows fill."""
+    """Default search space of the training; batches fit into the windows and are divisible by the ranks."""
     sizes = {train.batch_size // 2, train.batch_size, train.batch_size * 2}
     lengths = {max(1, round(protocol.train_steps * part / 3)) for part in (1, 2, 3)}
     return {
@@ -41,7 +41,7 @@ def training_space(train: Training, protocol: Protocol, windows: int, ranks: int
 
 
 def search_space(suite: Suite, cell: Cell) -> dict[str, Domain]:
-    """What is searched for the model of `cell`: its own settings but for a width that a budget decides."""
+    """Search space of `cell`: settings of its model, without a width that a budget decides, and of the training."""
     own = model_space(cell.model)
     if cell.id in suite.budgets:
         own.pop(".".join(width_path(cell.model)), None)
@@ -70,7 +70,7 @@ def check_keep(suite: Suite) -> None:
 
 
 def width_path(choice: ModelChoice) -> tuple[str, ...]:
-    """Where the width stands that a budget decides."""
+    """Keys on the way to the width that a budget decides."""
     field = facts.model_facts(choice.name).width_field
     value = choice.config.get(field)
     return (field, *width_path(ModelChoice(**value))) if _is_network(value) else (field,)

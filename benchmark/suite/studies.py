@@ -1,7 +1,7 @@
-"""Studies of a suite: which cells share a search, under which name, and with which defaults.
+"""Studies of a suite: cells that share a search, its name and its defaults.
 
-The name of a study is made of all that the search leaves as it is, so that the same suite finds the same studies,
-whatever its defaults for what is searched.
+The name of a study depends on the settings that the search does not change. A suite whose defaults for searched
+settings change has the same studies.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from benchmark.suite.suite import Domain, Range, Suite
 
 
 def studies(suite: Suite) -> dict[str, Study]:
-    """Cell id -> its study, for the cells of the whole `suite` that are trained and whose model can run there.
+    """Study of each cell by its id, for trained cells whose model can run. `suite` must have all its cells.
 
-    UserError: `keep` names nothing.
+    UserError: `tuning.keep` names an unknown setting.
     """
     members: dict[str, list[Cell]] = {}
-    known: dict[str, str] = {}  # cells that differ in their seeds alone are of one study
+    known: dict[str, str] = {}  # cells that differ in seed only have one study
     for cell in suite.cells:
         setting = cell.model_dump_json(exclude={"seed"})
         if setting not in known:
@@ -34,15 +34,14 @@ def studies(suite: Suite) -> dict[str, Study]:
         if known[setting]:
             members.setdefault(known[setting], []).append(cell)
     check_keep(suite)
-    found: dict[str, Study] = {}
+    of_cell: dict[str, Study] = {}
     for identity, cells in members.items():
-        study = _study(suite, identity, cells)
-        found |= {cell.id: study for cell in cells}
-    return found
+        of_cell |= dict.fromkeys((cell.id for cell in cells), _study(suite, identity, cells))
+    return of_cell
 
 
 def distinct_studies(suite: Suite) -> list[Study]:
-    """The studies of the whole `suite`, each once, in the order of its cells."""
+    """Studies of `suite` in the order of its cells."""
     return list({study.name: study for study in studies(suite).values()}.values())
 
 
@@ -51,7 +50,7 @@ def _is_trained(cell: Cell) -> bool:
 
 
 def _identity(suite: Suite, cell: Cell) -> str:
-    """What the search leaves as it is, as canonical JSON."""
+    """Settings that the search does not change, as canonical JSON."""
     space = search_space(suite, cell)
     model = cell.model.model_dump(mode="json")
     for path in (*_paths(space, "model."), *([width_path(cell.model)] if cell.id in suite.budgets else [])):
@@ -90,10 +89,10 @@ def _study(suite: Suite, identity: str, cells: Sequence[Cell]) -> Study:
     for key, written in itertools.product(space, defaults):
         space[key] = _holding(space[key], written[key])
     levels = _levels(suite, first)
-    told = f"{first.dataset.name}-{first.dataset.preset}-level-{'-'.join(map(str, levels))}-{first.model.name}"
+    title = f"{first.dataset.name}-{first.dataset.preset}-level-{'-'.join(map(str, levels))}-{first.model.name}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     return Study(
-        name=f"{re.sub(r'[^A-Za-z0-9_.-]', '_', told)[:150]}-{digest}",
+        name=f"{re.sub(r'[^A-Za-z0-9_.-]', '_', title)[:150]}-{digest}",
         dataset=first.dataset.model_copy(update={"level": levels[0]}),
         levels=levels,
         model=first.model,
@@ -106,17 +105,18 @@ def _study(suite: Suite, identity: str, cells: Sequence[Cell]) -> Study:
 
 
 def _levels(suite: Suite, cell: Cell) -> tuple[Level, ...]:
-    """The levels of the suite that share their settings with that of `cell`."""
-    asked = suite.tuning.levels
-    if asked == "each":
+    """Levels of the suite that share their settings with the level of `cell`."""
+    grouping = suite.tuning.levels
+    if grouping == "each":
         return (cell.dataset.level,)
-    there = [
+    levels = [
         other.dataset.level
         for other in suite.cells
         if other.dataset.model_copy(update={"level": 0}) == cell.dataset.model_copy(update={"level": 0})
     ]
-    group = there if asked == "all" else next((g for g in asked if cell.dataset.level in g), (cell.dataset.level,))
-    return tuple(dict.fromkeys(level for level in there if level in group))
+    own = (cell.dataset.level,)
+    group = levels if grouping == "all" else next((g for g in grouping if cell.dataset.level in g), own)
+    return tuple(dict.fromkeys(level for level in levels if level in group))
 
 
 def _written(cell: Cell, key: str) -> Any:
@@ -131,7 +131,7 @@ def _written(cell: Cell, key: str) -> Any:
 
 
 def _holding(domain: Domain, value: Any) -> Domain:
-    """`domain` with `value` in it; a range does not stretch to what has no logarithm."""
+    """`domain` extended to `value`; a range is not extended to numbers without a logarithm."""
     if isinstance(domain, Range):
         if not isinstance(value, int | float) or value <= 0:
             return domain

@@ -1,7 +1,4 @@
-"""A study as data: the search for settings of one model on a group of levels, under one protocol; its trials' cells.
-
-How trials are run is not known here.
-"""
+"""Study: the search for settings of one model on a group of levels under one protocol; cells of its trials."""
 
 from __future__ import annotations
 
@@ -31,13 +28,13 @@ from benchmark.suite import budget
 from benchmark.suite.suite import Domain, Range
 
 TUNING_SEED = FIRST_TUNING_SEED
-"""All trials of all studies have this one, so that they see the same shuffling and differ in their settings alone."""
+"""Seed of all trials of all studies: trials differ in their settings alone."""
 Settings = Mapping[str, Any]
-"""`model.<field>` and `train.<field>` -> value; a network within a model has a point more: `model.network.hidden`."""
+"""Values by `model.<field>` and `train.<field>`; of a network within a model as `model.network.hidden`."""
 
 
 class Study(Frozen):
-    """One search. `dataset` stands at the first of `levels`; `model` and `train` are as the suite writes them first."""
+    """One search. `dataset` has the first of `levels`; `model` and `train` are the first ones of the suite."""
 
     name: str
     dataset: DatasetChoice
@@ -46,10 +43,10 @@ class Study(Frozen):
     protocol: Protocol
     train: Training
     budget: PositiveInt | None
-    """Parameters, which decide the width of each trial's model."""
+    """Number of parameters that the width of each trial's model is solved for."""
     space: Mapping[str, Domain]
     defaults: tuple[Mapping[str, Any], ...] = Field(min_length=1)
-    """The settings that the suite writes, tried first."""
+    """Settings of the suite, tried first."""
 
     @property
     def contest(self) -> str:
@@ -59,7 +56,7 @@ class Study(Frozen):
 
     @property
     def training_space(self) -> dict[str, Domain]:
-        """What is searched of the training, which no family may have more of than another."""
+        """Search space of the training, which must be equal for all families."""
         return {key: domain for key, domain in self.space.items() if key.startswith("train.")}
 
     def __str__(self) -> str:
@@ -68,7 +65,7 @@ class Study(Frozen):
 
 
 def trial_cells(study: Study, settings: Settings, seed: int = TUNING_SEED) -> tuple[Cell, ...] | None:
-    """The cells of a trial, one for each level; None where there can be none with these settings."""
+    """Cells of a trial, one per level; None if the settings are invalid."""
     try:
         model, train = applied(study.model, settings), _training(study, settings)
         if study.budget is not None:
@@ -90,7 +87,7 @@ def trial_cells(study: Study, settings: Settings, seed: int = TUNING_SEED) -> tu
 
 
 def applied(model: ModelChoice, settings: Settings) -> ModelChoice:
-    """`model` with those of `settings` that are its own."""
+    """`model` with its part of `settings`."""
     config = copy.deepcopy(model.config)
     for key, value in settings.items():
         room, *path = key.split(".")
@@ -110,7 +107,7 @@ def _training(study: Study, settings: Settings) -> Training:
 
 
 def draw(study: Study, number: int, attempt: int) -> dict[str, Any]:
-    """Settings at random, the same for the same trial on every machine."""
+    """Random settings, equal for equal trials on every machine."""
     chance = random.Random(f"{study.name} {number} {attempt}")
     drawn: dict[str, Any] = {}
     for key, domain in study.space.items():
@@ -122,5 +119,5 @@ def draw(study: Study, number: int, attempt: int) -> dict[str, Any]:
 
 
 def rounded(value: float) -> float:
-    """To four digits, so that settings can be read and written down."""
+    """Round to four digits, for readable settings."""
     return float(f"{value:.4g}")

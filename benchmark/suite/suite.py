@@ -17,11 +17,11 @@ SUITES_FOLDER = Path(__file__).parents[2] / "suites"
 
 
 class Resources(Frozen):
-    """Where a cell's ranks run; none of this changes a result.
+    """Resources of a cell; they do not change its result.
 
-    `gpus` is the number of GPUs (one rank on each), 0 the CPU; left out, the GPUs that are there are used, up to
-    `ranks`, and the CPU where there is none. `ranks` is the number of processes on a CPU. Both are those of one cell,
-    spread evenly over `nodes` of a cluster.
+    `gpus` is the number of GPUs, with one rank on each; 0 is the CPU. By default, the available GPUs are used, up to
+    `ranks`, and the CPU if there is none. `ranks` is the number of processes on a CPU. Both are spread evenly over
+    `nodes` of a cluster.
     """
 
     gpus: Annotated[int, Field(ge=0)] | None = None
@@ -30,7 +30,7 @@ class Resources(Frozen):
 
 
 class Range(Frozen):
-    """Searched log-uniformly in [low, high]."""
+    """Range [low, high] that is searched log-uniformly."""
 
     low: PositiveFloat
     high: PositiveFloat
@@ -43,18 +43,18 @@ class Range(Frozen):
 
 
 Domain = tuple[Any, ...] | Range
-"""What tuning may try of one setting: one of these values, or a range."""
+"""Values that tuning may try for a setting, or a range of them."""
 TunedTrainingField = Literal[
     "learning_rate", "learning_rate_decay", "weight_decay", "batch_size", "rollout_steps", "gradient_clip"
 ]
 
 
 class Tuning(Frozen):
-    """How the models of a suite are tuned; the same for all of them.
+    """Tuning of a suite's models, equal for all of them.
 
-    `levels` says which levels of a dataset share one configuration: `each` has its own, `all` share one, or groups as
-    [[0, 1], [3, 6, 9]]. Settings named in `keep` stay as the suite writes them. `train` replaces what is searched of
-    a training setting: a list of values or {low: , high: }.
+    `levels` are those that share settings: `each` level has its own, `all` share them, or groups as in
+    [[0, 1], [3, 6, 9]]. Settings named in `keep` are not searched. `train` replaces the search space of a training
+    setting by a list of values or {low: , high: }.
     """
 
     levels: Literal["each", "all"] | tuple[tuple[Level, ...], ...] = "each"
@@ -73,8 +73,8 @@ class Tuning(Frozen):
 class Suite:
     """A named list of cells, each once, in the order of the file.
 
-    `budgets` are the parameters that decided the width of a cell's model, by the cell's id; `studies` name the study
-    that each tuned cell has its settings from.
+    `budgets` are the numbers of parameters that the widths of models were solved for, and `studies` the names of the
+    studies that tuned settings come from; both by cell id.
     """
 
     name: str
@@ -82,27 +82,27 @@ class Suite:
     cells: tuple[Cell, ...]
     resources: Resources
     tuned: bool = False
-    """Whether the file asks for tuned settings; `benchmark.suite.tuned.resolved` puts them in."""
+    """Whether the file or the caller asks for tuned settings."""
     tuning: Tuning = field(default_factory=Tuning)
     budgets: Mapping[str, int] = field(default_factory=dict)
     studies: Mapping[str, str] = field(default_factory=dict)
-    asked: bool = False
-    """Whether the caller asks for tuned settings, with `--tuned`, and the file does not."""
+    tuned_by_option: bool = False
+    """Whether the caller asks for tuned settings with `--tuned`, and the file does not."""
     untuned: tuple[Cell, ...] = ()
-    """Those that are left out for want of tuned settings, where that was allowed."""
-    chosen: str = ""
-    """The `--only` expression that these cells were chosen by."""
+    """Cells that are left out because they are not tuned."""
+    only_expression: str = ""
+    """Argument of `--only` that selected these cells."""
 
     @property
     def argument(self) -> str:
-        """The suite's name on the command line: that of a suite that comes with symbench, or its path."""
+        """The suite on the command line: its name if it is in `suites/`, otherwise its path."""
         return self.path.stem if self.path.parent == SUITES_FOLDER else shlex.quote(str(self.path))
 
     def only(self, expression: str) -> Suite:
-        """The cells for which every `key=value` of the comma-separated expression holds.
+        """Cells that match every `key=value` of the comma-separated expression.
 
-        Keys: dataset, preset, level, model, seed, id, and every field of the models' Config. UserError: no such
-        key, or no cell is left.
+        Keys: dataset, preset, level, model, seed, id, and every field of the models' Config. UserError: unknown key,
+        or no cell matches.
         """
         cells = self.cells
         for clause in filter(None, (part.strip() for part in expression.split(","))):
@@ -116,11 +116,11 @@ class Suite:
             cells = tuple(cell for cell in cells if str(describe(cell).get(key)) == value)
             if not cells:
                 raise UserError(f"--only {expression!r}: {unknown_name(key, value, sorted(values))}")
-        return replace(self, cells=cells, chosen=",".join(filter(None, (self.chosen, expression))))
+        return replace(self, cells=cells, only_expression=",".join(filter(None, (self.only_expression, expression))))
 
 
 def describe(cell: Cell) -> dict[str, Any]:
-    """What `--only` can ask of a cell."""
+    """Keys and values of a cell that `--only` can select by."""
     dataset = cell.dataset
     return {
         **cell.model.settings(),

@@ -1,4 +1,4 @@
-"""Tuned settings put into a suite: results of studies are read from a store and replace what the suite writes."""
+"""Tuned settings of a suite: results of studies in a store replace the settings that the suite writes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from benchmark.suite.suite import Suite
 
 
 class Best(Frozen):
-    """What a study found: the settings of a model and of its training, complete."""
+    """Best settings of a study: the model and its training, complete."""
 
     model: ModelChoice
     train: Training
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A frozen result. UserError where it cannot be read."""
+    """Result of a finished study. UserError: it cannot be read."""
     try:
         document = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, YAMLError, ValueError) as error:
@@ -37,33 +37,32 @@ def read_result(path: Path) -> dict[str, Any]:
     return document
 
 
-def resolved(suite: Suite, store: Path, only: str = "", partly: bool = False) -> Suite:
-    """`suite`, or `only` some of it, with the settings that its studies in `store` found.
+def resolved(suite: Suite, store: Path, only: str = "", skip_untuned: bool = False) -> Suite:
+    """`suite`, or `only` a part of it, with the best settings of its studies in `store`.
 
-    UserError: a cell is not tuned, or `partly` none is; then those that are not are left out, and named in `untuned`.
+    UserError: a cell is not tuned. With `skip_untuned` such cells move to `untuned`; then UserError: none is tuned.
     """
     of_cell = studies(suite)
-    best = {name: found for name in {s.name for s in of_cell.values()} if (found := _best(store, name)) is not None}
+    best = {name: _best(store, name) for name in {study.name for study in of_cell.values()}}
     cells: dict[str, Cell] = {}
     names: dict[str, str] = {}
     budgets: dict[str, int] = {}
     missing: dict[str, Study] = {}
     for cell in suite.cells:
         study, budgeted = of_cell.get(cell.id), suite.budgets.get(cell.id)
-        if study is not None and study.name in best:
-            found = best[study.name]
-            cell = cell.model_copy(update={"model": found.model, "train": found.train})
+        if study is not None and (tuned := best[study.name]) is not None:
+            cell = cell.model_copy(update={"model": tuned.model, "train": tuned.train})
             cell = Cell.model_validate_json(cell.model_dump_json())  # also: a copy keeps the id of the original
             names[cell.id] = study.name
             budgets |= {} if budgeted is None else {cell.id: budgeted}
         elif study is not None:
             missing[cell.id] = study
         cells.setdefault(cell.id, cell)
-    whole = replace(suite, cells=tuple(cells.values()), budgets=budgets, studies=names)
-    chosen = whole.only(only) if only else whole
-    tuned = tuple(cell for cell in chosen.cells if cell.id not in missing)
-    if partly and names and tuned:
-        return replace(chosen, cells=tuned, untuned=tuple(cell for cell in chosen.cells if cell.id in missing))
+    chosen = replace(suite, cells=tuple(cells.values()), budgets=budgets, studies=names)
+    chosen = chosen.only(only) if only else chosen
+    complete = tuple(cell for cell in chosen.cells if cell.id not in missing)
+    if skip_untuned and names and complete:
+        return replace(chosen, cells=complete, untuned=tuple(cell for cell in chosen.cells if cell.id in missing))
     lacking = list({missing[cell.id].name: missing[cell.id] for cell in chosen.cells if cell.id in missing}.values())
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
@@ -74,7 +73,7 @@ def resolved(suite: Suite, store: Path, only: str = "", partly: bool = False) ->
 
 
 def _best(store: Path, study: str) -> Best | None:
-    """What a study found; None where it has not come to its end."""
+    """Best settings of a study, or None if it is unfinished."""
     path = tuned_folder(store) / f"{study}.yaml"
     if not path.exists():
         return None
@@ -85,14 +84,14 @@ def _best(store: Path, study: str) -> Best | None:
 
 
 def provenance(store: Path, cell: Cell) -> dict[str, str]:
-    """`study`, where the settings of `cell` are those that a study in `store` found for it; empty otherwise."""
+    """`study`: name of the study in `store` whose best settings `cell` has; empty if there is none."""
     same_level = {"dataset": cell.dataset.model_dump(mode="json", exclude={"level"})}
     wanted = {**same_level, "protocol": cell.protocol.model_dump(mode="json")}
     best = {"model": cell.model.model_dump(mode="json"), "train": cell.train.model_dump(mode="json")}
     for path in sorted(tuned_folder(store).glob("*.yaml")):  # a long name is cut
         try:
             document = read_result(path)
-        except UserError:  # who wants to be tuned by it is told; this one is trained in any case
+        except UserError:  # reported where its settings are needed
             continue
         alike = all(document.get(key) == value for key, value in wanted.items())
         if alike and cell.dataset.level in document.get("levels", ()) and document.get("best") == best:

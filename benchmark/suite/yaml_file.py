@@ -1,4 +1,4 @@
-"""A YAML file that a person wrote: what is wrong with it is told with file, line and key, all of it at once."""
+"""YAML files that people write: all mistakes are reported at once, with file, line and key."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from benchmark.errors import UserError
 
 Location = tuple[str | int, ...]
-"""Keys and positions in lists on the way to a value."""
+"""Keys and list positions on the way to a value."""
 
 
 class YamlFile:
-    """The mapping in a file, and the mistakes found in it so far. UserError: no such file, or no mapping in it."""
+    """Mapping in a file, and its mistakes so far. UserError: the file cannot be read, or holds no mapping."""
 
     def __init__(self, path: Path, is_a: str) -> None:
         self.path = path
@@ -24,12 +24,12 @@ class YamlFile:
         self.tree = self._parse(is_a)
 
     def error(self, where: Location, message: str) -> None:
-        """Note that something is wrong at `where`."""
+        """Add a mistake at `where`."""
         line, name = self._line(where), ".".join(str(part) for part in where)
         self.errors.append((line, f"{self.path}:{line}: {name + ': ' if name else ''}{message}"))
 
     def stop_on_errors(self) -> None:
-        """UserError with all that was noted, in the order of the file."""
+        """UserError with all mistakes, in the order of the file."""
         if self.errors:
             raise UserError("\n".join(dict.fromkeys(message for _, message in sorted(self.errors))))
 
@@ -54,7 +54,7 @@ class YamlFile:
         return tree
 
     def _line(self, where: Location) -> int:
-        """The line of the deepest part of `where` that stands in the file."""
+        """Line of the deepest part of `where` that is in the file."""
         node: Any = self.tree
         line = int(node.lc.line)
         for part in where:
@@ -69,7 +69,7 @@ class YamlFile:
 
 
 def plain(value: Any) -> Any:
-    """Without ruamel's round-trip types, which remember how a scalar was written."""
+    """`value` without ruamel's round-trip types, which keep the notation of scalars."""
     if isinstance(value, list):
         return [plain(item) for item in value]
     if isinstance(value, dict):

@@ -38,7 +38,7 @@ def collect(submission_file: str) -> None:
     for plugin in submission.plugins:
         model_registry.add_plugin(plugin)
     store = Store(submission.store)
-    suite = suites.load(str(submission.suite_file), store.root, submission.tuned, partly=True)
+    suite = suites.load(str(submission.suite_file), store.root, submission.tuned, skip_untuned=True)
     _wait_for_leases(suite, store, submission)
     failed = classify(suite, store, submission)
     again = {

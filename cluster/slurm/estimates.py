@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
-from benchmark.planning.plan import Estimate, PaceOf, Speed, Timing, estimates, flops_per_second, left_of, siblings_of
+from benchmark.planning.plan import (
+    Estimate,
+    Speed,
+    StepTimingOf,
+    Timing,
+    estimates,
+    flops_per_second,
+    open_cells_of,
+    siblings_of,
+)
 from benchmark.suite.facts import is_trained
 from benchmark.suite.suite import Suite
 from cluster.jobs.launch import shape_here, threads_of
@@ -28,16 +37,16 @@ def on_site(suite: Suite, cells: Sequence[Cell], records: Records, site: Site, s
     shape_of = {cell.id: shape for shape, members in by_shape.items() for cell in members}
     speed: Speed = lambda cell: 1e9 * (site.gflops or GFLOPS[shape_of[cell.id].device]) * shape_of[cell.id].ranks  # noqa: E731
     trained = trained_shape(by_shape)
-    pace_of: PaceOf = lambda cell: None  # noqa: E731
+    step_timing_of: StepTimingOf = lambda cell: None  # noqa: E731
     if trained is not None and (store.root / "paces").is_dir():  # otherwise SLURM need not be asked
-        pace_of = ProbeResults.on_site(store, site, trained).read
-    return estimates(cells, timings(records.values(), trained), speed, pace_of)
+        step_timing_of = ProbeResults.on_site(store, site, trained).read
+    return estimates(cells, timings(records.values(), trained), speed, step_timing_of)
 
 
 def siblings(suite: Suite, states: Mapping[str, str], store: Store) -> dict[str, Record]:
     """Records for estimates of the unfinished cells: a few of each kind. `states` are by cell id."""
     done = (cell for cell in suite.cells if states.get(cell.id) == "done")
-    return store.read(siblings_of(left_of(suite, states), done, SIBLINGS))[0]
+    return store.read(siblings_of(open_cells_of(suite, states), done, SIBLINGS))[0]
 
 
 def here(suite: Suite, cells: Sequence[Cell], records: Records, store: Store) -> tuple[Estimates, Shape | None]:

@@ -23,7 +23,7 @@ import torch
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.files import data_folder, write_json, write_text
-from benchmark.planning.step_timing import Pace, kind, measure
+from benchmark.planning.step_timing import StepTiming, kind, measure
 from benchmark.training.environment import available_cpus
 from cluster.jobs import failures
 from cluster.jobs.launch import local_job, start, stop, visible_gpus
@@ -66,15 +66,15 @@ class ProbeResults:
         where = {"cluster": slurm.settings().get("ClusterName", ""), **site.model_dump(mode="json", include=keys)}
         return cls(store.root / "paces", where, shape)
 
-    def read(self, cell: Cell) -> Pace | None:
+    def read(self, cell: Cell) -> StepTiming | None:
         """Result for the kind of `cell`; None if there is none or it is unreadable."""
         try:
             document = json.loads(self.path(cell).read_text(encoding="utf-8"))
-            return Pace(**document["pace"])
+            return StepTiming(**document["pace"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def keep(self, cell: Cell, pace: Pace) -> None:
+    def keep(self, cell: Cell, pace: StepTiming) -> None:
         """Write the result for the kind of `cell`."""
         write_json(self.path(cell), {**self._document(cell), "pace": asdict(pace), "time": time.time()})
 
@@ -154,7 +154,7 @@ def _keep(results: ProbeResults, wanted: Sequence[Cell], folder: Path, job: str,
         else:
             answer = json.loads((folder / _answer(cell)).read_text(encoding="utf-8"))
             if "step" in answer:
-                results.keep(cell, Pace(**answer))
+                results.keep(cell, StepTiming(**answer))
                 continue
             reason = answer["reason"]
         report(f"not probed: {cell.model.name} on {cell.dataset.name} ({cell.dataset.preset}): {reason}")

@@ -53,7 +53,7 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
         "provenance": _provenance(records.values()),
         "data": _data(records.values()),
         "command": f"symbench run {suite.path.stem if suite.path.parent == SUITES_FOLDER else 'suite.yaml'}"
-        + (" --tuned" if suite.asked else ""),
+        + (" --tuned" if suite.tuned_by_option else ""),
     }
 
 

@@ -19,9 +19,9 @@ class Commands:
 
     def __init__(self, suite: Suite) -> None:
         self.suite = shlex.quote(suite.path.stem if suite.path.parent == SUITES_FOLDER else str(suite.path))
-        self.chosen = [suite.chosen] if suite.chosen else []
+        self.chosen = [suite.only_expression] if suite.only_expression else []
         plugins = [word for path in model_registry.plugin_paths() for word in ("--plugin", shlex.quote(str(path)))]
-        self.options = [*(["--tuned"] if suite.asked else []), *plugins]
+        self.options = [*(["--tuned"] if suite.tuned_by_option else []), *plugins]
         cells = (*suite.cells, *suite.untuned)
         self.bits = {cell.id: 1 << index for index, cell in enumerate(cells)}
         self.all = (1 << len(cells)) - 1

@@ -1,4 +1,4 @@
-"""What every command owes a person: help with an example, stable JSON, one line for a mistake."""
+"""Rules for every command: help with an example, stable JSON, one line for a mistake."""
 
 import json
 from collections.abc import Callable

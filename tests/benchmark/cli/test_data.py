@@ -79,11 +79,11 @@ def test_card(suite: Path, store: Store) -> None:
 
 def test_check_names_what_is_wrong(suite: Path, store: Store) -> None:
     assert symbench("data", "check", suite, store=store).returncode == 0
-    path, whole = path_of(store, 2), path_of(store, 2).read_bytes()
+    path, content = path_of(store, 2), path_of(store, 2).read_bytes()
     with h5py.File(path, "r+") as file:
         file["field"][1, 3, 0, 5, 5] = float("nan")
     answer = symbench("data", "check", suite, "--json", store=store)
-    path.write_bytes(whole)
+    path.write_bytes(content)
     assert answer.returncode == 3
     first, second = json.loads(answer.stdout)
     assert first["problems"] == []

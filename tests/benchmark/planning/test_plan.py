@@ -1,4 +1,4 @@
-"""What a plan counts and what it estimates from."""
+"""Counts of a plan, and the basis of its estimates."""
 
 import json
 import math
@@ -6,35 +6,35 @@ import math
 import pytest
 
 from benchmark.cell import Cell
-from benchmark.planning.plan import Estimate, Timing, estimates, left_of, make_plan, siblings_of, unmeasured
-from benchmark.planning.step_timing import Pace
+from benchmark.planning.plan import Estimate, Timing, estimates, make_plan, open_cells_of, siblings_of, unmeasured
+from benchmark.planning.step_timing import StepTiming
 from benchmark.suite import loading as suites
 
 STATES = {"failed": 2, "running": 2, "done": 1, "diverged": 1, "n/a": 1}
 
 
 def reordered(cell: Cell) -> Cell:
-    """As it comes back from a record, whose keys are sorted."""
+    """The cell as read from a record, whose keys are sorted."""
     return Cell.model_validate(json.loads(json.dumps(cell.model_dump(mode="json"), sort_keys=True)))
 
 
-def test_finished_cells_are_not_left_and_their_siblings_tell_what_they_took() -> None:
+def test_finished_cells_are_not_open_and_their_times_are_the_estimate() -> None:
     loaded = suites.load("quickstart").only("model=convnet")
     first, second, *_ = loaded.cells
     assert list(first.model.config) != sorted(first.model.config)
-    left = left_of(loaded, {first.id: "done", second.id: "done"})
+    open_cells = open_cells_of(loaded, {first.id: "done", second.id: "done"})
     taken = [Timing(reordered(first), 12.0), Timing(reordered(second), 18.0)]
-    plan = make_plan(loaded, left, estimates(left, taken))
-    assert len(plan.left) == len(loaded.cells) - 2
+    plan = make_plan(loaded, open_cells, estimates(open_cells, taken))
+    assert len(plan.open_cells) == len(loaded.cells) - 2
     assert sum(row.finished for row in plan.rows) == 2
     assert {row.estimate for row in plan.rows} <= {"measured", ""}
-    assert plan.estimated_seconds == pytest.approx(15.0 * len(plan.left))
+    assert plan.estimated_seconds == pytest.approx(15.0 * len(plan.open_cells))
 
 
-@pytest.mark.parametrize(("state", "left"), STATES.items())
-def test_what_is_not_a_result_is_left(state: str, left: int) -> None:
+@pytest.mark.parametrize(("state", "count"), STATES.items())
+def test_cells_without_a_result_are_open(state: str, count: int) -> None:
     loaded = suites.load("quickstart").only("model=persistence")
-    assert len(left_of(loaded, {loaded.cells[0].id: state})) == left
+    assert len(open_cells_of(loaded, {loaded.cells[0].id: state})) == count
 
 
 def test_unmeasured_cells_are_estimated_from_flops() -> None:
@@ -48,11 +48,11 @@ def test_unmeasured_cells_are_estimated_from_flops() -> None:
 def test_a_finished_sibling_says_more_than_a_probe_and_a_probe_more_than_flops() -> None:
     loaded = suites.load("quickstart").only("level=0,seed=0")
     persistence, convnet, e2cnn, relaxed = loaded.cells
-    pace = Pace(step=1.0, forecast=0.0, data="random")
+    pace = StepTiming(step=1.0, forecast=0.0, data="random")
     expected = estimates(
         loaded.cells,
         [Timing(convnet, 7.0)],
-        pace_of=lambda cell: None if cell.model.name == relaxed.model.name else pace,
+        step_timing_of=lambda cell: None if cell.model.name == relaxed.model.name else pace,
     )
     assert expected[convnet.id] == Estimate(7.0, "measured")
     assert expected[e2cnn.id] == Estimate(pace.seconds(e2cnn), "probe")
@@ -64,5 +64,5 @@ def test_a_finished_sibling_says_more_than_a_probe_and_a_probe_more_than_flops()
 def test_a_few_siblings_of_what_is_left_are_looked_at_and_no_others() -> None:
     loaded = suites.load("quickstart")
     convnets, others = loaded.only("model=convnet").cells, loaded.only("model=e2cnn").cells
-    found = siblings_of(convnets[:1], [*map(reordered, convnets[1:]), *others], most=2)
-    assert found == [reordered(cell) for cell in convnets[1:3]]
+    siblings = siblings_of(convnets[:1], [*map(reordered, convnets[1:]), *others], most=2)
+    assert siblings == [reordered(cell) for cell in convnets[1:3]]

@@ -1,4 +1,4 @@
-"""What a probe measures, what it says of a whole cell, and that it says nothing of another one."""
+"""Probes: measured times, estimates of cells, and the kinds of cells that they are about."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support import store_in, suite_in, symbench
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
-from benchmark.planning.step_timing import STEPS, Pace, _Clock, kind, measure
+from benchmark.planning.step_timing import STEPS, StepTiming, _Clock, kind, measure
 from benchmark.suite import loading as suites
 from benchmark.training.distributed import World
 from cluster.jobs.packing import Shape
@@ -22,7 +22,7 @@ from cluster.slurm import probes as pacing
 from cluster.slurm.probes import ProbeResults
 from results.store.store import Store
 
-PACE = Pace(step=2.0, forecast=0.5, data="real")
+PACE = StepTiming(step=2.0, forecast=0.5, data="real")
 SITE = Site(scheduler="slurm", partition="main")
 
 
@@ -138,13 +138,13 @@ def test_patience_ends_and_the_job_is_cancelled(cell: Cell, tmp_path: Path, monk
     monkeypatch.setattr(slurm, "queue", lambda: {"12": "PENDING"})
     monkeypatch.setattr(slurm, "call", lambda *command, **more: None)
     monkeypatch.setattr(slurm, "cancel", lambda jobs: cancelled.append(list(jobs)))
-    told: list[str] = []
+    lines: list[str] = []
     with pytest.raises(
         MachineError, match=r"job 12, is PENDING after 0 s and was cancelled; wait longer with --patience"
     ):
-        pacing.probe_on_site([cell], store_in(tmp_path / "store"), SITE, Shape("cpu", 1), 0.0, told.append)
+        pacing.probe_on_site([cell], store_in(tmp_path / "store"), SITE, Shape("cpu", 1), 0.0, lines.append)
     assert cancelled == [["12"]]
-    assert told == ["probe: job 12 times 1 kind of cells", "probe: job 12 is PENDING"]
+    assert lines == ["probe: job 12 times 1 kind of cells", "probe: job 12 is PENDING"]
 
 
 def test_plan_probes_once_and_uses_it_from_then_on(tmp_path: Path) -> None:

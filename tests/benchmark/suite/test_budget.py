@@ -85,14 +85,14 @@ def test_the_budget_lies_between_neighbouring_widths(size: Callable[[int], int],
         built_sizes.append(size(width))
         return built_sizes[-1]
 
-    found = budget.bracket(counted, limit)
+    bracketing = budget.bracket(counted, limit)
     if size(1) > limit:
-        assert found == [(1, size(1))]
+        assert bracketing == [(1, size(1))]
     elif size(budget.WIDEST) <= limit:
-        assert found == [(budget.WIDEST, size(budget.WIDEST))]
+        assert bracketing == [(budget.WIDEST, size(budget.WIDEST))]
     else:
         first_beyond = next(width for width in range(1, budget.WIDEST + 1) if size(width) > limit)
-        assert found == [(width, size(width)) for width in (first_beyond - 1, first_beyond)]
+        assert bracketing == [(width, size(width)) for width in (first_beyond - 1, first_beyond)]
     assert len(built_sizes) <= 50
     assert max(built_sizes) <= max(8 * limit, size(1)), "nothing much larger than the budget is built"
 

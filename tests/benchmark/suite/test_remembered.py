@@ -114,10 +114,10 @@ def test_a_model_depends_on_what_it_imports_and_a_wrapper_on_all_models(monkeypa
 
 
 def test_an_answer_is_computed_once_and_kept_for_other_processes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    calls = []
 
     def compute() -> tuple[int, str]:
-        asked.append("x")
+        calls.append("x")
         return 1, "b"
 
     for _ in range(2):
@@ -126,7 +126,7 @@ def test_an_answer_is_computed_once_and_kept_for_other_processes(cache: Path, mo
     assert [file.stem for file in cache.iterdir()] == [remembered.code_digest(CONVNET)]
     monkeypatch.setattr(remembered, "known", {})
     assert remembered.answer(CONVNET, "a question", compute) == [1, "b"]
-    assert asked == ["x"]
+    assert calls == ["x"]
     assert remembered.answer(AUGMENTATION, "a question", lambda: 2) == 2
 
 

@@ -78,12 +78,12 @@ def test_batches_can_be_shared_and_filled() -> None:
 def test_what_is_kept_and_what_a_budget_decides_is_not_searched(make_suite: MakeSuite) -> None:
     path = make_suite(models="[{convnet: {layers: 4}}, {frame_averaging: {network: {convnet: {layers: 4}}}}]")
     suite = load(path, "budget: 20k\ntuning: {keep: [kernel_size, batch_size]}\n")
-    found = {study.model.name: study for study in studies(suite).values()}
-    assert {key for key in found["convnet"].space if key.startswith("model.")} == {"model.layers"}
-    own = {key for key in found["frame_averaging"].space if key.startswith("model.")}
+    by_key = {study.model.name: study for study in studies(suite).values()}
+    assert {key for key in by_key["convnet"].space if key.startswith("model.")} == {"model.layers"}
+    own = {key for key in by_key["frame_averaging"].space if key.startswith("model.")}
     assert own == {"model.frame", "model.network.layers"}
-    assert "train.batch_size" not in found["convnet"].space
-    for study, key in ((found["convnet"], "model.layers"), (found["frame_averaging"], "model.network.layers")):
+    assert "train.batch_size" not in by_key["convnet"].space
+    for study, key in ((by_key["convnet"], "model.layers"), (by_key["frame_averaging"], "model.network.layers")):
         (cell,) = trial_cells(study, {**study.defaults[0], key: 3}) or ()
         settings = cell.model.settings()
         assert settings[key.removeprefix("model.")] == 3
@@ -98,7 +98,7 @@ def _keeping(suite: Suite, name: str) -> Suite:
 
 
 def test_a_study_is_known_by_what_is_not_searched(make_suite: MakeSuite) -> None:
-    """Its name stays when a default changes that is searched, and changes with what it leaves alone."""
+    """A changed default of a searched setting keeps the name of a study; it changes with what it leaves alone."""
     path = make_suite()
     name = the_study(load(path)).name
     text = path.read_text()
@@ -126,9 +126,9 @@ def test_levels_share_settings_as_the_suite_says(
     path = make_suite()
     path.write_text(path.read_text().replace("level: 0", "level: [0, 1, 3]") + f"tuning: {{levels: {levels}}}\n")
     suite = suites.load(str(path))
-    found = {study.name: study for study in studies(suite).values()}
-    assert [study.levels for study in found.values()] == groups
-    for study in found.values():
+    by_key = {study.name: study for study in studies(suite).values()}
+    assert [study.levels for study in by_key.values()] == groups
+    for study in by_key.values():
         assert [cell.dataset.level for cell in trial_cells(study, study.defaults[0]) or ()] == list(study.levels)
 
 
@@ -242,11 +242,11 @@ def test_the_test_splits_are_not_opened(folder: StudyFolder, store: Store, monke
     assert len(made) == 2
     (cell,) = trial.cells
     stored = stored_field(cell.dataset, store.data_folder)
-    whole = Experiment.of(cell).windows(stored.field, torch.device("cpu"))
+    windows = Experiment.of(cell).windows(stored.field, torch.device("cpu"))
     for split in ("future", "domain"):
-        inputs, targets = whole[split].batch(torch.arange(len(whole[split])))
+        inputs, targets = windows[split].batch(torch.arange(len(windows[split])))
         assert bool(torch.isfinite(inputs).all() and torch.isfinite(targets).all())
-        hidden = replace(whole[split], field=fields[0])
+        hidden = replace(windows[split], field=fields[0])
         assert bool(torch.isnan(hidden.batch(torch.arange(len(hidden)))[1]).all())
     record = trial.records[cell.id]
     assert set(record.metrics) & {"rmse_validation"} == {"rmse_validation"}
@@ -261,9 +261,9 @@ def test_the_same_training_with_and_without_the_test_splits(folder: StudyFolder,
         assert recorder is not None
         recorder.start()
         runs.run_cell(cell, recorder, store.data_folder, Execution())
-    whole = other.read([cell])[0][cell.id]
-    assert trial.records[cell.id].metrics["rmse_validation"] == whole.metrics["rmse_validation"]
-    assert trial.value == min(epoch.validation_rmse for epoch in whole.history)
+    record = other.read([cell])[0][cell.id]
+    assert trial.records[cell.id].metrics["rmse_validation"] == record.metrics["rmse_validation"]
+    assert trial.value == min(epoch.validation_rmse for epoch in record.history)
 
 
 def test_a_shorter_roll_out_trains_on_less_and_is_measured_alike(folder: StudyFolder, store: Store) -> None:
@@ -274,9 +274,9 @@ def test_a_shorter_roll_out_trains_on_less_and_is_measured_alike(folder: StudyFo
         run_trial(folder, store, Note(number=number, settings=settings, by="random"))
         for number, settings in enumerate((short, long))
     )
-    (left,), (right,) = (trial.records.values() for trial in (one, two))
-    assert left.history[0].train_loss < 0.7 * right.history[0].train_loss
-    assert left.history[0].validation_rmse == pytest.approx(right.history[0].validation_rmse, rel=0.1)
+    (first,), (second,) = (trial.records.values() for trial in (one, two))
+    assert first.history[0].train_loss < 0.7 * second.history[0].train_loss
+    assert first.history[0].validation_rmse == pytest.approx(second.history[0].validation_rmse, rel=0.1)
     assert one.cells[0].id != two.cells[0].id
     assert two.cells[0].train.rollout_steps is None
 

@@ -54,15 +54,15 @@ def test_the_ledger_shows_tuned_models_and_warns(store: Store, make_suite: MakeS
     folder.begin(Effort(trials=2))
     trials = [fabricate(folder, note, [0.5 / (n + 1)] * EPOCHS) for n, note in enumerate(notes(folder, 2))]
     freeze(folder, Effort(trials=2), trials)
-    tuned = suites.load(str(path), store.root, tuned=True, partly=True)
+    tuned = suites.load(str(path), store.root, tuned=True, skip_untuned=True)
     message = "not tuned, and so not on this board: e2cnn on smoke_rotation_levels level 0"
     assert untuned_models(tuned) == message
     assert message in Report(store, tuned, {}, []).html
     assert message in symbench("leaderboard", path, "--tuned", store=store).stderr
-    convnet = suites.load(str(path), store.root, tuned=True, only="model=convnet", partly=True)
+    convnet = suites.load(str(path), store.root, tuned=True, only="model=convnet", skip_untuned=True)
     assert untuned_models(convnet) == ""
     with pytest.raises(UserError, match="not tuned in store"):
-        suites.load(str(path), store.root, tuned=True, only="model=e2cnn", partly=True)
+        suites.load(str(path), store.root, tuned=True, only="model=e2cnn", skip_untuned=True)
     ledger = {line.model: line for line in tuning_ledger(tuned, {}, store)}
     assert set(ledger) == {"convnet"}
     line = ledger["convnet"]

@@ -114,8 +114,8 @@ def test_hostile_names_stay_text_and_inside_the_folder(new_board, new_cell, tmp_
 
 def test_the_commands_of_a_board_that_was_asked_for_tuned_settings(full_board):
     tuned = suites.load("quickstart", tuned=True)
-    assert (tuned.asked, suites.load("quickstart").asked) == (True, False)
-    suite = replace(full_board.suite, asked=True)
+    assert (tuned.tuned_by_option, suites.load("quickstart").tuned_by_option) == (True, False)
+    suite = replace(full_board.suite, tuned_by_option=True)
     assert Commands(suite).of_cell("abc") == "symbench run levels.yaml --only id=abc --tuned"
     records, broken = full_board.store.read(suite.cells)
     assert published_board.board(suite, records, broken, "rmse_future")["command"] == "symbench run suite.yaml --tuned"

@@ -97,7 +97,7 @@ def test_the_command_meets_no_cell_that_is_not_on_the_board(full_board, new_cell
     """Neither one that nobody tuned, which `run --tuned` would refuse, nor one that `--only` left out."""
     suite = full_board.suite
     untuned = tuple(new_cell("mlp", level=level, seed=seed) for level in (0, 3) for seed in (0, 1))
-    partly = dataclasses.replace(suite, asked=True, untuned=untuned)
+    partly = dataclasses.replace(suite, tuned_by_option=True, untuned=untuned)
     meets = dataclasses.replace(suite, cells=(*suite.cells, *untuned))
     chosen = suite.only("model=convnet")
     for shown, run in ((partly, meets), (chosen, suite)):
@@ -106,7 +106,7 @@ def test_the_command_meets_no_cell_that_is_not_on_the_board(full_board, new_cell
                 command = shlex.split(line)
                 selected = {cell.id for cell in run.only(command[4]).cells}
                 assert selected <= {seed.cell_id for seed in row.seeds}, line
-                assert command[5:] == (["--tuned"] if shown.asked else [])
+                assert command[5:] == (["--tuned"] if shown.tuned_by_option else [])
     plugin = tmp_path / "my model.py"
     plugin.touch()
     monkeypatch.setattr(model_registry, "_plugins", {"my model": plugin})
