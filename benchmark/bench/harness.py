@@ -63,6 +63,8 @@ def trained_cells(suite: str, models: str | None, batch: int | None) -> list[Cel
             if batch is not None:
                 cell = cell.model_copy(update={"train": cell.train.model_copy(update={"batch_size": batch})})
             cells.setdefault(cell.model.name, cell)
+    if not cells:
+        raise click.UsageError(f"{suite} has no trained model named {models}")
     return list(cells.values())
 
 
