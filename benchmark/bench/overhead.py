@@ -1,7 +1,7 @@
 """Cost of symbench beside the training: `python -m benchmark.bench.overhead`.
 
 Measured on one core: small cells that share a job, compared with the sum of their trainings; and the commands that read
-many cells, in processor time, which other work on the machine affects less than the clock. The bench calls the command
+the store, in processor time, which other work on the machine affects less than the clock. The bench calls the command
 line, on a temporary store. The many records are copies of one, with numbers scaled at random.
 """
 
@@ -26,6 +26,7 @@ from benchmark.cell import Cell
 from benchmark.suite import loading as suites
 
 CELL_SECONDS, PLAN_SECONDS = 0.5, 3.0
+READ_SECONDS, PLAN_SUITE_SECONDS = 1.0, 2.0
 LEADERBOARD_SECONDS, REPORT_SECONDS, SYNC_SECONDS, RUNS_PER_SECOND = 5.0, 20.0, 5.0, 15.0
 SYMBENCH = Path(sys.executable).with_name("symbench")
 SUITE = """\
@@ -54,8 +55,12 @@ COPIED_FILES = ("status.json", "environment.json", "history.jsonl")
 
 def symbench(folder: Path, command: str) -> float:
     """Processor seconds of a command in `folder`. Raises CalledProcessError if it fails."""
+    return _processor_seconds(folder, [str(SYMBENCH), *command.split()])
+
+
+def _processor_seconds(folder: Path, command: Sequence[str]) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([SYMBENCH, *command.split()], cwd=folder, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -84,6 +89,32 @@ def packed_cells(folder: Path, count: int) -> list[Row]:
 
 def _row(what: str, seconds: float, allowed: float) -> Row:
     return {"what": what, "seconds": seconds, "allowed": allowed, "beyond": "yes" if seconds > allowed else ""}
+
+
+def quick_commands(folder: Path, repeats: int = 3) -> list[Row]:
+    """Processor time of commands that should answer at once, beside an empty start of Python; the best of `repeats`.
+
+    Some read the store of `packed_cells`. A start of Python, and each command, are measured in turn.
+    """
+    cell = next((folder / "packed" / "cells").iterdir()).name
+    reading = ("status packed.yaml", "leaderboard packed.yaml", "compare packed packed --suite packed.yaml")
+    lists = ("list", *(f"list {section}" for section in ("models", "datasets", "suites", "sites")))
+    allowed = {
+        **dict.fromkeys((*lists, *(f"{command} --store packed" for command in reading)), READ_SECONDS),
+        f"logs {cell} --store packed": READ_SECONDS,
+        **{f"plan {suite} --store empty": PLAN_SUITE_SECONDS for suite in suites.available()},
+    }
+    seconds: dict[str, list[float]] = {command: [] for command in allowed}
+    empty = []
+    for _ in range(repeats):
+        empty.append(_processor_seconds(folder, [sys.executable, "-c", ""]))
+        for command, taken in seconds.items():
+            taken.append(symbench(folder, command))
+    start = min(empty)
+    return [
+        _row(f"{command}: {min(taken) / start:.0f} x an empty start of Python", min(taken), allowed[command])
+        for command, taken in seconds.items()
+    ]
 
 
 def many_cells(folder: Path, hundreds: int) -> list[Row]:
@@ -147,6 +178,8 @@ def main(cells: int, hundreds: int, json_file: Path | None) -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # threads that wait would count as processor time
         click.echo(f"{cells} cells in one job ...", err=True)
         rows = packed_cells(folder, cells)
+        click.echo("commands that answer at once ...", err=True)
+        rows += quick_commands(folder)
         click.echo(f"commands that read {100 * hundreds} cells ...", err=True)
         rows += many_cells(folder, hundreds)
     report(formatted(rows), rows, json_file, cells=cells, hundreds=hundreds)
