@@ -57,16 +57,17 @@ def new_baseline(name: str, model: str | None, folder: Path) -> None:
 @plugin_option
 def check_baseline(baseline: str, as_json: bool) -> None:
     """Check the contract of a baseline, given by NAME or in a FILE of its own, on small random fields."""
-    from benchmark import contract
+    from benchmark.contract.candidate import Candidate
+    from benchmark.contract.checks import CHECKS, OUTCOMES, examine
     from benchmark.models import model_registry
 
     name = model_registry.add_plugin(Path(baseline)) if baseline.endswith(".py") else baseline
-    candidate = contract.Candidate.named(name)
+    candidate = Candidate.named(name)
     results = []
     with Console(stderr=True).status("") as status:
-        for check in contract.CHECKS:
+        for check in CHECKS:
             status.update(check.name.replace("_", " "))
-            results.append(contract.examine(check, candidate))
+            results.append(examine(check, candidate))
     failed = [result for result in results if result.outcome == "failed"]
     if as_json:
         checks = [
@@ -90,7 +91,7 @@ def check_baseline(baseline: str, as_json: bool) -> None:
             for result in results
         ]
         print_table(name, rows)
-        counts = {outcome: sum(result.outcome == outcome for result in results) for outcome in contract.OUTCOMES}
+        counts = {outcome: sum(result.outcome == outcome for result in results) for outcome in OUTCOMES}
         click.echo(f"{name}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}")
     if failed:
         sys.exit(1)

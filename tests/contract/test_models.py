@@ -6,17 +6,18 @@ from functools import cache
 
 import pytest
 
-from benchmark import contract
-from benchmark.contract import Candidate, Check, Result
+from benchmark.contract import checks
+from benchmark.contract.candidate import Candidate
+from benchmark.contract.checks import Check, Result
 from benchmark.models import model_registry
 
-CHECKS = {check.name: check for check in contract.CHECKS}
+CHECKS = {check.name: check for check in checks.CHECKS}
 every_check = pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 
 
 @cache
 def result(check: Check, name: str) -> Result:
-    return contract.examine(check, Candidate.named(name))
+    return checks.examine(check, Candidate.named(name))
 
 
 @every_check

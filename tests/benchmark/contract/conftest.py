@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from toy_baseline import TOY
 
-from benchmark.contract import Candidate
+from benchmark.contract.candidate import Candidate
 from benchmark.models import model_registry
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 from support import SYMBENCH
 
-from benchmark import contract
+from benchmark.contract import checks
 
 PAGE = Path(__file__).parents[3] / "docs" / "adding-a-baseline.md"
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -139,7 +139,7 @@ def test_the_table_of_checks_is_that_of_the_contract() -> None:
 def checks_as_a_table() -> str:
     """Table with one row for checks of the same demand, such as a demand on several grids."""
     names: dict[str, list[str]] = {}
-    for check in contract.CHECKS:
+    for check in checks.CHECKS:
         names.setdefault(check.demand, []).append(check.name.replace("_", " "))
     rows = [f"| {_joined_names(many)} | {demand} |" for demand, many in names.items()]
     return "\n".join(["| check | demand |", "|---|---|", *rows])

@@ -10,16 +10,16 @@ import pytest
 from support import symbench
 from toy_baseline import TOY
 
-from benchmark import contract
 from benchmark.cli import catalogue
-from benchmark.contract import Candidate
+from benchmark.contract import checks
+from benchmark.contract.candidate import Candidate
 
 Make = Callable[..., Candidate]
 
 
 def test_table(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("forecasts_one_frame_on_12x12", "copies", "scale_is_kept")
-    monkeypatch.setattr(contract, "CHECKS", [check for check in contract.CHECKS if check.name in names])
+    monkeypatch.setattr(checks, "CHECKS", [check for check in checks.CHECKS if check.name in names])
     result = symbench("check-baseline", make(TOY, ("return y", "return y.double()")).file, store=None)
     assert result.returncode == 1
     printed = " ".join(result.stdout.split())
@@ -35,7 +35,7 @@ def test_json() -> None:
     document = json.loads(result.stdout)
     assert (document["name"], document["passed"]) == ("persistence", True)
     keys = {"check", "demand", "outcome", "reason", "seconds"}
-    assert [set(check) for check in document["checks"]] == len(contract.CHECKS) * [keys]
+    assert [set(check) for check in document["checks"]] == len(checks.CHECKS) * [keys]
 
 
 @pytest.mark.parametrize(

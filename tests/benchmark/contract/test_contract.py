@@ -8,8 +8,9 @@ import pytest
 import torch
 from toy_baseline import RELAXED, TOY
 
-from benchmark import contract
-from benchmark.contract import Candidate, Result, ranks
+from benchmark.contract import checks, ranks
+from benchmark.contract.candidate import Candidate
+from benchmark.contract.checks import Result
 from benchmark.models.baseline import Task
 from benchmark.training.model_errors import author_errors, check_forecast
 
@@ -17,15 +18,15 @@ Make = Callable[..., Candidate]
 
 
 def outcome(candidate: Candidate, name: str) -> Result:
-    (check,) = [check for check in contract.CHECKS if check.name == name]
-    return contract.examine(check, candidate)
+    (check,) = [check for check in checks.CHECKS if check.name == name]
+    return checks.examine(check, candidate)
 
 
 @pytest.mark.parametrize("text", [TOY, RELAXED], ids=["strict", "relaxed"])
 def test_a_sound_baseline_passes(make: Make, text: str) -> None:
     candidate = make(text)
-    results = [contract.examine(check, candidate) for check in contract.CHECKS]
-    assert [result.check for result in results] == list(contract.CHECKS)
+    results = [checks.examine(check, candidate) for check in checks.CHECKS]
+    assert [result.check for result in results] == list(checks.CHECKS)
     assert not [result for result in results if result.outcome == "failed"]
     skipped = {result.check.name: result.reason for result in results if result.outcome == "does not apply"}
     assert skipped.pop("scale_is_kept") == "it does not declare scale"
@@ -34,8 +35,8 @@ def test_a_sound_baseline_passes(make: Make, text: str) -> None:
 
 
 def test_every_check_says_what_it_demands() -> None:
-    assert all(check.demand.endswith((".", "here.")) for check in contract.CHECKS)
-    assert len({check.name for check in contract.CHECKS}) == len(contract.CHECKS)
+    assert all(check.demand.endswith((".", "here.")) for check in checks.CHECKS)
+    assert len({check.name for check in checks.CHECKS}) == len(checks.CHECKS)
 
 
 METHOD = "\n    def {}\n        {}\n"

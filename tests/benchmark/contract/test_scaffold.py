@@ -15,10 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 from support import symbench
 
-from benchmark import contract
 from benchmark.cli import models as cli_models
-from benchmark.contract import Candidate, scaffold
-from benchmark.contract.candidate import noise
+from benchmark.contract import checks, scaffold
+from benchmark.contract.candidate import Candidate, noise
 from benchmark.errors import MachineError, UserError
 from benchmark.models import model_registry
 from results.store.store import Store
@@ -59,7 +58,7 @@ def test_a_copy_is_the_baseline_under_another_name(tmp_path: Path, model: str | 
 @pytest.mark.parametrize("model", CHECKED)
 def test_a_copy_keeps_its_contract(tmp_path: Path, model: str | None) -> None:
     candidate = Candidate.named(model_registry.add_plugin(scaffold.write("my_model", model, tmp_path)))
-    results = [contract.examine(check, candidate) for check in contract.CHECKS]
+    results = [checks.examine(check, candidate) for check in checks.CHECKS]
     assert [result for result in results if result.outcome == "failed"] == []
 
 

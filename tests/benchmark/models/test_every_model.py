@@ -9,8 +9,7 @@ import torch
 from model_support import parameter_count
 from torch.nn.utils import parametrize
 
-from benchmark.contract import Candidate
-from benchmark.contract.candidate import noise, velocity_task
+from benchmark.contract.candidate import Candidate, noise, velocity_task
 from benchmark.models import model_registry
 from benchmark.models.baseline import Task
 

@@ -1,0 +1,69 @@
+"""Executable contract of a baseline, whose text is `benchmark/models/baseline.py`.
+
+A check is a function of a `Candidate`. It returns None if the baseline passes and a reason if the check does not apply,
+and raises `Violation` if the contract is broken. Checks measure narrow copies on small synthetic fields.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from benchmark.contract import declaration, forecasts, state, symmetry, training
+from benchmark.contract.candidate import Candidate, Violation
+from benchmark.errors import error_location
+
+Outcome = Literal["passed", "does not apply", "failed"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Demand of the contract, and the function that checks it."""
+
+    name: str
+    function: Callable[[Candidate], str | None]
+
+    @property
+    def demand(self) -> str:
+        """One sentence: the first paragraph of the function's docstring."""
+        function = getattr(self.function, "func", self.function)  # a partial has the docstring of functools
+        return (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ")
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of a check, and the reason why it failed or does not apply, empty if it passed."""
+
+    check: Check
+    outcome: Outcome
+    reason: str
+    seconds: float
+
+
+CHECKS: tuple[Check, ...] = tuple(
+    Check(name, function)
+    for module in (declaration, forecasts, symmetry, training, state)
+    for name, function in module.CHECKS.items()
+)
+
+
+def examine(check: Check, candidate: Candidate) -> Result:
+    """Run one check. An exception of the baseline becomes a failure with the line in its file."""
+    started = time.perf_counter()
+    outcome: Outcome = "passed"
+    try:
+        with torch.random.fork_rng(devices=[]):
+            reason = check.function(candidate)
+        if reason is not None:
+            outcome = "does not apply"
+    except Violation as violation:
+        outcome, reason = "failed", str(violation)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
+        outcome, reason = "failed", error_location(error, candidate.file)
+    return Result(check, outcome, reason or "", time.perf_counter() - started)
