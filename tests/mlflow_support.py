@@ -1,12 +1,15 @@
 """Helpers for the tests of MLflow: runs of a board's experiment, and a report that takes no time."""
 
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
 
 from benchmark.training.recorder import Epoch
 from results.tracking import sync as mlflow_sync
-from results.tracking.client import default_tracking_uri
+from results.tracking.client import connect, default_tracking_uri
 
 IGNORED_WARNINGS = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # mlflow and what it imports
@@ -18,7 +21,26 @@ REPORT = SimpleNamespace(html="<p>report</p>", svg_figures=[("a", '<svg viewBox=
 
 
 def sync(board, uri=None, report=REPORT):
+    if board.store.root.is_dir():
+        make_database(uri or default_tracking_uri(board.store))
     return mlflow_sync.sync(board.store, board.suite, uri, report)
+
+
+def make_database(uri):
+    """A database of MLflow that has no runs, unless there is one."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not path.exists():
+        path.write_bytes(empty_database())
+
+
+@cache
+def empty_database():
+    """Its content, made once: MLflow takes longer for its tables than a sync does."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "mlflow.db")
+        with connect(f"sqlite:///{path}") as client:
+            client.search_experiments()
+        return path.read_bytes()
 
 
 def client_of(board, uri=None):

@@ -9,7 +9,7 @@ import urllib.request
 from dataclasses import replace
 
 import pytest
-from mlflow_support import IGNORED_WARNINGS, REPORT, counts, history_of
+from mlflow_support import IGNORED_WARNINGS, REPORT, counts, history_of, make_database
 from PIL import Image
 
 from benchmark.errors import MachineError
@@ -31,7 +31,9 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.folder, self.url = folder, f"http://127.0.0.1:{self.port}"
-        self.argv = mlflow_server.command(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", port=self.port)
+        database = f"sqlite:///{folder / 'mlflow.db'}"
+        make_database(database)
+        self.argv = mlflow_server.command(database, folder / "artifacts", port=self.port)
         self.process = None
 
     def start(self):
