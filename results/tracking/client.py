@@ -22,9 +22,13 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""Variables for our processes and for the server: no telemetry, short timeouts, no line for each run."""
+"""Variables for our processes and for the server: no telemetry, short timeouts, no line for each run.
+
+The server starts none of its eight job processes, which serve the tracing of language models.
+"""
 
 
 def default_tracking_uri(store: Store) -> str:
