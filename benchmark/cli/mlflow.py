@@ -48,7 +48,7 @@ def sync(selection: Selection, tracking_uri: str | None, watch: bool) -> None:
 
 
 def _watch(store: Store, suite: Suite, tracking_uri: str | None, named: tuple[Broken, ...]) -> None:
-    """Print each round with changes; a repeated error or unreadable record is printed once."""
+    """Print each round with changes, and the last one; a repeated error or unreadable record is printed once."""
     from results.tracking import watch as mlflow_watch
 
     click.echo("watching until every cell is done, diverged or n/a; Ctrl-C ends it")
@@ -61,7 +61,7 @@ def _watch(store: Store, suite: Suite, tracking_uri: str | None, named: tuple[Br
             continue
         name_broken(tuple(one for one in done.synced.broken if one not in named))
         named = done.synced.broken
-        if done.synced.changed:
+        if done.synced.changed or done.final == len(suite.cells):
             final = f"{done.final} of {len(suite.cells)} cells final"
             click.echo(f"{time.strftime('%H:%M:%S')} {suite.name}: {done.synced}; {final}")
 
