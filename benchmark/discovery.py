@@ -1,7 +1,5 @@
 """Discovery of baselines and datasets by the folder of their files."""
 
-from __future__ import annotations
-
 import inspect
 import pkgutil
 from functools import cache

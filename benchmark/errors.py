@@ -1,7 +1,5 @@
 """Errors that a user can mend. The command line prints their message without a traceback."""
 
-from __future__ import annotations
-
 import difflib
 import traceback
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Folders of a store, and atomic writes: a file is complete or absent."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -10,8 +10,6 @@ exact if the lower wall faces are zero, too; the turn of cell centres would be h
 is the same on both grids.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Markdown whose values are escaped, so that GitHub, MLflow and pandoc show them as text."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 

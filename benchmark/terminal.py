@@ -1,7 +1,5 @@
 """Output of the commands: help with an example, tables, JSON, progress, durations."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -1,7 +1,5 @@
 """A store with fabricated numbers, for the tests of what shows results."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shutil

@@ -35,7 +35,7 @@ def make_database(uri):
 
 @cache
 def empty_database():
-    """Its content, made once: MLflow takes longer for its tables than a sync does."""
+    """Content of a new database, made once: MLflow takes longer for its tables than a sync does."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "mlflow.db")
         with connect(f"sqlite:///{path}") as client:

@@ -1,7 +1,5 @@
 """Helpers of the tests of models: small models from a fixed seed, random windows, training steps, errors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

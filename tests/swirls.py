@@ -1,7 +1,5 @@
 """A dataset of a few vortices, and small stored files of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

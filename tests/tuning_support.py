@@ -1,7 +1,5 @@
 """Studies with fabricated trials, for the tests of tuning."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

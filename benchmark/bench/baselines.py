@@ -7,8 +7,6 @@ each is measured in a process of its own, above that of a step of a tiny model. 
 beyond its limit names the cost of its definition.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable

@@ -6,8 +6,6 @@ over rounds. The cost of the all-reduce is the difference from the same step wit
 half the windows, the best that two ranks can reach. Ranks are GPUs (nccl, bf16) or CPU cores (gloo, fp32).
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext

@@ -6,8 +6,6 @@ in its own process, in turns. The ratio is the median over rounds of engine / pl
 counted. The parts of an epoch are timed in epochs of their own, since a GPU has to be waited for after each part.
 """
 
-from __future__ import annotations
-
 import gc
 import tempfile
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Parts that the benches share: device, clock, cells of a suite, noise of their size, options, tables and JSON."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -11,8 +11,6 @@ is its output, cut or padded with zeros to size; outputs of several products are
 Backward pass, Adam and memory are then those of plain layers of these shapes: the limit of a ConvNet is that ConvNet.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ the store, in processor time, which other work on the machine affects less than 
 line, on a temporary store. The many records are copies of one, with numbers scaled at random.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -4,8 +4,6 @@ A DataLoader cuts out and stacks the windows, filters are expanded at every roll
 weight after another, and training waits until the checkpoint is written.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext

@@ -4,8 +4,6 @@ The 35 published translation runs are simulated on one process, the published `S
 transform of symbench taking turns, step by step. The first steps take the published solver no longer than later ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Rows of `symbench list`: models, datasets and suites."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 Imports of torch, phiflow and mlflow take seconds: a command imports what it needs when it runs.
 """
 
-from __future__ import annotations
-
 import signal
 import sys
 

@@ -1,7 +1,5 @@
 """`symbench new-baseline` and `check-baseline`: write and check a baseline."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from pathlib import Path

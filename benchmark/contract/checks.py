@@ -4,8 +4,6 @@ A check is a function of a `Candidate`. It returns None if the baseline passes a
 and raises `Violation` if the contract is broken. Checks measure narrow copies on small synthetic fields.
 """
 
-from __future__ import annotations
-
 import inspect
 import time
 from collections.abc import Callable

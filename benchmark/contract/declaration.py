@@ -1,7 +1,5 @@
 """Checks of the declarations: class attributes, Config and search space."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from pydantic import ValidationError

@@ -1,7 +1,5 @@
 """Checks of `forward`: a frame of finite float32, on every grid, for every kernel size, in both precisions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Check that two ranks train as one process: both make the same steps, and the weights are compared."""
 
-from __future__ import annotations
-
 import multiprocessing
 import tempfile
 import warnings

@@ -1,7 +1,5 @@
 """File of a new baseline: a copy of a registered baseline under another name, or a plain network."""
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import inspect

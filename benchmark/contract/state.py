@@ -1,7 +1,5 @@
 """Checks of the model's state: initialisation from a seed, save and load in each mode, deep copies."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Callable, Mapping

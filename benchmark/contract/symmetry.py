@@ -3,8 +3,6 @@
 Quarter turns and shifts in a periodic box are exact on a grid, so they are kept to round-off. Scalings are not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Checks of training: gradients, random numbers, exact resume, two ranks."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Problems of a data file, as messages to the user."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Data equivariance error: distance of a trajectory from that of the transformed set-up, transformed back."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

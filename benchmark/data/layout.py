@@ -5,8 +5,6 @@ describe it, structured ones as JSON. The checksum covers the field alone, so eq
 software wrote them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import io

@@ -5,8 +5,6 @@ same call goes on; only the parts in progress are lost. The result of a part doe
 a part always has the same runs and computes on one thread.
 """
 
-from __future__ import annotations
-
 import hashlib
 import multiprocessing
 import signal

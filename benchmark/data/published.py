@@ -6,8 +6,6 @@ must be uncompressed and match their checksums; its pickle may name only the glo
 reads these records alone, from a new archive.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import pickletools

@@ -1,7 +1,5 @@
 """Costs of a model: its parameters, and the floating-point operations of a forecast step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

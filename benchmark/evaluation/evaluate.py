@@ -1,7 +1,5 @@
 """Roll-outs and errors of a model on windows, exact over ranks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol

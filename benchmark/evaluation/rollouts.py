@@ -1,7 +1,5 @@
 """Example roll-outs of a finished cell, which are stored for pictures."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Group augmentation: the network learns the symmetry from transformed windows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

@@ -30,8 +30,6 @@ once for each optimiser step, and not once for each rolled-out step.
 Shape suffixes: B windows, T input frames, S rolled-out steps, C components, H and W the grid along x and y.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Constrained locally connected network: filters for each pixel, and a penalty on their differences."""
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import product
 from typing import Annotated, ClassVar

@@ -1,7 +1,5 @@
 """Combo for rotation: free convolutions first, equivariant ones after them."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn

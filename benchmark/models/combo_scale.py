@@ -1,7 +1,5 @@
 """Combo for scale: free convolutions first, equivariant ones after them."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor, nn

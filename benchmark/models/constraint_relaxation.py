@@ -1,7 +1,5 @@
 """Constraint relaxation: an equivariant network with free filters during training alone."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, ClassVar
 

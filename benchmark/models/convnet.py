@@ -1,7 +1,5 @@
 """Plain convolutional network, equivariant under translation alone."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor

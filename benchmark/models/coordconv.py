@@ -1,7 +1,5 @@
 """CoordConv: a convolutional network with the coordinates as further input channels."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """E(2)-steerable CNN, strictly equivariant under C_N and translation, through the e2cnn library."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Fourier neural operator: a trained multiplier for each low wave number, at any resolution."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, ClassVar
 

@@ -1,7 +1,5 @@
 """Frame averaging: any network, made equivariant under quarter turns by turning its input."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal

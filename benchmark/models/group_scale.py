@@ -1,7 +1,5 @@
 """Group convolution for scale: equivariant under scalings, up to the grid, and under translations."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import ClassVar
 

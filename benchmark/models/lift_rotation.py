@@ -1,7 +1,5 @@
 """Lift expansion for rotation: a free encoder of the whole field joins an equivariant network."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import torch

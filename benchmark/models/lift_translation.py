@@ -1,7 +1,5 @@
 """Lift expansion for translation: a free encoder of the whole field joins a ConvNet."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import torch

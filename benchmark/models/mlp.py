@@ -1,7 +1,5 @@
 """Fully connected network, without any knowledge of space."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import ClassVar
 

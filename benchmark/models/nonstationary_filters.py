@@ -1,7 +1,5 @@
 """Non-stationary continuous filters: a small network generates each filter, and reads the absolute turn."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, ClassVar
 

@@ -1,7 +1,5 @@
 """Partial group convolutional network: each layer learns a distribution over the turns that it keeps."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import pydantic

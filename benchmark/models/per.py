@@ -1,7 +1,5 @@
 """PER: penalties for several symmetries, weighted during training by how far the weights break each."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import torch

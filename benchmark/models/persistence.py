@@ -1,7 +1,5 @@
 """Persistence: the next frame equals the last one. The reference that every forecast must beat."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Projection penalty on the part of each layer that is not equivariant."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Recurrent equivariant constraint modulation: the gradients set how free the filter of each layer is."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import torch

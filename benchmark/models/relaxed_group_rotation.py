@@ -1,7 +1,5 @@
 """Relaxed group convolution for rotation, with weights for each turn that is read."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 from pydantic import Field

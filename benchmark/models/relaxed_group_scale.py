@@ -1,7 +1,5 @@
 """Relaxed group convolution for scale, with weights for each scale that is read."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Annotated, ClassVar
 

@@ -1,7 +1,5 @@
 """Relaxed group convolution for translation: filter banks mixed with weights for each pixel."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from typing import Annotated, ClassVar

@@ -1,7 +1,5 @@
 """Relaxed group convolution for translation and rotation, with weights for each pixel and turn that is read."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import pydantic

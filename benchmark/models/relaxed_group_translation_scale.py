@@ -1,7 +1,5 @@
 """Relaxed group convolution for translation and scale, with weights for each scale and pixel that is read."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from typing import Annotated, ClassVar

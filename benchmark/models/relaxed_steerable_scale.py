@@ -1,7 +1,5 @@
 """Relaxed steerable CNN for scale: each position of the kernel has its own coefficients."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 from pydantic import Field

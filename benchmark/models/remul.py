@@ -1,7 +1,5 @@
 """REMUL: equivariance as a second task beside the forecast."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Residual pathway prior for rotation: an equivariant path and a free path, on which the penalty is higher."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 from pydantic import Field

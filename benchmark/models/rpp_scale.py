@@ -1,7 +1,5 @@
 """Residual pathway prior for scale: filters that all scales share, and free filters for each scale."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Residual pathway prior for translation: a convolution, and a free linear map of the whole field."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from typing import Annotated, ClassVar

@@ -1,7 +1,5 @@
 """Scale-equivariant steerable network: equivariant under scalings, up to the grid, and under translations."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """U-Net: convolutions on ever coarser grids and back, with skip connections between grids of the same size."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import ClassVar
 

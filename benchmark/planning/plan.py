@@ -1,7 +1,5 @@
 """Plan of a suite: finished and open cells, and an estimate of the time that the open ones take."""
 
-from __future__ import annotations
-
 import json
 import platform
 import socket

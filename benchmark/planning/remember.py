@@ -3,8 +3,6 @@
 It holds every answer that `list`, and `status` and `plan` of the suites that come with symbench, ask for.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

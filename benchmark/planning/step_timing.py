@@ -1,7 +1,5 @@
 """Time of a training step and of a forecast, measured in a few steps on the machine where the cells will run."""
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 import time

@@ -1,7 +1,5 @@
 """Expands the declaration of a suite into cells, one for each point of the grid."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from dataclasses import asdict

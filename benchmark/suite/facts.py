@@ -3,8 +3,6 @@
 Facts about baselines of other packages and of plug-ins are not remembered: their code may depend on any file.
 """
 
-from __future__ import annotations
-
 import json
 import typing
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Expands mappings of YAML into validated settings: a list where a scalar is allowed is an axis of the grid."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Loads suites: reads the YAML, expands it into cells, and replaces settings by tuned ones."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Reads the YAML of a suite and checks it against the declarations of models and datasets."""
 
-from __future__ import annotations
-
 import itertools
 import typing
 from collections.abc import Iterator, Mapping, Sequence

@@ -6,8 +6,6 @@ answer can be out of date. Answers about the suites of symbench are in `remember
 writes; all others are in the user's cache folder.
 """
 
-from __future__ import annotations
-
 import atexit
 import hashlib
 import importlib.metadata

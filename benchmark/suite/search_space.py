@@ -1,7 +1,5 @@
 """Search space of a model within a suite: its own settings, and those of the training, which are the same for all."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeGuard

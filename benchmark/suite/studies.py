@@ -4,8 +4,6 @@ The name of a study depends on the settings that the search does not change. A s
 settings change has the same studies.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

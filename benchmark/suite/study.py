@@ -1,7 +1,5 @@
 """Study: the search for settings of one model on a group of levels under one protocol; cells of its trials."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

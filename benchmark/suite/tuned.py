@@ -1,7 +1,5 @@
 """Tuned settings of a suite: results of studies in a store replace the settings that the suite writes."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

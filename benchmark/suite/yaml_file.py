@@ -1,7 +1,5 @@
 """YAML files that people write: all mistakes are reported at once, with file, line and key."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

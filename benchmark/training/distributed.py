@@ -1,7 +1,5 @@
 """Ranks that train one cell together. Only this file uses torch.distributed; the others use a `World`."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """Environment of a training: provenance, cores and memory. None of it is part of a cell's identity."""
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import importlib.metadata

@@ -3,8 +3,6 @@
 The model is a single-device module. Ranks, precision, compilation and filter caching are applied here, from outside.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

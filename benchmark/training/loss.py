@@ -1,7 +1,5 @@
 """The loss of a training step: the squared error of a roll-out, and what the model adds to it."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 import torch

@@ -1,7 +1,5 @@
 """Errors in the code of a baseline: wrong forecasts and exceptions. Each message names the model."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Random numbers of a training. Each step has a seed of its own, so that a resumed run draws the same numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

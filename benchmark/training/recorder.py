@@ -1,7 +1,5 @@
 """Recorder: the interface through which a running cell reports its state. The store implements it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Training and evaluation of one cell, from its data to its record. Every rank calls `run_cell`."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Checks of a machine or a cluster before cells run there. Each problem comes with advice."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

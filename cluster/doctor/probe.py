@@ -1,7 +1,5 @@
 """The trial job of `symbench doctor`: every rank reports its environment."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

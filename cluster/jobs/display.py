@@ -1,7 +1,5 @@
 """Progress of a launch: a bar with the running cells on a terminal, one line for each finished cell in a log."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console, RenderableType

@@ -1,7 +1,5 @@
 """Classes of failures: why a cell has no result, and how often it is sent again."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Job description: the JSON that a launcher writes and a worker reads."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal

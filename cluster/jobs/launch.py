@@ -1,7 +1,5 @@
 """Runs the unfinished cells of a suite on this machine, through submitit's local executor."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import time

@@ -1,7 +1,5 @@
 """Resources of a job, and the division of cells into jobs."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Signals by which the scheduler asks a job to stop; handled at the next training step."""
 
-from __future__ import annotations
-
 import signal
 from types import FrameType
 

@@ -1,7 +1,5 @@
 """Copies data to a node's local disk before they are read, on sites with a `scratch` folder."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Worker: entry point of a job on every rank."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """The last job of a submission: classifies failures, sends cells again, and updates MLflow and the report."""
 
-from __future__ import annotations
-
 import os
 import socket
 import time

@@ -1,7 +1,5 @@
 """Calls of SLURM's commands. A missing or hanging command is no error: the result is None or empty."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Estimated training times of cells: from finished cells of the same kind, from a probe, or from FLOPs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmark.cell import Cell

@@ -1,7 +1,5 @@
 """Logs of a cell, from all of its jobs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from results.store.store import Store

@@ -1,7 +1,5 @@
 """Job submission through submitit: resources of a job, job arrays, and errors of sbatch."""
 
-from __future__ import annotations
-
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Simulates the parts of data files in a SLURM array; `benchmark.data.prepare` assembles them."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

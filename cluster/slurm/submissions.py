@@ -1,7 +1,5 @@
 """Submission notes: files in the store that say which SLURM job runs which cells or studies."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, TypeVar

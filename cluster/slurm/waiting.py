@@ -1,7 +1,5 @@
 """Waits for a job while the user waits at the terminal."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

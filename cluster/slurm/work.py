@@ -1,7 +1,5 @@
 """Cells that a launch on a cluster has to send, divided into jobs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 

@@ -4,8 +4,6 @@ The first task runs the head and the driver, and writes the head's address to a 
 join that head, repeatedly while it exists. If a node is lost, Tune resumes its trials elsewhere from their checkpoints.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -4,8 +4,6 @@ Progress goes to stdout, everything else to stderr. The driver ends with its sta
 time: the next driver resumes from the studies' folders.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

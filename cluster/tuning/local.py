@@ -1,7 +1,5 @@
 """Tuning on this machine, with a private Ray cluster for as long as the search runs."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Studies of a suite that `symbench tune` has to search, and whether models of one contest are tuned alike."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 

@@ -1,7 +1,5 @@
 """Settings of the next trial, from random search or Optuna. Their only memory are the trials of the study."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from benchmark.suite.study import TUNING_SEED, Settings, Study, draw, rounded, trial_cells

@@ -1,7 +1,5 @@
 """Tuning on a cluster: SLURM jobs, each with some studies and a Ray cluster of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

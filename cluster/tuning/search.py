@@ -4,8 +4,6 @@ All of them are built from the study's folder. Ray's own `Tuner.restore` is not 
 pickle, and omits the state of the scheduler, so that ASHA would forget all trials before a restart.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import deque
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Supervisor of a Ray cluster and its driver, which starts both again when one of them dies."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

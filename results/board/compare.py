@@ -4,8 +4,6 @@ Rows of one task are paired. Each pair is tested seed by seed (`paired.compare`)
 number of pairs.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence

@@ -1,7 +1,5 @@
 """A comparison as tables for the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import groupby
 from math import isnan

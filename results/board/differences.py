@@ -1,7 +1,5 @@
 """Differences between two sides of a comparison in settings, data, versions and machines."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

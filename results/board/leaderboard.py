@@ -1,7 +1,5 @@
 """The leaderboard: records of a suite, aggregated over seeds and sorted with the best row of each level first."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

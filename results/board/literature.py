@@ -1,7 +1,5 @@
 """Published results to show beside ours; only those that a second source confirms."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Content of a published board as JSON, and the ranking of the published boards."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

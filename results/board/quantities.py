@@ -1,7 +1,5 @@
 """Metrics of the board: titles, units and meanings, statistics over seeds, and their text."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Shell commands that compute a row again."""
 
-from __future__ import annotations
-
 import shlex
 from collections import defaultdict
 

@@ -1,7 +1,5 @@
 """A row of the board: all seeds of one setting."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Models are identified by their label. A block is one contest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The leaderboard as tables for the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import groupby
 from textwrap import fill

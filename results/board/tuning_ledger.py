@@ -1,7 +1,5 @@
 """Tuning ledger of a board: cost of each model's tuning, and warnings about models that were not tuned alike."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

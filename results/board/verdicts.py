@@ -1,7 +1,5 @@
 """Winner of each contest, its margin, and the significance of the difference."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A family has a hue and each of its models a marker, the same in every figure of 
 luminance, which is readable on light and dark pages.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Ink is `currentColor` and the background is transparent, so that a chart follows
 matplotlib is not used: it would take minutes and megabytes for a board with hundreds of curves.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Each line of panels is one PNG and the animation is one GIF, at the resolution o
 kilobytes, scaled by the page. Equal records give equal bytes.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping, Sequence

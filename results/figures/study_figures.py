@@ -1,7 +1,5 @@
 """Figures of a study: learning curves of its trials."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from benchmark.suite.study import Study

@@ -1,7 +1,5 @@
 """Figures of the forecasts: error by step, spectra, divergence, and error against cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from results.board.quantities import METRICS, Statistic

@@ -3,8 +3,6 @@
 The x-axis is the *measured* data equivariance error, not the level. Bands are bootstrap intervals over seeds.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import isfinite

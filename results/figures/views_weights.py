@@ -1,7 +1,5 @@
 """Pictures of relaxation weights: the deviation of a relaxed layer from the strict one, place by place."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The leaderboard as CSV, LaTeX or Markdown. Names stay text: never a formula, a TeX command or markup."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@
 `results/published/README.md` shows the first board in the order of `by_rank` and links to the others.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The leaderboard as one HTML file without external resources; equal records give equal bytes."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence

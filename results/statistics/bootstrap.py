@@ -4,8 +4,6 @@ Resamples are enumerated for few seeds and drawn from a fixed sequence for more,
 intervals on every machine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """Statistics over levels: crossing of two lines, slope and rank correlation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

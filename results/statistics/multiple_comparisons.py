@@ -1,7 +1,5 @@
 """Comparison of many models: adjusted tests, groups of models that do not differ significantly, ranks over contests."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import combinations

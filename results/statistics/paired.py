@@ -4,8 +4,6 @@ Values are errors (lower is better) unless stated otherwise. A seed that diverge
 missing seed is NaN.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache

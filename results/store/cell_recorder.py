@@ -1,7 +1,5 @@
 """Recorder that writes the record of one cell into the store."""
 
-from __future__ import annotations
-
 import io
 import json
 import time

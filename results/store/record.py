@@ -1,7 +1,5 @@
 """Record of a cell, read from the files in its folder."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Leaderboards, reports and MLflow are views of it. The recorder of a running cell
 the cell, so that no cell is trained twice at a time.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import socket

@@ -1,7 +1,5 @@
 """Result of a study, `STORE/tuned/<study>.yaml`: best settings, all trials, cost and provenance."""
 
-from __future__ import annotations
-
 import io
 import math
 import time

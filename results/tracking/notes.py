@@ -1,7 +1,5 @@
 """Notes of runs in MLflow: Markdown that MLflow shows at the top of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from benchmark.markdown import bold, escape, line, table

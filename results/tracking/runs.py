@@ -1,7 +1,5 @@
 """Content of a run in MLflow as plain data with a digest, before MLflow is involved."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """An MLflow server that only this machine can reach."""
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import signal

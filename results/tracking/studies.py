@@ -1,7 +1,5 @@
 """MLflow runs of the studies of a suite: one for each study, with a child run for each trial."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

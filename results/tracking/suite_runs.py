@@ -4,8 +4,6 @@ The run LEADERBOARD carries the board. A run for each setting (dataset, level, m
 and below it stands a run for each seed with its curves. A study has a run with its trials below it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -4,8 +4,6 @@ MLflow keeps the state of its table under a key in a tag of the experiment, for 
 opens with that state. There is a view for each question that people bring to a benchmark.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import re

@@ -1,7 +1,5 @@
 """Tags by which symbench recognises its experiments and runs in MLflow."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

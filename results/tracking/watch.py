@@ -3,8 +3,6 @@
 Only the machine that watches speaks to MLflow: workers write to the store, and each round reads what they wrote.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass

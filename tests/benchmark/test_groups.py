@@ -1,7 +1,5 @@
 """The actions of the groups against fields that are known in closed form."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

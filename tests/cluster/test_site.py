@@ -1,7 +1,5 @@
 """Site files and their error messages."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

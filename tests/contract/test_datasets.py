@@ -1,7 +1,5 @@
 """Contract of all datasets: the physics of a preset at a tiny size."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path

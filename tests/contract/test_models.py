@@ -1,7 +1,5 @@
 """Contract of every registered baseline; the checks are in `benchmark/contract`."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import pytest

@@ -13,8 +13,6 @@ Each host is a network namespace with its own address and host name, so that job
     n1, n2           10.77.0.11, 10.77.0.12     slurmd, and the jobs
 """
 
-from __future__ import annotations
-
 import argparse
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """A user's session on the login node: symbench and SLURM's commands on one store and its jobs."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

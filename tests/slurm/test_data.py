@@ -1,7 +1,5 @@
 """Data simulated by a job array on a real two-node SLURM."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

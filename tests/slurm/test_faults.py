@@ -3,8 +3,6 @@
 All suites are sent at once, and each test waits for the end of its own.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Probe on the cluster: a short two-node job times training steps; its result is used for this site alone."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

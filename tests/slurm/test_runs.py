@@ -1,7 +1,5 @@
 """Suites on a real two-node SLURM that are stopped, preempted and cancelled, and the doctor there."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

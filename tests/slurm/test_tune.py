@@ -1,7 +1,5 @@
 """Studies in allocations of a real two-node SLURM, each with its own Ray cluster."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

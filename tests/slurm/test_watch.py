@@ -1,7 +1,5 @@
 """`symbench sync --watch` while a suite runs on a real SLURM."""
 
-from __future__ import annotations
-
 import signal
 import socket
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Measured jets, whose symmetry breaking is unknown (Wang, Walters, Yu 2022)."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NoReturn

@@ -1,7 +1,5 @@
 """36 smoke plumes from the four sides of a box, one of which lifts more strongly (Wang, Walters, Yu 2022)."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict

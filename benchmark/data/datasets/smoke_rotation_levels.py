@@ -1,7 +1,5 @@
 """Smoke plumes that a quarter turn carries into each other, up to their strength (Wang, Walters, Yu 2022)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import ClassVar

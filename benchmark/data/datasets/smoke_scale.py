@@ -1,7 +1,5 @@
 """One smoke plume in boxes of 38 sizes, resampled to one size (Wang, Walters, Yu 2022)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Smoke that rises from 35 places in a box whose halves lift it differently (Wang, Walters, Yu 2022)."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Turbulence whose viscosity differs between the axes, which breaks quarter turns."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from benchmark.cell import Level

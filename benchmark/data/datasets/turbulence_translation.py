@@ -1,7 +1,5 @@
 """Turbulence with a steady source of vorticity at fixed places, which breaks translations."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from benchmark.cell import Level

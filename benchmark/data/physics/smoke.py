@@ -24,8 +24,6 @@ over whole trajectories. The published pressure solver, `Solve('auto', 1e-5, 0)`
 closed box the cosine transform solves the same equations exactly. `smoke_phiflow` runs the published code path.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache

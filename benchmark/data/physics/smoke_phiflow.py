@@ -1,7 +1,5 @@
 """Smoke simulation of the published code, by PhiFlow: for comparison, and the reference of the tests."""
 
-from __future__ import annotations
-
 import importlib.util
 import warnings
 from collections.abc import Iterator, Sequence

@@ -20,8 +20,6 @@ Grid: points x_i = 2 pi i / N along each axis, cell centres x_i + pi / N. Arrays
 columns k_y = 0..K that the 2/3 rule keeps: (run, N, K + 1).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

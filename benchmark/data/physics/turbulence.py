@@ -1,7 +1,5 @@
 """Turbulence datasets: runs from random initial states of the solver in `spectral`, in a periodic box."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """A field in motion: up to four runs side by side as a GIF."""
 
-from __future__ import annotations
-
 import io
 from math import ceil, log, sqrt
 from pathlib import Path

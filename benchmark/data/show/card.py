@@ -1,7 +1,5 @@
 """Data card of a dataset in Markdown: what to know before training on it."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath

@@ -1,7 +1,5 @@
 """Description of a data file as plain data, for `--json`, tables and data cards."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Plain convolutions that keep the grid."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal

@@ -1,7 +1,5 @@
 """Networks whose features are fields: vectors, or functions on a group (the regular representation)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal

@@ -7,8 +7,6 @@ Letters as in `steerable`: O, I fields out and in; a, b components within a fiel
 representation of C_N); K kernel size.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization

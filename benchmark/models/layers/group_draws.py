@@ -4,8 +4,6 @@ Every element acts on every window and one result is selected. No shape depends 
 compile, and windows are small compared with the features of a network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -11,8 +11,6 @@ Letters: O, I fields out and in; L filter banks; g, h, s turns out, in, and from
 components of a field (2 for a velocity, N for a function on the group); K kernel size.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -15,8 +15,6 @@ Letters: S scales; E scales that one scale reads, R of them within the range; O,
 K kernel size at scale 1.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 from typing import Annotated

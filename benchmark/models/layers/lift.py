@@ -4,8 +4,6 @@ Source: Wang, Walters, Zhu, Platt 2021 (arXiv 2110.15443). The encoder's output 
 layers after it are equivariant in both inputs. Whether e(x) transforms with x is learnt.
 """
 
-from __future__ import annotations
-
 import math
 
 from torch import nn

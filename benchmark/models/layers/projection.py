@@ -12,8 +12,6 @@ to three channels are invariant.
 Letters: O, I channels out and in; K kernel size.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

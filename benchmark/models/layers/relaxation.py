@@ -1,7 +1,5 @@
 """Relaxed layers, whose weights may vary over positions or group elements, and the penalty on that variation."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

@@ -5,8 +5,6 @@ penalty lambda_K |K|^2 + lambda_W |W|^2. lambda is the inverse of a prior's vari
 Benton, Wilson 2021, arXiv 2112.01388).
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any

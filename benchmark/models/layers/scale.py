@@ -14,8 +14,6 @@ which a zoom moves features out of the range.
 Letters: S scales; O, I channels out and in; L basis functions; K kernel size at scale 1; P positions of all filters.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

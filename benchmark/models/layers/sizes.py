@@ -1,7 +1,5 @@
 """Types of sizes that several Configs share."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import AfterValidator, Field

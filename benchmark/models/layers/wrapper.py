@@ -1,7 +1,5 @@
 """Base class of methods that change how a network is trained or called: each wraps any other baseline."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated, Any
 

@@ -4,8 +4,6 @@ When its standard input ends, which happens however its parent dies, the guard e
 that the command has started, and removes FOLDER. It is a separate process because the parent may be killed with -9.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil

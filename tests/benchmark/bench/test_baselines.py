@@ -1,7 +1,5 @@
 """Arithmetic limit of a training step, in closed form, and the bench of baselines. No test asserts a time."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """All commands of docs/adding-a-baseline.md, from an empty folder to the leaderboard."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """`symbench check-baseline`, and the row of a model in `symbench list models`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

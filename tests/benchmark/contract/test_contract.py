@@ -1,7 +1,5 @@
 """The contract reports each fault of a baseline, and a broken baseline is refused before training."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """`symbench new-baseline` writes a file that trains: a copy of a registered baseline, or a plain network."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import json

@@ -1,7 +1,5 @@
 """Data files: the check, the description and the data card."""
 
-from __future__ import annotations
-
 import html
 import json
 import os

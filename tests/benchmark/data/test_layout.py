@@ -1,7 +1,5 @@
 """Data files: a round trip, and the refusal of damaged files."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pictures of data files: contact sheets, animations, and the measured errors of levels."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

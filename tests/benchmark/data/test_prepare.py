@@ -1,7 +1,5 @@
 """Simulation of data files: in parts, in processes, after an interruption."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

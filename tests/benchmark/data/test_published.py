@@ -1,7 +1,5 @@
 """Import of published files: their fields come back, other content is refused by name and never run."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io

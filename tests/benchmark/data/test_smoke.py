@@ -1,7 +1,5 @@
 """The smoke simulation against PhiFlow, and against physics: walls, symmetries, no divergence."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """The turbulence simulation against closed forms, budgets and symmetries, and the two datasets made of it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

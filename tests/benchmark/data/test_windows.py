@@ -1,7 +1,5 @@
 """Windows against naive slicing, and the frames that each protocol shares or does not share."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from support import tiny

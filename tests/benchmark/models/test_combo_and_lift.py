@@ -1,7 +1,5 @@
 """Combo and lift expansion for translation, rotation and scale, against their definitions and strict networks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Free branches of steerable convolutions, and their schedule in constraint relaxation."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Properties of many models beyond the contract: gradients and translation in a periodic box, caching of filters."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

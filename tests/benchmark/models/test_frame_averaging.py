@@ -1,7 +1,5 @@
 """Frame averaging against its sum and its symmetry."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Group-matrix convolutions: the layer against its definition, its displacement, gradients, memory and penalty."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Group convolutions of C4, strict and relaxed, against their definition."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from typing import Any

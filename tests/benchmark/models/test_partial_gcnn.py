@@ -1,7 +1,5 @@
 """Partial group convolutional network against its definition."""
 
-from __future__ import annotations
-
 import model_support
 import pytest
 import torch

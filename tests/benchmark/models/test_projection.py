@@ -1,7 +1,5 @@
 """Projections to equivariant convolutions, and the two penalties that use them."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

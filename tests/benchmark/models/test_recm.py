@@ -1,7 +1,5 @@
 """Recurrent modulation: its state against the equations, and the limits of lambda."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import model_support

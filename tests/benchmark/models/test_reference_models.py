@@ -1,7 +1,5 @@
 """Closed forms for the networks that the equivariant ones are compared with: MLP, FNO, U-Net, CoordConv, ConvNet."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Roughness and penalty of all relaxed layers: zero only for constant weights, and the closed form for a ramp."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any, NamedTuple

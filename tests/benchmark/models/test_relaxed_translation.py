@@ -1,7 +1,5 @@
 """Convolutions whose weights vary with the pixel: relaxed group convolutions and locally connected layers."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Residual pathway priors for translation, rotation and scale, against their definitions and strict networks."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import model_support

@@ -1,7 +1,5 @@
 """Relaxed translation and rotation, and non-stationary filters, against their definitions and the strict network."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

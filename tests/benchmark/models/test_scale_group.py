@@ -1,7 +1,5 @@
 """Group convolutions of scale, strict and relaxed: each against its definition and its strict counterpart."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

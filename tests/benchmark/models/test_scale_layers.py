@@ -1,7 +1,5 @@
 """Steerable convolutions of scale: the basis in closed form, field types, the symmetry where it holds, relaxation."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Steerable layers against e2cnn itself, and what the relaxation does and leaves alone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import model_support

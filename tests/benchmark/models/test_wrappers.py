@@ -1,7 +1,5 @@
 """Wrappers that change training: augmentation and REMUL, each against its equation."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Probes: measured times, estimates of cells, and the kinds of cells that they are about."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

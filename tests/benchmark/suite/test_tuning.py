@@ -1,7 +1,5 @@
 """Studies as data: what is searched, what a trial is, what is frozen; and that no test frame is seen."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Findings of the doctor; a real cluster is examined in tests/slurm."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Division of cells into jobs, batch scripts, output of SLURM's commands and classes of failures, without SLURM."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Lanes on this machine: their number, their GPUs and threads, and the display of their progress."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Copies of data on a node's local disk: made once, never read incomplete, with the store as fallback."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The worker of a job: lanes that share cells, stale leases, and the requeue at the time limit."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

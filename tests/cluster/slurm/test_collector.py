@@ -1,7 +1,5 @@
 """Cells of ended jobs, retries, and submission notes, with scripts in place of SLURM's commands."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Cost of jobs, and the finished cells that estimates use; and checks before anything is sent."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Errors of `tune` before a search starts: models that are not tuned alike, studies with other settings."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Processes of a search: supervisor, Ray nodes, and the tasks of a SLURM job."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Studies sent to a cluster: the sbatch script, the submission note, and studies that are already queued."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Choice of trials and early stopping, without a running Ray: both are rebuilt from a study's folder."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 from typing import Any

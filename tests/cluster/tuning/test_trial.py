@@ -1,7 +1,5 @@
 """Training of a trial, its reports to Tune, and its failures."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path

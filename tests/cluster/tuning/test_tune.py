@@ -1,7 +1,5 @@
 """Tuning with a real Ray on the loopback address, whose processes are killed in turn."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Tuning on a board: ledger, figures of studies and MLflow runs, also of studies of earlier versions."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Leases with rivals, after the death of a holder, and when a holder that was cut off comes back."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
