@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -47,21 +47,41 @@ class DatasetChoice(Frozen):
 
 
 class ModelChoice(Frozen):
-    """A baseline, with every field of its Config written out."""
+    """A baseline, with every field of its Config written out.
+
+    `version` is that of the baseline's class, which a new meaning of its weights or settings raises.
+    """
 
     name: str
     config: dict[str, Any]
+    version: PositiveInt = 1
+
+    @model_serializer(mode="wrap")
+    def _without_first_version(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit version 1, which older cells lack, so that their identity stays."""
+        fields: dict[str, Any] = handler(self)
+        if fields.get("version") == 1:
+            del fields["version"]
+        return fields
 
     def settings(self) -> dict[str, Any]:
-        """Fields of the Config; a nested network gives its name and its fields by dotted names, as `network.hidden`."""
-        flat: dict[str, Any] = {}
+        """Fields of the Config, and the version from 2 on.
+
+        A nested network gives its name and its fields by dotted names, as `network.hidden`.
+        """
+        flat: dict[str, Any] = {} if self.version == 1 else {"version": self.version}
         for key, value in self.config.items():
-            if isinstance(value, dict) and value.keys() == {"name", "config"}:
+            if is_network(value):
                 inner = ModelChoice(**value)
                 flat |= {key: inner.name, **{f"{key}.{field}": own for field, own in inner.settings().items()}}
             else:
                 flat[key] = value
         return flat
+
+
+def is_network(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether `value` is the JSON of a ModelChoice: a network within the settings of another."""
+    return isinstance(value, dict) and value.keys() - {"version"} == {"name", "config"}
 
 
 class Protocol(Frozen):

@@ -75,6 +75,8 @@ class Baseline(nn.Module, ABC):
     """Groups that the model keeps, exactly or relaxed. A convolution with zero padding counts as `translation`."""
     source: ClassVar[str]
     """Paper and section, as on the leaderboard."""
+    version: ClassVar[int] = 1
+    """Part of the identity of its cells. Raise it when the same settings and seed give another network or training."""
     search_space: ClassVar[SearchSpace] = {}
     """Values that tuning may try, for each Config field."""
     width_field: ClassVar[str] = "hidden"

@@ -126,6 +126,8 @@ def declaration_problem(baseline: type[Baseline]) -> str | None:
             return f"declares the {unknown_name('symmetry', symmetry, get_args(Symmetry))}"
     if not isinstance(baseline.source, str):
         return f"declares source = {baseline.source!r}, expected a string"
+    if type(baseline.version) is not int or baseline.version < 1:
+        return f"declares version = {baseline.version!r}, expected a whole number from 1"
     if not (inspect.isclass(baseline.Config) and issubclass(baseline.Config, Frozen)):
         return "has a Config that is no subclass of benchmark.cell.Frozen"
     required = [key for key, field in baseline.Config.model_fields.items() if field.is_required()]
@@ -133,8 +135,16 @@ def declaration_problem(baseline: type[Baseline]) -> str | None:
 
 
 def configured(choice: ModelChoice) -> tuple[type[Baseline], Any]:
-    """Baseline class of `choice` and its Config. UserError as in `model`; ValidationError: invalid settings."""
+    """Baseline class of `choice` and its Config. ValidationError: invalid settings.
+
+    UserError: as in `model`, or the choice is of another version of the baseline.
+    """
     baseline = model(choice.name)
+    if choice.version != baseline.version:
+        raise UserError(
+            f"{choice.name}: these settings are for version {choice.version} of the model, and the code has version"
+            f" {baseline.version}; expand the suite again"
+        )
     return baseline, baseline.Config.model_validate_json(json.dumps(choice.config))
 
 

@@ -58,7 +58,7 @@ def sized(choice: ModelChoice, budget: int, dataset: DatasetChoice, protocol: Pr
             f"no width of {choice.name} has within 2 % of {budget:,} parameters on {where}, the nearest are {sizes};"
             " change its other settings or the budget, or let it be with `budget: null`"
         )
-    return ModelChoice(name=choice.name, config=baseline.widened(config, width).model_dump(mode="json"))
+    return choice.model_copy(update={"config": baseline.widened(config, width).model_dump(mode="json")})
 
 
 Counted = tuple[int, int]

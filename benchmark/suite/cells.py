@@ -57,7 +57,7 @@ def _sized(entry: DeclaredModel, dataset: DatasetChoice, protocol: Protocol, gri
     question = f"sized {size} {json.dumps([choice.config, task, dataset.preset])}"
     try:
         config = facts.about_model(choice.name, question, lambda: budget.sized(choice, size, dataset, protocol).config)
-        return ModelChoice(name=choice.name, config=config)
+        return choice.model_copy(update={"config": config})
     except ValueError as error:
         grid.file.error(entry.where, str(error))
         return None

@@ -27,6 +27,7 @@ STANDARD = Task("standard", input_frames=10, channels=2, height=64, width=64)
 class ModelFacts:
     """Declaration of a baseline. `settings` are the fields of its Config; `search_space` is JSON."""
 
+    version: int
     family: str
     symmetries: tuple[str, ...]
     source: str
@@ -66,6 +67,7 @@ def _declaration(name: str) -> dict[str, Any]:
 
     baseline = model_registry.model(name)
     return {
+        "version": baseline.version,
         "family": baseline.family,
         "symmetries": baseline.symmetries,
         "source": baseline.source,
@@ -107,7 +109,7 @@ def configured(name: str, settings: Mapping[str, Any]) -> ModelChoice:
         document: dict[str, Any] = model_registry.model(name).Config.model_validate_json(text).model_dump(mode="json")
         return document
 
-    return ModelChoice(name=name, config=about_model(name, f"config {text}", config))
+    return ModelChoice(name=name, config=about_model(name, f"config {text}", config), version=model_facts(name).version)
 
 
 def refusal(choice: ModelChoice, task: Task) -> str | None:

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeGuard
 
-from benchmark.cell import Cell, ModelChoice, Protocol, Training
+from benchmark.cell import Cell, ModelChoice, Protocol, Training, is_network
 from benchmark.errors import UserError, unknown_name
 from benchmark.suite import facts
 from benchmark.suite.suite import Domain, Range, Suite
@@ -20,7 +19,7 @@ def model_space(choice: ModelChoice) -> dict[str, Domain]:
     for key, domain in facts.model_facts(choice.name).search_space.items():
         space[key] = Range(**domain) if isinstance(domain, dict) else tuple(domain)
     for key, value in choice.config.items():
-        if _is_network(value):
+        if is_network(value):
             space |= {f"{key}.{inner}": domain for inner, domain in model_space(ModelChoice(**value)).items()}
     return space
 
@@ -71,8 +70,4 @@ def width_path(choice: ModelChoice) -> tuple[str, ...]:
     """Keys on the way to the width that a budget decides."""
     field = facts.model_facts(choice.name).width_field
     value = choice.config.get(field)
-    return (field, *width_path(ModelChoice(**value))) if _is_network(value) else (field,)
-
-
-def _is_network(value: Any) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict) and value.keys() == {"name", "config"}
+    return (field, *width_path(ModelChoice(**value))) if is_network(value) else (field,)

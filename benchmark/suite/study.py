@@ -69,7 +69,7 @@ def trial_cells(study: Study, settings: Settings, seed: int = TUNING_SEED) -> tu
         if study.budget is not None:
             model = budget.sized(model, study.budget, study.dataset, study.protocol)
         _, config = model_registry.configured(model)
-        model = ModelChoice(name=model.name, config=config.model_dump(mode="json"))
+        model = model.model_copy(update={"config": config.model_dump(mode="json")})
         return tuple(
             Cell(
                 dataset=study.dataset.model_copy(update={"level": level}),
@@ -94,7 +94,7 @@ def applied(model: ModelChoice, settings: Settings) -> ModelChoice:
             for part in path[:-1]:
                 at = at[part]["config"]
             at[path[-1]] = value
-    return ModelChoice(name=model.name, config=config)
+    return model.model_copy(update={"config": config})
 
 
 def _training(study: Study, settings: Settings) -> Training:

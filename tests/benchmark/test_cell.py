@@ -44,6 +44,18 @@ def test_identity_changes_with_everything_that_changes_the_result(changes: dict[
     assert a_cell(**changes).id != a_cell().id
 
 
+def test_the_first_version_of_a_model_is_no_part_of_the_identity() -> None:
+    """Cells from before models had versions keep their identity, and a raised version gives a new one."""
+    first, second = (
+        ModelChoice(name="convnet", config={"hidden": 64, "layers": 5, "kernel_size": 3}, version=version)
+        for version in (1, 2)
+    )
+    assert "version" not in first.model_dump()
+    assert a_cell(model=first).id == a_cell().id != a_cell(model=second).id
+    assert second.settings() == {"version": 2, **first.settings()}
+    assert Cell.model_validate_json(a_cell(model=second).model_dump_json()) == a_cell(model=second)
+
+
 @pytest.mark.parametrize("value", ["1", 1.5, -1, True, 2**31])
 def test_seed_is_strict(value: object) -> None:
     with pytest.raises(ValidationError):

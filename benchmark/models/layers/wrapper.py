@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 from torch import Tensor
 
-from benchmark.cell import Frozen, ModelChoice
+from benchmark.cell import Frozen, ModelChoice, is_network
 from benchmark.errors import UserError
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
@@ -16,8 +16,9 @@ def _resolved(network: Any) -> ModelChoice:
     """ModelChoice with all settings, from `convnet`, `{convnet: {hidden: 64}}` or a ModelChoice's own form."""
     if isinstance(network, ModelChoice):
         network = network.model_dump()
-    if isinstance(network, dict) and network.keys() == {"name", "config"}:
-        name, settings = network["name"], network["config"]
+    version = None
+    if is_network(network):
+        name, settings, version = network["name"], network["config"], network.get("version", 1)
     elif isinstance(network, dict) and len(network) == 1:
         ((name, settings),) = network.items()
     else:
@@ -35,7 +36,7 @@ def _resolved(network: Any) -> ModelChoice:
         problem = error.errors()[0]
         where = ".".join(map(str, (name, *problem["loc"])))
         raise ValueError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from error
-    return ModelChoice(name=name, config=config.model_dump(mode="json"))
+    return ModelChoice(name=name, config=config.model_dump(mode="json"), version=version or baseline.version)
 
 
 Network = Annotated[ModelChoice, BeforeValidator(_resolved)]
@@ -70,7 +71,7 @@ class Wrapper(Baseline):
         wide = baseline.widened(settings, width)
         if wide is None:
             return None
-        choice = ModelChoice(name=config.network.name, config=wide.model_dump(mode="json"))
+        choice = config.network.model_copy(update={"config": wide.model_dump(mode="json")})
         return cls.Config.model_validate({**config.model_dump(), cls.width_field: choice})
 
     def __init__(self, config: Any, task: Task) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.cell import ModelChoice
 from benchmark.cli import catalogue
 from benchmark.data import dataset_registry
 from benchmark.errors import UserError
 from benchmark.models import model_registry
+from benchmark.suite import facts
 
 GOOD = """
 from benchmark.models.baseline import Baseline
@@ -92,6 +94,7 @@ def test_a_plugin_has_a_config_with_lazy_annotations(tmp_path: Path) -> None:
             "declares symmetries = 'rotation', expected a tuple such as",
         ),
         ("no_source", GOOD.replace('"test"', "None"), "declares source = None, expected a string"),
+        ("version_0", with_config("version = 0"), "declares version = 0, expected a whole number from 1"),
         ("open_config", with_config("class Config: pass"), "has a Config that is no subclass of benchmark.cell.Frozen"),
         (
             "no_default",
@@ -129,3 +132,19 @@ def test_another_plugin_of_the_same_name_is_another_module(tmp_path: Path) -> No
         (folder / "still.py").write_text(GOOD.replace("Still", name), encoding="utf-8")
         model_registry.replace_plugins([folder / "still.py"])
         assert model_registry.model("still").__name__ == name
+
+
+def test_the_version_of_a_baseline_goes_into_its_choices(tmp_path: Path) -> None:
+    plugin(tmp_path, "second", with_config("version = 2"))
+    assert facts.configured("second", {}).version == 2
+    assert facts.configured("convnet", {}).model_dump().keys() == {"name", "config"}
+    wrapped = facts.configured("augmentation", {"network": "second"})
+    assert wrapped.config["network"] == {"name": "second", "config": {}, "version": 2}
+    assert wrapped.settings()["network.version"] == 2
+    model_registry.configured(wrapped)
+
+
+def test_settings_for_another_version_of_a_baseline_are_refused(tmp_path: Path) -> None:
+    plugin(tmp_path, "newer", with_config("version = 3"))
+    with pytest.raises(UserError, match=r"newer: these settings are for version 1 of the model.* version 3"):
+        model_registry.configured(ModelChoice(name="newer", config={}))
