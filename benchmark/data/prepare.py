@@ -73,7 +73,7 @@ def outline(
         path = data_path(folder, dataset_name, preset, level)
         simulated = [] if preset == IMPORTED else dataset.parts(level, preset)
         needed = [part.solved_by(solver) for part in simulated] if solver else list(simulated)
-        if not _is_complete(path, (dataset_name, preset, level, _recipe(needed))):
+        if not _is_complete(path, (dataset_name, preset, level, recipe(needed))):
             parts[level], paths[level] = needed, path
     for path in paths.values():
         if preset == IMPORTED:
@@ -86,7 +86,7 @@ def outline(
     return Outline(dataset_name, preset, folder, solver, parts, paths)
 
 
-def _recipe(parts: Sequence[Part]) -> str:
+def recipe(parts: Sequence[Part]) -> str:
     """Identity of the simulations of a level; files with another recipe are outdated."""
     return hashlib.sha256("".join(part.key for part in parts).encode()).hexdigest()[:16] if parts else ""
 
@@ -139,7 +139,7 @@ def assemble(work: Outline, level: Level) -> Path:
     solver = getattr(parts[0], "solver", None)
     if solver is not None:
         simulation = replace(simulation, parameters={**simulation.parameters, "solver": solver})
-    write(work.paths[level], work.name, work.preset, level, simulation, _recipe(parts))
+    write(work.paths[level], work.name, work.preset, level, simulation, recipe(parts))
     return work.paths[level]
 
 

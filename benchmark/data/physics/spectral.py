@@ -1,15 +1,16 @@
 """Pseudo-spectral solver for two-dimensional turbulence in a periodic box.
 
-    d_t w + u . grad w  =  nu_x d_xx w + nu_y d_yy w + growth [w]_band - drag w + f(x, y)
+    d_t w + u . grad w  =  nu_x d_xx w + nu_y d_yy w + growth [w]_band - drag w - beta u_y + f(x, y)
     u = (d_y psi, -d_x psi),  -lap psi = w,  so that  w = d_x u_y - d_y u_x  and  div u = 0
 
     w, u, psi   vorticity, velocity and stream function on [0, 2 pi)^2; the unit of u is the rms speed at the start
     nu_x, nu_y  viscosity along x and y, `Fluid.viscosity`
     growth      growth rate of the modes with |k| in `band`: feeds the flow, prefers no place, direction or phase
     drag        linear friction: with the viscosity it balances the growth, so that the flow neither decays nor blows up
+    beta        gradient of the planetary vorticity along y, 0 but for a `BetaPlane`: waves drift towards -x
     f           steady source of vorticity, `Fluid.source` (cos x + cos y)
 
-All terms but an anisotropic viscosity and f commute exactly with shifts and quarter turns.
+All terms but an anisotropic viscosity, beta and f commute exactly with shifts and quarter turns.
 
 Method (Canuto, Hussaini, Quarteroni, Zang, Spectral Methods in Fluid Dynamics, 1988), in float64: 2/3 rule, the
 products of Basdevant (J. Comput. Phys. 50, 1983, 209), and fourth-order Runge-Kutta with an integrating factor for the
@@ -51,6 +52,28 @@ class Fluid:
     drag: float = 0.0
     source: float = 0.0
 
+    def linear_rate(self, kx: Tensor, ky: Tensor) -> Tensor:
+        """Growth rate of the modes with wave numbers `kx` (N, 1) and `ky` (1, M), in 1 / time: (N, M)."""
+        squared = kx**2 + ky**2
+        band = ((squared >= self.band[0] ** 2) & (squared <= self.band[1] ** 2)).to(torch.float64)
+        return self.growth * band - self.drag - self.viscosity[0] * kx**2 - self.viscosity[1] * ky**2
+
+
+@dataclass(frozen=True)
+class BetaPlane(Fluid):
+    """Fluid on a beta plane: the planetary vorticity grows by `beta` along y, in 1 / (length time).
+
+    The barotropic vorticity equation (Vallis, Atmospheric and Oceanic Fluid Dynamics, 2017, chapter 6). A single plane
+    wave is an exact solution without viscosity, growth, drag and source, and travels along x at -beta / |k|^2 (Rossby).
+    The term does no work, and commutes with shifts and with the mirror image y -> -y, but with no turn.
+    """
+
+    beta: float = 0.0
+
+    def linear_rate(self, kx: Tensor, ky: Tensor) -> Tensor:
+        """Complex rate (N, M): its imaginary part is minus the frequency of the Rossby wave."""
+        return super().linear_rate(kx, ky) + 1j * self.beta * kx / (kx**2 + ky**2).clamp(min=1)
+
 
 @dataclass(frozen=True)
 class Start:
@@ -77,10 +100,8 @@ class Solver:
         inverse = kept * (squared > 0) / squared.clamp(min=1)
         self._to_velocity = torch.stack((1j * ky * inverse, -1j * kx * inverse))
         self._from_products = (torch.stack((kx**2 - ky**2, -kx * ky)) * kept).to(torch.complex128)
-        band = ((squared >= fluid.band[0] ** 2) & (squared <= fluid.band[1] ** 2)).to(torch.float64)
-        self.linear_rate = fluid.growth * band - fluid.drag - fluid.viscosity[0] * kx**2 - fluid.viscosity[1] * ky**2
-        """Linear growth rate of each mode, in 1 / time: (N, K + 1)."""
-        self._half_step = torch.exp(self.linear_rate * time_step / 2).to(torch.complex128)
+        self._half_step = torch.exp(fluid.linear_rate(kx, ky) * time_step / 2).to(torch.complex128)
+        """Factor of each mode over half a time step, of the linear terms alone: (N, K + 1)."""
         self._source = torch.zeros_like(self._half_step)
         for mode in ((0, 1), (1, 0), (-1, 0)):  # (0, -1), the conjugate of (0, 1), is not stored
             self._source[mode] = fluid.source / 2
@@ -134,7 +155,7 @@ class Solver:
 
     def _coefficients(self, values: Tensor) -> Tensor:
         """Coefficients of values (..., N, N); only the columns that the 2/3 rule keeps are transformed along x."""
-        along_y = torch.fft.rfft(values, dim=-1, norm="forward")[..., : self.linear_rate.shape[-1]]
+        along_y = torch.fft.rfft(values, dim=-1, norm="forward")[..., : self._half_step.shape[-1]]
         coefficients: Tensor = torch.fft.fft(along_y, dim=-2, norm="forward")
         return coefficients
 

@@ -1,4 +1,4 @@
-"""The turbulence simulation against closed forms, budgets and symmetries, and the two datasets made of it."""
+"""The turbulence simulation against closed forms, budgets and symmetries, and the datasets made of it."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,9 +10,10 @@ from support import simulate, tiny
 from torch import Tensor
 
 from benchmark.data.dataset import Dataset, Preset, Simulation
+from benchmark.data.datasets.beta_plane import BetaPlaneTurbulence
 from benchmark.data.datasets.turbulence_rotation import TurbulenceRotation
 from benchmark.data.datasets.turbulence_translation import TurbulenceTranslation
-from benchmark.data.physics.spectral import Fluid, Solver, Start, initial_vorticity
+from benchmark.data.physics.spectral import BetaPlane, Fluid, Solver, Start, initial_vorticity
 from benchmark.data.physics.turbulence import Turbulence
 from benchmark.errors import MachineError
 from benchmark.groups import rotate
@@ -23,6 +24,7 @@ IDEAL = Fluid((0.0, 0.0))
 ISOTROPIC = Fluid((0.02, 0.02), growth=0.9, drag=0.2)
 ANISOTROPIC = replace(ISOTROPIC, viscosity=(0.036, 0.004))
 STIRRED = replace(ISOTROPIC, source=0.5)
+DRIFTING = BetaPlane(**vars(ISOTROPIC), beta=5.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,9 +134,22 @@ def test_a_source_stirs_a_fluid_at_rest_as_the_closed_form() -> None:
     torch.testing.assert_close(w, coefficients(sum(growing)), rtol=0, atol=1e-8)
 
 
-def test_energy_is_injected_and_dissipated_as_the_equation_says() -> None:
-    """E(t) - E(0) is the integral of the power, by Simpson's rule, to the fourth order of both."""
+@pytest.mark.parametrize(("a", "b"), [(1, 0), (0, 2), (3, 4), (-2, 5)])
+def test_a_rossby_wave_travels_at_its_phase_speed(a: int, b: int) -> None:
+    """cos(a x + b y) travels along x at -beta / k^2, exactly, whatever its height."""
+    x, y = positions(POINTS)
+    beta, time = 2.5, 1.7
+    wave = coefficients(3 * torch.cos(a * x + b * y + 0.3))
+    speed = -beta / (a * a + b * b)
+    expected = coefficients(3 * torch.cos(a * (x - speed * time) + b * y + 0.3))
+    torch.testing.assert_close(after(BetaPlane((0.0, 0.0), beta=beta), wave, time, 12), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("beta", [None, 5.0])
+def test_energy_is_injected_and_dissipated_as_the_equation_says(beta: float | None) -> None:
+    """E(t) - E(0) is the integral of the power, by Simpson's rule, to the fourth order of both; beta has no power."""
     fluid = Fluid((0.03, 0.01), growth=0.9, drag=0.2, source=0.5)
+    fluid = fluid if beta is None else BetaPlane(**vars(fluid), beta=beta)
     kx, ky = wave_numbers()
     x, y = positions(POINTS)
     stirring = coefficients(0.5 * (torch.cos(x) + torch.cos(y)))
@@ -191,13 +206,14 @@ def test_the_time_step_is_of_fourth_order() -> None:
     assert 12 < ratio < 20
 
 
+@pytest.mark.parametrize("fluid", [ISOTROPIC, replace(DRIFTING, beta=0.0)])
 @pytest.mark.parametrize("start", [Start(2, turns, shift) for turns in range(4) for shift in ((0, 0), (2, 0), (3, 13))])
-def test_an_isotropic_fluid_commutes_with_turns_and_shifts(start: Start) -> None:
+def test_an_isotropic_fluid_commutes_with_turns_and_shifts(start: Start, fluid: Fluid) -> None:
     expected = rotate(velocity(ISOTROPIC, Start(2)), start.quarter_turns, "centered").roll(start.shift, (-2, -1))
-    torch.testing.assert_close(velocity(ISOTROPIC, start), expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(velocity(fluid, start), expected, rtol=0, atol=1e-13)
 
 
-def test_viscosity_breaks_quarter_turns_and_the_source_breaks_shifts() -> None:
+def test_viscosity_and_beta_break_turns_and_the_source_breaks_shifts() -> None:
     def error(fluid: Fluid, start: Start) -> float:
         turned = rotate(velocity(fluid, Start(2)), start.quarter_turns, "centered").roll(start.shift, (-2, -1))
         return float((velocity(fluid, start) - turned).abs().mean())
@@ -205,6 +221,7 @@ def test_viscosity_breaks_quarter_turns_and_the_source_breaks_shifts() -> None:
     for fluid, broken, kept in (
         (ANISOTROPIC, [Start(2, 1), Start(2, 3)], [Start(2, 2), Start(2, 0, (2, 5))]),
         (STIRRED, [Start(2, 0, (2, 0)), Start(2, 0, (4, 4))], [Start(2, 1), Start(2, 2)]),
+        (DRIFTING, [Start(2, 1), Start(2, 2), Start(2, 3)], [Start(2, 0, (2, 5)), Start(2, 0, (4, 4))]),
     ):
         assert min(error(fluid, start) for start in broken) > 0.02
         assert max(error(fluid, start) for start in kept) < 1e-13
@@ -273,13 +290,12 @@ def test_a_flow_that_is_too_fast_is_refused() -> None:
         Solver(POINTS, 0.01, IDEAL).require_stable(torch.full((1, 2, 4, 4), torch.nan), 7)
 
 
-DATASETS = [TurbulenceRotation, TurbulenceTranslation]
-
+DATASETS = [TurbulenceRotation, TurbulenceTranslation, BetaPlaneTurbulence]
 
 TINY = Preset(CELLS, CELLS, 24)
 
 
-@pytest.fixture(scope="module", params=["turbulence_rotation", "turbulence_translation"])
+@pytest.fixture(scope="module", params=["turbulence_rotation", "turbulence_translation", "beta_plane"])
 def levels(request: pytest.FixtureRequest) -> list[Simulation]:
     dataset = tiny(request.param, TINY)
     return [simulate(dataset, level, "tiny") for level in dataset.levels]
@@ -291,6 +307,11 @@ def test_level_0_is_symmetric_and_each_level_breaks_it_further(levels: list[Simu
     assert relative[1] > 0.01
     assert (np.diff(relative) > 0.2 * relative[1]).all()
     assert all(error.exact for level in levels for error in level.equivariance_errors)
+
+
+def test_at_level_0_the_beta_plane_is_isotropic_turbulence() -> None:
+    drifting, isotropic = (simulate(tiny(name, TINY), 0, "tiny") for name in ("beta_plane", "turbulence_rotation"))
+    np.testing.assert_allclose(drifting.field, isotropic.field, rtol=0, atol=1e-6)
 
 
 def test_half_turns_stay_exact() -> None:
@@ -317,6 +338,6 @@ def test_parts_hold_every_run_once(dataset: type[Dataset]) -> None:
 
 
 def test_the_datasets_share_what_has_no_broken_symmetry() -> None:
-    first, second = ({one.key for one in dataset().parts(0, "full")} for dataset in DATASETS)
+    first, second = ({one.key for one in dataset().parts(0, "full")} for dataset in DATASETS[:2])
     assert len(first & second) == 5
     assert len(first | second) == 5 + 3 + 3
