@@ -8,7 +8,8 @@ ordinary single-device `nn.Module`: training, data parallelism, precision and ro
 2. Set `family`, `symmetries` and `source`, which the leaderboard shows, and a `search_space` for tuning.
 3. In `__init__(config, task)`, build the layers for the shapes in `task`. Pad with `task.padding_mode`.
 4. In `forward(x_BTCHW)`, return the next frame, or its change from the last one. The suite decides which of the two
-   (`protocol.target`); a network is written in the same way for both.
+   (`protocol.target`); a network is written in the same way for both. `FramesAsChannels` has a forward for networks
+   that read the frames as channels.
 5. If some tasks are impossible, return the reason from `supports(task)`; the leaderboard shows it.
 
 A method that changes how a network is trained overrides one of these, which do nothing by default:
@@ -139,3 +140,14 @@ class Baseline(nn.Module, ABC):
 
         `progress` in [0, 1) is the share of the training that is done, without regard to early stopping.
         """
+
+
+class FramesAsChannels(Baseline):
+    """Baseline whose `network` reads all frames as channels: (B, T C, H, W) -> (B, C, H, W)."""
+
+    network: Any
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> (B, C, H, W). ValueError if weights belong to one grid, and x is not on it."""
+        prediction: Tensor = self.network(x_BTCHW.flatten(1, 2))
+        return prediction

@@ -90,7 +90,3 @@ class CLCNN(RelaxedBaseline):
         super().__init__(config, task)
         layer = partial(LocallyConnected2d, (task.height, task.width))
         self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, layer)
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> (B, C, H, W). ValueError if x is not on the task's grid."""
-        return self.network(x_BTCHW.flatten(1, 2))

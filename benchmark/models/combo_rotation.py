@@ -2,16 +2,16 @@
 
 from typing import ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from benchmark.cell import Frozen, PositiveInt
-from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.baseline import Choice, FramesAsChannels, SearchSpace, Task
 from benchmark.models.layers.convolutions import convolutions
 from benchmark.models.layers.sizes import KernelSize
 from benchmark.models.layers.steerable import SteerableConfig, steerable_network
 
 
-class ComboRotation(Baseline):
+class ComboRotation(FramesAsChannels):
     """The network of `e2cnn` with its first `free_layers` convolutions free: f = f_equivariant o f_free.
 
     f_free: (B, T 2, H, W) -> (B, `hidden` N, H, W) learns features in which the dynamics may be equivariant, and
@@ -52,7 +52,3 @@ class ComboRotation(Baseline):
             kernel_size=config.kernel_size,
         )
         self.network = nn.Sequential(*free, *list(steerable_network(sizes, task))[len(free) :])
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))

@@ -7,12 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.models.baseline import Baseline, LogUniform, SearchSpace, Task
+from benchmark.models.baseline import FramesAsChannels, LogUniform, SearchSpace, Task
 from benchmark.models.layers.free_branch import FreeBranch, add_free_branches, quarter_turn
 from benchmark.models.layers.steerable import STEERABLE_SEARCH_SPACE, SteerableConfig, steerable_network
 
 
-class ConstraintRelaxation(Baseline):
+class ConstraintRelaxation(FramesAsChannels):
     """`e2cnn`, trained as y = (K + theta W) * x + b with W free, and y = K * x + b in eval mode.
 
     For tasks with an exact symmetry: the network that is validated, selected and tested is strictly equivariant, and W
@@ -50,10 +50,6 @@ class ConstraintRelaxation(Baseline):
     def branches(self) -> list[FreeBranch]:
         """Free branches of all layers."""
         return [module for module in self.modules() if isinstance(module, FreeBranch)]
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))
 
     def penalty(self) -> Tensor:
         """alpha x the sum over layers of |W| + |W - g W|."""

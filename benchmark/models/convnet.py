@@ -2,15 +2,13 @@
 
 from typing import ClassVar
 
-from torch import Tensor
-
 from benchmark.cell import Frozen, PositiveInt
-from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.baseline import Choice, FramesAsChannels, SearchSpace, Task
 from benchmark.models.layers.convolutions import convolutional_network
 from benchmark.models.layers.sizes import KernelSize
 
 
-class ConvNet(Baseline):
+class ConvNet(FramesAsChannels):
     """v_0 = x, v_{l+1} = relu(K_l * v_l + b_l), y = K_L * v_{L-1} + b_L, with L = `layers`.
 
     (B, T, C, H, W) -> (B, C, H, W), any grid. Different from the published code: no batch normalisation.
@@ -35,7 +33,3 @@ class ConvNet(Baseline):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size)
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> (B, C, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))

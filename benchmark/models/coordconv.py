@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.cell import Frozen, PositiveInt
-from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.baseline import Choice, FramesAsChannels, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, convolutional_network
 from benchmark.models.layers.sizes import KernelSize
 
@@ -51,7 +51,7 @@ class CoordConv2d(nn.Conv2d):
         return self._conv_forward(x, self.weight[:, :features], None).add_(from_coordinates)
 
 
-class CoordConv(Baseline):
+class CoordConv(FramesAsChannels):
     """The network of `convnet` with every convolution a CoordConv: v -> ReLU(K * [v, c] + b), c the coordinates.
 
     (B, T, C, H, W) -> (B, C, H, W), any grid; the weights do not depend on its size. If the weights of c are zero, it
@@ -79,7 +79,3 @@ class CoordConv(Baseline):
         super().__init__(config, task)
         convolution = partial(CoordConv2d, coordinates(task.height, task.width, task.periodic))
         self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, convolution)
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> (B, C, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))

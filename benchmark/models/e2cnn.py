@@ -2,14 +2,12 @@
 
 from typing import ClassVar
 
-from torch import Tensor
-
 from benchmark.cell import PositiveInt
-from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.baseline import Choice, FramesAsChannels, SearchSpace, Task
 from benchmark.models.layers.steerable import STEERABLE_SEARCH_SPACE, SteerableConfig, steerable_network
 
 
-class E2CNN(Baseline):
+class E2CNN(FramesAsChannels):
     """T vector fields (irrep 1) -> `hidden` regular fields of C_N, `layers` deep -> one vector field.
 
     (B, T, 2, H, W) -> (B, 2, H, W), any grid. Each layer is y(x) = b + sum_y sum_l w_l Phi_l(y) f(x + y), with Phi_l
@@ -32,7 +30,3 @@ class E2CNN(Baseline):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         self.network = steerable_network(config, task)
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))

@@ -3,14 +3,12 @@
 from functools import partial
 from typing import ClassVar
 
-from torch import Tensor
-
-from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.baseline import Choice, FramesAsChannels, SearchSpace, Task
 from benchmark.models.layers.group_scale import ScaleGroupConfig, ScaleGroupConv2d
 from benchmark.models.layers.scale import ScaleNetwork
 
 
-class GroupScale(Baseline):
+class GroupScale(FramesAsChannels):
     """T velocities -> `hidden` functions on scales and cells, `layers` deep -> one velocity, by group convolutions.
 
     [f * psi](s, x) = sum_{s'} sum_y f(s', x + y) s^-2 psi(s' / s, y / s). psi is trained on K x K positions and on the
@@ -46,7 +44,3 @@ class GroupScale(Baseline):
         super().__init__(config, task)
         layer = partial(ScaleGroupConv2d, config, padding_mode=task.padding_mode)
         self.network = ScaleNetwork(config, task.input_frames, layer, scale_axis=1)
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))

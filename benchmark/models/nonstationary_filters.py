@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.cell import Frozen, PositiveFloat, PositiveInt
-from benchmark.models.baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from benchmark.models.baseline import Choice, FramesAsChannels, LogUniform, SearchSpace, Task
 from benchmark.models.layers.fields import Field, Fields, field_network
 from benchmark.models.layers.group_rotation import ORDER, GroupConv2d, group_filter
 from benchmark.models.layers.relaxation import full_precision
@@ -62,7 +62,7 @@ class ContinuousFilter(nn.Module):
         return group_filter(values.unflatten(-1, size).unbind(2), *self.fields)
 
 
-class NonstationaryFilters(Baseline):
+class NonstationaryFilters(FramesAsChannels):
     """T velocities -> `hidden` functions on Z^2 x C4, `layers` deep -> one velocity, by non-stationary filters.
 
     [f * k](x, g) = sum_h sum_y f(x + y, h) k(R_g^-1 y, h - g, omega g): the filter is a function of the relative
@@ -116,10 +116,6 @@ class NonstationaryFilters(Baseline):
             return GroupConv2d(before, after, config.kernel_size, last, expand, task.padding_mode)
 
         self.network = field_network(task.input_frames, config.hidden, config.layers, layer)
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))
 
     def penalty(self) -> Tensor:
         """Coefficient x the sum of omega^2 over the layers."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from benchmark.cell import Frozen, PositiveInt
-from benchmark.models.baseline import Baseline, Choice, LogUniform, SearchSpace, Task
+from benchmark.models.baseline import Choice, FramesAsChannels, LogUniform, SearchSpace, Task
 from benchmark.models.layers.fields import Fields, field_network
 from benchmark.models.layers.group_rotation import RotationGroupConv2d
 from benchmark.models.layers.sizes import KernelSize
@@ -24,7 +24,7 @@ class Density(nn.Module):
         return p.log()
 
 
-class PartialGCNN(Baseline):
+class PartialGCNN(FramesAsChannels):
     """T velocities -> `hidden` functions on Z^2 x C4, `layers` deep -> one velocity, each function on a part of C4.
 
     f_(n+1)(x, g) = p_(n+1)(g) ReLU(b + sum_h sum_y f_n(x + y, h) psi(R_g^-1 y, h - g)), with p_n the density, relative
@@ -80,10 +80,6 @@ class PartialGCNN(Baseline):
         """Densities p (1, N) of each layer but the last, as the next layer reads them."""
         readers = [module for module in self.network if isinstance(module, RotationGroupConv2d)][1:]
         return [reader.w for reader in readers]
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))
 
     def penalty(self) -> Tensor:
         """Coefficient x the sum of ReLU(p_(n+1)(g) - p_n(g)) over layers and turns."""

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.models.baseline import Baseline, LogUniform, SearchSpace, Task
+from benchmark.models.baseline import FramesAsChannels, LogUniform, SearchSpace, Task
 from benchmark.models.layers.free_branch import (
     FreeBranch,
     add_free_branches,
@@ -68,7 +68,7 @@ class Modulation(nn.Module):
         free.mul_((equivariant.norm() / free.norm().clamp(min=least)).clamp(max=1))
 
 
-class RECM(Baseline):
+class RECM(FramesAsChannels):
     """`e2cnn` with a free filter in each layer, y = (K + lambda W) * x + b, and lambda set from the gradients.
 
     For tasks whose broken symmetry, and the layers that need the freedom, are unknown: a layer that sees symmetric data
@@ -103,10 +103,6 @@ class RECM(Baseline):
         self.network = steerable_network(config, task)
         branches = add_free_branches(self.network, strength=1.0, in_evaluation=True)
         self.modulations = nn.ModuleList(Modulation(branch.filters, config.rate) for branch in branches)
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))
 
     def before_step(self, progress: float) -> None:
         """Update the state of each layer."""

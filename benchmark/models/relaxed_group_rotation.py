@@ -3,7 +3,6 @@
 from typing import Annotated, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
@@ -56,7 +55,3 @@ class RelaxedGroupRotation(RelaxedBaseline):
             return RotationGroupConv2d(before, after, config.kernel_size, config.banks, True, task.padding_mode)
 
         self.network = field_network(task.input_frames, config.hidden, config.layers, layer)
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))

@@ -4,7 +4,6 @@ from functools import partial
 from typing import Annotated, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
@@ -51,7 +50,3 @@ class RelaxedGroupScale(RelaxedBaseline):
         super().__init__(config, task)
         layer = partial(ScaleGroupConv2d, config, banks=config.banks, relaxed=True, padding_mode=task.padding_mode)
         self.network = ScaleNetwork(config, task.input_frames, layer, scale_axis=1)
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))

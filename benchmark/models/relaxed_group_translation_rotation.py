@@ -102,7 +102,3 @@ class RelaxedGroupTranslationRotation(RelaxedBaseline):
             return RelaxedGroupConv2d(grid, before, after, config.kernel_size, config.banks, task.padding_mode)
 
         self.network = field_network(task.input_frames, config.hidden, config.layers, layer)
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W). ValueError if x is not on the task's grid."""
-        return self.network(x_BTCHW.flatten(1, 2))

@@ -96,7 +96,3 @@ class RelaxedGroupTranslationScale(RelaxedBaseline):
         grid = task.height, task.width
         layer = partial(PixelwiseScaleGroupConv2d, config, grid, config.banks, padding_mode=task.padding_mode)
         self.network = ScaleNetwork(config, task.input_frames, layer, scale_axis=1)
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W). ValueError if x is not on the task's grid."""
-        return self.network(x_BTCHW.flatten(1, 2))

@@ -3,7 +3,6 @@
 from typing import Annotated, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from benchmark.models.baseline import LogUniform, SearchSpace, Task
 from benchmark.models.layers.relaxation import RelaxedBaseline
@@ -37,7 +36,3 @@ class RelaxedSteerableScale(RelaxedBaseline):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         self.network = steerable_scale_network(config, task, relaxed=True)
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))

@@ -3,7 +3,7 @@
 from typing import Annotated, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from benchmark.models.baseline import LogUniform, SearchSpace, Task
 from benchmark.models.layers.convolutions import convolution
@@ -57,7 +57,3 @@ class RPPRotation(ResidualPathwayBaseline):
         for index, layer in enumerate(self.network):
             if isinstance(layer, SteerableConv2d):
                 self.network[index] = SummedPathways(layer, free_convolution(layer))
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))

@@ -66,7 +66,3 @@ class RPPScale(ResidualPathwayBaseline):
         for index, layer in enumerate(self.network.layers):
             assert isinstance(layer, ScaleConv2d)
             self.network.layers[index] = SummedPathways(layer, FreeScaleConv2d(layer))
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))

@@ -2,13 +2,11 @@
 
 from typing import ClassVar
 
-from torch import Tensor
-
-from benchmark.models.baseline import Baseline, SearchSpace, Task
+from benchmark.models.baseline import FramesAsChannels, SearchSpace, Task
 from benchmark.models.layers.scale import SCALE_SEARCH_SPACE, ScaleConfig, steerable_scale_network
 
 
-class SESN(Baseline):
+class SESN(FramesAsChannels):
     """T velocity fields -> `hidden` functions on scales, `layers` deep -> one velocity field.
 
     K_s(y) = s^-2 sum_l w_l Phi_l(y / s) at each scale s with the same w; see `layers/scale.py`. Different from the code
@@ -30,7 +28,3 @@ class SESN(Baseline):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         self.network = steerable_scale_network(config, task)
-
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W)."""
-        return self.network(x_BTCHW.flatten(1, 2))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.models.baseline import Baseline, Task
+from benchmark.models.baseline import FramesAsChannels, Task
 
 
 def roughness(w: Tensor, axes: tuple[int, ...], periodic: bool = False) -> Tensor:
@@ -49,7 +49,7 @@ class RelaxedLayer(nn.Module, ABC):
         """Scalar that is 0 if and only if the layer is strict."""
 
 
-class RelaxedBaseline(Baseline):
+class RelaxedBaseline(FramesAsChannels):
     """Baseline with a penalty on its relaxation; `config.penalty` is the coefficient alpha."""
 
     def __init__(self, config: Any, task: Task) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmark.models.baseline import Baseline, Task
+from benchmark.models.baseline import FramesAsChannels, Task
 from benchmark.models.layers.scale import ScaleConv2d
 from benchmark.models.layers.steerable import SteerableConv2d
 
@@ -26,7 +26,7 @@ class ResidualPathwayLayer(nn.Module, ABC):
         """|K|^2 and |W|^2, which the two priors weigh."""
 
 
-class ResidualPathwayBaseline(Baseline):
+class ResidualPathwayBaseline(FramesAsChannels):
     """Baseline with a penalty on the weights of both paths, with lambda_K and lambda_W from its Config."""
 
     def __init__(self, config: Any, task: Task) -> None:
