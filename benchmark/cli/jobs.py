@@ -13,13 +13,12 @@ from benchmark.cli.options import (
     Selection,
     json_option,
     name_broken,
-    only_option,
     selecting,
     site_of,
     site_option,
+    some_cells,
     store_option,
-    suite_argument,
-    tuned_option,
+    whole_suite,
 )
 from benchmark.errors import MachineError, UserError
 from benchmark.suite import loading as suites
@@ -34,7 +33,7 @@ WATCH_SECONDS = 5.0
 
 
 @click.command(cls=Examples, epilog="symbench status quickstart --only level=9\nsymbench status quickstart --watch")
-@selecting(suite_argument, only_option, tuned_option)
+@some_cells
 @json_option
 @click.option("--watch", is_flag=True, help="Repeat every few seconds until no cell is queued or running.")
 def status(selection: Selection, as_json: bool, watch: bool) -> None:
@@ -129,7 +128,7 @@ def doctor(site: str, store_folder: Path, as_json: bool, patience: int) -> None:
 
 
 @click.command(cls=Examples, epilog="symbench cancel icml2022-rotation")
-@selecting(suite_argument, tuned_option)
+@whole_suite
 def cancel(selection: Selection) -> None:
     """Cancel the jobs that run or tune SUITE on a cluster, queued and running ones; results stay."""
     from cluster.slurm import commands as slurm

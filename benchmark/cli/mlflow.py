@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from benchmark.cli.options import Selection, name_broken, selecting, suite_argument, tuned_option
+from benchmark.cli.options import Selection, name_broken, selecting, whole_suite
 from benchmark.errors import MachineError
 from benchmark.terminal import Examples, one_line, progress
 
@@ -27,7 +27,7 @@ tracking_option = click.option(
     epilog="symbench sync quickstart\nsymbench sync quickstart --tracking-uri http://127.0.0.1:5000\n"
     "symbench sync quickstart --watch    # beside a running `symbench run`, here or on a cluster",
 )
-@selecting(suite_argument, tuned_option)
+@whole_suite
 @tracking_option
 @click.option("--watch", is_flag=True, help="Repeat every ten seconds until each cell is done, diverged or n/a.")
 def sync(selection: Selection, tracking_uri: str | None, watch: bool) -> None:

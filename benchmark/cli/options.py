@@ -119,6 +119,10 @@ def selecting(*options: Decorator, plugins: bool = True) -> Decorator:
     return decorate
 
 
+whole_suite = selecting(suite_argument, tuned_option)
+some_cells = selecting(suite_argument, only_option, tuned_option)
+
+
 def site_of(name: str, hours: float | None = None) -> Site | None:
     """Cluster that `--on` names, or None for this machine. UserError: `--budget` without a cluster."""
     if name == "local":

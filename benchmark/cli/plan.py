@@ -6,25 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmark.cli.options import (
-    Selection,
-    budget_option,
-    json_option,
-    name_broken,
-    only_option,
-    selecting,
-    site_of,
-    site_option,
-    suite_argument,
-    tuned_option,
-)
+from benchmark.cli.options import Selection, budget_option, json_option, name_broken, site_of, site_option, some_cells
 from benchmark.terminal import Examples, duration, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from benchmark.cell import Cell
-    from benchmark.planning.plan import Plan, PlanRow
+    from benchmark.planning.plan import Plan
     from benchmark.suite.suite import Suite
     from cluster.jobs.packing import Shape
     from cluster.site import Site
@@ -33,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Examples, epilog="symbench plan quickstart\nsymbench plan my-suite.yaml --on my-site.yaml --json")
-@selecting(suite_argument, only_option, tuned_option)
+@some_cells
 @site_option
 @budget_option
 @click.option("--probe", is_flag=True, help="First time a few steps of each kind of cell, and keep the result.")
@@ -72,13 +61,15 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
         counts = {"suite": loaded.name, "cells": total, "finished": total - count, "left": count}
         print_json({**counts, "estimated_seconds": round(result.estimated_seconds, 2), **cost, "rows": rows})
         return
-    print_table(loaded.name, [_table_row(row) for row in result.rows])
+    print_table(
+        loaded.name,
+        [
+            {key: getattr(row, key) for key in ("dataset", "preset", "level", "model", "cells", "finished")}
+            | {"time": duration(row.estimated_seconds) if row.estimate else "", "estimated": row.estimate}
+            for row in result.rows
+        ],
+    )
     click.echo(f"{total} cells: {total - count} finished, {count} open, about {text}")
-
-
-def _table_row(row: PlanRow) -> dict[str, Any]:
-    columns = {key: getattr(row, key) for key in ("dataset", "preset", "level", "model", "cells", "finished")}
-    return {**columns, "time": duration(row.estimated_seconds) if row.estimate else "", "estimated": row.estimate}
 
 
 def _cost_here(result: Plan, seconds: Mapping[str, float], shape: Shape | None) -> tuple[dict[str, Any], str]:

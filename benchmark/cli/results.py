@@ -15,8 +15,9 @@ from benchmark.cli.options import (
     name_broken,
     only_option,
     selecting,
-    suite_argument,
+    some_cells,
     tuned_option,
+    whole_suite,
 )
 from benchmark.errors import UserError
 from benchmark.files import write_text
@@ -35,7 +36,7 @@ _FILE = click.Path(dir_okay=False, allow_dash=True)
     epilog="symbench leaderboard quickstart --metric rmse_domain --html board.html\n"
     "symbench leaderboard quickstart --latex -",
 )
-@selecting(suite_argument, only_option, tuned_option)
+@some_cells
 @json_option
 @click.option("--metric", default="rmse_future", show_default=True, help="Metric that ranks the models.")
 @click.option("--baseline", help="Reference model for the comparison over levels (default: convnet).")
@@ -142,7 +143,7 @@ def compare(selection: Selection, first: str, second: str, metric: str, as_json:
     cls=Examples,
     epilog="symbench publish quickstart\nsymbench publish quickstart --into /tmp/boards    # to look at it",
 )
-@selecting(suite_argument, tuned_option)
+@whole_suite
 @click.option("--metric", default="rmse_future", show_default=True, help="Metric of the tables.")
 @click.option(
     "--into", type=click.Path(path_type=Path, file_okay=False), help="Another folder; README.md then stays as it is."

@@ -9,16 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from benchmark.cli.options import (
-    Selection,
-    budget_option,
-    only_option,
-    selecting,
-    site_of,
-    site_option,
-    suite_argument,
-    tuned_option,
-)
+from benchmark.cli.options import Selection, budget_option, site_of, site_option, some_cells, whole_suite
 from benchmark.errors import UserError, unknown_name
 from benchmark.terminal import Examples, duration, one_line
 
@@ -33,7 +24,7 @@ if TYPE_CHECKING:
     epilog="symbench run quickstart\nsymbench run quickstart --only 'model=convnet,seed=0'\n"
     "symbench run icml2022-rotation --on my-site.yaml --dry-run",
 )
-@selecting(suite_argument, only_option, tuned_option)
+@some_cells
 @site_option
 @budget_option
 @click.option(
@@ -104,7 +95,7 @@ def _run_there(suite: Suite, store: Store, site: Site, dry_run: bool = False, ho
 
 
 @click.command(cls=Examples, epilog="symbench retry quickstart\nsymbench retry quickstart --failed host_out_of_memory")
-@selecting(suite_argument, tuned_option)
+@whole_suite
 @site_option
 @click.option("--failed", "failure", help="Only cells that failed for this reason, as shown by `status`.")
 def retry(selection: Selection, site: str, failure: str | None) -> None:

@@ -64,7 +64,10 @@ def write(name: str, model: str | None, folder: Path) -> Path:
     path = folder / f"{name}.py"
     if path.exists():
         raise UserError(f"{path} exists; nothing was written")
-    _check_free(name)
+    if name in model_registry.model_names():
+        raise UserError(f"a baseline named {name!r} exists; choose another name")
+    if importlib.util.find_spec(name) is not None:
+        raise UserError(f"a Python module named {name!r} exists, and one would hide the other; choose another name")
     text = rendered(name, model)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,10 +139,3 @@ def _check_name(name: str) -> None:
         f"{name!r} cannot be the name of a baseline: it must be small letters, digits and underscores, begin with a"
         f" letter and not with 'test_', and be no keyword of Python{hint}"
     )
-
-
-def _check_free(name: str) -> None:
-    if name in model_registry.model_names():
-        raise UserError(f"a baseline named {name!r} exists; choose another name")
-    if importlib.util.find_spec(name) is not None:
-        raise UserError(f"a Python module named {name!r} exists, and one would hide the other; choose another name")

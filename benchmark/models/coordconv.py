@@ -2,15 +2,13 @@
 
 import math
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.cell import Frozen, PositiveInt
-from benchmark.models.baseline import Choice, FramesAsChannels, SearchSpace, Task
+from benchmark.models.baseline import FramesAsChannels, Task
+from benchmark.models.convnet import ConvNet
 from benchmark.models.layers.convolutions import PaddingMode, convolutional_network
-from benchmark.models.layers.sizes import KernelSize
 
 
 def coordinates(height: int, width: int, periodic: bool) -> Tensor:
@@ -59,21 +57,13 @@ class CoordConv(FramesAsChannels):
     not start as the ConvNet. Different from the paper: sines and cosines in a periodic box, and no radius channel.
     """
 
-    class Config(Frozen):
+    class Config(ConvNet.Config):
         """`hidden` is the number of channels, without the coordinates."""
-
-        hidden: PositiveInt = 64
-        layers: PositiveInt = 5
-        kernel_size: KernelSize = 3
 
     family = "cnn"
     symmetries = ()
     source = "Liu et al. 2018 (arXiv 1807.03247), section 3"
-    search_space: ClassVar[SearchSpace] = {
-        "hidden": Choice((32, 64, 128, 256)),
-        "layers": Choice((3, 5, 7)),
-        "kernel_size": Choice((3, 5)),
-    }
+    search_space = ConvNet.search_space
 
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)

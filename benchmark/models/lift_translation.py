@@ -6,11 +6,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.cell import Frozen, PositiveInt
+from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.convnet import ConvNet
 from benchmark.models.layers.convolutions import convolution, convolutional_network
 from benchmark.models.layers.lift import field_encoder, lifted_features
-from benchmark.models.layers.sizes import KernelSize
 
 
 def hat_functions(cells: int, nodes: int, periodic: bool, device: torch.device) -> Tensor:
@@ -40,12 +40,10 @@ class LiftTranslation(Baseline):
     follows the layers.
     """
 
-    class Config(Frozen):
+    class Config(ConvNet.Config):
         """`hidden` is the number of channels, `encoder_hidden` the width of e, which reads `encoder_grid`^2 tiles."""
 
-        hidden: PositiveInt = 64
         layers: Annotated[int, Field(ge=3)] = 5
-        kernel_size: KernelSize = 3
         encoder_hidden: PositiveInt = 128
         encoder_grid: PositiveInt = 8
 
@@ -53,9 +51,7 @@ class LiftTranslation(Baseline):
     symmetries = ("translation",)
     source = "Wang, Walters, Zhu, Platt 2021 (arXiv 2110.15443); Wang, Walters, Yu 2022, section 5, Lift"
     search_space: ClassVar[SearchSpace] = {
-        "hidden": Choice((32, 64, 128, 256)),
-        "layers": Choice((3, 5, 7)),
-        "kernel_size": Choice((3, 5)),
+        **ConvNet.search_space,
         "encoder_hidden": Choice((64, 128, 256)),
         "encoder_grid": Choice((4, 8, 16)),
     }

@@ -28,7 +28,8 @@ def studies(suite: Suite) -> dict[str, Study]:
     for cell in suite.cells:
         setting = cell.model_dump_json(exclude={"seed"})
         if setting not in known:
-            known[setting] = _identity(suite, cell) if _is_trained(cell) else ""
+            runs = facts.is_trained(cell) and not facts.refusal(cell.model, facts.task_of(cell.dataset, cell.protocol))
+            known[setting] = _identity(suite, cell) if runs else ""
         if known[setting]:
             members.setdefault(known[setting], []).append(cell)
     check_keep(suite)
@@ -41,10 +42,6 @@ def studies(suite: Suite) -> dict[str, Study]:
 def distinct_studies(suite: Suite) -> list[Study]:
     """Studies of `suite` in the order of its cells."""
     return list({study.name: study for study in studies(suite).values()}.values())
-
-
-def _is_trained(cell: Cell) -> bool:
-    return facts.is_trained(cell) and facts.refusal(cell.model, facts.task_of(cell.dataset, cell.protocol)) is None
 
 
 def _identity(suite: Suite, cell: Cell) -> str:

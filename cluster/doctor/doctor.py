@@ -82,7 +82,12 @@ def examine_site(site: Site, store_root: Path, patience_seconds: float) -> Itera
     else:
         advice = "jobs run without it; a process that dies then counts as `killed`, whatever the reason"
         yield Finding("accounting", "warning", "sacct does not answer", advice)
-    yield _arrays(site, int(config.get("MaxArraySize", 0)))
+    limit = int(config.get("MaxArraySize", 0))
+    if site.max_array_size is not None and site.max_array_size > limit:
+        detail = f"max_array_size {site.max_array_size} is more than SLURM's MaxArraySize {limit}"
+        yield Finding("arrays", "failed", detail, f"set max_array_size to {limit} or less")
+    else:
+        yield Finding("arrays", "ok", f"up to {site.max_array_size or limit} jobs in one")
     if store.verdict == "failed":
         return
     shape = Shape("cuda" if site.gpus_per_node else "cpu", 2, nodes=2)
@@ -113,13 +118,6 @@ def _store(root: Path) -> Finding:
         advice = "paper-size data take about 0.4 GB for each level"
         return Finding("store", "warning", f"{root}: {free:.1f} GB free", advice)
     return Finding("store", "ok", f"{root}: {free:.0f} GB free" + ("" if root.exists() else "; does not exist yet"))
-
-
-def _arrays(site: Site, limit: int) -> Finding:
-    if site.max_array_size is not None and site.max_array_size > limit:
-        detail = f"max_array_size {site.max_array_size} is more than SLURM's MaxArraySize {limit}"
-        return Finding("arrays", "failed", detail, f"set max_array_size to {limit} or less")
-    return Finding("arrays", "ok", f"up to {site.max_array_size or limit} jobs in one")
 
 
 def _refusal(shape: Shape, site: Site, store_root: Path) -> str:

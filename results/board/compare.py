@@ -4,6 +4,7 @@ Rows of one task are paired. Each pair is tested seed by seed (`paired.compare`)
 number of pairs.
 """
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -123,7 +124,7 @@ def to_json(compared: Compared) -> dict[str, Any]:
         "only_first": [{key: getattr(row, key) for key in (*PLACE, "label")} for row in compared.only_first],
         "only_second": [{key: getattr(row, key) for key in (*PLACE, "label")} for row in compared.only_second],
     }
-    finite: dict[str, Any] = _finite(document)
+    finite: dict[str, Any] = json.loads(json.dumps(document), parse_constant=lambda nan_or_infinity: None)
     return finite
 
 
@@ -212,11 +213,3 @@ def _are_same(one: Row, other: Row, first: Side, second: Side) -> bool:
         cell in first.records and cell in second.records and first.records[cell].folder == second.records[cell].folder
         for cell in ids[0]
     )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

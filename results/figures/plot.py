@@ -6,7 +6,7 @@ matplotlib is not used: it would take minutes and megabytes for a board with hun
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from textwrap import wrap
 
@@ -177,11 +177,8 @@ def _kept(one: Series, log_x: bool, log_y: bool) -> Series:
             for i in (kept if len(values) else ())
         ]
 
-    hints = [one.hints[i] for i in kept] if one.hints else []
-    return Series(
-        one.name, [one.x[i] for i in kept], [one.y[i] for i in kept], one.color, one.marker,
-        drawn(one.low), drawn(one.high), one.dashed, hints,
-    )  # fmt: skip
+    x, y, hints = ([values[i] for i in kept if values] for values in (one.x, one.y, one.hints))
+    return replace(one, x=x, y=y, low=drawn(one.low), high=drawn(one.high), hints=hints)
 
 
 def _grid(across: _Scale, up: _Scale, x: Axis, y: Axis) -> str:

@@ -104,7 +104,7 @@ def table_views(cells: Sequence[Cell]) -> list[TableView]:
     several = len({(name, preset) for name, preset, _ in places}) > 1
     levels = [
         TableView(
-            _key(f"level-{name}-{preset}-{level}"),
+            re.sub(r"[^A-Za-z0-9_.-]", "_", f"level-{name}-{preset}-{level}")[:100],
             f"Who wins at level {level}" + (f" of {name} ({preset})?" if several else "?"),
             f"{SETTINGS} and params.`dataset` = {_quoted(name)} and params.`preset` = {_quoted(preset)}"
             f" and params.`level` = {_quoted(str(level))}",
@@ -156,7 +156,3 @@ def keys_and_questions(views: Sequence[TableView]) -> str:
 def _quoted(value: str) -> str:
     """`value` in a filter of MLflow. One with both kinds of quotes has no form there: its view stays empty."""
     return f"'{value}'" if "'" not in value else f'"{value}"'
-
-
-def _key(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:100]
