@@ -177,7 +177,7 @@ def _kept(one: Series, log_x: bool, log_y: bool) -> Series:
             for i in (kept if len(values) else ())
         ]
 
-    x, y, hints = ([values[i] for i in kept if values] for values in (one.x, one.y, one.hints))
+    x, y, hints = [one.x[i] for i in kept], [one.y[i] for i in kept], [one.hints[i] for i in kept if one.hints]
     return replace(one, x=x, y=y, low=drawn(one.low), high=drawn(one.high), hints=hints)
 
 
