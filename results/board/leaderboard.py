@@ -12,6 +12,7 @@ from benchmark.errors import UserError, unknown_name
 from benchmark.terminal import one_line
 from results.board.quantities import METRICS, plain, summaries
 from results.board.row import Row, Seed, declared
+from results.board.trivial import skilled
 from results.statistics.multiple_comparisons import groups, pairwise
 from results.store.record import Record
 
@@ -115,13 +116,21 @@ def _labels(settings: Sequence[Cell]) -> list[str]:
 
 
 def _rows(groups: Sequence[Sequence[Cell]], records: Mapping[str, Record], labels: Sequence[str]) -> list[Row]:
-    recorded: list[list[Mapping[str, Any]]] = [
+    recorded: list[Sequence[Mapping[str, Any]]] = [
         [
             record.metrics if (record := records.get(cell.id)) is not None and record.status.state == "done" else {}
             for cell in cells
         ]
         for cells in groups
     ]
+    of_contest: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, cells in enumerate(groups):
+        first = cells[0]
+        of_contest[first.dataset.model_dump_json(), first.protocol.model_dump_json()].append(index)
+    for members in of_contest.values():
+        models = [groups[index][0].model.name for index in members]
+        for index, seeds in zip(members, skilled([recorded[index] for index in members], models), strict=True):
+            recorded[index] = seeds
     metrics = {name: summaries([[one.get(name) for one in seeds] for seeds in recorded]) for name in METRICS}
     declarations = {model: declared(model) for model in {cells[0].model.name for cells in groups}}
     rows = []

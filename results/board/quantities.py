@@ -44,11 +44,21 @@ CURVES = (
 BY_RUN = {"rmse_future": "rmse_future_by_run", "rmse_domain": "rmse_domain_by_run"}
 """Metric -> list of its values for each test run, by which two models are paired."""
 
+SKILLS = {"skill_future": "rmse_future", "skill_domain": "rmse_domain"}
+"""Metric that is computed when the board is made, see `results.board.trivial` -> the RMSE that it is made of."""
+
 METRICS: Mapping[str, Metric] = {
     "rmse_future": Metric(
         "RMSE future", FIELD, "Root mean square error of the roll-out, later frames of the runs seen"
     ),
     "rmse_domain": Metric("RMSE domain", FIELD, "Root mean square error of the roll-out, runs never seen"),
+    "skill_future": Metric(
+        "Skill future",
+        "1",
+        "1 - RMSE future / RMSE future of the best trivial forecast (persistence, linear) of the same contest",
+        higher_is_better=True,
+    ),
+    "skill_domain": Metric("Skill domain", "1", "The same for RMSE domain", higher_is_better=True),
     "rmse_validation": Metric("RMSE validation", FIELD, "The error by which the best epoch was chosen"),
     "vrmse_future": Metric("VRMSE future", "1", "RMSE future over the standard deviation of the truth"),
     "vrmse_domain": Metric("VRMSE domain", "1", "RMSE domain over the standard deviation of the truth"),

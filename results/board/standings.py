@@ -14,6 +14,7 @@ from benchmark.errors import UserError, unknown_name
 from results.board.leaderboard import contests
 from results.board.quantities import METRICS
 from results.board.row import Row
+from results.board.trivial import skill_of
 from results.statistics.bootstrap import Estimate, interquartile_estimate
 from results.statistics.multiple_comparisons import friedman, groups, ranks, signed_ranks
 from results.statistics.paired import Sample, improvement_estimate
@@ -29,6 +30,7 @@ class Standing:
     `mean_rank` is over the blocks in which the model has a number; 1 is the best. `relative` is the interquartile mean
     of metric / mean of the baseline in the same block, over blocks and seeds. `improvement` is the probability that a
     seed is better than one of the baseline. Both are None without a common block, and on a board with a single block.
+    `skill` is the interquartile mean of the skill over blocks and seeds; None without trivial forecasts.
     Models that share a letter of `group` do not differ significantly; it is empty with too few blocks. A seed that
     diverged counts as worse than every number; `missing` seeds (failed, running, absent) are in no number.
     """
@@ -39,6 +41,7 @@ class Standing:
     mean_rank: float
     relative: Estimate | None
     improvement: Estimate | None
+    skill: Estimate | None
     group: str
     diverged: int
     missing: int
@@ -96,6 +99,7 @@ def overall(rows: Sequence[Row], metric: str, baseline: str | None = None) -> St
                 float(mean_rank[index]),
                 _relative(shared),
                 improvement_estimate([(one.values, other.values) for one, other in shared], higher) if shared else None,
+                _skill(mine, metric) if compared else None,
                 letters[index],
                 sum(row.count("diverged") for row in mine),
                 sum(len(row.seeds) - row.count("done") - row.count("diverged") - row.count("n/a") for row in mine),
@@ -123,6 +127,12 @@ def default_baseline(rows: Sequence[Row], blocks: Sequence[dict[str, Sample]]) -
 
 def _mean(one: Sample) -> float:
     return float(np.mean(one.values))
+
+
+def _skill(rows: Sequence[Row], metric: str) -> Estimate | None:
+    name = skill_of(metric)
+    samples = [row.sample(name).values for row in rows if name in row.metrics]
+    return interquartile_estimate(samples) if samples else None
 
 
 def _relative(shared: Sequence[tuple[Sample, Sample]]) -> Estimate | None:

@@ -13,11 +13,12 @@ from results.board.leaderboard import best, letters_of
 from results.board.quantities import METRICS, written
 from results.board.row import Row
 from results.board.standings import Standings
+from results.board.trivial import first_line
 from results.statistics.bootstrap import Estimate
 
-COLUMNS = ("rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
-REPLACEABLE = "model_equivariance_error"
-"""Column that is replaced if the board is sorted by a metric without a column."""
+COLUMNS = ("rmse_future", "skill_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
+SKILL, REPLACEABLE = "skill_future", "model_equivariance_error"
+"""Column that is left out if no row has it; column that is replaced if the board is sorted by one without a column."""
 NARROW, GAP = 20, 2
 """Least width of the column of models with the table's edges; space between two columns."""
 
@@ -28,7 +29,8 @@ def to_table(rows: Sequence[Row], metric: str = "rmse_future") -> Group:
     note = "± is one standard deviation over seeds."
     if any(letter for table in tables for letter in table.letters):
         note += " Models of a level that share a letter (after the seeds) do not differ significantly (5 %)."
-    return Group(*tables, Text(f"{note}\n", style="dim"))
+    losses = first_line(rows, metric)
+    return Group(*([Text(f"{losses}\n", style="yellow")] if losses else []), *tables, Text(f"{note}\n", style="dim"))
 
 
 class _Panel:
@@ -36,14 +38,21 @@ class _Panel:
 
     def __init__(self, rows: Sequence[Row], metric: str) -> None:
         self.rows, self.metric = rows, metric
-        self.columns = COLUMNS if metric in COLUMNS else tuple(metric if n == REPLACEABLE else n for n in COLUMNS)
-        self.numbers = {name: [row.written(name) for row in rows] for name in self.columns}
+        columns = [metric if n == REPLACEABLE and metric not in COLUMNS else n for n in COLUMNS]
+        self.columns = [n for n in columns if n != SKILL or metric == n or any(n in row.metrics for row in rows)]
+        self.numbers = {name: [self._number(row, name) for row in rows] for name in self.columns}
         self.heads = {name: f"{fill(METRICS[name].title, 12)}\n{METRICS[name].unit}" for name in self.columns}
         self.letters = letters_of(rows, metric)
         self.seeds = [
             f"{row.count('done')}/{len(row.seeds)} {letters[:4]}".rstrip()
             for row, letters in zip(rows, self.letters, strict=True)
         ]
+
+    def _number(self, row: Row, name: str) -> str:
+        """Statistic as text; the skill beside its RMSE is short."""
+        if name == SKILL != self.metric and name in row.metrics:
+            return f"{row.metrics[name].mean:.3f}"
+        return row.written(name)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = self._fitting(options.max_width)
@@ -90,7 +99,9 @@ def standings_table(standings: Standings) -> RenderableType:
         return Group()
     table = titled(f"{METRICS[standings.metric].title} over {standings.blocks} levels")
     table.add_column("Model", overflow="fold", min_width=20)
-    for heading in ("Mean\nrank", "Levels", "IQM\n/ baseline", "Better than\nbaseline", "Diverged,\nmissing"):
+    skilled = any(one.skill is not None for one in standings.models)
+    skill = ["Skill\n(IQM)"] if skilled else []
+    for heading in ("Mean\nrank", "Levels", "IQM\n/ baseline", "Better than\nbaseline", *skill, "Diverged,\nmissing"):
         table.add_column(heading, justify="right")
     table.add_column("", no_wrap=True)
     for one in standings.models:
@@ -100,6 +111,7 @@ def standings_table(standings: Standings) -> RenderableType:
             f"{one.blocks}/{standings.blocks}",
             "baseline" if one.label == standings.baseline else estimate(one.relative),
             "" if one.label == standings.baseline else estimate(one.improvement, percent=True),
+            *([estimate(one.skill)] if skilled else []),
             f"{one.diverged}, {one.missing}" if one.diverged or one.missing else "",
             one.group[:5],
         )

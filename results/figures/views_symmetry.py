@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import isfinite
 
-from results.board.quantities import METRICS, written
+from results.board.quantities import METRICS, SKILLS, written
 from results.board.row import Row
 from results.figures.figures import INK, Plot, Sheet, Style, ends, family_style, few, hint
 from results.figures.plot import Axis, Series, chart
@@ -24,11 +24,13 @@ MEMBER = (
 
 
 def error_of_models(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
-    """`metric` over the data error, a line for each label."""
+    """`metric`, an error or a skill, over the data error, a line for each label."""
     kept, note = few(rows, metric)
     series = _by_label(kept, DATA, metric, look)
+    if metric in SKILLS:
+        note += " 0 is the best trivial forecast (persistence or linear) of the level, 1 a perfect one."
     return Plot(
-        "error-of-models",
+        "skill-of-models" if metric in SKILLS else "error-of-models",
         f"{METRICS[metric].title} against the measured symmetry breaking of the data",
         f"{BAND} Only finished seeds count; the table names the others.{note}",
         chart(series, DATA_AXIS, _axis(metric), from_zero=True),

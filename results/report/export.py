@@ -8,8 +8,12 @@ from benchmark.markdown import bold, escape, table
 from results.board.leaderboard import best, contests, letters_of
 from results.board.quantities import METRICS, Metric
 from results.board.row import Row
+from results.board.trivial import first_line
 
-SHOWN = ("data_equivariance_error", "rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
+SHOWN = (
+    *("data_equivariance_error", "rmse_future", "skill_future", "rmse_domain", "model_equivariance_error"),
+    *("parameters", "flops"),
+)
 FORMULA = tuple("=+-@\t\r\n")
 """First characters of a formula in a spreadsheet."""
 LATEX = {
@@ -53,7 +57,8 @@ def _not_a_formula(text: str) -> str:
 
 def to_markdown(rows: Sequence[Row], metric: str = "rmse_future") -> str:
     """A table for each contest with the best in bold; names are escaped."""
-    parts = []
+    losses = first_line(rows, metric)
+    parts: list[str] = [escape(losses)] if losses else []
     for heading, head, lines in _tables(rows, metric):
         texts = [[bold(text) if is_best else text for text, is_best in line] for line in lines]
         parts += [f"### {escape(heading)}", table(head, texts, range(1, len(head) - 1))]
@@ -68,7 +73,9 @@ FOOTNOTE = (
 
 def to_latex(rows: Sequence[Row], metric: str = "rmse_future") -> str:
     """A `tabular` with booktabs rules for each contest; names are escaped."""
-    parts = [r"% \usepackage{booktabs} in the preamble, and [T1]{fontenc} for quotes in names"]
+    losses = first_line(rows, metric)
+    parts = [f"% {' '.join(losses.split())}"] if losses else []
+    parts += [r"% \usepackage{booktabs} in the preamble, and [T1]{fontenc} for quotes in names"]
     for heading, head, lines in _tables(rows, metric):
         parts += [f"% {' '.join(heading.split())}", rf"\begin{{tabular}}{{l{'r' * (len(head) - 2)}l}}", r"\toprule"]
         parts += [" & ".join(map(latex_text, head)) + r" \\", r"\midrule"]

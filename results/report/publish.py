@@ -18,6 +18,7 @@ from benchmark.markdown import Markdown, bold, escape, table
 from benchmark.suite.suite import Suite
 from results.board.published_board import KEPT, MACHINE, VERSIONS, board, by_rank, read
 from results.board.quantities import METRICS, written
+from results.board.trivial import Line, rmse_of, sentence
 from results.store.record import Broken
 from results.store.store import Store
 
@@ -25,7 +26,7 @@ PUBLISHED_FOLDER = Path(__file__).parents[1] / "published"
 README = PUBLISHED_FOLDER / "README.md"
 BEGIN = "<!-- the published boards, written by `symbench publish` -->"
 END = "<!-- end of the published boards -->"
-SHOWN = (*KEPT[:2], "model_equivariance_error", "parameters", "flops")
+SHOWN = (*KEPT[:4], "model_equivariance_error", "parameters", "flops")
 MOST_COLUMNS = 6
 TABLE_NOTE = (
     "Mean ± standard deviation over seeds. Bold: the best model of a level, among those with all seeds. Models of a"
@@ -83,6 +84,7 @@ def section(folder: Path) -> str:
     first, *others = ((path.parent.name, read(path)) for path in ranked)
     link, document = first
     lines = [
+        *_losses(document),
         f"Published board {bold(document['suite'])}: {_summary(document)}"
         f" [Details]({link}/README.md), [JSON]({link}/board.json).",
         *_tables(document),
@@ -108,9 +110,11 @@ def with_section(text: str, content: str) -> str:
 def page(document: Mapping[str, Any]) -> str:
     """Text of the README.md of a board."""
     provenance = document["provenance"]
+    shown = [name for name in SHOWN if any(name in row["metrics"] for row in document["rows"])]
     lines = [
         f"# {escape(document['suite'])}",
         "",
+        *_losses(document),
         _summary(document),
         "",
         f"Run with `{document['command']}` ([suite.yaml](suite.yaml)) at the commit below; all numbers are in"
@@ -122,10 +126,10 @@ def page(document: Mapping[str, Any]) -> str:
         "Mean ± standard deviation over the finished seeds.",
         "",
         table(
-            ["data", "level", "model", *(METRICS[name].title for name in SHOWN), "seeds"],
+            ["data", "level", "model", *(METRICS[name].title for name in shown), "seeds"],
             (
                 [row["dataset"], row["level"], row["label"]]
-                + [row["written"].get(name, "-") for name in SHOWN]
+                + [row["written"].get(name, "-") for name in shown]
                 + [f"{row['done']}/{row['expected']} {row['remark']}"]
                 for row in document["rows"]
             ),
@@ -151,6 +155,22 @@ def page(document: Mapping[str, Any]) -> str:
     )
     lines.append(table(["data", "level", "file", "sha256", "measured equivariance error"], files))
     return "\n".join(lines) + "\n"
+
+
+def _losses(document: Mapping[str, Any]) -> list[str]:
+    """First paragraph of a board whose networks lose to a trivial forecast."""
+    rmse = rmse_of(document["metric"])
+    lines = [
+        Line(
+            json.dumps([row[key] for key in ("dataset", "preset", "grid", "level", "protocol")], sort_keys=True),
+            f"{row['dataset']} level {row['level']}",
+            *(row["model"], row["label"], row["metrics"][rmse]["mean"]),
+        )
+        for row in document["rows"]
+        if rmse in row["metrics"]
+    ]
+    text = sentence(lines, rmse)
+    return [escape(text), ""] if text else []
 
 
 def _summary(document: Mapping[str, Any]) -> str:

@@ -13,11 +13,12 @@ from markupsafe import Markup
 from benchmark.suite.suite import Suite
 from results.board.leaderboard import aggregate, best, letters_of
 from results.board.literature import Beside, beside
-from results.board.quantities import METRICS, Statistic, written, written_statistic
+from results.board.quantities import METRICS, SKILLS, Statistic, written, written_statistic
 from results.board.reproduce import Commands
 from results.board.row import Row
 from results.board.standings import overall
 from results.board.table import estimate
+from results.board.trivial import first_line, skill_of
 from results.board.tuning_ledger import HEADINGS, ledger_row, tuning_ledger, unequal_tuning, untuned_models
 from results.board.verdicts import verdicts
 from results.figures import rollouts, views_flow, views_symmetry, views_weights
@@ -31,6 +32,7 @@ from results.store.store import Store
 from results.store.studies import begun_studies, readable_trials
 
 MORE_COLUMNS = (
+    "skill_domain",
     "vrmse_future",
     "vrmse_domain",
     "rollout_equivariance_error",
@@ -103,7 +105,11 @@ class Report:
         detailed = len(rows) <= MOST_DETAILED
         columns = [*SHOWN, *(MORE_COLUMNS if detailed else ())]
         columns += [] if metric in columns else [metric]
-        columns = [name for name in columns if name in SHOWN or any(name in row.metrics for row in rows)]
+        columns = [
+            name
+            for name in columns
+            if (name in SHOWN and name not in SKILLS) or any(name in row.metrics for row in rows)
+        ]
         environment = Environment(
             loader=PackageLoader("results.report"),
             autoescape=True,
@@ -131,6 +137,7 @@ class Report:
             written_statistic=written_statistic,
             commands=Commands(suite),
             panels=self.panels,
+            losses=first_line(rows, metric),
             left_out=untuned_models(suite),
             undrawn_panels=max(0, len({_panel_key(row) for row in rows}) - MOST_PANELS),
             tuning=_tuning(suite, self.records, self.store),
@@ -192,6 +199,9 @@ def _plots(rows: Sequence[Row], look: Mapping[str, Style], records: Mapping[str,
     one_level = len({row.level for row in rows}) == 1
     where = f"level {most}" if one_level else f"level {most}, where the data break the symmetry most"
     plots = [views_symmetry.error_of_models(rows, metric, look)]
+    skill = skill_of(metric)
+    if any(skill in row.metrics for row in rows):
+        plots.append(views_symmetry.error_of_models(rows, skill, look))
     measured = {(row.family, row.label) for row in rows if metric in row.metrics}
     if len(measured) > len({family for family, _ in measured}):
         plots.append(views_symmetry.error_of_families(rows, metric))

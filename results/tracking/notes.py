@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from benchmark.markdown import bold, escape, line, table
 from results.board.quantities import METRICS
 from results.board.row import Row
+from results.board.trivial import first_line
 from results.board.verdicts import verdicts
 from results.tracking.tags import LONGEST_TAG
 
@@ -29,7 +30,13 @@ def setting_note(row: Row) -> str:
 
 def board_note(rows: Sequence[Row]) -> str:
     """Note of the run LEADERBOARD: the winners, then as many rows of the board as a tag may hold."""
-    lines = [*_winners(rows), "", "The report, its figures and the table are under **Artifacts**.\n"]
+    losses = first_line(rows, "rmse_future")
+    lines = [
+        *([escape(losses), ""] if losses else []),
+        *_winners(rows),
+        "",
+        "The report, its figures and the table are under **Artifacts**.\n",
+    ]
     lines.append(table(("data", "level", "model", *(METRICS[name].title for name in BOARD_COLUMNS), "seeds"), ()))
     for row in rows:
         seeds = f"{row.count('done')}/{len(row.seeds)} {row.remark}"

@@ -28,7 +28,7 @@ NOTE_OF_RUNS = (
     " setting complete, incomplete or n/a. `ratio_to_best` is left out where a seed is missing. This page is a view"
     " of the store, made by `symbench sync`: what is changed here does not reach the results."
 )
-ERRORS = ("ratio_to_best", "rmse_domain", "rmse_future", "rmse_future_high", "rmse_future_low")
+ERRORS = ("ratio_to_best", "rmse_domain", "rmse_future", "rmse_future_high", "rmse_future_low", "skill_future")
 
 
 @dataclass(frozen=True)

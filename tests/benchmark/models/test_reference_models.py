@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,10 +13,13 @@ import torch.nn.functional as F
 from model_support import parameter_count
 from torch import Tensor, nn
 
+from benchmark.cell import Target
+from benchmark.evaluation.evaluate import roll_out
 from benchmark.models.baseline import Baseline, Task
 from benchmark.models.convnet import ConvNet
 from benchmark.models.coordconv import CoordConv, CoordConv2d, coordinates
 from benchmark.models.fno import FNO, SpectralConv2d
+from benchmark.models.linear import Linear
 from benchmark.models.mlp import MLP
 from benchmark.models.unet import UNet
 
@@ -75,6 +79,16 @@ def test_mlp_matrix_that_copies_the_last_frame_is_persistence() -> None:
         model.network[0].weight.copy_(torch.eye(3 * frame)[-frame:])
         model.network[0].bias.zero_()
         assert torch.equal(model(x), x[:, -1])
+
+
+@pytest.mark.parametrize("target", ["frame", "change"])
+def test_linear_rolls_out_along_the_line_through_the_last_two_frames(target: Target) -> None:
+    on = Task("made_up", 2, 2, 6, 5, target=target)
+    x, k = noise(on), torch.arange(1, 9).view(1, -1, 1, 1, 1)
+    forecast = roll_out(build(Linear, on), x, 8, "cpu", bf16=False)
+    assert torch.allclose(forecast, x[:, -1:] + k * (x[:, -1:] - x[:, -2:-1]), atol=1e-4)
+    assert Linear.supports(on) is None
+    assert Linear.supports(replace(on, input_frames=1)) == "needs 2 input frames, the protocol gives 1"
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
