@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 SCHEMA_VERSION = 1
 """Version of the fields. A field whose meaning changes needs a new version, so that old results do not count as new."""
 
+RELAXATION_RATE = 0.1
+"""Default of `Training.relaxation_rate`, from the study on docs/relaxation.md."""
+
 FIRST_TUNING_SEED = 2**30
 """First seed reserved for tuning. Suites may not use these seeds, so that no result is selected by its own seed."""
 
@@ -106,6 +109,10 @@ class Training(Frozen):
     `early_stop_after` epochs, the mean validation RMSE of the last five is not below that of the five before.
     `rollout_steps` is the number of steps in the loss: at most and by default the protocol's `train_steps`. The
     validation RMSE always covers the steps of the protocol, so that trainings of different lengths compare.
+
+    `relaxation_rate` multiplies the learning rate of a model's deviations from its symmetry (`Baseline.deviations`). A
+    suite writes RELAXATION_RATE for a model that has them, and null for every other model, whose cells do not depend on
+    it.
     """
 
     epochs: PositiveInt = 1000
@@ -119,13 +126,15 @@ class Training(Frozen):
     compile: bool = False
     channels_last: bool = False
     rollout_steps: PositiveInt | None = None
+    relaxation_rate: PositiveFloat | None = None
 
     @model_serializer(mode="wrap")
     def _without_later_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit the default of a field that older cells lack, so that their identity stays."""
         fields: dict[str, Any] = handler(self)
-        if fields.get("rollout_steps", 1) is None:
-            del fields["rollout_steps"]
+        for later in ("rollout_steps", "relaxation_rate"):
+            if fields.get(later, 1) is None:
+                del fields[later]
         return fields
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from benchmark.groups import rotate, zoom
 from benchmark.models.baseline import Baseline, Task
+from benchmark.models.layers.relaxation import layer_deviations
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -29,6 +30,18 @@ def layers_of(kind: type[Layer], model: nn.Module) -> list[Layer]:
 
 def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def deviation(layer: nn.Module) -> nn.Parameter:
+    """The deviation of a relaxed layer, zero at the start."""
+    (parameter,) = layer_deviations(layer)
+    return parameter
+
+
+def set_w(layer: Any, w: Tensor) -> None:
+    """Set the weights w = constant + deviation of a layer of filter banks."""
+    with torch.no_grad():
+        deviation(layer).add_(w - layer.w)
 
 
 def randomise(module: nn.Module) -> None:

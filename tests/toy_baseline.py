@@ -32,11 +32,14 @@ class Toy(Baseline):
 '''
 RELAXED = (
     TOY.replace('"cnn"', '"relaxed"')
-    .replace("#init", "self.w = nn.Parameter(torch.ones(task.height, task.width))")
-    .replace("return y", "return y * self.w")
+    .replace("#init", "self.w = nn.Parameter(torch.zeros(task.height, task.width))")
+    .replace("return y", "return y * (1 + self.w)")
     + """
+    def deviations(self):
+        return [self.w]
+
     def penalty(self):
         return self.config.penalty * self.w.diff(dim=0).abs().mean()
 """
 )
-"""Baseline with a trained factor for each pixel, which starts constant."""
+"""Baseline with a trained factor 1 + w for each pixel, w = 0 at the start."""

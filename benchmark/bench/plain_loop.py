@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmark.cell import Training
 from benchmark.data.windows import Windows
 from benchmark.models.baseline import Baseline
-from benchmark.training.loop import TrainingData
+from benchmark.training.loop import TrainingData, parameter_groups
 from benchmark.training.randomness import seed_device, shuffled_batches, step_seed
 
 
@@ -57,7 +57,9 @@ class PlainLoop:
         """
         model, settings = self.model, self.settings
         device = next(model.parameters()).device
-        optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.Adam(
+            parameter_groups(model, settings), settings.learning_rate, weight_decay=settings.weight_decay
+        )
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, settings.learning_rate_decay)
         loading: dict[str, Any] = {"num_workers": self.workers, "persistent_workers": self.workers > 0}
         loading["pin_memory"] = device.type == "cuda"

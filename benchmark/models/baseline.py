@@ -19,6 +19,13 @@ A method that changes how a network is trained overrides one of these, which do 
 - `augment(x, y, draws)`: transformed training windows.
 - `before_step(progress)`: a schedule, or a rule that reads the gradients.
 
+A model that can leave its symmetry names the parameters that do so in `deviations()`: zero must be the symmetric
+network, so write a weight as mean and deviation, w = w_0 + d. Training moves them by `train.relaxation_rate` times the
+learning rate. Adam moves every weight by about the learning rate in each step, however small its gradient; without a
+smaller rate, deviations walk away from a symmetry that the data keep (docs/relaxation.md).
+
+If a change to your code gives the same settings another meaning, raise `version`: older results then do not count.
+
 `symbench check-baseline NAME|FILE` runs the contract. Its most common demands:
 
 - The forecast for a window depends on this window alone. Batch normalisation would break that.
@@ -32,7 +39,7 @@ Shape suffixes: B windows, T input frames, S rolled-out steps, C components, H a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -119,6 +126,15 @@ class Baseline(nn.Module, ABC):
         """Next frame after the last one of `x`, for either target: (B, T, C, H, W) -> (B, C, H, W)."""
         prediction = self(x_BTCHW)
         return x_BTCHW[:, -1] + prediction if self.task.target == "change" else prediction
+
+    @classmethod
+    def has_deviations(cls, config: Any) -> bool:
+        """Whether a model with these settings has `deviations`; by default, if the class overrides that method."""
+        return cls.deviations is not Baseline.deviations
+
+    def deviations(self) -> Sequence[nn.Parameter]:
+        """Parameters that measure the distance from the model's symmetric part: all zero is a symmetric network."""
+        return ()
 
     def penalty(self) -> Tensor:
         """Scalar loss on the weights, coefficient included."""

@@ -17,9 +17,10 @@ from benchmark.models.layers.sizes import KernelSize
 
 
 class LocallyConnected2d(RelaxedLayer):
-    """f(x) = b + sum_y W(x, y) f_in(x + y), W: (H, W) -> R^{O x I x K x K}; W starts as one convolution's everywhere.
+    """f(x) = b + sum_y W(x, y) f_in(x + y), W = K + D: K one convolution's filter, D: (H, W) -> R^{O x I x K x K}.
 
-    A weight is used once for each window, so the matrix product at a pixel is the only reuse.
+    D is zero at the start. A number of D is used once for each window, so the matrix product at a pixel is the only
+    reuse.
     """
 
     def __init__(
@@ -35,23 +36,23 @@ class LocallyConnected2d(RelaxedLayer):
         assert convolution.bias is not None
         self.kernel_size = kernel_size
         self.periodic = padding_mode == "circular"
-        one = convolution.weight.detach().permute(0, 2, 3, 1).flatten(1)
-        self.weight = nn.Parameter(one.expand(*grid, -1, -1).clone())  # (H, W, O, K K I)
+        self.filter = nn.Parameter(convolution.weight.detach().permute(0, 2, 3, 1).flatten(1))  # (O, K K I)
+        self.deviation = nn.Parameter(torch.zeros(*grid, *self.filter.shape))  # (H, W, O, K K I)
         self.bias = nn.Parameter(convolution.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, O, H, W). ValueError if x is not on the grid of the filters."""
-        height, width = self.weight.shape[:2]
+        height, width = self.deviation.shape[:2]
         require_grid(x, (height, width), "there is a filter for each pixel of")
         padded = F.pad(x, 4 * [self.kernel_size // 2], "circular" if self.periodic else "constant")
         padded = padded.permute(2, 3, 1, 0).contiguous()  # twice as fast as F.unfold, whose pixels come last
         positions = product(range(self.kernel_size), repeat=2)
         patches = torch.cat([padded[i : i + height, j : j + width] for i, j in positions], dim=2)  # (H, W, K K I, B)
-        return (self.weight @ patches).permute(3, 2, 0, 1) + self.bias[:, None, None]
+        return (self.deviation @ patches + self.filter @ patches).permute(3, 2, 0, 1) + self.bias[:, None, None]
 
     def roughness(self) -> Tensor:
         """Mean of |W(x) - W(x')| over neighbouring pixels along both axes."""
-        return roughness(self.weight, (0, 1), self.periodic)
+        return roughness(self.deviation, (0, 1), self.periodic)
 
 
 class CLCNN(RelaxedBaseline):
@@ -77,6 +78,7 @@ class CLCNN(RelaxedBaseline):
         penalty: Annotated[float, Field(ge=0)] = 1.0
 
     family = "approximate"
+    version = 2
     symmetries = ("translation",)
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 5, CLCNN"
     search_space: ClassVar[SearchSpace] = {

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from benchmark.models.baseline import FramesAsChannels, LogUniform, SearchSpace, Task
 from benchmark.models.layers.free_branch import FreeBranch, add_free_branches, quarter_turn
+from benchmark.models.layers.relaxation import layer_deviations
 from benchmark.models.layers.steerable import STEERABLE_SEARCH_SPACE, SteerableConfig, steerable_network
 
 
@@ -34,6 +35,7 @@ class ConstraintRelaxation(FramesAsChannels):
         penalty: Annotated[float, Field(ge=0)] = 1e-2
 
     family = "approximate"
+    version = 2
     symmetries = ("rotation", "translation")
     needs_velocity = True
     source = "Pertigkiozoglou, Chatzipantazis, Trivedi, Daniilidis 2024 (arXiv 2408.13242)"
@@ -50,6 +52,10 @@ class ConstraintRelaxation(FramesAsChannels):
     def branches(self) -> list[FreeBranch]:
         """Free branches of all layers."""
         return [module for module in self.modules() if isinstance(module, FreeBranch)]
+
+    def deviations(self) -> list[nn.Parameter]:
+        """W of each layer."""
+        return layer_deviations(self)
 
     def penalty(self) -> Tensor:
         """alpha x the sum over layers of |W| + |W - g W|."""

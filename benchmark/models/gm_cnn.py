@@ -111,6 +111,10 @@ class GroupMatrixConv2d(RelaxedLayer):
             y = AddDiagonal.apply(y, x, mixing, a, Shift(i - self.center, j - self.center, self.periodic))
         return y
 
+    def own_deviations(self) -> tuple[nn.Parameter, ...]:
+        """a, if there is one."""
+        return () if self.a is None else (self.a,)
+
     def roughness(self) -> Tensor:
         """Mean of |a_y(x) - a_y(x')| over neighbouring pixels: 0 if and only if the displacement is 0."""
         if self.a is None:
@@ -156,6 +160,7 @@ class GMCNN(RelaxedBaseline):
             return self
 
     family = "approximate"
+    version = 2
     symmetries = ("translation",)
     source = "Samudre, Petrache, Nord, Trivedi 2025 (arXiv 2409.11772)"
     search_space: ClassVar[SearchSpace] = {
@@ -165,6 +170,11 @@ class GMCNN(RelaxedBaseline):
         "rank": Choice((1, 2, 5)),
         "penalty": LogUniform(1e-7, 1e-3),
     }
+
+    @classmethod
+    def has_deviations(cls, config: Any) -> bool:
+        """Whether a diagonal is perturbed."""
+        return bool(config.rank)
 
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)

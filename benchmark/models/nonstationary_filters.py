@@ -93,6 +93,7 @@ class NonstationaryFilters(FramesAsChannels):
         penalty: Annotated[float, pydantic.Field(ge=0)] = 0.0
 
     family = "approximate"
+    version = 2
     symmetries = ("rotation", "translation")
     needs_velocity = True
     source = "van der Ouderaa, Romero, van der Wilk 2022 (arXiv 2204.07178)"
@@ -117,9 +118,12 @@ class NonstationaryFilters(FramesAsChannels):
 
         self.network = field_network(task.input_frames, config.hidden, config.layers, layer)
 
+    def deviations(self) -> list[nn.Parameter]:
+        """omega of each layer."""
+        return [module.omega for module in self.network.modules() if isinstance(module, ContinuousFilter)]
+
     def penalty(self) -> Tensor:
         """Coefficient x the sum of omega^2 over the layers."""
         if self.coefficient == 0:
             return super().penalty()
-        omegas = (module.omega for module in self.network.modules() if isinstance(module, ContinuousFilter))
-        return self.coefficient * torch.stack([omega.square() for omega in omegas]).sum()
+        return self.coefficient * torch.stack([omega.square() for omega in self.deviations()]).sum()

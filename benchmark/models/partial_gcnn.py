@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 import pydantic
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Choice, FramesAsChannels, LogUniform, SearchSpace, Task
@@ -15,13 +15,13 @@ from benchmark.models.layers.sizes import KernelSize
 
 
 class Density(nn.Module):
-    """Logits -> density of a distribution over the turns, N softmax(logits): of mean 1, and exactly 1 if uniform."""
+    """Logits -> p - 1, with p = N softmax(logits) a density over the turns: of mean 1, and exactly 1 if uniform."""
 
     def forward(self, logits: Tensor) -> Tensor:
-        return logits.shape[-1] * logits.softmax(-1)
+        return logits.shape[-1] * logits.softmax(-1) - 1
 
-    def right_inverse(self, p: Tensor) -> Tensor:
-        return p.log()
+    def right_inverse(self, deviation: Tensor) -> Tensor:
+        return deviation.log1p()
 
 
 class PartialGCNN(FramesAsChannels):
@@ -53,6 +53,7 @@ class PartialGCNN(FramesAsChannels):
         penalty: Annotated[float, pydantic.Field(ge=0)] = 0.0
 
     family = "approximate"
+    version = 2
     symmetries = ("rotation", "translation")
     needs_velocity = True
     source = "Romero, Lohit 2022 (arXiv 2110.10211)"
@@ -71,7 +72,7 @@ class PartialGCNN(FramesAsChannels):
             partial = before[0] == "regular"  # a velocity has no turns
             one = RotationGroupConv2d(before, after, config.kernel_size, 1, partial, task.padding_mode)
             if partial:
-                register_parametrization(one.expansion, "w", Density())
+                register_parametrization(one.expansion, "deviation", Density())
             return one
 
         self.network = field_network(task.input_frames, config.hidden, config.layers, layer)
@@ -80,6 +81,11 @@ class PartialGCNN(FramesAsChannels):
         """Densities p (1, N) of each layer but the last, as the next layer reads them."""
         readers = [module for module in self.network if isinstance(module, RotationGroupConv2d)][1:]
         return [reader.w for reader in readers]
+
+    def deviations(self) -> list[nn.Parameter]:
+        """Logits of the densities."""
+        logits = "parametrizations.deviation.original"
+        return [module.get_parameter(logits) for module in self.modules() if is_parametrized(module, "deviation")]
 
     def penalty(self) -> Tensor:
         """Coefficient x the sum of ReLU(p_(n+1)(g) - p_n(g)) over layers and turns."""

@@ -15,6 +15,7 @@ from benchmark.models.layers.free_branch import (
     free_branch,
     steerable_layers,
 )
+from benchmark.models.layers.relaxation import layer_deviations
 from benchmark.models.layers.steerable import STEERABLE_SEARCH_SPACE, SteerableConfig, steerable_network
 
 LEAST = 1e-12
@@ -93,6 +94,7 @@ class RECM(FramesAsChannels):
         rate: Annotated[float, Field(gt=0, lt=1)] = 1e-2
 
     family = "approximate"
+    version = 2
     symmetries = ("rotation", "translation")
     needs_velocity = True
     source = "Pertigkiozoglou, Petrache, Trivedi, Daniilidis 2026 (arXiv 2602.02853); the update rule is ours"
@@ -103,6 +105,10 @@ class RECM(FramesAsChannels):
         self.network = steerable_network(config, task)
         branches = add_free_branches(self.network, strength=1.0, in_evaluation=True)
         self.modulations = nn.ModuleList(Modulation(branch.filters, config.rate) for branch in branches)
+
+    def deviations(self) -> list[nn.Parameter]:
+        """W of each layer."""
+        return layer_deviations(self)
 
     def before_step(self, progress: float) -> None:
         """Update the state of each layer."""

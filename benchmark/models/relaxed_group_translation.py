@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, convolutional_network, convolve, require_grid
-from benchmark.models.layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
+from benchmark.models.layers.relaxation import FilterBanks, RelaxedBaseline, RelaxedLayer, roughness
 from benchmark.models.layers.sizes import KernelSize
 
 
 class RelaxedConv2d(RelaxedLayer):
     """[f ~* psi](x) = b + sum_l w_l(x) sum_y f(x + y) psi_l(y), w: {1..L} x H x W -> R, shared by all channels.
 
-    w starts constant, so the layer starts as the convolution with w sum_l psi_l; w = 1 / sqrt(L) gives that filter the
-    deviation of one bank, which is torch's own for a convolution. The banks start with different random numbers, so
-    their w have different gradients.
+    w = L^-1/2 + d with d = 0 at the start, so the layer starts as the convolution with L^-1/2 sum_l psi_l, whose
+    deviation is that of one bank, torch's own for a convolution. The banks start with different random numbers, so
+    their d have different gradients.
     """
 
     def __init__(
@@ -38,15 +38,21 @@ class RelaxedConv2d(RelaxedLayer):
         self.filters = nn.Parameter(torch.empty(banks * channels_out, channels_in, kernel_size, kernel_size))
         nn.init.kaiming_uniform_(self.filters, a=math.sqrt(5))
         self.bias = nn.Parameter(torch.zeros(channels_out))
-        self.w = nn.Parameter(torch.full((banks, *grid), banks**-0.5))
+        self.banks = FilterBanks(banks, grid, True)
+
+    @property
+    def w(self) -> Tensor:
+        """(L, H, W): weight of each bank at each pixel that is written."""
+        return self.banks.weights()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, O, H, W). ValueError if x is not on the grid of w."""
-        require_grid(x, self.w.shape[1:], "w has a number for each pixel of")
+        weights = self.w
+        require_grid(x, weights.shape[1:], "w has a number for each pixel of")
         # One convolution for all banks takes half the time of one for each.
         convolved = convolve(x, self.filters, None, self.padding, self.periodic)
         mixed = self.bias[:, None, None]
-        for bank, w in zip(convolved.unflatten(1, (len(self.w), -1)).unbind(1), self.w, strict=True):
+        for bank, w in zip(convolved.unflatten(1, (len(weights), -1)).unbind(1), weights, strict=True):
             mixed = torch.addcmul(mixed, bank, w)
         return mixed
 
@@ -76,6 +82,7 @@ class RelaxedGroupTranslation(RelaxedBaseline):
         penalty: Annotated[float, Field(ge=0)] = 0.0
 
     family = "relaxed"
+    version = 2
     symmetries = ("translation",)
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.1"
     search_space: ClassVar[SearchSpace] = {

@@ -4,14 +4,14 @@ from typing import Annotated, ClassVar
 
 import pydantic
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, require_grid
 from benchmark.models.layers.fields import Fields, field_network
 from benchmark.models.layers.group_rotation import ORDER, RotationGroupConv2d
-from benchmark.models.layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
+from benchmark.models.layers.relaxation import FilterBanks, RelaxedBaseline, RelaxedLayer, roughness
 from benchmark.models.layers.sizes import KernelSize
 
 
@@ -21,7 +21,7 @@ class RelaxedGroupConv2d(RelaxedLayer):
     Bank l reads the function f w_l, so this is one strict group convolution of the L I functions f w_l. A velocity is
     lifted to the function v(x) . e_h before it is weighted, because w differs between opposite turns.
 
-    w starts constant at L^-1/2, and the layer as the group convolution with sum_l w_l psi_l.
+    w = L^-1/2 + d, with d = 0 at the start, where the layer is the group convolution with L^-1/2 sum_l psi_l.
     """
 
     def __init__(
@@ -41,19 +41,26 @@ class RelaxedGroupConv2d(RelaxedLayer):
         self.convolution = RotationGroupConv2d(weighted, fields_out, kernel_size, 1, False, padding_mode)
         with torch.no_grad():
             self.convolution.coefficients.mul_(banks**0.5)  # He's deviation counts I functions and not L I
-        self.w = nn.Parameter(torch.full((banks, ORDER, *grid), banks**-0.5))
+        self.banks = FilterBanks(banks, (ORDER, *grid), True)
+
+    @property
+    def w(self) -> Tensor:
+        """(L, N, H, W): weight of each bank at each turn and pixel that is read."""
+        return self.banks.weights()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I b, H, W) -> (B, O a, H, W). ValueError if x is not on the grid of w."""
-        require_grid(x, self.w.shape[2:], "w has numbers for each pixel of")
+        w = self.w
+        require_grid(x, w.shape[2:], "w has numbers for each pixel of")
         f = x.unflatten(1, (-1, 2 if self.lifts else ORDER))
         if self.lifts:
             f = torch.cat((f, -f), 2)  # along e_0 and e_1, and along their opposites e_2 and e_3
-        return self.convolution((f[:, None] * self.w[:, None]).flatten(1, 3))
+        return self.convolution((f[:, None] * w[:, None]).flatten(1, 3))
 
     def roughness(self) -> Tensor:
         """Mean of |w_l(h) - w_l(h')| over neighbours along the cyclic turns, x and y, a third each."""
-        return (roughness(self.w, (1,), periodic=True) + 2 * roughness(self.w, (2, 3), self.periodic)) / 3
+        w = self.w
+        return (roughness(w, (1,), periodic=True) + 2 * roughness(w, (2, 3), self.periodic)) / 3
 
 
 class RelaxedGroupTranslationRotation(RelaxedBaseline):
@@ -83,6 +90,7 @@ class RelaxedGroupTranslationRotation(RelaxedBaseline):
         penalty: Annotated[float, pydantic.Field(ge=0)] = 0.0
 
     family = "relaxed"
+    version = 2
     symmetries = ("translation", "rotation")
     needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.1"

@@ -6,14 +6,14 @@ from typing import Annotated, ClassVar
 
 import pydantic
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, require_grid
 from benchmark.models.layers.fields import Fields
 from benchmark.models.layers.group_scale import ScaleGroupConfig, ScaleGroupConv2d
-from benchmark.models.layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
+from benchmark.models.layers.relaxation import FilterBanks, RelaxedBaseline, RelaxedLayer, roughness
 from benchmark.models.layers.scale import ScaleNetwork
 
 
@@ -21,8 +21,8 @@ class PixelwiseScaleGroupConv2d(RelaxedLayer):
     """[f ~* psi](g) = sum_h sum_l (w_l(h) f(h)) psi_l(g^-1 h), w: {1..L} x S x H x W -> R, shared by all channels.
 
     w varies with the pixel that a filter reads, so it cannot be part of the filter: the group convolution reads L times
-    as many channels, those of w_l f. w starts constant at L^-1/2, and each bank with the deviation of
-    `relaxed_group_scale`.
+    as many channels, those of w_l f. w = L^-1/2 + d, with d = 0 at the start, and each bank starts with the deviation
+    of `relaxed_group_scale`.
     """
 
     def __init__(
@@ -40,12 +40,18 @@ class PixelwiseScaleGroupConv2d(RelaxedLayer):
         self.convolution = ScaleGroupConv2d(config, weighted, fields_out, padding_mode=padding_mode)
         with torch.no_grad():
             self.convolution.coefficients.mul_(math.sqrt(banks))
-        self.w = nn.Parameter(torch.full((banks, len(config.scales), *grid), banks**-0.5))
+        self.banks = FilterBanks(banks, (len(config.scales), *grid), True)
+
+    @property
+    def w(self) -> Tensor:
+        """(L, S, H, W): weight of each bank at each scale and pixel that is read."""
+        return self.banks.weights()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, I, H, W) -> (B, S, O, H, W). ValueError if x is not on the grid of w."""
-        require_grid(x, self.w.shape[2:], "w has a number for each pixel of")
-        weighted = self.w.transpose(0, 1)[:, :, None] * x[:, :, None]  # (B, S, L, I, H, W)
+        w = self.w
+        require_grid(x, w.shape[2:], "w has a number for each pixel of")
+        weighted = w.transpose(0, 1)[:, :, None] * x[:, :, None]  # (B, S, L, I, H, W)
         return self.convolution(weighted.flatten(2, 3))
 
     def roughness(self) -> Tensor:
@@ -53,8 +59,8 @@ class PixelwiseScaleGroupConv2d(RelaxedLayer):
 
         In a periodic box the last and the first pixel of an axis are neighbours. The last and the first scale are not.
         """
-        along_the_grid = roughness(self.w, (2, 3), self.convolution.periodic)
-        return (2 * along_the_grid + roughness(self.w, (1,))) / 3
+        w = self.w
+        return (2 * roughness(w, (2, 3), self.convolution.periodic) + roughness(w, (1,))) / 3
 
 
 class RelaxedGroupTranslationScale(RelaxedBaseline):
@@ -77,6 +83,7 @@ class RelaxedGroupTranslationScale(RelaxedBaseline):
         penalty: Annotated[float, pydantic.Field(ge=0)] = 0.0
 
     family = "relaxed"
+    version = 2
     symmetries = ("translation", "scale")
     needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.1"

@@ -28,6 +28,7 @@ class RelaxedSteerableScale(RelaxedBaseline):
         penalty: Annotated[float, Field(ge=0)] = 0.0
 
     family = "relaxed"
+    version = 2
     symmetries = ("scale", "translation")
     needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.2"

@@ -39,25 +39,26 @@ class RPPScale(ResidualPathwayBaseline):
     itself to both lambdas. W_s has the size of K_s and starts at zero, so the network starts as `sesn`. Both paths are
     linear, so the cost is that of `sesn`.
 
-    The default lambdas are those of Finzi's convolutional networks. Different from the code of Wang, Walters, Yu,
-    beside the differences of `sesn`: there lambda_K = 0 and lambda_W = 1e-6; the free path starts like any convolution,
-    has K x K cells at every scale, and mixes the scales, which the equivariant path does not.
+    The default lambdas are those of the authors' regression code, see `rpp_rotation`. Different from the code of Wang,
+    Walters, Yu, beside the differences of `sesn`: there lambda_K = 0; the free path starts like any convolution, has
+    K x K cells at every scale, and mixes the scales, which the equivariant path does not.
     """
 
     class Config(ScaleConfig):
         """The penalties are lambda_K and lambda_W."""
 
-        equivariant_penalty: Annotated[float, Field(ge=0)] = 1e-4
-        free_penalty: Annotated[float, Field(ge=0)] = 1e-2
+        equivariant_penalty: Annotated[float, Field(ge=0)] = 1e-6
+        free_penalty: Annotated[float, Field(ge=0)] = 1e-6
 
     family = "approximate"
+    version = 2
     symmetries = ("scale", "translation")
     needs_velocity = True
     source = "Finzi, Benton, Wilson 2021 (arXiv 2112.01388); Wang, Walters, Yu 2022, section 5, RPP"
     search_space: ClassVar[SearchSpace] = {
         **SCALE_SEARCH_SPACE,
         "equivariant_penalty": LogUniform(1e-7, 1e-3),
-        "free_penalty": LogUniform(1e-6, 1e-1),
+        "free_penalty": LogUniform(1e-6, 1e0),
     }
 
     def __init__(self, config: Config, task: Task) -> None:

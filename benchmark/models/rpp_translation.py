@@ -50,6 +50,10 @@ class LowRankPathway(ResidualPathwayLayer):
         free = F.linear(F.linear(x.flatten(1), self.v), self.u, self.c)
         return self.equivariant(x) + free.unflatten(1, (-1, *self.grid))
 
+    def own_deviations(self) -> tuple[nn.Parameter, ...]:
+        """U and c, without which the free path is zero. V is a basis of the fields that the path reads."""
+        return self.u, self.c
+
     def squared_norms(self) -> tuple[Tensor, Tensor]:
         """|K|^2 and |W|^2 = |U V^T|^2 + |c|^2, with |U V^T|^2 as the trace of (U^T U) (V^T V), both r x r."""
         product = ((self.u.T @ self.u) * (self.v @ self.v.T)).sum()
@@ -65,9 +69,9 @@ class RPPTranslation(ResidualPathwayBaseline):
     small singular values at zero. The free path starts at 1e-3 of the other, as in Finzi's equivariant perceptrons, so
     the network starts nearly as the ConvNet.
 
-    The default lambdas are those of Finzi's convolutional networks. Different from the code of Wang, Walters, Yu: there
-    no such penalty exists, the free path starts like any linear layers, one more bias is between V and U, and batch
-    normalisation follows.
+    The default lambdas are those of the authors' regression code, see `rpp_rotation`. Different from the code of Wang,
+    Walters, Yu: there no such penalty exists, the free path starts like any linear layers, one more bias is between V
+    and U, and batch normalisation follows.
 
     The cost is r H W (I + O) + H W O parameters for each layer beside the convolution: 37.0 M in all for the default on
     64 x 64 with 10 frames, and four times that with gradients and Adam. A step is bound by memory, since each parameter
@@ -82,10 +86,11 @@ class RPPTranslation(ResidualPathwayBaseline):
         layers: PositiveInt = 5
         kernel_size: KernelSize = 3
         rank: PositiveInt = 32
-        equivariant_penalty: Annotated[float, Field(ge=0)] = 1e-4
-        free_penalty: Annotated[float, Field(ge=0)] = 1e-2
+        equivariant_penalty: Annotated[float, Field(ge=0)] = 1e-6
+        free_penalty: Annotated[float, Field(ge=0)] = 1e-6
 
     family = "approximate"
+    version = 2
     symmetries = ("translation",)
     source = "Finzi, Benton, Wilson 2021 (arXiv 2112.01388); Wang, Walters, Yu 2022, section 5, RPP"
     search_space: ClassVar[SearchSpace] = {
@@ -94,7 +99,7 @@ class RPPTranslation(ResidualPathwayBaseline):
         "kernel_size": Choice((3, 5)),
         "rank": Choice((8, 16, 32)),
         "equivariant_penalty": LogUniform(1e-7, 1e-3),
-        "free_penalty": LogUniform(1e-6, 1e-1),
+        "free_penalty": LogUniform(1e-6, 1e0),
     }
 
     def __init__(self, config: Config, task: Task) -> None:

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from functools import partial
 
-from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol, Training
+from benchmark.cell import RELAXATION_RATE, Cell, DatasetChoice, ModelChoice, Protocol, Training
 from benchmark.suite import budget, facts
 from benchmark.suite.grid import GridReader
 from benchmark.suite.reader import Declaration, DeclaredModel
@@ -30,7 +30,9 @@ def expanded(declared: Declaration, grid: GridReader) -> Suite:
             if index > 0:
                 continue
             train = Training()  # one cell, whatever the training of the others
-        make = partial(Cell, dataset=dataset, model=model, protocol=protocol, train=train, seed=seed)
+        rate = train.relaxation_rate or RELAXATION_RATE if facts.has_deviations(model) else None
+        own = train.model_copy(update={"relaxation_rate": rate})
+        make = partial(Cell, dataset=dataset, model=model, protocol=protocol, train=own, seed=seed)
         cell = grid.checked(("seeds",), make)
         if cell is not None:
             cells.setdefault(cell.id, cell)

@@ -112,6 +112,17 @@ def configured(name: str, settings: Mapping[str, Any]) -> ModelChoice:
     return ModelChoice(name=name, config=about_model(name, f"config {text}", config), version=model_facts(name).version)
 
 
+def has_deviations(choice: ModelChoice) -> bool:
+    """Whether the model has parameters that `train.relaxation_rate` acts on."""
+
+    def declared() -> bool:
+        baseline, config = model_registry.configured(choice)
+        return baseline.has_deviations(config)
+
+    has: bool = about_model(choice.name, f"deviations {json.dumps(choice.config)}", declared)
+    return has
+
+
 def refusal(choice: ModelChoice, task: Task) -> str | None:
     """Why the model cannot run on `task`; None where it can. UserError: the author's code raises."""
 

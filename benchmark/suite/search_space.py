@@ -10,6 +10,8 @@ from benchmark.suite.suite import Domain, Range, Suite
 
 LEARNING_RATES = Range(low=1e-4, high=1e-2)
 LEARNING_RATE_DECAYS = (0.85, 0.9, 0.95, 0.98, 1.0)
+RELAXATION_RATES = Range(low=1e-3, high=1.0)
+"""For models with deviations alone."""
 WEIGHT_DECAYS = (0.0, 1e-5, 1e-4, 4e-4, 1e-3)
 
 
@@ -32,6 +34,7 @@ def training_space(train: Training, protocol: Protocol, windows: int, ranks: int
         "learning_rate": LEARNING_RATES,
         "learning_rate_decay": LEARNING_RATE_DECAYS,
         "weight_decay": WEIGHT_DECAYS,
+        "relaxation_rate": RELAXATION_RATES,
         "batch_size": tuple(sorted(size for size in sizes if 0 < size <= windows and size % ranks == 0)),
         "rollout_steps": tuple(sorted(lengths)),
     }
@@ -48,6 +51,8 @@ def search_space(suite: Suite, cell: Cell) -> dict[str, Domain]:
     space = {f"model.{key}": domain for key, domain in own.items()}
     space |= {f"train.{key}": domain for key, domain in usual.items()}
     space |= {f"train.{key}": domain for key, domain in suite.tuning.train.items()}
+    if not facts.has_deviations(cell.model):
+        space.pop("train.relaxation_rate")
     return {key: domain for key, domain in space.items() if not _is_kept(key, suite.tuning.keep)}
 
 

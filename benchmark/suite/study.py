@@ -54,8 +54,10 @@ class Study(Frozen):
 
     @property
     def training_space(self) -> dict[str, Domain]:
-        """Search space of the training, which must be equal for all families."""
-        return {key: domain for key, domain in self.space.items() if key.startswith("train.")}
+        """Search space of the training, which must be equal for all families that have these settings."""
+        space = {key: domain for key, domain in self.space.items() if key.startswith("train.")}
+        space.pop("train.relaxation_rate", None)
+        return space
 
     def __str__(self) -> str:
         levels = ", ".join(map(str, self.levels))

@@ -45,7 +45,13 @@ class Range(Frozen):
 Domain = tuple[Any, ...] | Range
 """Values that tuning may try for a setting, or a range of them."""
 TunedTrainingField = Literal[
-    "learning_rate", "learning_rate_decay", "weight_decay", "batch_size", "rollout_steps", "gradient_clip"
+    "learning_rate",
+    "learning_rate_decay",
+    "weight_decay",
+    "relaxation_rate",
+    "batch_size",
+    "rollout_steps",
+    "gradient_clip",
 ]
 
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.cell import Training
+from benchmark.cell import RELAXATION_RATE, Training
 from benchmark.data.windows import Windows
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluate import forecast_error
@@ -119,6 +120,20 @@ def fit(
     return progress
 
 
+def parameter_groups(model: Baseline, settings: Training) -> list[dict[str, Any]]:
+    """Groups of the optimiser: deviations from the symmetry learn at `relaxation_rate` times the learning rate.
+
+    A model without deviations has one group. Weight decay shrinks a deviation, and thereby acts towards the symmetry.
+    """
+    deviations = list(model.deviations())
+    apart = {id(parameter) for parameter in deviations}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in apart]
+    if not deviations:
+        return [{"params": others}]
+    rate = RELAXATION_RATE if settings.relaxation_rate is None else settings.relaxation_rate
+    return [{"params": others}, {"params": deviations, "lr": rate * settings.learning_rate}]
+
+
 def _is_over(history: Sequence[Epoch], settings: Training) -> bool:
     done = len(history)
     if done >= settings.epochs:
@@ -146,7 +161,7 @@ class _Trainer:
         self.loss = self.world.wrap(compiled(loss, self.device) if settings.compile else loss)
         one_kernel = settings.compile or self.device.type == "cuda"  # for all weights; none exists for complex ones
         self.optimizer = torch.optim.Adam(
-            model.parameters(),
+            parameter_groups(model, settings),
             settings.learning_rate,
             weight_decay=settings.weight_decay,
             fused=one_kernel and not any(parameter.is_complex() for parameter in model.parameters()),

@@ -38,22 +38,31 @@ class Relaxation:
 
 
 def relaxations(state: Mapping[str, Tensor], grid: tuple[int, int]) -> Iterator[Relaxation]:
-    """Weights of a network that may differ from place to place, recognised by name and shape.
+    """Weights of a network that differ from place to place, recognised by the names of their deviations.
 
-    `w` (banks, places ...): relaxed group convolution; places are pixels (H, W), group elements (N,), or both.
-    `a` (rank, H, W): displacement of a group-matrix convolution. Coefficients (K, K, O, I, L): relaxed steerable
-    convolution, whose places are those of the kernel. (H, W, O, I): locally connected layer.
+    `deviation` (banks, places ...): relaxed group convolution; places are pixels (H, W), group elements (N,), or both.
+    With `filter` (O, I) beside it, (H, W, O, I): locally connected layer. With `places` beside it, (O, I, P): relaxed
+    steerable convolution, whose places are those of the kernel. `a` (rank, H, W): displacement of a group-matrix
+    convolution.
     """
     for name, weight in state.items():
-        layer, _, last = name.rpartition(".")
-        layer = layer.removesuffix(".parametrizations.weight")
-        if last in ("w", "a") and weight.ndim >= 2 and weight.numel() > len(weight):
-            yield Relaxation(layer, _deviation(weight.flatten(1).T.reshape(*weight.shape[1:], -1)))
+        path, _, last = name.rpartition(".")
+        layer = path.split(".parametrizations.weight")[0].removesuffix(".banks")
+        if last == "a" and weight.ndim == 3:
+            yield Relaxation(layer, _deviation(weight.movedim(0, -1)))
+        if last != "deviation":
             continue
-        steerable = last == "original" and weight.ndim == 5 and weight.shape[0] == weight.shape[1] > 1
-        local = last == "weight" and weight.ndim == 4 and tuple(weight.shape[:2]) == grid
-        if steerable or (local and weight.shape[2] != weight.shape[3]):  # the last axes of a plain filter are K x K
-            yield Relaxation(layer, _deviation(weight.flatten(2)))
+        if f"{path}.places" in state:
+            above = path.rpartition(".")[0]
+            kernels = next(state[f"{above}.{basis}"] for basis in ("kernels", "basis") if f"{above}.{basis}" in state)
+            coefficients = state[f"{layer}.parametrizations.weight.original"].flatten(0, 1)  # (O I, L)
+            w = coefficients[:, None].repeat(1, kernels.shape[0] * kernels.shape[1], 1).flatten(1)
+            w[:, state[f"{path}.places"]] += weight.flatten(0, 1)
+            yield Relaxation(layer, _deviation(w.T.reshape(*kernels.shape[:2], -1)))
+        elif f"{path}.filter" in state and tuple(weight.shape[:2]) == grid:
+            yield Relaxation(layer, _deviation((weight + state[f"{path}.filter"]).flatten(2)))
+        elif weight.ndim >= 2 and weight.numel() > len(weight):
+            yield Relaxation(layer, _deviation((weight + len(weight) ** -0.5).movedim(0, -1)))
 
 
 def _deviation(weight: Tensor) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
+from benchmark.models.layers.relaxation import Deviating
 from benchmark.models.layers.steerable import SteerableConv2d
 
 
@@ -38,7 +39,7 @@ def asymmetric_part(filters: Tensor, fields: tuple[int, int]) -> Tensor:
     return filters - (half + quarter_turn(half, fields)) / 4
 
 
-class FreeBranch(nn.Module):
+class FreeBranch(Deviating):
     """K -> K + s W, with W (O a, I b, K, K) trained and `strength` s set by the baseline.
 
     s is a buffer, so that a new value needs no recompilation and checkpoints keep it. Unless `in_evaluation`, the
@@ -46,6 +47,10 @@ class FreeBranch(nn.Module):
     """
 
     strength: Tensor
+
+    def own_deviations(self) -> tuple[nn.Parameter, ...]:
+        """W."""
+        return (self.filters,)
 
     def __init__(self, layer: SteerableConv2d, strength: float, in_evaluation: bool) -> None:
         super().__init__()

@@ -82,11 +82,11 @@ class MixFilterBanks(FilterBanks):
     """psi (L, O, I, N, K, K) -> filter (O a, I b, K, K), F[g, h](y) = sum_l w_l(h) psi_l[h - g](R_g^-1 y)."""
 
     def __init__(self, field_in: Field, field_out: Field, banks: int, relaxed: bool) -> None:
-        super().__init__(banks, ORDER, relaxed)
+        super().__init__(banks, (ORDER,), relaxed)
         self.fields = field_in, field_out
 
     def forward(self, psi: Tensor) -> Tensor:
-        w = self.w[:, None, None, :, None, None]
+        w = self.weights()[:, None, None, :, None, None]
         # h = g + s. No einsum: autocast would round it to bf16, and w with it.
         return group_filter([(w.roll(-g, 3) * psi).sum(0) for g in range(ORDER)], *self.fields)
 
@@ -116,9 +116,9 @@ class RotationGroupConv2d(GroupConv2d, RelaxedLayer):
 
     @property
     def w(self) -> Tensor:
-        """(L, N): weight of each bank at each turn that is read. A parameter if relaxed."""
+        """(L, N): weight of each bank at each turn that is read."""
         assert isinstance(self.expansion, MixFilterBanks)
-        return self.expansion.w
+        return self.expansion.weights()
 
     def roughness(self) -> Tensor:
         """Mean of |w_l(h) - w_l(h')| over neighbouring turns h and h', which are cyclic."""

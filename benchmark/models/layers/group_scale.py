@@ -79,16 +79,16 @@ class ExpandScaleFilters(FilterBanks):
     """psi (L, O, E, I, K, K) -> the filters s^power s^-2 sum_l w_l(s') psi_l(s' / s, y / s) at all s, as one row."""
 
     def __init__(self, config: ScaleGroupConfig, power: int, banks: int, relaxed: bool) -> None:
-        super().__init__(banks, len(config.scales), relaxed)
+        super().__init__(banks, (len(config.scales),), relaxed)
         for index, scale in enumerate(config.scales):
             one = resampling(config.kernel_size, scale)
             self.register_buffer(f"map{index}", (scale**power * torch.kron(one, one)).T.float(), persistent=False)
 
     def forward(self, psi: Tensor) -> Tensor:
-        rows = []
+        rows, w = [], self.weights()
         with full_precision(psi):
-            for index in range(self.w.shape[1]):
-                w_of_ratio = self.w[:, index : index + psi.shape[2], None, None, None]  # (L, R, 1, 1, 1)
+            for index in range(w.shape[1]):
+                w_of_ratio = w[:, index : index + psi.shape[2], None, None, None]  # (L, R, 1, 1, 1)
                 mixed = (w_of_ratio[:, None] * psi[:, :, : w_of_ratio.shape[1]]).sum(0)  # (O, R, I, K, K)
                 rows.append((mixed.flatten(-2) @ self.get_buffer(f"map{index}")).flatten())
         return torch.cat(rows)
@@ -130,9 +130,9 @@ class ScaleGroupConv2d(ExpandedFilter, RelaxedLayer):
 
     @property
     def w(self) -> Tensor:
-        """(L, S): weight of each bank at each scale that is read. A parameter if relaxed."""
+        """(L, S): weight of each bank at each scale that is read."""
         assert isinstance(self.expansion, ExpandScaleFilters)
-        return self.expansion.w
+        return self.expansion.weights()
 
     def filters(self) -> list[Tensor]:
         """(O, R I, 2 half + 1, 2 half + 1) for each scale; R is at most E, and smaller at the end of the range."""

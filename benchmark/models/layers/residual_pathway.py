@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmark.models.baseline import FramesAsChannels, Task
+from benchmark.models.layers.relaxation import Deviating, layer_deviations
 from benchmark.models.layers.scale import ScaleConv2d
 from benchmark.models.layers.steerable import SteerableConv2d
 
 
-class ResidualPathwayLayer(nn.Module, ABC):
-    """Layer with an equivariant path and a free path."""
+class ResidualPathwayLayer(Deviating, ABC):
+    """Layer with an equivariant path and a free path, which is the deviation."""
 
     @abstractmethod
     def squared_norms(self) -> tuple[Tensor, Tensor]:
@@ -33,6 +34,10 @@ class ResidualPathwayBaseline(FramesAsChannels):
         super().__init__(config, task)
         self.equivariant_coefficient: float = config.equivariant_penalty
         self.free_coefficient: float = config.free_penalty
+
+    def deviations(self) -> list[nn.Parameter]:
+        """Parameters of the free paths."""
+        return layer_deviations(self)
 
     def penalty(self) -> Tensor:
         """lambda_K |K|^2 + lambda_W |W|^2, summed over the layers."""
@@ -60,6 +65,10 @@ class SummedPathways(ResidualPathwayLayer):
         if self.equivariant.bias is not None:
             both["bias"] = free["bias"] + self.equivariant.bias
         return functional_call(self.free, both, (x,))
+
+    def own_deviations(self) -> list[nn.Parameter]:
+        """Parameters of the free path."""
+        return list(self.free.parameters())
 
     def squared_norms(self) -> tuple[Tensor, Tensor]:
         """|w|^2, with w the coefficients of K, and |W, b|^2, with b the free bias."""

@@ -31,7 +31,7 @@ from benchmark.cell import Frozen, PositiveFloat, PositiveInt
 from benchmark.models.baseline import Choice, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, convolve
 from benchmark.models.layers.fields import ExpandedFilter, FieldLayer, Fields, field_layers
-from benchmark.models.layers.relaxation import RelaxedLayer, full_precision, roughness
+from benchmark.models.layers.relaxation import KernelDeviation, RelaxedLayer, full_precision
 from benchmark.models.layers.sizes import KernelSize
 
 
@@ -104,11 +104,16 @@ def _positions(kernel_size: int, half: int) -> Tensor:
 
 
 class ExpandFilters(nn.Module):
-    """Coefficients (O, I, L), or (K, K, O, I, L) with L for each position -> filters (O, I, P) at all scales."""
+    """Coefficients (O, I, L) -> filters (O, I, P) at all scales; relaxed, with coefficients at each of K x K positions.
+
+    `channels` are O and I.
+    """
 
     basis: Tensor
 
-    def __init__(self, kernel_size: int, scales: Sequence[float], power: int, relaxed: bool) -> None:
+    def __init__(
+        self, kernel_size: int, scales: Sequence[float], power: int, channels: tuple[int, int], relaxed: bool
+    ) -> None:
         super().__init__()
         parts = []
         for scale in scales:
@@ -117,12 +122,15 @@ class ExpandFilters(nn.Module):
                 where = _positions(kernel_size, half_width(kernel_size, scale))
                 functions = where[:, :, None] * functions  # (K, K, L, y, x)
             parts.append(functions.flatten(-2))
-        self.register_buffer("basis", torch.cat(parts, dim=-1))
+        basis = torch.cat(parts, dim=-1)
+        self.register_buffer("basis", basis)
+        self.relaxation = KernelDeviation(basis.abs().amax(-1), *channels) if relaxed else None
 
     def forward(self, coefficients: Tensor) -> Tensor:
-        positions = "yx" if coefficients.ndim == 5 else ""
         with full_precision(coefficients):
-            return torch.einsum(f"{positions}oil,{positions}lp->oip", coefficients, self.basis)
+            if self.relaxation is None:
+                return torch.einsum("oil,lp->oip", coefficients, self.basis)
+            return torch.einsum("oiyxl,yxlp->oip", self.relaxation(coefficients), self.basis)
 
 
 def split_filters(weight: Tensor, halves: Sequence[int]) -> list[Tensor]:
@@ -144,10 +152,10 @@ def convolve_at_scales(x: Tensor, weight: Tensor, bias: Tensor | None, halves: S
 class ScaleConv2d(ExpandedFilter, RelaxedLayer):
     """Convolution with K_s(y), strict, or with w_l(y) in place of w_l, relaxed, that keeps the grid.
 
-    The `coefficients` w are (O, I, L), relaxed (K, K, O, I, L): a function of the K x K kernel positions in cells, the
-    same at every scale, so that K_s is no longer K_1 enlarged (Wang, Walters, Yu 2022, section 4.2). Positions of
-    larger filters take w from the nearest of these. A relaxed layer starts equivariant, with w constant over y; the
-    published code starts it at random. The deviation of w is He's for unit filters, sqrt(2 / (I L)).
+    The `coefficients` are w (O, I, L). Relaxed, w_l(y) = w_l + d_l(y) is a function of the K x K kernel positions in
+    cells, the same at every scale, so that K_s is no longer K_1 enlarged (`KernelDeviation`; Wang, Walters, Yu 2022,
+    section 4.2). Positions of larger filters take w from the nearest of these. A relaxed layer starts equivariant, with
+    d = 0; the published code starts w(y) at random. w starts with He's deviation for unit filters, sqrt(2 / (I L)).
     """
 
     def __init__(
@@ -162,13 +170,11 @@ class ScaleConv2d(ExpandedFilter, RelaxedLayer):
         super().__init__()
         (field_in, many_in), (field_out, many_out) = channels_in, channels_out
         coefficients = torch.randn(many_out, many_in, kernel_size**2) * math.sqrt(2 / (many_in * kernel_size**2))
-        if relaxed:
-            coefficients = coefficients.expand(kernel_size, kernel_size, -1, -1, -1).clone()
         self.halves = [half_width(kernel_size, scale) for scale in scales]
         self.periodic = padding_mode == "circular"
         self.weight = nn.Parameter(coefficients)
         power = (field_out == "vector") - (field_in == "vector")
-        expand = ExpandFilters(kernel_size, scales, power, relaxed)
+        expand = ExpandFilters(kernel_size, scales, power, (many_out, many_in), relaxed)
         register_parametrization(self, "weight", expand, unsafe=True)
         # A velocity that is the same at every scale would not be the same after a zoom.
         self.bias = None if field_out == "vector" else nn.Parameter(torch.zeros(many_out))
@@ -182,8 +188,10 @@ class ScaleConv2d(ExpandedFilter, RelaxedLayer):
         return convolve_at_scales(x, self.weight, self.bias, self.halves, self.periodic)
 
     def roughness(self) -> Tensor:
-        """Mean of |w(y) - w(y')| over neighbours along both axes of the kernel."""
-        return roughness(self.coefficients, (0, 1))
+        """Mean of |w(y) - w(y')| over neighbouring positions of the kernel; see `KernelDeviation`."""
+        relaxation = self.expansion.relaxation
+        assert isinstance(relaxation, KernelDeviation)
+        return relaxation.roughness()
 
 
 class ScaleNetwork(nn.Module):

@@ -27,7 +27,7 @@ from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Choice, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, convolve
 from benchmark.models.layers.fields import ExpandBias, ExpandedFilter, Field, Fields, field_network
-from benchmark.models.layers.relaxation import RelaxedLayer, full_precision, roughness
+from benchmark.models.layers.relaxation import KernelDeviation, RelaxedLayer, full_precision
 from benchmark.models.layers.sizes import KernelSize
 
 if TYPE_CHECKING:
@@ -100,18 +100,21 @@ def kernel_basis(order: int, field_in: Field, field_out: Field, kernel_size: int
 
 
 class ExpandFilter(nn.Module):
-    """Coefficients (O, I, L), or (K, K, O, I, L) with one for each position -> filter (O a, I b, K, K)."""
+    """Coefficients (O, I, L) -> filter (O a, I b, K, K); `relaxation` makes coefficients for each position."""
 
     kernels: Tensor
 
-    def __init__(self, kernels: Tensor) -> None:
+    def __init__(self, kernels: Tensor, relaxation: KernelDeviation | None) -> None:
         super().__init__()
         self.register_buffer("kernels", kernels.clone())  # all layers share the cached basis
+        self.relaxation = relaxation
 
     def forward(self, coefficients: Tensor) -> Tensor:
-        positions = "yx" if coefficients.ndim == 5 else ""
         with full_precision(coefficients):
-            filters = torch.einsum(f"{positions}oil,yxlab->oaibyx", coefficients, self.kernels)
+            if self.relaxation is None:
+                filters = torch.einsum("oil,yxlab->oaibyx", coefficients, self.kernels)
+            else:
+                filters = torch.einsum("oiyxl,yxlab->oaibyx", self.relaxation(coefficients), self.kernels)
         return filters.flatten(2, 3).flatten(0, 1)
 
 
@@ -119,8 +122,11 @@ class SteerableConv2d(ExpandedFilter, RelaxedLayer):
     """Convolution with K(y) = sum_l w_l Phi_l(y), strict, or K(y) = sum_l w_l(y) Phi_l(y), relaxed.
 
     (B, I b, H, W) -> (B, O a, H, W). Phi_l spans the kernels with Phi(g y) = rho_out(g) Phi(y) rho_in(g^-1). The
-    `coefficients` w are (O, I, L), relaxed (K, K, O, I, L). A relaxed layer starts equivariant, with w constant over y;
-    the published code starts it at random. Source: Wang, Walters, Yu 2022, section 4.2.
+    `coefficients` are w (O, I, L); relaxed, w_l(y) = w_l + d_l(y), see `KernelDeviation`. A relaxed layer starts
+    equivariant, with d = 0; the published code starts w(y) at random. Source: Wang, Walters, Yu 2022, section 4.2.
+
+    The centre of a relaxed kernel cannot leave the symmetry: every Phi_l(0) commutes with the group, and so do
+    their sums. Between regular fields of C4 the centre has 4 of 16 degrees of freedom, and each other position all 16.
     """
 
     def __init__(
@@ -137,12 +143,11 @@ class SteerableConv2d(ExpandedFilter, RelaxedLayer):
         basis = kernel_basis(order, field_in, field_out, kernel_size)
         size = len(basis.deviation)
         coefficients = torch.randn(many_out, many_in, size) * basis.deviation / math.sqrt(many_in)
-        if relaxed:
-            coefficients = coefficients.expand(kernel_size, kernel_size, -1, -1, -1).clone()
+        relaxation = KernelDeviation(basis.kernels.abs().amax((3, 4)), many_out, many_in) if relaxed else None
         self.padding = kernel_size // 2
         self.periodic = padding_mode == "circular"
         self.weight = nn.Parameter(coefficients)
-        register_parametrization(self, "weight", ExpandFilter(basis.kernels), unsafe=True)
+        register_parametrization(self, "weight", ExpandFilter(basis.kernels, relaxation), unsafe=True)
         if basis.bias.shape[1] == 0:
             self.register_parameter("bias", None)  # a vector has no invariant direction
         else:
@@ -154,11 +159,13 @@ class SteerableConv2d(ExpandedFilter, RelaxedLayer):
         return convolve(x, self.weight, self.bias, self.padding, self.periodic)
 
     def roughness(self) -> Tensor:
-        """Mean of |w(y) - w(y')| over neighbours along both axes of the kernel.
+        """Mean of |w(y) - w(y')| over neighbouring positions of the kernel; see `KernelDeviation`.
 
         In the published code, which flattens the kernel, the end of a row and the start of the next are neighbours.
         """
-        return roughness(self.coefficients, (0, 1))
+        relaxation = self.expansion.relaxation
+        assert isinstance(relaxation, KernelDeviation)
+        return relaxation.roughness()
 
 
 def steerable_network(config: SteerableConfig, task: Task, relaxed: bool = False) -> nn.Sequential:

@@ -1,10 +1,11 @@
 """Base class of methods that change how a network is trained or called: each wraps any other baseline."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.cell import Frozen, ModelChoice, is_network
 from benchmark.errors import UserError
@@ -81,6 +82,15 @@ class Wrapper(Baseline):
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         return self.network(x_BTCHW)
+
+    @classmethod
+    def has_deviations(cls, config: Any) -> bool:
+        """Whether the network has them."""
+        baseline, settings = model_registry.configured(config.network)
+        return baseline.has_deviations(settings)
+
+    def deviations(self) -> Sequence[nn.Parameter]:
+        return self.network.deviations()
 
     def penalty(self) -> Tensor:
         return self.network.penalty()

@@ -202,23 +202,40 @@ BROKEN = {
 BROKEN_RELAXED = {
     "start": (
         "translation_is_kept",
-        ("torch.ones(task.height, task.width)", "torch.rand(task.height, task.width)"),
+        ("torch.zeros(task.height, task.width)", "torch.rand(task.height, task.width)"),
         "shifted, kernel_size 3: error",
     ),
     "other gradient": (
         "relaxed_keeps_translation_on_symmetric_data",
-        ("return y * self.w", "return y + (self.w - 1) * torch.arange(x.shape[-1])"),
+        ("return y * (1 + self.w)", "return y + self.w * torch.arange(x.shape[-1])"),
         "after 3 steps on data with this symmetry the error is",
     ),
     "not relaxed": (
         "relaxed_leaves_on_other_data",
-        ("return y * self.w", "return y * self.w.mean()"),
+        ("return y * (1 + self.w)", "return y * (1 + self.w.mean())"),
         "it is not relaxed",
     ),
     "penalty at the start": (
         "penalty_measures_the_relaxation",
-        ("self.w.diff(dim=0)", "self.w"),
+        ("self.w.diff(dim=0)", "(self.w + 1)"),
         "the penalty is 1.0e-02 at the start, expected 0",
+    ),
+    "no deviations": (
+        "deviations_are_declared",
+        ("[self.w]", "[]"),
+        "has_deviations is True, and there are 0 deviations",
+    ),
+    "foreign deviation": ("deviations_are_declared", ("[self.w]", "[self.w * 1]"), "tensors that are no parameters"),
+    "the same deviation twice": ("deviations_are_declared", ("[self.w]", "[self.w, self.w]"), "a parameter twice"),
+    "another zero": (
+        "deviations_of_zero_are_symmetric",
+        ("return y * (1 + self.w)", "return y * (1 + (self.w - 1) * torch.arange(x.shape[-1]))"),
+        "translation, deviations at zero: error",
+    ),
+    "far start": (
+        "deviations_of_zero_are_symmetric",
+        ("torch.zeros(task.height", "0.1 + torch.zeros(task.height"),
+        "at the start its deviations change the forecast by",
     ),
     "no penalty": (
         "penalty_measures_the_relaxation",

@@ -41,7 +41,8 @@ PAIRS = 20 * 64 + 3 * 64**2 + 64 * 2  # of channels in five layers with 64 chann
 GROUP_PAIRS = 20 * 64 + 2 * 3 * 64**2 + 2 * 64 * 2  # a velocity reads one scale, and a function two
 SIZES = {
     "sesn": 25 * PAIRS + 4 * 64,
-    "relaxed_steerable_scale": 25 * 25 * PAIRS + 4 * 64,  # coefficients for each of 25 positions
+    "relaxed_steerable_scale": (25 + 529) * PAIRS
+    + 4 * 64,  # 529 of 25 x 25 numbers multiply a function that is not zero there
     "rpp_scale": (25 + 25 + 81 + 121 + 169) * PAIRS + 4 * 64 + 4 * (4 * 64 + 2),  # free filters and biases a scale
     "group_scale": 9 * GROUP_PAIRS + 4 * 64,
     "relaxed_group_scale": 2 * 9 * GROUP_PAIRS + 4 * 64 + 5 * 2 * 4,  # two banks with a w for each scale
@@ -53,7 +54,7 @@ SIZES = {
 """Parameters of the defaults on SMOKE."""
 WIDTHS_AT_5_6_M = {
     "e2cnn": 278,
-    "relaxed_steerable_rotation": 92,
+    "relaxed_steerable_rotation": 103,
     "relaxed_group_rotation": 130,
     "relaxed_group_translation_rotation": 157,
     "nonstationary_filters": 240,

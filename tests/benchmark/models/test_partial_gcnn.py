@@ -12,7 +12,7 @@ from benchmark.models.layers.group_rotation import RotationGroupConv2d
 from benchmark.models.partial_gcnn import PartialGCNN
 
 TASK = Task("made_up", 2, 2, 6, 8)
-LOGITS = "parametrizations.w.original"
+LOGITS = "parametrizations.deviation.original"
 BIAS = "parametrizations.bias.original"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import model_support
 import pytest
 import torch
-from model_support import frames, layers_of
+from model_support import deviation, frames, layers_of
 from torch import Tensor, nn
 
 from benchmark.groups import rotate
@@ -202,7 +202,7 @@ def test_group_convolutions_pay_for_their_relaxation_alone() -> None:
     model = build(ProjectionPenalty, network={"relaxed_group_rotation": {"hidden": 2, "layers": 3}}, penalty=1.0)
     assert model.penalty() < 1e-5
     with torch.no_grad():
-        model.network.network[2].w[0, 0] += 1.0
+        deviation(model.network.network[2])[0, 0] += 1.0
     assert model.penalty() > 0.1
 
 

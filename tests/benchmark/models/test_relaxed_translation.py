@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from model_support import build, frames, layers_of, train
+from model_support import build, deviation, frames, layers_of, train
 from torch import nn
 
 from benchmark.models.baseline import Task
@@ -23,7 +23,7 @@ def test_layer_is_its_definition(mode: Any) -> None:
     layer = RelaxedConv2d(GRID, 3, 2, 4, 3, mode)
     f = torch.randn(2, *GRID)
     with torch.no_grad():
-        layer.w.normal_()
+        deviation(layer).normal_()
         layer.bias.normal_()
     around = F.pad(f[None], (1, 1, 1, 1), "circular" if mode == "circular" else "constant")[0]
     banks = layer.filters.reshape(3, 4, 2, 3, 3)
@@ -73,8 +73,8 @@ def test_each_pixel_has_filters_of_its_own() -> None:
     layer = LocallyConnected2d((6, 5), 3, 2, 3)
     x = torch.randn(2, 3, 6, 5)
     with torch.no_grad():
-        layer.weight.normal_()
+        layer.deviation.normal_()
         patch = torch.nn.functional.pad(x, [1] * 4)[:, :, 4 : 4 + 3, 2 : 2 + 3]  # around the pixel (4, 2)
-        filters = layer.weight[4, 2].unflatten(-1, (3, 3, 3))  # (O, K, K, I)
+        filters = (layer.filter + layer.deviation[4, 2]).unflatten(-1, (3, 3, 3))  # (O, K, K, I)
         expected = torch.einsum("bixy,oxyi->bo", patch, filters) + layer.bias
         torch.testing.assert_close(layer(x)[:, :, 4, 2], expected)

@@ -8,7 +8,7 @@ from typing import Any
 import model_support
 import pytest
 import torch
-from model_support import frames, layers_of, orbit, rotation_error, train
+from model_support import deviation, frames, layers_of, orbit, rotation_error, train
 from torch import Tensor, nn
 
 from benchmark.groups import shift
@@ -139,7 +139,7 @@ def test_relaxed_convolution_is_its_definition(kernel_size: int, fields: tuple[F
     x = torch.randn(2, before[1] * components[before[0]], *GRID)
     set_bias(layer.convolution)
     with torch.no_grad():
-        layer.w.normal_()
+        deviation(layer).normal_()
         f, expected = on_group(x, before), torch.zeros(())
         for w, bank in zip(layer.w, banks_of(layer), strict=True):
 
@@ -180,10 +180,10 @@ def test_w_breaks_what_it_depends_on(breaks: str) -> None:
     with torch.no_grad():
         for layer in layers_of(RelaxedGroupConv2d, model):
             if breaks == "rotation":
-                layer.w.add_(torch.randn(2, 4, 1, 1))
+                deviation(layer).add_(torch.randn(2, 4, 1, 1))
             else:
                 bumps = torch.randn(2, 1, 8, 8)
-                layer.w.add_(torch.stack([bumps.rot90(k, (-2, -1)) for k in range(4)]).sum(0))
+                deviation(layer).add_(torch.stack([bumps.rot90(k, (-2, -1)) for k in range(4)]).sum(0))
         y = model(x)
         translation = (model(shift(x, 1, 2, periodic=True)) - shift(y, 1, 2, periodic=True)).abs().max() / y.abs().max()
     rotation = rotation_error(model, x)

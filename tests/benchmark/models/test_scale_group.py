@@ -7,7 +7,7 @@ import model_support
 import pytest
 import torch
 import torch.nn.functional as F
-from model_support import frames, randomise, scale_error, train, with_biases
+from model_support import deviation, frames, randomise, scale_error, set_w, train, with_biases
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -181,8 +181,8 @@ def test_constant_w_gives_the_strict_network(projection: str, banks: int) -> Non
     with torch.no_grad():
         for scaled, pixelwise, plain in layers:
             for bank in range(banks):
-                scaled.w[bank] += 0.3 * bank
-                pixelwise.w[bank] += 0.3 * bank
+                deviation(scaled)[bank] += 0.3 * bank
+                deviation(pixelwise)[bank] += 0.3 * bank
             scaled.coefficients.normal_()
             pixelwise.convolution.coefficients.copy_(torch.cat(list(scaled.coefficients), 2)[None])
             plain.coefficients.copy_(sum(w[0] * psi for w, psi in zip(scaled.w, scaled.coefficients, strict=True)))
@@ -195,7 +195,7 @@ def test_constant_w_gives_the_strict_network(projection: str, banks: int) -> Non
 def test_w_of_the_pixel_weighs_what_is_read(field_in: Field) -> None:
     """One convolution for each bank, of the features times w_l(s', x'), and the sum of them."""
     layer = PixelwiseScaleGroupConv2d(ScaleGroupConfig(scales=SCALES), GRID, 2, (field_in, 4), ("regular", 3))
-    layer.w.data.normal_()
+    deviation(layer).data.normal_()
     f, expected = torch.randn(1, 3, 4, *GRID), torch.zeros(1, 3, 3, *GRID)
     for bank in range(2):
         alone = group_conv((field_in, 4), ("regular", 3))
@@ -212,13 +212,13 @@ def test_varying_w_breaks_the_symmetry() -> None:
         before = scale_error(original, enlarged)
         with torch.no_grad():
             for ours, theirs in zip(layers_of(original), layers_of(enlarged), strict=True):
-                ours.w[:, 0] *= 2.0
-                theirs.w.copy_(ours.w)
+                deviation(ours)[:, 0] += ours.w[:, 0]
+                set_w(theirs, ours.w)
         # A w that moves with the range of scales commutes with a zoom that does; one that is turned round does not.
         assert scale_error(original, enlarged) < 2 * before
         with torch.no_grad():
             for theirs in layers_of(enlarged):
-                theirs.w.copy_(theirs.w.flip(1))
+                set_w(theirs, theirs.w.flip(1))
         assert scale_error(original, enlarged) > 2 * before
 
 
@@ -228,7 +228,8 @@ def test_relaxation_has_a_gradient_at_the_start(model: Any) -> None:
     assert network.penalty() == 0
     (network(frames(TASK)) - torch.randn(2, 2, *GRID)).square().mean().backward()
     for layer in layers_of(network):
-        assert (layer.w.grad.flatten(2).norm(dim=2) if layer.w.ndim > 2 else layer.w.grad).abs().min() > 0
+        gradient = deviation(layer).grad
+        assert (gradient.flatten(2).norm(dim=2) if gradient.ndim > 2 else gradient).abs().min() > 0
     train(network, frames(TASK), torch.randn(2, 2, *GRID))
     assert network.penalty() > 1e-6
 

@@ -8,7 +8,7 @@ from typing import Any
 import model_support
 import pytest
 import torch
-from model_support import layers_of, scale_error, with_biases
+from model_support import deviation, layers_of, scale_error, with_biases
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -137,7 +137,8 @@ def test_a_position_has_its_own_coefficients(kernel_size: int) -> None:
     for position in itertools.product(range(kernel_size), repeat=2):
         with torch.no_grad():
             before = layer.filters()
-            layer.coefficients[position] += 1.0
+            number = position[0] * kernel_size + position[1]
+            deviation(layer)[..., layer.expansion.relaxation.places // kernel_size**2 == number] += 1.0
             changed = [(new != old)[0, 0] for new, old in zip(layer.filters(), before, strict=True)]
         offset = [(index - kernel_size // 2) for index in position]
         for count, where, half in zip(times, changed, layer.halves, strict=True):
@@ -155,8 +156,10 @@ def test_varying_coefficients_break_the_symmetry() -> None:
     before = scale_error(model, enlarged)
     with torch.no_grad():
         for ours, theirs in zip(layers_of(ScaleConv2d, enlarged), layers_of(ScaleConv2d, model), strict=True):
-            theirs.coefficients.mul_(1 + 0.5 * torch.randn(3, 3, 1, 1, 1))
+            size = theirs.coefficients.abs().mean()
+            deviation(theirs).copy_(0.5 * size * torch.randn_like(deviation(theirs)))
             ours.coefficients.copy_(theirs.coefficients)
+            deviation(ours).copy_(deviation(theirs))
     assert scale_error(model, enlarged) > 2 * before
 
 

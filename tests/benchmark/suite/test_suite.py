@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.cell import RELAXATION_RATE
 from benchmark.errors import UserError
 from benchmark.models import model_registry
 from benchmark.suite import loading as suites
@@ -48,6 +49,37 @@ def test_every_default_is_written_out(write: Write) -> None:
     cell = next(cell for cell in suites.load(write(GOOD)).cells if cell.model.name == "convnet")
     assert set(cell.model.config) == set(model_registry.model("convnet").Config.model_fields)
     assert cell.train.weight_decay == 4e-4
+
+
+def test_the_relaxation_rate_is_written_where_it_acts(write: Write) -> None:
+    """Other models have one cell at all rates, with the identity that it had before there was a rate."""
+    rates = GOOD.replace("train: {", "train: {relaxation_rate: [0.1, 0.3], ").replace("seeds: [0, 1, 2]", "seeds: [0]")
+    text = rates.replace(
+        "  - persistence\n", "  - persistence\n  - gm_cnn: {rank: [0, 1]}\n  - remul: {network: clcnn}\n"
+    )
+    found = [
+        (cell.model.name, cell.model.config.get("rank"), cell.train.relaxation_rate)
+        for cell in suites.load(write(text)).cells
+        if cell.model.config.get("hidden") in (None, 128) and cell.dataset.level == 0
+    ]
+    assert sorted(found, key=str) == [
+        ("gm_cnn", 0, None),
+        ("gm_cnn", 1, 0.1),
+        ("gm_cnn", 1, 0.3),
+        ("persistence", None, None),
+        ("remul", None, 0.1),
+        ("remul", None, 0.3),
+    ]
+    plain, rated = (
+        {cell.id for cell in suites.load(write(one)).cells if cell.model.name == "convnet"}
+        for one in (GOOD.replace("seeds: [0, 1, 2]", "seeds: [0]"), rates)
+    )
+    assert plain == rated
+    (default,) = {
+        cell.train.relaxation_rate
+        for cell in suites.load(write(GOOD)).cells + suites.load(write(GOOD.replace("convnet", "gm_cnn"))).cells
+    } - {None}
+    assert default == RELAXATION_RATE
 
 
 def test_same_cell_in_two_suites_is_one(write: Write) -> None:

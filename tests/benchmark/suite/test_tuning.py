@@ -60,6 +60,8 @@ def test_the_space_is_what_the_model_declares_and_the_trainings(make_suite: Make
     assert study.space["model.penalty"] == Range(low=1e-9, high=1e-3)
     assert study.space["train.batch_size"] == (4, 8, 16)
     assert study.space["train.rollout_steps"] == (1, 2)
+    assert study.space["train.relaxation_rate"] == Range(low=1e-3, high=1.0)
+    assert "train.relaxation_rate" not in the_study(load(make_suite(models="[convnet]"))).space
     assert set(study.training_space) == {
         f"train.{key}"
         for key in ("learning_rate", "learning_rate_decay", "weight_decay", "batch_size", "rollout_steps")

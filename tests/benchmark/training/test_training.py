@@ -12,7 +12,7 @@ import torch
 from swirls import swirls
 from torch import Tensor, nn
 
-from benchmark.cell import Frozen, Training
+from benchmark.cell import RELAXATION_RATE, Frozen, Training
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
 from benchmark.errors import MachineError, UserError
@@ -20,7 +20,15 @@ from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 from benchmark.models.convnet import ConvNet
 from benchmark.training.checkpoint import Progress
-from benchmark.training.loop import DivergedError, Execution, StoppedError, TrainingData, TrainingOutput, fit
+from benchmark.training.loop import (
+    DivergedError,
+    Execution,
+    StoppedError,
+    TrainingData,
+    TrainingOutput,
+    fit,
+    parameter_groups,
+)
 from benchmark.training.randomness import deterministic, seed_device
 
 TASK = Task("toy", input_frames=2, channels=2, height=6, width=5)
@@ -138,6 +146,26 @@ def test_schedule_and_early_stopping(tmp_path: Path) -> None:
     assert 12 <= len(rates) < 200
     rmse = [epoch.validation_rmse for epoch in progress.history]
     assert sum(rmse[-5:]) >= sum(rmse[-10:-5])
+
+
+def test_deviations_learn_at_the_relaxation_rate(tmp_path: Path) -> None:
+    """The first step of Adam is the learning rate, times the sign of the gradient, and the schedule keeps the ratio."""
+    for written, rate in ((0.25, 0.25), (None, RELAXATION_RATE)):
+        model = registered("gm_cnn", 4)()
+        optimizer = torch.optim.Adam(parameter_groups(model, updated(relaxation_rate=written)), 1e-2)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        (model(torch.ones(2, 2, 2, 6, 5)).square().sum() + sum(p.sum() for p in model.parameters())).backward()
+        optimizer.step()
+        schedule.step()
+        deviations = {id(parameter) for parameter in model.deviations()}
+        for parameter, old in zip(model.parameters(), before, strict=True):
+            expected = 1e-2 * (rate if id(parameter) in deviations else 1.0)
+            torch.testing.assert_close((parameter - old).abs(), torch.full_like(old, expected), rtol=1e-3, atol=0)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([5e-3, 5e-3 * rate])
+    strict = linear()
+    (group,) = parameter_groups(strict, SETTINGS)
+    assert all(ours is theirs for ours, theirs in zip(group["params"], strict.parameters(), strict=True))
 
 
 def test_penalty_enters_the_gradient_linearly(tmp_path: Path) -> None:

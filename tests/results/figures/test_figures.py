@@ -150,30 +150,39 @@ class TestPlot:
 
 class TestWeights:
     def test_constant_weights_are_strict(self):
-        (layer,) = views_weights.relaxations({"layers.0.w": torch.full((2, 8, 8), 0.7)}, (8, 8))
+        (layer,) = views_weights.relaxations({"layers.0.banks.deviation": torch.full((2, 8, 8), 0.7)}, (8, 8))
         assert layer.layer == "layers.0"
-        assert layer.mean == 0.0
+        assert layer.mean == pytest.approx(0.0, abs=1e-6)
 
     def test_a_step_in_the_box_is_seen_where_it_is(self):
-        w = torch.ones(1, 8, 8)
-        w[:, 4:] = 3.0
-        (layer,) = views_weights.relaxations({"a.w": w}, (8, 8))
+        deviation = torch.zeros(1, 8, 8)
+        deviation[:, 4:] = 2.0
+        (layer,) = views_weights.relaxations({"a.banks.deviation": deviation}, (8, 8))
         assert layer.map.shape == (8, 8)
         assert layer.map == pytest.approx(0.5), "each half is 1 from the mean of 2"
 
-    def test_layers_are_known_by_their_shapes(self):
+    def test_layers_are_known_by_their_names(self):
+        expanded = "steerable.parametrizations.weight"
         state = {
-            "c.parametrizations.weight.original": torch.randn(3, 3, 4, 5, 6),
+            f"{expanded}.original": torch.ones(4, 5, 2),
+            f"{expanded}.0.kernels": torch.ones(3, 3, 2, 4, 4),
+            f"{expanded}.0.relaxation.deviation": torch.ones(4, 5, 1),
+            f"{expanded}.0.relaxation.places": torch.tensor(
+                [2 * 5 + 1]
+            ),  # the second basis kernel at the position (1, 2)
             "strict.parametrizations.weight.original": torch.randn(4, 5, 6),
-            "local.weight": torch.randn(8, 8, 4, 18),
+            "local.filter": torch.randn(4, 18),
+            "local.deviation": torch.randn(8, 8, 4, 18),
             "plain.weight": torch.randn(8, 8, 3, 3),
-            "turns.w": torch.randn(2, 4),
-            "both.w": torch.randn(2, 4, 8, 8),
+            "turns.parametrizations.weight.0.deviation": torch.randn(2, 4),
+            "both.banks.deviation": torch.randn(2, 4, 8, 8),
             "gm.a": torch.zeros(5, 8, 8),
             "bias": torch.randn(8),
         }
-        shapes = {one.layer: one.map.shape for one in views_weights.relaxations(state, (8, 8))}
-        assert shapes == {"c": (3, 3), "local": (8, 8), "turns": (1, 4), "both": (8, 8), "gm": (8, 8)}
+        found = {one.layer: one.map for one in views_weights.relaxations(state, (8, 8))}
+        shapes = {layer: places.shape for layer, places in found.items()}
+        assert shapes == {"steerable": (3, 3), "local": (8, 8), "turns": (1, 4), "both": (8, 8), "gm": (8, 8)}
+        assert divmod(int(found["steerable"].argmax()), 3) == (1, 2)
 
     def test_every_relaxed_layer_of_the_registry_is_found(self):
         """A relaxed baseline whose weights no picture shows is named here."""
