@@ -53,7 +53,7 @@ def forecast_error(model: Baseline, windows: Windows, world: Ranks, precision: s
     """Forecast error over all windows; equal on all ranks."""
     error = ForecastError.zero(windows.steps, world.device)
     _forecast(model, windows, world, precision, lambda numbers, prediction, truth: error.add(prediction, truth))
-    _sum(world, error.squared, error.variance, error.count)
+    add_up(world, error.squared, error.variance, error.count)
     return error
 
 
@@ -71,33 +71,34 @@ def split_errors(
         flow.add(prediction, truth)
 
     _forecast(model, windows, world, precision, add)
-    _sum(world, error.squared, error.variance, error.count, flow.spectrum, flow.divergence, flow.count)
+    add_up(world, error.squared, error.variance, error.count, flow.spectrum, flow.divergence, flow.count)
     return error, flow
 
 
 def equivariance_error(
-    model: Baseline, windows: Windows, group: Sequence[Element], world: Ranks, steps: int = 1
+    model: Baseline, windows: Windows, group: Sequence[Element], regions: Tensor, world: Ranks, steps: int = 1
 ) -> ModelEquivarianceError:
     """Equivariance error over `group` and all windows, in float32: the mean over the steps of a roll-out of `steps`.
 
-    Equal on all ranks.
+    `regions` (E, R, H, W) are those of `ChangeError`. Equal on all ranks.
     """
-    error = ModelEquivarianceError.zero(world.device)
+    error = ModelEquivarianceError.zero(regions.to(world.device))
     model.eval()
     with torch.inference_mode(), parametrize.cached():
-        for numbers in _share(windows, world):
+        for numbers in share(windows, world):
             x, _ = windows.batch(numbers)
             error.add(lambda x: roll_out(model, x, steps, world.device.type, bf16=False), x, group)
-    _sum(world, error.difference, error.field, error.count)
+    add_up(world, error.difference, error.field, error.count, error.changes.difference, error.changes.change)
     return error
 
 
 def rollout_equivariance_error(
-    model: Baseline, windows: Windows, group: Sequence[Element], world: Ranks
+    model: Baseline, windows: Windows, group: Sequence[Element], regions: Tensor, world: Ranks
 ) -> ModelEquivarianceError:
     """Equivariance error of a roll-out of `windows.steps` steps, over ROLLED_OUT windows."""
     chosen = torch.linspace(0, len(windows) - 1, min(ROLLED_OUT, len(windows)), device=world.device).round().long()
-    return equivariance_error(model, replace(windows, index=windows.index[chosen]), group, world, windows.steps)
+    few = replace(windows, index=windows.index[chosen])
+    return equivariance_error(model, few, group, regions, world, windows.steps)
 
 
 def example_rollouts(model: Baseline, windows: Windows, split: SplitName, count: int, precision: str) -> Rollouts:
@@ -118,17 +119,18 @@ def _forecast(
     """Roll out the windows of this rank in batches; `add` takes their numbers, the predictions and the truth."""
     model.eval()
     with torch.inference_mode(), parametrize.cached():
-        for numbers in _share(windows, world):
+        for numbers in share(windows, world):
             x, truth = windows.batch(numbers)
             add(numbers, roll_out(model, x, windows.steps, world.device.type, precision == "bf16"), truth)
 
 
-def _share(windows: Windows, world: Ranks) -> Iterator[Tensor]:
+def share(windows: Windows, world: Ranks) -> Iterator[Tensor]:
     """Numbers of the windows of this rank, in batches. Every window belongs to exactly one rank."""
     numbers = torch.arange(world.rank, len(windows), world.size, device=world.device)
     yield from (batch for batch in numbers.split(BATCH) if len(batch))
 
 
-def _sum(world: Ranks, *sums: Tensor) -> None:
+def add_up(world: Ranks, *sums: Tensor) -> None:
+    """Sum of each tensor over ranks, in place."""
     for values in sums:
         world.sum(values)

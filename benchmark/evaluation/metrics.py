@@ -62,27 +62,63 @@ class ForecastError:
 
 
 @dataclass
+class ChangeError:
+    """Equivariance error over what the model adds: |f(g x) - g f(x)| / |g f(x) - g x_last|.
+
+    A forecast of the next frame and one of its change have the same error. `regions` (E, R, H, W) has masks for E
+    elements and R regions of cells; `difference` and `change` (E, R) are sums over windows, steps, components and
+    cells, in float64.
+    """
+
+    regions: Tensor
+    difference: Tensor
+    change: Tensor
+
+    @classmethod
+    def zero(cls, regions: Tensor) -> ChangeError:
+        shape, device = regions.shape[:2], regions.device
+        return cls(regions, *(torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(2)))
+
+    def add(self, element: int, difference: Tensor, change: Tensor) -> None:
+        """Add a batch (..., C, H, W) of the element of that index."""
+        for total, field in ((self.difference, difference), (self.change, change)):
+            cells = field.abs().flatten(0, -3).sum(0, dtype=torch.float64)
+            total[element] += (cells * self.regions[element]).sum((-2, -1))
+
+    def ratio(self, region: int = 0) -> float | None:
+        """Difference over change in a region, mean over elements; None if the region is empty or nothing changes."""
+        pairs = zip(self.difference[:, region].tolist(), self.change[:, region].tolist(), strict=True)
+        ratios = [difference / change for difference, change in pairs if change > 0]
+        return sum(ratios) / len(ratios) if ratios else None
+
+
+@dataclass
 class ModelEquivarianceError:
     """Mean |f(g x) - g f(x)| over windows, the non-trivial g, components and pixels (Wang, Walters, Yu 2022).
 
     Pixels that g brings in from outside the box do not count. `difference` and `field` sum this mean and the mean of
-    |f(x)| over windows; `count` is the number of windows.
+    |f(x)| over windows; `count` is the number of windows. `changes` has the error over what the model adds.
     """
 
     difference: Tensor
     field: Tensor
     count: Tensor
+    changes: ChangeError
 
     @classmethod
-    def zero(cls, device: torch.device) -> ModelEquivarianceError:
-        return cls(*(torch.zeros((), dtype=torch.float64, device=device) for _ in range(3)))
+    def zero(cls, regions: Tensor) -> ModelEquivarianceError:
+        """No windows yet; `regions` are those of `ChangeError`."""
+        difference, field, count = torch.zeros(3, dtype=torch.float64, device=regions.device)
+        return cls(difference, field, count, ChangeError.zero(regions))
 
     def add(self, model: Callable[[Tensor], Tensor], x_BTCHW: Tensor, group: Sequence[Element]) -> None:
-        """Add a batch of inputs; `model` returns (B, C, H, W), or (B, S, C, H, W) for a roll-out."""
-        prediction = model(x_BTCHW).double()
-        for element in group:
-            difference = model(element.act(x_BTCHW)).double() - element.act(prediction)
+        """Add a batch of inputs; `model` returns (B, S, C, H, W), a roll-out of S steps."""
+        prediction, last = model(x_BTCHW).double(), x_BTCHW[:, -1:].double()
+        for index, element in enumerate(group):
+            expected = element.act(prediction)
+            difference = model(element.act(x_BTCHW)).double() - expected
             self.difference += element.valid(difference).abs().flatten(1).mean(1).sum() / len(group)
+            self.changes.add(index, difference, expected - element.act(last))
         self.field += prediction.abs().flatten(1).mean(1).sum()
         self.count += len(x_BTCHW)
 

@@ -14,15 +14,9 @@ from benchmark.data.dataset import SplitName
 from benchmark.data.layout import StoredField
 from benchmark.data.windows import Windows
 from benchmark.evaluation import costs
-from benchmark.evaluation.evaluate import (
-    equivariance_error,
-    example_rollouts,
-    forecast_error,
-    rollout_equivariance_error,
-    split_errors,
-)
+from benchmark.evaluation.evaluate import example_rollouts, forecast_error, split_errors
 from benchmark.evaluation.flow import Box
-from benchmark.groups import elements
+from benchmark.evaluation.symmetry import symmetry_metrics
 from benchmark.models.baseline import Baseline
 from benchmark.training import environment
 from benchmark.training.checkpoint import Progress
@@ -119,13 +113,8 @@ def _evaluate(
         metrics[f"spectrum_{split}"], metrics[f"spectrum_truth_{split}"] = flow.spectra()
         metrics[f"spectrum_error_{split}"] = flow.spectrum_error()
         metrics[f"divergence_{split}"], metrics[f"divergence_truth_{split}"] = flow.divergences()
-    group = elements(dataset.group, grid, dataset.periodic, *stored.field.shape[-2:])
-    for name, symmetry in (
-        ("model", equivariance_error(model, windows["validation"], group, world)),
-        ("rollout", rollout_equivariance_error(model, windows["future"], group, world)),
-    ):
-        metrics[f"{name}_equivariance_error"] = symmetry.absolute()
-        metrics[f"{name}_equivariance_error_relative"] = symmetry.relative()
+    symmetry = symmetry_metrics(model, dataset, grid, windows, world)
+    metrics |= {name: value for name, value in symmetry.items() if value is not None}
     return metrics
 
 

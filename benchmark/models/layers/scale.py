@@ -15,7 +15,8 @@ Letters: S scales; O, I channels out and in; L basis functions; K kernel size at
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -203,9 +204,19 @@ class ScaleNetwork(nn.Module):
 
     def __init__(self, config: ScaleConfig, frames: int, layer: FieldLayer, scale_axis: int = 0) -> None:
         super().__init__()
-        self.scales, self.scale_axis = len(config.scales), scale_axis
+        self.scales, self.scale_axis = config.scales, scale_axis
         self.projection = config.projection
+        self.kept: tuple[int, ...] | None = None
         self.layers = nn.Sequential(*field_layers(2 * frames, config.hidden, config.layers, 2, layer))
+
+    @contextmanager
+    def keeping(self, indices: Sequence[int]) -> Iterator[None]:
+        """Use the scales of these indices alone: no layer reads another one, and the projection is over them."""
+        self.kept = tuple(indices)
+        try:
+            yield
+        finally:
+            self.kept = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 2 frames, H, W) -> (B, 2, H, W)."""
@@ -214,19 +225,29 @@ class ScaleNetwork(nn.Module):
     def before(self, x: Tensor, layer: int) -> Tensor:
         """Input of the layer at index `layer`: (B, 2 frames, H, W) -> (S, B, channels, H, W)."""
         sizes = [-1] * 5
-        sizes[self.scale_axis] = self.scales
+        sizes[self.scale_axis] = len(self.scales)
         h = x.unsqueeze(self.scale_axis).expand(sizes)
         for module in list(self.layers)[:layer]:
-            h = module(h).relu_()
+            h = module(self._of_kept(h)).relu_()
         return h
 
     def after(self, h: Tensor, layer: int) -> Tensor:
         """Output of the network from the layer at index `layer` on: (S, B, channels, H, W) -> (B, 2, H, W)."""
         *inner, last = list(self.layers)[layer:]
         for module in inner:
-            h = module(h).relu_()  # in place, since nothing else keeps the output of a layer
-        velocities = last(h)
+            h = module(self._of_kept(h)).relu_()  # in place, since nothing else keeps the output of a layer
+        velocities = last(self._of_kept(h))
+        if self.kept is not None:
+            velocities = velocities.index_select(self.scale_axis, torch.tensor(self.kept, device=velocities.device))
         return velocities.amax(self.scale_axis) if self.projection == "max" else velocities.mean(self.scale_axis)
+
+    def _of_kept(self, h: Tensor) -> Tensor:
+        """`h` with zeros at the scales that are not kept."""
+        if self.kept is None:
+            return h
+        mask = h.new_zeros(len(self.scales))
+        mask[list(self.kept)] = 1
+        return h * mask.view([-1 if axis == self.scale_axis else 1 for axis in range(h.ndim)])
 
 
 def steerable_scale_network(config: ScaleConfig, task: Task, relaxed: bool = False) -> ScaleNetwork:

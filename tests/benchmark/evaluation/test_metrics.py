@@ -1,12 +1,15 @@
 """Metrics against closed forms."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmark.evaluation.metrics import ForecastError, ModelEquivarianceError
-from benchmark.groups import elements, rotate
+from benchmark.evaluation.regions import by_walls, defined
+from benchmark.groups import Element, elements, rotate
 
 CPU = torch.device("cpu")
 
@@ -46,21 +49,54 @@ def test_each_run_has_the_error_of_its_own_windows() -> None:
     assert error.rmse() == pytest.approx(math.sqrt((2 * 1 + 4 + 3 * 9) / 6), rel=1e-6)
 
 
+def equivariance_error(
+    model: Callable[[Tensor], Tensor], x: Tensor, group: Sequence[Element], regions: Tensor | None = None
+) -> ModelEquivarianceError:
+    """Error of one step of `model`, which maps a window to a frame."""
+    error = ModelEquivarianceError.zero(defined(group, *x.shape[-2:]) if regions is None else regions)
+    error.add(lambda window: model(window)[:, None], x, group)
+    return error
+
+
 def test_equivariance_error_of_known_maps() -> None:
     x = torch.randn(4, 3, 2, 6, 6)
     turns = elements("C4", "centered", False, 6, 6)
-    last = ModelEquivarianceError.zero(CPU)
-    last.add(lambda window: window[:, -1], x, turns)
-    assert last.absolute() == 0.0
+    assert equivariance_error(lambda window: window[:, -1], x, turns).absolute() == 0.0
 
     # Adding a constant wind (1, 0) turns into (0, 1), (-1, 0), (0, -1): mean |difference| is 1 for every turn.
     wind = torch.tensor([1.0, 0.0])[:, None, None]
-    windy = ModelEquivarianceError.zero(CPU)
-    windy.add(lambda window: 0 * window[:, -1] + wind, x, turns)
+    windy = equivariance_error(lambda window: 0 * window[:, -1] + wind, x, turns)
     expected = [(wind - rotate(wind.expand(2, 1, 1), turns, "centered")).abs().mean() for turns in (1, 2, 3)]
     assert [float(value) for value in expected] == [1.0, 1.0, 1.0]
     assert windy.absolute() == pytest.approx(1.0, rel=1e-6)
     assert windy.relative() == pytest.approx(2.0, rel=1e-6)  # mean |f(x)| over both components is 1 / 2
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0])
+def test_error_over_the_change_does_not_depend_on_its_size(size: float) -> None:
+    """A wind that the model adds: |difference| 1 and |change| 1 / 2 for every turn, in units of the wind."""
+    x = torch.randn(4, 3, 2, 6, 6)
+    turns = elements("C4", "centered", False, 6, 6)
+    wind = size * torch.tensor([1.0, 0.0])[:, None, None]
+    windy = equivariance_error(lambda window: window[:, -1] + wind, x, turns)
+    assert windy.changes.ratio() == pytest.approx(2.0, rel=1e-3)
+    assert equivariance_error(lambda window: window[:, -1], x, turns).changes.ratio() is None, "nothing changes"
+
+
+def test_batches_of_changes_add_up() -> None:
+    x = torch.randn(5, 2, 2, 8, 8)
+    group = elements("translation", "centered", False, 8, 8)
+    noise = torch.randn(2, 8, 8)
+
+    def model(window: Tensor) -> Tensor:
+        return (window[:, -1] + noise * window[:, 0])[:, None]
+
+    one, parts = (ModelEquivarianceError.zero(by_walls(group, 8, 8, 1)) for _ in range(2))
+    one.add(model, x, group)
+    for piece in (x[:2], x[2:]):
+        parts.add(model, piece, group)
+    for region in (0, 1):
+        assert parts.changes.ratio(region) == pytest.approx(one.changes.ratio(region), rel=1e-12)
 
 
 def test_equivariance_error_of_a_position_leaves_out_what_comes_from_outside() -> None:
@@ -68,11 +104,9 @@ def test_equivariance_error_of_a_position_leaves_out_what_comes_from_outside() -
     x = torch.randn(3, 2, 2, 8, 8)
     places = torch.arange(8.0)[:, None].expand(2, 8, 8)
     for periodic in (False, True):
-        moved = ModelEquivarianceError.zero(CPU)
         (element,) = [one for one in elements("translation", "centered", periodic, 8, 8) if one.name == "shift+1+0"]
-        moved.add(lambda window: window[:, -1] + places, x, [element])
+        moved = equivariance_error(lambda window: window[:, -1] + places, x, [element])
         assert moved.absolute() == pytest.approx(1.0 if not periodic else (7 * 1 + 7) / 8, rel=1e-6)
-    last = ModelEquivarianceError.zero(CPU)
     for group in ("translation", "scale"):
-        last.add(lambda window: window[:, -1], x, elements(group, "staggered", False, 8, 8))
-    assert last.absolute() == pytest.approx(0, abs=1e-6)
+        group_elements = elements(group, "staggered", False, 8, 8)
+        assert equivariance_error(lambda w: w[:, -1], x, group_elements).absolute() == pytest.approx(0, abs=1e-6)

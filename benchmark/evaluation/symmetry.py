@@ -1,0 +1,50 @@
+"""Symmetry metrics of a trained model, by the names that records and boards have."""
+
+from collections.abc import Mapping
+
+import torch
+
+from benchmark.cell import Grid
+from benchmark.data.dataset import Dataset, SplitName
+from benchmark.data.windows import Windows
+from benchmark.evaluation import scale_axis
+from benchmark.evaluation.evaluate import Ranks, equivariance_error, rollout_equivariance_error
+from benchmark.evaluation.regions import by_walls, defined, middle, reach
+from benchmark.groups import elements
+from benchmark.models.baseline import Baseline
+
+ERROR = "model_equivariance_error"
+
+
+def symmetry_metrics(
+    model: Baseline, dataset: Dataset, grid: Grid, windows: Mapping[SplitName, Windows], world: Ranks
+) -> dict[str, float | None]:
+    """Equivariance errors of one step, on validation windows, and of a roll-out, on windows of the future test.
+
+    Absolute, over the mean |f(x)|, and over the change that f makes, |g f(x) - g x_last|. Where g moves the walls of a
+    box, also near them and beyond the network's reach of them; `reach` is the side of the box if the network covers it.
+    For zooms, also within the range of scales, beside the error of a map that commutes with zooms. None: undefined.
+    """
+    height, width = windows["validation"].field.shape[-2:]
+    group = elements(dataset.group, grid, dataset.periodic, height, width)
+    zooms = dataset.group == "scale"
+    regions = middle(len(group), height, width) if zooms else defined(group, height, width)
+    metrics: dict[str, float | None] = {}
+    distance = None
+    if not dataset.periodic and dataset.group != "C4":  # a quarter turn takes walls to walls
+        distance = reach(model)
+        metrics["reach"] = max(height, width) if distance is None else distance
+    if distance is not None:
+        regions = torch.cat((regions, by_walls(group, height, width, distance)), dim=1)
+    one_step = equivariance_error(model, windows["validation"], group, regions, world)
+    rolled_out = rollout_equivariance_error(model, windows["future"], group, regions, world)
+    for name, error in ((ERROR, one_step), ("rollout_equivariance_error", rolled_out)):
+        metrics |= {name: error.absolute(), f"{name}_relative": error.relative()}
+        metrics[f"{name}_over_change"] = error.changes.ratio()
+    if distance is not None:
+        metrics |= {f"{ERROR}_near_walls": one_step.changes.ratio(1), f"{ERROR}_inside": one_step.changes.ratio(2)}
+    if zooms:
+        in_range = scale_axis.range_error(model, windows["validation"], world, grid)
+        metrics[f"{ERROR}_within_range"] = in_range.ratio()
+        metrics["equivariance_floor"] = scale_axis.floor(windows["validation"], world, grid).ratio()
+    return metrics
