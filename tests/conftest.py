@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support import store_in, suite_in
 
-from benchmark.training.environment import available_cpus
+from benchmark.training.machine import available_cpus
 from results.store.store import Store
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from benchmark.cell import Level
 from benchmark.cli import main as cli
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import Dataset, EquivarianceError, Preset, Simulation
-from benchmark.data.layout import data_path, write
+from benchmark.data.layout import write
+from benchmark.data.paths import data_path
 from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from results.store.record import Record

@@ -20,6 +20,7 @@ from benchmark.data.dataset import (
     PublishedWindows,
     Simulation,
 )
+from benchmark.data.paths import data_path
 
 RUNS, FRAMES, HEIGHT, WIDTH = 6, 64, 20, 12
 
@@ -79,6 +80,6 @@ def write_swirls(
     folder: Path, field: NDArray[np.float32] | None = None, preset: str = "tiny", level: Level = 0, **changes: Any
 ) -> Path:
     """A stored file of `simulation(field, **changes)`; returns its path."""
-    path = layout.data_path(folder, "swirls", preset, level)
+    path = data_path(folder, "swirls", preset, level)
     layout.write(path, "swirls", preset, level, simulation(field, **changes))
     return path

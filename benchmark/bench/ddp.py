@@ -21,8 +21,8 @@ from benchmark.bench.harness import DEVICE, ON_GPU, Row
 from benchmark.cell import Cell
 from benchmark.evaluation.costs import parameters
 from benchmark.training.distributed import World, join
-from benchmark.training.environment import available_cpus
 from benchmark.training.loss import RolledOutLoss
+from benchmark.training.machine import available_cpus
 from benchmark.training.randomness import deterministic
 
 ALONE, HALF, OURS, APART = "one rank", "one rank, half the windows", "ours", "no all-reduce"

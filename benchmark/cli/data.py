@@ -11,6 +11,7 @@ import click
 
 from benchmark.cli.options import json_option, plugin_option, site_of, site_option, store_option, suite_argument
 from benchmark.data import dataset_registry
+from benchmark.data.paths import data_path
 from benchmark.errors import MachineError, UserError, unknown_name
 from benchmark.files import data_folder, write_text
 from benchmark.suite import loading as suites
@@ -50,7 +51,7 @@ def prepare(suite: str, store_folder: Path, site: str, processes: int | None, so
     """Simulate the fields of SUITE that the store does not have; after Ctrl-C, the same command continues."""
     from benchmark.data.prepare import outline
     from benchmark.data.prepare import prepare as simulate
-    from benchmark.training.environment import available_cpus
+    from benchmark.training.machine import available_cpus
 
     place = site_of(site)
     wanted: dict[tuple[str, str], list[Level]] = {}
@@ -103,7 +104,6 @@ def import_(dataset: str, folder: Path, store_folder: Path) -> None:
 def check(name: str, store_folder: Path, as_json: bool) -> None:
     """Verify checksums, shapes, finiteness and divergence; exit status 3 if there is a problem."""
     from benchmark.data.check import check as problems_of
-    from benchmark.data.layout import data_path
 
     rows = []
     for field in _fields(name, store_folder):
@@ -181,7 +181,6 @@ def _of_suite(suite: str) -> list[Field]:
 def _fields(name: str, store_folder: Path) -> list[Field]:
     """Fields of a suite, or fields of a dataset in the store."""
     from benchmark.data.dataset import IMPORTED
-    from benchmark.data.layout import data_path
 
     if name not in dataset_registry.dataset_names():
         if Path(name).suffix not in {".yaml", ".yml"} and name not in suites.available():
@@ -203,7 +202,7 @@ def _fields(name: str, store_folder: Path) -> list[Field]:
 
 
 def _stored(name: str, store_folder: Path) -> Iterator[StoredField]:
-    from benchmark.data.layout import data_path, read
+    from benchmark.data.layout import read
 
     for field in _fields(name, store_folder):
         yield read(data_path(data_folder(store_folder), *field))

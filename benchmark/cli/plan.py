@@ -35,7 +35,6 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
     """
     from benchmark.planning.plan import make_plan, open_cells_of
     from cluster.slurm import estimates
-    from cluster.slurm.work import affordable
 
     place, store = site_of(site, hours), selection.store
     loaded, full_suite = selection.load_with_full_suite()
@@ -46,6 +45,8 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
     if probe:
         _probe(full_suite, open_cells_of(loaded, states), records, store, place, patience)
     if place is not None and hours is not None:
+        from cluster.slurm.work import affordable  # it imports torch, as what sends jobs does
+
         loaded = affordable(loaded, store, place, hours)
     open_cells = open_cells_of(loaded, states)
     if place is None:
@@ -104,7 +105,7 @@ def _probe(
 ) -> None:
     """Time the kinds of cells that have neither a finished cell nor a probe."""
     from benchmark.planning.plan import unmeasured
-    from cluster.jobs.launch import shape_here
+    from cluster.jobs.capacity import shape_here
     from cluster.jobs.packing import require_precision, shapes
     from cluster.slurm import estimates, probes
 

@@ -22,8 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.cell import Cell, DatasetChoice, Grid, Level
+from benchmark.cell import Cell, Grid, Level
 from benchmark.data.dataset import IMPORTED, EquivarianceError, Part, Simulation
+from benchmark.data.paths import field_path
 from benchmark.errors import MachineError, UserError
 from benchmark.files import replacing
 from benchmark.groups import to_cell_centers
@@ -68,16 +69,6 @@ class StoredField:
     def mean_relative_error(self) -> float | None:
         """Data equivariance error relative to the field, or None if it was not measured."""
         return fmean(error.relative for error in self.equivariance_errors) if self.equivariance_errors else None
-
-
-def data_path(folder: Path, dataset: str, preset: str, level: Level) -> Path:
-    """Path of the data file of a level."""
-    return folder / dataset / preset / f"level_{level}.h5"
-
-
-def field_path(data_folder: Path, dataset: DatasetChoice) -> Path:
-    """Path of the data file of a cell's dataset."""
-    return data_path(data_folder, dataset.name, dataset.preset, dataset.level)
 
 
 def part_path(folder: Path, dataset: str, preset: str, part: Part) -> Path:

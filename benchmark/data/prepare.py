@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from benchmark.cell import Level
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, Dataset, Part
-from benchmark.data.layout import data_path, part_path, read, read_part, write, write_part
+from benchmark.data.layout import part_path, read, read_part, write, write_part
+from benchmark.data.paths import data_path
 from benchmark.errors import MachineError, UserError, unknown_name
 
 TotalProgress = Callable[[int, int], None]

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, Preset, Progress, PublishedFiles, Simulation
-from benchmark.data.layout import data_path, write
+from benchmark.data.layout import write
+from benchmark.data.paths import data_path
 from benchmark.errors import UserError
 
 PLAIN_TENSOR = (

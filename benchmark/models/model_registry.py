@@ -111,7 +111,7 @@ def _model_at(name: str, origin: str) -> type[Baseline]:
 
 def declaration_problem(baseline: type[Baseline]) -> str | None:
     """Missing or invalid declaration of a subclass of Baseline, or None."""
-    from benchmark.models.baseline import Family, Symmetry
+    from benchmark.models.baseline import Family, Symmetry  # torch takes seconds to import
 
     declared = [key for key in ("family", "symmetries", "source") if not hasattr(baseline, key)]
     missing = sorted(getattr(baseline, "__abstractmethods__", ())) + declared

@@ -11,14 +11,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-import torch
 from pydantic import BaseModel
 
-from benchmark.cell import Cell, Level
+from benchmark.cell import Cell, Level, ModelChoice
 from benchmark.planning.step_timing import StepTiming
 from benchmark.suite import facts, remembered
 from benchmark.suite.facts import is_trained
 from benchmark.suite.suite import Suite
+from benchmark.training.machine import gpu_count
 from benchmark.training.recorder import FINAL_STATES
 
 Speed = Callable[[Cell], float]
@@ -108,7 +108,7 @@ def estimates(
 
     The default of `speed` is that of this machine.
     """
-    kind_of = _CostKind()
+    kind_of, forward_flops = _CostKind(), _ForwardFlops(cells)
     seconds: dict[tuple[str, ...], dict[bool, list[float]]] = {}
     for timing in timings:
         by_alike = seconds.setdefault(kind_of(timing.cell), {})
@@ -118,7 +118,7 @@ def estimates(
     for cell in cells:
         kind = kind_of(cell)
         if kind not in known:
-            known[kind] = _estimate(cell, speed or (lambda cell: flops_per_second()), step_timing_of)
+            known[kind] = _estimate(cell, forward_flops, speed or (lambda cell: flops_per_second()), step_timing_of)
         expected[cell.id] = known[kind]
     return expected
 
@@ -161,19 +161,56 @@ class _CostKind:
         return self.known[id(part)]
 
 
-def _estimate(cell: Cell, speed: Speed, step_timing_of: StepTimingOf) -> Estimate:
+class _ForwardFlops:
+    """Floating-point operations of one forecast step of one window.
+
+    Of a network with many widths in the suite, three narrow ones are counted, and a parabola gives the others: the
+    number is nearly always a polynomial of degree two in the width, and a wide network takes seconds to build.
+    """
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.widths: dict[str, set[int]] = {}
+        for choice in {id(cell.model): cell.model for cell in cells}.values():
+            self.widths.setdefault(self._others(choice), set()).add(self._width(choice))
+
+    def __call__(self, cell: Cell) -> float:
+        choice, task = cell.model, facts.task_of(cell.dataset, cell.protocol)
+        widths = sorted(self.widths[self._others(choice)])
+        if len(widths) <= 3:
+            return facts.flops(choice, task) or 0
+        w0, w1, w2 = widths[0], widths[max(1, len(widths) // 16)], widths[max(2, len(widths) // 8)]
+        width, field = self._width(choice), facts.model_facts(choice.name).width_field
+        narrow = (choice.model_copy(update={"config": {**choice.config, field: each}}) for each in (w0, w1, w2))
+        c0, c1, c2 = (facts.flops(each, task) or 0 for each in narrow)
+        slope = (c1 - c0) / (w1 - w0)
+        curvature = ((c2 - c1) / (w2 - w1) - slope) / (w2 - w0)
+        return c0 + (width - w0) * (slope + curvature * (width - w1))
+
+    def _width(self, choice: ModelChoice) -> int:
+        """Width of the network; 0 if it is none of the model's own settings."""
+        width = choice.config.get(facts.model_facts(choice.name).width_field)
+        return width if isinstance(width, int) else 0
+
+    def _others(self, choice: ModelChoice) -> str:
+        field = facts.model_facts(choice.name).width_field
+        others = {key: value for key, value in choice.config.items() if key != field or not self._width(choice)}
+        return json.dumps([choice.name, others], sort_keys=True)
+
+
+def _estimate(
+    cell: Cell, forward_flops: Callable[[Cell], float], speed: Speed, step_timing_of: StepTimingOf
+) -> Estimate:
     try:
         step_timing = step_timing_of(cell) if is_trained(cell) else None
         if step_timing is not None:
             return Estimate(step_timing.seconds(cell), "probe")
-        return Estimate(_flops(cell) / speed(cell), "from FLOPs")
+        return Estimate(_flops(cell, forward_flops(cell)) / speed(cell), "from FLOPs")
     except Exception:  # noqa: BLE001 - a plug-in may raise anything; `run` reports it for that cell
         return Estimate(0.0, "unknown")
 
 
-def _flops(cell: Cell) -> float:
-    """Floating-point operations of training and evaluating the cell, counted on one forward pass."""
-    forward = facts.flops(cell.model, facts.task_of(cell.dataset, cell.protocol)) or 0
+def _flops(cell: Cell, forward: float) -> float:
+    """Floating-point operations of training and evaluating the cell, with those of one forward pass."""
     windows = facts.windows(cell.dataset.name, cell.dataset.preset, cell.protocol)
     forecasts = {name: count * steps for name, (count, steps) in windows.items()}
     each_epoch = forecasts["train"] * (1 + BACKWARD_COST) + forecasts["validation"]
@@ -187,8 +224,12 @@ def flops_per_second(threads: int | None = None) -> float:
 
     Measured once a day on each machine.
     """
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    where = f"{socket.gethostname()} {device} {threads or torch.get_num_threads()} {time.strftime('%Y-%m-%d')}"
+    device = platform.machine()
+    if gpu_count():
+        import torch  # takes seconds
+
+        device = torch.cuda.get_device_name()
+    where = f"{socket.gethostname()} {device} {threads} {time.strftime('%Y-%m-%d')}"
     speed: float = remembered.answer(
         Path(__file__).resolve(), f"FLOPs per second {where}", lambda: _measured_speed(threads)
     )
@@ -196,6 +237,8 @@ def flops_per_second(threads: int | None = None) -> float:
 
 
 def _measured_speed(threads: int | None) -> float:
+    import torch  # as above
+
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -8,12 +8,10 @@ import os
 import platform
 import socket
 import subprocess
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from benchmark.training.distributed import World
@@ -50,22 +48,6 @@ def anonymous(world: World) -> dict[str, Any]:
 def source_digest(model_class: type) -> str:
     """sha256 of the file that defines the model; the commit does not cover a plug-in."""
     return hashlib.sha256(Path(inspect.getfile(model_class)).read_bytes()).hexdigest()
-
-
-def available_cpus() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def memory_bytes() -> int:
-    """Memory of this machine, or of the container that limits this process."""
-    limits = [psutil.virtual_memory().total]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # no such file, or it contains "max"
-            limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
-    return min(limits)
 
 
 def keep_freed_memory() -> None:

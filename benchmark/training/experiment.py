@@ -15,7 +15,8 @@ from torch import Tensor
 from benchmark.cell import Cell, DatasetChoice, Protocol
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import Dataset, Split, SplitName
-from benchmark.data.layout import StoredField, field_path, load_field
+from benchmark.data.layout import StoredField, load_field
+from benchmark.data.paths import field_path
 from benchmark.data.windows import Windows
 from benchmark.errors import MachineError
 from benchmark.models import model_registry

@@ -18,7 +18,7 @@ import torch
 from benchmark.errors import MachineError
 from benchmark.files import write_json
 from benchmark.training.distributed import join
-from benchmark.training.environment import available_cpus
+from benchmark.training.machine import available_cpus
 from cluster.jobs.staging import scratch_folder
 from cluster.slurm import commands as slurm
 

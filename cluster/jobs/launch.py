@@ -5,21 +5,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import submitit
-import torch
 
 from benchmark.cell import Cell
-from benchmark.data.layout import field_path, require_data
+from benchmark.data.layout import require_data
 from benchmark.errors import MachineError
 from benchmark.files import write_text
 from benchmark.models import model_registry
-from benchmark.suite.facts import is_trained, task_of
-from benchmark.suite.suite import Resources, Suite
-from benchmark.training.environment import available_cpus, memory_bytes
+from benchmark.suite.suite import Suite
 from cluster.jobs import failures
+from cluster.jobs.capacity import shape_here, threads_of, visible_gpus
 from cluster.jobs.display import Display
 from cluster.jobs.job import Job
 from cluster.jobs.packing import Shape, require_precision
@@ -31,13 +29,6 @@ POLL_SECONDS = 0.5
 CTRL_C_PATIENCE_SECONDS = 3.0
 NO_LIMIT_MINUTES = 60 * 24 * 365
 """submitit's local executor needs a time limit."""
-RANK_BYTES = 1e9
-"""Memory of a rank without data. Measured: torch 0.25 GB, a network of 5.6 M parameters with its gradients 0.3 GB."""
-FIELD_COPIES = 3
-"""The field as stored, the field at cell centres, and a temporary copy."""
-POINT_BYTES = 12e3
-"""Activations for each grid point of a rolled-out batch. Measured on a CPU with batch 16 and 6 steps of 64 x 64: peaks
-of 3.3 GB (relaxed steerable), 3.7 GB (ConvNet) and 4.6 GB (relaxed group)."""
 
 
 @dataclass(frozen=True)
@@ -47,53 +38,6 @@ class Outcome:
     done: int
     failed: tuple[Record, ...]
     skipped: int
-
-
-def local_shape(resources: Resources, batch_sizes: Sequence[int]) -> Shape:
-    """Device and ranks of a cell on this machine. Raises MachineError if it has too few GPUs.
-
-    Without `resources.gpus`: as many GPUs as possible, up to `resources.ranks`, that divide every batch size.
-    """
-    available = torch.cuda.device_count()
-    if resources.gpus is not None and resources.gpus > available:
-        raise MachineError(f"resources.gpus: the suite needs {resources.gpus}, this machine has {available}")
-    gpus = resources.gpus
-    if gpus is None:
-        usable = range(1, min(resources.ranks, available) + 1)
-        gpus = max((n for n in usable if not any(size % n for size in batch_sizes)), default=0)
-    return Shape("cuda" if gpus else "cpu", gpus or resources.ranks)
-
-
-def shape_here(suite: Suite, store: Store, parallel: int | None = None) -> Shape:
-    """Device, ranks and lanes of a suite on this machine. Raises MachineError if it has too few GPUs.
-
-    By default there are as many lanes as GPUs (or cores) and memory allow, at most one for each trained cell. `suite`
-    must have all cells of its file, finished ones, too: the number of lanes decides the threads of a rank, and another
-    number of threads changes the last digits of a result. For the same reason free memory does not count.
-    """
-    trained = [cell for cell in suite.cells if is_trained(cell)]
-    shape = local_shape(suite.resources, [cell.train.batch_size for cell in trained])
-    if parallel is None:
-        ranks = torch.cuda.device_count() if shape.device == "cuda" else available_cpus()
-        kinds = {(cell.dataset, cell.protocol, cell.train.batch_size): cell for cell in trained}
-        rank_bytes = max((_rank_bytes(cell, store, shape) for cell in kinds.values()), default=RANK_BYTES)
-        parallel = min(ranks, int(memory_bytes() / rank_bytes)) // shape.ranks
-    return replace(shape, lanes=max(1, min(parallel, len(trained))))
-
-
-def threads_of(shape: Shape) -> int:
-    """CPU threads of each rank: an equal share of the CPUs, or what OMP_NUM_THREADS says if that is less."""
-    share = available_cpus() // (shape.ranks * shape.lanes)
-    most = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else share
-    return max(1, min(share, most))
-
-
-def _rank_bytes(cell: Cell, store: Store, shape: Shape) -> float:
-    path = field_path(store.data_folder, cell.dataset)
-    field = path.stat().st_size if path.exists() else 0
-    task = task_of(cell.dataset, cell.protocol)
-    points = cell.train.batch_size / shape.ranks * cell.protocol.train_steps * task.height * task.width
-    return RANK_BYTES + FIELD_COPIES * field + (POINT_BYTES * points if shape.device == "cpu" else 0.0)
 
 
 def run(suite: Suite, store: Store, display: Display, full_suite: Suite, parallel: int | None = None) -> Outcome:
@@ -188,13 +132,6 @@ def local_job(
     job_file = job_folder(store.root) / "job.json"
     write_text(job_file, job.model_dump_json(indent=1))
     return job_file
-
-
-def visible_gpus() -> list[str]:
-    """GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
-    count = torch.cuda.device_count()
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [str(index) for index in range(count)] if chosen is None else chosen.split(",")[:count]
 
 
 def _gpus_of(lane: int, shape: Shape) -> str | None:

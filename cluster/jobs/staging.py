@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from benchmark.cell import Cell
-from benchmark.data.layout import field_path
+from benchmark.data.paths import field_path
 from benchmark.errors import MachineError
 from benchmark.files import replacing
 

@@ -16,10 +16,10 @@ from benchmark.planning.plan import (
 )
 from benchmark.suite.facts import is_trained
 from benchmark.suite.suite import Suite
-from cluster.jobs.launch import shape_here, threads_of
+from cluster.jobs.capacity import shape_here, threads_of
 from cluster.jobs.packing import GFLOPS, Shape, shapes
 from cluster.site import Site
-from cluster.slurm.probes import ProbeResults
+from cluster.slurm.probe_results import ProbeResults
 from results.store.record import Record
 from results.store.store import Store
 

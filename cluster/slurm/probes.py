@@ -1,94 +1,39 @@
-"""Probes: training steps of each kind of cell, timed in a short job on the resources that the cells will have.
-
-`STORE/paces/<key>.json` holds one result. The key covers the kind of cell, the ranks, and the machine or the settings
-of the site that decide the speed, so that a result is used for no other model, size of data or machine.
-"""
+"""Probes: a short job that times training steps of each kind of cell, here or on a cluster."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
-import socket
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import submitit
-import torch
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.files import data_folder, write_json, write_text
-from benchmark.planning.step_timing import StepTiming, kind, measure
-from benchmark.training.environment import available_cpus
+from benchmark.planning.probe import measure
+from benchmark.planning.step_timing import StepTiming
 from cluster.jobs import failures
-from cluster.jobs.launch import local_job, start, stop, visible_gpus
+from cluster.jobs.capacity import visible_gpus
+from cluster.jobs.launch import local_job, start, stop
 from cluster.jobs.packing import Shape
 from cluster.jobs.worker import lane_of, load
 from cluster.site import Site
 from cluster.slurm import commands as slurm
+from cluster.slurm.probe_results import ProbeResults
 from cluster.slurm.sbatch import cluster_folder, executor_for, submission_errors
 from cluster.slurm.submit import job_for
 from cluster.slurm.waiting import last_log_line, wait_for, wait_for_files
 from results.store.store import Store
 
-SCHEMA_VERSION = 1
 MINUTES = 15
 """Time limit of a probe's job, without the time after the signal."""
 DISK_SECONDS = 10.0
 POLL_SECONDS = 0.5
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ProbeResults:
-    """Probe results of one machine or site, for cells with one shape."""
-
-    folder: Path
-    where: Mapping[str, Any]
-    shape: Shape
-
-    @classmethod
-    def here(cls, store: Store, shape: Shape) -> ProbeResults:
-        """Results of this machine."""
-        device = torch.cuda.get_device_name(0) if shape.device == "cuda" else platform.machine()
-        where = {"host": socket.gethostname(), "device": device, "cpus": available_cpus()}
-        return cls(store.root / "paces", where, shape)
-
-    @classmethod
-    def on_site(cls, store: Store, site: Site, shape: Shape) -> ProbeResults:
-        """Results of the nodes of `site`."""
-        keys = {"partition", "constraint", "gres", "gpus_per_node", "cpus", "setup", "python", "srun"}
-        where = {"cluster": slurm.settings().get("ClusterName", ""), **site.model_dump(mode="json", include=keys)}
-        return cls(store.root / "paces", where, shape)
-
-    def read(self, cell: Cell) -> StepTiming | None:
-        """Result for the kind of `cell`; None if there is none or it is unreadable."""
-        try:
-            document = json.loads(self.path(cell).read_text(encoding="utf-8"))
-            return StepTiming(**document["pace"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def keep(self, cell: Cell, pace: StepTiming) -> None:
-        """Write the result for the kind of `cell`."""
-        write_json(self.path(cell), {**self._document(cell), "pace": asdict(pace), "time": time.time()})
-
-    def path(self, cell: Cell) -> Path:
-        """File of the result, named by 16 hex digits; equal for cells of equal speed."""
-        canonical = json.dumps(self._document(cell), sort_keys=True, separators=(",", ":"))
-        return self.folder / f"{hashlib.sha256(canonical.encode()).hexdigest()[:16]}.json"
-
-    def unmeasured(self, cells: Sequence[Cell]) -> list[Cell]:
-        """One cell of each kind that has no result yet."""
-        return list({self.path(cell): cell for cell in reversed(cells) if self.read(cell) is None}.values())[::-1]
-
-    def _document(self, cell: Cell) -> dict[str, Any]:
-        return {"schema": SCHEMA_VERSION, "where": dict(self.where), "shape": asdict(self.shape), "kind": kind(cell)}
 
 
 def probe_here(cells: Sequence[Cell], store: Store, shape: Shape, report: Report) -> None:

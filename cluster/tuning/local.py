@@ -5,16 +5,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-
 from benchmark.data.layout import require_data
 from benchmark.errors import MachineError
 from benchmark.files import write_text
 from benchmark.models import model_registry
 from benchmark.suite.study import Study
 from benchmark.suite.suite import Suite
-from benchmark.training.environment import available_cpus
-from cluster.jobs.launch import job_folder, local_shape
+from benchmark.training.machine import available_cpus, gpu_count
+from cluster.jobs.capacity import local_shape
+from cluster.jobs.launch import job_folder
 from cluster.jobs.packing import require_precision
 from cluster.tuning.job import TuneJob
 from cluster.tuning.plan import first_cells, open_studies
@@ -45,7 +44,7 @@ def tune_locally(suite: Suite, chosen: Sequence[Study], effort: Effort, store: S
     require_precision(cells, placement.device)
     on_gpu = placement.device == "cuda"
     cpus = available_cpus()
-    gpus = torch.cuda.device_count() if on_gpu else 0
+    gpus = gpu_count() if on_gpu else 0
     job = TuneJob(
         store=store.root.resolve(),
         studies=tuple(studies),

@@ -13,7 +13,7 @@ from support import simulate, tiny
 from benchmark.cell import Level, Protocol
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, PAPER, Dataset, Preset, Simulation
-from benchmark.data.layout import data_path
+from benchmark.data.paths import data_path
 from benchmark.data.prepare import outline, prepare, recipe
 from benchmark.errors import MachineError, UserError
 from benchmark.groups import divergence, elements

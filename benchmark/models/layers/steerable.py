@@ -53,11 +53,10 @@ STEERABLE_SEARCH_SPACE: SearchSpace = {
 
 def field_type(order: int, field: Field, multiplicity: int) -> FieldType:
     """`multiplicity` fields of C_N: vectors (irrep 1, component 0 along x), or the regular representation."""
-    from e2cnn import gspaces  # takes as long to import as torch, and many commands build no network
-    from e2cnn.nn import FieldType
+    import e2cnn.nn  # takes as long as torch, and many commands build no network
 
-    space = gspaces.Rot2dOnR2(order)
-    return FieldType(space, multiplicity * [space.irrep(1) if field == "vector" else space.regular_repr])
+    space = e2cnn.gspaces.Rot2dOnR2(order)
+    return e2cnn.nn.FieldType(space, multiplicity * [space.irrep(1) if field == "vector" else space.regular_repr])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from support import full_disk
 from swirls import simulation, write_swirls
 
 from benchmark.data import layout
+from benchmark.data.paths import data_path
 from benchmark.data.prepare import outline
 from benchmark.errors import MachineError, UserError
 from benchmark.groups import to_cell_centers
@@ -29,7 +30,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 def test_the_path_of_a_level(tmp_path: Path) -> None:
-    assert layout.data_path(tmp_path, "toy", "small", 0.5) == tmp_path / "toy" / "small" / "level_0.5.h5"
+    assert data_path(tmp_path, "toy", "small", 0.5) == tmp_path / "toy" / "small" / "level_0.5.h5"
 
 
 def test_roundtrip(path: Path, tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_a_library_that_is_not_installed_is_left_out(tmp_path: Path, monkeypatch
 
 
 def test_an_imported_field_has_no_measured_error(tmp_path: Path) -> None:
-    path = layout.data_path(tmp_path, "toy", "imported", "paper")
+    path = data_path(tmp_path, "toy", "imported", "paper")
     layout.write(
         path, "toy", "imported", "paper", simulation(equivariance_errors=(), divergence_free=False), "a recipe"
     )

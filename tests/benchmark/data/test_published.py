@@ -21,7 +21,8 @@ from torch import Tensor
 from benchmark.data import dataset_registry, published
 from benchmark.data.dataset import IMPORTED, PAPER, Preset, PublishedFiles
 from benchmark.data.datasets.jetflow import JetFlow
-from benchmark.data.layout import StoredField, data_path, read
+from benchmark.data.layout import StoredField, read
+from benchmark.data.paths import data_path
 from benchmark.data.published import import_files
 from benchmark.errors import MachineError, UserError
 from benchmark.groups import divergence

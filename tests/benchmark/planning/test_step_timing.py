@@ -10,14 +10,15 @@ from support import store_in, suite_in, symbench
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
-from benchmark.planning.step_timing import STEPS, StepTiming, _Clock, kind, measure
+from benchmark.planning.probe import STEPS, _Clock, measure
+from benchmark.planning.step_timing import StepTiming, kind
 from benchmark.suite import loading as suites
 from benchmark.training.distributed import World
 from cluster.jobs.packing import Shape
 from cluster.site import Site
 from cluster.slurm import commands as slurm
 from cluster.slurm import probes as pacing
-from cluster.slurm.probes import ProbeResults
+from cluster.slurm.probe_results import ProbeResults
 from results.store.store import Store
 
 PACE = StepTiming(step=2.0, forecast=0.5, data="real")
@@ -59,7 +60,7 @@ def test_a_few_real_steps_are_timed(cell: Cell, tmp_path: Path, data: str) -> No
 
 def test_warm_up_is_not_counted_and_slow_steps_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("benchmark.planning.step_timing.time.perf_counter", lambda: now)
+    monkeypatch.setattr("benchmark.planning.probe.time.perf_counter", lambda: now)
 
     def asked(durations: list[float]) -> tuple[int, float]:
         nonlocal now

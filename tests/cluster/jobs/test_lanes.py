@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 from rich.console import Console
 from support import store_in, suite_in
@@ -14,9 +13,9 @@ from benchmark.errors import UserError
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from benchmark.training.recorder import Epoch, Status
-from cluster.jobs import launch
+from cluster.jobs import capacity, launch
+from cluster.jobs.capacity import shape_here
 from cluster.jobs.display import MAX_LINES, Display
-from cluster.jobs.launch import shape_here
 from cluster.jobs.packing import Shape
 from cluster.slurm import estimates
 from results.store.record import Record
@@ -35,9 +34,9 @@ def store(tmp_path: Path) -> Store:
 
 
 def machine(patch: pytest.MonkeyPatch, cpus: int = 8, gpus: int = 0, gigabytes: float = 100.0) -> None:
-    patch.setattr(launch, "available_cpus", lambda: cpus)
-    patch.setattr(torch.cuda, "device_count", lambda: gpus)
-    patch.setattr(launch, "memory_bytes", lambda: gigabytes * 1e9)
+    patch.setattr(capacity, "available_cpus", lambda: cpus)
+    patch.setattr(capacity, "gpu_count", lambda: gpus)
+    patch.setattr(capacity, "memory_bytes", lambda: gigabytes * 1e9)
     patch.delenv("OMP_NUM_THREADS", raising=False)
 
 
@@ -119,8 +118,7 @@ def test_ranks_share_the_threads(tmp_path: Path, store: Store, monkeypatch: pyte
         shape = shape_here(suite, store)
         assert f'"threads": {threads},' in launch.local_job(store, suite.cells, shape, None).read_text()
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert [launch.threads_of(Shape("cpu", ranks)) for ranks in (1, 2, 8)] == [3, 3, 2]
+    assert [capacity.threads_of(Shape("cpu", ranks)) for ranks in (1, 2, 8)] == [3, 3, 2]
 
 
 def test_a_selection_is_planned_with_the_lanes_of_the_suite(

@@ -12,7 +12,7 @@ import pytest
 from support import store_in, suite_in
 
 from benchmark.cell import Cell
-from benchmark.data.layout import field_path
+from benchmark.data.paths import field_path
 from benchmark.errors import MachineError
 from benchmark.suite import loading as suites
 from cluster.jobs import staging

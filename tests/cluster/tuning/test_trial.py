@@ -13,7 +13,8 @@ from support import DATASET, PRESET
 from tuning_support import KEEP, MakeSuite, job_for, make_folder
 
 from benchmark.data.dataset import EquivarianceError, Simulation
-from benchmark.data.layout import data_path, read, write
+from benchmark.data.layout import read, write
+from benchmark.data.paths import data_path
 from benchmark.suite import loading as suites
 from benchmark.suite.studies import distinct_studies
 from benchmark.training.distributed import World
