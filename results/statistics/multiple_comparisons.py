@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import scipy  # `scipy.stats` is loaded at its first use, which takes half a second
 from numpy.typing import ArrayLike
+from scipy import special
 
 from results.statistics.bootstrap import CONFIDENCE, Array
 from results.statistics.paired import Sample, both_have_runs, common_seeds, mixed_test, table
@@ -103,7 +104,9 @@ def _letter(number: int) -> str:
 def ranks(blocks: ArrayLike) -> Array:
     """Rank of each model in each block: (blocks, models); 1 is the best, ties share a rank, NaN without a value."""
     values = np.asarray(blocks, dtype=np.float64)
-    return np.asarray(scipy.stats.rankdata(values, axis=1, nan_policy="omit"))
+    lower = (values[:, None] < values[:, :, None]).sum(axis=2)
+    equal = (values[:, None] == values[:, :, None]).sum(axis=2)
+    return np.where(np.isnan(values), np.nan, lower + (equal + 1) / 2)
 
 
 def signed_ranks(blocks: ArrayLike, pairs: Sequence[tuple[int, int]] | None = None) -> Array:
@@ -145,4 +148,7 @@ def friedman(blocks: ArrayLike) -> float | None:
     values = values[~np.isnan(values).any(axis=1)]
     if len(values) < 3 or bool((values == values[:, :1]).all()):
         return None
-    return float(scipy.stats.friedmanchisquare(*values.T).pvalue)
+    n, k = values.shape
+    tied = 1 - sum((np.unique(row, return_counts=True)[1] ** 3).sum() - k for row in values) / (n * k * (k**2 - 1))
+    statistic = 12 * n / (k * (k + 1)) * ((values.mean(axis=0) - (k + 1) / 2) ** 2).sum() / tied
+    return float(special.chdtrc(k - 1, statistic))
