@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
 
-pytest_plugins = ("fabricated_board",)
+pytest_plugins = ("fabricated_board", "tuning_support")
 MakeSuite = Callable[..., Path]
 MOST_PROCESSES = 4
 FOLDERS = ("tests/slurm/", "tests/cluster/", "tests/benchmark/", "tests/results/", "tests/contract/")

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
+
 from benchmark.suite import loading as suites
 from benchmark.suite.studies import distinct_studies
 from benchmark.training.recorder import Epoch, State
@@ -23,6 +25,12 @@ def make_folder(store: Store, make_suite: MakeSuite, effort: Effort, epochs: int
     folder = StudyFolder(store.root, study)
     folder.begin(effort)
     return folder
+
+
+@pytest.fixture
+def folder(store: Store, make_suite: MakeSuite) -> StudyFolder:
+    """Study of a ConvNet that was begun with six trials and has none yet."""
+    return make_folder(store, make_suite, Effort(trials=6))
 
 
 def fabricate(folder: StudyFolder, note: Note, rmse: Sequence[float], state: State | None = "done") -> Trial:

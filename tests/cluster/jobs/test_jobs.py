@@ -167,11 +167,6 @@ def test_the_end_of_one_lane_does_not_end_the_others(tmp_path: Path) -> None:
     assert "--wait=0 --kill-on-bad-exit=0 --mpi=none" in srun
 
 
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    return FakeSlurm.on_path(tmp_path / "bin", monkeypatch)
-
-
 def test_output_of_squeue_and_sacct(fake: FakeSlurm) -> None:
     fake.says("squeue", "12_3 RUNNING", "12_4 PENDING", "15 COMPLETING")
     assert slurm.queue() == {"12_3": "RUNNING", "12_4": "PENDING", "15": "COMPLETING"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
-from support import store_in, suite_in
+from support import suite_in
 
 from benchmark.cli.main import cli
 from benchmark.errors import UserError
@@ -26,11 +26,6 @@ def suite_of(folder: Path, resources: str = "{ranks: 1}", seeds: int = 4) -> Sui
     path = suite_in(folder, models="[persistence, {convnet: {hidden: 4}}]", seeds=str(list(range(seeds))))
     path.write_text(path.read_text().replace("{ranks: 1}", resources))
     return suites.load(str(path))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return store_in(tmp_path / "store")
 
 
 def machine(patch: pytest.MonkeyPatch, cpus: int = 8, gpus: int = 0, gigabytes: float = 100.0) -> None:

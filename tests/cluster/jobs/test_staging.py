@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import store_in, suite_in
+from support import suite_in
 
 from benchmark.cell import Cell
 from benchmark.data.paths import field_path
@@ -23,11 +23,6 @@ from results.store.store import Store
 @pytest.fixture
 def cell(tmp_path: Path) -> Cell:
     return suites.load(str(suite_in(tmp_path))).cells[0]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return store_in(tmp_path / "store")
 
 
 def test_a_copy_is_made_once_and_again_when_the_data_change(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import store_in, suite_in
+from support import suite_in
 
 from benchmark.cell import Cell
 from benchmark.files import write_json
@@ -25,11 +25,6 @@ from results.store.lease import Holder
 from results.store.store import Store
 
 Act = Callable[[Cell, Recorder], None]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return store_in(tmp_path / "störe with spaces")
 
 
 @pytest.fixture

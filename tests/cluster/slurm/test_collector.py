@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fake_slurm import FakeSlurm
-from support import store_in, suite_in, symbench
+from support import suite_in, symbench
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
@@ -34,11 +34,6 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     monkeypatch.setattr(collector, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(collector, "show", lambda suite, store: None)
     return made
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return store_in(tmp_path / "störe with spaces")
 
 
 @pytest.fixture

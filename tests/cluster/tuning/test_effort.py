@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from tuning_support import EPOCHS, MakeSuite, fabricate, make_folder, notes
+from tuning_support import EPOCHS, MakeSuite, fabricate, notes
 
 from benchmark.cli import tune as cli_tune
 from benchmark.errors import UserError
@@ -14,11 +14,6 @@ from benchmark.suite.studies import distinct_studies
 from cluster.tuning.plan import inequalities, open_studies
 from results.store.store import Store
 from results.store.studies import Effort, StudyFolder
-
-
-@pytest.fixture
-def folder(store: Store, make_suite: MakeSuite) -> StudyFolder:
-    return make_folder(store, make_suite, Effort(trials=6))
 
 
 def three_trials(folder: StudyFolder) -> StudyFolder:

@@ -8,20 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tuning_support import MakeSuite, job_for, make_folder
+from tuning_support import job_for
 
 from benchmark.errors import MachineError
 from benchmark.files import write_json
 from cluster.jobs.signals import Signals
 from cluster.tuning import allocation, supervise
 from cluster.tuning.ray_cluster import ray_node
-from results.store.store import Store
-from results.store.studies import Effort, StudyFolder
-
-
-@pytest.fixture
-def folder(store: Store, make_suite: MakeSuite) -> StudyFolder:
-    return make_folder(store, make_suite, Effort(trials=1))
+from results.store.studies import StudyFolder
 
 
 @pytest.mark.parametrize(("should_stop", "status"), [(True, 0), (False, None)])

@@ -23,11 +23,6 @@ SITE = Site(scheduler="slurm", minutes=60, max_array_size=1000)
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    return FakeSlurm.on_path(tmp_path / "bin", monkeypatch)
-
-
-@pytest.fixture
 def suite(make_suite: MakeSuite) -> Suite:
     return suites.load(str(make_suite(models="[{convnet: {hidden: 4}}, {e2cnn: {hidden: 2}}]", epochs=EPOCHS)))
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tuning_support import EPOCHS, MakeSuite, fabricate, make_folder, notes
+from tuning_support import EPOCHS, MakeSuite, fabricate, notes
 
 from benchmark.cell import Training
 from benchmark.suite import loading as suites
@@ -21,11 +21,6 @@ from results.store.study_result import conclude, is_complete
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
-
-
-@pytest.fixture
-def folder(store: Store, make_suite: MakeSuite) -> StudyFolder:
-    return make_folder(store, make_suite, Effort(trials=6))
 
 
 def ledger_of(folder: StudyFolder, effort: Effort) -> Any:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 from support import symbench
-from tuning_support import EPOCHS, KEEP, MakeSuite, fabricate, make_folder, notes
+from tuning_support import EPOCHS, KEEP, MakeSuite, fabricate, notes
 
 from benchmark.cli import tune as cli_tune
 from benchmark.errors import UserError
@@ -24,11 +24,6 @@ from results.store.store import Store
 from results.store.studies import Effort, StudyFolder
 from results.store.study_result import freeze
 from results.tracking.studies import study_runs
-
-
-@pytest.fixture
-def folder(store: Store, make_suite: MakeSuite) -> StudyFolder:
-    return make_folder(store, make_suite, Effort(trials=6))
 
 
 def test_a_trial_that_diverges_is_the_worst(folder: StudyFolder) -> None:
