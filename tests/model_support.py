@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,19 @@ def build(model: type[Any], task: Task, **config: Any) -> Any:
     """Model with weights from seed 0."""
     torch.manual_seed(0)
     return model(model.Config.model_validate(config), task)
+
+
+SCALES = (1.0, 1.5, 2.0)
+CLOSED, PERIODIC = Task("made_up", 2, 2, 10, 12), Task("made_up", 2, 2, 8, 9, periodic=True)
+SMALL = {"hidden": 4, "kernel_size": 3, "rank": 3, "scales": SCALES, "encoder_grid": 4, "encoder_hidden": 8}
+boxes = pytest.mark.parametrize("on", [CLOSED, PERIODIC], ids=["closed", "periodic"])
+projections = pytest.mark.parametrize("projection", ["max", "mean"])
+
+
+def small(model: type[Any], on: Task = CLOSED, **config: Any) -> Any:
+    """Model with those of the SMALL settings that it has."""
+    known = {key: value for key, value in SMALL.items() if key in model.Config.model_fields}
+    return build(model, on, **{**known, **config})
 
 
 def frames(task: Task, windows: int = 2) -> Tensor:

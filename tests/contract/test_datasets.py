@@ -160,17 +160,6 @@ def test_windows_lie_within_the_frames(dataset_name: str, name: str) -> None:
         assert splits["train"].runs == splits["validation"].runs == splits["future"].runs
 
 
-@pytest.mark.parametrize("dataset_name", NAMES)
-def test_disjoint_shares_no_frame(dataset_name: str) -> None:
-    dataset = dataset_registry.dataset(dataset_name)
-    for preset in dataset.presets:
-        touched = [
-            {(run, start + i) for run in split.runs for start in split.starts for i in range(1 + split.steps)}
-            for split in dataset.splits(SHORT, preset).values()
-        ]
-        assert sum(len(one) for one in touched) == len(set.union(*touched))
-
-
 @pytest.mark.parametrize("name", ["disjoint", "icml2022"])
 def test_windows_that_do_not_fit_are_refused(dataset: Dataset, name: str) -> None:
     with pytest.raises(UserError, match="window"):

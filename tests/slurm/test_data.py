@@ -1,6 +1,7 @@
 """Data simulated by a job array on a real two-node SLURM."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,9 +35,14 @@ def prepare(folder: Path, store: str, *options: str) -> list[str]:
     return [*command, *options]
 
 
+def prepare_there(slurm: dict[str, str], folder: Path, site: str = SITE) -> subprocess.CompletedProcess[str]:
+    (folder / "site.yaml").write_text(site)
+    command = prepare(folder, "there", "--on", str(folder / "site.yaml"))
+    return subprocess.run(command, env=slurm, capture_output=True, text=True, check=False, timeout=300)
+
+
 def test_an_array_writes_the_same_bytes_as_this_machine(slurm: dict[str, str], folder: Path) -> None:
-    there = prepare(folder, "there", "--on", str(folder / "site.yaml"))
-    answer = subprocess.run(there, env=slurm, capture_output=True, text=True, check=False, timeout=300)
+    answer = prepare_there(slurm, folder)
     assert answer.returncode == 0, answer.stderr
     assert "2 levels ready, 2 new" in answer.stdout
     subprocess.run(prepare(folder, "here", "--processes", "1"), check=True, capture_output=True, timeout=300)
@@ -47,8 +53,7 @@ def test_an_array_writes_the_same_bytes_as_this_machine(slurm: dict[str, str], f
     logs = [path.read_text() for path in (folder / "there").rglob("*_log.out")]
     assert len(logs) == 3
     assert all("set up" in log for log in logs)
-    again = subprocess.run(there, env=slurm, capture_output=True, text=True, check=False, timeout=300)
-    assert "2 levels ready, 0 new" in again.stdout
+    assert "2 levels ready, 0 new" in prepare_there(slurm, folder).stdout
 
 
 def test_control_c_cancels_the_array(slurm: dict[str, str], folder: Path) -> None:
@@ -73,22 +78,18 @@ def queue(slurm: dict[str, str]) -> str:
     return subprocess.run(command, env=slurm, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-def test_failed_jobs_are_reported_with_their_logs(slurm: dict[str, str], folder: Path) -> None:
-    (folder / "site.yaml").write_text(SITE.replace("echo set up", "exit 7"))
-    command = prepare(folder, "store", "--on", str(folder / "site.yaml"))
-    answer = subprocess.run(command, env=slurm, capture_output=True, text=True, check=False, timeout=300)
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("echo set up", "exit 7", "parts are not simulated; its logs are in"),
+        ("partition: main", "partition: nowhere", "SLURM does not take the jobs: .*[Ii]nvalid partition"),
+    ],
+)
+def test_jobs_that_fail_or_are_refused(slurm: dict[str, str], folder: Path, old: str, new: str, message: str) -> None:
+    answer = prepare_there(slurm, folder, SITE.replace(old, new))
     assert answer.returncode == 3
-    assert "parts are not simulated; its logs are in" in answer.stderr
+    assert re.search(message, answer.stderr, re.DOTALL)
     assert "Traceback" not in answer.stderr
-
-
-def test_a_partition_that_does_not_exist(slurm: dict[str, str], folder: Path) -> None:
-    (folder / "site.yaml").write_text(SITE.replace("partition: main", "partition: nowhere"))
-    command = prepare(folder, "store", "--on", str(folder / "site.yaml"))
-    answer = subprocess.run(command, env=slurm, capture_output=True, text=True, check=False, timeout=300)
-    assert answer.returncode == 3
-    assert "SLURM does not take the jobs" in answer.stderr
-    assert "invalid partition" in answer.stderr.lower()
 
 
 def test_the_python_of_the_site_simulates(slurm: dict[str, str], folder: Path, tmp_path: Path) -> None:
@@ -96,20 +97,8 @@ def test_the_python_of_the_site_simulates(slurm: dict[str, str], folder: Path, t
     box.write_text(f'#!/bin/sh\necho in the box\nexec {sys.executable} "$@"\n')
     box.chmod(0o700)
     (folder / "suite.yaml").write_text(SUITE.replace("[0, 3]", "0"))
-    (folder / "site.yaml").write_text(
-        SITE.replace("setup:", f"python: {box}, jobs: 1, setup:").replace("jobs: 3, ", "")
-    )
-    command = prepare(folder, "store", "--on", str(folder / "site.yaml"))
-    answer = subprocess.run(command, env=slurm, capture_output=True, text=True, check=False, timeout=300)
+    answer = prepare_there(slurm, folder, SITE.replace("jobs: 3,", f"jobs: 1, python: {box},"))
     assert answer.returncode == 0, answer.stderr
-    logs = [path.read_text() for path in (folder / "store").rglob("*_log.out")]
+    logs = [path.read_text() for path in (folder / "there").rglob("*_log.out")]
     assert len(logs) == 1
     assert "in the box" in logs[0]
-
-
-def test_a_path_that_slurm_would_rewrite(slurm: dict[str, str], folder: Path) -> None:
-    command = prepare(folder, "100% full", "--on", str(folder / "site.yaml"))
-    answer = subprocess.run(command, env=slurm, capture_output=True, text=True, check=False, timeout=300)
-    assert answer.returncode == 2
-    assert "a path with % in it cannot be given to SLURM" in answer.stderr
-    assert not (folder / "100% full" / "jobs").exists()

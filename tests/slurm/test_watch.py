@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow_support import IGNORED_WARNINGS
 from slurm.login_node import WAITING, LoginNode
 
 from results.tracking import server as mlflow_server
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # mlflow and what it imports
-    pytest.mark.filterwarnings("ignore::FutureWarning:mlflow"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = IGNORED_WARNINGS
 NewLoginNode = Callable[..., LoginNode]
 EPOCHS = 100
 

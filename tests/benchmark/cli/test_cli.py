@@ -92,12 +92,6 @@ def test_usage_errors(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_unknown_metric(store: Store, make_suite: MakeSuite) -> None:
-    result = symbench("leaderboard", make_suite(), "--metric", "rmse_futur", store=store)
-    assert result.returncode == 2
-    assert "did you mean 'rmse_future'?" in result.stderr
-
-
 def test_ui_before_the_first_sync(store: Store) -> None:
     result = symbench("ui", store=store)
     assert result.returncode == 3

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import model_support
 import pytest
 import torch
 import torch.nn.functional as F
-from model_support import frames, layers_of, randomise
+from model_support import CLOSED, PERIODIC, SCALES, boxes, frames, layers_of, projections, randomise
+from model_support import small as build
 from torch import nn
 
 from benchmark.models.baseline import Task
@@ -20,23 +20,11 @@ from benchmark.models.rpp_scale import FreeScaleConv2d, RPPScale
 from benchmark.models.rpp_translation import LowRankPathway, RPPTranslation
 from benchmark.models.sesn import SESN
 
-FRAMES = 2
-SCALES = (1.0, 1.5, 2.0)
-CLOSED = Task("made_up", FRAMES, 2, 10, 12)
-PERIODIC = Task("made_up", FRAMES, 2, 8, 9, periodic=True)
-SMALL = {"hidden": 4, "kernel_size": 3, "rank": 3, "scales": SCALES}
 LAYERS: list[tuple[Any, Any]] = [
     (("vector", 4), ("regular", 3)),
     (("regular", 3), ("regular", 2)),
     (("regular", 3), ("vector", 2)),
 ]
-boxes = pytest.mark.parametrize("on", [CLOSED, PERIODIC], ids=["closed", "periodic"])
-projections = pytest.mark.parametrize("projection", ["max", "mean"])
-
-
-def build(model: type[Any], on: Task = CLOSED, **config: Any) -> Any:
-    known = {key: value for key, value in SMALL.items() if key in model.Config.model_fields}
-    return model_support.build(model, on, **{**known, **config})
 
 
 # Translation

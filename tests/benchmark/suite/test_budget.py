@@ -1,7 +1,6 @@
 """A budget of parameters decides the width, and a cell holds what was decided."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from benchmark.evaluation.costs import built, parameters
 from benchmark.models import model_registry
 from benchmark.models.e2cnn import E2CNN
 from benchmark.suite import budget, facts
-from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from benchmark.training.experiment import task_of
 
@@ -30,16 +28,6 @@ budget: 300k
 """
 
 Load = Callable[[str], Suite]
-
-
-@pytest.fixture
-def load(tmp_path: Path) -> Load:
-    def load_suite(text: str) -> Suite:
-        path = tmp_path / "sized.yaml"
-        path.write_text(text, encoding="utf-8")
-        return suites.load(str(path))
-
-    return load_suite
 
 
 def default(name: str) -> ModelChoice:
@@ -191,7 +179,7 @@ def test_mistakes_are_named_with_line_and_key(load: Load, old: str, new: str, li
     with pytest.raises(UserError) as caught:
         load(SUITE.replace(old, new, 1))
     assert len(str(caught.value).splitlines()) == 1
-    assert f"sized.yaml:{line}: " in str(caught.value)
+    assert f"tiny.yaml:{line}: " in str(caught.value)
     assert message in str(caught.value)
 
 

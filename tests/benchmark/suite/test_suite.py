@@ -9,6 +9,7 @@ from benchmark.cell import RELAXATION_RATE
 from benchmark.errors import UserError
 from benchmark.models import model_registry
 from benchmark.suite import loading as suites
+from benchmark.suite.suite import Suite
 
 GOOD = """\
 name: tiny
@@ -23,21 +24,11 @@ train: {epochs: 2, batch_size: 4, learning_rate: 1e-3}
 resources: {ranks: 2}
 """
 
-Write = Callable[[str], str]
+Load = Callable[[str], Suite]
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write_suite(text: str) -> str:
-        path = tmp_path / "tiny.yaml"
-        path.write_text(text, encoding="utf-8")
-        return str(path)
-
-    return write_suite
-
-
-def test_every_list_is_an_axis(write: Write) -> None:
-    loaded = suites.load(write(GOOD))
+def test_every_list_is_an_axis(load: Load) -> None:
+    loaded = load(GOOD)
     # 2 levels x (persistence once + 2 widths x 3 seeds)
     assert len(loaded.cells) == 2 * (1 + 2 * 3)
     assert len({cell.id for cell in loaded.cells}) == len(loaded.cells)
@@ -45,24 +36,24 @@ def test_every_list_is_an_axis(write: Write) -> None:
     assert loaded.resources.ranks == 2
 
 
-def test_every_default_is_written_out(write: Write) -> None:
-    cell = next(cell for cell in suites.load(write(GOOD)).cells if cell.model.name == "convnet")
+def test_every_default_is_written_out(load: Load) -> None:
+    cell = next(cell for cell in load(GOOD).cells if cell.model.name == "convnet")
     assert set(cell.model.config) == set(model_registry.model("convnet").Config.model_fields)
     assert cell.train.weight_decay == 4e-4
 
 
-def test_the_relaxation_rate_is_written_where_it_acts(write: Write) -> None:
+def test_the_relaxation_rate_is_written_where_it_acts(load: Load) -> None:
     """Other models have one cell at all rates, with the identity that it had before there was a rate."""
     rates = GOOD.replace("train: {", "train: {relaxation_rate: [0.1, 0.3], ").replace("seeds: [0, 1, 2]", "seeds: [0]")
     text = rates.replace(
         "  - persistence\n", "  - persistence\n  - gm_cnn: {rank: [0, 1]}\n  - remul: {network: clcnn}\n"
     )
-    found = [
+    rates_of = [
         (cell.model.name, cell.model.config.get("rank"), cell.train.relaxation_rate)
-        for cell in suites.load(write(text)).cells
+        for cell in load(text).cells
         if cell.model.config.get("hidden") in (None, 128) and cell.dataset.level == 0
     ]
-    assert sorted(found, key=str) == [
+    assert sorted(rates_of, key=str) == [
         ("gm_cnn", 0, None),
         ("gm_cnn", 1, 0.1),
         ("gm_cnn", 1, 0.3),
@@ -71,25 +62,24 @@ def test_the_relaxation_rate_is_written_where_it_acts(write: Write) -> None:
         ("remul", None, 0.3),
     ]
     plain, rated = (
-        {cell.id for cell in suites.load(write(one)).cells if cell.model.name == "convnet"}
+        {cell.id for cell in load(one).cells if cell.model.name == "convnet"}
         for one in (GOOD.replace("seeds: [0, 1, 2]", "seeds: [0]"), rates)
     )
     assert plain == rated
     (default,) = {
-        cell.train.relaxation_rate
-        for cell in suites.load(write(GOOD)).cells + suites.load(write(GOOD.replace("convnet", "gm_cnn"))).cells
+        cell.train.relaxation_rate for cell in load(GOOD).cells + load(GOOD.replace("convnet", "gm_cnn")).cells
     } - {None}
     assert default == RELAXATION_RATE
 
 
-def test_same_cell_in_two_suites_is_one(write: Write) -> None:
-    first = suites.load(write(GOOD)).cells
-    second = suites.load(write(GOOD.replace("name: tiny", "name: other").replace("ranks: 2", "ranks: 4"))).cells
+def test_same_cell_in_two_suites_is_one(load: Load) -> None:
+    first = load(GOOD).cells
+    second = load(GOOD.replace("name: tiny", "name: other").replace("ranks: 2", "ranks: 4")).cells
     assert [cell.id for cell in first] == [cell.id for cell in second]
 
 
-def test_only_selects(write: Write) -> None:
-    loaded = suites.load(write(GOOD))
+def test_only_selects(load: Load) -> None:
+    loaded = load(GOOD)
     chosen = loaded.only("model=convnet, seed=1,hidden=8")
     assert len(chosen.cells) == 2
     assert {cell.seed for cell in chosen.cells} == {1}
@@ -104,9 +94,9 @@ def test_only_selects(write: Write) -> None:
         ("seed", "is not of the form key=value"),
     ],
 )
-def test_only_explains(write: Write, expression: str, message: str) -> None:
+def test_only_explains(load: Load, expression: str, message: str) -> None:
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
-        suites.load(write(GOOD)).only(expression)
+        load(GOOD).only(expression)
 
 
 @pytest.mark.parametrize(
@@ -138,42 +128,39 @@ def test_only_explains(write: Write, expression: str, message: str) -> None:
         ("protocol: {name: disjoint, input_frames: 1, test_steps: 10}", "protocol: nonsense", 2, "protocol.name"),
     ],
 )
-def test_mistakes_are_named_with_line_and_key(write: Write, old: str, new: str, line: int, message: str) -> None:
-    path = write(GOOD.replace(old, new, 1))
+def test_mistakes_are_named_with_line_and_key(load: Load, old: str, new: str, line: int, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        suites.load(path)
-    assert f"{path}:{line}: " in str(caught.value)
+        load(GOOD.replace(old, new, 1))
+    assert f"tiny.yaml:{line}: " in str(caught.value)
     assert message in str(caught.value)
 
 
-def test_a_level_has_one_identity_however_it_is_written(write: Write) -> None:
-    cells = suites.load(write(GOOD)).cells
-    assert [cell.id for cell in suites.load(write(GOOD.replace("[0, 3]", "[0.0, 3.0]"))).cells] == [c.id for c in cells]
+def test_a_level_has_one_identity_however_it_is_written(load: Load) -> None:
+    cells = load(GOOD).cells
+    assert [cell.id for cell in load(GOOD.replace("[0, 3]", "[0.0, 3.0]")).cells] == [c.id for c in cells]
 
 
-def test_sections_may_be_empty_and_protocols_an_axis(write: Write) -> None:
-    loaded = suites.load(
-        write(GOOD.replace("seeds: [0, 1, 2]", "seeds: 0").replace("resources: {ranks: 2}", "resources:"))
-    )
+def test_sections_may_be_empty_and_protocols_an_axis(load: Load) -> None:
+    loaded = load(GOOD.replace("seeds: [0, 1, 2]", "seeds: 0").replace("resources: {ranks: 2}", "resources:"))
     assert loaded.resources.ranks == 1
     assert {cell.seed for cell in loaded.cells} == {0}
     both = GOOD.replace("name: disjoint, input_frames: 1", "name: [disjoint, icml2022], input_frames: 1")
-    assert {cell.protocol.name for cell in suites.load(write(both)).cells} == {"disjoint", "icml2022"}
+    assert {cell.protocol.name for cell in load(both).cells} == {"disjoint", "icml2022"}
 
 
-def test_an_untrained_baseline_is_one_cell_however_the_others_are_trained(write: Write) -> None:
-    loaded = suites.load(write(GOOD.replace("epochs: 2", "epochs: [2, 3]"))).only("model=persistence")
+def test_an_untrained_baseline_is_one_cell_however_the_others_are_trained(load: Load) -> None:
+    loaded = load(GOOD.replace("epochs: 2", "epochs: [2, 3]")).only("model=persistence")
     assert len(loaded.cells) == 2  # one for each level
 
 
-def test_control_characters_are_refused(write: Write) -> None:
+def test_control_characters_are_refused(load: Load) -> None:
     with pytest.raises(UserError, match="not valid YAML"):
-        suites.load(write(GOOD + "\x01"))
+        load(GOOD + "\x01")
 
 
-def test_all_mistakes_are_told_at_once(write: Write) -> None:
+def test_all_mistakes_are_told_at_once(load: Load) -> None:
     with pytest.raises(UserError) as caught:
-        suites.load(write(GOOD.replace("hidden", "hiden").replace("preset: small", "preset: smal")))
+        load(GOOD.replace("hidden", "hiden").replace("preset: small", "preset: smal"))
     assert len(str(caught.value).splitlines()) == 2
 
 

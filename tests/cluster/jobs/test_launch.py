@@ -282,14 +282,6 @@ class TestRefusals:
         path.write_text(path.read_text().replace("seeds", "sedes"))
         self.refused(symbench("run", path, store=store), 2, f"{path}:6", "did you mean 'seeds'")
 
-    def test_an_unknown_model(self, store: Store, make_suite: MakeSuite) -> None:
-        result = symbench("plan", make_suite(models="[convnett]"), store=store)
-        self.refused(result, 2, "unknown model 'convnett'; did you mean 'convnet'?")
-
-    def test_a_batch_that_the_ranks_cannot_share(self, store: Store, make_suite: MakeSuite) -> None:
-        result = symbench("run", make_suite(ranks=3), store=store)
-        self.refused(result, 2, "train.batch_size: 8 is not divisible by the 3 ranks")
-
     def test_tf32_without_a_gpu(self, store: Store, make_suite: MakeSuite) -> None:
         path = make_suite()
         path.write_text(path.read_text().replace("epochs: 3", "epochs: 3, precision: tf32"))

@@ -179,10 +179,10 @@ class TestWeights:
             "gm.a": torch.zeros(5, 8, 8),
             "bias": torch.randn(8),
         }
-        found = {one.layer: one.map for one in views_weights.relaxations(state, (8, 8))}
-        shapes = {layer: places.shape for layer, places in found.items()}
+        maps = {one.layer: one.map for one in views_weights.relaxations(state, (8, 8))}
+        shapes = {layer: places.shape for layer, places in maps.items()}
         assert shapes == {"steerable": (3, 3), "local": (8, 8), "turns": (1, 4), "both": (8, 8), "gm": (8, 8)}
-        assert divmod(int(found["steerable"].argmax()), 3) == (1, 2)
+        assert divmod(int(maps["steerable"].argmax()), 3) == (1, 2)
 
     def test_every_relaxed_layer_of_the_registry_is_found(self):
         """A relaxed baseline whose weights no picture shows is named here."""
