@@ -8,9 +8,8 @@ from functools import partial
 from typing import Any
 
 from benchmark.cell import Cell
-from benchmark.errors import UserError, unknown_name
 from benchmark.terminal import one_line
-from results.board.quantities import METRICS, plain, summaries
+from results.board.quantities import METRICS, plain, require_ranking, summaries
 from results.board.row import Row, Seed, declared
 from results.board.trivial import skilled
 from results.statistics.multiple_comparisons import groups, pairwise
@@ -26,10 +25,10 @@ SETTING = (
 def aggregate(cells: Sequence[Cell], records: Mapping[str, Record], metric: str = "rmse_future") -> list[Row]:
     """One row for each setting among `cells`, sorted by dataset, level and `metric` with the best first.
 
-    Rows that lack a seed or a value of `metric` come last in their level. UserError: no such metric.
+    Rows that lack a seed or a value of `metric` come last in their level. UserError: no such metric, or one that does
+    not rank.
     """
-    if metric not in METRICS:
-        raise UserError(unknown_name("metric", metric, METRICS))
+    require_ranking(metric)
     settings: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
         settings[json.dumps(cell.model_dump(mode="json", exclude={"seed"}), sort_keys=True)].append(cell)

@@ -17,7 +17,9 @@ from results.store.record import Broken, Record
 FORMAT = 1
 KEPT = (
     *("rmse_future", "rmse_domain", "skill_future", "skill_domain", "vrmse_future", "vrmse_domain"),
-    *("data_equivariance_error", "model_equivariance_error", "parameters", "flops", "training_seconds", "epochs"),
+    *("data_equivariance_error", "model_equivariance_error", "model_equivariance_error_over_change"),
+    *("model_equivariance_error_within_range", "equivariance_floor"),
+    *("parameters", "flops", "training_seconds", "epochs"),
 )
 """Metrics of a published board, besides the one that it is ranked by; the store has the others."""
 VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow", "ray")

@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from benchmark.errors import UserError, unknown_name
 from results.statistics.bootstrap import interval
 
 
@@ -15,7 +16,9 @@ from results.statistics.bootstrap import interval
 class Metric:
     """Title, unit and meaning of a metric.
 
-    A value is shown as value / `divisor` in `unit`, or, if `prefixed`, with an SI prefix such as `5.6 M`.
+    A value is shown as value / `divisor` in `unit`, or, if `prefixed`, with an SI prefix such as `5.6 M`. `beside` is
+    the metric without which the value says nothing; tables show it in the next column. `unranked` is the reason why
+    models are not ranked by the metric.
     """
 
     title: str
@@ -24,6 +27,8 @@ class Metric:
     higher_is_better: bool = False
     divisor: float = 1.0
     prefixed: bool = False
+    beside: str = ""
+    unranked: str = ""
 
     def merit(self, value: float) -> float:
         """`value`, negated if higher is better: the lowest merit is the best."""
@@ -31,6 +36,9 @@ class Metric:
 
 
 FIELD = "field units"
+SPECTRUM_UNRANKED = "persistence has the least, since it repeats a true frame; it stands beside the RMSE"
+DIVERGENCE_UNRANKED = "the truth's own on this stencil is not zero, and persistence has it; it stands beside the RMSE"
+EQUAL = "it is equal for all models of a level"
 PREFIXES = ("", "k", "M", "G", "T", "P")
 CURVES = (
     "rmse_future_by_step",
@@ -44,6 +52,8 @@ CURVES = (
 BY_RUN = {"rmse_future": "rmse_future_by_run", "rmse_domain": "rmse_domain_by_run"}
 """Metric -> list of its values for each test run, by which two models are paired."""
 
+BY_WALLS = ("model_equivariance_error_near_walls", "model_equivariance_error_inside")
+"""Metrics that a network has no part of the box for if it reaches the walls from everywhere."""
 SKILLS = {"skill_future": "rmse_future", "skill_domain": "rmse_domain"}
 """Metric that is computed when the board is made, see `results.board.trivial` -> the RMSE that it is made of."""
 
@@ -68,11 +78,48 @@ METRICS: Mapping[str, Metric] = {
     "model_equivariance_error_relative": Metric(
         "Relative model equivariance error", "1", "Model equivariance error over the mean |field|"
     ),
+    "model_equivariance_error_over_change": Metric(
+        "Equivariance error / change",
+        "1",
+        "Mean |f(gx) - g f(x)| over the mean |g f(x) - g x_last|, what the model adds to the last frame; for zooms, in"
+        " the middle half of the box",
+    ),
+    "model_equivariance_error_near_walls": Metric(
+        "Equivariance error / change, near walls",
+        "1",
+        "The same in cells from which the network reaches a wall, where padding ends the symmetry of any network",
+        beside="model_equivariance_error_inside",
+    ),
+    "model_equivariance_error_inside": Metric(
+        "Equivariance error / change, inside",
+        "1",
+        "The same in the other cells, where a strict network has round-off; n/a if the network reaches the walls from"
+        " everywhere",
+        beside="reach",
+    ),
+    "reach": Metric(
+        "Reach",
+        "cells",
+        "Largest distance of an input cell that a forecast depends on; the side of the grid if the network covers it",
+        unranked="it is a property of the architecture",
+    ),
+    "model_equivariance_error_within_range": Metric(
+        "Equivariance error / change, within scales",
+        "1",
+        "Over zooms, with the scales of the network that a zoom leaves within its range; see docs/scale.md",
+        beside="equivariance_floor",
+    ),
+    "equivariance_floor": Metric(
+        "Floor of the zoom",
+        "1",
+        "Equivariance error over the change of a map that commutes with every zoom, u - (u . grad) u, on this grid",
+        unranked=EQUAL,
+    ),
     "data_equivariance_error": Metric(
-        "Data equivariance error", FIELD, "Measured data equivariance error of the level"
+        "Data equivariance error", FIELD, "Measured data equivariance error of the level", unranked=EQUAL
     ),
     "data_equivariance_error_relative": Metric(
-        "Relative data equivariance error", "1", "Data equivariance error over the mean |field|"
+        "Relative data equivariance error", "1", "Data equivariance error over the mean |field|", unranked=EQUAL
     ),
     "rollout_equivariance_error": Metric(
         "Equivariance error, rolled out", FIELD, "Mean |F(gx) - g F(x)| over the steps of a roll-out F, over the group"
@@ -80,19 +127,43 @@ METRICS: Mapping[str, Metric] = {
     "rollout_equivariance_error_relative": Metric(
         "Relative equivariance error, rolled out", "1", "Equivariance error of the roll-out over the mean |field|"
     ),
+    "rollout_equivariance_error_over_change": Metric(
+        "Equivariance error / change, rolled out", "1", "The same over the mean |g F(x) - g x_last|"
+    ),
     "spectrum_error_future": Metric(
         "Spectrum error future",
         "decades",
         "Energy of each scale at the last step, root mean square of log10(E / E truth)",
+        unranked=SPECTRUM_UNRANKED,
     ),
-    "spectrum_error_domain": Metric("Spectrum error domain", "decades", "The same on runs never seen"),
+    "spectrum_error_domain": Metric(
+        "Spectrum error domain", "decades", "The same on runs never seen", unranked=SPECTRUM_UNRANKED
+    ),
     "divergence_future": Metric(
-        "Divergence", "1 / time", "Mean |divergence| of the roll-out, later frames of the runs seen"
+        "Divergence",
+        "1 / time",
+        "Mean |divergence| of the roll-out, later frames of the runs seen; the number beside it is its floor",
+        beside="divergence_truth_future",
+        unranked=DIVERGENCE_UNRANKED,
     ),
-    "divergence_truth_future": Metric("Divergence of the truth", "1 / time", "Mean |divergence| of the same frames"),
-    "divergence_domain": Metric("Divergence domain", "1 / time", "Mean |divergence| of the roll-out, runs never seen"),
+    "divergence_truth_future": Metric(
+        "Divergence of the truth",
+        "1 / time",
+        "Mean |divergence| of the same frames of the truth: the error of the stencil on exact fields",
+        unranked=EQUAL,
+    ),
+    "divergence_domain": Metric(
+        "Divergence domain",
+        "1 / time",
+        "Mean |divergence| of the roll-out, runs never seen; the number beside it is its floor",
+        beside="divergence_truth_domain",
+        unranked=DIVERGENCE_UNRANKED,
+    ),
     "divergence_truth_domain": Metric(
-        "Divergence of the truth, domain", "1 / time", "Mean |divergence| of the same frames"
+        "Divergence of the truth, domain",
+        "1 / time",
+        "Mean |divergence| of the same frames of the truth: the error of the stencil on exact fields",
+        unranked=EQUAL,
     ),
     "parameters": Metric("Params", "count", "Trainable parameters of the model", prefixed=True),
     "flops": Metric(
@@ -108,6 +179,30 @@ METRICS: Mapping[str, Metric] = {
     "epochs": Metric("Epochs", "count", "Epochs trained before the early stop"),
     "best_epoch": Metric("Best epoch", "count", "The epoch that was kept, chosen by validation"),
 }
+
+
+def require_ranking(metric: str) -> None:
+    """UserError: no such metric, or models are not ranked by it."""
+    if metric not in METRICS:
+        raise UserError(unknown_name("metric", metric, METRICS))
+    if METRICS[metric].unranked:
+        raise UserError(f"metric {metric} does not rank models: {METRICS[metric].unranked}")
+
+
+def symmetry_metric(recorded: Container[str]) -> str:
+    """Model equivariance error that says most, of those `recorded`; records of older versions have the last one."""
+    names = ("model_equivariance_error_within_range", "model_equivariance_error_over_change")
+    return next((name for name in names if name in recorded), "model_equivariance_error")
+
+
+def with_neighbours(columns: Iterable[str]) -> list[str]:
+    """Columns, each followed by the metrics that stand beside it."""
+    shown: dict[str, None] = {}
+    for name in columns:
+        while name:
+            shown[name] = None
+            name = METRICS[name].beside
+    return list(shown)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,16 @@ from benchmark.cell import Level
 from benchmark.errors import UserError
 from benchmark.suite.facts import model_facts
 from benchmark.training.recorder import State
-from results.board.quantities import BY_RUN, CURVES, METRICS, Statistic, curve, is_number, written_statistic
+from results.board.quantities import (
+    BY_RUN,
+    BY_WALLS,
+    CURVES,
+    METRICS,
+    Statistic,
+    curve,
+    is_number,
+    written_statistic,
+)
 from results.statistics.paired import Sample
 from results.store.record import Record
 
@@ -100,8 +109,10 @@ class Row:
         return METRICS[metric].merit(self.metrics[metric].mean)
 
     def written(self, metric: str) -> str:
-        """Statistic of `metric` as text; `-` if there is none."""
-        return written_statistic(metric, self.metrics[metric]) if metric in self.metrics else "-"
+        """Statistic of `metric` as text; `-` if there is none, `n/a` if the network reaches a wall from everywhere."""
+        if metric in self.metrics:
+            return written_statistic(metric, self.metrics[metric])
+        return "n/a" if metric in BY_WALLS and "reach" in self.metrics and self.trained else "-"
 
     @property
     def reason(self) -> str:

@@ -10,15 +10,18 @@ from rich.text import Text
 
 from benchmark.terminal import titled
 from results.board.leaderboard import best, letters_of
-from results.board.quantities import METRICS, written
+from results.board.quantities import METRICS, symmetry_metric, with_neighbours, written
 from results.board.row import Row
 from results.board.standings import Standings
+from results.board.symmetry_notes import symmetry_notes
 from results.board.trivial import first_line
 from results.statistics.bootstrap import Estimate
 
 COLUMNS = ("rmse_future", "skill_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
 SKILL, REPLACEABLE = "skill_future", "model_equivariance_error"
-"""Column that is left out if no row has it; column that is replaced if the board is sorted by one without a column."""
+"""Skill beside its RMSE; column that is replaced if the board is sorted by one without a column."""
+OPTIONAL = (SKILL, *(metric.beside for metric in METRICS.values() if metric.beside))
+"""Columns that are left out if no row has them."""
 NARROW, GAP = 20, 2
 """Least width of the column of models with the table's edges; space between two columns."""
 
@@ -30,7 +33,9 @@ def to_table(rows: Sequence[Row], metric: str = "rmse_future") -> Group:
     if any(letter for table in tables for letter in table.letters):
         note += " Models of a level that share a letter (after the seeds) do not differ significantly (5 %)."
     losses = first_line(rows, metric)
-    return Group(*([Text(f"{losses}\n", style="yellow")] if losses else []), *tables, Text(f"{note}\n", style="dim"))
+    above = [Text(f"{losses}\n", style="yellow")] if losses else []
+    below = [Text(f"{text}\n", style="yellow") for text in symmetry_notes(row.panel for row in rows)]
+    return Group(*above, *tables, *below, Text(f"{note}\n", style="dim"))
 
 
 class _Panel:
@@ -38,8 +43,10 @@ class _Panel:
 
     def __init__(self, rows: Sequence[Row], metric: str) -> None:
         self.rows, self.metric = rows, metric
-        columns = [metric if n == REPLACEABLE and metric not in COLUMNS else n for n in COLUMNS]
-        self.columns = [n for n in columns if n != SKILL or metric == n or any(n in row.metrics for row in rows)]
+        recorded = {name for row in rows for name in row.metrics}
+        replacing = symmetry_metric(recorded) if metric in COLUMNS else metric
+        columns = with_neighbours(replacing if name == REPLACEABLE else name for name in COLUMNS)
+        self.columns = [name for name in columns if name in recorded or name not in OPTIONAL or name == metric]
         self.numbers = {name: [self._number(row, name) for row in rows] for name in self.columns}
         self.heads = {name: f"{fill(METRICS[name].title, 12)}\n{METRICS[name].unit}" for name in self.columns}
         self.letters = letters_of(rows, metric)

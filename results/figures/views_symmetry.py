@@ -9,6 +9,7 @@ from math import isfinite
 
 from results.board.quantities import METRICS, SKILLS, written
 from results.board.row import Row
+from results.board.symmetry_notes import group_of
 from results.figures.figures import INK, Plot, Sheet, Style, ends, family_style, few, hint
 from results.figures.plot import Axis, Series, chart
 from results.statistics.crossing import Crossing, crossing, slope_and_rank
@@ -80,7 +81,12 @@ def _merit(row: Row) -> tuple[bool, float, str]:
 
 
 def symmetry_kept(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
-    """Model over data equivariance error, both relative to the field, and a table of slopes and correlations."""
+    """Model over data equivariance error, both relative to the field, and a table of slopes and correlations.
+
+    For scalings, the errors of the models alone: those of the data are of another action.
+    """
+    if rows and group_of(rows[0].dataset) == "scale":
+        return _zooms(rows, metric, look)
     rollout = "rollout_equivariance_error_relative"
     ours = rollout if any(rollout in row.metrics for row in rows) else "model_equivariance_error_relative"
     kept, note = few(rows, metric)
@@ -101,6 +107,42 @@ def symmetry_kept(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -
         chart(series, RELATIVE_AXIS, Axis(f"model equivariance error / mean |field|, {short}", log=True)),
         reason=missing(rows),
         sheet=_calibration(kept, ours),
+    )
+
+
+def _zooms(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
+    """Error under zooms within the range of scales, by level, above the floor of the zoom."""
+    within, floor = "model_equivariance_error_within_range", "equivariance_floor"
+    kept, note = few([row for row in rows if within in row.metrics], metric)
+    levels = list(dict.fromkeys(row.level for row in rows))  # in the order of the board
+    place = {level: index for index, level in enumerate(levels, start=1)}
+    lines = []
+    for label in sorted({row.label for row in kept}):
+        members = sorted((row for row in kept if row.label == label), key=lambda row: place[row.level])
+        values = [row.metrics[within] for row in members]
+        low, high = ends(values)
+        hints = [hint(label, row.level, value) for row, value in zip(members, values, strict=True)]
+        places, means = [place[row.level] for row in members], [value.mean for value in values]
+        lines.append(Series(label, places, means, look[label].color, look[label].marker, low, high, hints=hints))
+    floors = {row.level: row.metrics[floor].mean for row in rows if floor in row.metrics}
+    flat = sorted((place[level], value) for level, value in floors.items())
+    marker = "o" if len(flat) == 1 else ""
+    lines.append(Series("floor", [x for x, _ in flat], [y for _, y in flat], INK, marker, dashed=True))
+    return Plot(
+        "zoom-errors",
+        "How strict is the model under zooms?",
+        "Error of one step over the change, with the scales that a zoom leaves within the range of the network, in the"
+        " middle half of the box. Dashed: the floor, the same for a map that commutes with every zoom. The data"
+        " equivariance error is that of boxes of other sizes, another action, and is not on an axis here. See"
+        f" docs/scale.md. {BAND}{note}",
+        chart(
+            lines,
+            Axis(f"level, in this order: {', '.join(map(str, levels))}", integer=True),
+            Axis(METRICS[within].title, log=True),
+        )
+        if kept
+        else None,
+        reason="no finished record has the error within the range of scales; older records lack it",
     )
 
 

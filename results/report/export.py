@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from benchmark.markdown import bold, escape, table
 from results.board.leaderboard import best, contests, letters_of
-from results.board.quantities import METRICS, Metric
+from results.board.quantities import METRICS, Metric, with_neighbours
 from results.board.row import Row
+from results.board.symmetry_notes import symmetry_notes
 from results.board.trivial import first_line
 
 SHOWN = (
     *("data_equivariance_error", "rmse_future", "skill_future", "rmse_domain", "model_equivariance_error"),
+    *("model_equivariance_error_over_change", "model_equivariance_error_within_range", "equivariance_floor"),
     *("parameters", "flops"),
 )
 FORMULA = tuple("=+-@\t\r\n")
@@ -57,12 +59,16 @@ def _not_a_formula(text: str) -> str:
 
 def to_markdown(rows: Sequence[Row], metric: str = "rmse_future") -> str:
     """A table for each contest with the best in bold; names are escaped."""
-    losses = first_line(rows, metric)
-    parts: list[str] = [escape(losses)] if losses else []
+    parts: list[str] = [escape(text) for text in _notes(rows, metric)]
     for heading, head, lines in _tables(rows, metric):
         texts = [[bold(text) if is_best else text for text, is_best in line] for line in lines]
         parts += [f"### {escape(heading)}", table(head, texts, range(1, len(head) - 1))]
     return "\n\n".join([*parts, f"{FOOTNOTE}\n"])
+
+
+def _notes(rows: Sequence[Row], metric: str) -> list[str]:
+    """Sentences above the tables."""
+    return [*filter(None, [first_line(rows, metric)]), *symmetry_notes(row.panel for row in rows)]
 
 
 FOOTNOTE = (
@@ -73,8 +79,7 @@ FOOTNOTE = (
 
 def to_latex(rows: Sequence[Row], metric: str = "rmse_future") -> str:
     """A `tabular` with booktabs rules for each contest; names are escaped."""
-    losses = first_line(rows, metric)
-    parts = [f"% {' '.join(losses.split())}"] if losses else []
+    parts = [f"% {' '.join(text.split())}" for text in _notes(rows, metric)]
     parts += [r"% \usepackage{booktabs} in the preamble, and [T1]{fontenc} for quotes in names"]
     for heading, head, lines in _tables(rows, metric):
         parts += [f"% {' '.join(heading.split())}", rf"\begin{{tabular}}{{l{'r' * (len(head) - 2)}l}}", r"\toprule"]
@@ -94,7 +99,7 @@ def latex_text(text: str) -> str:
 
 def _tables(rows: Sequence[Row], metric: str) -> Iterator[tuple[str, list[str], list[list[tuple[str, bool]]]]]:
     """Heading, column heads and lines of each contest; a line has (text, whether it is the best) for each column."""
-    columns = [name for name in dict.fromkeys((*SHOWN, metric)) if any(name in row.metrics for row in rows)]
+    columns = [name for name in with_neighbours((*SHOWN, metric)) if any(name in row.metrics for row in rows)]
     head = ["Model", *(_head(METRICS[name]) for name in columns), "Seeds", "Group"]
     groups = letters_of(rows, metric)
     winners = {name: best(rows, name) for name in {metric, "rmse_future", "rmse_domain"}}

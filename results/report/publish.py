@@ -16,8 +16,9 @@ from benchmark.errors import UserError
 from benchmark.files import write_text
 from benchmark.markdown import Markdown, bold, escape, table
 from benchmark.suite.suite import Suite
-from results.board.published_board import KEPT, MACHINE, VERSIONS, board, by_rank, read
+from results.board.published_board import MACHINE, VERSIONS, board, by_rank, read
 from results.board.quantities import METRICS, written
+from results.board.symmetry_notes import symmetry_notes
 from results.board.trivial import Line, rmse_of, sentence
 from results.store.record import Broken
 from results.store.store import Store
@@ -26,7 +27,11 @@ PUBLISHED_FOLDER = Path(__file__).parents[1] / "published"
 README = PUBLISHED_FOLDER / "README.md"
 BEGIN = "<!-- the published boards, written by `symbench publish` -->"
 END = "<!-- end of the published boards -->"
-SHOWN = (*KEPT[:4], "model_equivariance_error", "parameters", "flops")
+SHOWN = (
+    *("rmse_future", "rmse_domain", "skill_future", "skill_domain", "model_equivariance_error"),
+    *("model_equivariance_error_over_change", "model_equivariance_error_within_range", "equivariance_floor"),
+    *("parameters", "flops"),
+)
 MOST_COLUMNS = 6
 TABLE_NOTE = (
     "Mean ± standard deviation over seeds. Bold: the best model of a level, among those with all seeds. Models of a"
@@ -84,7 +89,7 @@ def section(folder: Path) -> str:
     first, *others = ((path.parent.name, read(path)) for path in ranked)
     link, document = first
     lines = [
-        *_losses(document),
+        *_notes(document),
         f"Published board {bold(document['suite'])}: {_summary(document)}"
         f" [Details]({link}/README.md), [JSON]({link}/board.json).",
         *_tables(document),
@@ -114,7 +119,7 @@ def page(document: Mapping[str, Any]) -> str:
     lines = [
         f"# {escape(document['suite'])}",
         "",
-        *_losses(document),
+        *_notes(document),
         _summary(document),
         "",
         f"Run with `{document['command']}` ([suite.yaml](suite.yaml)) at the commit below; all numbers are in"
@@ -157,8 +162,8 @@ def page(document: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _losses(document: Mapping[str, Any]) -> list[str]:
-    """First paragraph of a board whose networks lose to a trivial forecast."""
+def _notes(document: Mapping[str, Any]) -> list[str]:
+    """First paragraphs of a board: where its networks lose to a trivial forecast, and what its symmetry errors say."""
     rmse = rmse_of(document["metric"])
     lines = [
         Line(
@@ -169,8 +174,9 @@ def _losses(document: Mapping[str, Any]) -> list[str]:
         for row in document["rows"]
         if rmse in row["metrics"]
     ]
-    text = sentence(lines, rmse)
-    return [escape(text), ""] if text else []
+    panels = [(row["dataset"], row["preset"], row["grid"]) for row in document["rows"]]
+    texts = [*filter(None, [sentence(lines, rmse)]), *symmetry_notes(panels)]
+    return [line for text in texts for line in (escape(text), "")]
 
 
 def _summary(document: Mapping[str, Any]) -> str:

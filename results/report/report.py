@@ -12,11 +12,11 @@ from markupsafe import Markup
 
 from benchmark.suite.suite import Suite
 from results.board.leaderboard import aggregate, best, letters_of
-from results.board.literature import Beside, beside
-from results.board.quantities import METRICS, SKILLS, Statistic, written, written_statistic
+from results.board.quantities import METRICS, Statistic, with_neighbours, written, written_statistic
 from results.board.reproduce import Commands
 from results.board.row import Row
 from results.board.standings import overall
+from results.board.symmetry_notes import symmetry_notes
 from results.board.table import estimate
 from results.board.trivial import first_line, skill_of
 from results.board.tuning_ledger import HEADINGS, ledger_row, tuning_ledger, unequal_tuning, untuned_models
@@ -26,6 +26,7 @@ from results.figures.figures import Plot, Style, styles
 from results.figures.plot import standalone
 from results.figures.study_figures import figures_of as study_figures
 from results.report.export import SHOWN
+from results.report.literature import Beside, beside
 from results.statistics.bootstrap import range_coverage
 from results.store.record import Broken, Record
 from results.store.store import Store
@@ -35,7 +36,9 @@ MORE_COLUMNS = (
     "skill_domain",
     "vrmse_future",
     "vrmse_domain",
+    "model_equivariance_error_near_walls",
     "rollout_equivariance_error",
+    "rollout_equivariance_error_over_change",
     "spectrum_error_future",
     "divergence_future",
     "samples_per_second",
@@ -43,6 +46,8 @@ MORE_COLUMNS = (
     "training_seconds",
     "best_epoch",
 )
+ALWAYS = ("data_equivariance_error", "rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")
+"""Columns that a board without any result has, too."""
 MOST_DETAILED = 400
 """Rows above which the page has only the columns SHOWN and the ids of the records."""
 MOST_PANELS = 12
@@ -103,13 +108,9 @@ class Report:
         """The page."""
         rows, metric, suite = self.rows, self.metric, self.suite
         detailed = len(rows) <= MOST_DETAILED
-        columns = [*SHOWN, *(MORE_COLUMNS if detailed else ())]
-        columns += [] if metric in columns else [metric]
-        columns = [
-            name
-            for name in columns
-            if (name in SHOWN and name not in SKILLS) or any(name in row.metrics for row in rows)
-        ]
+        columns = with_neighbours([*SHOWN, *(MORE_COLUMNS if detailed else ()), metric])
+        recorded = {name for row in rows for name in row.metrics}
+        columns = [name for name in columns if name in recorded or name in ALWAYS or name == metric]
         environment = Environment(
             loader=PackageLoader("results.report"),
             autoescape=True,
@@ -138,6 +139,7 @@ class Report:
             commands=Commands(suite),
             panels=self.panels,
             losses=first_line(rows, metric),
+            symmetry_notes=symmetry_notes(row.panel for row in rows),
             left_out=untuned_models(suite),
             undrawn_panels=max(0, len({_panel_key(row) for row in rows}) - MOST_PANELS),
             tuning=_tuning(suite, self.records, self.store),

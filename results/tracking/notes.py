@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from benchmark.markdown import bold, escape, line, table
 from results.board.quantities import METRICS
 from results.board.row import Row
+from results.board.symmetry_notes import symmetry_notes
 from results.board.trivial import first_line
 from results.board.verdicts import verdicts
 from results.tracking.tags import LONGEST_TAG
@@ -22,10 +23,16 @@ def setting_note(row: Row) -> str:
         " run; those that end in `_low` and `_high` are the ends of the 95 % interval of the mean.",
         *([f"Not in the means: {escape(row.remark)}."] if row.remark else []),
         *([f"Source: {escape(row.source)}"] if row.source else []),
+        *map(escape, symmetry_notes([row.panel])),
         "",
-        table(("", "mean over seeds"), ((METRICS[name].title, row.written(name)) for name in row.metrics)),
+        table(("", "mean over seeds"), _numbers(row)),
     ]
     return "\n".join(lines)[:LONGEST_TAG]
+
+
+def _numbers(row: Row) -> list[tuple[str, str]]:
+    """Title and text of each metric that the row has, and of those that its network cannot have."""
+    return [(METRICS[name].title, text) for name in METRICS if (text := row.written(name)) != "-"]
 
 
 def board_note(rows: Sequence[Row]) -> str:
@@ -35,6 +42,7 @@ def board_note(rows: Sequence[Row]) -> str:
         *([escape(losses), ""] if losses else []),
         *_winners(rows),
         "",
+        *(text for note in symmetry_notes(row.panel for row in rows) for text in (escape(note), "")),
         "The report, its figures and the table are under **Artifacts**.\n",
     ]
     lines.append(table(("data", "level", "model", *(METRICS[name].title for name in BOARD_COLUMNS), "seeds"), ()))

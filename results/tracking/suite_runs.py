@@ -16,6 +16,7 @@ from benchmark.suite.suite import Suite
 from results.board.leaderboard import aggregate, to_json
 from results.board.quantities import METRICS, is_number, summaries, written_statistic
 from results.board.row import Row, family_and_source
+from results.board.symmetry_notes import group_of
 from results.report import export
 from results.report.report import Report
 from results.store.record import Record
@@ -166,7 +167,8 @@ def _setting_metrics(row: Row) -> dict[str, float]:
     numbers |= {"seeds_done": row.count("done"), "seeds_expected": len(row.seeds)}
     if "training_seconds" in numbers:
         numbers["training_hours"] = numbers["training_seconds"] / 3600
-    if numbers.get("data_equivariance_error") and "model_equivariance_error" in numbers:
+    one_action = group_of(row.dataset) != "scale"  # boxes of other sizes, and zooms within one
+    if one_action and numbers.get("data_equivariance_error") and "model_equivariance_error" in numbers:
         numbers["symmetry_ratio"] = numbers["model_equivariance_error"] / numbers["data_equivariance_error"]
     return numbers
 

@@ -78,6 +78,7 @@ QUESTIONS = (
         (
             "data_equivariance_error",
             "model_equivariance_error",
+            "model_equivariance_error_over_change",
             "symmetry_ratio",
             "rmse_future",
         ),

@@ -12,10 +12,10 @@ from PIL import Image, ImageColor
 
 from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol, Training
 from benchmark.models import model_registry
-from results.board import leaderboard, literature
+from results.board import leaderboard
 from results.board.reproduce import Commands
 from results.figures import figures
-from results.report import report
+from results.report import literature, report
 from results.report.report import Report
 
 HOSTILE = "<script>alert(1)</script>\"'\n & {{ 7 * 7 }} $x$"

@@ -1,0 +1,38 @@
+"""Notes of a board on its symmetry errors: where strict networks are not strict, and which error to read."""
+
+from collections.abc import Iterable
+
+from benchmark.cell import GroupName
+from benchmark.errors import UserError
+from benchmark.suite.facts import dataset_facts
+
+HALF_A_CELL = (
+    "strict networks are not strict here. They read both velocity components as if these lay at one place, but on this"
+    " grid the places are half a cell apart: an untrained e2cnn has an equivariance error of 0.6 of the change, and"
+    " round-off on `grid: centered`"
+)
+ZOOMS = (
+    "no zoom is exact on a grid, and networks have a finite range of scales. Compare the equivariance error within"
+    " scales with its floor (docs/scale.md)"
+)
+
+
+def group_of(dataset: str) -> GroupName | None:
+    """Symmetry of level 0 of a dataset; None if the dataset is gone."""
+    try:
+        return dataset_facts(dataset).group
+    except UserError:
+        return None
+
+
+def symmetry_notes(panels: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Sentences on the symmetry errors of each (dataset, preset, grid), in their order."""
+    notes = []
+    for dataset, preset, grid in dict.fromkeys(panels):
+        group = group_of(dataset)
+        place = f"{dataset} ({preset}, {grid})"
+        if grid == "staggered" and group in ("C4", "scale"):
+            notes.append(f"{place}: {HALF_A_CELL}.")
+        if group == "scale":
+            notes.append(f"{place}: {ZOOMS}.")
+    return notes
