@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -35,6 +35,23 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class Extended(Frozen):
+    """Settings that have gained fields. A cell from before a field of `later` lacks it.
+
+    The default of such a field is omitted from the JSON, so that the identity of older cells stays.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        for name in self.later:
+            if fields.get(name) == type(self).model_fields[name].default:
+                fields.pop(name, None)
+        return fields
+
+
 class DatasetChoice(Frozen):
     """The field that a model learns.
 
@@ -49,7 +66,7 @@ class DatasetChoice(Frozen):
     grid: Grid = "centered"
 
 
-class ModelChoice(Frozen):
+class ModelChoice(Extended):
     """A baseline, with every field of its Config written out.
 
     `version` is that of the baseline's class, which a new meaning of its weights or settings raises.
@@ -58,14 +75,7 @@ class ModelChoice(Frozen):
     name: str
     config: dict[str, Any]
     version: PositiveInt = 1
-
-    @model_serializer(mode="wrap")
-    def _without_first_version(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit version 1, which older cells lack, so that their identity stays."""
-        fields: dict[str, Any] = handler(self)
-        if fields.get("version") == 1:
-            del fields["version"]
-        return fields
+    later = ("version",)
 
     def settings(self) -> dict[str, Any]:
         """Fields of the Config, and the version from 2 on.
@@ -87,12 +97,15 @@ def is_network(value: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict) and value.keys() - {"version"} == {"name", "config"}
 
 
-class Protocol(Frozen):
+class Protocol(Extended):
     """Division of the frames into splits, and the length of roll-outs (Wang, Walters, Yu 2022, section 5).
 
     `disjoint` shares no frame between training, validation and test. `icml2022` keeps the published windows, whose
     training targets run into the validation inputs. With `target: change` a model predicts the difference to the last
     frame, with `frame` (published) the next frame. In both cases the next frame is compared and fed back.
+
+    `train_runs` keeps the first so many of the training runs, for the splits train, validation and future. An epoch
+    repeats them until it has as many runs as with all of them, so that trainings on fewer data are of equal length.
     """
 
     name: Literal["disjoint", "icml2022"] = "disjoint"
@@ -100,9 +113,11 @@ class Protocol(Frozen):
     train_steps: PositiveInt = 6
     test_steps: PositiveInt = 20
     target: Target = "frame"
+    train_runs: PositiveInt | None = None
+    later = ("train_runs",)
 
 
-class Training(Frozen):
+class Training(Extended):
     """Optimisation; the defaults are the published settings. `batch_size` is the sum over ranks.
 
     The learning rate is multiplied by `learning_rate_decay` after each epoch. Training ends early when, after
@@ -127,15 +142,7 @@ class Training(Frozen):
     channels_last: bool = False
     rollout_steps: PositiveInt | None = None
     relaxation_rate: PositiveFloat | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_later_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit the default of a field that older cells lack, so that their identity stays."""
-        fields: dict[str, Any] = handler(self)
-        for later in ("rollout_steps", "relaxation_rate"):
-            if fields.get(later, 1) is None:
-                del fields[later]
-        return fields
+    later = ("rollout_steps", "relaxation_rate")
 
 
 class Cell(Frozen):

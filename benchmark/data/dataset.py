@@ -10,6 +10,7 @@ level).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -168,8 +169,16 @@ class Dataset(ABC):
         """The level, from the results of its `parts`, in their order."""
 
     def splits(self, protocol: Protocol, preset: str) -> Mapping[SplitName, Split]:
-        """Windows of each split. UserError: the frames do not hold a window of the protocol."""
-        frames = self.presets[preset].frames
+        """Windows of each split. UserError: the frames or runs do not hold a window of the protocol."""
+        frames, runs = self.presets[preset].frames, self.training_runs
+        if protocol.train_runs is not None:
+            if protocol.train_runs > len(runs):
+                raise UserError(f"train_runs: {protocol.train_runs} is more than the {len(runs)} training runs")
+            runs = runs[: protocol.train_runs]
+        of_split = {
+            "train": tuple(itertools.islice(itertools.cycle(runs), len(self.training_runs))),
+            "domain": tuple(self.unseen_runs),
+        }
         splits: dict[SplitName, Split] = {}
         for name in get_args(SplitName):
             steps = protocol.train_steps if name in ("train", "validation") else protocol.test_steps
@@ -177,7 +186,7 @@ class Dataset(ABC):
                 starts = _disjoint_starts(name, frames, protocol, steps)
             else:
                 starts = _published_starts(name, frames, protocol, steps, getattr(self.windows, name))
-            splits[name] = Split(tuple(self.unseen_runs if name == "domain" else self.training_runs), starts, steps)
+            splits[name] = Split(of_split.get(name, tuple(runs)), starts, steps)
         return splits
 
     def level_value(self, level: Level) -> float:

@@ -56,6 +56,12 @@ def test_the_first_version_of_a_model_is_no_part_of_the_identity() -> None:
     assert Cell.model_validate_json(a_cell(model=second).model_dump_json()) == a_cell(model=second)
 
 
+def test_a_later_field_is_no_part_of_the_identity_at_its_default() -> None:
+    assert a_cell(protocol=Protocol(train_runs=None)).id == a_cell().id != a_cell(protocol=Protocol(train_runs=3)).id
+    assert "train_runs" not in Protocol().model_dump()
+    assert Protocol(train_runs=3).model_dump()["train_runs"] == 3
+
+
 @pytest.mark.parametrize("value", ["1", 1.5, -1, True, 2**31])
 def test_seed_is_strict(value: object) -> None:
     with pytest.raises(ValidationError):

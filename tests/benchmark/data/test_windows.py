@@ -57,6 +57,19 @@ def test_disjoint_says_what_does_not_fit() -> None:
         tiny(NAME, Preset(4, 4, 90)).splits(Protocol(), "tiny")
 
 
+def test_fewer_training_runs_make_epochs_of_equal_length() -> None:
+    short, frames = Protocol(input_frames=1, train_steps=2, test_steps=2), Preset(4, 4, 64)
+    dataset = tiny(NAME, frames)
+    many, few = (dataset.splits(short.model_copy(update={"train_runs": n}), "tiny") for n in (None, 2))
+    runs = tuple(dataset.training_runs)
+    assert set(few["train"].runs) == set(runs[:2])
+    assert len(few["train"]) == len(many["train"])
+    assert few["validation"].runs == few["future"].runs == runs[:2]
+    assert few["domain"] == many["domain"]
+    with pytest.raises(UserError, match=f"train_runs: 99 is more than the {len(runs)} training runs"):
+        dataset.splits(short.model_copy(update={"train_runs": 99}), "tiny")
+
+
 def test_published_windows_of_the_level_experiment() -> None:
     splits = LEVELS.splits(Protocol(name="icml2022", input_frames=1, train_steps=6, test_steps=6), "paper")
     assert splits["train"] == Split((0, 1, 2, 3), tuple(range(2, 32)), 6)
