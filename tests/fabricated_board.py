@@ -126,6 +126,7 @@ def _metrics(cell: Cell) -> dict[str, object]:
         "model_equivariance_error_relative": 2 * share * broken + 6e-7,
         "data_equivariance_error": broken,
         "data_equivariance_error_relative": 2 * broken,
+        "strict_floor": 0.6 * broken,
         "parameters": 5_600_000,
         "flops": 30_550_000_000,
         "samples_per_second": 410.0,

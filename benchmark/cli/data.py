@@ -139,6 +139,9 @@ def info(name: str, store_folder: Path, pictures: bool | None, as_json: bool) ->
         print_json(descriptions)
         return
     print_table(name, [row(description) for description in descriptions])
+    for dataset, reason in dict.fromkeys((one["dataset"], one["no_strict_floor"]) for one in descriptions):
+        if reason:
+            click.echo(f"{dataset}: no strict floor: {reason}")
     _print_splits(name, _fields(name, store_folder))
     if drawn:
         for same in _by_preset(descriptions).values():

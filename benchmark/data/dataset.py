@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cell import Grid, GroupName, Level, Protocol
+from benchmark.data.strict_floor import StrictFloor
 from benchmark.errors import UserError
 
 SplitName = Literal["train", "validation", "future", "domain"]
@@ -74,7 +75,7 @@ class Simulation:
 
     `spacing` is the width of a grid cell in the same length, `time_step` the time between frames. `divergence_free`
     states that the divergence on the staggered stencil is zero up to float32 rounding. `parameters` (JSON) describes
-    the simulation, `run_parameters` holds one entry for each run.
+    the simulation, `run_parameters` holds one entry for each run. `prepare` adds the `strict_floor`.
     """
 
     field: NDArray[np.float32]
@@ -85,6 +86,7 @@ class Simulation:
     parameters: Mapping[str, Any]
     run_parameters: Sequence[Mapping[str, Any]]
     equivariance_errors: Sequence[EquivarianceError]
+    strict_floor: StrictFloor | None = None
 
 
 class Part(ABC):
@@ -157,6 +159,8 @@ class Dataset(ABC):
     unseen_runs: ClassVar[Sequence[int]]
     """Runs of the split domain."""
     windows: ClassVar[PublishedWindows] = PublishedWindows()
+    no_floor: ClassVar[str] = ""
+    """Reason why the level has no strict floor; empty if `floor_parts` has its simulations."""
     channels: ClassVar[int] = 2
     source: ClassVar[str]
 
@@ -167,6 +171,13 @@ class Dataset(ABC):
     @abstractmethod
     def assemble(self, level: Level, preset: str, fields: Sequence[NDArray[np.float32]]) -> Simulation:
         """The level, from the results of its `parts`, in their order."""
+
+    def floor_parts(self, level: Level, preset: str) -> Sequence[Part]:
+        """Simulations of the strict floor of the level, see `benchmark.data.strict_floor`; none if `no_floor` says why.
+
+        Each gives F(x) - (P F)(x) for some states x, after 1, 2, ... frames: (state, time, 2, H, W).
+        """
+        return ()
 
     def splits(self, protocol: Protocol, preset: str) -> Mapping[SplitName, Split]:
         """Windows of each split. UserError: the frames or runs do not hold a window of the protocol."""

@@ -25,12 +25,15 @@ from torch import Tensor
 from benchmark.cell import Cell, Grid, Level
 from benchmark.data.dataset import IMPORTED, EquivarianceError, Part, Simulation
 from benchmark.data.paths import field_path
+from benchmark.data.strict_floor import StrictFloor
 from benchmark.errors import MachineError, UserError
 from benchmark.files import replacing
 from benchmark.groups import to_cell_centers
 
 FORMAT = "symbench field"
 FORMAT_VERSION = 2
+FLOOR = "strict_floor"
+"""Attribute that a file may lack."""
 AXES = ("run", "time", "component", "x", "y")
 UNITS = {"field": "length / time", "spacing": "length", "time_step": "time"}
 LIBRARIES = ("phiflow", "numpy", "scipy", "torch", "h5py")
@@ -39,7 +42,10 @@ LIBRARIES = ("phiflow", "numpy", "scipy", "torch", "h5py")
 
 @dataclass(frozen=True)
 class StoredField:
-    """Content of a data file: `field` is (run, time, 2, H, W) float32 on the CPU; see `Simulation` for the rest."""
+    """Content of a data file: `field` is (run, time, 2, H, W) float32 on the CPU; see `Simulation` for the rest.
+
+    Files of earlier versions have no strict floor; `symbench data prepare` adds it.
+    """
 
     path: Path
     dataset: str
@@ -53,6 +59,7 @@ class StoredField:
     parameters: Mapping[str, Any]
     run_parameters: tuple[Mapping[str, Any], ...]
     equivariance_errors: tuple[EquivarianceError, ...]
+    strict_floor: StrictFloor | None
     libraries: Mapping[str, str]
     recipe: str
     checksum: str
@@ -121,8 +128,19 @@ def write(path: Path, dataset_name: str, preset: str, level: Level, simulation: 
         "recipe": recipe,
         "checksum": checksum(field),
     }
+    if simulation.strict_floor is not None:
+        attributes[FLOOR] = json.dumps(asdict(simulation.strict_floor))
     with replacing(path) as temporary:
         temporary.write_bytes(_hdf5(field, attributes))
+
+
+def write_floor(path: Path, floor: StrictFloor) -> None:
+    """Add a strict floor to a data file, atomically; all else stays. MachineError as in `read` and `write`."""
+    require(path)
+    with h5py.File(path, "r", locking=False) as file:
+        field, attributes = file["field"][()], dict(file.attrs)
+    with replacing(path) as temporary:
+        temporary.write_bytes(_hdf5(field, attributes | {FLOOR: json.dumps(asdict(floor))}))
 
 
 def _libraries() -> dict[str, str]:
@@ -201,7 +219,7 @@ def _hdf5(field: NDArray[np.float32], attributes: Mapping[str, Any]) -> memoryvi
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file.create_dataset("field", data=field)
-        file.attrs.update(attributes)
+        file.attrs.update(sorted(attributes.items()))
     return buffer.getbuffer()
 
 
@@ -229,6 +247,7 @@ def _stored_field(path: Path, file: h5py.File) -> StoredField:
         parameters=json.loads(attributes["parameters"]),
         run_parameters=tuple(json.loads(attributes["run_parameters"])),
         equivariance_errors=tuple(EquivarianceError(**error) for error in errors),
+        strict_floor=StrictFloor.of(json.loads(attributes[FLOOR])) if FLOOR in attributes else None,
         libraries=json.loads(attributes["libraries"]),
         recipe=str(attributes["recipe"]),
         checksum=str(attributes["checksum"]),

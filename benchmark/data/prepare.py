@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from benchmark.cell import Level
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, Dataset, Part
-from benchmark.data.layout import part_path, read, read_part, write, write_part
+from benchmark.data.layout import StoredField, part_path, read, read_part, write, write_floor, write_part
 from benchmark.data.paths import data_path
+from benchmark.data.strict_floor import measure
 from benchmark.errors import MachineError, UserError, unknown_name
 
 TotalProgress = Callable[[int, int], None]
@@ -35,24 +36,33 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Outline:
-    """Missing levels of a dataset: `levels` has the parts of each, in the order of the suite, `paths` its file."""
+    """Missing levels of a dataset, in the order of the suite.
+
+    `levels` has the parts of each field, none where the file lacks only its strict floor. `floors` has the parts of the
+    strict floor, and `paths` the file.
+    """
 
     name: str
     preset: str
     folder: Path
     solver: str | None
     levels: Mapping[Level, Sequence[Part]]
+    floors: Mapping[Level, Sequence[Part]]
     paths: Mapping[Level, Path]
 
     def part_path(self, part: Part) -> Path:
         """Path of a part."""
         return part_path(self.folder, self.name, self.preset, part)
 
+    def needed(self, level: Level) -> list[Part]:
+        """Parts of the field and of the strict floor."""
+        return [*self.levels[level], *self.floors[level]]
+
     def missing_parts(self) -> list[Part]:
         """Parts that are not simulated yet, each once; the longest of a level first."""
         parts: dict[str, Part] = {}
-        for needed in self.levels.values():
-            for part in sorted(needed, key=lambda part: -part.work):
+        for level in self.levels:
+            for part in sorted(self.needed(level), key=lambda part: -part.work):
                 parts.setdefault(part.key, part)
         return [part for part in parts.values() if read_part(self.part_path(part)) is None]
 
@@ -69,13 +79,15 @@ def outline(
     if preset not in dataset.presets:
         raise UserError(unknown_name("preset", preset, dataset.presets))
     parts: dict[Level, list[Part]] = {}
+    floors: dict[Level, list[Part]] = {}
     paths = {}
     for level in dict.fromkeys(_declared(dataset, level) for level in levels):
         path = data_path(folder, dataset_name, preset, level)
-        simulated = [] if preset == IMPORTED else dataset.parts(level, preset)
-        needed = [part.solved_by(solver) for part in simulated] if solver else list(simulated)
-        if not _is_complete(path, (dataset_name, preset, level, recipe(needed))):
-            parts[level], paths[level] = needed, path
+        kinds = ([], []) if preset == IMPORTED else (dataset.parts(level, preset), dataset.floor_parts(level, preset))
+        field, floor = ([part.solved_by(solver) if solver else part for part in kind] for kind in kinds)
+        stored = _stored(path, (dataset_name, preset, level, recipe(field)))
+        if stored is None or _floor_recipe(stored) != recipe(floor):
+            parts[level], floors[level], paths[level] = [] if stored else field, floor, path
     for path in paths.values():
         if preset == IMPORTED:
             assert dataset.published_files is not None
@@ -84,7 +96,7 @@ def outline(
                 f" {dataset.published_files.where}; then `symbench data import {dataset_name} FOLDER`"
             )
         _require_writable(path.parent)
-    return Outline(dataset_name, preset, folder, solver, parts, paths)
+    return Outline(dataset_name, preset, folder, solver, parts, floors, paths)
 
 
 def recipe(parts: Sequence[Part]) -> str:
@@ -99,7 +111,7 @@ def prepare(work: Outline, progress: TotalProgress, processes: int = 1) -> Itera
     """
     parts = work.missing_parts()
     total = sum(part.work for part in parts)
-    waiting = dict(work.levels)
+    waiting = {level: work.needed(level) for level in work.levels}
     running = _in_processes if processes > 1 and len(parts) > 1 and not torch.cuda.is_available() else _in_turn
     open_keys = {part.key for part in parts}
     for finished in running(work, parts, lambda done: progress(done, total), processes):
@@ -133,10 +145,17 @@ def _one_thread() -> Iterator[None]:
 
 
 def assemble(work: Outline, level: Level) -> Path:
-    """Write a level from its parts on disk; returns its path."""
-    parts = work.levels[level]
+    """Write a level from its parts on disk, or add its strict floor to its file; returns its path."""
+    parts, floor_parts = work.levels[level], work.floors[level]
+    deviations = [_field(work, part) for part in floor_parts]
+    if not parts:
+        stored = read(work.paths[level], verify=False)
+        write_floor(work.paths[level], measure(deviations, stored.grid, recipe(floor_parts)))
+        return work.paths[level]
     fields = [_field(work, part) for part in parts]
     simulation = dataset_registry.dataset(work.name).assemble(level, work.preset, fields)
+    if floor_parts:
+        simulation = replace(simulation, strict_floor=measure(deviations, simulation.grid, recipe(floor_parts)))
     solver = getattr(parts[0], "solver", None)
     if solver is not None:
         simulation = replace(simulation, parameters={**simulation.parameters, "solver": solver})
@@ -228,12 +247,17 @@ def _declared(dataset: Dataset, level: Level) -> Level:
     return dataset.levels[dataset.levels.index(level)]
 
 
-def _is_complete(path: Path, identity: tuple[str, str, Level, str]) -> bool:
+def _stored(path: Path, identity: tuple[str, str, Level, str]) -> StoredField | None:
+    """Content of a whole file with that dataset, preset, level and recipe; None if there is none."""
     try:
         stored = read(path)
     except MachineError:
-        return False
-    return (stored.dataset, stored.preset, stored.level, stored.recipe) == identity
+        return None
+    return stored if (stored.dataset, stored.preset, stored.level, stored.recipe) == identity else None
+
+
+def _floor_recipe(stored: StoredField) -> str:
+    return stored.strict_floor.recipe if stored.strict_floor else ""
 
 
 def _require_writable(folder: Path) -> None:

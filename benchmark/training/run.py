@@ -75,7 +75,8 @@ def run_cell(
         if tuning:
             recorder.finish("done", {"rmse_validation": progress.best_rmse, **measured})
             return
-        metrics = _evaluate(experiment, model, stored, windows, world) | measured | _data_errors(stored)
+        metrics = _evaluate(experiment, model, stored, windows, world) | measured
+        metrics |= _data_errors(stored, cell.protocol.test_steps)
         if world.is_main:
             precision = cell.train.precision
             examples = [example_rollouts(model, windows[split], split, EXAMPLES, precision) for split in TEST_SPLITS]
@@ -118,9 +119,11 @@ def _evaluate(
     return metrics
 
 
-def _data_errors(stored: StoredField) -> dict[str, float]:
-    """Equivariance errors of the data, if they were measured in the simulation."""
+def _data_errors(stored: StoredField, test_steps: int) -> dict[str, float]:
+    """Equivariance errors of the data, and strict floor of the roll-out, if they were measured in the simulation."""
+    floor = stored.strict_floor
     errors = {
+        "strict_floor": floor.over(test_steps, stored.grid) if floor else None,
         "data_equivariance_error": stored.mean_absolute_error,
         "data_equivariance_error_relative": stored.mean_relative_error,
     }

@@ -17,7 +17,8 @@ from results.store.record import Broken, Record
 FORMAT = 1
 KEPT = (
     *("rmse_future", "rmse_domain", "skill_future", "skill_domain", "vrmse_future", "vrmse_domain"),
-    *("data_equivariance_error", "model_equivariance_error", "model_equivariance_error_over_change"),
+    *("data_equivariance_error", "strict_floor"),
+    *("model_equivariance_error", "model_equivariance_error_over_change"),
     *("model_equivariance_error_within_range", "equivariance_floor"),
     *("parameters", "flops", "training_seconds", "epochs"),
 )
@@ -112,7 +113,7 @@ def _data(records: Iterable[Record]) -> list[dict[str, Any]]:
                 **{"dataset": dataset.name, "preset": dataset.preset, "level": dataset.level},
                 "file": str(record.environment.get("data_file", "")),
                 "checksum": str(checksum),
-                "data_equivariance_error": record.metrics.get("data_equivariance_error"),
+                **{name: record.metrics.get(name) for name in ("data_equivariance_error", "strict_floor")},
             }
     return [files[key] for key in sorted(files)]
 

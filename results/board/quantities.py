@@ -121,6 +121,11 @@ METRICS: Mapping[str, Metric] = {
     "data_equivariance_error_relative": Metric(
         "Relative data equivariance error", "1", "Data equivariance error over the mean |field|", unranked=EQUAL
     ),
+    "strict_floor": Metric(
+        "Strict floor",
+        FIELD,
+        "RMSE of the best strictly equivariant roll-out, where all orientations of a state are equally likely",
+    ),
     "rollout_equivariance_error": Metric(
         "Equivariance error, rolled out", FIELD, "Mean |F(gx) - g F(x)| over the steps of a roll-out F, over the group"
     ),

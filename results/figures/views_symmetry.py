@@ -14,7 +14,7 @@ from results.figures.figures import INK, Plot, Sheet, Style, ends, family_style,
 from results.figures.plot import Axis, Series, chart
 from results.statistics.crossing import Crossing, crossing, slope_and_rank
 
-DATA = "data_equivariance_error"
+DATA, FLOOR = "data_equivariance_error", "strict_floor"
 DATA_AXIS = Axis("measured data equivariance error (field units)")
 RELATIVE_AXIS = Axis("data equivariance error / mean |field|")
 BAND = "Bands: 95 % bootstrap interval over seeds, none for a single seed."
@@ -27,14 +27,14 @@ MEMBER = (
 def error_of_models(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
     """`metric`, an error or a skill, over the data error, a line for each label."""
     kept, note = few(rows, metric)
-    series = _by_label(kept, DATA, metric, look)
+    series, floor = _by_label(kept, DATA, metric, look), _floor(rows, metric)
     if metric in SKILLS:
         note += " 0 is the best trivial forecast (persistence or linear) of the level, 1 a perfect one."
     return Plot(
         "skill-of-models" if metric in SKILLS else "error-of-models",
         f"{METRICS[metric].title} against the measured symmetry breaking of the data",
-        f"{BAND} Only finished seeds count; the table names the others.{note}",
-        chart(series, DATA_AXIS, _axis(metric), from_zero=True),
+        f"{BAND}{_floor_note(floor)} Only finished seeds count; the table names the others.{note}",
+        chart([*series, *floor], DATA_AXIS, _axis(metric), from_zero=True),
         reason=missing(rows),
     )
 
@@ -50,11 +50,12 @@ def error_of_families(rows: Sequence[Row], metric: str) -> Plot:
     """`metric` over the data error, a line for each family: at each level its best member, chosen by validation."""
     members_of = envelopes(rows, metric)
     series = [_series(name, members, DATA, metric, family_style(name)) for name, members in members_of.items()]
+    floor = _floor(rows, metric)
     return Plot(
         "error-of-families",
         f"{METRICS[metric].title} of each family",
-        f"{MEMBER} Point at a marker for its name. {BAND}",
-        chart(series, DATA_AXIS, _axis(metric), from_zero=True),
+        f"{MEMBER} Point at a marker for its name. {BAND}{_floor_note(floor)}",
+        chart([*series, *floor], DATA_AXIS, _axis(metric), from_zero=True),
         reason=missing(rows),
     )
 
@@ -180,6 +181,7 @@ def where_they_cross(rows: Sequence[Row], metric: str) -> Plot:
         _series(f, members, DATA, metric, family_style(f))
         for f, members in zip(("strict", "relaxed"), pair, strict=True)
     ]
+    floor = _floor(rows, metric)
     place, span = None, None
     if at is not None:
         place = at.at.value
@@ -187,8 +189,8 @@ def where_they_cross(rows: Sequence[Row], metric: str) -> Plot:
     return Plot(
         "crossing",
         title,
-        f"{_sentence(at)} {MEMBER} {BAND}",
-        chart(series, DATA_AXIS, _axis(metric), from_zero=True, span=span, at=place),
+        f"{_sentence(at)} {MEMBER} {BAND}{_floor_note(floor)}",
+        chart([*series, *floor], DATA_AXIS, _axis(metric), from_zero=True, span=span, at=place),
         sheet=_crossings(rows, metric),
     )
 
@@ -230,12 +232,42 @@ def _crossings(rows: Sequence[Row], metric: str) -> Sheet | None:
     return Sheet(("Strict", "Relaxed", "Cross at", "In resamples"), tuple(lines)) if lines else None
 
 
+def _floor(rows: Sequence[Row], metric: str) -> list[Series]:
+    """Strict floor over the data error, a line without markers; nothing for metrics that are no RMSE and no skill."""
+    rmse = SKILLS.get(metric, metric)
+    needed = {FLOOR, DATA, rmse, metric}
+    by_level = {row.level: row for row in rows if needed <= row.metrics.keys() and row.metrics[rmse].mean > 0}
+    if rmse not in SKILLS.values() or not by_level:
+        return []
+
+    def height(row: Row) -> float:
+        floor = row.metrics[FLOOR].mean
+        return floor if metric == rmse else 1 - floor * (1 - row.metrics[metric].mean) / row.metrics[rmse].mean
+
+    return [_line("strict floor", [(row, height(row)) for row in by_level.values()])]
+
+
+def _floor_note(floor: Sequence[Series]) -> str:
+    """Sentence on the line, if it is drawn."""
+    return (
+        " Dashed: the strict floor, which no strictly equivariant forecast can beat unless the state shows its"
+        " orientation."
+        if floor
+        else ""
+    )
+
+
+def _line(name: str, heights: Sequence[tuple[Row, float]]) -> Series:
+    """Dashed line of a number that the data have, over the data error."""
+    points = sorted((row.metrics[DATA].mean, height) for row, height in heights)
+    places, values = ([point[axis] for point in points] for axis in (0, 1))
+    return Series(name, places, values, INK, dashed=True, marker="o" if len(points) == 1 else "")
+
+
 def beside_truth(rows: Sequence[Row], metric: str, truth_metric: str, look: Mapping[str, Style]) -> str | None:
     """A metric over the data error on a logarithmic axis, a line for each label of `rows` and one for the truth."""
     points = {row.level: row for row in rows if truth_metric in row.metrics and DATA in row.metrics}
-    truth = sorted(points.values(), key=lambda row: row.metrics[DATA].mean)
-    places, values = ([row.metrics[name].mean for row in truth] for name in (DATA, truth_metric))
-    line = Series("truth", places, values, INK, dashed=True, marker="o" if len(truth) == 1 else "")
+    line = _line("truth", [(row, row.metrics[truth_metric].mean) for row in points.values()])
     return chart([*_by_label(rows, DATA, metric, look), line], DATA_AXIS, _axis(metric, log=True))
 
 

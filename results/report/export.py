@@ -12,9 +12,9 @@ from results.board.symmetry_notes import symmetry_notes
 from results.board.trivial import first_line
 
 SHOWN = (
-    *("data_equivariance_error", "rmse_future", "skill_future", "rmse_domain", "model_equivariance_error"),
-    *("model_equivariance_error_over_change", "model_equivariance_error_within_range", "equivariance_floor"),
-    *("parameters", "flops"),
+    *("data_equivariance_error", "strict_floor", "rmse_future", "skill_future", "rmse_domain"),
+    *("model_equivariance_error", "model_equivariance_error_over_change", "model_equivariance_error_within_range"),
+    *("equivariance_floor", "parameters", "flops"),
 )
 FORMULA = tuple("=+-@\t\r\n")
 """First characters of a formula in a spreadsheet."""

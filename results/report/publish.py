@@ -32,6 +32,7 @@ SHOWN = (
     *("model_equivariance_error_over_change", "model_equivariance_error_within_range", "equivariance_floor"),
     *("parameters", "flops"),
 )
+MEASURED = {"data_equivariance_error": "measured equivariance error", "strict_floor": "strict floor"}
 MOST_COLUMNS = 6
 TABLE_NOTE = (
     "Mean ± standard deviation over seeds. Bold: the best model of a level, among those with all seeds. Models of a"
@@ -151,14 +152,15 @@ def page(document: Mapping[str, Any]) -> str:
     keys += sorted(provenance.keys() - keys)  # a board of an older symbench may name more
     values = ([key, ", ".join(provenance[key])] for key in keys)
     lines += ["", "## Provenance", "", table(("", ""), values), ""]
+    known = {key: title for key, title in MEASURED.items() if any(one.get(key) is not None for one in document["data"])}
     files = (
         [
             *(f"{one['dataset']} ({one['preset']})", one["level"], one["file"], one["checksum"][:16]),
-            "-" if one["data_equivariance_error"] is None else written(one["data_equivariance_error"]),
+            *("-" if value is None else written(value) for value in map(one.get, known)),
         ]
         for one in document["data"]
     )
-    lines.append(table(["data", "level", "file", "sha256", "measured equivariance error"], files))
+    lines.append(table(["data", "level", "file", "sha256", *known.values()], files))
     return "\n".join(lines) + "\n"
 
 

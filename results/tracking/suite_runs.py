@@ -241,7 +241,7 @@ def _datasets(records: Iterable[Record]) -> tuple[Dataset, ...]:
         dataset = record.cell.dataset
         profile = {
             name: record.metrics[name]
-            for name in ("data_equivariance_error", "data_equivariance_error_relative")
+            for name in ("data_equivariance_error", "data_equivariance_error_relative", "strict_floor")
             if is_number(record.metrics.get(name))
         }
         datasets[str(checksum)] = Dataset(

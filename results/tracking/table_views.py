@@ -77,6 +77,7 @@ QUESTIONS = (
         "model_equivariance_error",
         (
             "data_equivariance_error",
+            "strict_floor",
             "model_equivariance_error",
             "model_equivariance_error_over_change",
             "symmetry_ratio",

@@ -38,6 +38,7 @@ class JetFlow(Dataset):
     )
     unseen_runs = tuple(SERIES.index(series) for series in UNSEEN)
     training_runs = tuple(run for run, series in enumerate(SERIES) if series not in UNSEEN)
+    no_floor = "the flow is measured, not simulated"
     source = "Wang, Walters, Yu, ICML 2022, section 5 (arXiv 2201.11969)"
 
     def level_value(self, level: Level) -> float:

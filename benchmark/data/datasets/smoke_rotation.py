@@ -12,6 +12,7 @@ from benchmark.cell import Level
 from benchmark.data.dataset import PAPER, Dataset, Preset, PublishedFiles, Simulation
 from benchmark.data.equivariance import Pair, measure
 from benchmark.data.physics.smoke import SMOKE_TIME_STEP, Box, Plume
+from benchmark.data.physics.smoke_floor import SmokeFloor, floor_parts
 from benchmark.data.physics.smoke_part import PUBLISHED_SMOKE, SmokePart, by_plume, smoke_presets, turned
 
 SIZE = 64.0
@@ -57,6 +58,17 @@ class SmokeRotation(Dataset):
         plumes += [_plume(k, excess) for excess in (self.level_value(level), 0.0) for k in STRONG]
         batches = [tuple(plumes[i : i + RUNS_IN_PART]) for i in range(0, len(plumes), RUNS_IN_PART)]
         return [SmokePart(box, batch, size.frames + 1, dropped=1) for batch in batches]
+
+    def floor_parts(self, level: Level, preset: str) -> list[SmokeFloor]:
+        """Two training runs of each side, a weak and a strong one; a turned state has the strength of its new side."""
+        box, excess = self.parts(level, preset)[0].box, self.level_value(level)
+        sides = []
+        for side in range(4):
+            strengths = [run + 1 for run in self.training_runs if _side(run + 1) == side]
+            pair = (strengths[len(strengths) // 4], strengths[3 * len(strengths) // 4])
+            turned_to = [(side + turns) % 4 for turns in range(4)]
+            sides.append([tuple(_plume(k, excess if to == STRONG_SIDE else 0.0) for to in turned_to) for k in pair])
+        return floor_parts(box, sides, self.presets[preset].frames, dropped=1)
 
     def assemble(self, level: Level, preset: str, fields: Sequence[NDArray[np.float32]]) -> Simulation:
         """Turn each plume to its side."""

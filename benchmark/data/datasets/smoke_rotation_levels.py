@@ -11,6 +11,7 @@ from benchmark.cell import Level
 from benchmark.data.dataset import Dataset, Preset, PublishedWindows, Simulation
 from benchmark.data.equivariance import measure
 from benchmark.data.physics.smoke import SMOKE_TIME_STEP, Box, Plume
+from benchmark.data.physics.smoke_floor import SmokeFloor, floor_parts
 from benchmark.data.physics.smoke_part import SmokePart, by_plume, turned
 
 SIZE = 64.0
@@ -49,6 +50,12 @@ class SmokeRotationLevels(Dataset):
         return [
             SmokePart(box, _plumes(strength), FIRST_FRAME + size.frames, FIRST_FRAME) for strength in _strengths(level)
         ]
+
+    def floor_parts(self, level: Level, preset: str) -> list[SmokeFloor]:
+        """The four training runs at two times each; a turned state has the strength of its new side."""
+        box, strengths = self.parts(level, preset)[0].box, _strengths(level)
+        plumes = [tuple(_plumes(strengths[(side + turns) % 4])[0] for turns in range(4)) for side in range(4)]
+        return floor_parts(box, [(one, one) for one in plumes], self.presets[preset].frames, dropped=FIRST_FRAME)
 
     def assemble(self, level: Level, preset: str, fields: Sequence[NDArray[np.float32]]) -> Simulation:
         """Turn the plumes. The error compares runs 1 to 3, turned back, with run 0 (as published)."""

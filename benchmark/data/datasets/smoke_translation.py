@@ -41,6 +41,7 @@ class SmokeTranslation(Dataset):
     published_files = PublishedFiles(tuple(f"raw_data_{x:.0f}_{y:.0f}.pt" for x, y in INFLOWS), PAPER, PUBLISHED_SMOKE)
     unseen_runs = tuple(INFLOWS.index(inflow) for inflow in UNSEEN)
     training_runs = tuple(run for run, inflow in enumerate(INFLOWS) if inflow not in UNSEEN)
+    no_floor = "a shifted state does not fit between the walls, so that its future cannot be simulated"
     source = "Wang, Walters, Yu, ICML 2022, section 5 (arXiv 2201.11969)"
 
     def level_value(self, level: Level) -> float:

@@ -68,21 +68,35 @@ class Plume:
     right_buoyancy: tuple[float, float] | None = None
 
 
-@torch.inference_mode()
+State = tuple[Tensor, Tensor]
+"""Smoke (run, X, Y) and velocity (run, 2, X, Y) in float64."""
+
+
+def at_rest(box: Box, runs: int, device: torch.device) -> State:
+    """A box without smoke and motion for each run."""
+    smoke = torch.zeros(runs, box.cells, box.cells, dtype=torch.float64, device=device)
+    return smoke, torch.zeros(runs, 2, box.cells, box.cells, dtype=torch.float64, device=device)
+
+
 def frames_of(box: Box, plumes: Sequence[Plume], steps: int, device: torch.device) -> Iterator[Tensor]:
-    """Velocity of all `plumes` after each step: (run, 2, X, Y) float64. MachineError: a step leaves divergence."""
-    cells, spacing = box.cells, box.spacing
-    smoke = torch.zeros(len(plumes), cells, cells, dtype=torch.float64, device=device)
-    velocity = torch.zeros(len(plumes), 2, cells, cells, dtype=torch.float64, device=device)
-    inflow = inflow_of(box, plumes).to(device)
-    acceleration = _acceleration(box, plumes).to(device)
+    """Velocity of all `plumes` after each step from rest: (run, 2, X, Y) float64. MachineError as in `states_of`."""
+    for _, velocity in states_of(box, plumes, steps, at_rest(box, len(plumes), device)):
+        yield velocity
+
+
+@torch.inference_mode()
+def states_of(box: Box, plumes: Sequence[Plume], steps: int, state: State) -> Iterator[State]:
+    """State of all `plumes` after each step from `state`. MachineError: a step leaves divergence."""
+    (smoke, velocity), spacing = state, box.spacing
+    inflow = inflow_of(box, plumes).to(smoke.device)
+    acceleration = _acceleration(box, plumes).to(smoke.device)
     for step in range(steps):
         smoke = mac_cormack(smoke, velocity, SMOKE_TIME_STEP / spacing) + inflow
         lift = to_faces(smoke[:, None] * acceleration)
         velocity = semi_lagrangian(velocity, box.velocity_time_step / spacing) + lift
         velocity = project(velocity, spacing)
         _require_no_divergence(velocity, spacing, step)
-        yield velocity
+        yield smoke, velocity
 
 
 def inflow_of(box: Box, plumes: Sequence[Plume]) -> Tensor:

@@ -138,6 +138,16 @@ class Solver:
         kx, ky = _wave_numbers(cells, w.device, half)
         return self._values(few * torch.exp(1j * math.pi / cells * (kx + ky)), cells)
 
+    def moved(self, w: Tensor, quarter_turns: int, shift: tuple[int, int]) -> Tensor:
+        """Coefficients of the flow turned by `quarter_turns`, then moved by `shift` grid points, as in `Start`.
+
+        The vorticity at the points is permuted, so that only the Fourier transforms add round-off.
+        """
+        values = self._values(w, self.points)
+        for _ in range(quarter_turns % 4):  # w'(x, y) = w(y, -x), and the points include 0
+            values = values.flip(-1).roll(1, -1).mT
+        return self._coefficients(values.roll(shift, (-2, -1)))
+
     def require_stable(self, velocity: Tensor, frame: int) -> None:
         """MachineError: `velocity` (run, 2, H, W) is not finite, or too fast for the time step."""
         courant = float(velocity.abs().sum(dim=1).max()) * _largest(self.points) * self.time_step

@@ -9,12 +9,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmark.cell import Level
 from benchmark.data.dataset import Dataset, Part, Preset, Progress, Simulation
 from benchmark.data.equivariance import Pair, measure
 from benchmark.data.physics.spectral import Fluid, Solver, Start, initial_vorticity
-from benchmark.groups import SHIFTS, elements
+from benchmark.data.strict_floor import FLOOR_RUNS, FLOOR_STEPS, FLOOR_TIMES, deviation, floor_frames
+from benchmark.groups import SHIFTS, elements, rotate
 
 ISOTROPIC = Fluid((0.015, 0.015), growth=0.8, drag=0.2)
 """Level 0 of the turbulence datasets; the rms speed stays about 1."""
@@ -22,6 +24,7 @@ FRAME_INTERVAL = 0.075
 """Time between frames, which differ by about a tenth."""
 RUNS_IN_PART = 7
 ERROR_RUNS, ERROR_FRAMES = 4, 40
+Move = tuple[int, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,7 @@ class Turbulence(Part):
 
         MachineError: the flow is too fast for the time step.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        solver = Solver(2 * self.cells, self.frame_interval / self.steps_in_frame, self.fluid, device)
-        w = torch.stack([initial_vorticity(start, self.cells) for start in self.starts]).to(device)
+        solver, w = self.begin()
         field = np.empty((len(self.starts), self.frames, 2, self.cells, self.cells), np.float32)
         for frame in range(self.frames):
             for _ in range(self.steps_in_frame if frame > 0 else 0):
@@ -60,6 +61,56 @@ class Turbulence(Part):
             field[:, frame] = velocity.cpu().numpy()
             progress(self.work // self.frames)
         return field
+
+    def begin(self) -> tuple[Solver, Tensor]:
+        """Solver and coefficients of the initial states, on the GPU if there is one."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        solver = Solver(2 * self.cells, self.frame_interval / self.steps_in_frame, self.fluid, device)
+        return solver, torch.stack([initial_vorticity(start, self.cells) for start in self.starts]).to(device)
+
+
+@dataclass(frozen=True)
+class TurbulenceFloor(Turbulence):
+    """Strict floor of the states of `starts` at frame `first`, over `frames` frames and the group of `moves`.
+
+    A move is a number of quarter turns and a shift in cells of the kept grid; the first one is the identity.
+    """
+
+    first: int = 0
+    moves: tuple[Move, ...] = ()
+
+    @property
+    def work(self) -> int:
+        """Runs times steps times points."""
+        steps = (self.first + self.frames * len(self.moves)) * self.steps_in_frame
+        return len(self.starts) * steps * (2 * self.cells) ** 2
+
+    def simulate(self, progress: Progress) -> NDArray[np.float32]:
+        """F(x) - (P F)(x) after each frame: (state, time, 2, H, W)."""
+        solver, w = self.begin()
+        for _ in range(self.first * self.steps_in_frame):
+            w = solver.step(w)
+        field = np.empty((len(self.starts), self.frames, 2, self.cells, self.cells), np.float32)
+        for frame, forecasts in enumerate(forecasts_of(solver, w, self)):
+            field[:, frame] = deviation(forecasts).float().cpu().numpy()
+        progress(self.work)
+        return field
+
+
+def forecasts_of(solver: Solver, w: Tensor, floor: TurbulenceFloor) -> Iterator[Tensor]:
+    """g^-1 F(g x) at the cell centres after each frame, for the states `w` (run, N, K + 1): (move, run, 2, H, W)."""
+    moved = torch.cat([solver.moved(w, turns, (2 * x, 2 * y)) for turns, (x, y) in floor.moves])
+    for frame in range(floor.frames):
+        for _ in range(floor.steps_in_frame):
+            moved = solver.step(moved)
+        velocity = solver.velocity(moved, floor.cells)
+        solver.require_stable(velocity, floor.first + frame)
+        yield torch.stack(
+            [
+                rotate(one.roll((-x, -y), (-2, -1)), -turns, "centered")
+                for one, (turns, (x, y)) in zip(velocity.split(len(w)), floor.moves, strict=True)
+            ]
+        )
 
 
 class TurbulenceDataset(Dataset):
@@ -90,6 +141,22 @@ class TurbulenceDataset(Dataset):
         measured = replace(flow, frames=min(flow.frames, ERROR_FRAMES))
         transformed = self._transformed(flow.cells).values()
         return [replace(flow, starts=batch) for batch in batches] + [replace(measured, starts=s) for s in transformed]
+
+    def floor_parts(self, level: Level, preset: str) -> list[TurbulenceFloor]:
+        """One part for each time; quarter turns, or the shifts by half a box."""
+        flow = self._flow(level, preset)
+        half = flow.cells // 2
+        turns: tuple[Move, ...] = tuple((turns, (0, 0)) for turns in range(4))
+        shifts: tuple[Move, ...] = tuple((0, (x, y)) for x in (0, half) for y in (0, half))
+        runs = [Start(seed) for seed in self.training_runs[:FLOOR_RUNS]]
+        return [
+            TurbulenceFloor(
+                **vars(flow) | {"frames": FLOOR_STEPS, "starts": tuple(runs[i::FLOOR_TIMES])},
+                first=first,
+                moves=shifts if self.group == "translation" else turns,
+            )
+            for i, first in enumerate(floor_frames(flow.frames))
+        ]
 
     def assemble(self, level: Level, preset: str, fields: Sequence[NDArray[np.float32]]) -> Simulation:
         """All runs in the order of their seeds."""

@@ -12,7 +12,7 @@ from benchmark.cell import Protocol
 from benchmark.data import dataset_registry
 from benchmark.data.check import PROTOCOLS, shortest_splits
 from benchmark.data.dataset import IMPORTED, Dataset
-from benchmark.data.show.info import short
+from benchmark.data.show.info import FLOOR_FRAMES, floors, short
 from benchmark.data.show.planes import run_labels
 from benchmark.markdown import Markdown, escape, table
 
@@ -53,6 +53,8 @@ def card(dataset_name: str, preset: str, descriptions: Sequence[Description], pi
         imported=preset == IMPORTED,
         descriptions=descriptions,
         levels=_levels(descriptions),
+        floors=_floors(descriptions),
+        no_floors=list(dict.fromkeys(d["no_strict_floor"] for d in descriptions if d["no_strict_floor"])),
         errors=errors,
         many_elements=many_elements,
         parameters=_parameters(descriptions),
@@ -78,6 +80,17 @@ def _levels(descriptions: Sequence[Description]) -> Markdown:
         known = [d["level"], short(d["level_value"]), d["runs"], d["frames"]]
         rows.append([*known, *(short(d[key]) for key in numbers), f"{d['bytes'] / 1e6:.1f}"])
     return table(heads, rows)
+
+
+def _floors(descriptions: Sequence[Description]) -> Markdown:
+    """Table of the strict floor on each grid; empty if no level has one."""
+    heads = ["level", "grid", *(f"over {frames} frames" for frames in FLOOR_FRAMES)]
+    rows = [
+        [d["level"], grid, *floors(d, grid)]
+        for d in descriptions
+        for grid in (d["strict_floor"] or {"by_step": ()})["by_step"]
+    ]
+    return table(heads, rows) if rows else Markdown()
 
 
 def _errors(descriptions: Sequence[Description]) -> tuple[Markdown, str]:

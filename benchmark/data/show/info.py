@@ -8,11 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmark.cell import Protocol
+from benchmark.cell import Grid, Protocol
 from benchmark.data.check import PROTOCOLS
-from benchmark.data.dataset import Dataset
+from benchmark.data.dataset import IMPORTED, Dataset
 from benchmark.data.layout import AXES, UNITS, StoredField
+from benchmark.data.strict_floor import StrictFloor
 from benchmark.errors import UserError
+
+FLOOR_FRAMES = (6, 20)
+"""Lengths of the roll-outs whose strict floor is shown."""
 
 
 def describe(stored: StoredField, dataset: Dataset) -> dict[str, Any]:
@@ -20,7 +24,8 @@ def describe(stored: StoredField, dataset: Dataset) -> dict[str, Any]:
 
     `bytes` is the size of the file. `splits` has, for each protocol with its default windows, the runs and the number
     of windows of each split, or only the `reason` why they do not fit. `rms` and `max` are taken over the components of
-    the velocity, in its units. Numbers that are not finite and errors that were not measured are None.
+    the velocity, in its units. `no_strict_floor` is the reason why there is none, or "". Numbers that are not finite
+    and errors that were not measured are None.
     """
     runs, frames, _, height, width = stored.field.shape
     rms, largest = _sizes(stored.field)
@@ -49,6 +54,8 @@ def describe(stored: StoredField, dataset: Dataset) -> dict[str, Any]:
         "equivariance_errors": [asdict(error) for error in stored.equivariance_errors],
         "mean_absolute_error": stored.mean_absolute_error,
         "mean_relative_error": stored.mean_relative_error,
+        "strict_floor": None if stored.strict_floor is None else asdict(stored.strict_floor),
+        "no_strict_floor": _no_floor(stored, dataset),
         "splits": {protocol.name: _splits(dataset, protocol, stored.preset) for protocol in PROTOCOLS},
         "parameters": stored.parameters,
         "run_parameters": stored.run_parameters,
@@ -69,8 +76,25 @@ def row(description: Mapping[str, Any]) -> dict[str, Any]:
         "rms": short(description["rms"]),
         "equivariance_error": short(description["mean_absolute_error"]),
         "relative": short(description["mean_relative_error"]),
+        f"strict_floor_{'_/_'.join(map(str, FLOOR_FRAMES))}": " / ".join(floors(description)) or "n/a",
         "size": f"{description['bytes'] / 1e6:.1f} MB",
     }
+
+
+def floors(description: Mapping[str, Any], grid: Grid | None = None) -> list[str]:
+    """Strict floor over the first 6 and 20 frames on `grid`, by default that of the file; none if it is not known."""
+    if description["strict_floor"] is None:
+        return []
+    floor = StrictFloor.of(description["strict_floor"])
+    return [short(floor.over(frames, grid or description["grid"])) for frames in FLOOR_FRAMES]
+
+
+def _no_floor(stored: StoredField, dataset: Dataset) -> str:
+    if stored.strict_floor is not None:
+        return ""
+    if stored.preset == IMPORTED:
+        return "the files are imported, not simulated"
+    return dataset.no_floor or "the file is older than strict floors; `symbench data prepare SUITE` adds it"
 
 
 def short(value: float | None) -> str:

@@ -28,6 +28,7 @@ from benchmark.cell import Level
 from benchmark.data.dataset import PAPER, EquivarianceError
 from benchmark.data.layout import StoredField
 from benchmark.data.show.planes import COLORS, UNIT, Planes, quickening, spread
+from benchmark.data.strict_floor import FLOOR_STEPS, StrictFloor
 from benchmark.files import replacing
 
 Kind = Literal["absolute", "relative"]
@@ -58,11 +59,12 @@ MOST_ROWS, MOST_COLUMNS = 5, 6
 
 @dataclass(frozen=True)
 class LevelErrors:
-    """Measured errors of one level, and the level as a number (`knob`)."""
+    """Measured errors of one level, the level as a number (`knob`), and the strict floor over 20 frames."""
 
     level: Level
     knob: float
     errors: tuple[EquivarianceError, ...]
+    floor: float | None = None
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> LevelErrors:
@@ -72,7 +74,9 @@ class LevelErrors:
             for error in description["equivariance_errors"]
             if None not in error.values()
         )
-        return cls(description["level"], description["level_value"], tuple(errors))
+        known = description["strict_floor"]
+        floor = StrictFloor.of(known).over(FLOOR_STEPS, description["grid"]) if known else None
+        return cls(description["level"], description["level_value"], tuple(errors), floor)
 
     def mean(self, kind: Kind) -> float:
         """Mean over the group elements."""
@@ -128,9 +132,9 @@ def _color_bar(figure: Figure, image: AxesImage, size: tuple[float, float]) -> N
 def symmetry_breaking(points: Sequence[LevelErrors], path: Path, knob: str = "level") -> bool:
     """Write a PNG of the measured data equivariance error, absolute and relative, against the level.
 
-    `knob` is the label of the level axis. Thin lines are group elements, the thick line is their mean, the level
-    `paper` is marked. Returns False, and writes nothing, if no level has an error. MachineError: `path` cannot be
-    written.
+    `knob` is the label of the level axis. Thin lines are group elements, the thick line is their mean, the dotted one
+    the strict floor, a root mean square in the same units. The level `paper` is marked. Returns False, and writes
+    nothing, if no level has an error. MachineError: `path` cannot be written.
     """
     measured = sorted((point for point in points if point.errors), key=lambda point: point.knob)
     if not measured:
@@ -140,6 +144,11 @@ def symmetry_breaking(points: Sequence[LevelErrors], path: Path, knob: str = "le
         figure.subplots_adjust(left=0.06, right=0.8, bottom=0.19, top=0.9, wspace=0.22)
         _draw_errors(wide, measured, "absolute")
         _draw_errors(narrow, measured, "relative")
+        floors = [(point.knob, point.floor) for point in measured if point.floor is not None and point.level != PAPER]
+        if floors:
+            wide.plot(
+                *zip(*floors, strict=True), color=INK, ls=":", lw=1.8, label=f"strict floor\n({FLOOR_STEPS} frames)"
+            )
         wide.set_title("measured data equivariance error (field units)", loc="left", fontsize=10)
         narrow.set_title("relative to the field", loc="left", fontsize=10)
         figure.supxlabel(fill(knob, 100), x=0.425, y=0.02, fontsize=10)
@@ -148,7 +157,8 @@ def symmetry_breaking(points: Sequence[LevelErrors], path: Path, knob: str = "le
 
 
 def _draw_errors(axes: Axes, points: Sequence[LevelErrors], kind: Kind) -> None:
-    highest = max(getattr(error, kind) for point in points for error in point.errors)
+    floors = [point.floor or 0.0 for point in points if kind == "absolute"]
+    highest = max([*floors, *(getattr(error, kind) for point in points for error in point.errors)])
     axes.set_ylim(-0.03 * (highest or 1.0), 1.06 * (highest or 1.0))  # room for the markers at zero
     axes.locator_params(axis="x", nbins=5)
     knobs = [point.knob for point in points]

@@ -12,6 +12,7 @@ from benchmark.models import model_registry
 from benchmark.models.baseline import Task
 from benchmark.models.layers.relaxation import RelaxedLayer
 from results.board import leaderboard
+from results.board.quantities import Statistic
 from results.figures import figures, plot, rollouts, views_flow, views_symmetry, views_weights
 from results.report.report import Report
 from results.statistics.crossing import crossing
@@ -50,6 +51,25 @@ def test_figures_are_over_the_measured_error_and_never_the_knob(full_board):
     places = {int(level): float(x) for x, level in hints}
     assert set(places) == {0, 3, 9}
     assert (places[9] - places[0]) / (places[3] - places[0]) == pytest.approx(3, rel=1e-2), "errors 0, .15, .45"
+
+
+def test_the_strict_floor_is_a_dashed_line(full_board):
+    """Floor 0.09 at level 3 and 0.27 at level 9; in units of skill, 1 - floor / RMSE of the best trivial forecast."""
+    rows = rows_of(full_board)
+    look = figures.styles(rows)
+    assert "strict floor" in views_symmetry.error_of_models(rows, "rmse_future", look).svg
+    assert "strict floor" in views_symmetry.where_they_cross(rows, "rmse_domain").caption
+    assert "strict floor" not in views_symmetry.error_of_models(rows, "vrmse_future", look).svg
+    (line,) = views_symmetry._floor(rows, "rmse_future")
+    assert (line.x, line.y) == (pytest.approx([0, 0.15, 0.45]), pytest.approx([0, 0.09, 0.27]))
+    without = [
+        dataclasses.replace(row, metrics={**row.metrics, "rmse_future": Statistic(0.3, None, 1)}) for row in rows
+    ]
+    skilled = [
+        dataclasses.replace(row, metrics={**row.metrics, "skill_future": Statistic(0.25, None, 1)}) for row in without
+    ]
+    (line,) = views_symmetry._floor(skilled, "skill_future")  # the trivial forecast has 0.4
+    assert line.y == pytest.approx([1, 1 - 0.09 / 0.4, 1 - 0.27 / 0.4])
 
 
 def test_where_strict_and_relaxed_cross(new_board, new_cell):

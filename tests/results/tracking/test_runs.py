@@ -86,6 +86,7 @@ def test_a_parent_holds_the_statistics_of_its_seeds(new_board, new_cell):
     assert json.loads(logged.dataset.profile) == {
         "data_equivariance_error": pytest.approx(0.15),
         "data_equivariance_error_relative": pytest.approx(0.3),
+        "strict_floor": pytest.approx(0.09),
     }
 
 
