@@ -115,7 +115,7 @@ def _zooms(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
     """Error under zooms within the range of scales, by level, above the floor of the zoom."""
     within, floor = "model_equivariance_error_within_range", "equivariance_floor"
     kept, note = few([row for row in rows if within in row.metrics], metric)
-    levels = list(dict.fromkeys(row.level for row in rows))  # in the order of the board
+    levels = dict.fromkeys(row.level for row in rows)  # in the order of the board
     place = {level: index for index, level in enumerate(levels, start=1)}
     lines = []
     for label in sorted({row.label for row in kept}):
@@ -138,7 +138,7 @@ def _zooms(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
         f" docs/scale.md. {BAND}{note}",
         chart(
             lines,
-            Axis(f"level, in this order: {', '.join(map(str, levels))}", integer=True),
+            Axis(", ".join(f"{index}: level {level}" for level, index in place.items()), integer=True),
             Axis(METRICS[within].title, log=True),
         )
         if kept

@@ -9,7 +9,7 @@ with a for the output and b for the input: lifting divides by the scale and proj
 scales is therefore dimensionless, and biases and ReLU may act on it. Phi_l are 2-D Hermite-Gaussian functions, basis A
 of Sosnovik, Szmaja, Smeulders 2020 (arXiv 1910.11093). As in the code of Wang, Walters, Yu 2022, a layer does not mix
 scales. On a grid the equivariance holds up to the sampling of Phi_l and up to the ends of the range of scales, beyond
-which a zoom moves features out of the range.
+which a zoom moves features out of the range; docs/scale.md has the measured errors.
 
 Letters: S scales; O, I channels out and in; L basis functions; K kernel size at scale 1; P positions of all filters.
 """
