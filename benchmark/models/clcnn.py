@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, convolutional_network, require_grid
-from benchmark.models.layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
+from benchmark.models.layers.relaxation import PENALTIES, RelaxedBaseline, RelaxedLayer, roughness
 from benchmark.models.layers.sizes import KernelSize
 
 
@@ -54,6 +54,10 @@ class LocallyConnected2d(RelaxedLayer):
         """Mean of |W(x) - W(x')| over neighbouring pixels along both axes."""
         return roughness(self.deviation, (0, 1), self.periodic)
 
+    def size(self) -> Tensor:
+        """Mean |K|."""
+        return self.filter.abs().mean()
+
 
 class CLCNN(RelaxedBaseline):
     """The ConvNet with filters W(x, y) of their own at each pixel x.
@@ -75,7 +79,7 @@ class CLCNN(RelaxedBaseline):
         hidden: PositiveInt = 8
         layers: PositiveInt = 5
         kernel_size: KernelSize = 3
-        penalty: Annotated[float, Field(ge=0)] = 1.0
+        penalty: Annotated[float, Field(ge=0)] = 0.05
 
     family = "approximate"
     version = 2
@@ -85,7 +89,7 @@ class CLCNN(RelaxedBaseline):
         "hidden": Choice((4, 8, 16)),
         "layers": Choice((3, 5)),
         "kernel_size": Choice((3, 5)),
-        "penalty": LogUniform(1e-3, 1e2),
+        "penalty": LogUniform(*PENALTIES),
     }
 
     def __init__(self, config: Config, task: Task) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, convolution, convolutional_network, require_grid
-from benchmark.models.layers.relaxation import RelaxedBaseline, RelaxedLayer, roughness
+from benchmark.models.layers.relaxation import PENALTIES, RelaxedBaseline, RelaxedLayer, roughness
 from benchmark.models.layers.sizes import KernelSize
 
 
@@ -121,6 +121,10 @@ class GroupMatrixConv2d(RelaxedLayer):
             return self.convolution.weight.new_zeros(())
         return roughness(self.a, (1, 2), self.periodic)
 
+    def size(self) -> float:
+        """Size of the factors 1 + a without a."""
+        return 1.0
+
 
 class GMCNN(RelaxedBaseline):
     """The ConvNet with group matrices for convolutions, perturbed by a displacement of rank `rank` (0: none).
@@ -168,7 +172,7 @@ class GMCNN(RelaxedBaseline):
         "layers": Choice((3, 5, 7)),
         "kernel_size": Choice((3, 5)),
         "rank": Choice((1, 2, 5)),
-        "penalty": LogUniform(1e-7, 1e-3),
+        "penalty": LogUniform(*PENALTIES),
     }
 
     @classmethod

@@ -8,7 +8,7 @@ from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.fields import Fields, field_network
 from benchmark.models.layers.group_rotation import RotationGroupConv2d
-from benchmark.models.layers.relaxation import RelaxedBaseline
+from benchmark.models.layers.relaxation import PENALTIES, RelaxedBaseline
 from benchmark.models.layers.sizes import KernelSize
 
 
@@ -46,7 +46,7 @@ class RelaxedGroupRotation(RelaxedBaseline):
         "layers": Choice((3, 5, 7)),
         "banks": Choice((1, 2, 3, 4)),
         "kernel_size": Choice((3, 5)),
-        "penalty": LogUniform(1e-7, 1e-3),
+        "penalty": LogUniform(*PENALTIES),
     }
 
     def __init__(self, config: Config, task: Task) -> None:

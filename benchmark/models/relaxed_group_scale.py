@@ -8,7 +8,7 @@ from pydantic import Field
 from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.group_scale import ScaleGroupConfig, ScaleGroupConv2d
-from benchmark.models.layers.relaxation import RelaxedBaseline
+from benchmark.models.layers.relaxation import PENALTIES, RelaxedBaseline
 from benchmark.models.layers.scale import ScaleNetwork
 
 
@@ -44,7 +44,7 @@ class RelaxedGroupScale(RelaxedBaseline):
         "scales": Choice(((1.0, 1.414, 2.0, 2.828), (1.0, 1.5, 2.25), (1.0, 2.0))),
         "scale_extent": Choice((1, 2, 3)),
         "projection": Choice(("max", "mean")),
-        "penalty": LogUniform(1e-7, 1e-3),
+        "penalty": LogUniform(*PENALTIES),
     }
 
     def __init__(self, config: Config, task: Task) -> None:

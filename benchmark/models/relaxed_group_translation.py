@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, convolutional_network, convolve, require_grid
-from benchmark.models.layers.relaxation import FilterBanks, RelaxedBaseline, RelaxedLayer, roughness
+from benchmark.models.layers.relaxation import PENALTIES, FilterBanks, RelaxedBaseline, RelaxedLayer, roughness
 from benchmark.models.layers.sizes import KernelSize
 
 
@@ -60,6 +60,10 @@ class RelaxedConv2d(RelaxedLayer):
         """Mean of |w_l(x) - w_l(x')| over neighbouring pixels along both axes."""
         return roughness(self.w, (1, 2), self.periodic)
 
+    def size(self) -> float:
+        """Mean |w| without the deviation."""
+        return self.banks.constant
+
 
 class RelaxedGroupTranslation(RelaxedBaseline):
     """The ConvNet with `banks` filters in place of one, mixed by a weight w_l(x) for each bank and pixel.
@@ -90,7 +94,7 @@ class RelaxedGroupTranslation(RelaxedBaseline):
         "layers": Choice((3, 5, 7)),
         "banks": Choice((1, 2, 3, 4)),
         "kernel_size": Choice((3, 5)),
-        "penalty": LogUniform(1e-7, 1e-3),
+        "penalty": LogUniform(*PENALTIES),
     }
 
     def __init__(self, config: Config, task: Task) -> None:

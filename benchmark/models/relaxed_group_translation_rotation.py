@@ -11,7 +11,7 @@ from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, require_grid
 from benchmark.models.layers.fields import Fields, field_network
 from benchmark.models.layers.group_rotation import ORDER, RotationGroupConv2d
-from benchmark.models.layers.relaxation import FilterBanks, RelaxedBaseline, RelaxedLayer, roughness
+from benchmark.models.layers.relaxation import PENALTIES, FilterBanks, RelaxedBaseline, RelaxedLayer, roughness
 from benchmark.models.layers.sizes import KernelSize
 
 
@@ -62,6 +62,10 @@ class RelaxedGroupConv2d(RelaxedLayer):
         w = self.w
         return (roughness(w, (1,), periodic=True) + 2 * roughness(w, (2, 3), self.periodic)) / 3
 
+    def size(self) -> float:
+        """Mean |w| without the deviation."""
+        return self.banks.constant
+
 
 class RelaxedGroupTranslationRotation(RelaxedBaseline):
     """T velocities -> `hidden` functions on Z^2 x C4, `layers` deep -> one velocity, by relaxed group convolutions.
@@ -99,7 +103,7 @@ class RelaxedGroupTranslationRotation(RelaxedBaseline):
         "layers": Choice((3, 5, 7)),
         "banks": Choice((1, 2, 3)),
         "kernel_size": Choice((3, 5)),
-        "penalty": LogUniform(1e-7, 1e-3),
+        "penalty": LogUniform(*PENALTIES),
     }
 
     def __init__(self, config: Config, task: Task) -> None:

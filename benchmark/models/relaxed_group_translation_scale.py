@@ -13,7 +13,7 @@ from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, require_grid
 from benchmark.models.layers.fields import Fields
 from benchmark.models.layers.group_scale import ScaleGroupConfig, ScaleGroupConv2d
-from benchmark.models.layers.relaxation import FilterBanks, RelaxedBaseline, RelaxedLayer, roughness
+from benchmark.models.layers.relaxation import PENALTIES, FilterBanks, RelaxedBaseline, RelaxedLayer, roughness
 from benchmark.models.layers.scale import ScaleNetwork
 
 
@@ -62,6 +62,10 @@ class PixelwiseScaleGroupConv2d(RelaxedLayer):
         w = self.w
         return (2 * roughness(w, (2, 3), self.convolution.periodic) + roughness(w, (1,))) / 3
 
+    def size(self) -> float:
+        """Mean |w| without the deviation."""
+        return self.banks.constant
+
 
 class RelaxedGroupTranslationScale(RelaxedBaseline):
     """The network of `group_scale` with L filter banks psi_l, and a number w_l(h) for each bank, scale and pixel h.
@@ -95,7 +99,7 @@ class RelaxedGroupTranslationScale(RelaxedBaseline):
         "scales": Choice(((1.0, 1.414, 2.0, 2.828), (1.0, 1.5, 2.25), (1.0, 2.0))),
         "scale_extent": Choice((1, 2, 3)),
         "projection": Choice(("max", "mean")),
-        "penalty": LogUniform(1e-7, 1e-3),
+        "penalty": LogUniform(*PENALTIES),
     }
 
     def __init__(self, config: Config, task: Task) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
-from benchmark.models.layers.relaxation import RelaxedBaseline
+from benchmark.models.layers.relaxation import PENALTIES, RelaxedBaseline
 from benchmark.models.layers.sizes import KernelSize
 from benchmark.models.layers.steerable import STEERABLE_SEARCH_SPACE, SteerableConfig, steerable_network
 
@@ -33,7 +33,7 @@ class RelaxedSteerableRotation(RelaxedBaseline):
     search_space: ClassVar[SearchSpace] = {
         **STEERABLE_SEARCH_SPACE,
         "hidden": Choice((16, 32, 64, 92)),
-        "penalty": LogUniform(1e-7, 1e-3),
+        "penalty": LogUniform(*PENALTIES),
     }
 
     def __init__(self, config: Config, task: Task) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from benchmark.models.baseline import LogUniform, SearchSpace, Task
-from benchmark.models.layers.relaxation import RelaxedBaseline
+from benchmark.models.layers.relaxation import PENALTIES, RelaxedBaseline
 from benchmark.models.layers.scale import SCALE_SEARCH_SPACE, ScaleConfig, steerable_scale_network
 from benchmark.models.layers.sizes import KernelSize
 
@@ -32,7 +32,7 @@ class RelaxedSteerableScale(RelaxedBaseline):
     symmetries = ("scale", "translation")
     needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.2"
-    search_space: ClassVar[SearchSpace] = {**SCALE_SEARCH_SPACE, "penalty": LogUniform(1e-8, 1e-3)}
+    search_space: ClassVar[SearchSpace] = {**SCALE_SEARCH_SPACE, "penalty": LogUniform(*PENALTIES)}
 
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)

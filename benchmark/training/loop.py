@@ -23,6 +23,7 @@ from benchmark.training.checkpoint import Checkpoint, Position, Progress
 from benchmark.training.distributed import World
 from benchmark.training.environment import keep_freed_memory
 from benchmark.training.loss import RolledOutLoss, compiled
+from benchmark.training.pull import Pull, measure
 from benchmark.training.randomness import seed_device, shuffled_batches, step_seed
 from benchmark.training.recorder import Epoch
 
@@ -177,7 +178,7 @@ class _Trainer:
         learning_rate = self.optimizer.param_groups[0]["lr"]
         self.model.train()
         try:
-            error = self._train()
+            error, pull = self._train()
         except StoppedError:
             progress.position.seconds += time.perf_counter() - started
             raise
@@ -188,16 +189,17 @@ class _Trainer:
             raise DivergedError(progress)
         epoch, train_rmse = len(progress.history) + 1, math.sqrt(error / self.data.train.steps)
         seconds = progress.position.seconds + time.perf_counter() - started
-        progress.history.append(Epoch(epoch, error, train_rmse, rmse, learning_rate, seconds))
+        rates = learning_rate, seconds, pull.share, pull.gradient
+        progress.history.append(Epoch(epoch, error, train_rmse, rmse, *rates))
         progress.position = Position()
         if rmse < progress.best_rmse:
             progress.best_rmse, progress.best_epoch = rmse, epoch
             progress.best_model = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
 
-    def _train(self) -> float:
+    def _train(self) -> tuple[float, Pull]:
         """Pass over the shuffled windows, from the saved position on; returns the mean forecast loss of all steps.
 
-        Each rank takes its slice of every global batch.
+        Also returns the pull of the penalty at the last step. Each rank takes its slice of every global batch.
         """
         world, batch_size, position = self.world, self.settings.batch_size, self.progress.position
         epoch = len(self.progress.history)
@@ -205,6 +207,7 @@ class _Trainer:
         share = batch_size // world.size
         mine = slice(world.rank * share, (world.rank + 1) * share)
         total = torch.tensor(position.error_on(world), dtype=torch.float64, device=self.device)
+        pull = Pull()
         for step in range(position.step, len(batches)):
             if world.any(self.execution.should_stop()):
                 position.step, position.error = step, world.gather(float(total))
@@ -212,11 +215,13 @@ class _Trainer:
             seed_device(step_seed(self.seed, epoch, step) + world.rank, self.device)
             self._accumulate_gradients(batches[step, mine], draws[step, mine], total)
             with self.execution.timer("optimizer"):
+                if step == len(batches) - 1:
+                    pull = measure(self.model, float(total) / len(batches))
                 self.model.before_step((epoch + step / len(batches)) / self.settings.epochs)
                 if self.settings.gradient_clip is not None:
                     nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
                 self.optimizer.step()
-        return float(world.sum(total)) / (len(batches) * world.size)
+        return float(world.sum(total)) / (len(batches) * world.size), pull
 
     def _accumulate_gradients(self, batch: Tensor, draws: Tensor, total: Tensor) -> None:
         """Forward and backward over the windows `batch` (share,), in parts. Adds the forecast loss to `total`."""

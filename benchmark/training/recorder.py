@@ -34,7 +34,12 @@ class Status:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of history.jsonl. The RMSE is in the units of the field, over all rolled-out steps."""
+    """One line of history.jsonl. The RMSE is in the units of the field, over all rolled-out steps.
+
+    Of a model with a penalty on its weights, at the last step of the epoch: `penalty_share` is the penalty's part of
+    the loss, and `penalty_gradient` the norm of its gradient over that of the rest of the loss, on the deviations from
+    the symmetry, or on all weights if there are none. Both are None for other models.
+    """
 
     epoch: int
     train_loss: float
@@ -42,6 +47,8 @@ class Epoch:
     validation_rmse: float
     learning_rate: float
     seconds: float
+    penalty_share: float | None = None
+    penalty_gradient: float | None = None
 
 
 class Recorder(Protocol):

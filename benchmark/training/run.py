@@ -145,6 +145,9 @@ def _costs(cell: Cell, model: Baseline, progress: Progress, windows: SplitWindow
     if epochs:
         batches = len(windows["train"]) // cell.train.batch_size
         measured["best_epoch"] = progress.best_epoch
+        best = progress.history[progress.best_epoch - 1]
+        pull = {"penalty_share": best.penalty_share, "penalty_gradient": best.penalty_gradient}
+        measured |= {name: value for name, value in pull.items() if value is not None}
         measured["samples_per_second"] = epochs * batches * cell.train.batch_size / seconds
     return measured
 

@@ -170,6 +170,13 @@ METRICS: Mapping[str, Metric] = {
         "Mean |divergence| of the same frames of the truth: the error of the stencil on exact fields",
         unranked=EQUAL,
     ),
+    "penalty_share": Metric("Penalty in the loss", "1", "Penalty on the weights over the training loss, best epoch"),
+    "penalty_gradient": Metric(
+        "Pull of the penalty",
+        "1",
+        "Norm of the penalty's gradient over that of the data, on the deviations from the symmetry; below 0.01 the"
+        " penalty has no effect. Best epoch",
+    ),
     "parameters": Metric("Params", "count", "Trainable parameters of the model", prefixed=True),
     "flops": Metric(
         "FLOPs",

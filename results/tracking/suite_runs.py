@@ -96,9 +96,10 @@ def cell_run(record: Record, suite: str) -> WantedRun:
 def _curves(record: Record, start: int) -> list[tuple[str, float, int, int]]:
     seconds = list(accumulate(epoch.seconds for epoch in record.history))
     return [
-        (name, getattr(record.history[index], name), start + round(1000 * seconds[index]), record.history[index].epoch)
+        (name, value, start + round(1000 * seconds[index]), record.history[index].epoch)
         for index in _shown_epochs(record)
         for name in CURVES
+        if (value := getattr(record.history[index], name)) is not None
     ]
 
 

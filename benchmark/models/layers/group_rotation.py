@@ -123,3 +123,7 @@ class RotationGroupConv2d(GroupConv2d, RelaxedLayer):
     def roughness(self) -> Tensor:
         """Mean of |w_l(h) - w_l(h')| over neighbouring turns h and h', which are cyclic."""
         return roughness(self.w, (1,), periodic=True)
+
+    def size(self) -> float:
+        """Mean |w| without the deviation."""
+        return len(self.w) ** -0.5

@@ -154,3 +154,7 @@ class ScaleGroupConv2d(ExpandedFilter, RelaxedLayer):
     def roughness(self) -> Tensor:
         """Mean of |w_l(s) - w_l(s')| over neighbouring scales s and s'."""
         return roughness(self.w, (1,))
+
+    def size(self) -> float:
+        """Mean |w| without the deviation."""
+        return len(self.w) ** -0.5

@@ -194,6 +194,10 @@ class ScaleConv2d(ExpandedFilter, RelaxedLayer):
         assert isinstance(relaxation, KernelDeviation)
         return relaxation.roughness()
 
+    def size(self) -> Tensor:
+        """Mean |w|."""
+        return self.coefficients.abs().mean()
+
 
 class ScaleNetwork(nn.Module):
     """`frames` velocities -> `hidden` functions on scales -> ... -> a velocity at each scale -> one velocity.

@@ -166,6 +166,10 @@ class SteerableConv2d(ExpandedFilter, RelaxedLayer):
         assert isinstance(relaxation, KernelDeviation)
         return relaxation.roughness()
 
+    def size(self) -> Tensor:
+        """Mean |w|."""
+        return self.coefficients.abs().mean()
+
 
 def steerable_network(config: SteerableConfig, task: Task, relaxed: bool = False) -> nn.Sequential:
     """(B, T 2, H, W) -> (B, 2, H, W) by steerable convolutions with ReLU between them."""

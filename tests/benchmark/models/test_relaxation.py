@@ -74,7 +74,7 @@ def relaxed(case: Case, periodic: bool, penalty: float) -> tuple[Any, list[Tenso
 @every_case
 @boxes
 def test_penalty_of_a_ramp(case: Case, periodic: bool) -> None:
-    """alpha x the sum over three layers of the mean difference, averaged over the axes; alpha is linear."""
+    """alpha x the sum over three layers of the mean difference, averaged over the axes, over the size of the layer."""
     for alpha in (0.0, 0.1, 0.2):
         model, tensors = relaxed(case, periodic, alpha)
         assert model.penalty() == 0
@@ -84,7 +84,10 @@ def test_penalty_of_a_ramp(case: Case, periodic: bool) -> None:
             ramp = torch.stack([slope * axis for slope, axis in zip(case.slopes, axes, strict=True)]).sum(0)
             with torch.no_grad():
                 w.copy_(ramp.view(*sizes, *[1] * (w.ndim - case.first_axis - ramp.ndim)).expand_as(w))
-        assert model.penalty().item() == pytest.approx(alpha * case.expected(periodic) * 3)
+        relative = sum(
+            case.expected(periodic) / torch.as_tensor(layer.size()).item() for layer in layers_of(case.layer, model)
+        )
+        assert model.penalty().item() == pytest.approx(alpha * relative)
 
 
 @every_case
@@ -104,6 +107,27 @@ def test_penalty_is_zero_only_for_constant_weights(case: Case, periodic: bool) -
             w[place] -= 0.5
         w[place] += 0.5
         assert model.penalty() > 0
+
+
+@pytest.mark.parametrize("model", [RelaxedSteerableRotation, RelaxedSteerableScale, CLCNN])
+def test_penalty_is_relative_to_the_symmetric_part(model: Any) -> None:
+    """Weights of any size pay the same, and the penalty has no gradient that would let the symmetric part grow."""
+    network = build(model, Task("made_up", 2, 2, *GRID), hidden=2, layers=3, penalty=1.0)
+    deviations = {id(parameter) for parameter in network.deviations()}
+    with torch.no_grad():
+        for parameter in network.deviations():
+            parameter.normal_()
+        penalty = network.penalty()
+        for parameter in network.parameters():
+            parameter.mul_(3.0)
+    torch.testing.assert_close(network.penalty(), penalty)
+    network.penalty().backward()
+    assert {id(parameter) for parameter in network.parameters() if parameter.grad is not None} == deviations
+
+
+def test_filter_banks_are_measured_by_their_constant() -> None:
+    model = build(RelaxedGroupRotation, Task("made_up", 2, 2, *GRID), hidden=2, banks=4)
+    assert [layer.size() for layer in layers_of(RotationGroupConv2d, model)] == [0.5] * 5
 
 
 SUPPORTS = {

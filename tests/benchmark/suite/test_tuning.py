@@ -57,7 +57,7 @@ def test_the_first_trial_is_the_cell_of_the_suite(make_suite: MakeSuite) -> None
 def test_the_space_is_what_the_model_declares_and_the_trainings(make_suite: MakeSuite) -> None:
     study = the_study(load(make_suite(models="[{relaxed_steerable_rotation: {hidden: 3, penalty: 1e-9}}]")))
     assert study.space["model.hidden"] == (3, 16, 32, 64, 92)
-    assert study.space["model.penalty"] == Range(low=1e-9, high=1e-3)
+    assert study.space["model.penalty"] == Range(low=1e-9, high=10.0)
     assert study.space["train.batch_size"] == (4, 8, 16)
     assert study.space["train.rollout_steps"] == (1, 2)
     assert study.space["train.relaxation_rate"] == Range(low=1e-3, high=1.0)

@@ -29,6 +29,7 @@ from benchmark.training.loop import (
     fit,
     parameter_groups,
 )
+from benchmark.training.pull import measure
 from benchmark.training.randomness import deterministic, seed_device
 
 TASK = Task("toy", input_frames=2, channels=2, height=6, width=5)
@@ -172,6 +173,32 @@ def test_penalty_enters_the_gradient_linearly(tmp_path: Path) -> None:
     plain, _ = train(tmp_path / "a.pt", SETTINGS)
     penalised, _ = train(tmp_path / "b.pt", SETTINGS, build=lambda: Linear(Linear.Config(penalty=10.0), TASK))
     assert penalised.mix.weight.abs().mean() < plain.mix.weight.abs().mean()
+
+
+def test_the_pull_of_a_penalty_is_recorded_for_each_epoch(tmp_path: Path) -> None:
+    """Twice the coefficient is twice the pull on the same weights, since it is too small to move them."""
+    shares: dict[float, Any] = {}
+    for penalty in (0.0, 1e-9, 2e-9):
+        build = lambda penalty=penalty: Linear(Linear.Config(penalty=penalty), TASK)  # noqa: E731
+        _, progress = train(tmp_path / f"{penalty}.pt", SETTINGS, build=build)
+        shares[penalty] = [(epoch.penalty_share, epoch.penalty_gradient) for epoch in progress.history]
+    assert shares[0.0] == [(0.0, 0.0)] * 6
+    for once, twice in zip(shares[1e-9], shares[2e-9], strict=True):
+        assert twice == pytest.approx([2 * value for value in once], rel=1e-3)
+        assert 0 < once[0] < 1e-6
+
+
+def test_the_pull_is_that_of_the_gradients() -> None:
+    """The data pull every number by 4; the penalty, half the mean |w|, pulls each of the n numbers of w by 1 / 2n."""
+    model = Linear(Linear.Config(penalty=0.5), TASK)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 4.0)
+    model.penalty().backward()
+    numbers, bias = model.mix.weight.numel(), model.mix.bias.numel()
+    expected = math.sqrt(numbers) * 0.5 / numbers / (4.0 * math.sqrt(numbers + bias))
+    pull = measure(model, 3.0)
+    assert pull.gradient == pytest.approx(expected, rel=1e-5)
+    assert pull.share == pytest.approx(model.penalty().item() / (model.penalty().item() + 3.0))
 
 
 def test_clipping_and_bf16_run(tmp_path: Path) -> None:
