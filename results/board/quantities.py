@@ -36,8 +36,8 @@ class Metric:
 
 
 FIELD = "field units"
-SPECTRUM_UNRANKED = "persistence has the least, since it repeats a true frame; it stands beside the RMSE"
-DIVERGENCE_UNRANKED = "the truth's own on this stencil is not zero, and persistence has it; it stands beside the RMSE"
+SPECTRUM_UNRANKED = "persistence has the least, since it repeats a true frame"
+DIVERGENCE_UNRANKED = "that of the truth is not zero on this stencil, and persistence has it"
 EQUAL = "it is equal for all models of a level"
 PREFIXES = ("", "k", "M", "G", "T", "P")
 CURVES = (
@@ -198,7 +198,8 @@ def require_ranking(metric: str) -> None:
     if metric not in METRICS:
         raise UserError(unknown_name("metric", metric, METRICS))
     if METRICS[metric].unranked:
-        raise UserError(f"metric {metric} does not rank models: {METRICS[metric].unranked}")
+        reason = METRICS[metric].unranked
+        raise UserError(f"metric {metric} does not rank models: {reason}; rank by rmse_future, the board shows both")
 
 
 def symmetry_metric(recorded: Container[str]) -> str:
@@ -286,7 +287,9 @@ def written_statistic(name: str, value: Statistic) -> str:
     metric = METRICS[name]
     if metric.prefixed:
         return _prefixed(value)
-    mean = written(value.mean / metric.divisor, integer=metric.unit == "count" and float(value.mean).is_integer())
+    mean = written(
+        value.mean / metric.divisor, integer=metric.unit in ("count", "cells") and float(value.mean).is_integer()
+    )
     return f"{mean} ± {_spread(mean, value.std / metric.divisor)}" if value.std else mean
 
 

@@ -1,5 +1,6 @@
 """Reach of networks, regions beside walls, and strict networks inside."""
 
+import numpy as np
 import pytest
 import torch
 from model_support import build, frames
@@ -45,6 +46,27 @@ def test_reach_is_that_of_the_longest_side_that_is_not_covered() -> None:
     narrow = Task("made_up", 2, 2, 32, 8)
     assert reach(build(ConvNet, narrow, hidden=4, layers=2)) == 2
     assert reach(build(ConvNet, narrow, hidden=4, layers=3)) is None, "all of the narrow side"
+
+
+class InNumPy(Persistence):
+    """A forecast without gradients, from the neighbours two cells below."""
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        return torch.from_numpy(np.roll(x_BTCHW[:, -1].numpy(), 2, axis=-2))
+
+
+class Silent(Persistence):
+    """A forecast that no input changes."""
+
+    def forward(self, x_BTCHW: Tensor) -> Tensor:
+        return torch.zeros_like(x_BTCHW[:, -1])
+
+
+def test_reach_needs_no_gradient() -> None:
+    task = Task("made_up", 2, 2, 16, 16)
+    assert reach(InNumPy(InNumPy.Config(), task)) == 2
+    assert reach(Silent(Silent.Config(), task)) == 0
+    assert reach(Silent(Silent.Config(), Task("made_up", 2, 2, 2, 1))) is None, "no cell is away from the walls"
 
 
 def test_regions_of_a_shift() -> None:

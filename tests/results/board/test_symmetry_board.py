@@ -105,6 +105,7 @@ def test_the_error_over_the_change_is_the_column_where_it_is_recorded(staggered,
 def test_near_walls_and_inside_stand_side_by_side_or_are_not_applicable(walls):
     rows = {row.model: row for row in rows_of(walls)}
     assert (rows["convnet"].written(NEAR), rows["convnet"].written(INSIDE)) == ("0.1000", "0")
+    assert rows["convnet"].written("reach") == "5"
     assert (rows["e2cnn"].written(NEAR), rows["e2cnn"].written(INSIDE)) == ("n/a", "n/a")
     assert rows["convnet"].written(WITHIN) == "-"
     page = page_of(walls)
