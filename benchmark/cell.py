@@ -27,6 +27,7 @@ Level = int | float | str
 Target = Literal["frame", "change"]
 Grid = Literal["centered", "staggered"]
 GroupName = Literal["C4", "translation", "scale"]
+TestRuns = Literal["designed", "sampled"]
 
 
 class Frozen(BaseModel):

@@ -35,6 +35,7 @@ class Swirls(Dataset):
     published_files = PublishedFiles(("raw_data_1.pt",), "paper", "ask the authors")
     training_runs, unseen_runs = (0, 1, 2, 3), (4, 5)
     windows = PublishedWindows(range(2, 22), range(22, 27), range(27, 32), range(2, 22))
+    test_runs = "designed"
     source = "this test"
 
     def level_value(self, level: Level) -> float:

@@ -116,9 +116,9 @@ def compare(selection: Selection, first: str, second: str, metric: str, as_json:
     With --suite, A and B are two of its models, named as the leaderboard labels them, or two folders: stores that
     hold that suite. Without it they are two suites, whose common models are compared on their common tasks.
 
-    A and B are paired by level, seed and test run. The difference is A - B with its 95 % interval; P(A better) is the
-    probability that a seed of A beats one of B; p is adjusted (Holm) for the number of lines, and below 0.05 the
-    better one is named. With one seed each there is no test, and that is said.
+    A and B are paired by level. The interval of A against B is adjusted as p is (Holm): for all pairs of the contest,
+    as on the board, or for the number of lines if A and B are suites or stores. Below 0.05 the better one is named.
+    P(A better) is the probability that a seed of A beats one of B. With one seed each there is no test.
     """
     from results.board import compare as comparing
     from results.board.compare_table import to_table

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.cell import Grid, GroupName, Level, Protocol
+from benchmark.cell import Grid, GroupName, Level, Protocol, TestRuns
 from benchmark.data.strict_floor import StrictFloor
 from benchmark.errors import UserError
 
@@ -158,6 +158,9 @@ class Dataset(ABC):
     """Runs of the splits train, validation and future."""
     unseen_runs: ClassVar[Sequence[int]]
     """Runs of the split domain."""
+    test_runs: ClassVar[TestRuns]
+    """`sampled` if other runs from the same distribution would do as well: tests of models take runs as random, and
+    their claim is about new runs, too. `designed` if the runs were chosen: the claim is about these runs."""
     windows: ClassVar[PublishedWindows] = PublishedWindows()
     no_floor: ClassVar[str] = ""
     """Reason why the level has no strict floor; empty if `floor_parts` has its simulations."""

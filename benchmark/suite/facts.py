@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmark.cell import Cell, DatasetChoice, GroupName, Level, ModelChoice, Protocol
+from benchmark.cell import Cell, DatasetChoice, GroupName, Level, ModelChoice, Protocol, TestRuns
 from benchmark.data import dataset_registry
 from benchmark.errors import UserError
 from benchmark.models import model_registry
@@ -47,6 +47,7 @@ class DatasetFacts:
     presets: Mapping[str, tuple[int, int, int]]
     channels: int
     periodic: bool
+    test_runs: TestRuns
     source: str
 
 
@@ -196,6 +197,7 @@ def _dataset_declaration(name: str) -> dict[str, Any]:
         "presets": {preset: [size.height, size.width, size.frames] for preset, size in dataset.presets.items()},
         "channels": dataset.channels,
         "periodic": dataset.periodic,
+        "test_runs": dataset.test_runs,
         "source": dataset.source,
     }
 

@@ -1,7 +1,7 @@
 """Comparison of two models, two suites or two stores: differences in the settings and in the results.
 
-Rows of one task are paired. Each pair is tested seed by seed (`paired.compare`), and the p-values are adjusted for the
-number of pairs.
+Rows of one task are paired. The test of two models of a suite is that of the board, adjusted for all pairs of the
+contest. Rows of two boards share no contest; their tests are adjusted for the number of pairs here.
 """
 
 import json
@@ -13,14 +13,15 @@ from typing import Any
 
 from benchmark.errors import UserError, unknown_name
 from benchmark.suite.suite import Suite
+from results.board.contests import contest_of
 from results.board.differences import Difference, Side, differences
 from results.board.leaderboard import aggregate
-from results.board.quantities import METRICS, plain
+from results.board.quantities import METRICS, plain, tested_as
 from results.board.row import Row
 from results.statistics.bootstrap import Estimate
-from results.statistics.multiple_comparisons import SIGNIFICANT, holm
-from results.statistics.paired import Comparison, Sample, improvement_estimate
-from results.statistics.paired import compare as compare_samples
+from results.statistics.improvement import improvement_estimate, probability_of_improvement
+from results.statistics.multiple_comparisons import SIGNIFICANT, PairTest, adjusted_tests
+from results.statistics.two_models import Effect, Sample, effects
 from results.store.store import Store
 
 PLACE = ("dataset", "preset", "grid", "level")
@@ -31,25 +32,37 @@ Key = Callable[[Row], Hashable]
 class Pair:
     """One row of each side.
 
-    `p` is adjusted for the number of pairs, None without a test. `same` is true if both rows are the same records.
+    `improvement` is the probability that a seed of the first is better than one of the second, NaN without values.
+    `test` is None with a `reason`. `same` is true if both rows are the same records.
     """
 
     first: Row
     second: Row
-    comparison: Comparison
-    p: float | None
+    improvement: float
+    test: PairTest | None
+    reason: str
     same: bool
 
     @property
     def significant(self) -> bool:
-        return self.p is not None and self.p < SIGNIFICANT
+        return self.test is not None and self.test.p < SIGNIFICANT
+
+    @property
+    def over(self) -> str:
+        """Factors of the test: `seeds`, `seeds and runs`, `runs` (of two trivial forecasts), or `nothing`."""
+        if self.test is None:
+            return ""
+        effect = self.test.effect
+        names = ["seeds"] if max(effect.seeds) > 1 else []
+        return " and ".join([*names, *(["runs"] if effect.runs else [])]) or "nothing"
 
 
 @dataclass(frozen=True)
 class Compared:
     """Result of a comparison; `improvement` is the probability that the first is better, over all pairs with numbers.
 
-    `only_first` and `only_second` are the rows without a partner.
+    `only_first` and `only_second` are the rows without a partner. The p of two models `of_one_board` are adjusted for
+    the pairs of their contest, others for the number of `pairs`.
     """
 
     first: Side
@@ -60,13 +73,14 @@ class Compared:
     improvement: Estimate | None
     only_first: tuple[Row, ...]
     only_second: tuple[Row, ...]
+    of_one_board: bool
 
     def winner(self, pair: Pair) -> str:
         """`first`, `second`, or an empty text if the difference is not significant."""
         if not pair.significant:
             return ""
-        lower = pair.comparison.difference.value < 0
-        return "first" if lower != METRICS[self.metric].higher_is_better else "second"
+        lower = pair.test is not None and pair.test.effect.difference < 0
+        return "first" if lower != METRICS[tested_as(self.metric)].higher_is_better else "second"
 
 
 def models(suite: Suite, store: Store, first: str, second: str, metric: str) -> Compared:
@@ -75,7 +89,8 @@ def models(suite: Suite, store: Store, first: str, second: str, metric: str) -> 
     one, other = (Side(label, _named(side.rows, label, suite), side.records, side.broken) for label in (first, second))
     if one.rows == other.rows:
         raise UserError(f"compare: both are {first!r}")
-    return _compared(one, other, metric, [lambda row: (*row.contest, plain(row.train)), lambda row: row.contest])
+    keys: list[Key] = [lambda row: (*row.contest, plain(row.train)), lambda row: row.contest]
+    return _compared(one, other, metric, keys, side.rows)
 
 
 def suites(first: Suite, second: Suite, store: Store, metric: str) -> Compared:
@@ -104,16 +119,16 @@ def to_json(compared: Compared) -> dict[str, Any]:
                 "second": pair.second.label,
                 "first_mean": getattr(pair.first.metrics.get(compared.metric), "mean", None),
                 "second_mean": getattr(pair.second.metrics.get(compared.metric), "mean", None),
-                "difference": asdict(pair.comparison.difference),
-                "relative_difference": pair.comparison.relative,
-                "improvement": pair.comparison.improvement,
-                "p": pair.comparison.p,
-                "p_adjusted": pair.p,
+                "effect": _effect(pair.test),
+                "improvement": pair.improvement,
+                "p": None if pair.test is None else pair.test.raw,
+                "p_adjusted": None if pair.test is None else pair.test.p,
                 "better": compared.winner(pair) or None,
-                "seeds": pair.comparison.seeds,
-                "runs": pair.comparison.runs,
-                "over": pair.comparison.over,
-                "reason": pair.comparison.reason,
+                "seeds": None if pair.test is None else pair.test.effect.seeds,
+                "runs": None if pair.test is None else pair.test.effect.runs,
+                "over": pair.over,
+                "test_runs": pair.first.test_runs,
+                "reason": pair.reason,
                 "same_records": pair.same,
                 "first_remark": pair.first.remark,
                 "second_remark": pair.second.remark,
@@ -126,6 +141,15 @@ def to_json(compared: Compared) -> dict[str, Any]:
     }
     finite: dict[str, Any] = json.loads(json.dumps(document), parse_constant=lambda nan_or_infinity: None)
     return finite
+
+
+def _effect(test: PairTest | None) -> dict[str, Any] | None:
+    """Effect with its adjusted interval: a relative difference of geometric means, or a difference of means."""
+    if test is None:
+        return None
+    low, high = test.effect.ends(test.level)
+    kind = "relative" if test.effect.logarithmic else "absolute"
+    return {"kind": kind, "value": test.effect.size, "low": low, "high": high, "confidence": 1 - test.level}
 
 
 def _side(name: str, suite: Suite, store: Store, metric: str) -> Side:
@@ -160,27 +184,63 @@ _KEYS: list[Key] = [
 """Keys by which the rows of two suites are paired; the strictest first."""
 
 
-def _compared(first: Side, second: Side, metric: str, keys: Sequence[Key]) -> Compared:
+def _compared(
+    first: Side, second: Side, metric: str, keys: Sequence[Key], board: Sequence[Row] | None = None
+) -> Compared:
+    """Comparison of the rows that `keys` pair; `board` has the rows of both if they are of one suite."""
     matches, only_first, only_second = _matched(first.rows, second.rows, keys)
     if not matches:
         raise UserError(
             f"{first.name!r} and {second.name!r} have nothing in common: there is no dataset, preset, level and"
             " protocol on which both have the same task"
         )
-    higher = METRICS[metric].higher_is_better
-    samples = [(one.sample(metric), other.sample(metric)) for one, other in matches]
+    judged = tested_as(metric)
+    higher = METRICS[judged].higher_is_better
+    samples = [(one.sample(judged), other.sample(judged)) for one, other in matches]
     both_have = [(one.values, other.values) for one, other in samples if one.values and other.values]
-    comparisons = [
-        compare_samples(*both, higher) if both[0].values and both[1].values else _no_comparison(both)
-        for both in samples
-    ]
     same = [_are_same(one, other, first, second) for one, other in matches]
-    tested = {i: c.p for i, c in enumerate(comparisons) if not same[i] and c.p is not None}
-    adjusted = dict(zip(tested, holm(list(tested.values())).tolist(), strict=True))
-    pairs = tuple(Pair(*rows, comparisons[i], adjusted.get(i), same[i]) for i, rows in enumerate(matches))
+    if board is None:
+        tests = _tests([None if same[i] else each for i, each in enumerate(samples)])
+    else:
+        tests = [_test_of_board(one, other, board, metric) for one, other in matches]
+    pairs = tuple(
+        Pair(*matches[i], _improvement(*samples[i], higher), test, "" if test else _reason(*samples[i]), same[i])
+        for i, test in enumerate(tests)
+    )
     improvement = improvement_estimate(both_have, higher) if both_have and not all(same) else None
     different = tuple(differences(matches, first, second))
-    return Compared(first, second, metric, pairs, different, improvement, tuple(only_first), tuple(only_second))
+    rest = tuple(only_first), tuple(only_second)
+    return Compared(first, second, metric, pairs, different, improvement, *rest, board is not None)
+
+
+def _test_of_board(one: Row, other: Row, board: Sequence[Row], metric: str) -> PairTest | None:
+    """Test of two rows as it is on their board."""
+    positions = [index for index, row in enumerate(board) if row.contest == one.contest]
+    pair = next(i for i in positions if board[i] is one), next(i for i in positions if board[i] is other)
+    return contest_of(board, positions, metric, [pair]).test(*pair)
+
+
+def _tests(samples: Sequence[tuple[Sample, Sample] | None]) -> list[PairTest | None]:
+    """Tests of pairs on two boards, adjusted for their number."""
+    by_line: dict[tuple[int, int], Effect] = {}
+    for index, pair in enumerate(samples):
+        if pair is not None and (0, 1) in (effect := effects(pair, [(0, 1)])):
+            by_line[index, index] = effect[0, 1]
+    adjusted = adjusted_tests(by_line)
+    return [adjusted.get((index, index)) for index in range(len(samples))]
+
+
+def _improvement(one: Sample, other: Sample, higher: bool) -> float:
+    return probability_of_improvement(one.values, other.values, higher) if one.values and other.values else math.nan
+
+
+def _reason(one: Sample, other: Sample) -> str:
+    """Why two samples were not tested."""
+    if not one.values or not other.values:
+        return "neither has a result" if not one.values and not other.values else "one of them has no result"
+    if not one.finite().values or not other.finite().values:
+        return "no seed is finished in one of them"
+    return "one seed: the spread over seeds is unknown"
 
 
 def _matched(
@@ -200,11 +260,6 @@ def _matched(
                 del unpaired[0][ones[0]]
     pairs = [(first[index], partners[index]) for index in sorted(partners)]
     return pairs, list(unpaired[0].values()), list(unpaired[1].values())
-
-
-def _no_comparison(samples: tuple[Sample, Sample]) -> Comparison:
-    reason = "neither has a result" if not any(one.values for one in samples) else "one of them has no result"
-    return Comparison(Estimate(math.nan), None, math.nan, None, 0, 0, "", reason)
 
 
 def _are_same(one: Row, other: Row, first: Side, second: Side) -> bool:

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from benchmark.terminal import titled
 from results.board.compare import Compared, Pair
-from results.board.quantities import METRICS, written
+from results.board.contests import claim, effect_text
+from results.board.quantities import METRICS
 from results.statistics.multiple_comparisons import SIGNIFICANT
 
 MOST_VALUES = 4
@@ -24,7 +25,7 @@ def to_table(compared: Compared) -> Group:
     ]
     for _, members in groupby(compared.pairs, key=lambda pair: pair.first.panel):
         parts.append(_pairs(compared, list(members)))
-    parts.append(Text(f"{summary(compared)}\n"))
+    parts.append(Text(f"{summary(compared)} {_claim(compared)}\n"))
     if compared.differences:
         parts.append(_differences(compared))
     for side, rows in ((compared.first, compared.only_first), (compared.second, compared.only_second)):
@@ -40,7 +41,7 @@ def summary(compared: Compared) -> str:
     if not different:
         return "A and B are the same records: there is nothing to compare."
     winners = [compared.winner(pair) for pair in different]
-    untested = sum(pair.p is None for pair in different)
+    untested = sum(pair.test is None for pair in different)
     counts = [
         f"A is better on {winners.count('first')}",
         f"B on {winners.count('second')}",
@@ -56,15 +57,23 @@ def summary(compared: Compared) -> str:
     return text
 
 
+def _claim(compared: Compared) -> str:
+    """Claim of the tests, and the number that their p is adjusted for."""
+    text = claim([pair.first for pair in compared.pairs], compared.metric)
+    if compared.of_one_board:
+        return text
+    return text.replace("for the pairs of a level", "for the number of lines")
+
+
 def _pairs(compared: Compared, pairs: Sequence[Pair]) -> Table:
     """Table of the pairs of one dataset."""
     dataset, preset, grid = pairs[0].first.panel
-    table = titled(f"{dataset} ({preset}, {grid})")
+    table = titled(f"{dataset} ({preset}, {grid}), {pairs[0].first.test_runs or 'unknown'} test runs")
     models = any(pair.first.label != compared.first.name for pair in compared.pairs)
     table.add_column("Level", justify="right", no_wrap=True)
     if models:
         table.add_column("Model", overflow="fold")
-    for heading in ("A", "B", "A - B [95 %]", "relative", "P(A better)", "p"):
+    for heading in ("A", "B", "A against B\n[adjusted 95 %]", "P(A better)", "p"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("Better", overflow="fold")
     for pair in pairs:
@@ -72,7 +81,7 @@ def _pairs(compared: Compared, pairs: Sequence[Pair]) -> Table:
             Text(str(pair.first.level)),
             *([Text(_label(pair))] if models else []),
             *(Text(one.written(compared.metric)) for one in (pair.first, pair.second)),
-            *map(Text, ["", "", "", ""] if pair.same else _numbers(pair, compared.metric)),
+            *map(Text, ["", "", ""] if pair.same else _numbers(pair, compared.metric)),
             _verdict(pair, compared),
         )
     return table
@@ -84,14 +93,9 @@ def _label(pair: Pair) -> str:
 
 
 def _numbers(pair: Pair, metric: str) -> list[str]:
-    comparison, divisor = pair.comparison, METRICS[metric].divisor
-    improvement = "-" if isnan(comparison.improvement) else f"{comparison.improvement:.2f}"
-    if not comparison.seeds:
-        return ["-", "-", improvement, "-"]
-    difference = comparison.difference.text(lambda part: written(part / divisor))
-    relative = "-" if comparison.relative is None else f"{100 * comparison.relative:+.1f} %"
-    p = "-" if pair.p is None else "<0.001" if pair.p < 0.001 else f"{pair.p:.3f}"
-    return [difference, relative, improvement, p]
+    improvement = "-" if isnan(pair.improvement) else f"{pair.improvement:.2f}"
+    p = "-" if pair.test is None else "<0.001" if pair.test.p < 0.001 else f"{pair.test.p:.3f}"
+    return [effect_text(pair.test, metric), improvement, p]
 
 
 def _verdict(pair: Pair, compared: Compared) -> Text:
@@ -101,8 +105,8 @@ def _verdict(pair: Pair, compared: Compared) -> Text:
     if pair.same:
         return Text("same records")
     remark = "; ".join(dict.fromkeys(filter(None, (pair.first.remark, pair.second.remark))))
-    reason = pair.comparison.reason or "not significant"
-    return Text(f"{reason} ({remark})" if remark else reason, style="yellow" if pair.p is None else "")
+    reason = pair.reason or "not significant"
+    return Text(f"{reason} ({remark})" if remark else reason, style="yellow" if pair.test is None else "")
 
 
 def _differences(compared: Compared) -> Table:

@@ -4,20 +4,18 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 from benchmark.cell import Cell
 from benchmark.terminal import one_line
 from results.board.quantities import METRICS, plain, require_ranking, summaries
-from results.board.row import Row, Seed, declared
+from results.board.row import Row, Seed, declared, declared_test_runs
 from results.board.trivial import skilled
-from results.statistics.multiple_comparisons import groups, pairwise
 from results.store.record import Record
 
 SETTING = (
     *("dataset", "preset", "grid", "level", "model", "label", "family", "source"),
-    *("config", "protocol", "train"),
+    *("config", "protocol", "train", "test_runs"),
 )
 """Fields of a row in JSON that describe the setting."""
 
@@ -52,30 +50,6 @@ def best(rows: Iterable[Row], metric: str) -> set[int]:
             candidate = (row.merit(metric), index)
             winners[row.contest] = min(winners.get(row.contest, candidate), candidate)
     return {index for _, index in winners.values()}
-
-
-def contests(rows: Sequence[Row]) -> list[list[int]]:
-    """Positions of the rows of each contest, in the order of the board."""
-    positions: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        positions[row.contest].append(index)
-    return list(positions.values())
-
-
-def letters_of(rows: Sequence[Row], metric: str) -> list[str]:
-    """Group letters of each row within its contest: rows that share a letter do not differ significantly.
-
-    `a` is the group of the best. An incomplete row ranks behind every complete one, as in `best`. Rows that cannot be
-    tested (one seed, no number) have no letter.
-    """
-    letters = [""] * len(rows)
-    for positions in contests(rows):
-        ranked = [index for index in positions if metric in rows[index].metrics]
-        ranked.sort(key=lambda index: (not rows[index].ranks(metric), rows[index].merit(metric)))
-        samples = [rows[index].sample(metric) for index in ranked]
-        for index, text in zip(ranked, groups(range(len(ranked)), partial(pairwise, samples)), strict=True):
-            letters[index] = text
-    return letters
 
 
 def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -153,6 +127,7 @@ def _rows(groups: Sequence[Sequence[Cell]], records: Mapping[str, Record], label
                 metrics={name: value for name in METRICS if (value := metrics[name][index]) is not None},
                 recorded=tuple(recorded[index]),
                 trained=trained,
+                test_runs=declared_test_runs(first.dataset.name),
             )
         )
     return rows

@@ -9,12 +9,15 @@ from typing import Any
 
 from benchmark.errors import UserError
 from benchmark.suite.suite import SUITES_FOLDER, Suite
-from results.board.leaderboard import SETTING, aggregate, best, letters_of
-from results.board.quantities import plain, written_statistic
+from results.board.contests import claim, letters_of
+from results.board.leaderboard import SETTING, aggregate, best
+from results.board.quantities import BY_RUN, is_number, plain, written_statistic
 from results.board.row import Row
 from results.store.record import Broken, Record
 
 FORMAT = 1
+STATISTICS = 2
+"""Version of the tests: 2 since they depend on the kind of the test runs and work on logarithms."""
 KEPT = (
     *("rmse_future", "rmse_domain", "skill_future", "skill_domain", "vrmse_future", "vrmse_domain"),
     *("data_equivariance_error", "strict_floor"),
@@ -37,6 +40,8 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
         "format": FORMAT,
         "suite": suite.name,
         "metric": metric,
+        "statistics": STATISTICS,
+        "claim": claim(rows, metric),
         "cells": len(suite.cells),
         "states": dict(sorted(Counter(seed.state for row in rows for seed in row.seeds).items())),
         "seeds": sorted({cell.seed for cell in suite.cells}),
@@ -87,7 +92,12 @@ def _row(row: Row, metric: str, wins: bool, group: str) -> dict[str, Any]:
         **{"best": wins, "group": group, "remark": row.remark},
         "done": row.count("done"),
         "expected": len(row.seeds),
-        "seeds": [{"seed": seed.seed, "id": seed.cell_id, "state": seed.state} for seed in row.seeds],
+        "seeds": [
+            {"seed": seed.seed, "id": seed.cell_id, "state": seed.state}
+            | {"values": {name: recorded[name] for name in kept if is_number(recorded.get(name))}}
+            | {"by_run": {name: recorded[key] for name, key in BY_RUN.items() if isinstance(recorded.get(key), list)}}
+            for seed, recorded in zip(row.seeds, row.recorded, strict=True)
+        ],
         "metrics": {name: vars(value) for name, value in kept.items()},
         "written": {name: written_statistic(name, value) for name, value in kept.items()},
     }

@@ -50,12 +50,18 @@ CURVES = (
 )
 """Lists over rolled-out steps, or over wave numbers 1, 2, ..."""
 BY_RUN = {"rmse_future": "rmse_future_by_run", "rmse_domain": "rmse_domain_by_run"}
-"""Metric -> list of its values for each test run, by which two models are paired."""
+"""Metric -> list of its values for each test run."""
 
 BY_WALLS = ("model_equivariance_error_near_walls", "model_equivariance_error_inside")
 """Metrics that a network has no part of the box for if it reaches the walls from everywhere."""
 SKILLS = {"skill_future": "rmse_future", "skill_domain": "rmse_domain"}
 """Metric that is computed when the board is made, see `results.board.trivial` -> the RMSE that it is made of."""
+
+
+def tested_as(metric: str) -> str:
+    """Metric whose values are tested for `metric`: an RMSE for a skill, which orders models in the same way."""
+    return SKILLS.get(metric, metric)
+
 
 METRICS: Mapping[str, Metric] = {
     "rmse_future": Metric(

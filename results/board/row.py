@@ -7,9 +7,9 @@ from functools import cached_property
 from math import inf, isinf
 from typing import Any, Literal
 
-from benchmark.cell import Level
+from benchmark.cell import Level, TestRuns
 from benchmark.errors import UserError
-from benchmark.suite.facts import model_facts
+from benchmark.suite.facts import dataset_facts, model_facts
 from benchmark.training.recorder import State
 from results.board.quantities import (
     BY_RUN,
@@ -21,7 +21,7 @@ from results.board.quantities import (
     is_number,
     written_statistic,
 )
-from results.statistics.paired import Sample
+from results.statistics.two_models import Sample
 from results.store.record import Record
 
 
@@ -58,6 +58,8 @@ class Row:
     metrics: Mapping[str, Statistic]
     recorded: tuple[Mapping[str, Any], ...] = field(repr=False)
     trained: bool = True
+    test_runs: TestRuns | None = "designed"
+    """Kind of the dataset's test runs; None if the dataset is gone."""
 
     def count(self, state: State | Literal["absent"]) -> int:
         return sum(seed.state == state for seed in self.seeds)
@@ -72,7 +74,10 @@ class Row:
         return {name: tuple(_number(one.get(name)) for one in self.recorded) for name in self.metrics}
 
     def sample(self, metric: str) -> Sample:
-        """Values for the statistics: of the seeds that are done, and infinitely bad ones of those that diverged."""
+        """Values for the statistics: of the seeds that are done, and infinitely bad ones of those that diverged.
+
+        It has the values of each test run if the runs are sampled, and so a factor of the test.
+        """
         worst = METRICS[metric].merit(inf)
         seeds, values = [], []
         runs: list[tuple[float, ...] | None] = []
@@ -81,13 +86,14 @@ class Row:
             if seed.state == "diverged" or value is not None:
                 seeds.append(seed.seed)
                 values.append(worst if value is None or seed.state == "diverged" else value)
-                runs.append(_numbers(recorded.get(BY_RUN.get(metric, ""))))
+                by_run = recorded.get(BY_RUN.get(metric, "")) if self.test_runs == "sampled" else None
+                runs.append(_numbers(by_run))
         recorded_runs = next((run for run in runs if run is not None), ())
         if recorded_runs:  # a seed that diverged did so on every run
             diverged = (worst,) * len(recorded_runs)
             runs = [diverged if isinf(value) else run for run, value in zip(runs, values, strict=True)]
-        by_run = tuple(run for run in runs if run is not None)
-        return Sample(tuple(seeds), tuple(values), by_run if len(by_run) == len(runs) else None, not self.trained)
+        present = tuple(run for run in runs if run is not None)
+        return Sample(tuple(seeds), tuple(values), present if len(present) == len(runs) else None, not self.trained)
 
     @cached_property
     def curves(self) -> Mapping[str, tuple[Statistic, ...]]:
@@ -157,6 +163,14 @@ def declared(model: str) -> tuple[str, str, bool]:
     except UserError:
         return "unknown", "", True
     return facts.family, facts.source, facts.trained
+
+
+def declared_test_runs(dataset: str) -> TestRuns | None:
+    """Kind of the test runs as the dataset declares it; None if the dataset is gone."""
+    try:
+        return dataset_facts(dataset).test_runs
+    except UserError:
+        return None
 
 
 def family_and_source(model: str) -> tuple[str, str]:

@@ -11,13 +11,14 @@ from math import inf, nan
 import numpy as np
 
 from benchmark.errors import UserError, unknown_name
-from results.board.leaderboard import contests
+from results.board.contests import contests
 from results.board.quantities import METRICS
 from results.board.row import Row
 from results.board.trivial import skill_of
 from results.statistics.bootstrap import Estimate, interquartile_estimate
+from results.statistics.improvement import improvement_estimate
 from results.statistics.multiple_comparisons import friedman, groups, ranks, signed_ranks
-from results.statistics.paired import Sample, improvement_estimate
+from results.statistics.two_models import Sample
 
 MOST_STANDING = 1000
 """Rows above which a terminal shows the standings only if a baseline is named: resampling takes a second."""

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.terminal import titled
-from results.board.leaderboard import best, letters_of
+from results.board.contests import claim, letters_of
+from results.board.leaderboard import best
 from results.board.quantities import METRICS, symmetry_metric, with_neighbours, written
 from results.board.row import Row
 from results.board.standings import Standings
@@ -32,6 +33,7 @@ def to_table(rows: Sequence[Row], metric: str = "rmse_future") -> Group:
     note = "± is one standard deviation over seeds."
     if any(letter for table in tables for letter in table.letters):
         note += " Models of a level that share a letter (after the seeds) do not differ significantly (5 %)."
+        note += f" {claim(rows, metric)}"
     losses = first_line(rows, metric)
     above = [Text(f"{losses}\n", style="yellow")] if losses else []
     below = [Text(f"{text}\n", style="yellow") for text in symmetry_notes(row.panel for row in rows)]
@@ -78,7 +80,7 @@ class _Panel:
 
     def _table(self, shown: Sequence[str]) -> Table:
         dataset, preset, grid = self.rows[0].panel
-        table = titled(f"{dataset} ({preset}, {grid})")
+        table = titled(f"{dataset} ({preset}, {grid}), {self.rows[0].test_runs or 'unknown'} test runs")
         table.add_column("Model", overflow="fold")
         for name in shown:
             table.add_column(self.heads[name], justify="right", no_wrap=True)

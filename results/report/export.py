@@ -5,7 +5,8 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from benchmark.markdown import bold, escape, table
-from results.board.leaderboard import best, contests, letters_of
+from results.board.contests import claim, contests, letters_of
+from results.board.leaderboard import best
 from results.board.quantities import METRICS, Metric, with_neighbours
 from results.board.row import Row
 from results.board.symmetry_notes import symmetry_notes
@@ -63,7 +64,7 @@ def to_markdown(rows: Sequence[Row], metric: str = "rmse_future") -> str:
     for heading, head, lines in _tables(rows, metric):
         texts = [[bold(text) if is_best else text for text, is_best in line] for line in lines]
         parts += [f"### {escape(heading)}", table(head, texts, range(1, len(head) - 1))]
-    return "\n\n".join([*parts, f"{FOOTNOTE}\n"])
+    return "\n\n".join([*parts, f"{FOOTNOTE} {escape(claim(rows, metric))}\n"])
 
 
 def _notes(rows: Sequence[Row], metric: str) -> list[str]:
@@ -73,7 +74,7 @@ def _notes(rows: Sequence[Row], metric: str) -> list[str]:
 
 FOOTNOTE = (
     "Mean and standard deviation over the finished seeds. Models of a level that share a letter do not differ"
-    " significantly (5 %, Holm)."
+    " significantly (5 %)."
 )
 
 

@@ -16,7 +16,7 @@ from benchmark.errors import UserError
 from benchmark.files import write_text
 from benchmark.markdown import Markdown, bold, escape, table
 from benchmark.suite.suite import Suite
-from results.board.published_board import MACHINE, VERSIONS, board, by_rank, read
+from results.board.published_board import MACHINE, STATISTICS, VERSIONS, board, by_rank, read
 from results.board.quantities import METRICS, written
 from results.board.symmetry_notes import symmetry_notes
 from results.board.trivial import Line, rmse_of, sentence
@@ -181,6 +181,18 @@ def _notes(document: Mapping[str, Any]) -> list[str]:
     return [line for text in texts for line in (escape(text), "")]
 
 
+def _statistics(document: Mapping[str, Any]) -> str:
+    """Claim of the tests of a board, or the version under which they were made."""
+    if document.get("statistics") == STATISTICS:
+        return str(document["claim"])
+    version = ", ".join(document["provenance"].get("symbench", ["unknown"]))
+    return (
+        f"The letters are those of symbench {version} at the commit of the board: pairs of seeds and test runs, both as"
+        " random, on the errors themselves. This board does not hold the value of each seed and run, so the tests"
+        " cannot be made anew."
+    )
+
+
 def _summary(document: Mapping[str, Any]) -> str:
     """Finished cells, seeds, day, commit and machine of a board in one sentence."""
     seeds, states = len(document["seeds"]), document["states"]
@@ -198,18 +210,23 @@ def _summary(document: Mapping[str, Any]) -> str:
 
 def _tables(document: Mapping[str, Any]) -> list[str]:
     """Tables of the metric of each model at each level, one for each dataset."""
-    lines = ["", TABLE_NOTE]
+    lines = ["", f"{TABLE_NOTE} {escape(_statistics(document))}"]
     metric = METRICS[document["metric"]]
 
-    def panel(row: Mapping[str, Any]) -> tuple[str, str, str]:
-        return row["dataset"], row["preset"], row["grid"]
+    def panel(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+        return (
+            row["dataset"],
+            row["preset"],
+            row["grid"],
+            f", {row['test_runs']} test runs" if row.get("test_runs") else "",
+        )
 
-    for (dataset, preset, grid), members in groupby(document["rows"], key=panel):
+    for (dataset, preset, grid, runs), members in groupby(document["rows"], key=panel):
         rows = list(members)
         levels = list(dict.fromkeys(str(row["level"]) for row in rows))
         for first in range(0, len(levels), MOST_COLUMNS):
             shown = levels[first : first + MOST_COLUMNS]
-            lines += ["", f"{metric.title} ({metric.unit}) on `{dataset}` ({preset}, {grid}):", ""]
+            lines += ["", f"{metric.title} ({metric.unit}) on `{dataset}` ({preset}, {grid}){runs}:", ""]
             labels = dict.fromkeys(row["label"] for row in rows)
             cells = ([label, *(_cell(rows, label, level, document["metric"]) for level in shown)] for label in labels)
             lines.append(table(["model", *(f"level {level}" for level in shown)], cells))

@@ -11,7 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from benchmark.suite.suite import Suite
-from results.board.leaderboard import aggregate, best, letters_of
+from results.board.contests import claim, effect_text, letters_of, verdicts
+from results.board.leaderboard import aggregate, best
 from results.board.quantities import METRICS, Statistic, with_neighbours, written, written_statistic
 from results.board.reproduce import Commands
 from results.board.row import Row
@@ -20,7 +21,6 @@ from results.board.symmetry_notes import symmetry_notes
 from results.board.table import estimate
 from results.board.trivial import first_line, skill_of
 from results.board.tuning_ledger import HEADINGS, ledger_row, tuning_ledger, unequal_tuning, untuned_models
-from results.board.verdicts import verdicts
 from results.figures import rollouts, views_flow, views_symmetry, views_weights
 from results.figures.figures import Plot, Style, styles
 from results.figures.plot import standalone
@@ -134,6 +134,8 @@ class Report:
             standings=overall(rows, metric, self.baseline),
             most_standings=MOST_STANDINGS,
             estimate=estimate,
+            effect_text=effect_text,
+            claim=claim(rows, metric),
             written=written,
             written_statistic=written_statistic,
             commands=Commands(suite),

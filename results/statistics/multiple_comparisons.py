@@ -1,7 +1,9 @@
 """Comparison of many models: adjusted tests, groups of models that do not differ significantly, ranks over contests."""
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -10,11 +12,11 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from results.statistics.bootstrap import CONFIDENCE, Array
-from results.statistics.paired import Sample, both_have_runs, common_seeds, mixed_test, table
+from results.statistics.two_models import Effect, Pair, p_values
 
 SIGNIFICANT = 1 - CONFIDENCE
 MOST_LETTERED = 30
-"""Number of models up to which every pair is compared."""
+"""Number of models up to which every pair is compared; beyond it, each model with the best."""
 FEWEST_BLOCKS = 6
 """Fewer blocks cannot give a significant signed-rank test at 5 %: 2 / 2^5 = 0.0625."""
 
@@ -25,61 +27,84 @@ def holm(p: ArrayLike) -> Array:
     >>> holm([0.01, 0.04, 0.03]).tolist()
     [0.03, 0.06, 0.06]
     """
+    return np.minimum(np.asarray(p, dtype=np.float64) * holm_steps(p), 1.0)
+
+
+@dataclass(frozen=True)
+class PairTest:
+    """Effect of one pair with its p: `raw`, and `p` adjusted by Holm for the number of pairs.
+
+    `level` is the level at which Holm's procedure tests the pair, and so that of its interval: it leaves out 0 exactly
+    if `p` < SIGNIFICANT.
+    """
+
+    effect: Effect
+    raw: float
+    p: float
+    level: float
+
+    def reversed(self) -> PairTest:
+        """Test of the second model against the first."""
+        return replace(self, effect=self.effect.reversed())
+
+
+def adjusted_tests(tested: Mapping[Pair, Effect]) -> dict[Pair, PairTest]:
+    """Tests of the pairs of one family, with Holm's adjustment."""
+    raw = p_values(list(tested.values()))
+    adjusted, steps = holm(raw), holm_steps(raw)
+    return {
+        pair: PairTest(effect, float(raw[n]), float(adjusted[n]), SIGNIFICANT / float(steps[n]))
+        for n, (pair, effect) in enumerate(tested.items())
+    }
+
+
+def holm_steps(p: ArrayLike) -> Array:
+    """Factors by which Holm's procedure multiplies each p; not cut at 1.
+
+    >>> holm_steps([0.01, 0.04, 0.03]).tolist()
+    [3.0, 1.5, 2.0]
+    """
     values = np.asarray(p, dtype=np.float64)
     order = np.argsort(values, kind="stable")
-    steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(steps, 1.0)
-    return adjusted
+    counts = np.arange(len(values), 0, -1, dtype=np.float64)
+    reached = np.maximum.accumulate(values[order] * counts)
+    steps = np.empty_like(values)
+    steps[order] = np.divide(reached, values[order], out=counts.copy(), where=values[order] > 0)
+    return steps
 
 
-def pairwise(samples: Sequence[Sample], pairs: Sequence[tuple[int, int]] | None = None) -> Array:
-    """Holm-adjusted p of every pair in one contest: (k, k), symmetric, 1 on the diagonal, NaN without a test.
-
-    `pairs` restricts the tests. Seeds that diverged are not used, as if they were missing.
-    """
-    k = len(samples)
-    result = np.full((k, k), np.nan)
+def matrix(count: int, tests: Mapping[Pair, PairTest]) -> Array:
+    """Adjusted p of every pair of `count` models: (count, count), symmetric, 1 on the diagonal, NaN without a test."""
+    result = np.full((count, count), np.nan)
     np.fill_diagonal(result, 1.0)
-    finite = [_finite(sample) for sample in samples]
-    by_shape: dict[tuple[int, ...], dict[tuple[int, int], Array]] = defaultdict(dict)  # equal shapes are tested at once
-    for i, j in combinations(range(k), 2) if pairs is None else pairs:
-        seeds, with_runs = common_seeds(finite[i], finite[j]), both_have_runs(finite[i], finite[j])
-        if len(seeds) > 1:
-            difference = table(finite[i], seeds, with_runs) - table(finite[j], seeds, with_runs)
-            by_shape[difference.shape][i, j] = difference
-    tested = [pair for members in by_shape.values() for pair in members]
-    p = [mixed_test(np.stack(list(members.values()))) for members in by_shape.values()]
-    for (i, j), value in zip(tested, holm(np.concatenate([*p, []])), strict=True):
-        result[i, j] = result[j, i] = value
+    for (i, j), test in tests.items():
+        result[i, j] = result[j, i] = test.p
     return result
 
 
-def _finite(sample: Sample) -> Sample:
-    kept = [index for index, value in enumerate(sample.values) if np.isfinite(value)]
-    if len(kept) == len(sample.values):
-        return sample
-    by_run = None if sample.by_run is None else tuple(sample.by_run[index] for index in kept)
-    values = tuple(sample.values[index] for index in kept)
-    return Sample(tuple(sample.seeds[index] for index in kept), values, by_run, sample.deterministic)
-
-
-def groups(order: Sequence[int], adjusted: Callable[[Sequence[tuple[int, int]] | None], Array]) -> list[str]:
+def groups(order: Sequence[int], adjusted: Callable[[Sequence[Pair]], Array]) -> list[str]:
     """Group letters of each model; `order` has the indices from the best to the worst.
 
-    `adjusted(pairs)` gives the adjusted p of these pairs, or of all for None. Of more than MOST_LETTERED models only
-    those that do not differ significantly from the best get a letter, `a`.
+    `adjusted` gives the adjusted p of `tested_pairs(order)`. Of more than MOST_LETTERED models only those that do not
+    differ significantly from the best get a letter, `a`.
     """
+    p = adjusted(tested_pairs(order))
     if len(order) <= MOST_LETTERED:
-        return letters(order, adjusted(None))
-    p = adjusted([(order[0], other) for other in order[1:]])
+        return letters(order, p)
     return ["a" if value >= SIGNIFICANT else "" for value in p[order[0]]]
+
+
+def tested_pairs(order: Sequence[int]) -> list[Pair]:
+    """Pairs of one family: all, or of more than MOST_LETTERED models each with the best, which is the first."""
+    if len(order) <= MOST_LETTERED:
+        return list(combinations(sorted(order), 2))
+    return [(order[0], other) for other in order[1:]]
 
 
 def letters(order: Sequence[int], p: Array) -> list[str]:
     """Group letters of each model: two that share a letter do not differ significantly; `a` is the group of the best.
 
-    `order` has the indices from the best to the worst, `p` (k, k) is as from `pairwise`. A model without any p gets no
+    `order` has the indices from the best to the worst, `p` (k, k) is as from `matrix`. A model without any p gets no
     letter. Insert and absorb (Piepho 2004), which makes every group as large as possible.
     """
     known = [index for index in order if np.isfinite(np.delete(p[index], index)).any()]
@@ -109,18 +134,18 @@ def ranks(blocks: ArrayLike) -> Array:
     return np.where(np.isnan(values), np.nan, lower + (equal + 1) / 2)
 
 
-def signed_ranks(blocks: ArrayLike, pairs: Sequence[tuple[int, int]] | None = None) -> Array:
-    """Holm-adjusted p of Wilcoxon's signed-rank test for every pair over their common blocks: (k, k).
+def signed_ranks(blocks: ArrayLike, pairs: Sequence[Pair]) -> Array:
+    """Holm-adjusted p of Wilcoxon's signed-rank test for each of `pairs` over their common blocks: (k, k).
 
-    `pairs` restricts the tests. NaN for a pair with fewer than FEWEST_BLOCKS. Nemenyi's test on mean ranks is not used:
+    NaN for a pair with fewer than FEWEST_BLOCKS. Nemenyi's test on mean ranks is not used:
     its result for two models depends on the others (Benavoli, Corani, Mangili 2016).
     """
     values = np.asarray(blocks, dtype=np.float64)
     k = values.shape[1]
     result = np.full((k, k), np.nan)
     np.fill_diagonal(result, 1.0)
-    raw: dict[tuple[int, int], float] = {}
-    for i, j in combinations(range(k), 2) if pairs is None else pairs:
+    raw: dict[Pair, float] = {}
+    for i, j in pairs:
         both = values[:, [i, j]]
         both = both[~np.isnan(both).any(axis=1)]
         if len(both) >= FEWEST_BLOCKS:

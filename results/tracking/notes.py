@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from benchmark.markdown import bold, escape, line, table
+from results.board.contests import verdicts
 from results.board.quantities import METRICS
 from results.board.row import Row
 from results.board.symmetry_notes import symmetry_notes
 from results.board.trivial import first_line
-from results.board.verdicts import verdicts
 from results.tracking.tags import LONGEST_TAG
 
 BOARD_COLUMNS = ("rmse_future", "rmse_domain", "parameters", "flops")

@@ -66,6 +66,7 @@ def test_it_says_what_it_is(name: str) -> None:
     dataset = dataset_registry.dataset(name)
     assert elements(dataset.group, "centered", dataset.periodic, 16, 16)
     assert dataset.level_meaning
+    assert dataset.test_runs in ("designed", "sampled")
     assert dataset.source
     assert (type(dataset).__doc__ or "").strip()
     assert len(set(dataset.levels)) == len(dataset.levels) > 0

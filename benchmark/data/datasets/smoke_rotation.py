@@ -44,6 +44,7 @@ class SmokeRotation(Dataset):
     published_files = PublishedFiles(tuple(f"raw_data_{k}_{(k - 1) % 4}.pt" for k in STRENGTHS), PAPER, PUBLISHED_SMOKE)
     unseen_runs = tuple(k - 1 for k in UNSEEN)
     training_runs = tuple(k - 1 for k in STRENGTHS if k not in (*UNSEEN, 32))
+    test_runs = "designed"
     source = "Wang, Walters, Yu, ICML 2022, section 5 (arXiv 2201.11969)"
 
     def level_value(self, level: Level) -> float:

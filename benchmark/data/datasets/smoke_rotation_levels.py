@@ -41,6 +41,7 @@ class SmokeRotationLevels(Dataset):
     presets: ClassVar[Mapping[str, Preset]] = {"small": Preset(32, 32, 64), "paper": Preset(64, 64, 50)}
     training_runs, unseen_runs = (0, 1, 2, 3), (4, 5, 6, 7)
     windows = PublishedWindows(range(2, 32), range(32, 42), range(42, 66), range(2, 42))
+    test_runs = "designed"
     source = "Wang, Walters, Yu, ICML 2022, section 5 (arXiv 2201.11969)"
 
     def parts(self, level: Level, preset: str) -> list[SmokePart]:

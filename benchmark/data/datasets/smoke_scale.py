@@ -64,6 +64,7 @@ class SmokeScale(Dataset):
     unseen_runs = UNSEEN
     training_runs = tuple(run for run in range(len(FACTORS)) if run not in UNSEEN)
     no_floor = "a change of scale interpolates the state, so that its future cannot be simulated exactly"
+    test_runs = "designed"
     source = "Wang, Walters, Yu, ICML 2022, section 5 (arXiv 2201.11969)"
 
     def level_value(self, level: Level) -> float:

@@ -42,6 +42,7 @@ class SmokeTranslation(Dataset):
     unseen_runs = tuple(INFLOWS.index(inflow) for inflow in UNSEEN)
     training_runs = tuple(run for run, inflow in enumerate(INFLOWS) if inflow not in UNSEEN)
     no_floor = "a shifted state does not fit between the walls, so that its future cannot be simulated"
+    test_runs = "designed"
     source = "Wang, Walters, Yu, ICML 2022, section 5 (arXiv 2201.11969)"
 
     def level_value(self, level: Level) -> float:

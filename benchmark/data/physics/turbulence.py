@@ -127,6 +127,7 @@ class TurbulenceDataset(Dataset):
     levels: ClassVar[tuple[Level, ...]] = (0, 0.2, 0.4, 0.6, 0.8)
     presets: ClassVar[Mapping[str, Preset]] = {"small": Preset(32, 32, 64), "full": Preset(64, 64, 310)}
     training_runs, unseen_runs = range(25), range(25, 35)
+    test_runs = "sampled"
     source = "symbench; method: Canuto, Hussaini, Quarteroni, Zang, Spectral Methods in Fluid Dynamics, 1988"
 
     @abstractmethod

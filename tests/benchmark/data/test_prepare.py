@@ -46,6 +46,7 @@ class Toy(Dataset):
     level_meaning = "nothing"
     presets = {"tiny": Preset(4, 4, 2)}  # noqa: RUF012 - a constant of the class
     training_runs, unseen_runs = (0,), (0,)
+    test_runs = "designed"
     source = "this test"
 
     def parts(self, level: Level, preset: str) -> list[ToyPart]:

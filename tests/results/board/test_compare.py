@@ -1,5 +1,6 @@
 """Comparison of two models, suites or stores: pairing, tests, and the differences that are named."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -10,8 +11,10 @@ from scipy import stats
 
 from benchmark.errors import UserError
 from benchmark.files import write_json
-from results.board import compare
+from results.board import compare, leaderboard
 from results.board.compare_table import summary, to_table
+from results.board.contests import letters_of, verdicts
+from results.statistics.multiple_comparisons import holm
 from results.store.store import Store
 
 
@@ -42,17 +45,17 @@ def test_two_models_are_compared_level_by_level_over_common_seeds(board):
     compared = of_models(board)
     assert [(pair.first.level, compared.winner(pair)) for pair in compared.pairs] == [(0, "second"), (3, "")]
     first, second = np.array([0.30, 0.31, 0.32]), np.array([0.20, 0.211, 0.219])
-    comparison = compared.pairs[0].comparison
-    assert comparison.difference.value == pytest.approx((first - second).mean())
-    assert comparison.p == pytest.approx(stats.ttest_rel(first, second).pvalue)
-    assert compared.pairs[0].p == pytest.approx(2 * comparison.p), "Holm: two lines"
-    assert comparison.improvement == 0
-    assert compared.pairs[1].comparison.improvement == pytest.approx(5 / 9)
+    test = compared.pairs[0].test
+    assert test.effect.size == pytest.approx(stats.gmean(first) / stats.gmean(second) - 1)
+    assert test.raw == pytest.approx(stats.ttest_ind(np.log(first), np.log(second), equal_var=False).pvalue)
+    assert test.p == test.raw, "each level is a contest of its own, with one pair"
+    assert compared.pairs[0].improvement == 0
+    assert compared.pairs[1].improvement == pytest.approx(5 / 9)
     assert compared.improvement.value == pytest.approx(5 / 18)
     assert "A is better on 0, B on 1, no significant difference on 1 (p < 0.05)" in summary(compared)
     text = shown(compared)
     assert "smoke_rotation_levels (small, centered)" in text
-    assert "+47.6 %" in text
+    assert "+47.7 % [" in text
 
 
 def test_the_metric_decides_what_is_better(board):
@@ -73,7 +76,7 @@ def test_a_model_of_several_settings_has_to_be_said_in_full(new_board, new_cell)
     with pytest.raises(UserError, match=r"has several settings; name one of 'convnet hidden=32', 'convnet hidden=64'"):
         of_models(board, "convnet", "convnet hidden=64")
     compared = of_models(board, "convnet hidden=32", "convnet hidden=64")
-    assert compared.pairs[0].comparison.difference.value == pytest.approx(-3.2)
+    assert compared.pairs[0].test.effect.size == pytest.approx(-0.5, abs=0.001)
     (hidden,) = [one for one in compared.differences if one.kind == "setting"]
     assert (hidden.what, hidden.first, hidden.second) == ("hidden", ("32",), ("64",))
 
@@ -95,10 +98,10 @@ def test_missing_and_diverged_seeds_are_told(new_board, new_cell):
     board.finish(cells[3], rmse_future=0.3)
     board.diverge(cells[4])
     (pair,) = of_models(board).pairs
-    assert (pair.comparison.seeds, pair.p) == (1, None)
-    assert pair.comparison.improvement == 1, "one that diverged is worse than any"
+    assert (pair.test, pair.reason) == (None, "one seed: the spread over seeds is unknown")
+    assert pair.improvement == 1, "one that diverged is worse than any"
     text = shown(of_models(board))
-    assert "one common seed" in " ".join(text.split())
+    assert "one seed" in " ".join(text.split())
     assert "1 diverged, 1 absent" in " ".join(text.split())
     document = compare.to_json(of_models(board))
     assert document["pairs"][0]["second_remark"] == "1 diverged, 1 absent"
@@ -176,3 +179,38 @@ def test_names_are_text_and_not_markup(new_board, new_cell):
         with board.recording(cell) as recorder:
             recorder.finish("done", {"rmse_future": 0.1})
     assert "[red]x[/red]" in shown(of_models(board, "[red]x[/red]", "convnet"))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_compare_says_what_the_board_says(new_board, new_cell, seeds):
+    """Models of a contest share a letter exactly if their comparison is not significant; p and interval agree."""
+    names = ("convnet", "e2cnn", "relaxed_steerable_rotation")
+    cells = [new_cell(model, level, seed) for level in (0, 3) for model in names for seed in range(seeds)]
+    board, rng = new_board(cells), np.random.default_rng(seeds)
+    errors = dict(zip(names, (0.1, 0.105, 0.13), strict=True))
+    for cell in cells:
+        board.finish(cell, rmse_future=errors[cell.model.name] * np.exp(0.03 * rng.standard_normal()))
+    rows = leaderboard.aggregate(cells, board.store.read(cells)[0])
+    letters = dict(zip([(row.model, row.level) for row in rows], letters_of(rows, "rmse_future"), strict=True))
+    for first, second in itertools.permutations(names, 2):
+        for pair in of_models(board, first, second).pairs:
+            level = pair.first.level
+            assert pair.significant != bool(set(letters[first, level]) & set(letters[second, level]))
+            low, high = pair.test.effect.ends(pair.test.level)
+            assert pair.significant == (not low <= 0 <= high)
+    for verdict in verdicts(rows, "rmse_future"):
+        (pair,) = [
+            pair
+            for pair in of_models(board, verdict.second.model, verdict.best.model).pairs
+            if pair.first.level == verdict.best.level
+        ]
+        assert pair.test == verdict.test
+
+
+def test_rows_of_two_boards_are_adjusted_for_the_lines_of_the_comparison(board, tmp_path):
+    other = replace(board, store=Store(tmp_path / "other"))
+    for cell in board.suite.cells:
+        other.finish(cell, rmse_future=0.1 + 0.001 * cell.seed)
+    compared = compare.stores(board.suite, board.store, other.store, "rmse_future")
+    raw = [pair.test.raw for pair in compared.pairs]
+    assert [pair.test.p for pair in compared.pairs] == pytest.approx(holm(raw).tolist())

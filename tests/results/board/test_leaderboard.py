@@ -15,12 +15,12 @@ from scipy.stats import friedmanchisquare
 from benchmark.cli.main import cli
 from benchmark.errors import UserError
 from results.board import leaderboard
+from results.board.contests import effect_text, letters_of, verdicts
 from results.board.quantities import METRICS, Statistic, written, written_statistic
 from results.board.standings import overall
 from results.board.table import standings_table, to_table
-from results.board.verdicts import verdicts
 from results.report import export
-from results.statistics.paired import Sample, compare
+from results.statistics.two_models import Sample, effects
 
 
 def printed(renderable, width=100):
@@ -100,7 +100,7 @@ def test_json_has_stable_fields(full_board):
     assert json.loads(json.dumps(rows, allow_nan=False)) is not None
     identity = {"dataset", "preset", "grid", "level", "model", "label", "family", "source"}
     settings = {"config", "protocol", "train"}
-    state = {"seeds", "complete", "reason", "done", "expected", "diverged", "failed"}
+    state = {"seeds", "complete", "reason", "done", "expected", "diverged", "failed", "test_runs"}
     assert set(rows[0]) == identity | settings | state | {"metrics", "curves", "values"}
     assert rows[0]["metrics"]["rmse_future"]["n"] == 2
 
@@ -144,9 +144,13 @@ def test_a_sample_counts_what_diverged_and_not_what_is_missing(new_board, new_ce
     board.diverge(cells[2])
     (row,) = rows_of(board)
     by_run = ((0.9, 1.1), (1.9, 2.1), (math.inf, math.inf))
-    assert row.sample("rmse_future") == Sample((0, 1, 2), (1.0, 2.0, math.inf), by_run)
+    assert row.test_runs == "designed"
+    assert row.sample("rmse_future") == Sample((0, 1, 2), (1.0, 2.0, math.inf)), "designed runs are no factor"
+    sampled = dataclasses.replace(row, test_runs="sampled")
+    assert sampled.sample("rmse_future") == Sample((0, 1, 2), (1.0, 2.0, math.inf), by_run)
     assert row.sample("samples_per_second").values == (410.0, 410.0, -math.inf)
     (complete,) = leaderboard.aggregate(cells[:2], board.store.read(cells[:2])[0])
+    complete = dataclasses.replace(complete, test_runs="sampled")
     assert complete.sample("rmse_future").by_run == ((0.9, 1.1), (1.9, 2.1))
 
 
@@ -158,7 +162,7 @@ def test_letters_compare_within_a_level_only(new_board, new_cell):
         board.finish(cell, rmse_future=1.0 + far + 0.01 * (cell.seed if cell.model.name == "e2cnn" else -cell.seed))
     rows = rows_of(board)
     assert [(row.level, row.model) for row in rows][:2] == [(0, "convnet"), (0, "e2cnn")]
-    letters = leaderboard.letters_of(rows, "rmse_future")
+    letters = letters_of(rows, "rmse_future")
     assert letters[:2] == ["a", "b"]
     assert letters[2:] == ["a", "a"]
 
@@ -176,7 +180,7 @@ def test_a_significant_win_stays_so_beside_a_row_that_lacks_seeds(new_board, new
         board.finish(cell, rmse_future=base + slope * cell.seed)
     rows = rows_of(board)
     assert [row.model for row in rows] == ["e2cnn", "convnet", "relaxed_steerable_rotation"]
-    assert leaderboard.letters_of(rows, "rmse_future")[0] == "a"
+    assert letters_of(rows, "rmse_future")[0] == "a"
     (verdict,) = verdicts(rows, "rmse_future")
     assert verdict.text == "yes: differs significantly from every other that has all its seeds (1 without)"
 
@@ -190,8 +194,9 @@ def test_models_of_which_the_same_seed_diverged_are_compared_over_the_others(new
         else:
             error = (0.3 if cell.model.name == "convnet" else 0.2) + 0.01 * cell.seed
             board.finish(cell, rmse_future=error, rmse_future_by_run=[0.9 * error, 1.1 * error])
-    comparison = compare(*(row.sample("rmse_future") for row in rows_of(board)))
-    assert (comparison.seeds, comparison.runs) == (2, 2), "one that diverged does not cost the test runs of the others"
+    rows = [dataclasses.replace(row, test_runs="sampled") for row in rows_of(board)]
+    effect = effects([row.sample("rmse_future") for row in rows], [(0, 1)])[0, 1]
+    assert (effect.seeds, effect.runs) == ((2, 2), 2), "one that diverged does not cost the test runs of the others"
 
 
 def test_a_label_has_no_control_characters(new_board, new_cell):
@@ -204,7 +209,7 @@ def test_one_seed_has_no_letter(new_board, new_cell):
     board = new_board(cells)
     for cell in cells:
         board.finish(cell)
-    assert leaderboard.letters_of(rows_of(board), "rmse_future") == ["", ""]
+    assert letters_of(rows_of(board), "rmse_future") == ["", ""]
 
 
 def test_standings_rank_over_levels_and_count_what_diverged(full_board):
@@ -246,7 +251,8 @@ def test_a_winner_is_significant_only_if_it_differs_from_every_other(full_board,
     first = verdicts(rows_of(full_board), "rmse_future")[0]
     assert first.best.model == "relaxed_steerable_rotation"
     assert first.second.model == "e2cnn"
-    assert first.comparison.difference.value == pytest.approx(0.03)
+    assert first.test.effect.size == pytest.approx(math.sqrt(0.20 * 0.21 / (0.17 * 0.18)) - 1)
+    assert effect_text(first.test, "rmse_future").startswith("+17.2 % [")
     cells = [new_cell(model, epochs=9) for model in ("convnet", "e2cnn")]
     board = new_board(cells)
     assert [one.text for one in verdicts(rows_of(board), "rmse_future")] == ["no model has finished all its seeds"]

@@ -7,16 +7,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.statistics import bootstrap, multiple_comparisons, paired
+from results.statistics import bootstrap, improvement, multiple_comparisons, two_models
 from results.statistics.bootstrap import Estimate
 from results.statistics.crossing import crossing, slope_and_rank
-from results.statistics.paired import Sample
+from results.statistics.two_models import Effect, Sample
 
 RNG = np.random.default_rng(5)
 
 
 def sample(values, by_run=None, seeds=None, deterministic=False) -> Sample:
     return Sample(tuple(seeds or range(len(values))), tuple(values), by_run, deterministic)
+
+
+def effect_of(first: Sample, second: Sample) -> Effect:
+    return two_models.effects([first, second], [(0, 1)])[0, 1]
 
 
 class TestInterval:
@@ -71,19 +75,35 @@ class TestTwoModels:
     def test_probability_of_improvement_is_mann_whitneys_u(self) -> None:
         first, second = RNG.standard_normal(6), RNG.standard_normal(4).round(1)
         u = stats.mannwhitneyu(second, first).statistic
-        assert paired.probability_of_improvement(first, second) == pytest.approx(u / 24)
-        assert paired.probability_of_improvement(first, second, higher_is_better=True) == pytest.approx(1 - u / 24)
+        assert improvement.probability_of_improvement(first, second) == pytest.approx(u / 24)
+        assert improvement.probability_of_improvement(first, second, higher_is_better=True) == pytest.approx(1 - u / 24)
 
     def test_ties_and_seeds_that_diverged(self) -> None:
         inf = math.inf
-        assert paired.probability_of_improvement([1.0], [1.0]) == 0.5
-        assert paired.probability_of_improvement([inf, 1.0], [inf, 2.0]) == (0.5 + 0 + 1 + 1) / 4
+        assert improvement.probability_of_improvement([1.0], [1.0]) == 0.5
+        assert improvement.probability_of_improvement([inf, 1.0], [inf, 2.0]) == (0.5 + 0 + 1 + 1) / 4
 
-    def test_one_run_is_students_paired_test(self) -> None:
+    def test_designed_runs_have_welchs_test_on_logarithms(self) -> None:
+        first, second = np.exp(RNG.standard_normal(5)), np.exp(2 * RNG.standard_normal(3) + 1)
+        expected = stats.ttest_ind(np.log(first), np.log(second), equal_var=False)
+        effect = effect_of(sample(first), sample(second))
+        assert two_models.p_values([effect])[0] == pytest.approx(expected.pvalue)
+        assert (effect.seeds, effect.runs, effect.logarithmic) == ((5, 3), 0, True)
+        ends = expected.confidence_interval(0.99)
+        assert effect.ends(0.01) == pytest.approx((np.exp(ends.low) - 1, np.exp(ends.high) - 1))
+        assert effect.size == pytest.approx(stats.gmean(first) / stats.gmean(second) - 1)
+        assert effect.reversed().size == pytest.approx(stats.gmean(second) / stats.gmean(first) - 1)
+
+    def test_values_that_are_not_positive_are_tested_as_they_are(self) -> None:
+        first, second = [0.0, 1.0, 2.0], [2.0, 3.0, 5.0]
+        effect = effect_of(sample(first), sample(second))
+        assert two_models.p_values([effect])[0] == pytest.approx(stats.ttest_ind(first, second, equal_var=False).pvalue)
+        assert effect.size == pytest.approx(1 - 10 / 3)
+
+    def test_one_run_or_one_seed_is_students_test(self) -> None:
         differences = RNG.standard_normal((7, 5))
         expected = stats.ttest_1samp(differences, 0, axis=1).pvalue
-        assert paired.mixed_test(differences[:, :, None]) == pytest.approx(expected)
-        assert paired.mixed_test(differences[:, None, :]) == pytest.approx(expected)
+        assert two_models.p_values(two_models.mixed(differences[:, None, :])) == pytest.approx(expected)
 
     def test_seeds_and_runs_against_the_mean_squares_by_hand(self) -> None:
         plane = np.array([[1.0, 2.0, 4.0], [2.0, 2.5, 6.0]])
@@ -92,71 +112,50 @@ class TestTwoModels:
         ms_s = r * ((rows - mean) ** 2).sum() / (s - 1)
         ms_r = s * ((columns - mean) ** 2).sum() / (r - 1)
         ms_i = ((plane - rows[:, None] - columns + mean) ** 2).sum() / ((s - 1) * (r - 1))
-        total = ms_s + max(ms_r - ms_i, 0)
-        degrees = total**2 / (ms_s**2 / (s - 1) + ms_r**2 / (r - 1))
-        expected = 2 * stats.t.sf(mean / math.sqrt(total / (s * r)), degrees)
-        assert paired.mixed_test(plane[None])[0] == pytest.approx(expected)
+        of_runs = max(ms_r - ms_i, 0)
+        (effect,) = two_models.mixed(plane[None])
+        error = math.sqrt((ms_s + of_runs) / (s * r))
+        assert (effect.difference, effect.error) == pytest.approx((mean, error))
+        (p,) = two_models.p_values([effect])
+        quantiles = stats.t.isf(p / 2, s - 1), stats.t.isf(p / 2, r - 1)
+        critical = (ms_s * quantiles[0] + of_runs * quantiles[1]) / (ms_s + of_runs)
+        assert mean / error == pytest.approx(critical), "Cochran and Cox"
 
-    @pytest.mark.parametrize("spreads", [(1.0, 0.0), (0.0, 1.0), (0.5, 1.0)])
-    def test_it_seldom_finds_what_is_not_there(self, spreads: tuple[float, float]) -> None:
-        rng = np.random.default_rng(3)
-        seeds, runs = (
-            spread * rng.standard_normal(shape)
-            for spread, shape in zip(spreads, ((4000, 3, 1), (4000, 1, 8)), strict=True)
-        )
-        p = paired.mixed_test(seeds + runs + 0.5 * rng.standard_normal((4000, 3, 8)))
-        assert (p < 0.05).mean() < 0.07
+    def test_sampled_runs_are_paired_on_logarithms(self) -> None:
+        first, second = np.exp(RNG.standard_normal((2, 3, 6)))
+        ours = effect_of(*(sample(plane.mean(1), tuple(map(tuple, plane))) for plane in (first, second)))
+        (expected,) = two_models.mixed((np.log(first) - np.log(second))[None])
+        assert (ours.difference, ours.error, ours.runs) == (expected.difference, expected.error, 6)
+        assert ours.logarithmic
 
     def test_what_does_not_vary_is_equal_or_not(self) -> None:
-        assert paired.mixed_test(np.zeros((1, 3, 4)))[0] == 1.0
-        assert paired.mixed_test(np.full((1, 3, 4), 0.1))[0] == 0.0
+        assert two_models.p_values(two_models.mixed(np.zeros((1, 3, 4))))[0] == 1.0
+        assert two_models.p_values(two_models.mixed(np.full((1, 3, 4), 0.1)))[0] == 0.0
+        assert two_models.p_values([effect_of(sample([0.2, 0.2]), sample([0.2, 0.2, 0.2]))])[0] == 1.0
+        assert two_models.p_values([effect_of(sample([0.2, 0.2]), sample([0.3, 0.3]))])[0] == 0.0
 
-    def test_a_comparison_pairs_by_seed(self) -> None:
-        first, second = sample([1.0, 2.0, 9.0]), sample([1.5, 2.5], seeds=[0, 1])
-        compared = paired.compare(first, second)
-        assert compared.difference.value == -0.5
-        assert (compared.difference.low, compared.difference.high) == (-0.5, -0.5)
-        assert (compared.seeds, compared.over, compared.p) == (2, "seeds", 0.0)
-        assert compared.relative == -0.25
-        assert compared.improvement == pytest.approx(3 / 6)
+    def test_tiny_p_values(self) -> None:
+        for seeds in (3, 10):
+            plane = 1.0 + 1e-6 * RNG.standard_normal((seeds, 4))
+            (p,) = two_models.p_values(two_models.mixed(plane[None]))
+            assert 0 < p < 1e-8
 
-    def test_one_common_seed_has_an_interval_over_runs_and_no_p(self) -> None:
-        first = sample([1.0], by_run=((1.0, 2.0, 3.0),))
-        second = sample([0.5], by_run=((0.5, 1.0, 1.5),))
-        compared = paired.compare(first, second)
-        assert compared.p is None
-        assert "one common seed" in compared.reason
-        assert compared.over == "runs"
-        assert compared.difference.low is not None
-        alone = paired.compare(sample([1.0]), sample([2.0]))
-        assert alone.difference == Estimate(-1.0, None, None)
-
-    def test_nothing_in_common_is_told(self) -> None:
-        compared = paired.compare(sample([1.0]), sample([math.inf]))
-        assert compared.reason == "no seed is finished in both"
-        assert compared.improvement == 1.0
+    def test_one_seed_has_no_test(self) -> None:
+        assert two_models.effects([sample([1.0]), sample([1.0, 2.0])], [(0, 1)]) == {}
+        diverged = sample([1.0, math.inf])
+        assert two_models.effects([diverged, sample([1.0, 2.0])], [(0, 1)]) == {}
 
     def test_a_deterministic_model_stands_for_every_seed(self) -> None:
-        compared = paired.compare(sample([3.0], deterministic=True), sample([1.0, 1.1, 1.2]))
-        assert compared.seeds == 3
-        expected = stats.ttest_1samp(np.array([2.0, 1.9, 1.8]), 0).pvalue
-        assert compared.p == pytest.approx(expected)
+        still, net = sample([3.0], deterministic=True), sample([1.0, 1.1, 1.2])
+        expected = stats.ttest_1samp(np.log([1.0, 1.1, 1.2]), math.log(3.0)).pvalue
+        assert two_models.p_values([effect_of(still, net)])[0] == pytest.approx(expected)
+        assert two_models.p_values([effect_of(still, still)])[0] == 1.0
 
-    def test_the_paired_interval_is_that_of_the_error_over_all_runs(self) -> None:
-        first = np.array([[3.0, 4.0], [3.0, 4.0], [3.0, 4.0]])
-        low, high = paired.paired_interval(first, np.zeros_like(first))
-        assert low == pytest.approx(3.0), "both draws are the first run"
-        assert high == pytest.approx(4.0)
-        rng = np.random.default_rng(0)
-        first, second = 2 + 0.1 * rng.standard_normal((2, 8, 30))
-        low, high = paired.paired_interval(first, second)
-        brute = []
-        for _ in range(4000):
-            s, r = rng.integers(0, 8, 8), rng.integers(0, 30, 30)
-            one, other = (np.sqrt((plane[np.ix_(s, r)] ** 2).mean(1)).mean() for plane in (first, second))
-            brute.append(one - other)
-        tail = bootstrap.expanded_tail(8)
-        assert (low, high) == pytest.approx(np.quantile(brute, [tail, 1 - tail]), abs=0.006)
+    def test_two_deterministic_models_are_tested_over_sampled_runs(self) -> None:
+        first, second = np.exp(RNG.standard_normal((2, 1, 8)))
+        samples = [sample([1.0], (tuple(plane[0]),), deterministic=True) for plane in (first, second)]
+        expected = stats.ttest_rel(np.log(first[0]), np.log(second[0])).pvalue
+        assert two_models.p_values([effect_of(*samples)])[0] == pytest.approx(expected)
 
 
 class TestManyModels:
@@ -164,18 +163,25 @@ class TestManyModels:
         assert multiple_comparisons.holm([0.04, 0.01, 0.03, 0.9]) == pytest.approx([0.09, 0.04, 0.09, 0.9])
         assert multiple_comparisons.holm([]).tolist() == []
 
-    def test_pairwise_is_holm_over_the_paired_tests(self) -> None:
-        values = [RNG.standard_normal(4) + shift for shift in (0, 1, 9)]
-        p = multiple_comparisons.pairwise([sample(each) for each in values])
+    def test_the_tests_of_a_contest_are_adjusted_by_holm(self) -> None:
+        values = [np.exp(RNG.standard_normal(4) + shift) for shift in (0, 1, 9)]
         pairs = [(0, 1), (0, 2), (1, 2)]
-        raw = [stats.ttest_rel(values[i], values[j]).pvalue for i, j in pairs]
-        assert [p[pair] for pair in pairs] == pytest.approx(multiple_comparisons.holm(raw))
+        tests = multiple_comparisons.adjusted_tests(two_models.effects([sample(each) for each in values], pairs))
+        raw = [stats.ttest_ind(np.log(values[i]), np.log(values[j]), equal_var=False).pvalue for i, j in pairs]
+        assert [tests[pair].raw for pair in pairs] == pytest.approx(raw)
+        assert [tests[pair].p for pair in pairs] == pytest.approx(multiple_comparisons.holm(raw))
+        p = multiple_comparisons.matrix(3, tests)
         assert (p == p.T).all()
 
-    def test_models_without_a_common_seed_have_no_p(self) -> None:
-        p = multiple_comparisons.pairwise([sample([1.0, 2.0]), sample([1.0, 2.0], seeds=[5, 6]), sample([1.0])])
-        assert np.isnan(p[~np.eye(3, dtype=bool)]).all()
-        assert multiple_comparisons.letters([0, 1, 2], p) == ["", "", ""]
+    def test_models_without_a_test_have_no_letter(self) -> None:
+        tests = multiple_comparisons.adjusted_tests(two_models.effects([sample([1.0]), sample([2.0])], [(0, 1)]))
+        p = multiple_comparisons.matrix(2, tests)
+        assert np.isnan(p[~np.eye(2, dtype=bool)]).all()
+        assert multiple_comparisons.letters([0, 1], p) == ["", ""]
+
+    def test_a_large_contest_tests_each_model_with_the_best(self) -> None:
+        assert multiple_comparisons.tested_pairs([2, 0, 1]) == [(0, 1), (0, 2), (1, 2)]
+        assert multiple_comparisons.tested_pairs(range(31)) == [(0, other) for other in range(1, 31)]
 
     def test_letters_of_overlapping_groups(self) -> None:
         """A and B do not differ, nor do B and C, but A and C do; D differs from all."""
@@ -204,12 +210,12 @@ class TestManyModels:
         blocks = RNG.standard_normal((8, 3)) + np.array([0.0, 0.2, 3.0])
         pairs = [(0, 1), (0, 2), (1, 2)]
         raw = [stats.wilcoxon(blocks[:, i] - blocks[:, j]).pvalue for i, j in pairs]
-        p = multiple_comparisons.signed_ranks(blocks)
+        p = multiple_comparisons.signed_ranks(blocks, pairs)
         assert [p[pair] for pair in pairs] == pytest.approx(multiple_comparisons.holm(raw))
-        assert np.isnan(multiple_comparisons.signed_ranks(blocks[:5])[0, 1])
+        assert np.isnan(multiple_comparisons.signed_ranks(blocks[:5], pairs)[0, 1])
         with_worst = blocks.copy()
         with_worst[2, 2] = math.inf
-        assert np.isfinite(multiple_comparisons.signed_ranks(with_worst)).all()
+        assert np.isfinite(multiple_comparisons.signed_ranks(with_worst, pairs)).all()
 
     def test_friedman_is_scipys(self) -> None:
         blocks = RNG.standard_normal((9, 4))
@@ -233,9 +239,9 @@ class TestManyModels:
 
     def test_improvement_over_blocks(self) -> None:
         pairs = [([1.0, 2.0], [3.0, 4.0]), ([3.0, 3.0], [1.0, 1.0])]
-        assert paired.improvement_estimate(pairs) == Estimate(0.5, 0.5, 0.5)
-        assert paired.improvement_estimate([([1.0], [2.0])]) == Estimate(1.0, None, None)
-        mixed = paired.improvement_estimate([([1.0, 3.0, 5.0], [2.0, 4.0, 6.0])])
+        assert improvement.improvement_estimate(pairs) == Estimate(0.5, 0.5, 0.5)
+        assert improvement.improvement_estimate([([1.0], [2.0])]) == Estimate(1.0, None, None)
+        mixed = improvement.improvement_estimate([([1.0, 3.0, 5.0], [2.0, 4.0, 6.0])])
         assert mixed.value == pytest.approx(6 / 9)
         assert mixed.low < mixed.value < mixed.high
 

@@ -1,9 +1,12 @@
 """Committed boards: nothing is left out, the same store gives the same files, and README.md shows the foremost."""
 
+import itertools
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from benchmark.errors import UserError
 from benchmark.files import write_json
@@ -11,6 +14,7 @@ from benchmark.suite import loading as suites
 from results.board import published_board
 from results.board.reproduce import Commands
 from results.report import publish
+from results.statistics.multiple_comparisons import holm
 
 EMPTY = f"# x\n\n{publish.BEGIN}\n{publish.END}\n\nrest\n"
 
@@ -145,3 +149,33 @@ def test_the_table_shows_the_metric_that_was_asked_for(full_board, tmp_path):
     assert written
     page = published.files[1].read_text()
     assert all(f"| {text}" in page or f"**{text}**" in page for text in written)
+
+
+def test_others_can_redo_the_tests_from_the_board(new_board, new_cell, tmp_path):
+    """Welch's test on logarithms and Holm's adjustment, with scipy, from the values of board.json alone."""
+    models = ("convnet", "e2cnn", "relaxed_steerable_rotation")
+    cells = [new_cell(model, seed=seed) for model in models for seed in range(4)]
+    board, rng = new_board(cells), np.random.default_rng(2)
+    errors = dict(zip(models, (0.1, 0.102, 0.2), strict=True))
+    for cell in cells:
+        error = errors[cell.model.name] * np.exp(0.03 * rng.standard_normal())
+        board.finish(cell, rmse_future=error, rmse_future_by_run=[0.9 * error, 1.1 * error])
+    published = publish.publish(board.store, board.suite, tmp_path, None)
+    document = json.loads(published.files[0].read_text())
+    rows = document["rows"]
+    assert [row["test_runs"] for row in rows] == ["designed"] * 3
+    logs = [np.log([seed["values"]["rmse_future"] for seed in row["seeds"]]) for row in rows]
+    pairs = list(itertools.combinations(range(3), 2))
+    p = holm([stats.ttest_ind(logs[i], logs[j], equal_var=False).pvalue for i, j in pairs])
+    for (i, j), adjusted in zip(pairs, p, strict=True):
+        assert bool(set(rows[i]["group"]) & set(rows[j]["group"])) == (adjusted >= 0.05)
+    first = rows[0]["seeds"][0]
+    assert first["by_run"]["rmse_future"] == pytest.approx([r * first["values"]["rmse_future"] for r in (0.9, 1.1)])
+    assert "are designed: statements are about these runs and no others" in published.files[1].read_text()
+
+
+def test_a_board_of_earlier_statistics_says_so(full_board, tmp_path):
+    published = publish.publish(full_board.store, full_board.suite, tmp_path, None)
+    document = json.loads(published.files[0].read_text())
+    del document["statistics"], document["claim"]
+    assert "The letters are those of symbench 0.1.0" in publish.page(document)
