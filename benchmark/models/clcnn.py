@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
-from benchmark.models.layers.convolutions import PaddingMode, convolutional_network, require_grid
+from benchmark.models.layers.convolutions import PaddingMode, convolution, convolutional_network, require_grid
 from benchmark.models.layers.relaxation import PENALTIES, RelaxedBaseline, RelaxedLayer, roughness
 from benchmark.models.layers.sizes import KernelSize
 
@@ -32,13 +32,13 @@ class LocallyConnected2d(RelaxedLayer):
         padding_mode: PaddingMode = "zeros",
     ) -> None:
         super().__init__()
-        convolution = nn.Conv2d(channels_in, channels_out, kernel_size)
-        assert convolution.bias is not None
+        one = convolution(channels_in, channels_out, kernel_size, padding_mode)
+        assert one.bias is not None
         self.kernel_size = kernel_size
         self.periodic = padding_mode == "circular"
-        self.filter = nn.Parameter(convolution.weight.detach().permute(0, 2, 3, 1).flatten(1))  # (O, K K I)
-        self.deviation = nn.Parameter(torch.zeros(*grid, *self.filter.shape))  # (H, W, O, K K I)
-        self.bias = nn.Parameter(convolution.bias.detach())
+        self.weight = nn.Parameter(one.weight.detach().permute(0, 2, 3, 1).flatten(1))  # (O, K K I)
+        self.deviation = nn.Parameter(torch.zeros(*grid, *self.weight.shape))  # (H, W, O, K K I)
+        self.bias = nn.Parameter(one.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, O, H, W). ValueError if x is not on the grid of the filters."""
@@ -48,7 +48,7 @@ class LocallyConnected2d(RelaxedLayer):
         padded = padded.permute(2, 3, 1, 0).contiguous()  # twice as fast as F.unfold, whose pixels come last
         positions = product(range(self.kernel_size), repeat=2)
         patches = torch.cat([padded[i : i + height, j : j + width] for i, j in positions], dim=2)  # (H, W, K K I, B)
-        return (self.deviation @ patches + self.filter @ patches).permute(3, 2, 0, 1) + self.bias[:, None, None]
+        return (self.deviation @ patches + self.weight @ patches).permute(3, 2, 0, 1) + self.bias[:, None, None]
 
     def roughness(self) -> Tensor:
         """Mean of |W(x) - W(x')| over neighbouring pixels along both axes."""
@@ -56,7 +56,7 @@ class LocallyConnected2d(RelaxedLayer):
 
     def size(self) -> Tensor:
         """Mean |K|."""
-        return self.filter.abs().mean()
+        return self.weight.abs().mean()
 
 
 class CLCNN(RelaxedBaseline):

@@ -30,6 +30,7 @@ class ComboRotation(FramesAsChannels):
         kernel_size: KernelSize = 3
 
     family = "approximate"
+    version = 2
     symmetries = ("rotation", "translation")
     needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 5, Combo"

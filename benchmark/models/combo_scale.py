@@ -35,6 +35,7 @@ class ComboScale(Baseline):
         projection: Projection = "max"
 
     family = "approximate"
+    version = 2
     symmetries = ("scale", "translation")
     needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 5, Combo"

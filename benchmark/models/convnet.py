@@ -22,6 +22,7 @@ class ConvNet(FramesAsChannels):
         kernel_size: KernelSize = 3
 
     family = "cnn"
+    version = 2
     symmetries = ("translation",)
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 5, the CNN of the comparison"
     search_space: ClassVar[SearchSpace] = {

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from benchmark.models.baseline import FramesAsChannels, Task
 from benchmark.models.convnet import ConvNet
-from benchmark.models.layers.convolutions import PaddingMode, convolutional_network
+from benchmark.models.layers.convolutions import PaddingMode, convolutional_network, start
 
 
 def coordinates(height: int, width: int, periodic: bool) -> Tensor:
@@ -41,6 +41,7 @@ class CoordConv2d(nn.Conv2d):
         all_in, padding = channels_in + coordinates.shape[1], kernel_size // 2
         super().__init__(all_in, channels_out, kernel_size, padding=padding, padding_mode=padding_mode)
         self.register_buffer("coordinates", coordinates, persistent=False)  # determined by the task
+        start(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, H, W)."""
@@ -61,6 +62,7 @@ class CoordConv(FramesAsChannels):
         """`hidden` is the number of channels, without the coordinates."""
 
     family = "cnn"
+    version = 2
     symmetries = ()
     source = "Liu et al. 2018 (arXiv 1807.03247), section 3"
     search_space = ConvNet.search_space

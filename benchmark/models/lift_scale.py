@@ -30,6 +30,7 @@ class LiftScale(Baseline):
         encoder_grid: PositiveInt = 8
 
     family = "approximate"
+    version = 2
     symmetries = ("scale", "translation")
     needs_velocity = True
     source = "Wang, Walters, Zhu, Platt 2021 (arXiv 2110.15443); Wang, Walters, Yu 2022, section 5, Lift"

@@ -48,6 +48,7 @@ class LiftTranslation(Baseline):
         encoder_grid: PositiveInt = 8
 
     family = "approximate"
+    version = 2
     symmetries = ("translation",)
     source = "Wang, Walters, Zhu, Platt 2021 (arXiv 2110.15443); Wang, Walters, Yu 2022, section 5, Lift"
     search_space: ClassVar[SearchSpace] = {

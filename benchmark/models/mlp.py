@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
+from benchmark.models.layers.convolutions import small_start, start
 
 
 class MLP(Baseline):
@@ -24,6 +25,7 @@ class MLP(Baseline):
         layers: PositiveInt = 3
 
     family = "reference"
+    version = 2
     symmetries = ()
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 5, the MLP of the comparison"
     search_space: ClassVar[SearchSpace] = {
@@ -37,7 +39,8 @@ class MLP(Baseline):
         inner = [config.hidden] * (config.layers - 1)
         modules: list[nn.Module] = []
         for wide_in, wide_out in pairwise([task.input_frames * frame, *inner, frame]):
-            modules += [nn.Linear(wide_in, wide_out), nn.ReLU()]
+            modules += [start(nn.Linear(wide_in, wide_out)), nn.ReLU()]
+        small_start(modules[-2])
         self.network = nn.Sequential(*modules[:-1])
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:

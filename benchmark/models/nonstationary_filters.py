@@ -18,11 +18,13 @@ from benchmark.models.layers.sizes import KernelSize
 class ContinuousFilter(nn.Module):
     """V (O, I, M) -> filter (O a, I b, K, K), F[g, h](y) = k_g(R_g^-1 y, h - g) with
 
-    k_g(r, s) = V sin(W phi + c), phi = sin(A (r, cos s, sin s) + omega B (cos g, sin g) + b).
+    k_g(r, s) = V sin(W phi + c) / M, phi = sin(A (r, cos s, sin s) + omega B (cos g, sin g) + b).
 
     r in cells, s and g as angles. A, B and the phases b are fixed random Fourier features: A normal with deviation
     `frequency`, B with deviation 1. omega alone sets how far the filter depends on the absolute turn g. At omega = 0,
-    the start, this is a group convolution. V is the last layer of the network, W the hidden one.
+    the start, this is a group convolution. V is the last layer of the network, W the hidden one. The mean over the M
+    sines, in place of their sum, lets a step of Adam move a filter by at most the learning rate, as that of a plain
+    convolution; with the sum, the first step changed it by more than itself, and training diverged.
     """
 
     relative: Tensor
@@ -45,15 +47,15 @@ class ContinuousFilter(nn.Module):
         self.bias = nn.Parameter(torch.zeros(hidden))
 
     def features(self) -> Tensor:
-        """Features sin(W phi + c), (g, s K K, M)."""
+        """Features sin(W phi + c) / M, (g, s K K, M)."""
         phi = torch.sin(self.relative + self.phases + self.omega * self.absolute[:, None])
-        return torch.sin(phi @ self.weight.T + self.bias)
+        return torch.sin(phi @ self.weight.T + self.bias) / len(self.bias)
 
     def deviation(self, many_in: int) -> float:
-        """Initial deviation of V with which filters have He's variance, 2 over the fan-in."""
+        """Initial deviation of V with which filters have the variance 1 / fan-in, as those of e2cnn."""
         with torch.no_grad():
             mean_square = self.features()[0].square().sum(-1).mean().item()
-        return math.sqrt(2 / (many_in * len(self.relative)) / mean_square)
+        return math.sqrt(1 / (many_in * len(self.relative)) / mean_square)
 
     def forward(self, last: Tensor) -> Tensor:
         with full_precision(last):  # autocast would round a small omega away

@@ -21,8 +21,7 @@ class RelaxedGroupScale(RelaxedBaseline):
     so the cost is that of `group_scale`.
 
     Different from the published code, beside the differences of `group_scale`: there w belongs to the scale that is
-    written, and here to the one that is read, as in the paper; and w starts at 1 / L, so that the layer starts smaller
-    by sqrt(L).
+    written, and here to the one that is read, as in the paper; and the layer starts smaller by sqrt(L).
     """
 
     class Config(ScaleGroupConfig):

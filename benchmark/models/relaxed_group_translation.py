@@ -18,9 +18,9 @@ from benchmark.models.layers.sizes import KernelSize
 class RelaxedConv2d(RelaxedLayer):
     """[f ~* psi](x) = b + sum_l w_l(x) sum_y f(x + y) psi_l(y), w: {1..L} x H x W -> R, shared by all channels.
 
-    w = L^-1/2 + d with d = 0 at the start, so the layer starts as the convolution with L^-1/2 sum_l psi_l, whose
-    deviation is that of one bank, torch's own for a convolution. The banks start with different random numbers, so
-    their d have different gradients.
+    w = 1 / L + d with d = 0 at the start, so the layer starts as the convolution with the mean of the banks, of the
+    deviation that any convolution has here. The banks start with different random numbers, so their d have different
+    gradients.
     """
 
     def __init__(
@@ -35,8 +35,8 @@ class RelaxedConv2d(RelaxedLayer):
         super().__init__()
         self.padding = kernel_size // 2
         self.periodic = padding_mode == "circular"
-        self.filters = nn.Parameter(torch.empty(banks * channels_out, channels_in, kernel_size, kernel_size))
-        nn.init.kaiming_uniform_(self.filters, a=math.sqrt(5))
+        filters = torch.empty(banks * channels_out, channels_in, kernel_size, kernel_size)
+        self.weight = nn.Parameter(nn.init.kaiming_uniform_(filters, nonlinearity="linear") * math.sqrt(banks))
         self.bias = nn.Parameter(torch.zeros(channels_out))
         self.banks = FilterBanks(banks, grid, True)
 
@@ -50,7 +50,7 @@ class RelaxedConv2d(RelaxedLayer):
         weights = self.w
         require_grid(x, weights.shape[1:], "w has a number for each pixel of")
         # One convolution for all banks takes half the time of one for each.
-        convolved = convolve(x, self.filters, None, self.padding, self.periodic)
+        convolved = convolve(x, self.weight, None, self.padding, self.periodic)
         mixed = self.bias[:, None, None]
         for bank, w in zip(convolved.unflatten(1, (len(weights), -1)).unbind(1), weights, strict=True):
             mixed = torch.addcmul(mixed, bank, w)

@@ -21,7 +21,7 @@ class RelaxedGroupConv2d(RelaxedLayer):
     Bank l reads the function f w_l, so this is one strict group convolution of the L I functions f w_l. A velocity is
     lifted to the function v(x) . e_h before it is weighted, because w differs between opposite turns.
 
-    w = L^-1/2 + d, with d = 0 at the start, where the layer is the group convolution with L^-1/2 sum_l psi_l.
+    w = 1 / L + d, with d = 0 at the start, where the layer is the group convolution with the mean of the psi_l.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class RelaxedGroupConv2d(RelaxedLayer):
         weighted: Fields = "regular", banks * many_in
         self.convolution = RotationGroupConv2d(weighted, fields_out, kernel_size, 1, False, padding_mode)
         with torch.no_grad():
-            self.convolution.coefficients.mul_(banks**0.5)  # He's deviation counts I functions and not L I
+            self.convolution.coefficients.mul_(banks)  # He's deviation counts I functions and not L I
         self.banks = FilterBanks(banks, (ORDER, *grid), True)
 
     @property

@@ -1,6 +1,5 @@
 """Relaxed group convolution for translation and scale, with weights for each scale and pixel that is read."""
 
-import math
 from functools import partial
 from typing import Annotated, ClassVar
 
@@ -21,7 +20,7 @@ class PixelwiseScaleGroupConv2d(RelaxedLayer):
     """[f ~* psi](g) = sum_h sum_l (w_l(h) f(h)) psi_l(g^-1 h), w: {1..L} x S x H x W -> R, shared by all channels.
 
     w varies with the pixel that a filter reads, so it cannot be part of the filter: the group convolution reads L times
-    as many channels, those of w_l f. w = L^-1/2 + d, with d = 0 at the start, and each bank starts with the deviation
+    as many channels, those of w_l f. w = 1 / L + d, with d = 0 at the start, and each bank starts with the deviation
     of `relaxed_group_scale`.
     """
 
@@ -39,7 +38,7 @@ class PixelwiseScaleGroupConv2d(RelaxedLayer):
         weighted = field_in, banks * many_in
         self.convolution = ScaleGroupConv2d(config, weighted, fields_out, padding_mode=padding_mode)
         with torch.no_grad():
-            self.convolution.coefficients.mul_(math.sqrt(banks))
+            self.convolution.coefficients.mul_(banks)
         self.banks = FilterBanks(banks, (len(config.scales), *grid), True)
 
     @property

@@ -22,9 +22,12 @@ FREE_START = 1e-3
 class LowRankPathway(ResidualPathwayLayer):
     """y = K * x + b + U V^T x + c: V in R^{I H W x r}, U in R^{O H W x r}, c in R^{O H W}, x and y read as vectors.
 
-    Neither U nor V starts at zero, since the other one would get no gradient. V starts with variance 1 / (I H W), and U
-    such that the free path has FREE_START of the deviation of a convolution with torch's own initialisation. c starts
-    at zero.
+    Neither U nor V starts at zero, since the other one would get no gradient. They start such that V^T x has the
+    deviation of x, and the free path FREE_START of that of the convolution. c starts at zero.
+
+    U and V are `u` / sqrt(r) and `v` / sqrt(I H W), scaled by their fan-in: Adam moves each number by about the
+    learning rate in a step, and all numbers that one output reads can move it the same way. A V of its own would then
+    change V^T x by a hundred times x, as I H W is about 10^5.
     """
 
     def __init__(
@@ -40,14 +43,16 @@ class LowRankPathway(ResidualPathwayLayer):
         self.grid = grid
         self.equivariant = convolution(channels_in, channels_out, kernel_size, padding_mode)
         numbers_in, numbers_out = channels_in * math.prod(grid), channels_out * math.prod(grid)
-        self.v = nn.Parameter(torch.randn(rank, numbers_in) / math.sqrt(numbers_in))
-        self.u = nn.Parameter(torch.randn(numbers_out, rank) * FREE_START / math.sqrt(3 * rank))
+        self.v = nn.Parameter(torch.randn(rank, numbers_in))
+        self.u = nn.Parameter(torch.randn(numbers_out, rank) * FREE_START)
+        self.u_scale, self.v_scale = rank**-0.5, numbers_in**-0.5
         self.c = nn.Parameter(torch.zeros(numbers_out))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, O, H, W). ValueError if x is not on the grid of U and V."""
         require_grid(x, self.grid, "the free path maps the whole of")
-        free = F.linear(F.linear(x.flatten(1), self.v), self.u, self.c)
+        inner = F.linear(x.flatten(1), self.v) * (self.u_scale * self.v_scale)
+        free = F.linear(inner, self.u, self.c)
         return self.equivariant(x) + free.unflatten(1, (-1, *self.grid))
 
     def own_deviations(self) -> tuple[nn.Parameter, ...]:
@@ -56,7 +61,7 @@ class LowRankPathway(ResidualPathwayLayer):
 
     def squared_norms(self) -> tuple[Tensor, Tensor]:
         """|K|^2 and |W|^2 = |U V^T|^2 + |c|^2, with |U V^T|^2 as the trace of (U^T U) (V^T V), both r x r."""
-        product = ((self.u.T @ self.u) * (self.v @ self.v.T)).sum()
+        product = (self.u_scale * self.v_scale) ** 2 * ((self.u.T @ self.u) * (self.v @ self.v.T)).sum()
         return squared_norm([self.equivariant.weight]), product + squared_norm([self.c])
 
 

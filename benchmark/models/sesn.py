@@ -20,6 +20,7 @@ class SESN(FramesAsChannels):
         """Sizes of the network."""
 
     family = "strict"
+    version = 2
     symmetries = ("scale", "translation")
     needs_velocity = True
     source = "Sosnovik, Szmaja, Smeulders 2020 (arXiv 1910.11093); Wang, Walters, Yu 2022, section 5"

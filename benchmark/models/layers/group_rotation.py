@@ -96,7 +96,8 @@ class RotationGroupConv2d(GroupConv2d, RelaxedLayer):
 
     w_l(h) depends on the turn of h and not on its cell, so the layer is equivariant under translation. If w is constant
     over the turns, the layer is the group convolution with sum_l w_l psi_l and equivariant under rotation, too. The
-    `coefficients` psi (L, O, I, N, K, K) start with He's variance, 2 over the fan-in.
+    `coefficients` psi (L, O, I, N, K, K) start with variance L over the fan-in: their mean has 1 over it, as
+    e2cnn's layers.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class RotationGroupConv2d(GroupConv2d, RelaxedLayer):
     ) -> None:
         (field_in, many_in), (field_out, many_out) = fields_in, fields_out
         psi = torch.randn(banks, many_out, many_in, ORDER, kernel_size, kernel_size)
-        psi *= math.sqrt(2 / psi[0, 0].numel())
+        psi *= math.sqrt(banks / psi[0, 0].numel())
         mix = MixFilterBanks(field_in, field_out, banks, relaxed)
         super().__init__(fields_in, fields_out, kernel_size, psi, mix, padding_mode)
 

@@ -99,8 +99,8 @@ class ScaleGroupConv2d(ExpandedFilter, RelaxedLayer):
 
     w_l(h) depends on the scale of h and not on its cell, so the layer is equivariant under translation. If w is
     constant, the layer is the group convolution with sum_l w_l psi_l and equivariant under scaling, too. w is mixed
-    into the filter: L banks cost as much as one. The `coefficients` psi (L, O, E, I, K, K) start with He's variance, 2
-    over the fan-in of psi. Padding keeps the grid.
+    into the filter: L banks cost as much as one. The `coefficients` psi (L, O, E, I, K, K) start with L times He's
+    variance, 2 over the fan-in of psi, so that their mean has it. Padding keeps the grid.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class ScaleGroupConv2d(ExpandedFilter, RelaxedLayer):
         self.channels = many_out, many_in
         self.periodic = padding_mode == "circular"
         psi = torch.randn(banks, many_out, self.extent, many_in, size, size)
-        self.weight = nn.Parameter(psi * math.sqrt(2 / psi[0, 0].numel()))
+        self.weight = nn.Parameter(psi * math.sqrt(2 * banks / psi[0, 0].numel()))
         power = (field_out == "vector") - (field_in == "vector")
         expand = ExpandScaleFilters(config, power, banks, relaxed)
         register_parametrization(self, "weight", expand, unsafe=True)

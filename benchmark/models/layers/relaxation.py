@@ -51,15 +51,16 @@ def layer_deviations(network: nn.Module) -> list[nn.Parameter]:
 
 
 class FilterBanks(Deviating):
-    """Weights w = L^-1/2 + d, (L, N ...), of L filter banks at the elements of a group.
+    """Weights w = 1 / L + d, (L, N ...), of L filter banks at the elements of a group.
 
-    The constant gives the mixed filter the deviation of one bank. d is zero at the start, and trained if `relaxed`;
+    A step of Adam moves each bank by about the learning rate, and so their mean; a sum would move L times as far, and a
+    narrow network fell silent within the first twenty steps. d is zero at the start, and trained if `relaxed`;
     otherwise w is a buffer.
     """
 
     def __init__(self, banks: int, elements: Sequence[int], relaxed: bool) -> None:
         super().__init__()
-        self.constant = banks**-0.5
+        self.constant = 1 / banks
         if relaxed:
             self.deviation = nn.Parameter(torch.zeros(banks, *elements))
         else:

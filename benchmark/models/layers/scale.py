@@ -156,7 +156,7 @@ class ScaleConv2d(ExpandedFilter, RelaxedLayer):
     The `coefficients` are w (O, I, L). Relaxed, w_l(y) = w_l + d_l(y) is a function of the K x K kernel positions in
     cells, the same at every scale, so that K_s is no longer K_1 enlarged (`KernelDeviation`; Wang, Walters, Yu 2022,
     section 4.2). Positions of larger filters take w from the nearest of these. A relaxed layer starts equivariant, with
-    d = 0; the published code starts w(y) at random. w starts with He's deviation for unit filters, sqrt(2 / (I L)).
+    d = 0; the published code starts w(y) at random. w starts with the variance 1 / (I L), for unit filters.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class ScaleConv2d(ExpandedFilter, RelaxedLayer):
     ) -> None:
         super().__init__()
         (field_in, many_in), (field_out, many_out) = channels_in, channels_out
-        coefficients = torch.randn(many_out, many_in, kernel_size**2) * math.sqrt(2 / (many_in * kernel_size**2))
+        coefficients = torch.randn(many_out, many_in, kernel_size**2) / math.sqrt(many_in * kernel_size**2)
         self.halves = [half_width(kernel_size, scale) for scale in scales]
         self.periodic = padding_mode == "circular"
         self.weight = nn.Parameter(coefficients)

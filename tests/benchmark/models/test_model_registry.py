@@ -137,7 +137,7 @@ def test_another_plugin_of_the_same_name_is_another_module(tmp_path: Path) -> No
 def test_the_version_of_a_baseline_goes_into_its_choices(tmp_path: Path) -> None:
     plugin(tmp_path, "second", with_config("version = 2"))
     assert facts.configured("second", {}).version == 2
-    assert facts.configured("convnet", {}).model_dump().keys() == {"name", "config"}
+    assert facts.configured("unet", {}).model_dump().keys() == {"name", "config"}
     wrapped = facts.configured("augmentation", {"network": "second"})
     assert wrapped.config["network"] == {"name": "second", "config": {}, "version": 2}
     assert wrapped.settings()["network.version"] == 2

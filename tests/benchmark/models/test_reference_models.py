@@ -19,6 +19,7 @@ from benchmark.models.baseline import Baseline, Task
 from benchmark.models.convnet import ConvNet
 from benchmark.models.coordconv import CoordConv, CoordConv2d, coordinates
 from benchmark.models.fno import FNO, SpectralConv2d
+from benchmark.models.layers.convolutions import LAST_LAYER_GAIN
 from benchmark.models.linear import Linear
 from benchmark.models.mlp import MLP
 from benchmark.models.unet import UNet
@@ -303,5 +304,10 @@ def test_convnet_is_the_plain_stack(periodic: bool) -> None:
     settings = {"padding": 2, "padding_mode": "circular" if periodic else "zeros"}
     wide = (nn.Conv2d(6, 5, 5, **settings), nn.Conv2d(5, 5, 5, **settings), nn.Conv2d(5, 2, 5, **settings))
     stack = nn.Sequential(wide[0], nn.ReLU(), wide[1], nn.ReLU(), wide[2])
+    with torch.no_grad():
+        for layer in wide:  # torch draws uniform weights of variance 1 / (3 fan-in)
+            layer.weight.mul_(3**0.5)
+            layer.bias.zero_()
+        wide[-1].weight.mul_(LAST_LAYER_GAIN)
     assert list(model.state_dict()) == [f"network.{key}" for key in stack.state_dict()]
     assert torch.equal(model(noise(on)), stack(noise(on).flatten(1, 2)))

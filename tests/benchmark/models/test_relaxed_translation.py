@@ -26,7 +26,7 @@ def test_layer_is_its_definition(mode: Any) -> None:
         deviation(layer).normal_()
         layer.bias.normal_()
     around = F.pad(f[None], (1, 1, 1, 1), "circular" if mode == "circular" else "constant")[0]
-    banks = layer.filters.reshape(3, 4, 2, 3, 3)
+    banks = layer.weight.reshape(3, 4, 2, 3, 3)
     g = layer(f[None])[0]
     for i, j in itertools.product(*map(range, GRID)):
         patches = torch.einsum("loixy,ixy->lo", banks, around[:, i : i + 3, j : j + 3])
@@ -38,19 +38,18 @@ def test_layer_is_its_definition(mode: Any) -> None:
 def test_starts_as_a_plain_convolution(banks: int, mode: Any) -> None:
     layer = RelaxedConv2d(GRID, banks, 64, 64, 3, mode)
     plain = nn.Conv2d(64, 64, 3, padding=1, padding_mode=mode, bias=False)
-    theirs = plain.weight.std().item()
     with torch.no_grad():
-        plain.weight.copy_(layer.filters.unflatten(0, (banks, -1)).sum(0) / banks**0.5)
+        plain.weight.copy_(layer.weight.unflatten(0, (banks, -1)).sum(0) / banks)
     x = torch.randn(2, 64, *GRID)
     torch.testing.assert_close(layer(x), plain(x))
-    assert plain.weight.std().item() == pytest.approx(theirs, rel=0.02)
+    assert plain.weight.std().item() == pytest.approx((64 * 9) ** -0.5, rel=0.02)
 
 
 def test_banks_differ_at_the_start_and_go_apart() -> None:
     task = Task("made_up", 2, 2, *GRID)
     model = build(RelaxedGroupTranslation, task, hidden=3, layers=3, banks=2)
     for layer in layers_of(RelaxedConv2d, model):
-        first, second = layer.filters.chunk(2)
+        first, second = layer.weight.chunk(2)
         assert (first - second).abs().min() > 0
         assert torch.equal(*layer.w)
     train(model, frames(task, 4), torch.randn(4, 2, *GRID))
@@ -75,6 +74,6 @@ def test_each_pixel_has_filters_of_its_own() -> None:
     with torch.no_grad():
         layer.deviation.normal_()
         patch = torch.nn.functional.pad(x, [1] * 4)[:, :, 4 : 4 + 3, 2 : 2 + 3]  # around the pixel (4, 2)
-        filters = (layer.filter + layer.deviation[4, 2]).unflatten(-1, (3, 3, 3))  # (O, K, K, I)
+        filters = (layer.weight + layer.deviation[4, 2]).unflatten(-1, (3, 3, 3))  # (O, K, K, I)
         expected = torch.einsum("bixy,oxyi->bo", patch, filters) + layer.bias
         torch.testing.assert_close(layer(x)[:, :, 4, 2], expected)

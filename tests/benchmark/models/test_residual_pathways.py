@@ -48,7 +48,7 @@ def test_the_free_path_is_a_matrix_of_low_rank(on: Task) -> None:
     randomise(layer)
     x = torch.randn(2, 2, on.height, on.width).double()
     with torch.no_grad():
-        w = torch.einsum("or,ri->oi", layer.u, layer.v)
+        w = torch.einsum("or,ri->oi", layer.u, layer.v) / (3 * layer.v.shape[1]) ** 0.5
         assert torch.linalg.matrix_rank(w) == 3
         free = torch.stack([w @ one.flatten() + layer.c for one in x]).reshape(2, 4, on.height, on.width)
         torch.testing.assert_close(layer(x), layer.equivariant(x) + free)
@@ -68,7 +68,7 @@ def test_penalty_of_rpp_translation() -> None:
     randomise(model)
     expected = 0.0
     for layer in layers_of(LowRankPathway, model):
-        w = layer.u @ layer.v
+        w = layer.u @ layer.v / layer.v.numel() ** 0.5
         expected += 0.5 * layer.equivariant.weight.square().sum() + 2.0 * (w.square().sum() + layer.c.square().sum())
     torch.testing.assert_close(model.penalty(), expected)
     assert build(RPPTranslation, equivariant_penalty=0.0, free_penalty=0.0).penalty() == 0

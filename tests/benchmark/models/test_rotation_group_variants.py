@@ -161,7 +161,7 @@ def test_relaxed_starts_as_the_strict_network(banks: int, on: Task) -> None:
         for ours, theirs in zip(
             layers_of(RelaxedGroupConv2d, model), layers_of(RotationGroupConv2d, strict), strict=True
         ):
-            theirs.coefficients.copy_(banks_of(ours).sum(0, keepdim=True) / banks**0.5)
+            theirs.coefficients.copy_(banks_of(ours).sum(0, keepdim=True) / banks)
         x = frames(on)
         torch.testing.assert_close(model(x), strict(x.flatten(1, 2)))
 
@@ -169,7 +169,7 @@ def test_relaxed_starts_as_the_strict_network(banks: int, on: Task) -> None:
 def test_banks_start_with_the_deviation_of_the_strict_filter() -> None:
     layer = RelaxedGroupConv2d(GRID, ("regular", 32), ("regular", 32), 3, 4)
     mixed = (layer.w[:, 0, 0, 0, None, None, None, None, None] * banks_of(layer)).sum(0)
-    assert mixed.std().item() == pytest.approx(math.sqrt(2 / (32 * 4 * 9)), rel=0.02)
+    assert mixed.std().item() == pytest.approx(math.sqrt(1 / (32 * 4 * 9)), rel=0.02)
 
 
 @pytest.mark.parametrize("breaks", ["rotation", "translation"])
@@ -218,7 +218,7 @@ def continuous(
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize("fields", FIELDS)
 def test_continuous_filter_is_its_definition(kernel_size: int, fields: tuple[Fields, Fields]) -> None:
-    """k_g(r, s) = V sin(W phi + c) at each place and turn, evaluated one by one."""
+    """k_g(r, s) = V sin(W phi + c) / M at each place and turn, evaluated one by one."""
     layer, make = continuous(fields, kernel_size)
     half = kernel_size // 2
     set_bias(layer)
@@ -231,7 +231,7 @@ def test_continuous_filter_is_its_definition(kernel_size: int, fields: tuple[Fie
         def kernel(g: int, h: int, i: int, j: int) -> Tensor:
             relative = torch.cat((torch.tensor([float(i), float(j)]), angles([h - g])[0])) @ frequencies
             phi = torch.sin(relative + 0.7 * angles([g])[0] @ turn_frequencies + make.phases)
-            return layer.coefficients @ torch.sin(make.weight @ phi + make.bias)
+            return layer.coefficients @ torch.sin(make.weight @ phi + make.bias) / len(make.bias)
 
         x = torch.randn(2, layer.in_channels, *GRID)
         expected = from_group(by_definition(on_group(x, fields[0]), kernel, half), fields[1])
@@ -270,11 +270,11 @@ def test_nonstationary_at_omega_zero_is_the_strict_network() -> None:
 
 
 @pytest.mark.parametrize(("kernel_size", "frequency"), [(3, 2.0), (5, 1.5)])
-def test_continuous_filters_start_with_the_deviation_of_he(kernel_size: int, frequency: float) -> None:
+def test_continuous_filters_start_with_the_variance_of_a_convolution(kernel_size: int, frequency: float) -> None:
     config: dict[str, Any] = {"hidden": 64, "kernel_size": kernel_size, "frequency": frequency, "layers": 4}
     _, *inner, _ = layers_of(GroupConv2d, build(NonstationaryFilters, **config))
     for layer in inner:
-        expected = math.sqrt(2 / (64 * 4 * kernel_size**2))
+        expected = math.sqrt(1 / (64 * 4 * kernel_size**2))
         assert layer.weight.square().mean().sqrt().item() == pytest.approx(expected, rel=0.05)
     assert build(NonstationaryFilters, **config)(frames(TASK)).abs().max() < 1
 

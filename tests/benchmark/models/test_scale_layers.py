@@ -106,10 +106,10 @@ def test_a_layer_does_not_depend_on_the_range_of_scales(fields: Any) -> None:
     torch.testing.assert_close(high(h[1:])[:2], low(h[:3])[1:])
 
 
-def test_start_has_the_deviation_of_he() -> None:
+def test_start_has_the_variance_of_a_convolution() -> None:
     layer = ScaleConv2d((1.0,), ("regular", 64), ("regular", 64), 5)
     (kernel,) = layer.filters()
-    assert kernel.square().sum((1, 2, 3)).mean().item() == pytest.approx(2.0, rel=0.05)
+    assert kernel.square().sum((1, 2, 3)).mean().item() == pytest.approx(1.0, rel=0.05)
 
 
 @pytest.mark.parametrize("projection", ["max", "mean"])
