@@ -36,7 +36,7 @@ class Metric:
 
 
 FIELD = "field units"
-SPECTRUM_UNRANKED = "persistence has the least, since it repeats a true frame"
+SPECTRUM_UNRANKED = "persistence is among the best by it, since it repeats a true frame"
 DIVERGENCE_UNRANKED = "that of the truth is not zero on this stencil, and persistence has it"
 EQUAL = "it is equal for all models of a level"
 PREFIXES = ("", "k", "M", "G", "T", "P")

@@ -37,7 +37,7 @@ def spectra(rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: 
         "Energy spectra at the last rolled-out step",
         "Kinetic energy in shells of wave numbers, counted along the longer side of the box; with a Hann window in a"
         " box with walls. Below the truth a model smooths that scale, above it the model adds structure."
-        " Persistence repeats a true frame, so its spectrum is the best: read it beside the RMSE."
+        " Persistence repeats a true frame, so its spectrum is among the best: read it beside the RMSE."
         f" Later frames of the runs seen; {where}. {BAND}{note}",
         _curves(kept, "spectrum_future", look, Axis("wave number", log=True), Axis("energy", log=True), series),
         reason="no finished record has the numbers for it; older records lack them",

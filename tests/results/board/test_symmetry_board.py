@@ -154,7 +154,7 @@ def test_errors_of_two_actions_have_no_ratio(new_board, new_cell, dataset, ratio
     ["spectrum_error_future", "spectrum_error_domain", "divergence_future", "data_equivariance_error", "reach"],
 )
 def test_no_board_is_ranked_by_a_number_that_says_nothing_alone(full_board, metric):
-    """Persistence has the least spectrum error, and the truth's divergence."""
+    """Persistence repeats a true frame: its spectrum and divergence are those of the truth."""
     with pytest.raises(UserError, match="does not rank models"):
         rows_of(full_board, metric)
     assert METRICS[metric].unranked
