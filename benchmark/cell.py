@@ -26,6 +26,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Level = int | float | str
 Target = Literal["frame", "change"]
 Grid = Literal["centered", "staggered"]
+Layout = Literal["physical", "published"]
 GroupName = Literal["C4", "translation", "scale"]
 TestRuns = Literal["designed", "sampled"]
 
@@ -53,18 +54,30 @@ class Extended(Frozen):
         return fields
 
 
-class DatasetChoice(Frozen):
+class DatasetChoice(Extended):
     """The field that a model learns.
 
     `level` is the setting of symmetry breaking, `preset` the size. `grid` is the place of the velocities: `centered`
     averages staggered faces to cell centres, where a quarter turn is an exact permutation of the array, so that a
     strictly equivariant network has no error from half a cell; `staggered` keeps the faces as published.
+
+    `layout` is the order of the axes that a model sees: `physical` is (x, y), `published` (y, x) as in the published
+    smoke files, with the components (x, y) in both. A turn of the `published` arrays, with their components, is no turn
+    of the flow: see docs/handedness.md.
     """
+
+    later = ("layout",)
 
     name: str
     level: Level
     preset: str
     grid: Grid = "centered"
+    layout: Layout = "physical"
+
+    @property
+    def place(self) -> str:
+        """Grid, and the layout if it is not the physical one, for boards."""
+        return self.grid if self.layout == "physical" else f"{self.grid}, {self.layout} layout"
 
 
 class ModelChoice(Extended):

@@ -28,8 +28,10 @@ class Task:
 
     @classmethod
     def of(cls, dataset: DatasetChoice, protocol: Protocol, shape_CHW: Sequence[int], periodic: bool) -> Task:
-        """The task on fields of shape (C, H, W)."""
+        """The task on fields of shape (C, H, W) in the physical layout."""
         channels, height, width = shape_CHW
+        if dataset.layout == "published":
+            height, width = width, height
         frames, target = protocol.input_frames, protocol.target
         return cls(dataset.name, frames, channels, height, width, target, periodic, dataset.grid)
 

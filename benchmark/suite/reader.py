@@ -145,7 +145,8 @@ class SuiteReader:
             return
         dataset = facts.dataset_facts(name)
         defaults = {"name": name, "level": list(dataset.levels), "preset": next(iter(dataset.presets))}
-        for choice in self.grid.points(where, {**defaults, **settings}, DatasetChoice, own=("level", "preset", "grid")):
+        own = tuple(key for key in DatasetChoice.model_fields if key != "name")
+        for choice in self.grid.points(where, {**defaults, **settings}, DatasetChoice, own):
             for key, value, valid in (
                 ("level", choice.level, dataset.levels),
                 ("preset", choice.preset, tuple(dataset.presets)),

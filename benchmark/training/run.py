@@ -19,6 +19,7 @@ from benchmark.evaluation.flow import Box
 from benchmark.evaluation.symmetry import symmetry_metrics
 from benchmark.models.baseline import Baseline
 from benchmark.training import environment
+from benchmark.training.arrangement import in_layout, physical
 from benchmark.training.checkpoint import Progress
 from benchmark.training.distributed import World
 from benchmark.training.experiment import Experiment, stored_field
@@ -61,7 +62,8 @@ def run_cell(
         recorder.finish("n/a", {}, refusal)
         return
     environment.reset_peak_memory(world.device)
-    windows = experiment.windows(stored.field, world.device, tuning)
+    layout = cell.dataset.layout
+    windows = experiment.windows(in_layout(stored.field, layout).contiguous(), world.device, tuning)
     with deterministic(cell.seed):
         model = experiment.build().to(world.device)
         # Uses no random number of the training: each epoch is seeded on its own.
@@ -75,11 +77,12 @@ def run_cell(
         if tuning:
             recorder.finish("done", {"rmse_validation": progress.best_rmse, **measured})
             return
-        metrics = _evaluate(experiment, model, stored, windows, world) | measured
+        model, seen = physical(model, windows, layout)
+        metrics = _evaluate(experiment, model, stored, seen, world) | measured
         metrics |= _data_errors(stored, cell.protocol.test_steps)
         if world.is_main:
             precision = cell.train.precision
-            examples = [example_rollouts(model, windows[split], split, EXAMPLES, precision) for split in TEST_SPLITS]
+            examples = [example_rollouts(model, seen[split], split, EXAMPLES, precision) for split in TEST_SPLITS]
             recorder.rollouts(examples, cell.dataset.grid)
     finite = {key: value for key, value in metrics.items() if _is_finite(value)}
     if len(finite) < len(metrics):

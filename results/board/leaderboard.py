@@ -114,7 +114,7 @@ def _rows(groups: Sequence[Sequence[Cell]], records: Mapping[str, Record], label
             Row(
                 dataset=first.dataset.name,
                 preset=first.dataset.preset,
-                grid=first.dataset.grid,
+                grid=first.dataset.place,
                 level=first.dataset.level,
                 model=first.model.name,
                 label=label,

@@ -11,6 +11,10 @@ HALF_A_CELL = (
     " grid the places are half a cell apart: an untrained e2cnn has an equivariance error of 0.6 of the change, and"
     " round-off on `grid: centered`"
 )
+HANDEDNESS = (
+    "networks see the published arrays, whose turn is not that of the flow: strict networks keep the turn of opposite"
+    " handedness (docs/handedness.md)"
+)
 ZOOMS = (
     "no zoom is exact on a grid, and networks have a finite range of scales. Compare the equivariance error within"
     " scales with its floor (docs/scale.md)"
@@ -31,7 +35,9 @@ def symmetry_notes(panels: Iterable[tuple[str, str, str]]) -> list[str]:
     for dataset, preset, grid in dict.fromkeys(panels):
         group = group_of(dataset)
         place = f"{dataset} ({preset}, {grid})"
-        if grid == "staggered" and group in ("C4", "scale"):
+        if grid.endswith("published layout") and group == "C4":
+            notes.append(f"{place}: {HANDEDNESS}.")
+        if grid.startswith("staggered") and group in ("C4", "scale"):
             notes.append(f"{place}: {HALF_A_CELL}.")
         if group == "scale":
             notes.append(f"{place}: {ZOOMS}.")

@@ -62,6 +62,9 @@ def _difference(row: Row) -> str:
     texts = [] if row.protocol["name"] == "icml2022" else [f"our protocol is {row.protocol['name']}"]
     if row.protocol["test_steps"] != 20:
         texts.append(f"{row.protocol['test_steps']} rolled-out steps instead of 20")
-    if row.grid != "staggered" and row.dataset.startswith("smoke"):
-        texts.append("at cell centres")
+    if row.dataset.startswith("smoke"):
+        if not row.grid.startswith("staggered"):
+            texts.append("at cell centres")
+        if not row.grid.endswith("published layout"):
+            texts.append("in the physical layout")
     return "; ".join(texts)

@@ -82,7 +82,7 @@ def cell_params(cell: Cell) -> dict[str, str]:
 def dataset_choice(cell: Cell) -> dict[str, Any]:
     """Dataset, level, preset and grid of a cell."""
     dataset = cell.dataset
-    return {"dataset": dataset.name, "level": dataset.level, "preset": dataset.preset, "grid": dataset.grid}
+    return {"dataset": dataset.name, "level": dataset.level, "preset": dataset.preset, "grid": dataset.place}
 
 
 def finite_points(points: Iterable[tuple[str, Any, int, int]]) -> tuple[Point, ...]:

@@ -73,7 +73,7 @@ def _place(study: Study) -> dict[str, Any]:
         "study": study.name,
         "dataset": study.dataset.name,
         "preset": study.dataset.preset,
-        "grid": study.dataset.grid,
+        "grid": study.dataset.place,
         "level": ", ".join(map(str, study.levels)),
         "model": study.model.name,
         "family": family_and_source(study.model.name)[0],

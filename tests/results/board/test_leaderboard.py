@@ -337,7 +337,7 @@ class TestExport:
         text = export.to_latex(rows_of(full_board))
         assert text.count(r"\toprule") == text.count(r"\bottomrule") == 3
         rows = [line for line in text.splitlines() if line.endswith(r" \\")]
-        assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {6 + 2}, (
+        assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {7 + 2}, (
             "the metrics that the records have, seeds and group"
         )
         assert r"\textbf{0.1750 $\pm$ 0.0071}" in text
