@@ -21,17 +21,25 @@ if TYPE_CHECKING:
 pytest_plugins = ("fabricated_board", "tuning_support")
 MakeSuite = Callable[..., Path]
 MOST_PROCESSES = 4
-FOLDERS = ("tests/slurm/", "tests/cluster/", "tests/benchmark/", "tests/results/", "tests/contract/")
-"""In the order in which they are begun: what takes longest first, so that no process is left with it in the end."""
-STAND_ALONE = ("tests/benchmark/cli/test_cli.py", "tests/cluster/jobs/test_launch.py", "tests/contract/test_models.py")
+ORDER = (
+    *("tests/slurm/", "tests/cluster/tuning/test_tune.py", "tests/benchmark/contract/test_adding_a_baseline.py"),
+    *("tests/benchmark/cli/", "tests/cluster/jobs/", "tests/results/tracking/", "tests/benchmark/data/"),
+    *("tests/cluster/", "tests/benchmark/", "tests/results/", "tests/test_", "tests/contract/"),
+)
+"""Beginnings of test ids: what takes longest is begun first, so that no process is left with it in the end."""
+STAND_ALONE = ("tests/benchmark/cli/test_cli.py", "tests/cluster/jobs/test_launch.py")
 """Files whose tests share no costly fixture."""
+CONTRACT = "tests/contract/test_models.py::test_contract["
+"""Begins the ids of all checks of a baseline, which share its module; its name follows."""
 
 
 def run_together(nodeid: str) -> str:
     """Tests for which this is the same run in one process, one after another.
 
-    Those of a file, which may share fixtures; those of SLURM, as there is one cluster.
+    Those of a file, which may share fixtures; those of SLURM, as there is one cluster; checks of one baseline.
     """
+    if nodeid.startswith(CONTRACT):
+        return nodeid.partition("-")[0]
     path = nodeid.split("::")[0]
     if path.startswith("tests/slurm/"):
         return "tests/slurm/"
@@ -39,7 +47,7 @@ def run_together(nodeid: str) -> str:
 
 
 def turn(item: pytest.Item) -> int:
-    return next((n for n, folder in enumerate(FOLDERS) if item.nodeid.startswith(folder)), 0)
+    return next(n for n, beginning in enumerate(ORDER) if item.nodeid.startswith(beginning))
 
 
 @pytest.hookimpl(optionalhook=True)
