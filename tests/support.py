@@ -50,10 +50,10 @@ def symbench(*arguments: object, store: Store | None) -> subprocess.CompletedPro
     command = [str(SYMBENCH), *map(str, arguments), *where]
     if arguments[0] == "run" and not {"--parallel", "--on"} & set(arguments):
         command += ["--parallel", "1"]
-    return _call(command)
+    return call(command)
 
 
-def _call(command: list[str]) -> subprocess.CompletedProcess[str]:
+def call(command: list[str]) -> subprocess.CompletedProcess[str]:
     """Call the console script; it raises exceptions that it would show as a traceback."""
     plugins, handler = model_registry.plugin_paths(), signal.getsignal(signal.SIGTERM)
     status, out, err = 0, StringIO(), StringIO()

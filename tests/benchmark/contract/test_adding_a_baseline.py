@@ -3,12 +3,13 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support import SYMBENCH
+from support import SYMBENCH, call
 
 from benchmark.contract import checks
 
@@ -29,29 +30,31 @@ BLOCKS = [Block(*match.groups("")) for match in BLOCK.finditer(PAGE.read_text(en
 
 
 class Shell:
-    """Shell in an empty folder."""
+    """Shell in an empty folder, whose `symbench` runs in this process: another one spends seconds on imports."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = {
-            **os.environ,
-            "PATH": f"{SYMBENCH.parent}{os.pathsep}{os.environ['PATH']}",
-            "SYMBENCH_STORE": str(folder / "runs"),
-        }
+        path = f"{SYMBENCH.parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {"PATH": path, "SYMBENCH_STORE": str(folder / "runs")}
 
-    def run(self, commands: str, **environment: str) -> str:
-        """Stdout of `commands`, all of which must succeed."""
-        result = subprocess.run(
-            ["bash", "-e", "-c", commands],
-            cwd=self.folder,
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
+    def run(self, commands: str) -> str:
+        """Stdout of the last of `commands`, all of which must succeed."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            for line in commands.strip().splitlines():
+                command = shlex.split(line)
+                done = call(command) if command[0] == "symbench" else self.process(*command)
+                assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def process(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Completed command in a process of its own, without a look at its exit status."""
+        environment = {**os.environ, **self.environment, **environment}
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
-        assert result.returncode == 0, f"{commands}\n{result.stdout}\n{result.stderr}"
-        return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +108,12 @@ def test_the_entry_point_of_a_package_finds_it(shell: Shell, tmp_path: Path) -> 
     (installed / "entry_points.txt").write_text(f"[{group}]\n{entry} = {module}\n", encoding="utf-8")
 
     search_path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
-    listed = json.loads(shell.run("symbench list models --json", PYTHONPATH=search_path))
+    listed, plan = (
+        json.loads(shell.process(str(SYMBENCH), *command.split(), "--json", PYTHONPATH=search_path).stdout)
+        for command in ("list models", "plan my-board.yaml")
+    )
     (row,) = [row for row in listed if row["name"] == "dilated_resnet"]
     assert (row["family"], row["source"]) == ("cnn", "Stachenfeld et al. 2022 (arXiv 2112.15275)")
-    plan = json.loads(shell.run("symbench plan my-board.yaml --json", PYTHONPATH=search_path))
     assert (plan["cells"], plan["left"]) == (4, 0)
 
 
