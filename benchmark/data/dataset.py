@@ -15,14 +15,16 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cell import Grid, GroupName, Level, Protocol, TestRuns
-from benchmark.data.strict_floor import StrictFloor
 from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.data.strict_floor import StrictFloor
 
 SplitName = Literal["train", "validation", "future", "domain"]
 Progress = Callable[[int], None]
