@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmark.cell import Frozen, PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
-from benchmark.models.layers.convolutions import PaddingMode, convolution, convolutional_network, require_grid
+from benchmark.models.layers.convolutions import PaddingMode, convolution, convolutional_network, convolve, require_grid
 from benchmark.models.layers.relaxation import PENALTIES, RelaxedBaseline, RelaxedLayer, roughness
 from benchmark.models.layers.sizes import KernelSize
 
@@ -48,7 +48,9 @@ class LocallyConnected2d(RelaxedLayer):
         padded = padded.permute(2, 3, 1, 0).contiguous()  # twice as fast as F.unfold, whose pixels come last
         positions = product(range(self.kernel_size), repeat=2)
         patches = torch.cat([padded[i : i + height, j : j + width] for i, j in positions], dim=2)  # (H, W, K K I, B)
-        return (self.deviation @ patches + self.weight @ patches).permute(3, 2, 0, 1) + self.bias[:, None, None]
+        size = self.kernel_size
+        shared = self.weight.unflatten(1, (size, size, -1)).permute(0, 3, 1, 2)  # (O, I, K, K)
+        return (self.deviation @ patches).permute(3, 2, 0, 1) + convolve(x, shared, self.bias, size // 2, self.periodic)
 
     def roughness(self) -> Tensor:
         """Mean of |W(x) - W(x')| over neighbouring pixels along both axes."""
@@ -63,9 +65,9 @@ class CLCNN(RelaxedBaseline):
     """The ConvNet with filters W(x, y) of their own at each pixel x.
 
     It starts as the ConvNet, with W the same at all pixels. The penalty on leaving the symmetry is alpha x the sum over
-    layers of mean |W(x) - W(x')| over neighbouring pixels (Wang, Walters, Yu 2022, section 5, CLCNN). Different from
-    the published code: there each pixel's filters start at random, the bias is never added, ELU replaces ReLU, and the
-    penalty is twice as large.
+    layers of mean |W(x) - W(x')| over neighbouring pixels, relative to the mean |K| (Wang, Walters, Yu 2022, section 5,
+    CLCNN). Different from the published code: there each pixel's filters start at random, the bias is never added, ELU
+    replaces ReLU, and the penalty is twice as large.
 
     The cost is H W times the filters of the ConvNet, in memory as in parameters: on 64 x 64 with 10 frames, 13.6 M of
     them for 8 channels and 41.3 M for 16, and four times that with gradients and Adam. A step is bound by memory, since
@@ -82,7 +84,7 @@ class CLCNN(RelaxedBaseline):
         penalty: Annotated[float, Field(ge=0)] = 0.05
 
     family = "approximate"
-    version = 2
+    version = 3
     symmetries = ("translation",)
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 5, CLCNN"
     search_space: ClassVar[SearchSpace] = {

@@ -95,7 +95,7 @@ class NonstationaryFilters(FramesAsChannels):
         penalty: Annotated[float, pydantic.Field(ge=0)] = 0.0
 
     family = "approximate"
-    version = 2
+    version = 3
     symmetries = ("rotation", "translation")
     needs_velocity = True
     source = "van der Ouderaa, Romero, van der Wilk 2022 (arXiv 2204.07178)"

@@ -17,7 +17,8 @@ class RelaxedGroupRotation(RelaxedBaseline):
 
     [f ~* psi](g) = sum_h f(h) sum_l w_l(h) psi_l(g^-1 h): L filter banks psi_l, and one number w_l(h) for each bank and
     turn. It starts equivariant, with w constant over the turns. The penalty on leaving the symmetry is alpha x the sum
-    over layers of mean |w_l(h) - w_l(h')| over neighbouring turns (Wang, Walters, Yu 2022, section 4.1).
+    over layers of mean |w_l(h) - w_l(h')| over neighbouring turns, relative to the mean |w| (Wang, Walters, Yu 2022,
+    section 4.1).
 
     Different from the published code: there w belongs to the turn g that is written, and here to the one that is read,
     as in the paper; there no ReLU and no bias follow a layer, filters are turned by interpolation, the lifting layer
@@ -37,7 +38,7 @@ class RelaxedGroupRotation(RelaxedBaseline):
         penalty: Annotated[float, Field(ge=0)] = 0.0
 
     family = "relaxed"
-    version = 2
+    version = 3
     symmetries = ("rotation", "translation")
     needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.1"

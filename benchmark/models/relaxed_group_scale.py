@@ -17,8 +17,8 @@ class RelaxedGroupScale(RelaxedBaseline):
 
     [f ~* psi](g) = sum_h f(h) sum_l w_l(h) psi_l(g^-1 h), h a scale and a cell; w_l(h) depends on the scale alone. The
     model starts equivariant, with w constant. The penalty on leaving the symmetry is alpha x the sum over layers of
-    mean |w_l(s) - w_l(s')| over neighbouring scales (Wang, Walters, Yu 2022, section 4.1). w is mixed into the filters,
-    so the cost is that of `group_scale`.
+    mean |w_l(s) - w_l(s')| over neighbouring scales, relative to the mean |w| (Wang, Walters, Yu 2022, section 4.1). w
+    is mixed into the filters, so the cost is that of `group_scale`.
 
     Different from the published code, beside the differences of `group_scale`: there w belongs to the scale that is
     written, and here to the one that is read, as in the paper; and the layer starts smaller by sqrt(L).
@@ -31,7 +31,7 @@ class RelaxedGroupScale(RelaxedBaseline):
         penalty: Annotated[float, Field(ge=0)] = 0.0
 
     family = "relaxed"
-    version = 2
+    version = 3
     symmetries = ("scale", "translation")
     needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.1"

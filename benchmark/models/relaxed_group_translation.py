@@ -69,11 +69,11 @@ class RelaxedGroupTranslation(RelaxedBaseline):
     """The ConvNet with `banks` filters in place of one, mixed by a weight w_l(x) for each bank and pixel.
 
     It starts equivariant, with w constant over the pixels. The penalty on leaving the symmetry is alpha x the sum over
-    layers of mean |w_l(x) - w_l(x')| over neighbouring pixels (Wang, Walters, Yu 2022, section 4.1). As in the
-    published code, w belongs to the pixel at the centre of the filter, and not, as in the paper's sum over h, to the
-    pixel that is read. Different from that code: the bias is not multiplied by w, the initial convolution is not
-    smaller by sqrt(L), alpha enters linearly, and a periodic box has no seam. The weights belong to one grid, because
-    of w.
+    layers of mean |w_l(x) - w_l(x')| over neighbouring pixels, relative to the mean |w| (Wang, Walters, Yu 2022,
+    section 4.1). As in the published code, w belongs to the pixel at the centre of the filter, and not, as in the
+    paper's sum over h, to the pixel that is read. Different from that code: the bias is not multiplied by w, the
+    initial convolution is not smaller by sqrt(L), alpha enters linearly, and a periodic box has no seam. The weights
+    belong to one grid, because of w.
     """
 
     class Config(Frozen):
@@ -86,7 +86,7 @@ class RelaxedGroupTranslation(RelaxedBaseline):
         penalty: Annotated[float, Field(ge=0)] = 0.0
 
     family = "relaxed"
-    version = 2
+    version = 3
     symmetries = ("translation",)
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.1"
     search_space: ClassVar[SearchSpace] = {

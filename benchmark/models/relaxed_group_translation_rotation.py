@@ -72,8 +72,8 @@ class RelaxedGroupTranslationRotation(RelaxedBaseline):
 
     [f ~* psi](g) = sum_h f(h) sum_l w_l(h) psi_l(g^-1 h): L filter banks psi_l, and one number w_l(h) for each bank,
     pixel and turn, shared by all functions. It starts equivariant under both translation and rotation. The penalty on
-    leaving them is alpha x the sum over layers of mean |w_l(h) - w_l(h')| over neighbours in the group (Wang, Walters,
-    Yu 2022, section 4.1, with translation and rotation as one group).
+    leaving them is alpha x the sum over layers of mean |w_l(h) - w_l(h')| over neighbours in the group, relative to the
+    mean |w| (Wang, Walters, Yu 2022, section 4.1, with translation and rotation as one group).
 
     Each layer is one convolution of L x `hidden` functions: L times the arithmetic of the strict network and L times
     its stored activations. Different from the published code for either group: w belongs to the pixel and the turn that
@@ -94,7 +94,7 @@ class RelaxedGroupTranslationRotation(RelaxedBaseline):
         penalty: Annotated[float, pydantic.Field(ge=0)] = 0.0
 
     family = "relaxed"
-    version = 2
+    version = 3
     symmetries = ("translation", "rotation")
     needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.1"

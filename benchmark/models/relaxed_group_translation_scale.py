@@ -71,9 +71,9 @@ class RelaxedGroupTranslationScale(RelaxedBaseline):
 
     [f ~* psi](g) = sum_h f(h) sum_l w_l(h) psi_l(g^-1 h). The model starts equivariant, with w constant. The penalty on
     leaving both symmetries is alpha x the sum over layers of mean |w_l(h) - w_l(h')| over neighbouring pixels and
-    scales (Wang, Walters, Yu 2022, section 4.1). w belongs to the scale and the pixel that are read, as in the paper;
-    the published code for both symmetries is a steerable network with a number for each bank and pixel that is written,
-    whatever the scale.
+    scales, relative to the mean |w| (Wang, Walters, Yu 2022, section 4.1). w belongs to the scale and the pixel that
+    are read, as in the paper; the published code for both symmetries is a steerable network with a number for each bank
+    and pixel that is written, whatever the scale.
 
     The cost is L times the convolutions of `group_scale`, and L + 1 times the memory of its features, which are kept as
     they are and multiplied by each w_l. The weights belong to one grid, because of w.
@@ -86,7 +86,7 @@ class RelaxedGroupTranslationScale(RelaxedBaseline):
         penalty: Annotated[float, pydantic.Field(ge=0)] = 0.0
 
     family = "relaxed"
-    version = 2
+    version = 3
     symmetries = ("translation", "scale")
     needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.1"

@@ -14,9 +14,9 @@ class RelaxedSteerableRotation(RelaxedBaseline):
     """The network of `e2cnn` with K(y) = sum_l w_l(y) Phi_l(y), w: K^2 -> R^{c_out x c_in x L}.
 
     It starts equivariant, with w constant over y. The penalty on leaving the symmetry is alpha x the sum over layers of
-    mean |w(y) - w(y')| over neighbouring y, y' (Wang, Walters, Yu 2022, section 4.2). Different from the published
-    code: alpha enters linearly and on every device, neighbours are those of the two-dimensional kernel, and the start
-    is not random.
+    mean |w(y) - w(y')| over neighbouring y, y', relative to the mean |w| (Wang, Walters, Yu 2022, section 4.2).
+    Different from the published code: alpha enters linearly and on every device,
+    neighbours are those of the two-dimensional kernel, and the start is not random.
     """
 
     class Config(SteerableConfig):

@@ -15,10 +15,10 @@ class RelaxedSteerableScale(RelaxedBaseline):
 
     y counts cells and not multiples of s, so a w that varies gives each scale a filter of its own. The model starts
     equivariant, with w constant over y. The penalty on leaving the symmetry is alpha x the sum over layers of mean
-    |w(y) - w(y')| over neighbouring y, y' (Wang, Walters, Yu 2022, section 4.2). Different from the published code,
-    beside the differences of `sesn`: neighbours are along the axes of the kernel (there along one diagonal, with its
-    ends as neighbours), alpha enters linearly and on every device, the start is not random, and L is K^2 (there 49
-    functions on 25 positions).
+    |w(y) - w(y')| over neighbouring y, y', relative to the mean |w| (Wang, Walters, Yu 2022, section 4.2). Different
+    from the published code, beside the differences of `sesn`: neighbours are along the axes of the kernel (there along
+    one diagonal, with its ends as neighbours), alpha enters linearly and on every device, the start is not random, and
+    L is K^2 (there 49 functions on 25 positions).
     """
 
     class Config(ScaleConfig):

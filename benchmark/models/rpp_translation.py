@@ -95,7 +95,7 @@ class RPPTranslation(ResidualPathwayBaseline):
         free_penalty: Annotated[float, Field(ge=0)] = 1e-6
 
     family = "approximate"
-    version = 2
+    version = 3
     symmetries = ("translation",)
     source = "Finzi, Benton, Wilson 2021 (arXiv 2112.01388); Wang, Walters, Yu 2022, section 5, RPP"
     search_space: ClassVar[SearchSpace] = {

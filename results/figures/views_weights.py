@@ -41,7 +41,7 @@ def relaxations(state: Mapping[str, Tensor], grid: tuple[int, int]) -> Iterator[
     """Weights of a network that differ from place to place, recognised by the names of their deviations.
 
     `deviation` (banks, places ...): relaxed group convolution; places are pixels (H, W), group elements (N,), or both.
-    With `filter` (O, I) beside it, (H, W, O, I): locally connected layer. With `places` beside it, (O, I, P): relaxed
+    With `weight` (O, I) beside it, (H, W, O, I): locally connected layer. With `places` beside it, (O, I, P): relaxed
     steerable convolution, whose places are those of the kernel. `a` (rank, H, W): displacement of a group-matrix
     convolution.
     """
@@ -59,10 +59,10 @@ def relaxations(state: Mapping[str, Tensor], grid: tuple[int, int]) -> Iterator[
             w = coefficients[:, None].repeat(1, kernels.shape[0] * kernels.shape[1], 1).flatten(1)
             w[:, state[f"{path}.places"]] += weight.flatten(0, 1)
             yield Relaxation(layer, _deviation(w.T.reshape(*kernels.shape[:2], -1)))
-        elif f"{path}.filter" in state and tuple(weight.shape[:2]) == grid:
-            yield Relaxation(layer, _deviation((weight + state[f"{path}.filter"]).flatten(2)))
+        elif f"{path}.weight" in state and tuple(weight.shape[:2]) == grid:
+            yield Relaxation(layer, _deviation((weight + state[f"{path}.weight"]).flatten(2)))
         elif weight.ndim >= 2 and weight.numel() > len(weight):
-            yield Relaxation(layer, _deviation((weight + len(weight) ** -0.5).movedim(0, -1)))
+            yield Relaxation(layer, _deviation((weight + 1 / len(weight)).movedim(0, -1)))
 
 
 def _deviation(weight: Tensor) -> NDArray[np.float64]:

@@ -15,6 +15,8 @@ from typing import Any
 from benchmark.errors import UserError
 from benchmark.files import write_text
 from benchmark.markdown import Markdown, bold, escape, table
+from benchmark.models import model_registry
+from benchmark.suite.facts import model_facts
 from benchmark.suite.suite import Suite
 from results.board.published_board import MACHINE, STATISTICS, VERSIONS, board, by_rank, read
 from results.board.quantities import METRICS, written
@@ -210,7 +212,7 @@ def _summary(document: Mapping[str, Any]) -> str:
 
 def _tables(document: Mapping[str, Any]) -> list[str]:
     """Tables of the metric of each model at each level, one for each dataset."""
-    lines = ["", f"{TABLE_NOTE} {escape(_statistics(document))}"]
+    lines = ["", " ".join(filter(None, (TABLE_NOTE, escape(_statistics(document)), _versions(document))))]
     metric = METRICS[document["metric"]]
 
     def panel(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -231,6 +233,18 @@ def _tables(document: Mapping[str, Any]) -> list[str]:
             cells = ([label, *(_cell(rows, label, level, document["metric"]) for level in shown)] for label in labels)
             lines.append(table(["model", *(f"level {level}" for level in shown)], cells))
     return lines
+
+
+def _versions(document: Mapping[str, Any]) -> str:
+    """Sentence that names the versions of those models that have had several; empty if there are none."""
+    names = model_registry.model_names()
+    versions = {
+        (row["model"], row["config"].get("version", 1))
+        for row in document["rows"]
+        if row["model"] in names and model_facts(row["model"]).version > 1
+    }
+    written = ", ".join(f"{escape(model)} {version}" for model, version in sorted(versions))
+    return f"Versions of the models (CHANGELOG.md says what a later one changes): {written}." if versions else ""
 
 
 def _cell(rows: Sequence[Mapping[str, Any]], label: str, level: str, metric: str) -> Markdown:

@@ -127,4 +127,4 @@ class RotationGroupConv2d(GroupConv2d, RelaxedLayer):
 
     def size(self) -> float:
         """Mean |w| without the deviation."""
-        return len(self.w) ** -0.5
+        return 1 / len(self.w)

@@ -157,4 +157,4 @@ class ScaleGroupConv2d(ExpandedFilter, RelaxedLayer):
 
     def size(self) -> float:
         """Mean |w| without the deviation."""
-        return len(self.w) ** -0.5
+        return 1 / len(self.w)

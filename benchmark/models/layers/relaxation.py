@@ -16,8 +16,8 @@ from benchmark.models.baseline import FramesAsChannels, Task
 PENALTIES = (1e-5, 10.0)
 """Range of alpha that tuning searches: a smaller one has no effect, a larger one leaves a strict network.
 
-alpha begins to pull at about the loss of the forecast, and holds the symmetry at a hundred times that: 1e-4 to 1e-2 on
-smoke, 0.1 to 10 on turbulence (docs/relaxation.md).
+alpha begins to pull at a few times the loss of the forecast, and holds the symmetry at some hundred: 1e-4 and 1e-2 on
+smoke, whose loss is 2e-5 (docs/relaxation.md).
 """
 
 

@@ -127,7 +127,7 @@ def test_penalty_is_relative_to_the_symmetric_part(model: Any) -> None:
 
 def test_filter_banks_are_measured_by_their_constant() -> None:
     model = build(RelaxedGroupRotation, Task("made_up", 2, 2, *GRID), hidden=2, banks=4)
-    assert [layer.size() for layer in layers_of(RotationGroupConv2d, model)] == [0.5] * 5
+    assert [layer.size() for layer in layers_of(RotationGroupConv2d, model)] == [0.25] * 5
 
 
 SUPPORTS = {

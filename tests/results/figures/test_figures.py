@@ -191,7 +191,7 @@ class TestWeights:
                 [2 * 5 + 1]
             ),  # the second basis kernel at the position (1, 2)
             "strict.parametrizations.weight.original": torch.randn(4, 5, 6),
-            "local.filter": torch.randn(4, 18),
+            "local.weight": torch.randn(4, 18),
             "local.deviation": torch.randn(8, 8, 4, 18),
             "plain.weight": torch.randn(8, 8, 3, 3),
             "turns.parametrizations.weight.0.deviation": torch.randn(2, 4),

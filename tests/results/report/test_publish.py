@@ -41,6 +41,7 @@ def test_a_board_tells_what_is_there_and_what_is_missing(full_board, tmp_path, r
     assert "commit 000000000000" in page
     winner = next(line for line in page.splitlines() if line.startswith("| relaxed_steerable_rotation |"))
     assert "**0.1750 ± 0.0071**" in winner, "the mean of 0.17 and 0.18"
+    assert "CHANGELOG.md says what a later one changes): relaxed_steerable_rotation 1." in page
 
 
 def test_where_it_comes_from_tells_all_values(new_board, new_cell, tmp_path):
