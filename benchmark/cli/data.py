@@ -15,7 +15,7 @@ from benchmark.data.paths import data_path
 from benchmark.errors import MachineError, UserError, unknown_name
 from benchmark.files import data_folder, write_text
 from benchmark.suite import loading as suites
-from benchmark.terminal import Examples, print_json, print_table, progress
+from benchmark.terminal import Commands, Examples, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from benchmark.cell import Level
@@ -27,7 +27,7 @@ Field = tuple[str, str, "Level"]
 _name_argument = click.argument("name", metavar="SUITE|DATASET")
 
 
-@click.group()
+@click.group(cls=Commands)
 def data() -> None:
     """Simulate, import and look at the data."""
 

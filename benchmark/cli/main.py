@@ -18,10 +18,10 @@ from benchmark.cli.results import COMMANDS as RESULT_COMMANDS
 from benchmark.cli.run import COMMANDS as RUN_COMMANDS
 from benchmark.cli.tune import tune
 from benchmark.errors import SymbenchError
-from benchmark.terminal import Examples, print_json, print_table
+from benchmark.terminal import Commands, Examples, print_json, print_table
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="symbench")
 def cli() -> None:
     """Benchmark approximately equivariant networks on dynamics.

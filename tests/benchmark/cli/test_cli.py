@@ -1,6 +1,7 @@
 """Rules for every command: help with an example, stable JSON, one line for a mistake."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,14 @@ COMMANDS = [*((name,) for name in cli.commands if name != "data"), *(("data", na
 def test_help_shows_an_example(command: tuple[str, ...]) -> None:
     result = symbench(*command, "--help", store=None)
     assert f"symbench {' '.join(command)}" in result.stdout.split("Example")[1]
+
+
+@pytest.mark.parametrize(("group", "first", "last"), [((), "list", "check-baseline"), (("data",), "prepare", "card")])
+def test_a_group_lists_its_commands_in_the_order_of_work(group: tuple[str, ...], first: str, last: str) -> None:
+    listed = symbench(*group, "--help", store=None).stdout.split("Commands:\n")[1]
+    names = re.findall(r"^  (\S+)", listed, re.MULTILINE)
+    assert (names[0], names[-1]) == (first, last)
+    assert "..." not in listed, "sentences are whole"
 
 
 def test_lists(store: Store) -> None:
