@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -20,6 +21,8 @@ from benchmark.data.physics.smoke_floor import SmokeFloor
 from benchmark.data.physics.spectral import BetaPlane, Start, initial_vorticity
 from benchmark.data.physics.turbulence import TurbulenceFloor, forecasts_of
 from benchmark.data.prepare import outline, prepare
+from benchmark.data.show import info
+from benchmark.data.show.card import card
 from benchmark.data.strict_floor import FLOOR_STEPS, StrictFloor, deviation, floor_frames, measure
 from benchmark.groups import rotate
 
@@ -169,9 +172,10 @@ class Linear(Dataset):
     group = "C4"
     levels = (0, 1)
     level_meaning = "nothing"
-    presets = {"tiny": Preset(4, 4, 3)}  # noqa: RUF012 - a constant of the class
+    presets = {"tiny": Preset(4, 4, 3), "imported": Preset(4, 4, 3)}  # noqa: RUF012 - a constant of the class
     training_runs, unseen_runs = (0,), (0,)
     source = "this test"
+    test_runs = "sampled"
 
     def parts(self, level: Level, preset: str) -> list[LinearPart]:
         return [LinearPart(1.0)]
@@ -204,6 +208,30 @@ def test_files_without_a_floor_load_and_get_one(tmp_path: Path, monkeypatch: pyt
     assert make() == [path]  # another recipe of the floor
     assert layout.read(path).strict_floor.over(2, "centered") == pytest.approx(0.7)
     assert not (path.parent / "parts").exists()
+
+
+def test_info_and_card_show_the_floor_or_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = Linear()
+    monkeypatch.setattr(dataset_registry, "dataset", lambda name: dataset)
+
+    def described(preset: str, floor: StrictFloor | None) -> dict[str, Any]:
+        path = tmp_path / "linear" / preset / "level_0.h5"
+        simulation = dataset.assemble(0, preset, [np.ones((1, 3, 2, 4, 4), np.float32)])
+        layout.write(path, "linear", preset, 0, replace(simulation, strict_floor=floor))
+        return info.describe(layout.read(path), dataset)
+
+    known = described("tiny", StrictFloor({"centered": (0.3,) * 8}, 8, "r"))
+    assert known["strict_floor"]["by_step"] == {"centered": [0.3] * 8}
+    assert info.row(known)["strict_floor_6_/_20"] == "0.3 / -"
+    page = card("linear", "tiny", [known], {})
+    assert "| 0 | centered | 0.3 | - |" in page
+    assert "Not known" not in page
+    old = described("tiny", None)
+    assert info.row(old)["strict_floor_6_/_20"] == "n/a"
+    assert "Not known: the file is older than strict floors" in card("linear", "tiny", [old], {})
+    monkeypatch.setattr(Linear, "no_floor", "walls")
+    assert described("tiny", None)["no_strict_floor"] == "walls"
+    assert "imported" in described("imported", None)["no_strict_floor"]
 
 
 class Untouchable(LinearPart):
