@@ -21,7 +21,7 @@ def model(name: str) -> dict[str, Any]:
 
     `parameters` are counted at the default width; None if the baseline cannot run on the standard task.
     """
-    row = {"name": name, "family": "refused", "symmetries": "", "parameters": None, "settings": ""}
+    row = {"name": name, "family": "refused", "symmetries": "", "parameters": None, "settings": "", "differs": ""}
     try:
         model = facts.model_facts(name)
     except UserError as error:
@@ -39,6 +39,7 @@ def model(name: str) -> dict[str, Any]:
         "parameters": count,
         "settings": ", ".join(f"{key}={value}" for key, value in choice.settings().items()),
         "source": model.source,
+        "differs": model.differs,
     }
 
 
@@ -74,13 +75,14 @@ def suites() -> list[dict[str, Any]]:
 
 
 def for_people(section: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows for a terminal: numbers rounded, and without the settings of models."""
+    """Rows for a terminal: numbers rounded, without the settings of models, and differences beside the source."""
     if section != "models":
         return list(rows)
     shown = []
     for row in rows:
-        kept = {key: value for key, value in row.items() if key != "settings"}
-        shown.append({**kept, "parameters": rounded(row["parameters"])})
+        kept = {key: value for key, value in row.items() if key not in ("settings", "differs")}
+        source = f"{row['source']}. Differs: {row['differs']}" if row["differs"] else row["source"]
+        shown.append({**kept, "source": source, "parameters": rounded(row["parameters"])})
     return shown
 
 

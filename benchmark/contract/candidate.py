@@ -122,8 +122,9 @@ def loss(model: Baseline, x_BTCHW: Tensor, y_BSCHW: Tensor, precision: str = "fp
 
 
 def relative_error(difference: Tensor, scale: Tensor) -> float:
-    """Largest difference relative to the largest absolute value of `scale`."""
-    return float(difference.abs().max() / scale.abs().max())
+    """Largest difference relative to the largest absolute value of `scale`; 0 if nothing differs."""
+    largest = difference.abs().max()
+    return 0.0 if largest == 0 else float(largest / scale.abs().max())
 
 
 def _random(shape: tuple[int, ...], seed: int) -> Tensor:

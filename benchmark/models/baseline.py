@@ -83,6 +83,8 @@ class Baseline(nn.Module, ABC):
     """Groups that the model keeps, exactly or relaxed. A convolution with zero padding counts as `translation`."""
     source: ClassVar[str]
     """Paper and section, as on the leaderboard."""
+    differs: ClassVar[str] = ""
+    """How the method differs from that of its paper, in one plain sentence, which boards show; empty if it does not."""
     version: ClassVar[int] = 1
     """Part of the identity of its cells. Raise it when the same settings and seed give another network or training."""
     search_space: ClassVar[SearchSpace] = {}

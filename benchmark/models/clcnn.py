@@ -87,6 +87,7 @@ class CLCNN(RelaxedBaseline):
     version = 3
     symmetries = ("translation",)
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 5, CLCNN"
+    differs = "Translation alone is constrained, also where a suite compares rotation."
     search_space: ClassVar[SearchSpace] = {
         "hidden": Choice((4, 8, 16)),
         "layers": Choice((3, 5)),

@@ -167,6 +167,9 @@ class GMCNN(RelaxedBaseline):
     version = 2
     symmetries = ("translation",)
     source = "Samudre, Petrache, Nord, Trivedi 2025 (arXiv 2409.11772)"
+    differs = (
+        "The layer is another one: the number of a pixel multiplies one tap and not all, and channels have own filters."
+    )
     search_space: ClassVar[SearchSpace] = {
         "hidden": Choice((32, 64, 128)),
         "layers": Choice((3, 5, 7)),

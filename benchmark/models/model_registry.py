@@ -126,6 +126,8 @@ def declaration_problem(baseline: type[Baseline]) -> str | None:
             return f"declares the {unknown_name('symmetry', symmetry, get_args(Symmetry))}"
     if not isinstance(baseline.source, str):
         return f"declares source = {baseline.source!r}, expected a string"
+    if not isinstance(baseline.differs, str):
+        return f"declares differs = {baseline.differs!r}, expected a sentence, or an empty text"
     if type(baseline.version) is not int or baseline.version < 1:
         return f"declares version = {baseline.version!r}, expected a whole number from 1"
     if not (inspect.isclass(baseline.Config) and issubclass(baseline.Config, Frozen)):

@@ -57,6 +57,7 @@ class PartialGCNN(FramesAsChannels):
     symmetries = ("rotation", "translation")
     needs_velocity = True
     source = "Romero, Lohit 2022 (arXiv 2110.10211)"
+    differs = "A mean over the turns replaces the sampling of turns in each layer."
     search_space: ClassVar[SearchSpace] = {
         "hidden": Choice((16, 32, 64, 128)),
         "layers": Choice((3, 5, 7)),

@@ -48,6 +48,7 @@ class PER(ProjectionWrapper):
     family = "approximate"
     symmetries = ("rotation",)
     source = "Kim, Lee, Yang, Lee 2023, PER (arXiv 2306.00356)"
+    differs = "The strengths are tuned once, not in each epoch."
     search_space: ClassVar[SearchSpace] = {
         "rotation_penalty": LogUniform(1e-5, 1e-1),
         "half_turn_penalty": LogUniform(1e-5, 1e-1),

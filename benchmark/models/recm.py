@@ -98,6 +98,7 @@ class RECM(FramesAsChannels):
     symmetries = ("rotation", "translation")
     needs_velocity = True
     source = "Pertigkiozoglou, Petrache, Trivedi, Daniilidis 2026 (arXiv 2602.02853); the update rule is ours"
+    differs = "The rule that updates the state of a layer is ours."
     search_space: ClassVar[SearchSpace] = {**STEERABLE_SEARCH_SPACE, "rate": LogUniform(1e-3, 1e-1)}
 
     def __init__(self, config: Config, task: Task) -> None:

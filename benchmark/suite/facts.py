@@ -28,6 +28,7 @@ class ModelFacts:
     """Declaration of a baseline. `settings` are the fields of its Config; `search_space` is JSON."""
 
     version: int
+    differs: str
     family: str
     symmetries: tuple[str, ...]
     source: str
@@ -69,6 +70,7 @@ def _declaration(name: str) -> dict[str, Any]:
     baseline = model_registry.model(name)
     return {
         "version": baseline.version,
+        "differs": baseline.differs,
         "family": baseline.family,
         "symmetries": baseline.symmetries,
         "source": baseline.source,

@@ -11,6 +11,9 @@ State = Literal["running", "done", "diverged", "failed", "n/a"]
 FINAL_STATES: frozenset[State] = frozenset({"done", "diverged", "n/a"})
 """States of a cell that has a result and is not run again."""
 
+NOT_LEARNED = "did not learn"
+"""Beginning of the message of a cell that is done and whose network equals a trivial forecast."""
+
 
 @dataclass(frozen=True)
 class Status:
@@ -70,7 +73,10 @@ class Recorder(Protocol):
         """Write example roll-outs; `grid` is the grid of their components."""
 
     def finish(self, state: State, metrics: Mapping[str, Any], message: str = "") -> None:
-        """Write the result. `metrics` may be partial if `state` is `diverged` or `n/a`."""
+        """Write the result. `metrics` may be partial if `state` is `diverged` or `n/a`.
+
+        A cell that is done may have a message, too: see NOT_LEARNED.
+        """
 
     def fail(self, failure: str, message: str) -> None:
         """Write that the attempt failed; the class `failure` decides what happens next."""

@@ -17,6 +17,7 @@ from benchmark.evaluation import costs
 from benchmark.evaluation.evaluate import example_rollouts, forecast_error, split_errors
 from benchmark.evaluation.flow import Box
 from benchmark.evaluation.symmetry import symmetry_metrics
+from benchmark.evaluation.trivial import trivial_forecast
 from benchmark.models.baseline import Baseline
 from benchmark.training import environment
 from benchmark.training.arrangement import in_layout, physical
@@ -26,7 +27,7 @@ from benchmark.training.experiment import Experiment, stored_field
 from benchmark.training.loop import DivergedError, Execution, TrainingData, TrainingOutput, fit
 from benchmark.training.model_errors import check_forecast
 from benchmark.training.randomness import deterministic
-from benchmark.training.recorder import Recorder
+from benchmark.training.recorder import NOT_LEARNED, Recorder
 
 EXAMPLES = 2
 """Rolled-out windows of each test split that are kept for pictures."""
@@ -80,6 +81,9 @@ def run_cell(
         model, seen = physical(model, windows, layout)
         metrics = _evaluate(experiment, model, stored, seen, world) | measured
         metrics |= _data_errors(stored, cell.protocol.test_steps)
+        trivial = None
+        if model.trained:
+            trivial = trivial_forecast(metrics["rmse_validation"], experiment.task, windows["validation"], world)
         if world.is_main:
             precision = cell.train.precision
             examples = [example_rollouts(model, seen[split], split, EXAMPLES, precision) for split in TEST_SPLITS]
@@ -88,7 +92,7 @@ def run_cell(
     if len(finite) < len(metrics):
         recorder.finish("diverged", finite, f"not finite: {', '.join(sorted(metrics.keys() - finite.keys()))}")
     else:
-        recorder.finish("done", metrics)
+        recorder.finish("done", metrics, f"{NOT_LEARNED} (RMSE of {trivial})" if trivial else "")
 
 
 def _train(cell: Cell, model: Baseline, windows: SplitWindows, recorder: Recorder, execution: Execution) -> Progress:

@@ -14,7 +14,7 @@ from results.board.trivial import skilled
 from results.store.record import Record
 
 SETTING = (
-    *("dataset", "preset", "grid", "level", "model", "label", "family", "source"),
+    *("dataset", "preset", "grid", "level", "model", "label", "family", "source", "differs"),
     *("config", "protocol", "train", "test_runs"),
 )
 """Fields of a row in JSON that describe the setting."""

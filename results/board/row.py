@@ -10,7 +10,8 @@ from typing import Any, Literal
 from benchmark.cell import Level, TestRuns
 from benchmark.errors import UserError
 from benchmark.suite.facts import dataset_facts, model_facts
-from benchmark.training.recorder import State
+from benchmark.training.recorder import NOT_LEARNED, State
+from results.board.notes import MARK, difference_from_paper
 from results.board.quantities import (
     BY_RUN,
     BY_WALLS,
@@ -27,7 +28,7 @@ from results.store.record import Record
 
 @dataclass(frozen=True)
 class Seed:
-    """One cell of a row; `message` is the reason if it is not done."""
+    """One cell of a row; `message` is the reason if it is not done, or if its network did not learn."""
 
     seed: int
     cell_id: str
@@ -126,12 +127,35 @@ class Row:
         return next((seed.message or "n/a" for seed in self.seeds if seed.state == "n/a"), "")
 
     @property
-    def remark(self) -> str:
+    def missing(self) -> str:
         """`n/a: ...`, or the number of seeds that are not in the means, by state."""
         if self.reason:
             return f"n/a: {self.reason.removeprefix('n/a: ')}"
         states: tuple[State | Literal["absent"], ...] = ("diverged", "failed", "running", "absent")
         return ", ".join(f"{self.count(state)} {state}" for state in states if self.count(state))
+
+    @property
+    def unlearned(self) -> str:
+        """Number of seeds whose network equals a trivial forecast, and which forecast; these are in the means."""
+        messages = [
+            seed.message for seed in self.seeds if seed.state == "done" and seed.message.startswith(NOT_LEARNED)
+        ]
+        return f"{len(messages)} {messages[0]}" if messages else ""
+
+    @property
+    def remark(self) -> str:
+        """Seeds that are missing or did not learn."""
+        return ", ".join(filter(None, (self.missing, self.unlearned)))
+
+    @property
+    def differs(self) -> str:
+        """How the model differs from its paper, as its baseline declares it; empty if it does not."""
+        return difference_from_paper(self.model)
+
+    @property
+    def marked(self) -> str:
+        """Label, with a mark if the model differs from its paper."""
+        return f"{self.label} {MARK}" if self.differs else self.label
 
     @property
     def panel(self) -> tuple[str, str, str]:

@@ -11,10 +11,10 @@ from rich.text import Text
 from benchmark.terminal import titled
 from results.board.contests import claim, letters_of
 from results.board.leaderboard import best
+from results.board.notes import paper_notes, symmetry_notes
 from results.board.quantities import METRICS, symmetry_metric, with_neighbours, written
 from results.board.row import Row
 from results.board.standings import Standings
-from results.board.symmetry_notes import symmetry_notes
 from results.board.trivial import first_line
 from results.statistics.bootstrap import Estimate
 
@@ -37,6 +37,7 @@ def to_table(rows: Sequence[Row], metric: str = "rmse_future") -> Group:
     losses = first_line(rows, metric)
     above = [Text(f"{losses}\n", style="yellow")] if losses else []
     below = [Text(f"{text}\n", style="yellow") for text in symmetry_notes(row.panel for row in rows)]
+    below += [Text(f"{text}\n", style="dim") for text in paper_notes(row.model for row in rows)]
     return Group(*above, *tables, *below, Text(f"{note}\n", style="dim"))
 
 
@@ -98,7 +99,7 @@ class _Panel:
                     Text(self.numbers[name][index], "bold green" if index in winners.get(name, ()) else "")
                     for name in shown
                 )
-                table.add_row(Text.assemble(row.label, (remark, "yellow")), *numbers, self.seeds[index])
+                table.add_row(Text.assemble(row.marked, (remark, "yellow")), *numbers, self.seeds[index])
         return table
 
 

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import isfinite
 
+from results.board.notes import group_of
 from results.board.quantities import METRICS, SKILLS, written
 from results.board.row import Row
-from results.board.symmetry_notes import group_of
 from results.figures.figures import INK, Plot, Sheet, Style, ends, family_style, few, hint
 from results.figures.plot import Axis, Series, chart
 from results.statistics.crossing import Crossing, crossing, slope_and_rank

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from benchmark.markdown import bold, escape, table
 from results.board.contests import claim, contests, letters_of
 from results.board.leaderboard import best
+from results.board.notes import MARK, paper_notes, symmetry_notes
 from results.board.quantities import METRICS, Metric, with_neighbours
 from results.board.row import Row
-from results.board.symmetry_notes import symmetry_notes
 from results.board.trivial import first_line
 
 SHOWN = (
@@ -69,7 +69,11 @@ def to_markdown(rows: Sequence[Row], metric: str = "rmse_future") -> str:
 
 def _notes(rows: Sequence[Row], metric: str) -> list[str]:
     """Sentences above the tables."""
-    return [*filter(None, [first_line(rows, metric)]), *symmetry_notes(row.panel for row in rows)]
+    return [
+        *filter(None, [first_line(rows, metric)]),
+        *symmetry_notes(row.panel for row in rows),
+        *paper_notes(row.model for row in rows),
+    ]
 
 
 FOOTNOTE = (
@@ -93,9 +97,9 @@ def to_latex(rows: Sequence[Row], metric: str = "rmse_future") -> str:
 
 
 def latex_text(text: str) -> str:
-    """Text of a cell on one line, with TeX's special characters escaped and ± in math mode."""
+    """Text of a cell on one line, with TeX's special characters escaped and ± and † in math mode."""
     escaped = "".join(LATEX.get(character, character) for character in " ".join(text.split()))
-    return escaped.replace("±", r"$\pm$")
+    return escaped.replace("±", r"$\pm$").replace(MARK, r"$\dagger$")
 
 
 def _tables(rows: Sequence[Row], metric: str) -> Iterator[tuple[str, list[str], list[list[tuple[str, bool]]]]]:
@@ -110,7 +114,7 @@ def _tables(rows: Sequence[Row], metric: str) -> Iterator[tuple[str, list[str], 
         lines = []
         for index in positions:
             row = rows[index]
-            label = f"{row.label} ({row.remark})" if row.remark else row.label
+            label = f"{row.marked} ({row.remark})" if row.remark else row.marked
             numbers = [(row.written(name), index in winners.get(name, ())) for name in columns]
             seeds = f"{row.count('done')}/{len(row.seeds)}"
             lines.append([(label, False), *numbers, (seeds, False), (groups[index], False)])

@@ -18,9 +18,9 @@ from benchmark.markdown import Markdown, bold, escape, table
 from benchmark.models import model_registry
 from benchmark.suite.facts import model_facts
 from benchmark.suite.suite import Suite
+from results.board.notes import paper_notes, symmetry_notes
 from results.board.published_board import MACHINE, STATISTICS, VERSIONS, board, by_rank, read
 from results.board.quantities import METRICS, written
-from results.board.symmetry_notes import symmetry_notes
 from results.board.trivial import Line, rmse_of, sentence
 from results.store.record import Broken
 from results.store.store import Store
@@ -179,7 +179,11 @@ def _notes(document: Mapping[str, Any]) -> list[str]:
         if rmse in row["metrics"]
     ]
     panels = [(row["dataset"], row["preset"], row["grid"]) for row in document["rows"]]
-    texts = [*filter(None, [sentence(lines, rmse)]), *symmetry_notes(panels)]
+    texts = [
+        *filter(None, [sentence(lines, rmse)]),
+        *symmetry_notes(panels),
+        *paper_notes(row["model"] for row in document["rows"]),
+    ]
     return [line for text in texts for line in (escape(text), "")]
 
 

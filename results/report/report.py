@@ -13,11 +13,11 @@ from markupsafe import Markup
 from benchmark.suite.suite import Suite
 from results.board.contests import claim, effect_text, letters_of, verdicts
 from results.board.leaderboard import aggregate, best
+from results.board.notes import MARK, paper_notes, symmetry_notes
 from results.board.quantities import METRICS, Statistic, with_neighbours, written, written_statistic
 from results.board.reproduce import Commands
 from results.board.row import Row
 from results.board.standings import overall
-from results.board.symmetry_notes import symmetry_notes
 from results.board.table import estimate
 from results.board.trivial import first_line, skill_of
 from results.board.tuning_ledger import HEADINGS, ledger_row, tuning_ledger, unequal_tuning, untuned_models
@@ -142,6 +142,8 @@ class Report:
             panels=self.panels,
             losses=first_line(rows, metric),
             symmetry_notes=symmetry_notes(row.panel for row in rows),
+            paper_notes=paper_notes(row.model for row in rows),
+            mark=MARK,
             left_out=untuned_models(suite),
             undrawn_panels=max(0, len({_panel_key(row) for row in rows}) - MOST_PANELS),
             tuning=_tuning(suite, self.records, self.store),

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from benchmark.markdown import bold, escape, line, table
 from results.board.contests import verdicts
+from results.board.notes import paper_notes, symmetry_notes
 from results.board.quantities import METRICS
 from results.board.row import Row
-from results.board.symmetry_notes import symmetry_notes
 from results.board.trivial import first_line
 from results.tracking.tags import LONGEST_TAG
 
@@ -18,12 +18,13 @@ MOST_WINNERS = 6
 def setting_note(row: Row) -> str:
     """Note of the run of a setting: what it is, and the means over its seeds."""
     lines = [
-        f"{bold(row.label)} on {escape(row.dataset)} ({escape(row.preset)}, {row.grid}), level"
+        f"{bold(row.marked)} on {escape(row.dataset)} ({escape(row.preset)}, {row.grid}), level"
         f" {escape(row.level)}. Means over {row.count('done')} of {len(row.seeds)} seeds, which stand below this"
         " run; those that end in `_low` and `_high` are the ends of the 95 % interval of the mean.",
-        *([f"Not in the means: {escape(row.remark)}."] if row.remark else []),
+        *([f"Not in the means: {escape(row.missing)}."] if row.missing else []),
+        *([f"Seeds in the means: {escape(row.unlearned)}."] if row.unlearned else []),
         *([f"Source: {escape(row.source)}"] if row.source else []),
-        *map(escape, symmetry_notes([row.panel])),
+        *map(escape, [*symmetry_notes([row.panel]), *paper_notes([row.model])]),
         "",
         table(("", "mean over seeds"), _numbers(row)),
     ]
@@ -42,16 +43,20 @@ def board_note(rows: Sequence[Row]) -> str:
         *([escape(losses), ""] if losses else []),
         *_winners(rows),
         "",
-        *(text for note in symmetry_notes(row.panel for row in rows) for text in (escape(note), "")),
+        *(text for note in _notes(rows) for text in (escape(note), "")),
         "The report, its figures and the table are under **Artifacts**.\n",
     ]
     lines.append(table(("data", "level", "model", *(METRICS[name].title for name in BOARD_COLUMNS), "seeds"), ()))
     for row in rows:
         seeds = f"{row.count('done')}/{len(row.seeds)} {row.remark}"
-        lines.append(line((row.dataset, row.level, row.label, *map(row.written, BOARD_COLUMNS), seeds)))
+        lines.append(line((row.dataset, row.level, row.marked, *map(row.written, BOARD_COLUMNS), seeds)))
         if sum(map(len, lines)) + len(lines) > LONGEST_TAG - 100:
             return "\n".join([*lines[:-1], "", "The other rows are in the artifacts."])[:LONGEST_TAG]
     return "\n".join(lines)[:LONGEST_TAG]
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    return [*symmetry_notes(row.panel for row in rows), *paper_notes(row.model for row in rows)]
 
 
 def _winners(rows: Sequence[Row]) -> list[str]:

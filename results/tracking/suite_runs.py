@@ -14,9 +14,9 @@ from typing import Any
 from benchmark.cell import Cell
 from benchmark.suite.suite import Suite
 from results.board.leaderboard import aggregate, to_json
+from results.board.notes import group_of
 from results.board.quantities import METRICS, is_number, summaries, written_statistic
 from results.board.row import Row, family_and_source
-from results.board.symmetry_notes import group_of
 from results.report import export
 from results.report.report import Report
 from results.store.record import Record
@@ -136,6 +136,7 @@ def setting_run(row: Row, cell: Cell, records: Mapping[str, Record], suite: str,
         "label": row.label,
         "family": row.family,
         "source": row.source,
+        "differs": row.differs,
         **dataset_choice(cell),
         **{name: written_statistic(name, row.metrics[name]) for name in row.metrics if name in (*INTERVALS, *SIZES)},
     }

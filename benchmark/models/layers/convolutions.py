@@ -36,10 +36,13 @@ def start(layer: Affine) -> Affine:
 
 
 def small_start(layer: nn.Module) -> None:
-    """Multiply the weights of a new last `layer` by LAST_LAYER_GAIN: its parameters that are named `weight`."""
+    """Multiply the weights of a new last `layer` by LAST_LAYER_GAIN.
+
+    These are its parameters named `weight`, or `u` for the outer factor of a matrix of low rank.
+    """
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
-            if name.rpartition(".")[2] == "weight":
+            if name.rpartition(".")[2] in ("weight", "u"):
                 parameter.mul_(LAST_LAYER_GAIN)
 
 

@@ -94,6 +94,7 @@ def test_a_plugin_has_a_config_with_lazy_annotations(tmp_path: Path) -> None:
             "declares symmetries = 'rotation', expected a tuple such as",
         ),
         ("no_source", GOOD.replace('"test"', "None"), "declares source = None, expected a string"),
+        ("no_sentence", with_config("differs = 1"), "declares differs = 1, expected a sentence, or an empty text"),
         ("version_0", with_config("version = 0"), "declares version = 0, expected a whole number from 1"),
         ("open_config", with_config("class Config: pass"), "has a Config that is no subclass of benchmark.cell.Frozen"),
         (

@@ -98,7 +98,7 @@ def test_an_unknown_metric_names_the_nearest(new_board):
 def test_json_has_stable_fields(full_board):
     rows = leaderboard.to_json(rows_of(full_board))
     assert json.loads(json.dumps(rows, allow_nan=False)) is not None
-    identity = {"dataset", "preset", "grid", "level", "model", "label", "family", "source"}
+    identity = {"dataset", "preset", "grid", "level", "model", "label", "family", "source", "differs"}
     settings = {"config", "protocol", "train"}
     state = {"seeds", "complete", "reason", "done", "expected", "diverged", "failed", "test_runs"}
     assert set(rows[0]) == identity | settings | state | {"metrics", "curves", "values"}

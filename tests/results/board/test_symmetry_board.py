@@ -8,8 +8,8 @@ from rich.console import Console
 from benchmark.cell import Cell, DatasetChoice
 from benchmark.errors import UserError
 from results.board import leaderboard
+from results.board.notes import symmetry_notes
 from results.board.quantities import METRICS, with_neighbours
-from results.board.symmetry_notes import symmetry_notes
 from results.board.table import to_table
 from results.report import export, publish
 from results.report.report import Report

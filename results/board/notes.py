@@ -1,10 +1,10 @@
-"""Notes of a board on its symmetry errors: where strict networks are not strict, and which error to read."""
+"""Notes of a board: where strict networks are not strict, and which models differ from their paper."""
 
 from collections.abc import Iterable
 
 from benchmark.cell import GroupName
 from benchmark.errors import UserError
-from benchmark.suite.facts import dataset_facts
+from benchmark.suite.facts import dataset_facts, model_facts
 
 HALF_A_CELL = (
     "strict networks are not strict here. They read both velocity components as if these lay at one place, but on this"
@@ -19,6 +19,8 @@ ZOOMS = (
     "no zoom is exact on a grid, and networks have a finite range of scales. Compare the equivariance error within"
     " scales with its floor (docs/scale.md)"
 )
+MARK = "†"
+"""Stands after the label of a model that differs from its paper."""
 
 
 def group_of(dataset: str) -> GroupName | None:
@@ -42,3 +44,17 @@ def symmetry_notes(panels: Iterable[tuple[str, str, str]]) -> list[str]:
         if group == "scale":
             notes.append(f"{place}: {ZOOMS}.")
     return notes
+
+
+def difference_from_paper(model: str) -> str:
+    """Sentence that the baseline declares; empty if there is none, or the baseline is gone or broken."""
+    try:
+        return model_facts(model).differs
+    except UserError:
+        return ""
+
+
+def paper_notes(models: Iterable[str]) -> list[str]:
+    """A note for each of `models` that differs from its paper."""
+    differences = {model: difference_from_paper(model) for model in dict.fromkeys(models)}
+    return [f"{MARK} {model} differs from its paper: {text}" for model, text in differences.items() if text]
