@@ -62,10 +62,11 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
         counts = {"suite": loaded.name, "cells": total, "finished": total - count, "left": count}
         print_json({**counts, "estimated_seconds": round(result.estimated_seconds, 2), **cost, "rows": rows})
         return
+    budget = ["budget"] if any(row.budget for row in result.rows) else []
     print_table(
         loaded.name,
         [
-            {key: getattr(row, key) for key in ("dataset", "preset", "level", "model", "cells", "finished")}
+            {key: getattr(row, key) for key in ("dataset", "preset", "level", "model", *budget, "cells", "finished")}
             | {"time": duration(row.estimated_seconds) if row.estimate else "", "estimated": row.estimate}
             for row in result.rows
         ],

@@ -58,7 +58,7 @@ def leaderboard(
         raise UserError("--json, --csv -, --latex - and --markdown -: only one of them can have the standard output")
     records, broken = store.read(loaded.cells, history=False)
     name_broken(broken)
-    rows = aggregate(loaded.cells, records, metric)
+    rows = aggregate(loaded.cells, records, metric, loaded.budgets)
     if as_json:
         print_json(to_json(rows))
     elif "-" not in exports.values():

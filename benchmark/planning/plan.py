@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from benchmark.cell import Cell, Level, ModelChoice
 from benchmark.planning.step_timing import StepTiming
 from benchmark.suite import facts, remembered
+from benchmark.suite.budget import described
 from benchmark.suite.facts import is_trained
 from benchmark.suite.suite import Suite
 from benchmark.training.machine import gpu_count
@@ -49,12 +50,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PlanRow:
-    """Cells of one dataset, level and model."""
+    """Cells of one dataset, level, model and budget."""
 
     dataset: str
     preset: str
     level: Level
     model: str
+    budget: str
+    """Budget that decides the width, in words; empty without one."""
     cells: int
     finished: int
     estimated_seconds: float
@@ -79,9 +82,10 @@ def open_cells_of(suite: Suite, states: Mapping[str, str]) -> tuple[Cell, ...]:
 
 def make_plan(suite: Suite, open_cells: Sequence[Cell], expected: Mapping[str, Estimate]) -> Plan:
     """Plan of `suite`, with the estimate of each open cell by its id."""
-    groups: dict[tuple[str, str, Level, str], list[Cell]] = {}
+    groups: dict[tuple[str, str, Level, str, str], list[Cell]] = {}
     for cell in suite.cells:
-        key = (cell.dataset.name, cell.dataset.preset, cell.dataset.level, cell.model.name)
+        budget = " and ".join(map(described, suite.budgets.get(cell.id, ())))
+        key = (cell.dataset.name, cell.dataset.preset, cell.dataset.level, cell.model.name, budget)
         groups.setdefault(key, []).append(cell)
     rows = []
     for key, cells in groups.items():

@@ -1,41 +1,89 @@
-"""Budget of parameters: solves the width of a model, so that families are compared at equal size."""
+"""Budget of parameters or FLOPs: solves the width of a model, for comparisons of families at equal size or compute."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from benchmark.cell import DatasetChoice, ModelChoice, Protocol
+from benchmark.cell import DatasetChoice, Frozen, ModelChoice, PositiveInt, Protocol
+from benchmark.errors import unknown_name
 from benchmark.models import model_registry
 from benchmark.suite import facts
 
 if TYPE_CHECKING:
     from benchmark.models.baseline import Baseline, Task
 
+
+class Flops(Frozen):
+    """Floating-point operations of one forecast step of one window, as in a record (`costs.flops`)."""
+
+    flops: PositiveInt
+
+
+Budget = PositiveInt | Flops
+"""Number of parameters, or of floating-point operations."""
 TOLERANCE = 0.02
-MOST_PARAMETERS = 10**9
-"""Largest budget: models are built to be counted."""
+MOST = {"parameters": 10**9, "flops": 10**13}
+"""Largest budgets: models are built to be counted."""
+NAMES = {"parameters": "parameters", "flops": "FLOPs a step"}
+EXAMPLES = {"parameters": "5.6M, 850k or 5_600_000", "flops": "60M, 1.2G or 60_000_000"}
 WIDEST = 2**16
-SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
-_WRITTEN = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kKMG]?)")
+SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_WRITTEN = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kKMGT]?)")
 
 
-def parse(value: Any) -> int | None:
-    """Number of parameters from `5.6M`, `850k` or a number; None for null and `none`. ValueError: anything else."""
+def parse(value: Any) -> Budget | None:
+    """Budget from `5.6M`, `850k` or a number (of parameters), `{parameters: 5.6M}` or `{flops: 60M}`.
+
+    None for null and `none`. ValueError: anything else.
+    """
     if value in (None, "none"):
         return None
+    if not isinstance(value, Mapping):
+        return _number("parameters", value)
+    if len(value) != 1:
+        raise ValueError(
+            f"must have one of {' and '.join(MOST)}, not {len(value)} keys; a list, as in"
+            " [{parameters: 5.6M}, {flops: 60M}], makes a contest of each"
+        )
+    ((quantity, number),) = value.items()
+    if quantity not in MOST:
+        raise ValueError(unknown_name("key", quantity, list(MOST)))
+    solved = _number(quantity, number)
+    return solved if quantity == "parameters" else Flops(flops=solved)
+
+
+def _number(quantity: str, value: Any) -> int:
     match = _WRITTEN.fullmatch(str(value).strip())
     number = Decimal(match[1].replace("_", "")) * SUFFIXES[match[2]] if match else Decimal(0)
-    if number != int(number) or not 1 <= number <= MOST_PARAMETERS:
-        raise ValueError(f"must be a number of parameters up to 1G, such as 5.6M, 850k or 5_600_000, not {value!r}")
+    if number != int(number) or not 1 <= number <= MOST[quantity]:
+        raise ValueError(
+            f"must be a number of {NAMES[quantity]} up to {_short(MOST[quantity])}, such as {EXAMPLES[quantity]}, not"
+            f" {value!r}"
+        )
     return int(number)
 
 
-def sized(choice: ModelChoice, budget: int, dataset: DatasetChoice, protocol: Protocol) -> ModelChoice:
-    """`choice` with the width whose number of parameters is nearest to `budget`, on the task of `dataset`.
+def described(budget: Budget) -> str:
+    """Budget as in the heading of a contest: `5.6M parameters`, `60M FLOPs a step`."""
+    quantity, number = _parts(budget)
+    return f"{_short(number)} {NAMES[quantity]}"
+
+
+def _parts(budget: Budget) -> tuple[str, int]:
+    return ("flops", budget.flops) if isinstance(budget, Flops) else ("parameters", budget)
+
+
+def _short(number: int) -> str:
+    suffix = next(suffix for suffix in ("T", "G", "M", "k", "") if number >= SUFFIXES[suffix])
+    return f"{(Decimal(number) / SUFFIXES[suffix]).normalize():f}{suffix}"
+
+
+def sized(choice: ModelChoice, budget: Budget, dataset: DatasetChoice, protocol: Protocol) -> ModelChoice:
+    """`choice` with the width whose parameters or FLOPs are nearest to `budget`, on the task of `dataset`.
 
     A model that cannot run there keeps its width. ValueError: the model has no width, no width is within 2 % of the
     budget, or the model cannot be built.
@@ -46,31 +94,33 @@ def sized(choice: ModelChoice, budget: int, dataset: DatasetChoice, protocol: Pr
         return choice
     if baseline.widened(config, 1) is None:
         raise ValueError(f"{choice.name} has no width that a budget could decide; `budget: null` leaves it as it is")
+    quantity, wanted = _parts(budget)
     where = f"{dataset.name} ({dataset.preset})"
     try:
-        nearest = _around(baseline, baseline.widened(config, 1).model_dump_json(), budget, task)
+        nearest = _around(baseline, baseline.widened(config, 1).model_dump_json(), quantity, wanted, task)
     except Exception as error:  # a plug-in may raise anything; it is refused by name
         raise ValueError(f"{choice.name} cannot be sized on {where}: {type(error).__name__}: {error}") from error
-    width, count = min(nearest, key=lambda counted: abs(counted[1] - budget))
-    if abs(count - budget) > TOLERANCE * budget:
+    width, count = min(nearest, key=lambda counted: abs(counted[1] - wanted))
+    if abs(count - wanted) > TOLERANCE * wanted:
         sizes = " and ".join(f"{count:,} at width {width}" for width, count in nearest)
         raise ValueError(
-            f"no width of {choice.name} has within 2 % of {budget:,} parameters on {where}, the nearest are {sizes};"
-            " change its other settings or the budget, or let it be with `budget: null`"
+            f"no width of {choice.name} has within 2 % of {wanted:,} {NAMES[quantity]} on {where}, the nearest are"
+            f" {sizes}; change its other settings or the budget, or let it be with `budget: null`"
         )
     return choice.model_copy(update={"config": baseline.widened(config, width).model_dump(mode="json")})
 
 
 Counted = tuple[int, int]
-"""A width and its number of parameters."""
+"""A width, and its number of parameters or FLOPs."""
 
 
 @cache
-def _around(baseline: type[Baseline], config_json: str, budget: int, task: Task) -> list[Counted]:
+def _around(baseline: type[Baseline], config_json: str, quantity: str, wanted: int, task: Task) -> list[Counted]:
     from benchmark.evaluation import costs  # torch takes seconds to import
 
     config = baseline.Config.model_validate_json(config_json)
-    return bracket(lambda width: costs.parameters(costs.built(baseline, baseline.widened(config, width), task)), budget)
+    counted = costs.parameters if quantity == "parameters" else costs.flops
+    return bracket(lambda width: counted(costs.built(baseline, baseline.widened(config, width), task)), wanted)
 
 
 def bracket(count: Callable[[int], int], budget: int) -> list[Counted]:

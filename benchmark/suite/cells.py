@@ -19,7 +19,7 @@ def expanded(declared: Declaration, grid: GridReader) -> Suite:
     protocol. UserError: a width cannot be solved, or a seed is invalid.
     """
     cells: dict[str, Cell] = {}
-    budgets: dict[str, int] = {}
+    budgets: dict[str, tuple[budget.Budget, ...]] = {}
     for dataset, entry, protocol, train, (index, seed) in itertools.product(
         declared.datasets, declared.models, declared.protocols, declared.trainings, enumerate(declared.seeds)
     ):
@@ -36,8 +36,8 @@ def expanded(declared: Declaration, grid: GridReader) -> Suite:
         cell = grid.checked(("seeds",), make)
         if cell is not None:
             cells.setdefault(cell.id, cell)
-            if entry.budget is not None:
-                budgets[cell.id] = entry.budget
+            if entry.budget is not None and entry.budget not in budgets.get(cell.id, ()):
+                budgets[cell.id] = (*budgets.get(cell.id, ()), entry.budget)
     grid.file.stop_on_errors()
     return Suite(
         name=declared.name,

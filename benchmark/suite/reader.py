@@ -24,11 +24,11 @@ OPTIONAL = ("protocol", "seeds", "train", "budget", "resources", "tuning", "tune
 
 @dataclass(frozen=True)
 class DeclaredModel:
-    """Model of the file, its place there, and its number of parameters (None: its width is given)."""
+    """Model of the file, its place there, and the budget that decides its width (None: its width is given)."""
 
     where: Location
     choice: ModelChoice
-    budget: int | None
+    budget: budget.Budget | None
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,8 @@ class SuiteReader:
         expand = partial(self._configured, budgeted=budgeted)
         return [choice.model_dump() for place, entry in entries for choice in self._choice(place, entry, expand)]
 
-    def _budgets(self, where: Location, value: Any) -> list[int | None]:
-        budgets = []
+    def _budgets(self, where: Location, value: Any) -> list[budget.Budget | None]:
+        budgets: list[budget.Budget | None] = []
         for written in self.grid.axis(where, value):
             try:
                 budgets.append(budget.parse(written))

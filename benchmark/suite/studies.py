@@ -11,8 +11,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from benchmark.cell import Cell, Level
 from benchmark.suite import facts
+from benchmark.suite.budget import Budget
 from benchmark.suite.search_space import check_keep, search_space, width_path
 from benchmark.suite.study import Study
 from benchmark.suite.suite import Domain, Range, Suite
@@ -56,15 +59,21 @@ def _identity(suite: Suite, cell: Cell) -> str:
     train = cell.train.model_dump(mode="json")
     for (key,) in _paths(space, "train."):
         train.pop(key, None)
+    own = _budget(suite, cell)
     document = {
         "dataset": cell.dataset.model_dump(mode="json", exclude={"level"}),
         "levels": _levels(suite, cell),
         "model": model,
-        "budget": suite.budgets.get(cell.id),
+        "budget": None if own is None else TypeAdapter(Budget).dump_python(own, mode="json"),
         "protocol": cell.protocol.model_dump(mode="json"),
         "train": train,
     }
     return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+
+def _budget(suite: Suite, cell: Cell) -> Budget | None:
+    """Budget of the cell; the first one if several give one width."""
+    return next(iter(suite.budgets.get(cell.id, ())), None)
 
 
 def _paths(space: Mapping[str, Domain], room: str) -> Iterator[tuple[str, ...]]:
@@ -93,7 +102,7 @@ def _study(suite: Suite, identity: str, cells: Sequence[Cell]) -> Study:
         model=first.model,
         protocol=first.protocol,
         train=first.train,
-        budget=suite.budgets.get(first.id),
+        budget=_budget(suite, first),
         space=space,
         defaults=tuple(defaults),
     )

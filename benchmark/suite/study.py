@@ -16,7 +16,6 @@ from benchmark.cell import (
     Frozen,
     Level,
     ModelChoice,
-    PositiveInt,
     Protocol,
     Training,
 )
@@ -40,8 +39,8 @@ class Study(Frozen):
     model: ModelChoice
     protocol: Protocol
     train: Training
-    budget: PositiveInt | None
-    """Number of parameters that the width of each trial's model is solved for."""
+    budget: budget.Budget | None
+    """Budget that the width of each trial's model is solved for."""
     space: Mapping[str, Domain]
     defaults: tuple[Mapping[str, Any], ...] = Field(min_length=1)
     """Settings of the suite, tried first."""

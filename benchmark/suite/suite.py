@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from benchmark.cell import Cell, Frozen, Level, PositiveFloat, PositiveInt, Training
 from benchmark.errors import UserError, unknown_name
+from benchmark.suite.budget import Budget
 
 SUITES_FOLDER = Path(__file__).parents[2] / "suites"
 
@@ -79,8 +80,8 @@ class Tuning(Frozen):
 class Suite:
     """A named list of cells, each once, in the order of the file.
 
-    `budgets` are the numbers of parameters that the widths of models were solved for, and `studies` the names of the
-    studies that tuned settings come from; both by cell id.
+    `budgets` are those that the widths of models were solved for (several if they give one width), and `studies` the
+    names of the studies that tuned settings come from; both by cell id.
     """
 
     name: str
@@ -90,7 +91,7 @@ class Suite:
     tuned: bool = False
     """Whether the file or the caller asks for tuned settings."""
     tuning: Tuning = field(default_factory=Tuning)
-    budgets: Mapping[str, int] = field(default_factory=dict)
+    budgets: Mapping[str, tuple[Budget, ...]] = field(default_factory=dict)
     studies: Mapping[str, str] = field(default_factory=dict)
     tuned_by_option: bool = False
     """Whether the caller asks for tuned settings with `--tuned`, and the file does not."""

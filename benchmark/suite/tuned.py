@@ -12,6 +12,7 @@ from ruamel.yaml.error import YAMLError
 from benchmark.cell import Cell, Frozen, ModelChoice, Training
 from benchmark.errors import UserError
 from benchmark.files import tuned_folder
+from benchmark.suite.budget import Budget
 from benchmark.suite.studies import studies
 from benchmark.suite.study import Study
 from benchmark.suite.suite import Suite
@@ -44,15 +45,16 @@ def resolved(suite: Suite, store: Path, only: str = "", skip_untuned: bool = Fal
     best = {name: _best(store, name) for name in {study.name for study in of_cell.values()}}
     cells: dict[str, Cell] = {}
     names: dict[str, str] = {}
-    budgets: dict[str, int] = {}
+    budgets: dict[str, tuple[Budget, ...]] = {}
     missing: dict[str, Study] = {}
     for cell in suite.cells:
-        study, budgeted = of_cell.get(cell.id), suite.budgets.get(cell.id)
+        study, budgeted = of_cell.get(cell.id), suite.budgets.get(cell.id, ())
         if study is not None and (tuned := best[study.name]) is not None:
             cell = cell.model_copy(update={"model": tuned.model, "train": tuned.train})
             cell = Cell.model_validate_json(cell.model_dump_json())  # also: a copy keeps the id of the original
             names[cell.id] = study.name
-            budgets |= {} if budgeted is None else {cell.id: budgeted}
+            if budgeted:
+                budgets[cell.id] = tuple(dict.fromkeys((*budgets.get(cell.id, ()), *budgeted)))
         elif study is not None:
             missing[cell.id] = study
         cells.setdefault(cell.id, cell)

@@ -156,7 +156,7 @@ def _side(name: str, suite: Suite, store: Store, metric: str) -> Side:
     records, broken = store.read(suite.cells)
     if not records:
         raise UserError(f"store {store.root}: no results of suite {suite.name!r} there; `symbench run` makes them")
-    return Side(name, aggregate(suite.cells, records, metric), records, broken)
+    return Side(name, aggregate(suite.cells, records, metric, suite.budgets), records, broken)
 
 
 def _named(rows: Sequence[Row], name: str, suite: Suite) -> list[Row]:
@@ -171,16 +171,17 @@ def _named(rows: Sequence[Row], name: str, suite: Suite) -> list[Row]:
     return [row for row in rows if row.label == matching[0]]
 
 
-def _task(row: Row) -> tuple[Hashable, ...]:
-    return (*row.contest, row.model)
+def _keys(place: Callable[[Row], tuple[Hashable, ...]]) -> list[Key]:
+    """Keys of rows of one model at the same `place`; the strictest first."""
+    return [
+        lambda row: (*place(row), row.model, plain(row.config), plain(row.train)),
+        lambda row: (*place(row), row.model, plain(row.config)),
+        lambda row: (*place(row), row.model, plain({k: v for k, v in row.config.items() if k != "hidden"})),
+        lambda row: (*place(row), row.model),
+    ]
 
 
-_KEYS: list[Key] = [
-    lambda row: (*_task(row), plain(row.config), plain(row.train)),
-    lambda row: (*_task(row), plain(row.config)),
-    lambda row: (*_task(row), plain({key: value for key, value in row.config.items() if key != "hidden"})),
-    _task,
-]
+_KEYS: list[Key] = [*_keys(lambda row: row.contest), *_keys(lambda row: row.task)]
 """Keys by which the rows of two suites are paired; the strictest first."""
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmark.cell import Cell
+from benchmark.suite.budget import Budget, described
 from benchmark.terminal import one_line
 from results.board.quantities import METRICS, plain, require_ranking, summaries
 from results.board.row import Row, Seed, declared, declared_test_runs
@@ -15,29 +16,33 @@ from results.store.record import Record
 
 SETTING = (
     *("dataset", "preset", "grid", "level", "model", "label", "family", "source", "differs"),
-    *("config", "protocol", "train", "test_runs"),
+    *("config", "protocol", "train", "test_runs", "budget"),
 )
 """Fields of a row in JSON that describe the setting."""
 
 
-def aggregate(cells: Sequence[Cell], records: Mapping[str, Record], metric: str = "rmse_future") -> list[Row]:
+def aggregate(
+    cells: Sequence[Cell],
+    records: Mapping[str, Record],
+    metric: str = "rmse_future",
+    budgets: Mapping[str, tuple[Budget, ...]] | None = None,
+) -> list[Row]:
     """One row for each setting among `cells`, sorted by dataset, level and `metric` with the best first.
 
+    `budgets` are those of a suite, by cell id. A model without one, such as a trivial forecast, has a row in the
+    contest of each budget.
     Rows that lack a seed or a value of `metric` come last in their level. UserError: no such metric, or one that does
     not rank.
     """
     require_ranking(metric)
-    settings: dict[str, list[Cell]] = defaultdict(list)
-    for cell in cells:
-        settings[json.dumps(cell.model_dump(mode="json", exclude={"seed"}), sort_keys=True)].append(cell)
-    labels = _labels([group[0] for group in settings.values()])
-    rows = _rows(list(settings.values()), records, labels)
+    entries = _entries(cells, budgets or {})
+    rows = _rows(entries, records, _labels(entries))
 
     def order(row: Row) -> tuple[Any, ...]:
         numeric = isinstance(row.level, int | float)
         level = (not numeric, row.level if numeric else 0, str(row.level))
         place = (not row.ranks(metric), row.merit(metric) if metric in row.metrics else 0.0, row.label)
-        return (*row.panel, level, row.contest[-1], *place)
+        return (*row.panel, level, *row.contest[-2:], *place)
 
     return sorted(rows, key=order)
 
@@ -72,23 +77,52 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _labels(settings: Sequence[Cell]) -> list[str]:
-    """Model names, each with the settings that distinguish it from other rows of the model."""
-    described = [
-        {key: one_line(plain(value)) for key, value in setting.items()}
-        for setting in ({**c.protocol.model_dump(), **c.train.model_dump(), **c.model.settings()} for c in settings)
-    ]
-    values: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for cell, setting in zip(settings, described, strict=True):
-        for key, value in setting.items():
-            values[cell.model.name, key].add(value)
+Entry = tuple[list[Cell], str]
+"""All seeds of one setting, and the budget of the contest in words."""
+
+
+def _entries(cells: Sequence[Cell], budgets: Mapping[str, tuple[Budget, ...]]) -> list[Entry]:
+    settings: dict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        settings[json.dumps(cell.model_dump(mode="json", exclude={"seed"}), sort_keys=True)].append(cell)
+    of_task: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    own = []
+    for group in settings.values():
+        own.append([described(budget) for budget in budgets.get(group[0].id, ())])
+        of_task[_task(group[0])] |= dict.fromkeys(own[-1])
     return [
-        " ".join([model, *(f"{key}={value}" for key, value in setting.items() if len(values[model, key]) > 1)])
-        for model, setting in zip((cell.model.name for cell in settings), described, strict=True)
+        (group, budget)
+        for group, mine in zip(settings.values(), own, strict=True)
+        for budget in mine or of_task[_task(group[0])] or [""]
     ]
 
 
-def _rows(groups: Sequence[Sequence[Cell]], records: Mapping[str, Record], labels: Sequence[str]) -> list[Row]:
+def _task(cell: Cell) -> tuple[str, str]:
+    return cell.dataset.model_dump_json(), cell.protocol.model_dump_json()
+
+
+def _labels(entries: Sequence[Entry]) -> list[str]:
+    """Model names, each with the settings that distinguish it from other rows of the model at this budget."""
+    keys = [(cells[0].model.name, budget) for cells, budget in entries]
+    settings = [
+        {key: one_line(plain(value)) for key, value in setting.items()}
+        for setting in (
+            {**cell.protocol.model_dump(), **cell.train.model_dump(), **cell.model.settings()}
+            for (cell, *_), _ in entries
+        )
+    ]
+    values: dict[tuple[tuple[str, str], str], set[str]] = defaultdict(set)
+    for key, setting in zip(keys, settings, strict=True):
+        for name, value in setting.items():
+            values[key, name].add(value)
+    return [
+        " ".join([key[0], *(f"{name}={value}" for name, value in setting.items() if len(values[key, name]) > 1)])
+        for key, setting in zip(keys, settings, strict=True)
+    ]
+
+
+def _rows(entries: Sequence[Entry], records: Mapping[str, Record], labels: Sequence[str]) -> list[Row]:
+    groups = [cells for cells, _ in entries]
     recorded: list[Sequence[Mapping[str, Any]]] = [
         [
             record.metrics if (record := records.get(cell.id)) is not None and record.status.state == "done" else {}
@@ -96,10 +130,9 @@ def _rows(groups: Sequence[Sequence[Cell]], records: Mapping[str, Record], label
         ]
         for cells in groups
     ]
-    of_contest: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, cells in enumerate(groups):
-        first = cells[0]
-        of_contest[first.dataset.model_dump_json(), first.protocol.model_dump_json()].append(index)
+    of_contest: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for index, (cells, budget) in enumerate(entries):
+        of_contest[(*_task(cells[0]), budget)].append(index)
     for members in of_contest.values():
         models = [groups[index][0].model.name for index in members]
         for index, seeds in zip(members, skilled([recorded[index] for index in members], models), strict=True):
@@ -107,7 +140,7 @@ def _rows(groups: Sequence[Sequence[Cell]], records: Mapping[str, Record], label
     metrics = {name: summaries([[one.get(name) for one in seeds] for seeds in recorded]) for name in METRICS}
     declarations = {model: declared(model) for model in {cells[0].model.name for cells in groups}}
     rows = []
-    for index, (cells, label) in enumerate(zip(groups, labels, strict=True)):
+    for index, ((cells, budget), label) in enumerate(zip(entries, labels, strict=True)):
         first = cells[0]
         family, source, trained = declarations[first.model.name]
         rows.append(
@@ -128,6 +161,7 @@ def _rows(groups: Sequence[Sequence[Cell]], records: Mapping[str, Record], label
                 recorded=tuple(recorded[index]),
                 trained=trained,
                 test_runs=declared_test_runs(first.dataset.name),
+                budget=budget,
             )
         )
     return rows

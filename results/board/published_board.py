@@ -33,7 +33,7 @@ MACHINE = ("device", "device_type", "world_size", "threads", "lanes")
 
 def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken], metric: str) -> dict[str, Any]:
     """Content of board.json."""
-    rows = aggregate(suite.cells, records, metric)
+    rows = aggregate(suite.cells, records, metric, suite.budgets)
     winners, groups = best(rows, metric), letters_of(rows, metric)
     times = [record.status.heartbeat for record in records.values() if record.status.is_result]
     return {
@@ -43,18 +43,12 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
         "statistics": STATISTICS,
         "claim": claim(rows, metric),
         "cells": len(suite.cells),
-        "states": dict(sorted(Counter(seed.state for row in rows for seed in row.seeds).items())),
+        "states": dict(sorted(Counter({s.cell_id: s.state for row in rows for s in row.seeds}.values()).items())),
         "seeds": sorted({cell.seed for cell in suite.cells}),
         "first_result": _day(min(times)),
         "last_result": _day(max(times)),
         "rows": [_row(row, metric, index in winners, groups[index]) for index, row in enumerate(rows)],
-        "missing": [
-            {"dataset": row.dataset, "level": row.level, "label": row.label, "seed": seed.seed, "id": seed.cell_id}
-            | {"state": seed.state, "why": seed.message}
-            for row in rows
-            for seed in row.seeds
-            if seed.state != "done"
-        ],
+        "missing": _missing(rows),
         "unreadable": sorted(one.folder.name for one in broken),
         "provenance": _provenance(records.values()),
         "data": _data(records.values()),
@@ -101,6 +95,20 @@ def _row(row: Row, metric: str, wins: bool, group: str) -> dict[str, Any]:
         "metrics": {name: vars(value) for name, value in kept.items()},
         "written": {name: written_statistic(name, value) for name, value in kept.items()},
     }
+
+
+def _missing(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Cells that are not done, each once."""
+    missing = {
+        seed.cell_id: {
+            **{"dataset": row.dataset, "level": row.level, "label": row.label, "seed": seed.seed, "id": seed.cell_id},
+            **{"state": seed.state, "why": seed.message},
+        }
+        for row in rows
+        for seed in row.seeds
+        if seed.state != "done"
+    }
+    return list(missing.values())
 
 
 def _provenance(records: Iterable[Record]) -> dict[str, list[str]]:

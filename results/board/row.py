@@ -61,6 +61,8 @@ class Row:
     trained: bool = True
     test_runs: TestRuns | None = "designed"
     """Kind of the dataset's test runs; None if the dataset is gone."""
+    budget: str = ""
+    """Budget of the contest, as in its heading."""
 
     def count(self, state: State | Literal["absent"]) -> int:
         return sum(seed.state == state for seed in self.seeds)
@@ -162,10 +164,20 @@ class Row:
         """Dataset, preset and grid: the rows that are shown in one table."""
         return self.dataset, self.preset, self.grid
 
+    @property
+    def terms(self) -> str:
+        """Protocol and budget, as in the heading of a contest."""
+        return ", ".join(filter(None, (self.protocol["name"], self.budget)))
+
+    @cached_property
+    def task(self) -> tuple[Any, ...]:
+        """Key of the task: equal for rows with the same dataset, preset, grid, level and protocol."""
+        return (*self.panel, self.level, json.dumps(self.protocol, sort_keys=True))
+
     @cached_property
     def contest(self) -> tuple[Any, ...]:
-        """Key of the contest: equal for rows with the same dataset, preset, grid, level and protocol."""
-        return (*self.panel, self.level, json.dumps(self.protocol, sort_keys=True))
+        """Key of the contest: equal for rows with the same task and budget."""
+        return (*self.task, self.budget)
 
 
 def _number(value: Any) -> float | None:

@@ -87,9 +87,7 @@ class _Panel:
             table.add_column(self.heads[name], justify="right", no_wrap=True)
         table.add_column("Seeds", no_wrap=True)
         winners = {name: best(self.rows, name) for name in {self.metric, "rmse_future", "rmse_domain"}}
-        for heading, level in groupby(
-            enumerate(self.rows), key=lambda item: f"level {item[1].level}, {item[1].protocol['name']}"
-        ):
+        for heading, level in groupby(enumerate(self.rows), key=lambda item: f"level {item[1].level}, {item[1].terms}"):
             if table.row_count:
                 table.add_row()
             table.add_row(Text(heading, style="bold"))

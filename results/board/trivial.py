@@ -46,11 +46,16 @@ def first_line(rows: Sequence[Row], metric: str) -> str:
     """Sentence that names the contests in which no network beats a trivial forecast; empty if there is none."""
     rmse = rmse_of(metric)
     lines = [
-        Line(row.contest, f"{row.dataset} level {row.level}", row.model, row.label, row.metrics[rmse].mean)
+        Line(row.contest, place_of(row.dataset, row.level, row.budget), row.model, row.label, row.metrics[rmse].mean)
         for row in rows
         if rmse in row.metrics
     ]
     return sentence(lines, rmse)
+
+
+def place_of(dataset: str, level: object, budget: str) -> str:
+    """Contest in a sentence."""
+    return f"{dataset} level {level}" + (f" at {budget}" if budget else "")
 
 
 def rmse_of(metric: str) -> str:

@@ -39,7 +39,7 @@ def to_csv(rows: Sequence[Row], metric: str = "rmse_future") -> str:
     """
     names = [name for name in METRICS if any(name in row.metrics for row in rows)]
     parts = ("mean", "std", "low", "high", "n")
-    setting = ["dataset", "preset", "grid", "protocol", "level", "label", "model", "family"]
+    setting = ["dataset", "preset", "grid", "protocol", "budget", "level", "label", "model", "family"]
     seeds = ["seeds", "done", "diverged", "failed", "running", "absent", "reason", "group", "best"]
     groups, winners = letters_of(rows, metric), best(rows, metric)
     buffer = io.StringIO()
@@ -47,7 +47,17 @@ def to_csv(rows: Sequence[Row], metric: str = "rmse_future") -> str:
     writer.writerow([*setting, *seeds, *(f"{name}_{part}" for name in names for part in parts)])
     for index, row in enumerate(rows):
         counts = [row.count(state) for state in ("done", "diverged", "failed", "running", "absent")]
-        texts = [row.dataset, row.preset, row.grid, row.protocol["name"], row.level, row.label, row.model, row.family]
+        texts = [
+            row.dataset,
+            row.preset,
+            row.grid,
+            row.protocol["name"],
+            row.budget,
+            row.level,
+            row.label,
+            row.model,
+            row.family,
+        ]
         numbers = [getattr(row.metrics.get(name), part, None) for name in names for part in parts]
         line = [*texts, len(row.seeds), *counts, row.reason, groups[index], int(index in winners), *numbers]
         writer.writerow([_not_a_formula(value) if isinstance(value, str) else value for value in line])
@@ -110,7 +120,7 @@ def _tables(rows: Sequence[Row], metric: str) -> Iterator[tuple[str, list[str], 
     winners = {name: best(rows, name) for name in {metric, "rmse_future", "rmse_domain"}}
     for positions in contests(rows):
         first = rows[positions[0]]
-        heading = f"{first.dataset} ({first.preset}, {first.grid}), level {first.level}, {first.protocol['name']}"
+        heading = f"{first.dataset} ({first.preset}, {first.grid}), level {first.level}, {first.terms}"
         lines = []
         for index in positions:
             row = rows[index]

@@ -6,9 +6,9 @@
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from benchmark.suite.suite import Suite
 from results.board.notes import paper_notes, symmetry_notes
 from results.board.published_board import MACHINE, STATISTICS, VERSIONS, board, by_rank, read
 from results.board.quantities import METRICS, written
-from results.board.trivial import Line, rmse_of, sentence
+from results.board.trivial import Line, place_of, rmse_of, sentence
 from results.store.record import Broken
 from results.store.store import Store
 
@@ -36,6 +36,7 @@ SHOWN = (
 )
 MEASURED = {"data_equivariance_error": "measured equivariance error", "strict_floor": "strict floor"}
 MOST_COLUMNS = 6
+CONTEST = ("dataset", "preset", "grid", "level", "protocol", "budget")
 TABLE_NOTE = (
     "Mean ± standard deviation over seeds. Bold: the best model of a level, among those with all seeds. Models of a"
     " level that share a letter do not differ significantly (p < 0.05)."
@@ -171,8 +172,8 @@ def _notes(document: Mapping[str, Any]) -> list[str]:
     rmse = rmse_of(document["metric"])
     lines = [
         Line(
-            json.dumps([row[key] for key in ("dataset", "preset", "grid", "level", "protocol")], sort_keys=True),
-            f"{row['dataset']} level {row['level']}",
+            json.dumps([row.get(key) for key in CONTEST], sort_keys=True),
+            place_of(row["dataset"], row["level"], row.get("budget", "")),
             *(row["model"], row["label"], row["metrics"][rmse]["mean"]),
         )
         for row in document["rows"]
@@ -215,24 +216,20 @@ def _summary(document: Mapping[str, Any]) -> str:
 
 
 def _tables(document: Mapping[str, Any]) -> list[str]:
-    """Tables of the metric of each model at each level, one for each dataset."""
+    """Tables of the metric of each model at each level, one for each dataset and budget."""
     lines = ["", " ".join(filter(None, (TABLE_NOTE, escape(_statistics(document)), _versions(document))))]
     metric = METRICS[document["metric"]]
 
-    def panel(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
-        return (
-            row["dataset"],
-            row["preset"],
-            row["grid"],
-            f", {row['test_runs']} test runs" if row.get("test_runs") else "",
-        )
-
-    for (dataset, preset, grid, runs), members in groupby(document["rows"], key=panel):
-        rows = list(members)
+    panels: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in document["rows"]:
+        runs = f", {row['test_runs']} test runs" if row.get("test_runs") else ""
+        budget = f", {row['budget']}" if row.get("budget") else ""
+        panels[row["dataset"], row["preset"], row["grid"], f"{budget}{runs}"].append(row)
+    for (dataset, preset, grid, terms), rows in panels.items():
         levels = list(dict.fromkeys(str(row["level"]) for row in rows))
         for first in range(0, len(levels), MOST_COLUMNS):
             shown = levels[first : first + MOST_COLUMNS]
-            lines += ["", f"{metric.title} ({metric.unit}) on `{dataset}` ({preset}, {grid}){runs}:", ""]
+            lines += ["", f"{metric.title} ({metric.unit}) on `{dataset}` ({preset}, {grid}){terms}:", ""]
             labels = dict.fromkeys(row["label"] for row in rows)
             cells = ([label, *(_cell(rows, label, level, document["metric"]) for level in shown)] for label in labels)
             lines.append(table(["model", *(f"level {level}" for level in shown)], cells))

@@ -87,7 +87,7 @@ class Report:
 
     @cached_property
     def rows(self) -> list[Row]:
-        return aggregate(self.suite.cells, self.records, self.metric)
+        return aggregate(self.suite.cells, self.records, self.metric, self.suite.budgets)
 
     @cached_property
     def panels(self) -> list[Panel]:
@@ -181,20 +181,21 @@ def panels_of(rows: Sequence[Row], records: Mapping[str, Record], metric: str) -
     protocols: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = defaultdict(dict)
     for row in rows:
         groups[_panel_key(row)].append(row)
-        protocols[row.panel][row.contest[-1]] = row.protocol
+        protocols[row.panel][row.task[-1]] = row.protocol
     panels = []
     for members in list(groups.values())[:MOST_PANELS]:
         name, preset, grid = members[0].panel
         own, others = members[0].protocol, protocols[members[0].panel].values()
         varied = [f"{key} {value}" for key, value in own.items() if any(one.get(key) != value for one in others)]
+        varied += [members[0].budget] if members[0].budget else []
         heading = f"{name} ({', '.join((preset, grid, *varied))})"
         panels.append(Panel(heading, _plots(members, look, records, metric), beside(members)))
     return panels
 
 
 def _panel_key(row: Row) -> tuple[Any, ...]:
-    """Dataset, preset, grid and protocol: rows of another protocol have another task and get figures of their own."""
-    return (*row.panel, row.contest[-1])
+    """Dataset, preset, grid, protocol and budget: rows of another contest at a level get figures of their own."""
+    return (*row.panel, *row.contest[-2:])
 
 
 def _plots(rows: Sequence[Row], look: Mapping[str, Style], records: Mapping[str, Record], metric: str) -> list[Plot]:

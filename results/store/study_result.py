@@ -82,7 +82,7 @@ def _document(study: Study, effort: Effort, trials: Sequence[Trial], best: Trial
         "dataset": study.dataset.model_dump(mode="json", exclude={"level"}),
         "levels": list(study.levels),
         "protocol": study.protocol.model_dump(mode="json"),
-        "budget": study.budget,
+        "budget": study.model_dump(mode="json")["budget"],
         "best": {"model": cell.model.model_dump(mode="json"), "train": cell.train.model_dump(mode="json")},
         "found": {
             "trial": best.note.number,

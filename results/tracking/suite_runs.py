@@ -40,16 +40,18 @@ def wanted_runs(store: Store, suite: Suite, records: Mapping[str, Record]) -> li
     """The runs of settings, cells and studies, each parent before its children; none if there is no record."""
     if not records:
         return []
-    rows = aggregate(suite.cells, records)
+    rows = aggregate(suite.cells, records, budgets=suite.budgets)
     cells = {cell.id: cell for cell in suite.cells}
     best: dict[Any, Row] = {}
     for row in rows:  # in the order of the board: the best complete row of a contest comes first
         if row.complete and "rmse_future" in row.metrics:
             best.setdefault(row.contest, row)
     wanted: list[WantedRun] = []
+    seen: set[str] = set()  # a model without a budget has a row in the contest of each
     for row in rows:
         members = _records_of(row, records)
-        if members:
+        if members and row.seeds[0].cell_id not in seen:
+            seen.add(row.seeds[0].cell_id)
             cell = cells[row.seeds[0].cell_id]
             wanted.append(setting_run(row, cell, records, suite.name, best.get(row.contest)))
             wanted += [cell_run(record, suite.name) for record in members]
@@ -177,9 +179,10 @@ def _setting_metrics(row: Row) -> dict[str, float]:
 
 def board_run(suite: Suite, records: Mapping[str, Record], report: Report) -> WantedRun:
     """The run LEADERBOARD, with the report, its figures and the table as artifacts."""
-    rows = aggregate(suite.cells, records)
+    rows = aggregate(suite.cells, records, budgets=suite.budgets)
     end = round(1000 * max(record.status.heartbeat for record in records.values()))
-    done = sum(row.count("done") for row in rows)
+    states = {seed.cell_id: seed.state for row in rows for seed in row.seeds}
+    done = sum(state == "done" for state in states.values())
     return WantedRun(
         key=BOARD_KEY,
         name="LEADERBOARD",
@@ -187,9 +190,7 @@ def board_run(suite: Suite, records: Mapping[str, Record], report: Report) -> Wa
         end=end,
         status="FINISHED",
         tags={**symbench_tags({"kind": "leaderboard"}), "mlflow.note.content": board_note(rows)},
-        metrics=finite_points(
-            [("seeds_done", done, end, 0), ("seeds_expected", sum(len(row.seeds) for row in rows), end, 0)]
-        ),
+        metrics=finite_points([("seeds_done", done, end, 0), ("seeds_expected", len(states), end, 0)]),
         artifacts={
             "report.html": report.html,
             "leaderboard.csv": export.to_csv(rows),

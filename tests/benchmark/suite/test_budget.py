@@ -1,19 +1,26 @@
-"""A budget of parameters decides the width, and a cell holds what was decided."""
+"""A budget of parameters or of FLOPs decides the width, and a cell holds what was decided."""
 
+import io
 from collections.abc import Callable
 
 import pytest
 import torch
+from rich.console import Console
 
 from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol
 from benchmark.errors import UserError
-from benchmark.evaluation.costs import built, parameters
+from benchmark.evaluation.costs import built, flops, parameters
 from benchmark.models import model_registry
 from benchmark.models.e2cnn import E2CNN
+from benchmark.planning.plan import make_plan
 from benchmark.suite import budget, facts
+from benchmark.suite.budget import Flops
 from benchmark.suite.suite import Suite
 from benchmark.training.experiment import task_of
+from results.board.leaderboard import aggregate
+from results.board.table import to_table
 
+SHORT = Protocol(input_frames=2, train_steps=4, test_steps=6)
 PAPER = DatasetChoice(name="smoke_rotation", level="paper", preset="paper", grid="staggered")
 SUITE = """\
 name: sized
@@ -44,9 +51,11 @@ def count(cell: Cell) -> int:
     [
         *(("5.6M", 5_600_000), ("850k", 850_000), ("850 K", 850_000), ("0.001G", 1_000_000), ("1G", 10**9)),
         *(("5_600_000", 5_600_000), (5_600_000, 5_600_000), (2e6, 2_000_000), (None, None), ("none", None)),
+        *(({"parameters": "5.6M"}, 5_600_000), ({"flops": "60M"}, Flops(flops=60_000_000))),
+        ({"flops": "1.25T"}, Flops(flops=1_250_000_000_000)),
     ],
 )
-def test_a_budget_is_read_as_people_write_it(written: object, number: int | None) -> None:
+def test_a_budget_is_read_as_people_write_it(written: object, number: budget.Budget | None) -> None:
     assert budget.parse(written) == number
 
 
@@ -54,6 +63,17 @@ def test_a_budget_is_read_as_people_write_it(written: object, number: int | None
 def test_what_is_no_budget_is_refused(written: object) -> None:
     with pytest.raises(ValueError, match=r"must be a number of parameters up to 1G, such as 5\.6M"):
         budget.parse(written)
+
+
+@pytest.mark.parametrize(
+    ("solved", "text"),
+    [
+        *((5_600_000, "5.6M parameters"), (850, "850 parameters"), (10**9, "1G parameters")),
+        *((Flops(flops=60_000_000), "60M FLOPs a step"), (Flops(flops=1_234_500), "1.2345M FLOPs a step")),
+    ],
+)
+def test_a_budget_in_words(solved: budget.Budget, text: str) -> None:
+    assert budget.described(solved) == text
 
 
 @pytest.mark.parametrize(
@@ -126,6 +146,45 @@ def test_a_list_of_budgets_is_an_axis(load: Load) -> None:
     assert sorted(sizes.values()) == [pytest.approx(300_000, rel=0.02), pytest.approx(600_000, rel=0.02)]
 
 
+@pytest.mark.parametrize(
+    "name", ["convnet", "e2cnn", "relaxed_steerable_rotation", "relaxed_group_rotation", "fno", "rpp_rotation"]
+)
+def test_a_budget_of_flops_is_that_of_the_record(name: str) -> None:
+    dataset = DatasetChoice(name="beta_plane", level=0, preset="small")
+    choice = budget.sized(default(name), Flops(flops=600_000_000), dataset, SHORT)
+    assert flops(built(*model_registry.configured(choice), task_of(dataset, SHORT))) == pytest.approx(6e8, rel=0.02)
+
+
+def test_both_budgets_are_two_contests(load: Load) -> None:
+    suite = load(SUITE.replace("300k", "[{parameters: 300k}, {flops: 618M}]"))
+    for cell in suite.only("model=convnet,level=0").cells:
+        (solved,) = suite.budgets[cell.id]
+        if isinstance(solved, Flops):
+            assert facts.flops(cell.model, task_of(cell.dataset, cell.protocol)) == pytest.approx(6.18e8, rel=0.02)
+        else:
+            assert count(cell) == pytest.approx(300_000, rel=0.02)
+    assert len(suite.only("model=convnet,level=0").cells) == 2
+    rows = aggregate(suite.only("level=0").cells, {}, budgets=suite.budgets)
+    contests: dict[str, list[str]] = {}
+    for row in rows:
+        contests.setdefault(row.budget, []).append(row.label)
+    names = ["convnet", "e2cnn", "persistence"]
+    assert contests == {"300k parameters": names, "618M FLOPs a step": names}, "a trivial forecast is in both"
+    assert len({row.contest for row in rows}) == 2
+    heading = Console(width=120, record=True, file=io.StringIO())
+    heading.print(to_table(rows))
+    assert "level 0, disjoint, 618M FLOPs a step" in heading.export_text()
+    plan = make_plan(suite, [], {})
+    assert {row.budget for row in plan.rows if row.model == "e2cnn"} == set(contests)
+
+
+def test_two_budgets_that_give_one_width_share_the_cell(load: Load) -> None:
+    suite = load(SUITE.replace("300k", "[300k, 300.1k]"))
+    (cell,) = suite.only("model=convnet,level=0").cells
+    assert suite.budgets[cell.id] == (300_000, 300_100)
+    assert len(aggregate([cell], {}, budgets=suite.budgets)) == 2
+
+
 def test_the_width_is_solved_for_each_task(load: Load) -> None:
     text = SUITE.replace("300k", "500k").replace("convnet", "mlp").replace("  - e2cnn: {layers: 4}\n", "")
     text = text.replace("level: [0, 3], preset: small", "level: 0, preset: small")
@@ -155,6 +214,10 @@ def test_a_model_that_cannot_run_keeps_its_width(load: Load, monkeypatch: pytest
     [
         ("300k", "20q", 9, "budget: must be a number of parameters"),
         ("300k", "[]", 9, "budget: an empty list"),
+        ("300k", "{flop: 60M}", 9, "budget: unknown key 'flop'; did you mean 'flops'?"),
+        ("300k", "{flops: 60X}", 9, "budget: must be a number of FLOPs a step up to 10T, such as 60M"),
+        ("300k", "{flops: 60M, parameters: 3k}", 9, "budget: must have one of parameters and flops, not 2 keys"),
+        ("- convnet", "- convnet: {budget: {flops: 1M}}", 7, "within 2 % of 1,000,000 FLOPs a step on smoke"),
         ("300k", "[300k, 300k]", 9, "budget: '300k' stands there twice"),
         ("layers: 4", "budget: 1.1.1M", 8, "models.2.e2cnn.budget: must be a number of parameters"),
         ("layers: 4", "hidden: 4", 8, "models.2.e2cnn.hidden: the budget decides 'hidden'; leave it out, or say"),
