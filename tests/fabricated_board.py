@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,8 +16,13 @@ from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol, Training
 from benchmark.evaluation.rollouts import Rollouts
 from benchmark.suite.suite import Resources, Suite
 from benchmark.training.recorder import Epoch
+from results.board import leaderboard
+from results.board.row import Row
 from results.store.cell_recorder import CellRecorder
 from results.store.store import Store
+
+if TYPE_CHECKING:
+    from results.report.report import Report
 
 MODELS = {
     "convnet": ({"hidden": 64}, 0.30, 0.9),
@@ -56,6 +62,18 @@ class Board:
     def refuse(self, cell: Cell, reason: str) -> None:
         with self.recording(cell) as recorder:
             recorder.finish("n/a", {}, reason)
+
+
+def rows_of(board: Board, metric: str = "rmse_future") -> list[Row]:
+    records, broken = board.store.read(board.suite.cells)
+    assert not broken
+    return leaderboard.aggregate(board.suite.cells, records, metric)
+
+
+def report_of(board: Board, metric: str = "rmse_future") -> "Report":
+    from results.report.report import Report  # matplotlib, which every process of the tests would import
+
+    return Report(board.store, board.suite, *board.store.read(board.suite.cells), metric)
 
 
 def make_cell(model: str = "convnet", level: int = 0, seed: int = 0, epochs: int = 200, **config: object) -> Cell:

@@ -1,7 +1,9 @@
 """Lanes on this machine: their number, their GPUs and threads, and the display of their progress."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -21,6 +23,8 @@ from cluster.slurm import estimates
 from results.store.record import Record
 from results.store.store import Store
 
+ShapeOn = Callable[..., Shape]
+
 
 def suite_of(folder: Path, resources: str = "{ranks: 1}", seeds: int = 4) -> Suite:
     path = suite_in(folder, models="[persistence, {convnet: {hidden: 4}}]", seeds=str(list(range(seeds))))
@@ -33,6 +37,17 @@ def machine(patch: pytest.MonkeyPatch, cpus: int = 8, gpus: int = 0, gigabytes: 
     patch.setattr(capacity, "gpu_count", lambda: gpus)
     patch.setattr(capacity, "memory_bytes", lambda: gigabytes * 1e9)
     patch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+@pytest.fixture
+def shape_on(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> ShapeOn:
+    """Shape of a suite with these resources, and `--parallel`, on a machine with this hardware."""
+
+    def shape(resources: str, parallel: int | None, **hardware: Any) -> Shape:
+        machine(monkeypatch, **hardware)
+        return shape_here(suite_of(tmp_path, resources), store, parallel)
+
+    return shape
 
 
 @pytest.mark.parametrize(
@@ -53,18 +68,8 @@ def machine(patch: pytest.MonkeyPatch, cpus: int = 8, gpus: int = 0, gigabytes: 
         ("{gpus: 1}", {"gpus": 1}, 3, 3),
     ],
 )
-def test_lanes(
-    tmp_path: Path,
-    store: Store,
-    monkeypatch: pytest.MonkeyPatch,
-    resources: str,
-    hardware: dict[str, float],
-    parallel: int | None,
-    lanes: int,
-) -> None:
-    machine(monkeypatch, **hardware)  # type: ignore[arg-type]
-    suite = suite_of(tmp_path, resources)
-    assert shape_here(suite, store, parallel).lanes == lanes
+def test_lanes(shape_on: ShapeOn, resources: str, hardware: dict[str, float], parallel: int, lanes: int) -> None:
+    assert shape_on(resources, parallel, **hardware).lanes == lanes
 
 
 def test_memory_limits_lanes_of_published_size(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,21 +93,17 @@ def test_memory_limits_lanes_of_published_size(tmp_path: Path, store: Store, mon
     ],
 )
 def test_each_lane_sees_its_own_gpus(
-    tmp_path: Path,
-    store: Store,
+    shape_on: ShapeOn,
     monkeypatch: pytest.MonkeyPatch,
     chosen: str | None,
     resources: str,
-    parallel: int | None,
+    parallel: int,
     gpus: list[str],
 ) -> None:
-    machine(monkeypatch, gpus=4)
-    if chosen is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-    suite = suite_of(tmp_path, resources)
-    shape = shape_here(suite, store, parallel)
+    shape = shape_on(resources, parallel, gpus=4)
     assert [launch._gpus_of(lane, shape) for lane in range(shape.lanes)] == gpus
 
 

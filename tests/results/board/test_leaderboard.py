@@ -9,6 +9,7 @@ import re
 
 import pytest
 from click.testing import CliRunner
+from fabricated_board import rows_of
 from rich.console import Console
 from scipy.stats import friedmanchisquare
 
@@ -27,12 +28,6 @@ def printed(renderable, width=100):
     console = Console(width=width, file=io.StringIO(), color_system=None)
     console.print(renderable)
     return console.file.getvalue()
-
-
-def rows_of(board, metric="rmse_future"):
-    records, broken = board.store.read(board.suite.cells)
-    assert not broken
-    return leaderboard.aggregate(board.suite.cells, records, metric)
 
 
 def test_mean_and_sample_standard_deviation(new_board, new_cell):

@@ -3,16 +3,15 @@
 import io
 
 import pytest
+from fabricated_board import report_of, rows_of
 from rich.console import Console
 
 from benchmark.cell import Cell, DatasetChoice
 from benchmark.errors import UserError
-from results.board import leaderboard
 from results.board.notes import symmetry_notes
 from results.board.quantities import METRICS, with_neighbours
 from results.board.table import to_table
 from results.report import export, publish
-from results.report.report import Report
 from results.tracking.notes import board_note, setting_note
 from results.tracking.suite_runs import wanted_runs
 
@@ -33,12 +32,8 @@ def printed(rows, metric="rmse_future", width=200):
     return " ".join(console.file.getvalue().split())
 
 
-def rows_of(board, metric="rmse_future"):
-    return leaderboard.aggregate(board.suite.cells, board.store.read(board.suite.cells)[0], metric)
-
-
 def page_of(board):
-    return Report(board.store, board.suite, board.store.read(board.suite.cells)[0], []).html
+    return report_of(board).html
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from fabricated_board import report_of, rows_of
 
 from benchmark.suite import loading as suites
 from results.board import leaderboard
-from results.board.row import Row
 from results.board.standings import overall
 from results.board.trivial import first_line
 from results.report import export, publish
@@ -32,10 +32,6 @@ def board(new_board, new_cell):
         with board.recording(cell) as recorder:
             recorder.finish("done", {"rmse_future": future, "rmse_domain": domain, "data_equivariance_error": 0.1 * at})
     return board
-
-
-def rows_of(board, metric: str = "rmse_future") -> list[Row]:
-    return leaderboard.aggregate(board.suite.cells, board.store.read(board.suite.cells)[0], metric)
 
 
 def test_skill_is_over_the_best_trivial_forecast_of_the_same_split_and_contest(board) -> None:
@@ -81,7 +77,7 @@ def test_standings_and_figures_have_the_skill(board) -> None:
     rows = rows_of(board)
     (persistence,) = (one for one in overall(rows, "rmse_future").models if one.label == "persistence")
     assert persistence.skill == Estimate(pytest.approx(-0.25))
-    page = Report(board.store, board.suite, board.store.read(board.suite.cells)[0], []).html
+    page = report_of(board).html
     assert "Skill future against the measured symmetry breaking" in page
 
 

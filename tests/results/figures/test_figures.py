@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from fabricated_board import report_of, rows_of
 
 from benchmark.models import model_registry
 from benchmark.models.baseline import Task
@@ -14,14 +15,9 @@ from benchmark.models.layers.relaxation import RelaxedLayer
 from results.board import leaderboard
 from results.board.quantities import Statistic
 from results.figures import figures, plot, rollouts, views_flow, views_symmetry, views_weights
-from results.report.report import Report
 from results.statistics.crossing import crossing
 
 HOSTILE = "<script>alert(1)</script>\"'\n & {{ 7 * 7 }} $x$"
-
-
-def rows_of(board):
-    return leaderboard.aggregate(board.suite.cells, board.store.read(board.suite.cells)[0])
 
 
 def test_series_are_readable_on_light_and_dark():
@@ -229,7 +225,7 @@ class TestWeights:
         board = new_board([cell])
         board.finish(cell)
         (board.store.cell_folder(cell.id) / "checkpoint.pt").write_bytes(b"no checkpoint")
-        html = Report(board.store, board.suite, *board.store.read([cell])).html
+        html = report_of(board).html
         assert "no finished model here has a checkpoint" in html
         assert f"Cannot be read: cells/{cell.id}/checkpoint.pt." in html
 

@@ -8,6 +8,7 @@ from html import escape, unescape
 from xml.etree import ElementTree
 
 import pytest
+from fabricated_board import report_of
 from PIL import Image, ImageColor
 
 from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol, Training
@@ -16,18 +17,16 @@ from results.board import leaderboard
 from results.board.reproduce import Commands
 from results.figures import figures
 from results.report import literature, report
-from results.report.report import Report
 
 HOSTILE = "<script>alert(1)</script>\"'\n & {{ 7 * 7 }} $x$"
 
 
 def render(board, metric="rmse_future"):
-    records, broken = board.store.read(board.suite.cells)
-    return Report(board.store, board.suite, records, broken, metric).html
+    return report_of(board, metric).html
 
 
 def figures_in(board):
-    return Report(board.store, board.suite, *board.store.read(board.suite.cells)).svg_figures
+    return report_of(board).svg_figures
 
 
 def test_the_same_store_gives_the_same_bytes(full_board):

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from fabricated_board import report_of
 from mlflow_support import IGNORED_WARNINGS, client_of, counts, history_of, runs, sync
 
-from results.report.report import Report
 from results.tracking import experiment as mlflow_experiment
 from results.tracking.client import default_tracking_uri
 from results.tracking.suite_runs import CURVE_POINTS, cell_run
@@ -91,7 +91,7 @@ def test_a_parent_holds_the_statistics_of_its_seeds(new_board, new_cell):
 
 
 def test_the_board_run_carries_table_figures_and_report(full_board):
-    report = Report(full_board.store, full_board.suite, *full_board.store.read(full_board.suite.cells))
+    report = report_of(full_board)
     sync(full_board, report=report)
     (board,) = runs(full_board, "tags.`symbench.kind` = 'leaderboard'")
     client = client_of(full_board)
