@@ -17,6 +17,7 @@ from benchmark.cell import Training
 from benchmark.contract.candidate import CPU, UNTRAINED, Candidate, Violation, noise, require, targets, uniform_draws
 from benchmark.errors import error_location
 from benchmark.models import model_registry
+from benchmark.models.layers.norm import BatchNorm
 from benchmark.training.distributed import World, join
 from benchmark.training.loss import RolledOutLoss
 
@@ -28,16 +29,21 @@ TOLERANCE = 3e-4
 Weights = dict[str, NDArray[Any]]
 
 
-def two_ranks_equal_one(candidate: Candidate) -> str | None:
-    """Two steps of gradient descent by two ranks (gloo) that share each batch give the weights of one process."""
+def two_ranks_equal_one(candidate: Candidate, norm: str = "none") -> str | None:
+    """Two steps of gradient descent by two ranks (gloo) that share each batch give the weights of one process.
+
+    With the norm `batch`, the running statistics, too.
+    """
     if not candidate.baseline.trained:
         return UNTRAINED
-    start = _weights(candidate.build(candidate.task()))
-    alone = _train(candidate, World())
+    if norm != "none" and not candidate.has("norm"):
+        return "its Config has no norm"
+    start = _weights(candidate.build(candidate.task(), norm=norm))
+    alone = _train(candidate, World(), norm)
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = Path(folder, "rendezvous")
         plugins = model_registry.plugin_paths()
-        jobs = [_pair().submit(_on_rank, candidate.name, plugins, rank, rendezvous) for rank in range(2)]
+        jobs = [_pair().submit(_on_rank, candidate.name, plugins, norm, rank, rendezvous) for rank in range(2)]
         try:
             results = [job.result() for job in jobs]
         except BrokenProcessPool:
@@ -58,13 +64,18 @@ def two_ranks_equal_one(candidate: Candidate) -> str | None:
     return None
 
 
+def two_ranks_equal_one_with_batch_norm(candidate: Candidate) -> str | None:
+    """Two ranks equal one with batch normalisation, too, and in its running statistics."""
+    return two_ranks_equal_one(candidate, "batch")
+
+
 @cache
 def _pair() -> ProcessPoolExecutor:
     """Two processes for all checks, since each takes seconds to import torch. Not forked: torch has threads."""
     return ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
 
 
-def _on_rank(name: str, plugins: Sequence[Path], rank: int, rendezvous: Path) -> Weights | str:
+def _on_rank(name: str, plugins: Sequence[Path], norm: str, rank: int, rendezvous: Path) -> Weights | str:
     """Weights after training, or the error as text, since the exception of an author may not be picklable."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # the calling process shows its own
@@ -74,15 +85,15 @@ def _on_rank(name: str, plugins: Sequence[Path], rank: int, rendezvous: Path) ->
         candidate = Candidate.named(name)
         file = candidate.file
         with join(rank, 2, CPU, rendezvous) as world:
-            return _train(candidate, world)
+            return _train(candidate, world, norm)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
         return error_location(error, file)
 
 
-def _train(candidate: Candidate, world: World) -> Weights:
+def _train(candidate: Candidate, world: World, norm: str) -> Weights:
     """Train as in an epoch, but with SGD: Adam makes a full step from a gradient that is zero up to rounding."""
     task = candidate.task()
-    model = candidate.build(task)
+    model = candidate.build(task, norm=norm)
     loss = world.wrap(RolledOutLoss(model, Training(), CPU, cache_filters=True))
     optimizer = torch.optim.SGD(model.parameters(), RATE)
     share = BATCH // world.size
@@ -99,4 +110,9 @@ def _train(candidate: Candidate, world: World) -> Weights:
 
 
 def _weights(model: torch.nn.Module) -> Weights:
-    return {key: parameter.detach().numpy().copy() for key, parameter in model.named_parameters()}
+    """Parameters, and running statistics of batch normalisation."""
+    weights = {key: parameter.detach().numpy().copy() for key, parameter in model.named_parameters()}
+    for key, layer in model.named_modules():
+        if isinstance(layer, BatchNorm):
+            weights |= {f"{key}.{name}": buffer.numpy().copy() for name, buffer in layer.named_buffers()}
+    return weights

@@ -9,7 +9,7 @@ import torch
 
 from benchmark.cell import Training
 from benchmark.contract.candidate import FRAMES, UNTRAINED, Candidate, loss, noise, require, targets, uniform_draws
-from benchmark.contract.ranks import two_ranks_equal_one
+from benchmark.contract.ranks import two_ranks_equal_one, two_ranks_equal_one_with_batch_norm
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
 from benchmark.models.baseline import Baseline
@@ -102,5 +102,6 @@ CHECKS: Mapping[str, Callable[[Candidate], str | None]] = {
         chance_comes_from_the_draws,
         resume_equals_no_interruption,
         two_ranks_equal_one,
+        two_ranks_equal_one_with_batch_norm,
     )
 }

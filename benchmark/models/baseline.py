@@ -28,7 +28,8 @@ If a change to your code gives the same settings another meaning, raise `version
 
 `symbench check-baseline NAME|FILE` runs the contract. Its most common demands:
 
-- The forecast for a window depends on this window alone. Batch normalisation would break that.
+- The forecast for a window depends on this window alone. Batch normalisation breaks that in train mode. The one of
+  `layers/norm.py`, a setting `norm` that is off by default, is exact over ranks, and checked in eval mode.
 - Random numbers in training come from `draws` alone, so that any number of ranks gives the same weights.
 - State that is not trained is in buffers, so that checkpoints contain it.
 

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.cell import Frozen, PositiveInt
+from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, convolution, convolutional_network, convolve, require_grid
+from benchmark.models.layers.norm import NormConfig
 from benchmark.models.layers.relaxation import PENALTIES, RelaxedBaseline, RelaxedLayer, roughness
 from benchmark.models.layers.sizes import KernelSize
 
@@ -75,7 +76,7 @@ class CLCNN(RelaxedBaseline):
     times as long as its matrix products. The weights belong to one grid.
     """
 
-    class Config(Frozen):
+    class Config(NormConfig):
         """`hidden` is the number of channels; `penalty` is alpha."""
 
         hidden: PositiveInt = 8
@@ -98,4 +99,4 @@ class CLCNN(RelaxedBaseline):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         layer = partial(LocallyConnected2d, (task.height, task.width))
-        self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, layer)
+        self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, layer, config.norm)

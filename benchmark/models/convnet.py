@@ -2,19 +2,21 @@
 
 from typing import ClassVar
 
-from benchmark.cell import Frozen, PositiveInt
+from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Choice, FramesAsChannels, SearchSpace, Task
 from benchmark.models.layers.convolutions import convolutional_network
+from benchmark.models.layers.norm import NormConfig
 from benchmark.models.layers.sizes import KernelSize
 
 
 class ConvNet(FramesAsChannels):
     """v_0 = x, v_{l+1} = relu(K_l * v_l + b_l), y = K_L * v_{L-1} + b_L, with L = `layers`.
 
-    (B, T, C, H, W) -> (B, C, H, W), any grid. Different from the published code: no batch normalisation.
+    (B, T, C, H, W) -> (B, C, H, W), any grid. `norm: batch` is that of the
+    published code.
     """
 
-    class Config(Frozen):
+    class Config(NormConfig):
         """`hidden` is the number of channels."""
 
         hidden: PositiveInt = 64
@@ -33,4 +35,4 @@ class ConvNet(FramesAsChannels):
 
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
-        self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size)
+        self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, norm=config.norm)

@@ -70,4 +70,6 @@ class CoordConv(FramesAsChannels):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         convolution = partial(CoordConv2d, coordinates(task.height, task.width, task.periodic))
-        self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, convolution)
+        self.network = convolutional_network(
+            task, config.hidden, config.layers, config.kernel_size, convolution, config.norm
+        )

@@ -15,7 +15,7 @@ class E2CNN(FramesAsChannels):
     turns are exact up to round-off, and eighth turns of C8 up to the sampling of the kernels. Staggered components are
     turned as if they were at the centres, half a cell off, as in the published code.
 
-    Different from the code of Wang, Walters, Yu 2022: no batch normalisation, and the last layer starts small.
+    Different from the code of Wang, Walters, Yu 2022: `norm: batch` is no default, and the last layer starts small.
     """
 
     class Config(SteerableConfig):

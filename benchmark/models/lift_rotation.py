@@ -8,7 +8,8 @@ from torch import Tensor
 
 from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
-from benchmark.models.layers.lift import field_encoder, lifted_features
+from benchmark.models.layers.fields import field_encoder, lifted_features
+from benchmark.models.layers.norm import modules_in_a_layer
 from benchmark.models.layers.steerable import (
     STEERABLE_SEARCH_SPACE,
     SteerableConfig,
@@ -22,8 +23,8 @@ class LiftRotation(Baseline):
 
     e(x) in R^{E x N} is indexed by the group: E = `hidden` / 4 regular fields of C_N. Constant over the grid, they join
     the input of the middle convolution (Wang, Walters, Zhu, Platt 2021, lift expansion; Wang, Walters, Yu 2022, section
-    5, Lift). Whether e(x) turns with x is learnt. See `layers/lift.py` for e. Different from the published code: there
-    e reads each of the 62 x 23 pixels of the jet, and batch normalisation follows the layers.
+    5, Lift). Whether e(x) turns with x is learnt. `layers/fields.py` has e. Different from the published code: there e
+    reads each of the 62 x 23 pixels of the jet. `norm: batch` is that of the published code.
     """
 
     class Config(SteerableConfig):
@@ -47,7 +48,7 @@ class LiftRotation(Baseline):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         network = steerable_network(config, task)
-        lifted, middle = lifted_features(config.hidden), 2 * (config.layers // 2)
+        lifted, middle = lifted_features(config.hidden), modules_in_a_layer(config.norm) * (config.layers // 2)
         network[middle] = SteerableConv2d(
             config.order,
             ("regular", config.hidden + lifted),

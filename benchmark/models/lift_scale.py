@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
-from benchmark.models.layers.lift import field_encoder, lifted_features
+from benchmark.models.layers.fields import field_encoder, lifted_features
 from benchmark.models.layers.scale import SCALE_SEARCH_SPACE, ScaleConfig, ScaleConv2d, steerable_scale_network
 
 
@@ -17,7 +17,7 @@ class LiftScale(Baseline):
 
     e(x) in R^{E x S} is indexed by the scales: E = `hidden` / 4 functions on them. Constant over the grid, they join
     the input of the middle convolution (Wang, Walters, Zhu, Platt 2021, lift expansion; Wang, Walters, Yu 2022, section
-    5, Lift). Whether e(x) scales with x is learnt. See `layers/lift.py` for e. Different from the published code,
+    5, Lift). Whether e(x) scales with x is learnt. See `layers/fields.py` for e. Different from the published code,
     beside the differences of `sesn`: there e reads each pixel of a 64 x 64 grid and gives `hidden` / 2 numbers, the
     same at every scale.
     """

@@ -10,7 +10,8 @@ from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
 from benchmark.models.convnet import ConvNet
 from benchmark.models.layers.convolutions import convolution, convolutional_network
-from benchmark.models.layers.lift import field_encoder, lifted_features
+from benchmark.models.layers.fields import field_encoder, lifted_features
+from benchmark.models.layers.norm import modules_in_a_layer
 
 
 def hat_functions(cells: int, nodes: int, periodic: bool, device: torch.device) -> Tensor:
@@ -35,7 +36,7 @@ class LiftTranslation(Baseline):
     5, Lift). Whether e(x) moves with x is learnt.
 
     e reads the field averaged over `encoder_grid`^2 tiles and gives E numbers for each tile, which are interpolated
-    linearly to the pixels, so the weights fit any grid (`layers/lift.py`). Different from the published code: there e
+    linearly to the pixels, so the weights fit any grid (`layers/fields.py`). Different from the published code: there e
     reads each pixel of one grid and gives `hidden` numbers that are the same at all pixels, and batch normalisation
     follows the layers.
     """
@@ -59,8 +60,8 @@ class LiftTranslation(Baseline):
 
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
-        network = convolutional_network(task, config.hidden, config.layers, config.kernel_size)
-        lifted, middle = lifted_features(config.hidden), 2 * (config.layers // 2)
+        network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, norm=config.norm)
+        lifted, middle = lifted_features(config.hidden), modules_in_a_layer(config.norm) * (config.layers // 2)
         network[middle] = convolution(config.hidden + lifted, config.hidden, config.kernel_size, task.padding_mode)
         self.before, self.after = network[:middle], network[middle:]
         self.encoder_grid = config.encoder_grid

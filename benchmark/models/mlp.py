@@ -5,9 +5,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from benchmark.cell import Frozen, PositiveInt
+from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
 from benchmark.models.layers.convolutions import small_start, start
+from benchmark.models.layers.norm import NormConfig, modules_in_a_layer, norm_layers
 
 
 class MLP(Baseline):
@@ -15,10 +16,10 @@ class MLP(Baseline):
 
     (B, T C H W) -> `hidden`, `layers` - 1 times -> (B, C H W), any box; the weights belong to one grid. The first and
     the last matrix have (T + 1) C H W `hidden` parameters: with 10 frames of 2 components on 64 x 64, 90 112 for each
-    hidden unit, 5.8 M at the default width. Different from the published code: no batch normalisation.
+    hidden unit, 5.8 M at the default width. `norm: batch` is that of the published code.
     """
 
-    class Config(Frozen):
+    class Config(NormConfig):
         """`hidden` is the number of units in each inner layer, `layers` the number of matrices."""
 
         hidden: PositiveInt = 64
@@ -39,9 +40,10 @@ class MLP(Baseline):
         inner = [config.hidden] * (config.layers - 1)
         modules: list[nn.Module] = []
         for wide_in, wide_out in pairwise([task.input_frames * frame, *inner, frame]):
-            modules += [start(nn.Linear(wide_in, wide_out)), nn.ReLU()]
-        small_start(modules[-2])
-        self.network = nn.Sequential(*modules[:-1])
+            modules += [start(nn.Linear(wide_in, wide_out)), *norm_layers(config.norm, wide_out), nn.ReLU()]
+        modules = modules[: 1 - modules_in_a_layer(config.norm)]
+        small_start(modules[-1])
+        self.network = nn.Sequential(*modules)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
         """(B, T, C, H, W) -> (B, C, H, W)."""

@@ -4,10 +4,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from benchmark.cell import Frozen, PositiveInt
+from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.fields import Fields, field_network
 from benchmark.models.layers.group_rotation import RotationGroupConv2d
+from benchmark.models.layers.norm import NormConfig
 from benchmark.models.layers.relaxation import PENALTIES, RelaxedBaseline
 from benchmark.models.layers.sizes import KernelSize
 
@@ -25,7 +26,7 @@ class RelaxedGroupRotation(RelaxedBaseline):
     swaps H and W, and the penalty is over some pairs of turns and enters as (alpha c)^2.
     """
 
-    class Config(Frozen):
+    class Config(NormConfig):
         """`hidden` counts functions on the group, each of 4 channels; `banks` is L; `penalty` is alpha.
 
         With 130 functions and 3 banks it has the 5.6 M parameters at which rotation is compared.
@@ -56,4 +57,4 @@ class RelaxedGroupRotation(RelaxedBaseline):
         def layer(before: Fields, after: Fields) -> RotationGroupConv2d:
             return RotationGroupConv2d(before, after, config.kernel_size, config.banks, True, task.padding_mode)
 
-        self.network = field_network(task.input_frames, config.hidden, config.layers, layer)
+        self.network = field_network(task.input_frames, config.hidden, config.layers, layer, config.norm)

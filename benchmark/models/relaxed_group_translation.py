@@ -8,9 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.cell import Frozen, PositiveInt
+from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, convolutional_network, convolve, require_grid
+from benchmark.models.layers.norm import NormConfig
 from benchmark.models.layers.relaxation import PENALTIES, FilterBanks, RelaxedBaseline, RelaxedLayer, roughness
 from benchmark.models.layers.sizes import KernelSize
 
@@ -76,7 +77,7 @@ class RelaxedGroupTranslation(RelaxedBaseline):
     belong to one grid, because of w.
     """
 
-    class Config(Frozen):
+    class Config(NormConfig):
         """`hidden` is the number of channels, `banks` is L; `penalty` is alpha."""
 
         hidden: PositiveInt = 128
@@ -100,4 +101,4 @@ class RelaxedGroupTranslation(RelaxedBaseline):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         layer = partial(RelaxedConv2d, (task.height, task.width), config.banks)
-        self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, layer)
+        self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, layer, config.norm)

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.cell import Frozen, PositiveInt
+from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Choice, LogUniform, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, convolution, convolutional_network, require_grid
+from benchmark.models.layers.norm import NormConfig
 from benchmark.models.layers.residual_pathway import ResidualPathwayBaseline, ResidualPathwayLayer, squared_norm
 from benchmark.models.layers.sizes import KernelSize
 
@@ -84,7 +85,7 @@ class RPPTranslation(ResidualPathwayBaseline):
     weights belong to one grid.
     """
 
-    class Config(Frozen):
+    class Config(NormConfig):
         """`hidden` is the number of channels, `rank` is r; the penalties are lambda_K and lambda_W."""
 
         hidden: PositiveInt = 32
@@ -110,4 +111,4 @@ class RPPTranslation(ResidualPathwayBaseline):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         layer = partial(LowRankPathway, (task.height, task.width), config.rank)
-        self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, layer)
+        self.network = convolutional_network(task, config.hidden, config.layers, config.kernel_size, layer, config.norm)

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmark.errors import MachineError
 from benchmark.files import write_json
+from benchmark.models.layers.norm import BatchNorm
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 CPU = torch.device("cpu")
@@ -75,9 +77,15 @@ class World:
         return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Make ranks average the gradients of `module`; a single rank gets the module itself."""
+        """Make ranks average the gradients of `module` and share the statistics of its batch normalisation.
+
+        A single rank gets the module itself.
+        """
         if self.size == 1:
             return module
+        for layer in module.modules():
+            if isinstance(layer, BatchNorm):
+                layer.reduce = _SumOverRanks.apply
         on_gpu = self.device.type == "cuda"
         # Otherwise DDP rebuilds its buckets after the first step, and three or more ranks add up gradients in another
         # order: a training resumed from its checkpoint would differ in the last digit.
@@ -92,6 +100,22 @@ class World:
                 gradient_as_bucket_view=True,
                 find_unused_parameters=keep_order,
             )
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Sum over ranks, whose gradient is the sum of the gradients of all ranks, each of which reads the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
 
 
 def is_communication_error(error: BaseException) -> bool:

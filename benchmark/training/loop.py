@@ -19,6 +19,7 @@ from benchmark.data.windows import Windows
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluate import forecast_error
 from benchmark.models.baseline import Baseline
+from benchmark.models.layers.norm import BatchNorm
 from benchmark.training.checkpoint import Checkpoint, Position, Progress
 from benchmark.training.distributed import World
 from benchmark.training.environment import keep_freed_memory
@@ -91,6 +92,7 @@ def fit(
     """
     if len(data.train) < settings.batch_size:
         raise UserError(f"train.batch_size: {settings.batch_size} is more than the {len(data.train)} training windows")
+    _require_whole_batches(model, settings, execution)
     if settings.rollout_steps is not None:  # validation keeps the protocol's length
         data = replace(data, train=replace(data.train, steps=settings.rollout_steps))
     tf32 = settings.precision == "tf32"  # bf16 is applied around the model
@@ -133,6 +135,17 @@ def parameter_groups(model: Baseline, settings: Training) -> list[dict[str, Any]
         return [{"params": others}]
     rate = RELAXATION_RATE if settings.relaxation_rate is None else settings.relaxation_rate
     return [{"params": others}, {"params": deviations, "lr": rate * settings.learning_rate}]
+
+
+def _require_whole_batches(model: Baseline, settings: Training, execution: Execution) -> None:
+    share = settings.batch_size // execution.world.size
+    if execution.micro_batch is None or execution.micro_batch >= share:
+        return
+    if any(isinstance(module, BatchNorm) for module in model.modules()):
+        raise UserError(
+            f"model.norm: batch: its statistics are those of the whole batch, which a rank must hold at once; {share}"
+            f" windows do not fit, {execution.micro_batch} were asked for: more ranks, or a smaller train.batch_size"
+        )
 
 
 def _is_over(history: Sequence[Epoch], settings: Training) -> bool:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.models.baseline import Task
+from benchmark.models.layers.norm import Norm, modules_in_a_layer, norm_layers
 
 PaddingMode = Literal["zeros", "circular"]
 LAST_LAYER_GAIN = 0.05
@@ -57,11 +58,13 @@ def convolutions(
     kernel_size: int,
     padding_mode: PaddingMode,
     layer: Callable[..., nn.Module] = convolution,
+    norm: Norm = "none",
 ) -> list[nn.Module]:
-    """A layer from each width to the next, each followed by ReLU; `layer` is called like `convolution`."""
+    """A layer from each width to the next, each followed by `norm` and ReLU; `layer` is called like `convolution`."""
     modules: list[nn.Module] = []
     for wide_in, wide_out in pairwise(widths):
-        modules += [layer(wide_in, wide_out, kernel_size, padding_mode=padding_mode), nn.ReLU()]
+        one = layer(wide_in, wide_out, kernel_size, padding_mode=padding_mode)
+        modules += [one, *norm_layers(norm, wide_out), nn.ReLU()]
     return modules
 
 
@@ -80,13 +83,18 @@ def require_grid(x: Tensor, grid: Sequence[int], reason: str) -> None:
 
 
 def convolutional_network(
-    task: Task, hidden: int, layers: int, kernel_size: int, layer: Callable[..., nn.Module] = convolution
+    task: Task,
+    hidden: int,
+    layers: int,
+    kernel_size: int,
+    layer: Callable[..., nn.Module] = convolution,
+    norm: Norm = "none",
 ) -> nn.Sequential:
-    """(B, T C, H, W) -> (B, C, H, W) by `layers` layers with `hidden` channels, and ReLU between them.
+    """(B, T C, H, W) -> (B, C, H, W) by `layers` layers with `hidden` channels, and `norm` and ReLU between them.
 
     The last layer starts small.
     """
     widths = [task.input_frames * task.channels, *[hidden] * (layers - 1), task.channels]
-    modules = convolutions(widths, kernel_size, task.padding_mode, layer)[:-1]
+    modules = convolutions(widths, kernel_size, task.padding_mode, layer, norm)[: 1 - modules_in_a_layer(norm)]
     small_start(modules[-1])
     return nn.Sequential(*modules)

@@ -1,5 +1,6 @@
 """Networks whose features are fields: vectors, or functions on a group (the regular representation)."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
@@ -7,7 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from benchmark.models.baseline import Task
 from benchmark.models.layers.convolutions import LAST_LAYER_GAIN
+from benchmark.models.layers.norm import Norm, modules_in_a_layer, norm_layers
 
 Field = Literal["vector", "regular"]
 Fields = tuple[Field, int]
@@ -57,13 +60,38 @@ def field_layers(vectors_in: int, hidden: int, layers: int, vectors_out: int, la
     return modules
 
 
-def field_network(frames: int, hidden: int, layers: int, layer: FieldLayer) -> nn.Sequential:
-    """`frames` velocities -> `hidden` regular fields -> ... -> one velocity, with ReLU between the layers.
+def field_network(frames: int, hidden: int, layers: int, layer: FieldLayer, norm: Norm = "none") -> nn.Sequential:
+    """`frames` velocities -> `hidden` regular fields -> ... -> one velocity, with `norm` and ReLU between the layers.
 
-    ReLU acts on each component of a regular field, which the group only permutes. There is no normalisation: batch
-    statistics would differ between ranks, and a forecast would depend on the other windows in its batch.
+    Both act on the components of a regular field alike, which the group only permutes.
     """
     modules: list[nn.Module] = []
     for module in field_layers(frames, hidden, layers, 1, layer):
-        modules += [module, nn.ReLU()]
-    return nn.Sequential(*modules[:-1])
+        modules += [module, *norm_layers(norm, hidden), nn.ReLU()]
+    return nn.Sequential(*modules[: 1 - modules_in_a_layer(norm)])
+
+
+def lifted_features(hidden: int) -> int:
+    """E, the number of encoder features that join `hidden` others: a quarter, rounded up."""
+    return math.ceil(hidden / 4)
+
+
+def field_encoder(task: Task, grid: int, hidden: int, numbers: int) -> nn.Sequential:
+    """Encoder e of a lift expansion: (B, T C, H, W) -> (B, `numbers`), a perceptron of three layers, `hidden` wide.
+
+    Its output joins the features of an equivariant network as a function on the group, so that the layers after it are
+    equivariant in both inputs; whether e(x) transforms with x is learnt (Wang, Walters, Zhu, Platt 2021, arXiv
+    2110.15443).
+
+    The input is the field averaged over `grid`^2 tiles, so the weights fit any grid and the encoder still knows
+    positions.
+    """
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(grid),
+        nn.Flatten(),
+        nn.Linear(task.input_frames * task.channels * grid**2, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, numbers),
+    )

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from benchmark.cell import Frozen, PositiveInt
+from benchmark.cell import PositiveInt
 from benchmark.models.baseline import Choice, SearchSpace, Task
 from benchmark.models.layers.convolutions import PaddingMode, convolve
 from benchmark.models.layers.fields import ExpandBias, ExpandedFilter, Field, Fields, field_network
+from benchmark.models.layers.norm import NormConfig
 from benchmark.models.layers.relaxation import KernelDeviation, RelaxedLayer, full_precision
 from benchmark.models.layers.sizes import KernelSize
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from e2cnn.nn import FieldType
 
 
-class SteerableConfig(Frozen):
+class SteerableConfig(NormConfig):
     """Sizes of a steerable network; `hidden` counts regular fields, each of `order` channels."""
 
     hidden: PositiveInt = 32
@@ -172,9 +173,9 @@ class SteerableConv2d(ExpandedFilter, RelaxedLayer):
 
 
 def steerable_network(config: SteerableConfig, task: Task, relaxed: bool = False) -> nn.Sequential:
-    """(B, T 2, H, W) -> (B, 2, H, W) by steerable convolutions with ReLU between them."""
+    """(B, T 2, H, W) -> (B, 2, H, W) by steerable convolutions with `norm` and ReLU between them."""
 
     def layer(before: Fields, after: Fields) -> SteerableConv2d:
         return SteerableConv2d(config.order, before, after, config.kernel_size, relaxed, task.padding_mode)
 
-    return field_network(task.input_frames, config.hidden, config.layers, layer)
+    return field_network(task.input_frames, config.hidden, config.layers, layer, config.norm)
