@@ -1,0 +1,170 @@
+"""Tables of docs/relaxation.md, from the published boards and the bench: `python -m results.report.relaxation_page`."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UserError
+from benchmark.files import write_text
+from benchmark.markdown import table
+from results.report.publish import PUBLISHED_FOLDER
+
+PAGE = PUBLISHED_FOLDER.parents[1] / "docs" / "relaxation.md"
+BENCH = PUBLISHED_FOLDER / "relaxation-pull.json"
+Row = Mapping[str, Any]
+
+
+def symmetric_data() -> str:
+    """Models at each relaxation rate where nothing breaks the symmetry, from the board `relaxation-rate`."""
+    document = _board("relaxation-rate")
+    rows = sorted(document["rows"], key=lambda row: (_order(row), row["model"], -(_rate(row) or 0)))
+    strict = _mean(_one(rows, "e2cnn", 0), "rmse_future")
+    return _provenance(document) + table(
+        ["model", "relaxation rate", "RMSE future", "over strict", "RMSE domain", "equivariance error", "seeds"],
+        (
+            [
+                *(row["model"], _written(_rate(row)), _statistic(row, "rmse_future")),
+                f"{_mean(row, 'rmse_future') / strict:.2f}",
+                *(_statistic(row, "rmse_domain"), _error(row), row["done"]),
+            ]
+            for row in rows
+            if row["done"]
+        ),
+    )
+
+
+def hidden_breaking() -> str:
+    """Models without breaking and with a strong, hidden one, from the board `relaxation-beta`."""
+    document = _board("relaxation-beta")
+    rows: Sequence[Row] = [row for row in document["rows"] if row["done"]]
+    strict, free = (_mean(_one(rows, model, level), "rmse_future") for model, level in (("e2cnn", 0), ("convnet", 5)))
+    lines = []
+    for model in dict.fromkeys(row["model"] for row in sorted(rows, key=_order)):
+        at = {row["level"]: row for row in rows if row["model"] == model}
+        line: list[Any] = [model]
+        for level, best in ((0, strict), (5, free)):
+            row = at.get(level)
+            line += (
+                ["", "", ""]
+                if row is None
+                else [
+                    _statistic(row, "rmse_future"),
+                    f"{_mean(row, 'rmse_future') / best:.2f}",
+                    _error(row),
+                ]
+            )
+        lines.append(line)
+    return _provenance(document) + table(
+        [
+            *("model", "beta 0: RMSE future", "over e2cnn", "equivariance error"),
+            *("beta 5: RMSE future", "over convnet", "equivariance error"),
+        ],
+        lines,
+    )
+
+
+def pull_of_units() -> str:
+    """Gradient of a penalty of coefficient 1 over that of the data, in three units, from the bench."""
+    document = _read(BENCH)
+    units = ("published", "relative", "root_mean_square")
+    lines = []
+    for model in dict.fromkeys(row["model"] for row in document["rows"]):
+        rows = [row for row in document["rows"] if row["model"] == model]
+        lines += [
+            [model, row["hidden"], row["kernel_size"], *(f"{float(f'{row[unit]:.2g}'):g}" for unit in units)]
+            for row in rows
+        ]
+        for title, gradient in (
+            ("pull", lambda row: 1.0),
+            ("gradient of the penalty", lambda row: row["data_gradient"]),
+        ):
+            values = [[row[unit] * gradient(row) for row in rows] for unit in units]
+            spread = (f"{max(column) / min(column):.1f}" for column in values)
+            lines.append([f"{model}: largest over smallest {title}", "", "", *spread])
+    head = ["model", "hidden", "kernel", "mean difference", "over mean weight (ours)", "rms deviation over mean weight"]
+    return table(head, lines)
+
+
+def effect_of_the_penalty() -> str:
+    """Coefficients of the penalty in 100 steps of training at two rates, from the bench."""
+    rows = _read(BENCH)["scan"]
+    return table(
+        ["relaxation rate", "penalty", "loss of the data", "equivariance error over the change", "mean difference"],
+        (
+            [
+                *(row["relaxation_rate"], f"{row['penalty']:g}", f"{row['loss']:.3g}"),
+                *(f"{row['error_over_change']:.2g}", f"{row['relative_difference']:.2g}"),
+            ]
+            for row in rows
+        ),
+    )
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    function.__name__: function for function in (symmetric_data, hidden_breaking, pull_of_units, effect_of_the_penalty)
+}
+
+
+def filled(text: str) -> str:
+    """The page `text` with each table between its markers made anew. UserError: a marker is missing."""
+    for name, make in TABLES.items():
+        begin, end = f"<!-- {name} -->\n", "<!-- end -->"
+        before, begun, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (begun and closed):
+            raise UserError(f"{PAGE}: the markers of the table {name} are missing")
+        text = f"{before}{begin}{make()}\n{end}{after}"
+    return text
+
+
+def _board(name: str) -> Mapping[str, Any]:
+    return _read(PUBLISHED_FOLDER / name / "board.json")
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def _provenance(document: Mapping[str, Any]) -> str:
+    made = document["provenance"]
+    name = document["suite"]
+    return (
+        f"Board [{name}](../results/published/{name}/README.md), commit"
+        f" {', '.join(commit[:12] for commit in made['git_commit'])}, torch {', '.join(made['torch'])}.\n\n"
+    )
+
+
+def _one(rows: Iterable[Row], model: str, level: float) -> Row:
+    return next(row for row in rows if row["model"] == model and row["level"] == level)
+
+
+def _order(row: Row) -> int:
+    return ["reference", "strict", "approximate", "relaxed", "cnn"].index(row["family"])
+
+
+def _rate(row: Row) -> float | None:
+    rate: float | None = row["train"].get("relaxation_rate")
+    return rate
+
+
+def _mean(row: Row, metric: str) -> float:
+    return float(row["metrics"][metric]["mean"])
+
+
+def _statistic(row: Row, metric: str) -> str:
+    return str(row["written"].get(metric, "-"))
+
+
+def _error(row: Row) -> str:
+    """Equivariance error with two digits; its spread over seeds is on the board."""
+    return f"{_mean(row, 'model_equivariance_error'):.1e}"
+
+
+def _written(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:g}"
+
+
+if __name__ == "__main__":
+    write_text(PAGE, filled(PAGE.read_text(encoding="utf-8")))
