@@ -32,12 +32,13 @@ def model(name: str) -> dict[str, Any]:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
         file = inspect.getsourcefile(model_registry.model(name))
         return {**row, "source": f"{name}: cannot be built: {error_location(error, file)}"}
+    settings = {key: value for key, value in choice.settings().items() if key.rpartition(".")[2] != "version"}
     return {
         "name": name,
         "family": model.family,
         "symmetries": ", ".join(model.symmetries),
         "parameters": count,
-        "settings": ", ".join(f"{key}={value}" for key, value in choice.settings().items()),
+        "settings": ", ".join(f"{key}={value}" for key, value in settings.items()),
         "source": model.source,
         "differs": model.differs,
     }
