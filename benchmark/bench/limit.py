@@ -120,7 +120,9 @@ class ProductRecorder(TorchDispatchMode):
             return DataOperand(key, sources, shape, tensor.dtype, is_sum)
         magnitude = tensor.detach().abs().double()
         total, square = float(magnitude.sum()), float(magnitude.square().mean())
-        content = (shape, tensor.dtype, total, square)  # each call makes a new tensor of a sum of two weights
+        # A parameter is known by its place. Each call makes a new tensor of a sum of two weights, known by its content.
+        is_result = _storage(tensor) in self._sources
+        content = (shape, tensor.dtype, *((total, square) if is_result else (_storage(tensor),)))
         self._weights.setdefault(content, Weight(shape, tensor.stride(), tensor.dtype, math.sqrt(square)))
         return WeightOperand(list(self._weights).index(content))
 

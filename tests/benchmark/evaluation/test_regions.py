@@ -89,7 +89,7 @@ def test_a_strict_network_is_exact_beyond_its_reach_of_the_walls(model: type) ->
     with torch.no_grad():
         for key, value in network.named_parameters():
             if key.endswith("bias"):
-                value.normal_(0, 0.1)
+                value.normal_(0, 0.02)
     group = elements("translation", "centered", False, 32, 32)
     distance = reach(network)
     assert distance == 5

@@ -20,7 +20,7 @@ from benchmark.training.loop import Execution, StoppedError, TrainingData, Train
 from benchmark.training.randomness import deterministic
 
 RANKS, STEPS = 3, 6
-SETTINGS = Training(epochs=2, batch_size=6, learning_rate=1e-2, early_stop_after=None)
+SETTINGS = Training(epochs=2, batch_size=6, learning_rate=1e-3, early_stop_after=None)
 
 
 def trained(rank: int, ranks: int, folder: Path, stop_at: int | None) -> tuple[NDArray[np.float32], list[float]]:
