@@ -5,20 +5,19 @@ over the ranks: gradients and running statistics are then those of one process w
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
-from benchmark.cell import Frozen
+from benchmark.cell import Extended
 
 Norm = Literal["none", "batch"]
 MOMENTUM, EPSILON = 0.1, 1e-5
 """Values of torch and of the published code."""
 
 
-class NormConfig(Frozen):
+class NormConfig(Extended):
     """Config with the normalisation between a layer and its ReLU.
 
     With `batch`, the forecast of a window in train mode depends on the other windows in its batch; in eval mode it does
@@ -26,14 +25,7 @@ class NormConfig(Frozen):
     """
 
     norm: Norm = "none"
-
-    @model_serializer(mode="wrap")
-    def _without_norm(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit `none`, which older cells lack, so that their identity stays."""
-        fields: dict[str, Any] = handler(self)
-        if fields.get("norm") == "none":
-            del fields["norm"]
-        return fields
+    later = ("norm",)
 
 
 class BatchNorm(nn.Module):
