@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "symbench.models"
 MODELS_FOLDER = Path(__file__).resolve().parent
-NOT_BASELINES = ("baseline", "model_registry", "task")
+NOT_BASELINES = ("baseline", "model_digest", "model_registry", "task")
 """Files of `benchmark/models/` that define no baseline."""
 _plugins: dict[str, Path] = {}
 
@@ -75,6 +75,18 @@ def model_names() -> list[str]:
 def built_in_file(name: str) -> Path | None:
     """The file of a baseline in `benchmark/models/`; None for a plug-in, an installed one, and an unknown name."""
     return MODELS_FOLDER / f"{name}.py" if name in _baseline_modules() else None
+
+
+def source_file(name: str) -> Path | None:
+    """The file of a baseline; None for an unknown name, or a package that is not installed as files."""
+    source = _model_sources().get(name)
+    if source is None or source.file is not None:
+        return source.file if source else None
+    try:
+        spec = importlib.util.find_spec(source.origin)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.has_location and spec.origin else None
 
 
 def has_others() -> bool:

@@ -1,13 +1,10 @@
 """Time of a training step and of a forecast, and the kinds of cells that share it."""
 
-import hashlib
-import inspect
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmark.cell import Cell
-from benchmark.models import model_registry
+from benchmark.models.model_digest import model_digest
 from benchmark.suite import facts
 
 
@@ -30,12 +27,11 @@ class StepTiming:
 
 
 def kind(cell: Cell) -> dict[str, Any]:
-    """Settings of a cell that its speed depends on; cells of one kind are timed once. UserError: unknown model."""
-    name, dataset, protocol, train = cell.model.name, cell.dataset, cell.protocol, cell.train
-    file = model_registry.built_in_file(name) or Path(inspect.getfile(model_registry.model(name)))
+    """Settings of a cell that its speed depends on; cells of one kind are timed once."""
+    dataset, protocol, train = cell.dataset, cell.protocol, cell.train
     return {
         "model": cell.model.model_dump(mode="json"),
-        "model_file_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "model_digest": model_digest(cell.model),
         "dataset": dataset.model_dump(mode="json", exclude={"level"}),
         "protocol": protocol.model_dump(mode="json", exclude={"name", "test_steps"}),
         "train": train.model_dump(

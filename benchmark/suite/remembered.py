@@ -7,27 +7,24 @@ writes; all others are in the user's cache folder.
 """
 
 import atexit
-import hashlib
 import importlib.metadata
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmark.discovery import ROOT, files_digest, imported_files, reachable
 from benchmark.errors import MachineError
 from benchmark.files import write_text
 from benchmark.models.model_registry import MODELS_FOLDER
 
 SHIPPED = Path(__file__).with_name("remembered.json")
 REGISTRY = MODELS_FOLDER / "model_registry.py"
-ROOT = Path(__file__).resolve().parents[2]
 COUNTED_BY = (ROOT / "benchmark/evaluation/costs.py", ROOT / "benchmark/suite/budget.py")
 LIBRARIES = ("torch", "e2cnn")
-_IMPORT = re.compile(r"^\s*from (benchmark[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
 known: dict[str, dict[str, Any]] = {}
 """Answers that this process has read or computed, by the digest of the code that they are about."""
 _unsaved: set[str] = set()
@@ -51,39 +48,18 @@ def answer(file: Path, question: str, compute: Callable[[], Any]) -> Any:
 @cache
 def code_digest(file: Path) -> str:
     """16 hex digits of sha256 over `file`, the files of symbench that it imports, and what else decides an answer."""
-    digest = hashlib.sha256(json.dumps([str(file.relative_to(ROOT)), versions()]).encode())
-    for path in sorted({*code_files(file), *COUNTED_BY}):
-        digest.update(f"{path.relative_to(ROOT)} {_source(path)[0]}\n".encode())
-    return digest.hexdigest()[:16]
+    return files_digest({*code_files(file), *COUNTED_BY}, str(file.relative_to(ROOT)), json.dumps(versions()))
 
 
 def code_files(file: Path) -> frozenset[Path]:
     """`file` and all files of symbench that it imports, also through others; a wrapper can take any model."""
-    files: set[Path] = set()
-    waiting = [file]
-    while waiting:
-        path = waiting.pop()
-        if path not in files:
-            files.add(path)
-            waiting += MODELS_FOLDER.glob("*.py") if path == REGISTRY else _source(path)[1]
-    return frozenset(files)
+    return reachable(file, lambda path: MODELS_FOLDER.glob("*.py") if path == REGISTRY else imported_files(path))
 
 
 @cache
 def versions() -> dict[str, str]:
     """Versions of the libraries that networks are made of; builds for a CPU and for CUDA are the same version."""
     return {name: importlib.metadata.version(name).partition("+")[0] for name in LIBRARIES}
-
-
-@cache
-def _source(file: Path) -> tuple[str, tuple[Path, ...]]:
-    """sha256 of a file, and the files of symbench that it imports itself."""
-    content = file.read_bytes()
-    imported: list[Path] = []
-    for module, names in _IMPORT.findall(content.decode()):
-        place = ROOT.joinpath(*module.split("."))
-        imported += [place.with_suffix(".py"), *(place / f"{name}.py" for name in re.findall(r"\w+", names))]
-    return hashlib.sha256(content).hexdigest(), tuple(path for path in imported if path.is_file())
 
 
 @cache

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -58,8 +60,10 @@ class Checkpoint:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
+        provenance: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.path, self.model, self.optimizer, self.schedule = path, model, optimizer, schedule
+        self.provenance = dict(provenance)
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._written: Future[None] | None = None
 
@@ -82,6 +86,7 @@ class Checkpoint:
             "position": asdict(progress.position),
             "best_rmse": progress.best_rmse,
             "best_epoch": progress.best_epoch,
+            "provenance": self.provenance,
         }
         snapshot = {**copy.deepcopy(state), "best_model": progress.best_model}  # the latter is a copy already
         self._written = self._writer.submit(_write, snapshot, self.path)
@@ -94,21 +99,35 @@ class Checkpoint:
     def restore(self, world: World) -> Progress:
         """Load model, optimiser and schedule, and return the progress; a new Progress if nothing was saved.
 
-        Raises MachineError if the file is damaged, or if ranks read different states.
+        A checkpoint of other data or code is refused, which the log says. Raises MachineError if the file is damaged,
+        or if ranks read different states.
         """
         if not world.any(self.path.exists()):
             return Progress()
         state = read(self.path)
+        refusal = self._refusal(state.get("provenance", {}))
+        done = -1.0 if refusal else len(state["history"]) + state["position"]["step"] / 1e9
+        if len(set(world.gather(done))) > 1:
+            raise MachineError(f"{self.path}: ranks read different states of it; is this disk the same on all nodes?")
+        if refusal:
+            if world.is_main:
+                print(f"{self.path}: {refusal}; the training begins anew", flush=True)
+            return Progress()
         self.model.train()
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        states = world.gather(len(state["history"]) + state["position"]["step"] / 1e9)
-        if len(set(states)) > 1:
-            raise MachineError(f"{self.path}: ranks read different states of it; is this disk the same on all nodes?")
         history = [Epoch(**epoch) for epoch in state["history"]]
         position = Position(**state["position"])
         return Progress(history, position, state["best_rmse"], state["best_epoch"], state["best_model"])
+
+    def _refusal(self, saved: Mapping[str, Any]) -> str:
+        """How the provenance of a checkpoint differs from this one; empty if it does not, or is unknown."""
+        return ", ".join(
+            f"the {name.replace('_', ' ')} of the checkpoint is {str(saved[name])[:16]}, and now {str(value)[:16]}"
+            for name, value in self.provenance.items()
+            if None not in (value, saved.get(name)) and saved[name] != value
+        )
 
 
 def _write(state: dict[str, Any], path: Path) -> None:

@@ -1,9 +1,7 @@
 """Environment of a training: provenance, cores and memory. None of it is part of a cell's identity."""
 
 import ctypes
-import hashlib
 import importlib.metadata
-import inspect
 import os
 import platform
 import socket
@@ -43,11 +41,6 @@ def describe(world: World) -> dict[str, Any]:
 def anonymous(world: World) -> dict[str, Any]:
     """Provenance without the name and the kernel of the host, for files that are committed."""
     return {key: value for key, value in describe(world).items() if key not in ("host", "platform")}
-
-
-def source_digest(model_class: type) -> str:
-    """sha256 of the file that defines the model; the commit does not cover a plug-in."""
-    return hashlib.sha256(Path(inspect.getfile(model_class)).read_bytes()).hexdigest()
 
 
 def keep_freed_memory() -> None:

@@ -5,7 +5,7 @@ The model is a single-device module. Ranks, precision, compilation and filter ca
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,10 +59,14 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class TrainingOutput:
-    """Path of the checkpoint, and a callback: rank 0 passes the history to it before the first and after each epoch."""
+    """Path of the checkpoint, and a callback: rank 0 passes the history to it before the first and after each epoch.
+
+    `provenance` is written into the checkpoint; one with another provenance is refused.
+    """
 
     checkpoint: Path
     on_epoch: Callable[[Sequence[Epoch]], None] = lambda history: None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 class DivergedError(Exception):
@@ -87,7 +91,8 @@ def fit(
 ) -> Progress:
     """Train `model` in place and load the weights of its best epoch, by validation RMSE.
 
-    Continues from the checkpoint if it exists, as if never interrupted. Saves after each epoch and when stopped.
+    Continues from the checkpoint if it exists, as if never interrupted; one of other data or code is refused. Saves
+    after each epoch and when stopped.
     Raises DivergedError, StoppedError, and UserError if the windows do not fill a batch.
     """
     if len(data.train) < settings.batch_size:
@@ -101,7 +106,7 @@ def fit(
     keep_freed_memory()
     trainer = _Trainer(model, data, settings, seed, execution)
     world, may_save = execution.world, execution.may_save
-    with Checkpoint(output.checkpoint, model, trainer.optimizer, trainer.schedule) as checkpoint:
+    with Checkpoint(output.checkpoint, model, trainer.optimizer, trainer.schedule, output.provenance) as checkpoint:
         trainer.progress = progress = checkpoint.restore(world)
         if world.is_main:
             output.on_epoch(progress.history)

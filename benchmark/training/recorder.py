@@ -11,6 +11,9 @@ State = Literal["running", "done", "diverged", "failed", "n/a"]
 FINAL_STATES: frozenset[State] = frozenset({"done", "diverged", "n/a"})
 """States of a cell that has a result and is not run again."""
 
+METRICS_VERSION = 1
+"""Version of what the metrics and splits mean; raise it when a meaning changes. A record without it is of version 1."""
+
 NOT_LEARNED = "did not learn"
 """Beginning of the message of a cell that is done and whose network equals a trivial forecast."""
 

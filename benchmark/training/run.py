@@ -19,6 +19,7 @@ from benchmark.evaluation.flow import Box
 from benchmark.evaluation.symmetry import symmetry_metrics
 from benchmark.evaluation.trivial import trivial_forecast
 from benchmark.models.baseline import Baseline
+from benchmark.models.model_digest import model_digest
 from benchmark.training import environment
 from benchmark.training.arrangement import in_layout, physical
 from benchmark.training.checkpoint import Progress
@@ -27,7 +28,7 @@ from benchmark.training.experiment import Experiment, stored_field
 from benchmark.training.loop import DivergedError, Execution, TrainingData, TrainingOutput, fit
 from benchmark.training.model_errors import check_forecast
 from benchmark.training.randomness import deterministic
-from benchmark.training.recorder import NOT_LEARNED, Recorder
+from benchmark.training.recorder import METRICS_VERSION, NOT_LEARNED, Recorder
 
 EXAMPLES = 2
 """Rolled-out windows of each test split that are kept for pictures."""
@@ -52,11 +53,8 @@ def run_cell(
     world = execution.world
     stored = stored_field(cell.dataset, data_folder)
     experiment = Experiment.of(cell, stored.field.shape[2:])
-    provenance = {
-        "model_file_sha256": environment.source_digest(experiment.model_class),
-        "data_file": stored.path.name,
-        "data_checksum": stored.checksum,
-    }
+    compared = {"data_checksum": stored.checksum, "model_digest": model_digest(cell.model)}
+    provenance = {"data_file": stored.path.name, "metrics_version": METRICS_VERSION, **compared}
     recorder.environment({**environment.describe(world), **provenance, **notes})
     refusal = experiment.refusal()
     if refusal is not None:
@@ -70,7 +68,10 @@ def run_cell(
         # Uses no random number of the training: each epoch is seeded on its own.
         check_forecast(cell.model.name, model, windows["train"].batch(torch.zeros(1, dtype=torch.long))[0])
         try:
-            progress = _train(cell, model, windows, recorder, execution)
+            output = TrainingOutput(
+                recorder.checkpoint_path, lambda history: recorder.progress(history, cell.train.epochs), compared
+            )
+            progress = _train(cell, model, windows, output, execution)
         except DivergedError as error:
             recorder.finish("diverged", _costs(cell, model, error.progress, windows, world), str(error))
             return
@@ -95,12 +96,13 @@ def run_cell(
         recorder.finish("done", metrics, f"{NOT_LEARNED} (RMSE of {trivial})" if trivial else "")
 
 
-def _train(cell: Cell, model: Baseline, windows: SplitWindows, recorder: Recorder, execution: Execution) -> Progress:
+def _train(
+    cell: Cell, model: Baseline, windows: SplitWindows, output: TrainingOutput, execution: Execution
+) -> Progress:
     """Train `model` in place; a model without weights makes no progress."""
     if not model.trained:
         return Progress()
     data = TrainingData(windows["train"], windows["validation"])
-    output = TrainingOutput(recorder.checkpoint_path, lambda history: recorder.progress(history, cell.train.epochs))
     return fit(model, data, cell.train, cell.seed, output, execution)
 
 

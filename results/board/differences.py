@@ -58,7 +58,7 @@ def _properties(row: Row, side: Side) -> dict[tuple[str, str], set[str]]:
     place = f"{row.dataset} level {row.level} ({row.preset})"
     named = [
         *(("version", key, key) for key in VERSIONS),
-        ("version", f"source of {row.model}", "model_file_sha256"),
+        ("version", f"code of {row.model}", "model_digest"),
         *(("machine", key, key) for key in ("host", "platform", *MACHINE)),
         ("data", f"checksum of {place}", "data_checksum"),
     ]

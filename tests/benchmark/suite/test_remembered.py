@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import discovery
 from benchmark.cell import Protocol
 from benchmark.data import dataset_registry
 from benchmark.models import model_registry
@@ -105,10 +106,10 @@ def test_a_model_depends_on_what_it_imports_and_a_wrapper_on_all_models(monkeypa
     assert AUGMENTATION not in mine
     assert {CONVNET, AUGMENTATION, layers} <= remembered.code_files(AUGMENTATION)
 
-    source = remembered._source
+    source = discovery._source
     edited = lambda file: ("0" * 64, source(file)[1]) if file == layers else source(file)  # noqa: E731
     before = [remembered.code_digest(file) for file in (CONVNET, AUGMENTATION, layers.with_name("group_draws.py"))]
-    monkeypatch.setattr(remembered, "_source", edited)
+    monkeypatch.setattr(discovery, "_source", edited)
     digest = remembered.code_digest.__wrapped__
     after = [digest(file) for file in (CONVNET, AUGMENTATION, layers.with_name("group_draws.py"))]
     assert [one != other for one, other in zip(before, after, strict=True)] == [True, True, False]

@@ -128,6 +128,29 @@ def test_resume_equals_uninterrupted(tmp_path: Path) -> None:
     assert_resumed_exactly(tmp_path / "parts.pt")
 
 
+@pytest.mark.parametrize(
+    ("saved", "refusal"),
+    [
+        ({"data_checksum": "a", "model_digest": "b"}, ""),
+        ({"data_checksum": "c", "model_digest": "b"}, "the data checksum of the checkpoint is c, and now a"),
+        ({"data_checksum": "a", "model_digest": "d"}, "the model digest of the checkpoint is d, and now b"),
+        ({"data_checksum": "a", "model_digest": None}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_checkpoint_of_other_data_or_code_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], saved: dict[str, str], refusal: str
+) -> None:
+    """Older checkpoints do not say: that counts as unknown, not as different."""
+    path, begun = tmp_path / "c.pt", []
+    fit(linear(), data(), updated(epochs=2), 0, TrainingOutput(path, provenance=saved))
+    now = TrainingOutput(path, lambda history: begun.append(len(history)), {"data_checksum": "a", "model_digest": "b"})
+    fit(linear(), data(), updated(epochs=3), 0, now)
+    assert begun == ([0, 1, 2, 3] if refusal else [2, 3])
+    assert capsys.readouterr().out == (f"{path}: {refusal}; the training begins anew\n" if refusal else "")
+    assert torch.load(path, weights_only=True)["provenance"] == now.provenance
+
+
 def test_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
     # With a learning rate this large, the last epoch is not the best.
     settings = updated(epochs=15, learning_rate=0.3, learning_rate_decay=1.0)
