@@ -20,6 +20,7 @@ from benchmark.contract.candidate import (
     noise,
     relative_error,
     targets,
+    uniform_draws,
     velocity_task,
 )
 from benchmark.contract.candidate import require as require_that
@@ -50,6 +51,25 @@ def forecasts_one_frame(candidate: Candidate, grid: tuple[int, int]) -> str | No
         require_that(penalty.ndim == 0, f"{where}: penalty has shape {tuple(penalty.shape)}, expected a scalar")
         require_that(bool(penalty.isfinite()), f"{where}: penalty is {penalty.item()}, expected a finite number")
     return reasons[0] if len(reasons) == 2 else None
+
+
+def leaves_its_input_alone(candidate: Candidate) -> str | None:
+    """`forward` and `regularization` change neither their input nor an earlier forecast in place, in either mode."""
+    task = candidate.task()
+    for training in (True, False):
+        model, x = candidate.build(task).train(training), noise(task)
+        before, writes = x.clone(), x._version  # counts writes, such as a clamp that finds nothing to cut off
+        with torch.no_grad():
+            forecast = model(x)
+            kept = forecast.clone()
+            model(noise(task, seed=5))
+            require_that(torch.equal(forecast, kept), "a second forecast overwrites the first: return a new tensor")
+            model.regularization(x, uniform_draws(len(x)))
+        same = torch.equal(x, before) and x._version == writes
+        require_that(
+            same, "it edits its input in place, as `x.clamp_()` or `x[:, 0] = 0` do: use a copy, as `x.clamp()`"
+        )
+    return None
 
 
 def takes_kernel_size(candidate: Candidate, size: int) -> str | None:
@@ -131,6 +151,7 @@ CHECKS: Mapping[str, Callable[[Candidate], str | None]] = {
         f"forecasts_one_frame_on_{grid[0]}x{grid[1]}": partial(forecasts_one_frame, grid=grid)
         for grid in (SQUARE, WIDE, ODD, JET)
     },
+    "leaves_its_input_alone": leaves_its_input_alone,
     **{f"takes_kernel_size_{size}": partial(takes_kernel_size, size=size) for size in (3, 5)},
     "trains_in_bf16": trains_in_bf16,
     "windows_do_not_see_each_other": windows_do_not_see_each_other,

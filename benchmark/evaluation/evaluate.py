@@ -39,12 +39,15 @@ class Ranks(Protocol):
 
 
 def roll_out(model: Baseline, x_BTCHW: Tensor, steps: int, device_type: str, bf16: bool) -> Tensor:
-    """Feed the model its own predictions: (B, T, C, H, W) -> (B, steps, C, H, W), float32."""
+    """Feed the model its own predictions: (B, T, C, H, W) -> (B, steps, C, H, W), float32.
+
+    The model gets copies (`Baseline.next_frame`) and its forecasts are copied, so that no edit in place reaches either.
+    """
     predictions = []
     for _ in range(steps):
         with torch.autocast(device_type, torch.bfloat16, enabled=bf16):
             prediction = model.next_frame(x_BTCHW)
-        predictions.append(prediction.float())
+        predictions.append(prediction.to(torch.float32, copy=True))
         x_BTCHW = torch.cat((x_BTCHW[:, 1:], predictions[-1][:, None]), dim=1)
     return torch.stack(predictions, dim=1)
 

@@ -126,8 +126,11 @@ class Baseline(nn.Module, ABC):
         """Next frame after the last one of `x`, or its change: (B, T, C, H, W) -> (B, C, H, W)."""
 
     def next_frame(self, x_BTCHW: Tensor) -> Tensor:
-        """Next frame after the last one of `x`, for either target: (B, T, C, H, W) -> (B, C, H, W)."""
-        prediction = self(x_BTCHW)
+        """Next frame after the last one of `x`, for either target: (B, T, C, H, W) -> (B, C, H, W).
+
+        `forward` gets a copy: one that edits its input in place would else change what is rolled out and measured.
+        """
+        prediction = self(x_BTCHW.clone())
         return x_BTCHW[:, -1] + prediction if self.task.target == "change" else prediction
 
     @classmethod

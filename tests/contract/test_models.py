@@ -14,6 +14,7 @@ WITHOUT_CONDITION = {
     "declares_what_it_is",
     "config_is_closed_and_complete",
     "runs_on_some_task",
+    "leaves_its_input_alone",
     "trains_in_bf16",
     "every_parameter_gets_a_gradient",
     "windows_do_not_see_each_other",

@@ -98,6 +98,22 @@ BROKEN = {
     ),
     "cannot be built": ("copies", ("#init", 'raise ValueError("no")'), "ValueError: no (toy.py, line 25)"),
     "leaves": ("copies", ("#init", "raise SystemExit(3)"), "SystemExit: 3 (toy.py, line 25)"),
+    "clamp": (
+        "leaves_its_input_alone",
+        ("return y", "x.clamp_(-9, 9); return y"),
+        "edits its input in place, as `x.cl",
+    ),
+    "frame": ("leaves_its_input_alone", ("return y", "x.data[:, 0] = 0; return y"), "edits its input in place"),
+    "regularization in place": (
+        "leaves_its_input_alone",
+        ("return y\n", "return y\n" + METHOD.format("regularization(self, x, draws):", "return x.neg_().mean()")),
+        "edits its input in place",
+    ),
+    "one output": (
+        "leaves_its_input_alone",
+        [("#init", "self.y = None"), ("return y", "self.y = y if self.y is None else self.y.copy_(y); return self.y")],
+        "a second forecast overwrites the first",
+    ),
     "padding": ("takes_kernel_size_5", ("size // 2", "1"), "kernel_size 5, 12 x 12: forward gives a tensor of shape"),
     "bf16": (
         "trains_in_bf16",
