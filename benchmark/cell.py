@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 
@@ -104,6 +105,17 @@ class ModelChoice(Extended):
             else:
                 flat[key] = value
         return flat
+
+    @classmethod
+    def of_settings(cls, name: str, settings: Mapping[str, Any]) -> ModelChoice:
+        """Model with the `settings` that the method of that name gives."""
+        fields = {key: value for key, value in settings.items() if key != "version" and "." not in key}
+        for key, value in fields.items():
+            prefix = f"{key}."
+            inner = {each.removeprefix(prefix): own for each, own in settings.items() if each.startswith(prefix)}
+            if inner:
+                fields[key] = cls.of_settings(value, inner).model_dump(mode="json")
+        return cls(name=name, config=fields, version=settings.get("version", 1))
 
 
 def is_network(value: Any) -> TypeGuard[dict[str, Any]]:

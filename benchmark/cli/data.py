@@ -11,18 +11,14 @@ import click
 
 from benchmark.cli.options import json_option, plugin_option, site_of, site_option, store_option, suite_argument
 from benchmark.data import dataset_registry
-from benchmark.data.paths import data_path
+from benchmark.data.paths import Field, data_path
 from benchmark.errors import MachineError, UserError, unknown_name
 from benchmark.files import data_folder, write_text
 from benchmark.suite import loading as suites
 from benchmark.terminal import Commands, Examples, print_json, print_table, progress
 
 if TYPE_CHECKING:
-    from benchmark.cell import Level
     from benchmark.data.layout import StoredField
-
-Field = tuple[str, str, "Level"]
-"""Dataset, preset and level."""
 
 _name_argument = click.argument("name", metavar="SUITE|DATASET")
 
@@ -49,24 +45,19 @@ def data() -> None:
 @plugin_option
 def prepare(suite: str, store_folder: Path, site: str, processes: int | None, solver: str | None) -> None:
     """Simulate the fields of SUITE that the store does not have; after Ctrl-C, the same command continues."""
-    from benchmark.data.prepare import outline
-    from benchmark.data.prepare import prepare as simulate
+    from benchmark.data import prepare as preparing
     from benchmark.training.machine import available_cpus
 
     place = site_of(site)
-    wanted: dict[tuple[str, str], list[Level]] = {}
-    for name, preset, level in _of_suite(suite):
-        wanted.setdefault((name, preset), []).append(level)
     folder = data_folder(store_folder) if solver is None else store_folder / f"data_{solver}"
-    outlines = [(outline(*key, levels, folder, solver), len(levels)) for key, levels in wanted.items()]
-    for work, levels in outlines:
+    for work, levels in preparing.outlines(_of_suite(suite), folder, solver):
         label = f"{work.name} ({work.preset})"
         with progress(label) as show:
             if place is not None:
                 from cluster.slurm.simulate import simulate_on
 
                 simulate_on(place, work, store_folder, show)
-            for path in simulate(work, show, processes or available_cpus()):
+            for path in preparing.prepare(work, show, processes or available_cpus()):
                 click.echo(f"simulated {path}")
         click.echo(f"{label}: {levels} {'level' if levels == 1 else 'levels'} ready, {len(work.levels)} new")
 

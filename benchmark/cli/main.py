@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from benchmark.cli.boards import COMMANDS as BOARD_COMMANDS
 from benchmark.cli.data import data
 from benchmark.cli.jobs import COMMANDS as JOB_COMMANDS
 from benchmark.cli.mlflow import COMMANDS as MLFLOW_COMMANDS
@@ -55,7 +56,7 @@ def list_(what: str | None, as_json: bool) -> None:
 
 for one in (
     *(list_, data, plan, tune),
-    *(*RUN_COMMANDS, *JOB_COMMANDS, *RESULT_COMMANDS, *MLFLOW_COMMANDS, *MODEL_COMMANDS),
+    *(*RUN_COMMANDS, *JOB_COMMANDS, *RESULT_COMMANDS, *BOARD_COMMANDS, *MLFLOW_COMMANDS, *MODEL_COMMANDS),
 ):
     cli.add_command(one)
 

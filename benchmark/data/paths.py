@@ -4,6 +4,9 @@ from pathlib import Path
 
 from benchmark.cell import DatasetChoice, Level
 
+Field = tuple[str, str, Level]
+"""Dataset, preset and level."""
+
 
 def data_path(folder: Path, dataset: str, preset: str, level: Level) -> Path:
     """Path of the data file of a level."""

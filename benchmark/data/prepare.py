@@ -25,7 +25,7 @@ from benchmark.cell import Level
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, Dataset, Part
 from benchmark.data.layout import StoredField, part_path, read, read_part, write, write_floor, write_part
-from benchmark.data.paths import data_path
+from benchmark.data.paths import Field, data_path
 from benchmark.data.strict_floor import measure
 from benchmark.errors import MachineError, UserError, unknown_name
 
@@ -97,6 +97,14 @@ def outline(
             )
         _require_writable(path.parent)
     return Outline(dataset_name, preset, folder, solver, parts, floors, paths)
+
+
+def outlines(fields: Iterable[Field], folder: Path, solver: str | None = None) -> list[tuple[Outline, int]]:
+    """Outline of each dataset and preset among `fields`, and the number of its levels. Errors as in `outline`."""
+    levels: dict[tuple[str, str], list[Level]] = {}
+    for name, preset, level in fields:
+        levels.setdefault((name, preset), []).append(level)
+    return [(outline(*key, wanted, folder, solver), len(wanted)) for key, wanted in levels.items()]
 
 
 def recipe(parts: Sequence[Part]) -> str:

@@ -33,6 +33,7 @@ def describe(world: World) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(world.device) if cuda else platform.processor() or platform.machine(),
         "device_type": world.device.type,
+        "processor": _processor(),
         "world_size": world.size,
         "threads": torch.get_num_threads(),
     }
@@ -73,6 +74,17 @@ def peak_memory_bytes(device: torch.device) -> int | None:
         return None
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
+
+
+@cache
+def _processor() -> str:
+    """Model of the CPU, which decides the instructions that libraries choose, and so the last bits of a result."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
 
 
 @cache

@@ -5,15 +5,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError, model_validator
+
+from benchmark.cell import Level
 from benchmark.errors import UserError
 from benchmark.suite.suite import SUITES_FOLDER, Suite
 from results.board.contests import claim, letters_of
 from results.board.leaderboard import SETTING, aggregate, best
 from results.board.quantities import BY_RUN, is_number, plain, written_statistic
 from results.board.row import Row
-from results.store.record import Broken, Record
+from results.store.record import Broken, Record, reason_of
 
 FORMAT = 1
 STATISTICS = 2
@@ -27,8 +30,101 @@ KEPT = (
 )
 """Metrics of a published board, besides the one that it is ranked by; the store has the others."""
 VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow", "ray")
-MACHINE = ("device", "device_type", "world_size", "threads", "lanes")
+MACHINE = ("device", "device_type", "processor", "world_size", "threads", "lanes")
 """Host names and kernels are left out: they are private."""
+COMPARED = ("data_checksum", "model_digest")
+"""Properties of a record that differ between rows."""
+
+
+class _Part(BaseModel):
+    """Part of a board.json; keys that another version of symbench writes are allowed."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class _Statistic(_Part):
+    mean: float
+    std: float | None
+    n: int
+    low: float | None
+    high: float | None
+
+
+class _Seed(_Part):
+    seed: int
+    id: str
+    state: str
+    values: dict[str, float] = {}
+    by_run: dict[str, list[float]] = {}
+    environment: NonNegativeInt | None = None
+    data_checksum: str = ""
+    model_digest: str = ""
+
+
+class _Row(_Part):
+    dataset: str
+    preset: str
+    grid: str
+    level: Level
+    model: str
+    label: str
+    family: str
+    config: dict[str, Any]
+    protocol: dict[str, Any]
+    train: dict[str, Any]
+    best: bool
+    group: str
+    remark: str
+    done: int
+    expected: int
+    seeds: list[_Seed]
+    metrics: dict[str, _Statistic]
+    written: dict[str, str]
+
+
+class _Missing(_Part):
+    dataset: str
+    level: Level
+    label: str
+    seed: int
+    id: str
+    state: str
+    why: str
+
+
+class _Data(_Part):
+    dataset: str
+    preset: str
+    level: Level
+    file: str
+    checksum: str
+
+
+class _Board(_Part):
+    """Schema of board.json."""
+
+    format: Literal[1]
+    suite: str
+    metric: str
+    cells: int
+    states: dict[str, int]
+    seeds: list[int]
+    first_result: str
+    last_result: str
+    rows: list[_Row]
+    missing: list[_Missing]
+    unreadable: list[str]
+    provenance: dict[str, list[str]]
+    environments: list[dict[str, str]] = []
+    data: list[_Data]
+    command: str
+
+    @model_validator(mode="after")
+    def _check_environments(self) -> "_Board":
+        indices = {seed.environment for row in self.rows for seed in row.seeds if seed.environment is not None}
+        if indices and max(indices) >= len(self.environments):
+            raise ValueError(f"a seed has environment {max(indices)}, there are {len(self.environments)}")
+        return self
 
 
 def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken], metric: str) -> dict[str, Any]:
@@ -36,6 +132,8 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
     rows = aggregate(suite.cells, records, metric, suite.budgets)
     winners, groups = best(rows, metric), letters_of(rows, metric)
     times = [record.status.heartbeat for record in records.values() if record.status.is_result]
+    documents = [row_document(row, metric, index in winners, groups[index]) for index, row in enumerate(rows)]
+    environments = _add_environments(documents, records)
     return {
         "format": FORMAT,
         "suite": suite.name,
@@ -47,10 +145,11 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
         "seeds": sorted({cell.seed for cell in suite.cells}),
         "first_result": _day(min(times)),
         "last_result": _day(max(times)),
-        "rows": [_row(row, metric, index in winners, groups[index]) for index, row in enumerate(rows)],
+        "rows": documents,
         "missing": _missing(rows),
         "unreadable": sorted(one.folder.name for one in broken),
-        "provenance": _provenance(records.values()),
+        "provenance": provenance(records.values()),
+        "environments": environments,
         "data": _data(records.values()),
         "command": f"symbench run {suite.path.stem if suite.path.parent == SUITES_FOLDER else 'suite.yaml'}"
         + (" --tuned" if suite.tuned_by_option else ""),
@@ -58,13 +157,15 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Content of a board.json. UserError: the file cannot be read or has another format."""
+    """Content of a board.json. UserError: the file cannot be read or is not a board."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _Board.model_validate(document)
+    except ValidationError as error:
+        why = reason_of(error).removeprefix("_Board: ")
+        raise UserError(f"{path}: not a board of format {FORMAT}: {why}; publish it again") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise UserError(f"{path}: not a board of format {FORMAT}; delete it and publish again")
     return document
 
 
@@ -79,7 +180,8 @@ def by_rank(folder: Path) -> list[Path]:
     return sorted(folder.glob("*/board.json"), key=rank, reverse=True)
 
 
-def _row(row: Row, metric: str, wins: bool, group: str) -> dict[str, Any]:
+def row_document(row: Row, metric: str, wins: bool, group: str) -> dict[str, Any]:
+    """A row of board.json."""
     kept = {name: row.metrics[name] for name in dict.fromkeys((metric, *KEPT)) if name in row.metrics}
     return {
         **{key: getattr(row, key) for key in SETTING if key != "source"},
@@ -111,7 +213,7 @@ def _missing(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return list(missing.values())
 
 
-def _provenance(records: Iterable[Record]) -> dict[str, list[str]]:
+def provenance(records: Iterable[Record]) -> dict[str, list[str]]:
     """Versions and machines: name -> values in the records."""
     environments = [record.environment for record in records]
     provenance = {}
@@ -119,6 +221,34 @@ def _provenance(records: Iterable[Record]) -> dict[str, list[str]]:
         if values := {plain(one[key]) for one in environments if one.get(key) is not None}:
             provenance[key] = sorted(values, key=lambda text: (len(text), text))  # 2 before 10
     return provenance
+
+
+def _add_environments(rows: Sequence[dict[str, Any]], records: Mapping[str, Record]) -> list[dict[str, str]]:
+    """Distinct environments of the records; each finished seed of `rows` gets the index of its own as `environment`."""
+    environments: list[dict[str, str]] = []
+    for seed in (seed for row in rows for seed in row["seeds"]):
+        record = records.get(seed["id"])
+        if record is not None and record.status.state == "done":
+            mine = {key: values[0] for key, values in provenance([record]).items()}
+            if mine not in environments:
+                environments.append(mine)
+            seed["environment"] = environments.index(mine)
+            seed |= {key: str(record.environment[key]) for key in COMPARED if record.environment.get(key)}
+    return environments
+
+
+def environment_of(document: Mapping[str, Any], row: Mapping[str, Any], seed: Mapping[str, Any]) -> dict[str, str]:
+    """Versions, machine, data checksum and model digest of a finished seed.
+
+    A board of an earlier version has them for all seeds together; several values are joined by "or".
+    """
+    if "environment" in seed:
+        own = {key: seed[key] for key in COMPARED if key in seed}
+        return {**document["environments"][seed["environment"]], **own}
+    place = ("dataset", "preset", "level")
+    checksums = {one["checksum"] for one in document["data"] if all(one[key] == row[key] for key in place)}
+    several = {**document["provenance"], "data_checksum": sorted(checksums)}
+    return {key: " or ".join(values) for key, values in several.items()}
 
 
 def _data(records: Iterable[Record]) -> list[dict[str, Any]]:

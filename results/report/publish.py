@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown_name
 from benchmark.files import write_text
 from benchmark.markdown import Markdown, bold, escape, table
 from benchmark.models import model_registry
@@ -22,6 +22,8 @@ from results.board.notes import paper_notes, symmetry_notes
 from results.board.published_board import MACHINE, STATISTICS, VERSIONS, board, by_rank, read
 from results.board.quantities import METRICS, written
 from results.board.trivial import Line, place_of, rmse_of, sentence
+from results.report.verification import FILE as VERIFIED
+from results.report.verification import Verification, verifications
 from results.store.record import Broken
 from results.store.store import Store
 
@@ -73,7 +75,7 @@ def publish(
     if path.exists() and (other := read(path)["suite"]) != suite.name:
         raise UserError(f"{path}: the board of suite {other!r} is there; give this suite another name")
     write_text(path, json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
-    write_text(target / "README.md", page(document))
+    write_page(target)
     files = [path, target / "README.md"]
     if suite.path.is_file():
         write_text(target / "suite.yaml", suite.path.read_text(encoding="utf-8"))
@@ -83,6 +85,23 @@ def publish(
         files.append(readme)
     unfinished = {state: count for state, count in document["states"].items() if state != "done"}
     return Published(tuple(files), unfinished, tuple(broken))
+
+
+def write_page(target: Path) -> None:
+    """Write the README.md of the board in `target`, and remove a verified.json of an earlier board."""
+    verified = verifications(target)
+    if not verified:
+        (target / VERIFIED).unlink(missing_ok=True)
+    write_text(target / "README.md", page(read(target / "board.json"), verified))
+
+
+def board_folder(board: str) -> Path:
+    """Folder of a published board, given by its name or as a path. UserError: there is no board."""
+    for folder in (PUBLISHED_FOLDER / board, Path(board)):
+        if (folder / "board.json").is_file():
+            return folder
+    names = sorted(path.parent.name for path in PUBLISHED_FOLDER.glob("*/board.json"))
+    raise UserError(f"{unknown_name('published board', board, names)}; or give a folder that holds board.json")
 
 
 def section(folder: Path) -> str:
@@ -116,8 +135,8 @@ def with_section(text: str, content: str) -> str:
     return f"{before}{BEGIN}{lines}{END}{after}"
 
 
-def page(document: Mapping[str, Any]) -> str:
-    """Text of the README.md of a board."""
+def page(document: Mapping[str, Any], verified: Sequence[Verification] = ()) -> str:
+    """Text of the README.md of a board, with those who have verified it."""
     provenance = document["provenance"]
     shown = [name for name in SHOWN if any(name in row["metrics"] for row in document["rows"])]
     lines = [
@@ -126,6 +145,7 @@ def page(document: Mapping[str, Any]) -> str:
         *_notes(document),
         _summary(document),
         "",
+        *(line for one in verified for line in (escape(one.sentence), "")),
         f"Run with `{document['command']}` ([suite.yaml](suite.yaml)) at the commit below; all numbers are in"
         " [board.json](board.json). Written by `symbench publish`.",
         *_tables(document),

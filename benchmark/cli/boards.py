@@ -1,0 +1,78 @@
+"""`symbench verify` and `merge`: boards that others can check, and results of several people."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from benchmark.cli.options import Selection, selecting
+from benchmark.errors import UserError
+from benchmark.suite import loading as suites
+from benchmark.terminal import Examples, one_line
+
+MOST_LINES = 10
+
+
+@click.command(
+    cls=Examples,
+    epilog="symbench verify relaxation-rate\nsymbench verify submitted/my-board --cells 5 --plugin my_model.py",
+)
+@click.argument("board")
+@selecting(
+    click.option("--cells", default=2, show_default=True, type=click.IntRange(min=1), help="Cells to train again.")
+)
+def verify(selection: Selection, board: str, cells: int) -> None:
+    """Train random cells of BOARD again and compare their numbers with the published ones.
+
+    BOARD is the name of a published board, or a folder with board.json and suite.yaml. Means, letters and identities
+    are first computed again from the values of the seeds and from suite.yaml. Data are those of the store, where
+    missing ones are simulated; records of the store are not used.
+
+    Numbers must be bit-equal where code, data, versions and machine are those of the board, and otherwise within the
+    spread of the seeds. If all agree, verified.json and README.md of the board say so; if not, the exit status is 1.
+    """
+    from cluster.jobs.retrain import retrain
+    from results.report import board_check, publish, verification
+
+    folder = publish.board_folder(board)
+    document, suite = publish.read(folder / "board.json"), suites.load(str(folder / "suite.yaml"))
+    if problems := board_check.problems(document, suite):
+        _fail(problems, "the board does not fit together, and no cell was trained")
+    claims = verification.claims(document)
+    current = [claim for claim in claims if not board_check.other_version(claim.cell, suite)]
+    if not current:
+        commits = ", ".join(document["provenance"].get("git_commit", ["unknown"]))
+        raise UserError(
+            f"{folder}: no cell can be trained again with this code; check out the board's commit: {commits}"
+        )
+    drawn = random.SystemRandom().sample(current, min(cells, len(current)))
+    older = (
+        f"; {len(claims) - len(current)} are of earlier versions of their models" if len(current) < len(claims) else ""
+    )
+    click.echo(f"{document['suite']}: {len(drawn)} of {document['cells']} cells, drawn at random{older}")
+    records = retrain(drawn, suite, selection.store)
+    checks = [verification.check(claim, records[claim.cell.id]) for claim in drawn]
+    for check in checks:
+        click.echo(f"{check.cell} ({check.cell.id}): {check.rule or 'DIFFERS'}: {one_line(check.text)}")
+    different = [str(check.cell) for check in checks if check.rule is None]
+    if different:
+        _fail([], f"{len(different)} of {len(checks)} cells do not agree with the board")
+    path = verification.add_verification(folder, document, checks, records)
+    publish.write_page(folder)
+    click.echo(f"verified: {len(checks)} of {len(checks)} cells agree; wrote {path} and README.md beside it")
+
+
+def _fail(problems: Sequence[str], verdict: str) -> NoReturn:
+    for line in problems[:MOST_LINES]:
+        click.echo(line, err=True)
+    if len(problems) > MOST_LINES:
+        click.echo(f"and {len(problems) - MOST_LINES} more", err=True)
+    click.echo(f"not verified: {verdict}", err=True)
+    sys.exit(1)
+
+
+COMMANDS = (verify,)

@@ -1,0 +1,225 @@
+"""Verification of a published board: numbers of cells that were trained again, compared with those of the board.
+
+Numbers must be bit-equal where code, data, versions and machine are those of the board. Otherwise each root mean square
+error must lie within the spread of the seeds, and the numbers of parameters must be equal. `verified.json` beside
+board.json says who has verified which cells, when and on what.
+"""
+
+import getpass
+import hashlib
+import json
+import math
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import stdev
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+from scipy import special
+
+from benchmark.cell import Cell
+from benchmark.errors import UserError
+from benchmark.files import write_json
+from results.board.published_board import COMPARED, MACHINE, VERSIONS, environment_of, provenance
+from results.board.quantities import BY_RUN, METRICS, SKILLS, plain
+from results.board.row import declared
+from results.report.board_check import cell_of
+from results.store.record import Record
+
+ROOT = Path(__file__).parents[2]
+CODE = ("benchmark/data", "benchmark/evaluation", "benchmark/groups.py", "benchmark/models", "benchmark/training")
+"""Code that a number depends on."""
+CONDITIONS = (*COMPARED, *(key for key in (*VERSIONS, *MACHINE) if key not in ("git_commit", "git_dirty", "lanes")))
+"""Parts of the environment that may change the bits of a number; the code is compared with git."""
+COSTS = ("training_seconds", "samples_per_second", "peak_memory_bytes")
+"""Metrics in which two equal trainings may differ."""
+EXACT = ("parameters",)
+CONFIDENCE = 0.99
+"""Probability that two trainings of one setting are within the spread, if their errors are normally distributed."""
+DETERMINISTIC_TOLERANCE = 0.01
+"""Relative difference that is allowed to a forecast without training, whose single record has no spread."""
+FILE = "verified.json"
+Rule = Literal["bit-equal", "within the spread"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Numbers of one finished cell on a board, those of all seeds of its row, and the conditions of the training."""
+
+    cell: Cell
+    numbers: Mapping[str, float | Sequence[float]]
+    row_values: Mapping[str, Sequence[float]]
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Comparison of a claim with a second training; `rule` is None if they do not agree."""
+
+    cell: Cell
+    rule: Rule | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Entry of verified.json. `cells` are (id, name, rule), out of `board_cells` on the board."""
+
+    by: str
+    date: str
+    board_cells: int
+    cells: tuple[tuple[str, str, Rule], ...]
+    environment: Mapping[str, str]
+
+    @property
+    def sentence(self) -> str:
+        """Verified cells, with who trained them, when and on what."""
+        rules = [rule for _, _, rule in self.cells]
+        counts = ", ".join(f"{rules.count(rule)} {rule}" for rule in dict.fromkeys(rules))
+        shown = (("git_commit", "commit "), ("torch", "torch "), ("device", ""), ("processor", ""))
+        machine = ", ".join(prefix + self.environment[key] for key, prefix in shown if self.environment.get(key))
+        return (
+            f"Verified by {self.by} on {self.date}: {len(self.cells)} of {self.board_cells} cells trained again"
+            f" ({counts}); {machine}. Cells: {', '.join(f'{name} ({key})' for key, name, _ in self.cells)}."
+        )
+
+
+_VERIFICATIONS = TypeAdapter(tuple[Verification, ...])
+
+
+def claims(document: Mapping[str, Any]) -> list[Claim]:
+    """Claim of a board on each cell that is done and has values."""
+    claimed: dict[str, Claim] = {}
+    for row in document["rows"]:
+        done = [seed for seed in row["seeds"] if seed["state"] == "done" and seed.get("values")]
+        row_values = {name: [s["values"][name] for s in done if name in s["values"]] for name in row["metrics"]}
+        for seed in done:
+            by_run = {BY_RUN[name]: values for name, values in seed.get("by_run", {}).items() if name in BY_RUN}
+            numbers = {**seed["values"], **by_run}
+            for name in (*COSTS, *SKILLS):  # skills follow from the errors, see board_check
+                numbers.pop(name, None)
+            cell = cell_of(row, seed["seed"])
+            claimed.setdefault(cell.id, Claim(cell, numbers, row_values, environment_of(document, row, seed)))
+    return list(claimed.values())
+
+
+def check(claim: Claim, record: Record) -> Check:
+    """Compare a claim with the record of a second training."""
+    if record.status.state != "done":
+        return Check(claim.cell, None, f"{record.status.state} here, done on the board; {record.status.message}")
+    here = {name: record.metrics.get(name) for name in claim.numbers}
+    differing = [name for name in here if here[name] != claim.numbers[name]]
+    if not differing:
+        shown = next((name for name in here if name.startswith("rmse_")), next(iter(here)))
+        return Check(claim.cell, "bit-equal", f"{len(here)} numbers, {METRICS[shown].title} {here[shown]}")
+    conditions = ", ".join(_other_conditions(claim.environment, record.environment))
+    if not conditions:
+        text = _both(claim, record, differing[0])
+        return Check(claim.cell, None, f"{text}, although code, data, versions and machine are those of the board")
+    results = [_compared(claim, record, name) for name in here if name in METRICS and name.startswith("rmse_")]
+    results += [(_both(claim, record, name), name not in differing) for name in EXACT if name in here]
+    wrong = [text for text, holds in results if not holds]
+    text = "; ".join(wrong or [text for text, _ in results])
+    return Check(claim.cell, None if wrong else "within the spread", f"{text}. Not bit-equal: {conditions}")
+
+
+def _compared(claim: Claim, record: Record, name: str) -> tuple[str, bool]:
+    """Both values of an error with the largest difference that the spread allows, and whether it holds.
+
+    The spread is the smaller one of the row with the value of the board and of the row with the value found here, so
+    that a wrong value on the board does not widen it.
+    """
+    claimed, here, values = claim.numbers[name], record.metrics.get(name), claim.row_values[name]
+    assert isinstance(claimed, int | float)
+    if not isinstance(here, int | float):
+        return _both(claim, record, name), False
+    if not declared(claim.cell.model.name)[2]:
+        most, basis = (
+            DETERMINISTIC_TOLERANCE * abs(claimed),
+            f"{DETERMINISTIC_TOLERANCE:.0%}, a forecast without training",
+        )
+    elif len(values) < 2:
+        most, basis = 0.0, "a single seed has no spread"
+    else:
+        others = list(values)
+        others[others.index(claimed)] = here
+        quantile = float(special.stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
+        most = math.sqrt(2) * quantile * min(stdev(values), stdev(others))
+        basis = f"the spread of {len(values)} seeds"
+    return f"{_both(claim, record, name)}, at most {most:.4g} apart ({basis})", abs(here - claimed) <= most
+
+
+def _both(claim: Claim, record: Record, name: str) -> str:
+    title = METRICS[name].title if name in METRICS else name
+    return f"{title} {record.metrics.get(name, 'missing')} here, {claim.numbers[name]} on the board"
+
+
+def _other_conditions(board: Mapping[str, str], here: Mapping[str, Any]) -> Iterator[str]:
+    """Differences in code, data, versions and machine, in a few words each."""
+    commit = board.get("git_commit", "")
+    if board.get("git_dirty") != "false":
+        yield f"the code of the board is commit {commit[:12] or 'unknown'} with uncommitted changes"
+    elif reason := _code_difference(commit):
+        yield reason
+    for key in CONDITIONS:
+        mine = "" if here.get(key) is None else plain(here[key])
+        if board.get(key, "") != mine:
+            yield f"{key} {mine[:64] or 'unknown'} here, {board.get(key, '')[:64] or 'unknown'} on the board"
+
+
+def _code_difference(commit: str) -> str:
+    """Difference between the files here and those of a commit; empty if there is none."""
+    command = ["git", "-C", str(ROOT), "diff", "--quiet", commit, "--", *CODE]
+    try:
+        status = subprocess.run(command, capture_output=True, check=False).returncode
+    except OSError:
+        status = -1
+    if status in (0, 1):
+        return "the code has changed since commit " + commit[:12] if status else ""
+    return f"the code of commit {commit[:12]} is not known here"
+
+
+def digest(folder: Path) -> str:
+    """sha256 of the board.json in `folder`."""
+    return hashlib.sha256((folder / "board.json").read_bytes()).hexdigest()
+
+
+def verifications(folder: Path) -> tuple[Verification, ...]:
+    """Verifications of the board in `folder` as it is now; none if board.json has changed since.
+
+    UserError: the file cannot be read.
+    """
+    try:
+        document = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return _VERIFICATIONS.validate_python(document["verifications"]) if document["board"] == digest(folder) else ()
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder / FILE}: not written by `symbench verify`; delete it") from error
+
+
+def add_verification(
+    folder: Path, document: Mapping[str, Any], checks: Sequence[Check], records: Mapping[str, Record]
+) -> Path:
+    """Write `checks`, which all agree, into verified.json, after earlier verifications of the same board."""
+    cells = tuple((one.cell.id, str(one.cell), one.rule) for one in checks if one.rule is not None)
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    machine = provenance([records[one.cell.id] for one in checks])
+    environment = {key: " or ".join(values) for key, values in machine.items()}
+    entries = [*verifications(folder), Verification(_person(), day, document["cells"], cells, environment)]
+    write_json(folder / FILE, {"board": digest(folder), "verifications": [asdict(one) for one in entries]})
+    return folder / FILE
+
+
+def _person() -> str:
+    """Name of the user as git knows it, or the name of the account."""
+    try:
+        name = subprocess.run(
+            ["git", "config", "user.name"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+    except OSError:
+        name = ""
+    return name or getpass.getuser()
