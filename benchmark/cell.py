@@ -191,9 +191,15 @@ class Cell(Frozen):
     def id(self) -> str:
         """16 hex digits: equal for equal cells on every machine and in every suite."""
         document = {"schema": SCHEMA_VERSION, **self.model_dump(mode="json")}
-        canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        canonical = _canonical(document)
+        if "-0.0" in canonical:  # a number or the end of a text
+            canonical = _canonical(json.loads(canonical, parse_float=lambda text: float(text) + 0.0))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
         dataset = self.dataset
         return f"{dataset.name} level {dataset.level} ({dataset.preset}), {self.model.name}, seed {self.seed}"
+
+
+def _canonical(document: Any) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)

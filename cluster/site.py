@@ -77,8 +77,6 @@ def load(name_or_path: str) -> Site:
     try:
         return Site.model_validate(tree)
     except ValidationError as error:
-        for problem in error.errors():
-            got = f" (got {problem['input']!r})" if problem["loc"] else ""
-            file.error(problem["loc"], problem["msg"].removeprefix("Value error, ") + got)
+        file.invalid((), error)
         file.stop_on_errors()
         raise

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from benchmark.cell import Cell
-    from benchmark.planning.plan import Plan
+    from benchmark.planning.plan import Plan, PlanRow
     from benchmark.suite.suite import Suite
     from cluster.jobs.packing import Shape
     from cluster.site import Site
@@ -67,11 +67,19 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
         loaded.name,
         [
             {key: getattr(row, key) for key in ("dataset", "preset", "level", "model", *budget, "cells", "finished")}
-            | {"time": duration(row.estimated_seconds) if row.estimate else "", "estimated": row.estimate}
+            | {"time": _time(row), "estimated": row.estimate}
             for row in result.rows
         ],
     )
-    click.echo(f"{total} cells: {total - count} finished, {count} open, about {text}")
+    unknown = sum(estimate.basis == "unknown" for estimate in expected.values())
+    beside = f", and {unknown} cells of unknown time, which cannot be built" if unknown else ""
+    click.echo(f"{total} cells: {total - count} finished, {count} open, about {text}{beside}")
+
+
+def _time(row: PlanRow) -> str:
+    if not row.estimate or row.estimate == "unknown":
+        return "?" if row.estimate else ""
+    return duration(row.estimated_seconds)
 
 
 def _cost_here(result: Plan, seconds: Mapping[str, float], shape: Shape | None) -> tuple[dict[str, Any], str]:

@@ -7,6 +7,8 @@ import importlib.metadata
 import importlib.util
 import inspect
 import json
+import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -98,8 +100,20 @@ def model(name: str) -> type[Baseline]:
     """Baseline class called `name`. UserError: unknown name (with the nearest), or its file is broken."""
     sources = _model_sources()
     if name not in sources:
-        raise UserError(unknown_name("model", name, sources))
+        raise UserError(unknown_model(name))
     return _model_at(name, sources[name].origin)
+
+
+def unknown_model(name: str, suite_folder: Path | None = None) -> str:
+    """Message for an unknown name: the file of that name, beside the suite or here, or else the nearest names."""
+    for folder in (suite_folder or Path(), Path()):
+        file = folder / f"{name}.py"
+        if file.is_file():
+            options = [f"`--plugin {shlex.quote(str(file))}`"]
+            if suite_folder is not None:
+                options.append(f"`plugins: [{os.path.relpath(file, suite_folder)}]` in the suite")
+            return f"unknown model {name!r}; {file} was not given: add {', or '.join(options)}"
+    return f"{unknown_name('model', name, model_names())}; a baseline of your own needs its file: `--plugin FILE`"
 
 
 @cache

@@ -47,6 +47,7 @@ def expanded(declared: Declaration, grid: GridReader) -> Suite:
         tuned=declared.tuned,
         tuning=declared.tuning,
         budgets=budgets,
+        plugins=declared.plugins,
     )
 
 

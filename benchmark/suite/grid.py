@@ -83,10 +83,7 @@ class GridReader:
         try:
             return make()
         except ValidationError as error:
-            problems = {problem["loc"][:1]: problem for problem in reversed(error.errors())}  # the first of each key
-            for location, problem in problems.items():
-                message = problem["msg"].removeprefix("Value error, ")
-                self.file.error((*where, *location), f"{message} (got {problem['input']!r})")
+            self.file.invalid(where, error)
         return None
 
     def has_valid_keys(self, where: Location, mapping: Mapping[str, Any], valid: Sequence[str]) -> bool:

@@ -1,9 +1,13 @@
 """Loads suites: reads the YAML, expands it into cells, and replaces settings by tuned ones."""
 
+import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmark.errors import UserError, unknown_name
+from ruamel.yaml import YAML
+
+from benchmark.errors import MachineError, UserError, unknown_name
 from benchmark.suite.cells import expanded
 from benchmark.suite.reader import SuiteReader
 from benchmark.suite.suite import SUITES_FOLDER, Suite
@@ -36,3 +40,19 @@ def load(
     if suite.tuned and store is not None:
         return resolved(suite, store, only, skip_untuned)
     return suite.only(only) if only else suite
+
+
+def copied(suite: Suite, plugins: Sequence[str]) -> str:
+    """Text of the file of `suite` for another folder, with these paths of its plug-ins. MachineError: it is gone."""
+    try:
+        text = suite.path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MachineError(f"{suite.path}: cannot be read: {error.strerror}") from error
+    if not suite.plugins:
+        return text
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes, yaml.width = True, 10_000
+    tree, copy = yaml.load(text), io.StringIO()
+    tree["plugins"] = list(plugins)
+    yaml.dump(tree, copy)
+    return copy.getvalue()

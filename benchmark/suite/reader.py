@@ -6,20 +6,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from benchmark.cell import FIRST_TUNING_SEED, DatasetChoice, ModelChoice, Protocol, Training
+from benchmark.cell import FIRST_TUNING_SEED, DatasetChoice, Frozen, ModelChoice, Protocol, Training
 from benchmark.data import dataset_registry
 from benchmark.errors import UserError, unknown_name
+from benchmark.models import model_registry
 from benchmark.suite import budget, facts
 from benchmark.suite.grid import GridReader
 from benchmark.suite.suite import Range, Resources, TunedTrainingField, Tuning
 from benchmark.suite.yaml_file import Location, YamlFile, plain
 
 REQUIRED = ("name", "datasets", "models")
-OPTIONAL = ("protocol", "seeds", "train", "budget", "resources", "tuning", "tuned")
+OPTIONAL = ("protocol", "seeds", "train", "budget", "resources", "tuning", "tuned", "plugins")
+
+
+class SeedCount(Frozen):
+    """Seeds 0 to `count` - 1."""
+
+    count: Annotated[int, Field(ge=1, le=10_000)]
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class Declaration:
     resources: Resources
     tuning: Tuning
     tuned: bool
+    plugins: tuple[Path, ...]
 
 
 class SuiteReader:
@@ -61,6 +70,7 @@ class SuiteReader:
         for key in REQUIRED:
             if key not in self.tree:
                 self.file.error((), f"the key {key!r} is missing")
+        plugins = self._plugins()
         self.file.stop_on_errors()
 
         datasets = list(self._choices("datasets", self._datasets))
@@ -79,7 +89,7 @@ class SuiteReader:
         self._check_splits(datasets, protocols, trainings)
         self._check_ranks(trainings, resources[0])
         self.file.stop_on_errors()
-        return Declaration(name, datasets, models, protocols, trainings, seeds, resources[0], tuning, tuned)
+        return Declaration(name, datasets, models, protocols, trainings, seeds, resources[0], tuning, tuned, plugins)
 
     def _name(self) -> str:
         name = self.tree["name"]
@@ -87,8 +97,33 @@ class SuiteReader:
             self.file.error(("name",), "must be a line of text")
         return str(name)
 
+    def _plugins(self) -> tuple[Path, ...]:
+        """Files of baselines, from paths relative to the suite's folder. Registers them, as `--plugin` does."""
+        written = plain(self.tree.get("plugins", []))
+        if not isinstance(written, list) or not all(isinstance(path, str) for path in written):
+            self.file.error(("plugins",), "must be a list of Python files, with paths relative to this file")
+            return ()
+        paths = [(self.file.path.parent / Path(path).expanduser()).resolve() for path in written]
+        for index, path in enumerate(paths):
+            try:
+                model_registry.add_plugin(path)
+            except UserError as error:
+                self.file.error(("plugins", index), str(error))
+        return tuple(paths)
+
     def _seeds(self) -> list[Any]:
-        seeds = self.grid.axis(("seeds",), self.tree.get("seeds", [0]))
+        """List of seeds, also from `{count: 5}` for 0 to 4."""
+        written = self.tree.get("seeds", [0])
+        if isinstance(written, CommentedMap):
+            if not self.grid.has_valid_keys(("seeds",), written, tuple(SeedCount.model_fields)):
+                return []
+            counted = self.grid.validated(("seeds",), SeedCount, plain(written))
+            return list(range(counted.count)) if counted else []
+        if isinstance(written, int) and not isinstance(written, bool):
+            example = f"write [{written}] for this one seed, or {{count: N}} for the seeds 0 to N - 1"
+            self.file.error(("seeds",), f"{written} may be meant as a seed or as a number of seeds: {example}")
+            return []
+        seeds = self.grid.axis(("seeds",), written)
         if any(isinstance(seed, int) and seed >= FIRST_TUNING_SEED for seed in seeds):
             self.file.error(("seeds",), f"seeds from {FIRST_TUNING_SEED} on are those of `symbench tune`")
         return seeds
@@ -134,7 +169,7 @@ class SuiteReader:
         if isinstance(entry, CommentedMap) and len(entry) == 1:
             ((name, settings),) = entry.items()
             where = (*where, name)
-        if not isinstance(name, str) or not isinstance(settings or {}, dict):
+        if not isinstance(name, str) or not isinstance(settings, dict | None):
             self.file.error(where, "must be a name, or a name with its settings: `name: {key: value}`")
             return
         yield from expand(where, name, settings or {})
@@ -176,6 +211,9 @@ class SuiteReader:
     def _configured(
         self, where: Location, name: str, settings: Mapping[str, Any], budgeted: bool
     ) -> Iterator[ModelChoice]:
+        if name not in model_registry.model_names():
+            self.file.error(where, model_registry.unknown_model(name, self.file.path.parent))
+            return
         try:
             model = facts.model_facts(name)
         except UserError as error:
@@ -191,7 +229,11 @@ class SuiteReader:
         if any(value == [] != settings[key] for key, value in expanded.items()):
             return  # a mistake in a network has been reported
         fields = {key: kind == "list" for key, kind in model.settings.items()}
-        yield from self.grid.expanded(where, expanded, fields, partial(facts.configured, name))
+        for choice in self.grid.expanded(where, expanded, fields, partial(facts.configured, name)):
+            wide = choice.config.get(width)
+            if isinstance(wide, int) and wide > budget.WIDEST:
+                self.file.error((*where, width), f"{wide} is more than {budget.WIDEST}, the widest that can be built")
+            yield choice
 
     def _networks(self, where: Location, value: Any, budgeted: bool) -> list[dict[str, Any]]:
         """Networks of a wrapper: one entry or a list of them, as in `models`."""

@@ -99,6 +99,8 @@ class Suite:
     """Cells that are left out because they are not tuned."""
     only_expression: str = ""
     """Argument of `--only` that selected these cells."""
+    plugins: tuple[Path, ...] = ()
+    """Files of baselines that the suite names."""
 
     @property
     def argument(self) -> str:

@@ -1,13 +1,21 @@
 """YAML files that people write: all mistakes are reported at once, with file, line and key."""
 
+import ast
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.tokens import (
+    FlowMappingEndToken,
+    FlowMappingStartToken,
+    FlowSequenceEndToken,
+    FlowSequenceStartToken,
+)
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown_name
 
 Location = tuple[str | int, ...]
 """Keys and list positions on the way to a value."""
@@ -26,6 +34,17 @@ class YamlFile:
         line, name = self._line(where), ".".join(str(part) for part in where)
         self.errors.append((line, f"{self.path}:{line}: {name + ': ' if name else ''}{message}"))
 
+    def invalid(self, where: Location, error: ValidationError) -> None:
+        """Add the first mistake of each key in `error`, about the settings at `where`."""
+        problems = {problem["loc"][:1]: problem for problem in reversed(error.errors())}
+        for location, problem in problems.items():
+            place, value = (*where, *location), problem["input"]
+            message = problem["msg"].removeprefix("Value error, ") + (f" (got {value!r})" if location else "")
+            if problem["type"] == "literal_error" and isinstance(value, int | float | str):
+                valid = ast.literal_eval(f"({problem['ctx']['expected'].replace(' or ', ', ')},)")
+                message = unknown_name(str(place[-1]), value, valid)
+            self.error(place, message)
+
     def stop_on_errors(self) -> None:
         """UserError with all mistakes, in the order of the file."""
         if self.errors:
@@ -40,11 +59,12 @@ class YamlFile:
             raise UserError(f"{self.path}: is not UTF-8 text") from error
         try:
             tree = YAML(typ="rt").load(text)
+            for event in YAML(typ="rt").parse(text):
+                if getattr(event, "tag", None):  # the reader would drop some tags, as that of `!range [0, 4]`
+                    line, tag = event.start_mark.line + 1, str(event.tag).replace("tag:yaml.org,2002:", "!!")
+                    raise UserError(f"{self.path}:{line}: the tag {tag} is not known here; write the values out")
         except MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            where = f"{self.path}:{mark.line + 1}" if mark else str(self.path)
-            problem = (error.problem or "cannot be parsed").splitlines()[0]
-            raise UserError(f"{where}: not valid YAML: {problem}") from error
+            raise UserError(f"{self.path}{_syntax_error(text, error)}") from error
         except (YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"{self.path}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
         if not isinstance(tree, CommentedMap):
@@ -66,13 +86,46 @@ class YamlFile:
         return line + 1
 
 
+def _syntax_error(text: str, error: MarkedYAMLError) -> str:
+    """Line and problem: of a bracket or quote that is not closed, the line where it opens."""
+    mark, problem = error.problem_mark or error.context_mark, (error.problem or "cannot be parsed").splitlines()[0]
+    if mark is None:
+        return f": not valid YAML: {problem}"
+    line, opening = mark.line + 1, ""
+    if "quoted scalar" in (error.context or "") and error.context_mark:
+        line, opening = error.context_mark.line + 1, "a quote is not closed: "
+    for bracket, start in _open_brackets(text, mark.index):
+        if start + 1 < line:
+            line, opening = start + 1, f"{bracket!r} is not closed by line {line}: "
+        break
+    return f":{line}: not valid YAML: {opening}{problem}"
+
+
+def _open_brackets(text: str, end: int) -> list[tuple[str, int]]:
+    """Brackets that are open at the character `end`, the innermost first, with their lines from 0."""
+    opened: list[tuple[str, int]] = []
+    try:
+        for token in YAML(typ="rt").scan(text):
+            if token.start_mark.index >= end:
+                break
+            if isinstance(token, FlowSequenceStartToken | FlowMappingStartToken):
+                opened.insert(0, ("[" if isinstance(token, FlowSequenceStartToken) else "{", token.start_mark.line))
+            elif isinstance(token, FlowSequenceEndToken | FlowMappingEndToken):
+                opened = opened[1:]
+    except MarkedYAMLError:
+        pass  # the mistake itself
+    return opened
+
+
 def plain(value: Any) -> Any:
-    """`value` without ruamel's round-trip types, which keep the notation of scalars."""
+    """`value` without ruamel's round-trip types, which keep the notation of scalars; -0.0 becomes 0.0."""
     if isinstance(value, list):
         return [plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
-    for kind in (bool, int, float, str):
+    if isinstance(value, float):
+        return float(value) + 0.0
+    for kind in (bool, int, str):
         if isinstance(value, kind):
             return kind(value)
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,8 +9,9 @@ from pathlib import Path
 import submitit
 
 from benchmark.cell import Cell
-from benchmark.files import replacing, write_text
+from benchmark.files import write_text
 from benchmark.models import model_registry
+from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from benchmark.terminal import duration
 from cluster.jobs import failures
@@ -107,8 +107,7 @@ def submit(
         micro_batches=retries.micro_batches,
     )
     with sbatch.cancel_on_error(note) as submitted:
-        with replacing(suite_file) as temporary:
-            shutil.copyfile(suite.path, temporary)
+        write_text(suite_file, suites.copied(suite, [str(path) for path in suite.plugins]))
         for number, batch in enumerate(work):
             documents = {
                 f"job-{number}-{index}.json": job_for(store, site, batch.shape, cells, retries.micro_batches)

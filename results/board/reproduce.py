@@ -18,7 +18,8 @@ class Commands:
     def __init__(self, suite: Suite) -> None:
         self.suite = shlex.quote(suite.path.stem if suite.path.parent == SUITES_FOLDER else str(suite.path))
         self.chosen = [suite.only_expression] if suite.only_expression else []
-        plugins = [word for path in model_registry.plugin_paths() for word in ("--plugin", shlex.quote(str(path)))]
+        given = [path for path in model_registry.plugin_paths() if path not in suite.plugins]
+        plugins = [word for path in given for word in ("--plugin", shlex.quote(str(path)))]
         self.options = [*(["--tuned"] if suite.tuned_by_option else []), *plugins]
         cells = (*suite.cells, *suite.untuned)
         self.bits = {cell.id: 1 << index for index, cell in enumerate(cells)}

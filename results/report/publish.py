@@ -1,7 +1,7 @@
 """Published boards: results of a suite with their provenance, small enough to be committed.
 
-`results/published/<suite>/` holds board.json, README.md and the suite file. Equal stores give equal files.
-`results/published/README.md` shows the first board in the order of `by_rank` and links to the others.
+`results/published/<suite>/` holds board.json, README.md, the suite file and the plug-ins that it names. Equal stores
+give equal files. `results/published/README.md` shows the first board in the order of `by_rank` and links to the others.
 """
 
 import json
@@ -16,6 +16,7 @@ from benchmark.errors import UserError, unknown_name
 from benchmark.files import write_text
 from benchmark.markdown import Markdown, bold, escape, table
 from benchmark.models import model_registry
+from benchmark.suite import loading as suites
 from benchmark.suite.facts import model_facts
 from benchmark.suite.suite import Suite
 from results.board.notes import paper_notes, symmetry_notes
@@ -78,8 +79,11 @@ def publish(
     write_page(target)
     files = [path, target / "README.md"]
     if suite.path.is_file():
-        write_text(target / "suite.yaml", suite.path.read_text(encoding="utf-8"))
-        files.append(target / "suite.yaml")
+        texts = {plugin.name: plugin.read_text(encoding="utf-8") for plugin in suite.plugins}
+        texts["suite.yaml"] = suites.copied(suite, [plugin.name for plugin in suite.plugins])
+        for name, text in texts.items():
+            write_text(target / name, text)
+            files.append(target / name)
     if readme is not None:
         write_text(readme, with_section(readme.read_text(encoding="utf-8"), section(folder)))
         files.append(readme)

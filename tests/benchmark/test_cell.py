@@ -68,6 +68,14 @@ def test_seed_is_strict(value: object) -> None:
         a_cell(seed=value)
 
 
+def test_minus_zero_is_zero() -> None:
+    zeros = [
+        a_cell(train=Training(weight_decay=zero), model=ModelChoice(name="a-0.0", config={"penalty": [zero, 0.5]}))
+        for zero in (0.0, -0.0)
+    ]
+    assert zeros[0].id == zeros[1].id
+
+
 def test_nan_is_no_setting() -> None:
     with pytest.raises(ValidationError):
         Training(learning_rate=float("nan"))

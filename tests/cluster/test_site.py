@@ -31,6 +31,7 @@ def test_defaults_and_setup_lines(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{scheduler: slurm, partitoin: main}", "unknown key 'partitoin'; did you mean 'partition'"),
+        ("{scheduler: slrum}", "scheduler: unknown scheduler 'slrum'; did you mean 'slurm'?"),
         ("{partition: main}", "scheduler: Field required"),
         ("{scheduler: slurm, minutes: soon}", "minutes: Input should be a valid integer"),
         ("{scheduler: slurm, partition: 'main; rm -rf ~'}", "partition: String should match pattern"),

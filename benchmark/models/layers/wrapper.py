@@ -30,7 +30,7 @@ def _resolved(network: Any) -> ModelChoice:
         baseline = model_registry.model(name)
         if not baseline.trained:
             raise ValueError(f"{name} has nothing to train")
-        config = baseline.Config.model_validate_json(json.dumps(settings or {}))
+        config = baseline.Config.model_validate_json(json.dumps({} if settings is None else settings))
     except UserError as error:
         raise ValueError(str(error)) from error
     except ValidationError as error:

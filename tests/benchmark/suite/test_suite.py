@@ -7,7 +7,7 @@ import pytest
 
 from benchmark.cell import RELAXATION_RATE
 from benchmark.errors import UserError
-from benchmark.models import model_registry
+from benchmark.models import convnet, model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 
@@ -120,13 +120,39 @@ def test_only_explains(load: Load, expression: str, message: str) -> None:
         ("ranks: 2", "rank: 2", 10, "resources.rank: unknown key 'rank'; did you mean 'ranks'?"),
         ("name: tiny", "nam: tiny", 1, "the key 'name' is missing"),
         ("name: tiny", "name: tiny\nname: again", 2, "duplicate key"),
-        ("train: {", "train: {{", 10, "not valid YAML"),
+        ("train: {", "train: {{", 9, "not valid YAML: '{' is not closed by line 10: "),
+        ("[0, 1, 2]", "[0, 1, 2", 8, "not valid YAML: '[' is not closed by line 9: "),
+        ("models:", "models: [", 5, "not valid YAML: '[' is not closed by line 6: "),
+        ("[4, 8]", "[4, 8", 7, "not valid YAML: expected ',' or ']'"),
+        ("name: tiny", 'name: "tiny', 1, "not valid YAML: a quote is not closed: "),
+        ("{hidden: [4, 8]}", "false", 7, "models.1.convnet: must be a name, or a name with its settings"),
+        ("{hidden: [4, 8]}", "[]", 7, "models.1.convnet: must be a name, or a name with its settings"),
+        ("convnet: {hidden: [4, 8]}", "remul: {network: {convnet: 0}}", 7, "network.convnet: must be a name"),
+        ("{level: [0, 3], preset: small}", "''", 4, "smoke_rotation_levels: must be a name, or a name with its"),
+        ("[4, 8]", "100000000000", 7, "convnet.hidden: 100000000000 is more than 65536, the widest that can be built"),
+        ("[0, 1, 2]", "!range [0, 4]", 8, "the tag !range is not known here; write the values out"),
+        ("convnet: {", "convnet: !!map {", 7, "the tag !!map is not known here"),
+        ("[0, 1, 2]", "5", 8, "write [5] for this one seed, or {count: N} for the seeds 0 to N - 1"),
+        ("[0, 1, 2]", "{cuont: 5}", 8, "seeds.cuont: unknown key 'cuont'; did you mean 'count'?"),
+        ("[0, 1, 2]", "{count: 0}", 8, "seeds.count: Input should be greater than or equal to 1 (got 0)"),
+        ("disjoint", "disjont", 2, "protocol.name: unknown name 'disjont'; did you mean 'disjoint'?"),
+        ("disjoint", "disjoint, target: chnge", 2, "protocol.target: unknown target 'chnge'; did you mean 'change'?"),
+        ("[0, 3]", "0, grid: center", 4, "grid: unknown grid 'center'; did you mean 'centered'?"),
+        ("epochs: 2", "precision: bf17", 9, "train.precision: unknown precision 'bf17'; did you mean 'bf16'?"),
+        ("convnet: {hidden: [4, 8]}", "e2cnn: {order: 5}", 7, "e2cnn.order: unknown order 5 (valid: 4, 8)"),
+        ("ranks: 2}", "ranks: 2}\nplugins: mine.py", 11, "plugins: must be a list of Python files"),
+        ("ranks: 2}", "ranks: 2}\nplugins:\n  - mine.py", 12, "mine.py: not a Python file"),
         ("- persistence", "- {persistence: 3}", 6, "must be a name"),
         ("[0, 3]", '"3"', 4, "unknown level of smoke_rotation_levels '3'; did you mean 3?"),
         ("[0, 3]", "2001-01-01", 4, "must be made of numbers, texts"),
         ("[0, 3]", "[3, 3.0]", 4, "stands there twice"),
         ("batch_size: 4", "batch_size: 4000", 9, "4000 is more than the 128 training windows"),
-        ("protocol: {name: disjoint, input_frames: 1, test_steps: 10}", "protocol: nonsense", 2, "protocol.name"),
+        (
+            "protocol: {name: disjoint, input_frames: 1, test_steps: 10}",
+            "protocol: nonsense",
+            2,
+            "protocol.name: unknown name 'nonsense' (valid: disjoint, icml2022)",
+        ),
     ],
 )
 def test_mistakes_are_named_with_line_and_key(load: Load, old: str, new: str, line: int, message: str) -> None:
@@ -141,8 +167,55 @@ def test_a_level_has_one_identity_however_it_is_written(load: Load) -> None:
     assert [cell.id for cell in load(GOOD.replace("[0, 3]", "[0.0, 3.0]")).cells] == [c.id for c in cells]
 
 
+def test_minus_zero_is_zero(load: Load) -> None:
+    train = "train: {weight_decay: "
+    one, other = (load(GOOD.replace("train: {", f"{train}{zero}, ")).cells for zero in ("0", "-0.0"))
+    assert [cell.id for cell in one] == [cell.id for cell in other]
+    assert "-0.0" not in other[0].model_dump_json()
+
+
+def test_seeds_may_be_counted(load: Load) -> None:
+    assert load(GOOD.replace("[0, 1, 2]", "{count: 3}")) == load(GOOD)
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder with the baseline `mine` in a file of its own, which no command has named."""
+    monkeypatch.setattr(model_registry, "_plugins", {})
+    folder = tmp_path / "my models"
+    folder.mkdir()
+    (folder / "mine.py").write_text(Path(convnet.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    return folder
+
+
+def test_a_suite_names_its_plugins(load: Load, plugins: Path, tmp_path: Path) -> None:
+    text = f"{GOOD.replace('convnet', 'mine')}plugins: ['my models/mine.py']  # beside\n"
+    suite = load(text)
+    assert suite.plugins == model_registry.plugin_paths() == (plugins / "mine.py",)
+    assert load(text) == suite
+    elsewhere = tmp_path / "elsewhere" / "suite.yaml"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text(suites.copied(suite, [str(path) for path in suite.plugins]), encoding="utf-8")
+    assert "# beside" in elsewhere.read_text()
+    assert suites.load(str(elsewhere)).cells == suite.cells
+
+
+def test_a_forgotten_plugin_is_named(load: Load, plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = GOOD.replace("convnet", "mine")
+    with pytest.raises(UserError, match=r"needs its file: `--plugin FILE`$"):
+        load(text)
+    monkeypatch.chdir(plugins)
+    with pytest.raises(
+        UserError, match=r"7: .*unknown model 'mine'; mine.py was not given: add `--plugin mine.py`, or"
+    ):
+        load(text)
+    (plugins / "mine.py").rename(plugins.parent / "mine.py")
+    with pytest.raises(UserError, match=r"add `--plugin .*/mine.py`, or `plugins: \[mine.py\]` in the suite"):
+        load(text)
+
+
 def test_sections_may_be_empty_and_protocols_an_axis(load: Load) -> None:
-    loaded = load(GOOD.replace("seeds: [0, 1, 2]", "seeds: 0").replace("resources: {ranks: 2}", "resources:"))
+    loaded = load(GOOD.replace("seeds: [0, 1, 2]", "seeds: [0]").replace("resources: {ranks: 2}", "resources:"))
     assert loaded.resources.ranks == 1
     assert {cell.seed for cell in loaded.cells} == {0}
     both = GOOD.replace("name: disjoint, input_frames: 1", "name: [disjoint, icml2022], input_frames: 1")

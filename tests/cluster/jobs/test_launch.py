@@ -245,14 +245,14 @@ def test_a_dying_process_affects_only_its_cell(
 def test_plug_ins_are_trained_and_ranked_and_a_diverged_one_is_a_result(
     store: Store, make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One is an option, the other is named by the suite."""
     monkeypatch.setattr(model_registry, "_plugins", {})
-    plugins: list[object] = []
     for name, factor in (("gain", "1"), ("bomb", "1e15")):
-        file = tmp_path / f"{name}.py"
-        file.write_text(TOY.format(body=f"return x[:, -1] * (1 + {factor} * self.gain)"), encoding="utf-8")
-        model_registry.add_plugin(file)
-        plugins += ["--plugin", file]
+        (tmp_path / f"{name}.py").write_text(TOY.format(body=f"return x[:, -1] * (1 + {factor} * self.gain)"))
+    plugins = ["--plugin", tmp_path / "gain.py"]
+    model_registry.add_plugin(tmp_path / "gain.py")
     path = make_suite(models="[persistence, gain, bomb]", epochs=30)
+    path.write_text(f"{path.read_text()}plugins: [bomb.py]\n")
     result = symbench("run", path, *plugins, store=store)
     assert result.returncode == 0, result.stderr
     assert "diverged" in result.stderr

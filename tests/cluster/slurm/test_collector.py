@@ -12,6 +12,7 @@ from support import suite_in, symbench
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
+from benchmark.models import convnet, model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from cluster.jobs.packing import Shape
@@ -308,6 +309,26 @@ class TestSubmission:
         assert note.seen == {suite.cells[0].id: 1}
         assert "#SBATCH --dependency=afterany:100:101" in fake.sent[-1].replace("'", "")
 
+    def test_plugins_of_the_suite_reach_jobs_and_the_collector(
+        self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The collector reads the suite from the folder of the jobs."""
+        monkeypatch.setattr(model_registry, "_plugins", {})
+        plugin = suite.path.with_name("mine.py")
+        plugin.write_text(Path(convnet.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+        suite.path.write_text(suite.path.read_text().replace("convnet", "mine") + "plugins: [mine.py]\n")
+        suite = suites.load(str(suite.path))
+        self.send(suite, store)
+        (note,), _ = notes(store, Submission)
+        jobs = [json.loads(path.read_text()) for path in note.suite_file.parent.glob("job-*.json")]
+        assert [job["plugins"] for job in jobs] == 3 * [[str(plugin)]]
+        model_registry.replace_plugins([])
+        begin(store, suite.cells[0], "node_failure")
+        fake.says("sacct", *(f"{job}|FAILED" for job in note.jobs))
+        collector.collect(str(note.suite_file.parent / Submission.FILE))
+        again = [sent for sent in notes(store, Submission)[0] if sent.collector != note.collector]
+        assert [sent.plugins for sent in again] == [(plugin,)]
+
     @pytest.mark.parametrize("refused", [1, 2], ids=["the second array", "the collector"])
     def test_a_refusal_cancels_all_jobs(self, fake: FakeSlurm, suite: Suite, store: Store, refused: int) -> None:
         answers = [f"echo job {100 + number}" for number in range(refused)]
@@ -343,7 +364,7 @@ class TestSubmission:
 
     def test_a_deleted_suite_file_is_reported(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         suite.path.unlink()
-        with pytest.raises(MachineError, match=r"suite.yaml: cannot be written: No such file"):
+        with pytest.raises(MachineError, match=r"tiny.yaml: cannot be read: No such file"):
             self.send(suite, store)
         assert not fake.sent
 

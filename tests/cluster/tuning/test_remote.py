@@ -1,5 +1,6 @@
 """Studies sent to a cluster: the sbatch script, the submission note, and studies that are already queued."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from tuning_support import EPOCHS, MakeSuite
 
 from benchmark.errors import MachineError
 from benchmark.files import write_json
+from benchmark.models import convnet, model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.studies import distinct_studies
 from benchmark.suite.suite import Suite
@@ -43,6 +45,18 @@ def test_studies_are_sent_once(fake: FakeSlurm, suite: Suite, store: Store) -> N
     fake.says("squeue", "100_0 RUNNING", "100_1 PENDING")
     assert send(suite, store) == "tiny: nothing to send; 2 studies are in earlier jobs"
     assert submissions.live_jobs(store, suite, TuningSubmission) == ["100_0", "100_1"]
+
+
+def test_a_job_has_the_plugins_of_the_suite(
+    fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_registry, "_plugins", {})
+    plugin = suite.path.with_name("mine.py")
+    plugin.write_text(Path(convnet.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    suite.path.write_text(suite.path.read_text().replace("convnet", "mine") + "plugins: [mine.py]\n")
+    send(suites.load(str(suite.path)), store)
+    jobs = [json.loads(path.read_text()) for path in store.root.glob("jobs/*/*.json") if path.name != "tuning.json"]
+    assert [job["plugins"] for job in jobs] == 2 * [[str(plugin)]]
 
 
 def test_jobs_whose_note_cannot_be_written_are_cancelled(
