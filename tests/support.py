@@ -82,12 +82,6 @@ def records(path: Path, store: Store) -> list[Record]:
     return list(started.values())
 
 
-def outcome(record: Record) -> dict[str, object]:
-    """Metrics that a second training must reproduce."""
-    costs = {"training_seconds", "samples_per_second", "peak_memory_bytes"}
-    return {key: value for key, value in record.metrics.items() if key not in costs}
-
-
 def store_in(folder: Path) -> Store:
     """Store with a decaying field of 8 x 8 cells, with the runs and frames of the preset; always the same bytes."""
     frames = dataset_registry.dataset(DATASET).presets[PRESET].frames

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from benchmark.cli.options import Selection, selecting
+from benchmark.cli.options import Selection, name_broken, selecting
 from benchmark.errors import UserError
 from benchmark.suite import loading as suites
 from benchmark.terminal import Examples, one_line
@@ -66,6 +67,35 @@ def verify(selection: Selection, board: str, cells: int) -> None:
     click.echo(f"verified: {len(checks)} of {len(checks)} cells agree; wrote {path} and README.md beside it")
 
 
+@click.command(
+    cls=Examples,
+    epilog="symbench merge alice/runs bob/runs --store runs\nsymbench leaderboard my-levels.yaml --store runs",
+)
+@click.argument("stores", metavar="STORE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@selecting(plugins=False)
+def merge(selection: Selection, stores: tuple[Path, ...]) -> None:
+    """Copy the finished records of each STORE into one, given by --store.
+
+    Records stay as they are, with host, versions, commit, data checksum and model digest; boards mark rows that mix
+    data or code. A cell that two stores have is compared: the first record is kept, and if the numbers differ, both are
+    named and the exit status is 1. Data files and studies of `tune` are not copied.
+    """
+    from results.store import merge as merging
+
+    merged = merging.merge([merging.Store(root) for root in stores], selection.store)
+    for root in dict.fromkeys(stores):
+        click.echo(
+            f"{root}: {merged.copied[root]} cells copied, {merged.equal[root]} equal to those in {selection.store.root}"
+        )
+    name_broken(merged.broken)
+    for cell in merged.running:
+        click.echo(f"not copied: {cell}: a process runs it in {selection.store.root}", err=True)
+    for conflict in merged.conflicts:
+        click.echo(f"DIFFERS: {conflict.text}; the first is kept", err=True)
+    if merged.broken or merged.running or merged.conflicts:
+        sys.exit(1)
+
+
 def _fail(problems: Sequence[str], verdict: str) -> NoReturn:
     for line in problems[:MOST_LINES]:
         click.echo(line, err=True)
@@ -75,4 +105,4 @@ def _fail(problems: Sequence[str], verdict: str) -> NoReturn:
     sys.exit(1)
 
 
-COMMANDS = (verify,)
+COMMANDS = (verify, merge)

@@ -27,15 +27,13 @@ from results.board.published_board import COMPARED, MACHINE, VERSIONS, environme
 from results.board.quantities import BY_RUN, METRICS, SKILLS, plain
 from results.board.row import declared
 from results.report.board_check import cell_of
-from results.store.record import Record
+from results.store.record import COSTS, Record
 
 ROOT = Path(__file__).parents[2]
 CODE = ("benchmark/data", "benchmark/evaluation", "benchmark/groups.py", "benchmark/models", "benchmark/training")
 """Code that a number depends on."""
 CONDITIONS = (*COMPARED, *(key for key in (*VERSIONS, *MACHINE) if key not in ("git_commit", "git_dirty", "lanes")))
 """Parts of the environment that may change the bits of a number; the code is compared with git."""
-COSTS = ("training_seconds", "samples_per_second", "peak_memory_bytes")
-"""Metrics in which two equal trainings may differ."""
 EXACT = ("parameters",)
 CONFIDENCE = 0.99
 """Probability that two trainings of one setting are within the spread, if their errors are normally distributed."""

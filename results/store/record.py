@@ -15,6 +15,8 @@ _STATUS = TypeAdapter(Status)
 MOST_SECONDS = 1e11
 """Largest plausible time in seconds since 1970: the year 5138."""
 MOST_EPOCHS = 10**9
+COSTS = ("training_seconds", "samples_per_second", "peak_memory_bytes")
+"""Metrics in which two equal trainings may differ."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Record:
     history: Sequence[Epoch]
     environment: Mapping[str, Any]
     folder: Path
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """Metrics that a second training of the cell must reproduce."""
+        return {key: value for key, value in self.metrics.items() if key not in COSTS}
 
     @property
     def predictions_path(self) -> Path:

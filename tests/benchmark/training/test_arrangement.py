@@ -8,7 +8,7 @@ from pathlib import Path
 import model_support
 import pytest
 import torch
-from support import outcome, records, store_in, symbench
+from support import records, store_in, symbench
 from torch import Tensor
 
 from benchmark.cell import DatasetChoice, Protocol
@@ -73,7 +73,7 @@ def test_both_layouts_are_trained_and_are_contests_of_their_own(tmp_path: Path) 
     run = symbench("run", path, store=store)
     assert run.returncode == 0, run.stderr
     by_layout = {
-        (record.cell.model.name, record.cell.dataset.layout): outcome(record) for record in records(path, store)
+        (record.cell.model.name, record.cell.dataset.layout): record.outcome for record in records(path, store)
     }
     same = {"rmse_future", "rmse_domain", "spectrum_error_future", "divergence_future", "divergence_truth_future"}
     for name in same:

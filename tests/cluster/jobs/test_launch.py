@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from support import outcome, records, start, symbench
+from support import records, start, symbench
 
 from benchmark.models import model_registry
 from benchmark.suite import loading as suites
@@ -198,7 +198,7 @@ def test_a_stopped_training_continues_bit_for_bit(
     for record in records(path, undisturbed):
         assert len(record.history) == EPOCHS
         assert losses(resumed[record.cell.id]) == losses(record)
-        assert outcome(resumed[record.cell.id]) == outcome(record)
+        assert resumed[record.cell.id].outcome == record.outcome
 
 
 def test_a_failing_cell_affects_no_other(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support import outcome, records, store_in, suite_in, symbench
+from support import records, store_in, suite_in, symbench
 
 from benchmark.models import model_registry
 from results.store.store import Store
@@ -86,4 +86,4 @@ def test_an_unreadable_record_is_written_again_without_training(launches: dict[i
     assert "1 cells run, 3 were finished" in again.stdout
     after = next(record for record in records(suite, store) if record.cell.model.name == "convnet")
     assert list(after.history) == list(before.history)
-    assert outcome(after) == outcome(before)
+    assert after.outcome == before.outcome
