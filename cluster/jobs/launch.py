@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ CTRL_C_PATIENCE_SECONDS = 3.0
 NO_LIMIT_MINUTES = 60 * 24 * 365
 """submitit's local executor needs a time limit."""
 
+FileId = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -47,7 +49,7 @@ def run(suite: Suite, store: Store, display: Display, full_suite: Suite, paralle
     store or a cell. KeyboardInterrupt stops the jobs first.
     """
     store.make()
-    with store.only_run():
+    with store.alone("run"):
         records, _ = store.read(suite.cells)
         finished = {key for key, record in records.items() if record.status.is_result}
         unfinished = [cell for cell in suite.cells if cell.id not in finished]
@@ -76,13 +78,14 @@ def _run_lanes(cells: Sequence[Cell], store: Store, shape: Shape, display: Displ
     Leases decide which lane runs a cell. A lane is a separate job, since submitit ends the tasks of a job together.
     A job that ends before all cells began is restarted if any cell began during it.
     """
-    since = time.time()
+    files = {cell.id: _status_file(cell, store) for cell in cells}
+    seen = {key: status.attempt for key, status in store.statuses(cells)[0].items()}
     begun: dict[str, Record] = {}
     begun_before: dict[int, int] = {}
     jobs: dict[int, submitit.Job[None]] = {}
 
     def begin(lane: int, waiting: Sequence[Cell]) -> None:
-        job_file = local_job(store, waiting, shape, _gpus_of(lane, shape), since)
+        job_file = local_job(store, waiting, shape, _gpus_of(lane, shape), seen)
         jobs[lane] = start(run_job, job_file, shape.ranks)
         begun_before[lane] = len(begun)
 
@@ -94,8 +97,8 @@ def _run_lanes(cells: Sequence[Cell], store: Store, shape: Shape, display: Displ
             ended = [lane for lane, job in jobs.items() if job.done()]
             open_cells = [cell for cell in cells if cell.id not in begun or begun[cell.id].status.state == "running"]
             if ended:
-                _fail_the_dead(open_cells, store, since)
-            begun |= _begun(open_cells, store, since)
+                _fail_the_dead(open_cells, store, files)
+            begun |= _begun(open_cells, store, files)
             display.show(begun)
             for lane in ended:
                 del jobs[lane]
@@ -107,17 +110,17 @@ def _run_lanes(cells: Sequence[Cell], store: Store, shape: Shape, display: Displ
     return begun
 
 
-def _fail_the_dead(cells: Sequence[Cell], store: Store, since: float) -> None:
+def _fail_the_dead(cells: Sequence[Cell], store: Store, files: Mapping[str, FileId]) -> None:
     """Mark cells as failed whose records say `running` although no process holds them."""
     not_held = [cell for cell in cells if not store.being_run(cell)]  # before the records: a holder may end meanwhile
-    for record in _begun(not_held, store, since).values():
+    for record in _begun(not_held, store, files).values():
         if record.status.state == "running":
             log = f"`symbench logs {record.cell.id}` shows its output"
             store.fail(record, "killed", f"{failures.POLICIES['killed'].meaning}; {log}")
 
 
 def local_job(
-    store: Store, cells: Sequence[Cell], shape: Shape, visible_gpus: str | None, since: float | None = None
+    store: Store, cells: Sequence[Cell], shape: Shape, visible_gpus: str | None, seen: Mapping[str, int] | None = None
 ) -> Path:
     """Write the file of a job on this machine into a new folder, and return its path."""
     job = Job(
@@ -125,7 +128,7 @@ def local_job(
         cells=tuple(cells),
         plugins=model_registry.plugin_paths(),
         **asdict(shape),
-        since=since,
+        seen=seen,
         threads=threads_of(shape),
         visible_gpus=visible_gpus,
     )
@@ -187,12 +190,19 @@ def job_folder(store_root: Path) -> Path:
     return Path(name).resolve()
 
 
-def _begun(cells: Sequence[Cell], store: Store, started: float) -> dict[str, Record]:
-    """Records of attempts since `started`, by cell id."""
+def _begun(cells: Sequence[Cell], store: Store, files: Mapping[str, FileId]) -> dict[str, Record]:
+    """Records, by cell id, whose status was written again since it was one of `files`.
 
-    def is_new(cell: Cell) -> bool:
-        path = store.cell_folder(cell.id) / "status.json"
-        return path.exists() and path.stat().st_mtime >= started
+    No time is compared: the clock of the disk may differ from ours.
+    """
+    records, _ = store.read([cell for cell in cells if _status_file(cell, store) != files[cell.id]])
+    return records
 
-    records, _ = store.read([cell for cell in cells if is_new(cell)])
-    return {key: record for key, record in records.items() if record.status.heartbeat >= started}
+
+def _status_file(cell: Cell, store: Store) -> FileId:
+    """Inode and time of a cell's status, which is replaced as a whole; zeros without one."""
+    try:
+        stat = (store.cell_folder(cell.id) / "status.json").stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return stat.st_ino, stat.st_mtime_ns

@@ -1,6 +1,6 @@
 """Copies data to a node's local disk before they are read, on sites with a `scratch` folder."""
 
-import fcntl
+import math
 import os
 import shutil
 import stat
@@ -10,6 +10,7 @@ from benchmark.cell import Cell
 from benchmark.data.paths import field_path
 from benchmark.errors import MachineError
 from benchmark.files import replacing
+from results.store import lease
 
 MTIME_TOLERANCE_SECONDS = 1.0
 """File systems store times with different precision."""
@@ -51,9 +52,9 @@ def scratch_folder(scratch: str) -> Path:
 
 def _copy(source: Path, copy: Path) -> None:
     """Copy atomically, unless there is a copy already; a second process waits for the first."""
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    with copy.with_suffix(".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    turn = copy.with_suffix(".lease")
+    turn.mkdir(parents=True, exist_ok=True)
+    with lease.held(turn, patience_seconds=math.inf):
         if copy.exists() and _is_copy(source, copy):
             return
         with replacing(copy) as temporary:

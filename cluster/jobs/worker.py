@@ -163,8 +163,8 @@ def _holding(cell: Cell, store: Store) -> Iterator[CellRecorder | None]:
 
 def _tried_by_another_lane(cell: Cell, job: Job, store: Store) -> bool:
     """Whether another lane runs the cell or has tried it since the start of the job."""
-    if job.since is not None:
+    if job.seen is not None:
         status = store.statuses([cell])[0].get(cell.id)
-        return status is not None and status.heartbeat >= job.since
+        return status is not None and status.attempt != job.seen.get(cell.id, 0)
     last, here = store.last_holder(cell), Holder.this_process()
     return last is not None and last.job != "" and (last.job, last.restart) == (here.job, here.restart)

@@ -14,6 +14,7 @@ from benchmark.cell import Cell
 from benchmark.files import replacing, write_json, write_text
 from benchmark.training.recorder import Epoch, Rollouts, State, Status
 from results.store import lease
+from results.store.record import read_status
 
 
 class LeaseLostError(Exception):
@@ -32,7 +33,7 @@ class CellRecorder:
         self.folder = folder
         self.lease = mine
         self.on_epoch: Callable[[], object] = lambda: None
-        self.status = Status("running", attempt=mine.number, host=mine.holder.host, pid=mine.holder.pid)
+        self.status = Status("running", attempt=_attempts(folder) + 1, host=mine.holder.host, pid=mine.holder.pid)
 
     def start(self) -> None:
         write_json(self._file("cell.json"), {"id": self.cell.id, **self.cell.model_dump(mode="json")})
@@ -76,12 +77,22 @@ class CellRecorder:
 
     def _file(self, name: str) -> Path:
         if self.lease.lost:
-            raise LeaseLostError(f"{self.folder}: another process has taken the cell over")
+            raise LeaseLostError(
+                f"{self.folder}: the lease is lost: the folder was moved or removed, or another process has taken the cell over"
+            )
         return self.folder / name
 
     def _write_status(self) -> None:
         self.status = replace(self.status, heartbeat=time.time())
         write_status(self._file("status.json"), self.status)
+
+
+def _attempts(folder: Path) -> int:
+    try:
+        status = read_status(folder)
+    except (OSError, ValueError):  # damaged; this attempt writes it anew
+        return 0
+    return 0 if status is None else status.attempt
 
 
 def write_status(path: Path, status: Status) -> None:

@@ -1,9 +1,10 @@
-"""Lease of a cell: one process at a time runs it, on any machine that shares the disk.
+"""Lease of a folder: one process at a time works in it, on any machine that shares the disk.
 
-Leases are numbered. The process that creates `lease-<n>.json` first holds the cell, and touches the file while it
+Leases are numbered. The process that creates `lease-<n>.json` first holds the folder, and touches the file while it
 works. A lease that was released, or not touched for STALE_SECONDS, is followed by number n + 1, which is created
-exclusively as well. Two processes can therefore never take over from the same dead holder, and a holder that was cut
-off sees its successor. No lock of the operating system is needed: not all network disks have them.
+exclusively as well. Two processes can therefore never take over from the same dead holder. A holder that was cut off
+sees its successor, or that its own file is gone or bears another token, where the folder was moved or removed.
+Locks and hard links of the operating system are not needed: not all network disks have them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +25,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmark.errors import MachineError
 from benchmark.files import write_errors, write_json
 
 BEAT_SECONDS = 15.0
@@ -45,6 +49,8 @@ class Holder:
     restart: int = 0
     processes: str = ""
     """Boot of the kernel and its namespace of process numbers, within which `pid` is valid; empty outside Linux."""
+    token: str = ""
+    """Random, so that a lease of the same number in a folder made anew is told apart."""
 
     @classmethod
     def this_process(cls) -> Holder:
@@ -56,6 +62,7 @@ class Holder:
             os.environ.get("SLURM_JOB_ID", ""),
             restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
             processes=_process_namespace(),
+            token=secrets.token_hex(8),
         )
 
     def __str__(self) -> str:
@@ -86,18 +93,27 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether the lease has a successor, after which nothing may be written. Reads the disk."""
-        self.known_lost = self.known_lost or _highest(self.path.parent) > self.number
+        """Whether the file of this lease is gone, replaced or followed, after which nothing may be written.
+
+        Reads the disk. Raises MachineError if the disk does not answer.
+        """
+        if not self.known_lost:
+            with write_errors(self.path):
+                number, holder = current(self.path.parent)
+            is_ours = holder is UNREADABLE or (holder is not None and holder.token == self.holder.token)
+            self.known_lost = number != self.number or not is_ours
         return self.known_lost
 
     @contextmanager
     def kept(self) -> Iterator[Lease]:
-        """Touch the lease during the block, then release it."""
+        """Touch the lease during the block, then release it. One that cannot be released gets stale."""
         done = threading.Event()
 
         def beat() -> None:
             while not done.wait(BEAT_SECONDS):
-                with suppress(OSError):  # the disk may be away for a moment; if it stays away, the lease is lost
+                with suppress(
+                    MachineError, OSError
+                ):  # the disk may be away for a moment; if it stays away, the lease is lost
                     if self.lost:
                         return
                     os.utime(self.path)
@@ -109,14 +125,28 @@ class Lease:
         finally:
             done.set()
             thread.join()
-            if not self.lost:
-                write_json(self.path, asdict(self.holder) | {"released": True})
+            try:
+                if not self.lost:
+                    write_json(self.path, asdict(self.holder) | {"released": True})
+            except MachineError as error:
+                print(f"{self.path}: cannot be released, and is stale in {STALE_SECONDS:.0f} s: {error}", flush=True)
+
+
+@contextmanager
+def held(folder: Path, patience_seconds: float = 0.0) -> Iterator[Lease | None]:
+    """Hold the lease of `folder` during the block, as `acquire` and `Lease.kept` do; None if another process does."""
+    mine = acquire(folder, patience_seconds)
+    if mine is None:
+        yield None
+        return
+    with mine.kept():
+        yield mine
 
 
 def acquire(folder: Path, patience_seconds: float = 0.0) -> Lease | None:
-    """Lease of the cell in the existing `folder`, or None if a live process holds it for `patience_seconds`.
+    """Lease of the existing `folder`, or None if a live process holds it for `patience_seconds`.
 
-    Raises MachineError if the folder cannot be written.
+    Raises MachineError if the folder is missing or cannot be written.
     """
     deadline = time.monotonic() + patience_seconds
     while (mine := _acquire(folder)) is None and time.monotonic() < deadline:
@@ -125,28 +155,26 @@ def acquire(folder: Path, patience_seconds: float = 0.0) -> Lease | None:
 
 
 def _acquire(folder: Path) -> Lease | None:
-    number, holder = current(folder)
-    mine = Holder.this_process()
-    path = folder / _name(number + 1)
-    draft = folder / f".{path.name}.{mine.host}.{mine.pid}.{threading.get_ident()}"
     with write_errors(folder):
+        number, holder = current(folder)
+        if _is_alive(folder, number, holder):
+            return None
+        mine = Lease(folder / _name(number + 1), number + 1, Holder.this_process())
         try:
-            draft.write_text(json.dumps(asdict(mine)), encoding="utf-8")
-            disk_time = draft.stat().st_mtime  # the clocks of two machines may differ
-            if _is_alive(folder, number, holder, disk_time):
-                return None
-            os.link(draft, path)  # fails if it exists, on network disks as well
+            with mine.path.open("x", encoding="utf-8") as file:  # one process alone succeeds, on network disks as well
+                json.dump(asdict(mine.holder), file)
         except FileExistsError:
             return None
-        finally:
-            draft.unlink(missing_ok=True)
-    for old in range(max(1, number - 1), number):  # the previous lease stays: its holder may still look for it
-        (folder / _name(old)).unlink(missing_ok=True)
-    return Lease(path, number + 1, mine)
+        for old in range(max(1, number - 1), number):  # the previous lease stays: its holder may still look for it
+            (folder / _name(old)).unlink(missing_ok=True)
+    return mine
 
 
 def current(folder: Path) -> tuple[int, Holder | None]:
-    """Highest number in `folder` and its holder, UNREADABLE if the file is damaged; (0, None) without a lease."""
+    """Highest number in `folder` and its holder, UNREADABLE if the file is damaged; (0, None) without a lease.
+
+    OSError: the disk does not answer.
+    """
     number = _highest(folder)
     if number == 0:
         return 0, None
@@ -160,22 +188,43 @@ def current(folder: Path) -> tuple[int, Holder | None]:
 
 
 def live_holder(folder: Path) -> Holder | None:
-    """Holder of the cell in `folder`, judged by this machine's clock, or None. Writes nothing."""
+    """Holder of `folder`, or None. Writes nothing that stays."""
     number, holder = current(folder)
-    return holder if _is_alive(folder, number, holder, time.time()) else None
+    return holder if _is_alive(folder, number, holder) else None
 
 
-def _is_alive(folder: Path, number: int, holder: Holder | None, now: float) -> bool:
+def _is_alive(folder: Path, number: int, holder: Holder | None) -> bool:
     if holder is None or holder.released or holder.is_gone:
         return False
     try:
-        return now - (folder / _name(number)).stat().st_mtime < STALE_SECONDS
+        touched = (folder / _name(number)).stat().st_mtime
     except OSError:  # a successor has just removed the file, or the disk is away
         return True
+    return abs(time.time() + _disk_ahead(folder.parent) - touched) < STALE_SECONDS  # one from the future is dead, too
+
+
+def _disk_ahead(disk: Path) -> float:
+    """Seconds by which the clock of a disk, which dates its files, is ahead of ours; 0 where we may not write."""
+    try:
+        return _measured_ahead(disk)
+    except OSError:
+        return 0.0
+
+
+@cache
+def _measured_ahead(disk: Path) -> float:
+    with tempfile.TemporaryFile(dir=disk) as file:
+        file.write(b"now")
+        file.flush()
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_mtime - time.time()
 
 
 def _highest(folder: Path) -> int:
-    names = (re.fullmatch(r"lease-(\d+)\.json", path.name) for path in folder.glob("lease-*.json"))
+    try:
+        names = [re.fullmatch(r"lease-(\d+)\.json", name) for name in os.listdir(folder)]
+    except FileNotFoundError:
+        return 0
     return max((int(name[1]) for name in names if name), default=0)
 
 

@@ -4,9 +4,7 @@ Leaderboards, reports and MLflow are views of it. The recorder of a running cell
 the cell, so that no cell is trained twice at a time.
 """
 
-import fcntl
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -89,14 +87,6 @@ class Store:
         records, _ = self.read([cell])
         return cell.id in records and records[cell.id].status.is_result
 
-    @contextmanager
-    def only_run(self) -> Iterator[None]:
-        """Lock the store for one `symbench run`. Raises MachineError if another process holds the lock."""
-        with locked(self.root / "run.lock") as holder:
-            if holder is not None:
-                raise MachineError(f"store {self.root}: another `symbench run` is at work here ({holder}); wait for it")
-            yield
-
     def being_run(self, cell: Cell) -> bool:
         """Whether a live worker holds the cell, here or on another machine."""
         return lease.live_holder(self.cell_folder(cell.id)) is not None
@@ -107,8 +97,8 @@ class Store:
 
     def fail(self, record: Record, failure: str, message: str) -> None:
         """Mark a cell as failed whose process died, unless another process has taken it over."""
-        with self.recorder(record.cell) as recorder:
-            if recorder is not None and not self.is_result(record.cell):
+        with lease.held(record.folder) as mine:
+            if mine is not None and not self.is_result(record.cell):
                 status = replace(record.status, state="failed", failure=failure, message=message)
                 write_status(record.folder / "status.json", status)
 
@@ -121,30 +111,19 @@ class Store:
         folder = self.cell_folder(cell.id)
         with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        mine = lease.acquire(folder, patience_seconds)
-        if mine is None:
-            yield None
-            return
-        with mine.kept():
-            yield CellRecorder(cell, folder, mine)
+        with lease.held(folder, patience_seconds) as mine:
+            yield None if mine is None else CellRecorder(cell, folder, mine)
 
-
-@contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[str | None]:
-    """Hold an exclusive lock on `path`, which the operating system releases when the process dies.
-
-    Yields None once the lock is held. If another process holds it, waits for it, or without `wait` yields its name.
-    """
-    with write_errors(path):
-        file = path.open("a+")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            yield file.read().strip() or "unknown process"
-            return
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield None
+    @contextmanager
+    def alone(self, task: str, patience_seconds: float = 0.0) -> Iterator[None]:
+        """Hold the store for `task`. Raises MachineError if another process does so for `patience_seconds`."""
+        folder = self.root / "leases" / task.replace(" ", "-")
+        with write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with lease.held(folder, patience_seconds) as mine:
+            if mine is None:
+                holder = lease.current(folder)[1]
+                raise MachineError(
+                    f"store {self.root}: another `symbench {task}` is at work here ({holder}); wait for it"
+                )
+            yield

@@ -8,6 +8,7 @@ run.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from benchmark.errors import UserError
 from benchmark.suite.suite import Suite
 from results.report.report import Report
 from results.store.record import Broken
-from results.store.store import Store, locked
+from results.store.store import Store
 from results.tracking.client import connect, default_tracking_uri
 from results.tracking.experiment import artifact_folder, is_unchanged, open_experiment, tracked_runs
 from results.tracking.last_sync import RESULT_FILES, LastSync, TrackedRun, board_digest, inputs_digest
@@ -74,7 +75,7 @@ def sync(
         raise UserError(f"store {store.root}: there is none")
     store.make()
     # One sync of a store at a time: two that create the database at once leave it broken.
-    with locked(store.root / "mlflow.lock", wait=True):
+    with store.alone("sync", patience_seconds=math.inf):
         inputs = inputs_digest(store, suite)
         last = LastSync.load(store, uri, suite.name)
         if last is not None and last.inputs == inputs and last.is_database_untouched(uri):

@@ -1,6 +1,7 @@
 """Leases with rivals, after the death of a holder, and when a holder that was cut off comes back."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import subprocess
@@ -11,8 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.errors import MachineError
 from results.store import lease
 from results.store.lease import STALE_SECONDS, acquire, live_holder
+from results.store.store import Store
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def foreign_lease(folder: Path, age: float = 0.0, number: int = 1) -> None:
@@ -103,6 +111,58 @@ def test_a_lease_of_a_later_version_is_read(tmp_path: Path) -> None:
     document = {"host": "far", "pid": 1, "started": 1.0, "released": True, "mood": "good"}
     (tmp_path / "lease-1.json").write_text(json.dumps(document), encoding="utf-8")
     assert acquire(tmp_path) is not None
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["moved", "made anew"])
+def test_a_folder_that_was_moved_or_made_anew_is_lost(tmp_path: Path, anew: bool) -> None:
+    """In the folder made anew another process holds a lease of the same number."""
+    mine = acquire(make(tmp_path / "cell"))
+    with mine.kept():
+        (tmp_path / "cell").rename(tmp_path / "elsewhere")
+        if anew:
+            foreign_lease(make(tmp_path / "cell"))
+        assert mine.lost
+    assert sorted(path.name for path in tmp_path.rglob("*.json")) == ["lease-1.json"] * (1 + anew)
+    assert live_holder(tmp_path / "elsewhere") == mine.holder  # its file was not touched again, either
+
+
+def test_a_lease_from_the_future_is_dead(tmp_path: Path) -> None:
+    foreign_lease(tmp_path, age=-STALE_SECONDS + 10)
+    assert acquire(tmp_path) is None
+    foreign_lease(tmp_path, age=-STALE_SECONDS - 10)
+    assert acquire(tmp_path) is not None
+
+
+def test_files_are_compared_with_the_clock_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk whose clock is two minutes behind ours dates a live lease two minutes back."""
+    monkeypatch.setattr(lease, "_measured_ahead", lambda disk: -120.0)
+    foreign_lease(tmp_path, age=120)
+    assert live_holder(tmp_path) is not None
+    assert acquire(tmp_path) is None
+    foreign_lease(tmp_path, age=0)  # two minutes ahead of the disk
+    assert live_holder(tmp_path) is None
+
+
+def test_no_lock_and_no_link_of_the_operating_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lustre may have no flock (ENOSYS), other disks no hard links (EPERM)."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: pytest.fail("flock"))
+    monkeypatch.setattr(os, "link", lambda *_: pytest.fail("link"))
+    store = Store(tmp_path)
+    with store.alone("run"), pytest.raises(MachineError, match=r"another `symbench run` is at work here \(process"):  # noqa: PT012
+        with store.alone("run"):
+            pass
+    with store.alone("run"):
+        pass
+
+
+def test_a_lease_that_cannot_be_released_gets_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = acquire(tmp_path)
+    with mine.kept():
+        monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(1, "not permitted")))
+    assert "lease-1.json: cannot be released, and is stale in 90 s: " in capsys.readouterr().out
+    assert live_holder(tmp_path) == mine.holder
 
 
 def test_a_process_of_another_container_may_be_alive(tmp_path: Path) -> None:
