@@ -1,11 +1,19 @@
-"""Scripts in place of SLURM's commands, with answers that a test chooses."""
+"""Scripts in place of SLURM's commands, with answers that a test chooses, and what jobs leave in a store."""
 
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+
+from benchmark.cell import Cell
+from benchmark.suite.suite import Suite
+from benchmark.training.recorder import Epoch
+from cluster.site import Site
+from cluster.slurm.submissions import Submission
+from results.store.store import Store
 
 
 class FakeSlurm:
@@ -51,3 +59,30 @@ class FakeSlurm:
     def cancelled(self) -> set[str]:
         path = self.folder / "cancelled"
         return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
+
+
+SITE = Site(scheduler="slurm", minutes=60, max_array_size=1000, setup=("module load python",))
+
+
+def submission_of(suite: Suite, store: Store, jobs: Mapping[str, Sequence[Cell]], **more: object) -> Submission:
+    ids = {job: tuple(cell.id for cell in cells) for job, cells in jobs.items()}
+    return Submission(
+        suite=suite.name, suite_file=suite.path, store=store.root, site=SITE, plugins=(), jobs=ids, **more
+    )
+
+
+def note_of(submission: Submission, store: Store, name: str = "earlier") -> Path:
+    note = store.root / "jobs" / name / "submission.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(submission.model_dump_json(), encoding="utf-8")
+    return note
+
+
+def begin(store: Store, cell: Cell, failure: str = "", epochs: int = 0) -> None:
+    """Make an attempt that failed with `failure`, or that died without an error, after some epochs."""
+    with store.recorder(cell) as recorder:
+        assert recorder is not None
+        recorder.start()
+        recorder.progress([Epoch(number, 1.0, 1.0, 1.0, 0.1, 1.0) for number in range(epochs)], 3)
+        if failure:
+            recorder.fail(failure, "in words")

@@ -26,21 +26,31 @@ from benchmark.terminal import Examples, duration, one_line, print_json, print_t
 
 if TYPE_CHECKING:
     from benchmark.suite.suite import Suite
+    from benchmark.training.recorder import Status
+    from cluster.slurm.in_queue import InQueue
     from results.store.record import Record
     from results.store.store import Store
 
 WATCH_SECONDS = 5.0
+QUEUE_SECONDS = 20.0
+"""Time between two questions to SLURM's controller, which serves everybody."""
+SILENT_SECONDS = 120.0
+"""A running cell whose last epoch ended longer ago, and three usual epochs ago, is named in `status`."""
 
 
 @click.command(cls=Examples, epilog="symbench status quickstart --only level=9\nsymbench status quickstart --watch")
 @some_cells
 @json_option
-@click.option("--watch", is_flag=True, help="Repeat every few seconds until no cell is queued or running.")
+@click.option("--watch", is_flag=True, help="Repeat until no cell is queued or running, and none is sent again.")
 def status(selection: Selection, as_json: bool, watch: bool) -> None:
     """Show the state of each cell of SUITE, wherever it runs."""
+    from benchmark.training.recorder import FINAL_STATES
+    from cluster.slurm.in_queue import InQueue
+
     loaded, store = selection.load(skip_untuned=True), selection.store
     while True:
-        rows = _status_rows(loaded, store)
+        now = InQueue.now(store)
+        rows = _status_rows(loaded, store, now)
         if as_json:
             print_json(rows)
         else:
@@ -49,21 +59,23 @@ def status(selection: Selection, as_json: bool, watch: bool) -> None:
             print_table(loaded.name, [{**row, "message": one_line(row["message"])} for row in rows])
             states = [str(row["state"]) for row in rows]
             click.echo(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
-        if not watch or not any(row["state"] in ("queued", "running") for row in rows):
+        is_open = any(row["state"] not in FINAL_STATES for row in rows)
+        if is_open and (problem := now.ended_badly(loaded.name)):
+            click.echo(f"{problem}; `symbench retry {selection.suite} --on SITE` goes on", err=True)
+        is_moving = any(row["state"] in ("queued", "running", "retrying") for row in rows)
+        if not watch or not (is_moving or now.is_collecting(loaded.name)):
             return
-        time.sleep(WATCH_SECONDS)
+        time.sleep(QUEUE_SECONDS if now.queue != {} else WATCH_SECONDS)
 
 
-def _status_rows(suite: Suite, store: Store) -> list[dict[str, Any]]:
-    from cluster.slurm.submissions import queued_cells
-
-    queued, unreadable = queued_cells(store)  # first: it may take long, and states change meanwhile
-    held = {cell.id for cell in suite.cells if store.being_run(cell)}
+def _status_rows(suite: Suite, store: Store, now: InQueue) -> list[dict[str, Any]]:
+    holders = {cell.id: holder for cell in suite.cells if (holder := store.live_holder(cell))}
+    held = {key for key, holder in holders.items() if not now.is_waiting(holder)}
     statuses, broken = store.statuses(suite.cells)
     running, _ = store.read([cell for cell in suite.cells if cell.id in held])
-    name_broken((*unreadable, *broken))
+    name_broken((*now.broken, *broken))
     finished = sum(status.is_result for status in statuses.values())
-    if queued is None and finished < len(suite.cells):
+    if now.queue is None and finished < len(suite.cells):
         click.echo("squeue does not answer: the state of queued cells is not known", err=True)
     rows = []
     for cell in suite.cells:
@@ -72,10 +84,13 @@ def _status_rows(suite: Suite, store: Store) -> list[dict[str, Any]]:
         if status is None or not status.is_result:
             if cell.id in held:
                 state = "running"
-            elif queued and cell.id in queued:
+            elif cell.id in now.cells:
                 state = "queued"
+            elif status is not None and state == "failed" and now.sends_again(cell.id, status.failure):
+                state = "retrying"
             elif state == "running":
                 state = "interrupted"
+        record = running.get(cell.id) if state == "running" else None
         rows.append(
             {
                 "id": cell.id,
@@ -85,11 +100,20 @@ def _status_rows(suite: Suite, store: Store) -> list[dict[str, Any]]:
                 "seed": cell.seed,
                 "state": state,
                 "epoch": f"{status.epoch}/{status.epochs}" if status and status.epochs else "",
-                "left": _time_left(running[cell.id]) if state == "running" and cell.id in running else "",
-                "message": ": ".join(filter(None, (status.failure, status.message))) if status else "",
+                "left": _time_left(record) if record else "",
+                "message": _message(status, record) if status else "",
             }
         )
     return rows
+
+
+def _message(status: Status, record: Record | None) -> str:
+    """Failure of a cell, or for how long a running one has not finished an epoch, if that is unusually long."""
+    if record is None:
+        return ": ".join(filter(None, (status.failure, status.message)))
+    silent = time.time() - status.heartbeat
+    usual = max((epoch.seconds for epoch in record.history), default=SILENT_SECONDS / 3)
+    return f"last epoch {duration(silent)} ago" if silent > max(SILENT_SECONDS, 3 * usual) else ""
 
 
 def _time_left(record: Record) -> str:

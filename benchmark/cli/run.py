@@ -14,6 +14,7 @@ from benchmark.errors import UserError, unknown_name
 from benchmark.terminal import Examples, duration, one_line
 
 if TYPE_CHECKING:
+    from benchmark.cell import Cell
     from benchmark.suite.suite import Suite
     from cluster.site import Site
     from results.store.store import Store
@@ -99,17 +100,22 @@ def _run_there(suite: Suite, store: Store, site: Site, dry_run: bool = False, ho
 @site_option
 @click.option("--failed", "failure", help="Only cells that failed for this reason, as shown by `status`.")
 def retry(selection: Selection, site: str, failure: str | None) -> None:
-    """Run the failed cells of SUITE again, from their checkpoints if they have one."""
+    """Run the cells of SUITE again that failed, were interrupted or never began, from their checkpoints."""
     place, loaded, store = site_of(site), selection.load(skip_untuned=True), selection.store
-    records, _ = store.read(loaded.cells)
-    failed = {key: record.status.failure for key, record in records.items() if record.status.state == "failed"}
+    statuses, _ = store.statuses(loaded.cells)
+    failed = {key: status.failure for key, status in statuses.items() if status.state == "failed"}
     if failure is not None and failure not in failed.values():
         raise UserError(f"--failed {failure}: {unknown_name('reason', failure, sorted(set(failed.values())))}")
-    wanted = {key for key, reason in failed.items() if failure in (None, reason)}
-    if not wanted:
-        click.echo(f"{loaded.name}: no cell has failed")
+
+    def is_wanted(cell: Cell) -> bool:
+        if failure is not None:
+            return failed.get(cell.id) == failure
+        return cell.id not in statuses or not statuses[cell.id].is_result
+
+    again = replace(loaded, cells=tuple(filter(is_wanted, loaded.cells)))
+    if not again.cells:
+        click.echo(f"{loaded.name}: every cell has a result")
         return
-    again = replace(loaded, cells=tuple(cell for cell in loaded.cells if cell.id in wanted))
     if place is None:
         _run_here(again, store, loaded)
     else:

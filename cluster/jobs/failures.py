@@ -29,6 +29,7 @@ class Policy:
 
 
 POLICIES: Final[Mapping[str, Policy]] = {
+    "hang": Policy("the job reached its time limit without another epoch", retries=1),
     "preempted": Policy("the scheduler took the node for another job", retries=20),
     "time_limit": Policy("the job reached its time limit", retries=20),
     "node_failure": Policy("the node died or was cut off", retries=5),
@@ -62,8 +63,6 @@ _SLURM: Final[Mapping[str, str]] = {
 
 def classify_exception(error: BaseException) -> str:
     """Class of an error raised while a cell runs."""
-    if isinstance(error, KeyboardInterrupt):
-        return "cancelled"
     if isinstance(error, UserError):
         return "input"
     if isinstance(error, MachineError):
@@ -84,8 +83,8 @@ def classify_job_state(state: str, otherwise: str = "killed") -> str:
 
 def describe(error: BaseException) -> str:
     """Message of an error in one line, for the status of a cell."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; the next run continues from the last finished epoch"
+    if isinstance(error, SystemExit):
+        return f"the model ended the process: {type(error).__name__}({error.code!r})"
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError | MachineError) else f"{type(error).__name__}: {text}"
 

@@ -27,9 +27,9 @@ class Job(BaseModel):
     lanes: PositiveInt = 1
     """Number of groups of ranks that run cells side by side."""
     seen: Mapping[str, int] | None = None
-    """Cell id -> attempt of its record at the start of a launch on this machine. Each lane is a job there, and a cell of
-    which another lane has made a later attempt is not tried again. None on a cluster, where lanes have the job number in
-    common."""
+    """Cell id -> attempt of its record at the start of a launch on this machine. Each lane is a job there, and a cell
+    of which another lane has made a later attempt is not tried again. None on a cluster, where lanes have the job
+    number in common."""
     threads: PositiveInt
     """CPU threads of each rank."""
     visible_gpus: str | None = None

@@ -4,10 +4,11 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
 import submitit
 
 from benchmark.cell import Cell
@@ -27,6 +28,7 @@ from results.store.store import Store
 
 POLL_SECONDS = 0.5
 CTRL_C_PATIENCE_SECONDS = 3.0
+TERMINATION_PATIENCE_SECONDS = 10.0
 NO_LIMIT_MINUTES = 60 * 24 * 365
 """submitit's local executor needs a time limit."""
 
@@ -168,16 +170,29 @@ def _stderr_into(log: Path) -> Iterator[None]:
 
 
 def stop(jobs: Iterable[submitit.Job[None]]) -> None:
-    """Wait for the jobs, and cancel them after a while: Ctrl-C reaches them, too, but not a signal to this process."""
+    """End the jobs and all their processes: Ctrl-C reaches them by itself, then they get SIGTERM, then SIGKILL.
+
+    SIGINT does not do, since a shell lets the background processes of a script ignore it.
+    """
     jobs = list(jobs)
-    for _ in range(int(CTRL_C_PATIENCE_SECONDS / POLL_SECONDS)):
-        if all(job.done() for job in jobs):
-            return
-        time.sleep(POLL_SECONDS)
-    for job in jobs:
-        job.cancel()
+    processes = [one for job in jobs for one in _processes(int(job.job_id))]
+    _, alive = psutil.wait_procs(processes, CTRL_C_PATIENCE_SECONDS)
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for process in alive:
+            with suppress(psutil.NoSuchProcess):
+                end(process)
+        _, alive = psutil.wait_procs(alive, TERMINATION_PATIENCE_SECONDS)
     while not all(job.done() for job in jobs):
         time.sleep(POLL_SECONDS)
+
+
+def _processes(controller: int) -> list[psutil.Process]:
+    """Process that submitit starts for a job, and its workers."""
+    try:
+        process = psutil.Process(controller)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def job_folder(store_root: Path) -> Path:

@@ -29,3 +29,9 @@ class Signals:
             self.time_is_up = True
         else:
             self.terminated = True
+
+
+def interrupt_on_signals() -> None:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt, also where the parent or submitit ignores them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)

@@ -22,7 +22,7 @@ from benchmark.training.recorder import Follower
 from benchmark.training.run import run_cell
 from cluster.jobs import failures
 from cluster.jobs.job import REQUEUE_MARK, Job
-from cluster.jobs.signals import Signals
+from cluster.jobs.signals import Signals, interrupt_on_signals
 from cluster.jobs.staging import stage
 from results.store.cell_recorder import CellRecorder, LeaseLostError
 from results.store.lease import BEAT_SECONDS, STALE_SECONDS, Holder
@@ -72,6 +72,8 @@ def load(path: Path) -> Job:
     for plugin in job.plugins:
         model_registry.add_plugin(plugin)
     torch.set_num_threads(job.threads)
+    if submitit.JobEnvironment().cluster != "slurm":
+        interrupt_on_signals()
     return job
 
 
@@ -133,18 +135,20 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, err
             if world.size > 1:  # the other ranks may wait in a collective operation
                 raise
         except StoppedError:
-            if may_save():
-                failure = "preempted" if signals.terminated else "time_limit"
-                with suppress(LeaseLostError):
-                    recorder.fail(failure, "saved; continues at the next start")
+            with suppress(LeaseLostError, MachineError):
+                recorder.fail("preempted" if signals.terminated else "time_limit", "saved; continues at the next start")
             return False
-        except (Exception, KeyboardInterrupt) as error:
-            if isinstance(error, KeyboardInterrupt):
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # submitit sends it twice; the rest is short
+        except KeyboardInterrupt:  # the record says `running`, and nobody holds it: interrupted
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # submitit sends it twice; the rest is short
+            raise
+        except (Exception, SystemExit) as error:
             print(traceback.format_exc(), flush=True)  # for `symbench logs`
-            with suppress(LeaseLostError):
-                recorder.fail(*failures.classify_on_rank(failures.classify_exception(error), error, world, errors))
-            if world.size > 1 or isinstance(error, KeyboardInterrupt):
+            failure, message = failures.classify_on_rank(failures.classify_exception(error), error, world, errors)
+            try:
+                recorder.fail(failure, message)
+            except (LeaseLostError, MachineError) as unrecorded:
+                print(unrecorded, flush=True)
+            if world.size > 1:
                 raise
     return True
 

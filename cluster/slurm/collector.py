@@ -19,6 +19,7 @@ from cluster.slurm.submissions import Submission, read
 from cluster.slurm.submit import Retries, submit
 from cluster.slurm.work import work_for
 from results.store.lease import BEAT_SECONDS, STALE_SECONDS
+from results.store.record import Record
 from results.store.store import Store
 
 POLL_SECONDS = 5.0
@@ -39,11 +40,7 @@ def collect(submission_file: str) -> None:
     suite = suites.load(str(submission.suite_file), store.root, submission.tuned, skip_untuned=True)
     _wait_for_leases(suite, store, submission)
     failed = classify(suite, store, submission)
-    again = {
-        cell_id: failure
-        for cell_id, failure in failed.items()
-        if submission.sent_again.get(cell_id, {}).get(failure, 0) < failures.POLICIES[failure].retries
-    }
+    again = {cell_id: failure for cell_id, failure in failed.items() if submission.sends_again(cell_id, failure)}
     for cell_id, failure in failed.items():
         print(f"{failure}: {cell_id}{'' if cell_id in again else ', not sent again'}", flush=True)
     try:
@@ -85,13 +82,32 @@ def classify(suite: Suite, store: Store, submission: Submission) -> dict[str, st
                 no_start = failures.classify_job_state(states.get(job, ""), "no_start")
                 failed[cell.id] = "not_begun" if begun and failure != "cancelled" else no_start
                 continue
-            recorded = record.status.failure if record.status.state == "failed" else ""
-            if recorded and not (failure == "cancelled" and recorded in ("preempted", "time_limit")):
-                failed[cell.id] = recorded if recorded in failures.POLICIES else "code_error"
-                continue
-            failed[cell.id] = failure
-            store.fail(record, failure, f"job {job} ended: {failures.POLICIES[failure].meaning}")
+            cause = _cause(record, failure, submission.epochs.get(cell.id, 0))
+            failed[cell.id] = cause
+            if record.status.state != "failed":
+                _note(store, record, cause, f"job {job} ended: {failures.POLICIES[cause].meaning}")
     return failed
+
+
+def _cause(record: Record, failure: str, epochs_before: int) -> str:
+    """Class of failure of a cell whose job ended with `failure`: as recorded, unless the job knows better."""
+    recorded = record.status.failure if record.status.state == "failed" else ""
+    if not recorded:
+        hangs = failure == "time_limit" and record.status.epoch <= epochs_before
+        return "hang" if hangs else failure
+    if recorded == "communication" and failure != "killed":  # a rank lost its peer, and the job knows why
+        return failure
+    if failure == "cancelled" and recorded in ("preempted", "time_limit"):
+        return failure
+    return recorded if recorded in failures.POLICIES else "code_error"
+
+
+def _note(store: Store, record: Record, failure: str, message: str) -> None:
+    """Note a failure in the record; a record that cannot be written is named, and stays as it is."""
+    try:
+        store.fail(record, failure, message)
+    except MachineError as error:
+        print(error, flush=True)
 
 
 def _job_states(submission: Submission) -> tuple[Mapping[str, str], Callable[[str], bool]]:
@@ -123,7 +139,8 @@ def _job_states(submission: Submission) -> tuple[Mapping[str, str], Callable[[st
 def _send_again(suite: Suite, store: Store, submission: Submission, failed: Mapping[str, str]) -> None:
     if missing := slurm.missing("sbatch", "srun", "squeue"):
         raise MachineError(f"{', '.join(missing)} not found where the last job runs, on {socket.gethostname()}")
-    work = work_for(suite, store, submission.site, failed)
+    alone = {cell_id for cell_id, failure in failed.items() if failure not in ("not_begun", "no_start")}
+    work = work_for(suite, store, submission.site, failed, alone)  # no other cell waits behind one that hangs
     ranks = {cell.id: batch.shape.ranks for batch in work.batches for job in batch.jobs for cell in job}
     sent_again, micro_batches = {}, {}
     for cell in work.cells:
@@ -146,7 +163,7 @@ def _note_not_sent(suite: Suite, store: Store, cell_ids: Iterable[str], reason: 
     for record in records.values():
         if record.status.state == "failed":
             message = record.status.message.partition("; not sent again: ")[0]
-            store.fail(record, record.status.failure, f"{message}; not sent again: {reason}")
+            _note(store, record, record.status.failure, f"{message}; not sent again: {reason}")
 
 
 def show(suite: Suite, store: Store) -> None:

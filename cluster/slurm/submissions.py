@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from benchmark.errors import MachineError
 from benchmark.suite.suite import Suite
+from cluster.jobs import failures
 from cluster.site import Site
 from cluster.slurm import commands as slurm
 from results.store.record import Broken, reason_of
@@ -63,6 +64,13 @@ class Submission(SentJobs):
     micro_batches: Mapping[str, int] = {}
     """Cell id -> micro-batch on each rank, for cells that ran out of memory."""
 
+    epochs: Mapping[str, int] = {}
+    """Cell id -> finished epochs at submission; a cell whose job ran out of time without another one hangs."""
+
+    def sends_again(self, cell_id: str, failure: str) -> bool:
+        """Whether the policies of failures allow another retry of a cell."""
+        return self.sent_again.get(cell_id, {}).get(failure, 0) < failures.POLICIES[failure].retries
+
     @field_validator("site", mode="before")
     @classmethod
     def _ignore_removed_keys(cls, site: object) -> object:
@@ -103,13 +111,6 @@ def live_jobs(store: Store, suite: Suite, kind: type[SentJobs]) -> list[str]:
 def queued_ids(store: Store, kind: type[SentJobs]) -> set[str]:
     """Ids of cells, or names of studies, of queued and running jobs. Raises MachineError as `live_jobs` does."""
     return _ids_in(*_sent_and_queue(store, kind))
-
-
-def queued_cells(store: Store) -> tuple[set[str] | None, list[Broken]]:
-    """Ids of cells of queued and running jobs, None if SLURM does not answer; and the notes that are unreadable."""
-    sent, broken = notes(store, Submission)
-    queue = slurm.queue() if sent or broken else {}
-    return None if queue is None else _ids_in(sent, queue), broken
 
 
 def _ids_in(sent: Iterable[SentJobs], queue: Mapping[str, str]) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -67,12 +67,19 @@ class Cost:
         return f"{self.jobs} jobs, the longest about {duration(self.longest_seconds)}; {', '.join(hours)}"
 
 
-def batches(suite: Suite, cells: Sequence[Cell], seconds: Mapping[str, float], site: Site) -> list[Batch]:
-    """Divide cells into arrays of jobs with equal resources, each within MaxArraySize. `seconds` are by cell id."""
+def batches(
+    suite: Suite, cells: Sequence[Cell], seconds: Mapping[str, float], site: Site, alone: Collection[str] = ()
+) -> list[Batch]:
+    """Divide cells into arrays of jobs with equal resources, each within MaxArraySize. `seconds` are by cell id.
+
+    A cell whose id is in `alone` has a job to itself.
+    """
     limit = site.max_array_size or max(1, int(slurm.settings().get("MaxArraySize", DEFAULT_MAX_ARRAY_SIZE)))
     arrays = []
     for shape, members in shapes(suite, cells, site).items():
-        jobs = [tuple(job) for job in pack(members, seconds, site, shape)]
+        together = [cell for cell in members if cell.id not in alone]
+        jobs = [tuple(job) for job in pack(together, seconds, site, shape)]
+        jobs += [(cell,) for cell in members if cell.id in alone]
         arrays += [Batch(shape, tuple(jobs[start : start + limit])) for start in range(0, len(jobs), limit)]
     return arrays
 
@@ -103,6 +110,7 @@ def submit(
         plugins=model_registry.plugin_paths(),
         jobs={},
         seen={cell_id: status.attempt for cell_id, status in statuses.items()},
+        epochs={cell_id: status.epoch for cell_id, status in statuses.items()},
         sent_again=retries.sent_again,
         micro_batches=retries.micro_batches,
     )

@@ -1,6 +1,6 @@
 """Cells that a launch on a cluster has to send, divided into jobs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from benchmark.cell import Cell
@@ -49,8 +49,12 @@ def affordable(suite: Suite, store: Store, site: Site, hours: float) -> Suite:
     return replace(suite, cells=tuple(cell for cell in suite.cells if cell.id in chosen or cell.id not in cost))
 
 
-def work_for(suite: Suite, store: Store, site: Site, only: Iterable[str] | None = None) -> Work:
+def work_for(
+    suite: Suite, store: Store, site: Site, only: Iterable[str] | None = None, alone: Collection[str] = ()
+) -> Work:
     """Unfinished cells of `suite` (or of the ids in `only`) that no job runs or will run, divided into jobs.
+
+    A cell whose id is in `alone` has a job to itself.
 
     Raises MachineError if data are missing, and UserError if the site cannot run the cells.
     """
@@ -64,7 +68,7 @@ def work_for(suite: Suite, store: Store, site: Site, only: Iterable[str] | None 
     times = estimates.on_site(suite, cells, records, site, store)
     seconds = {key: time.seconds for key, time in times.items()}
     require_enough_time(cells, seconds, site)
-    jobs = tuple(batches(suite, cells, seconds, site))
+    jobs = tuple(batches(suite, cells, seconds, site, alone))
     return Work(cells, jobs, len(finished), len(unfinished) - len(cells), seconds)
 
 

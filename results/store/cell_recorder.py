@@ -77,9 +77,7 @@ class CellRecorder:
 
     def _file(self, name: str) -> Path:
         if self.lease.lost:
-            raise LeaseLostError(
-                f"{self.folder}: the lease is lost: the folder was moved or removed, or another process has taken the cell over"
-            )
+            raise LeaseLostError(f"{self.folder}: was moved or removed, or another process has taken the cell over")
         return self.folder / name
 
     def _write_status(self) -> None:

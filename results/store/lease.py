@@ -38,7 +38,8 @@ CLOCK_TOLERANCE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Holder:
-    """Process that holds a lease; `job` is its SLURM job, if any, and `restart` how often SLURM had requeued that."""
+    """Process that holds a lease; `job` is its SLURM job, if any, as squeue names it, and `restart` how often SLURM had
+    requeued that."""
 
     host: str
     pid: int
@@ -59,7 +60,7 @@ class Holder:
             socket.gethostname(),
             os.getpid(),
             _start_time(os.getpid()),
-            os.environ.get("SLURM_JOB_ID", ""),
+            _slurm_job(),
             restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
             processes=_process_namespace(),
             token=secrets.token_hex(8),
@@ -189,7 +190,10 @@ def current(folder: Path) -> tuple[int, Holder | None]:
 
 def live_holder(folder: Path) -> Holder | None:
     """Holder of `folder`, or None. Writes nothing that stays."""
-    number, holder = current(folder)
+    try:
+        number, holder = current(folder)
+    except OSError:
+        return UNREADABLE
     return holder if _is_alive(folder, number, holder) else None
 
 
@@ -222,7 +226,7 @@ def _measured_ahead(disk: Path) -> float:
 
 def _highest(folder: Path) -> int:
     try:
-        names = [re.fullmatch(r"lease-(\d+)\.json", name) for name in os.listdir(folder)]
+        names = [re.fullmatch(r"lease-(\d+)\.json", path.name) for path in folder.iterdir()]
     except FileNotFoundError:
         return 0
     return max((int(name[1]) for name in names if name), default=0)
@@ -230,6 +234,12 @@ def _highest(folder: Path) -> int:
 
 def _name(number: int) -> str:
     return f"lease-{number}.json"
+
+
+def _slurm_job() -> str:
+    """Job of this process as squeue names it, `<array>_<index>` in an array; empty outside of SLURM."""
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array and index else os.environ.get("SLURM_JOB_ID", "")
 
 
 def _start_time(pid: int) -> float:

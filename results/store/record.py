@@ -73,7 +73,7 @@ def read_status(folder: Path) -> Status | None:
     status = _STATUS.validate_python(document)
     if not _is_time(status.heartbeat):
         raise ValueError(f"status.json: heartbeat {status.heartbeat} is not a time")
-    if status.is_result and not (folder / "metrics.json").exists():
+    if status.is_result and _read_json(folder / "metrics.json") is None:
         raise ValueError(f"status.json says {status.state}, but metrics.json is missing")
     return status
 
@@ -92,6 +92,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         document = from_json(path.read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
     if not isinstance(document, dict):
         raise ValueError(f"{path.name} is not a JSON object")
     return document

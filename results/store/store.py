@@ -87,9 +87,13 @@ class Store:
         records, _ = self.read([cell])
         return cell.id in records and records[cell.id].status.is_result
 
+    def live_holder(self, cell: Cell) -> lease.Holder | None:
+        """Live process that holds the cell, here or on another machine; None if there is none."""
+        return lease.live_holder(self.cell_folder(cell.id))
+
     def being_run(self, cell: Cell) -> bool:
-        """Whether a live worker holds the cell, here or on another machine."""
-        return lease.live_holder(self.cell_folder(cell.id)) is not None
+        """Whether a live process holds the cell."""
+        return self.live_holder(cell) is not None
 
     def last_holder(self, cell: Cell) -> lease.Holder | None:
         """Last holder of the cell, dead or alive; None if there never was one."""

@@ -16,7 +16,8 @@ from cluster.jobs import failures
 from cluster.jobs.packing import Shape, affordable_cells, pack, shape_of, shapes
 from cluster.site import Site
 from cluster.slurm import commands as slurm
-from cluster.slurm.submissions import Submission, queued_cells, queued_ids
+from cluster.slurm.in_queue import InQueue
+from cluster.slurm.submissions import Submission, queued_ids
 from cluster.slurm.submit import batches, script
 from cluster.slurm.work import require_enough_time
 from results.store.store import Store
@@ -194,9 +195,9 @@ def test_no_answer_of_the_controller_is_no_empty_queue(fake: FakeSlurm, tmp_path
     note.write_text(submission.model_dump_json())
     with pytest.raises(MachineError, match="squeue does not answer"):
         queued_ids(store, Submission)
-    assert queued_cells(store) == (None, [])
+    assert InQueue.now(store).queue is None
     fake.says("squeue", "12 RUNNING")
-    assert queued_cells(store) == ({"a"}, [])
+    assert InQueue.now(store).cells == {"a"}
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_no_answer_of_the_controller_is_no_empty_queue(fake: FakeSlurm, tmp_path
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "code_error"),
         (UserError("no"), "input"),
         (MachineError("disk full"), "machine"),
-        (KeyboardInterrupt(), "cancelled"),
+        (SystemExit(0), "code_error"),
     ],
 )
 def test_class_of_an_error(error: BaseException, failure: str) -> None:

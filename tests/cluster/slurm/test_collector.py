@@ -2,68 +2,28 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_slurm import FakeSlurm
-from support import suite_in, symbench
+from fake_slurm import SITE, FakeSlurm, begin, note_of, submission_of
+from support import symbench
 
-from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.models import convnet, model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from cluster.jobs.packing import Shape
-from cluster.site import Site
 from cluster.slurm import collector, submissions, submit
 from cluster.slurm import commands as slurm
+from cluster.slurm.in_queue import InQueue
 from cluster.slurm.submissions import Submission, notes
 from cluster.slurm.submit import Batch
 from results.report import report
+from results.store import lease
 from results.store.store import Store
 from results.tracking import suite_runs as mlflow_suite_runs
 from results.tracking import sync as mlflow_sync
-
-SITE = Site(scheduler="slurm", minutes=60, max_array_size=1000, setup=("module load python",))
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    made = FakeSlurm.on_path(tmp_path / "bin", monkeypatch)
-    monkeypatch.setattr(collector, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(collector, "show", lambda suite, store: None)
-    return made
-
-
-@pytest.fixture
-def suite(tmp_path: Path) -> Suite:
-    """Three cells with two ranks each."""
-    return suites.load(str(suite_in(tmp_path, seeds="[0, 1, 2]", ranks=2)))
-
-
-def submission_of(suite: Suite, store: Store, jobs: Mapping[str, Sequence[Cell]], **more: object) -> Submission:
-    ids = {job: tuple(cell.id for cell in cells) for job, cells in jobs.items()}
-    return Submission(
-        suite=suite.name, suite_file=suite.path, store=store.root, site=SITE, plugins=(), jobs=ids, **more
-    )
-
-
-def note_of(submission: Submission, store: Store, name: str = "earlier") -> Path:
-    note = store.root / "jobs" / name / "submission.json"
-    note.parent.mkdir(parents=True)
-    note.write_text(submission.model_dump_json(), encoding="utf-8")
-    return note
-
-
-def begin(store: Store, cell: Cell, failure: str = "") -> None:
-    """Make an attempt that failed with `failure`, or that died without an error."""
-    with store.recorder(cell) as recorder:
-        assert recorder is not None
-        recorder.start()
-        if failure:
-            recorder.fail(failure, "in words")
 
 
 class TestClassesOfFailures:
@@ -112,6 +72,49 @@ class TestClassesOfFailures:
         assert collector.classify(suite, store, submission) == {old.id: "no_start", again.id: "communication"}
         assert store.statuses([old])[0][old.id].failure == "code_error"
 
+    def test_a_job_that_knows_why_a_rank_lost_its_peer(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        """Memory ran out on another rank than the first, which saw a closed connection."""
+        cell = suite.cells[0]
+        fake.says("sacct", "7|FAILED", "7.batch|FAILED", "7.0|OUT_OF_MEMORY")
+        begin(store, cell, "communication")
+        submission = submission_of(suite, store, {"7": [cell]})
+        assert collector.classify(suite, store, submission) == {cell.id: "host_out_of_memory"}
+
+    def test_a_time_limit_without_another_epoch_is_a_hang(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
+        """Unless the worker could save: then it was within an epoch that is longer than the limit."""
+        hanging, slow, saving = suite.cells
+        fake.says("sacct", "7|TIMEOUT", "8|TIMEOUT", "9|TIMEOUT")
+        begin(store, hanging, epochs=1)
+        begin(store, slow, epochs=2)
+        begin(store, saving, "time_limit")
+        jobs = {"7": [hanging], "8": [slow], "9": [saving]}
+        submission = submission_of(suite, store, jobs, epochs={hanging.id: 1, slow.id: 1})
+        failed = collector.classify(suite, store, submission)
+        assert failed == {hanging.id: "hang", slow.id: "time_limit", saving.id: "time_limit"}
+
+    def test_a_record_that_cannot_be_written(
+        self, fake: FakeSlurm, suite: Suite, store: Store, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The record is named, and no other cell waits for it."""
+        locked, other, _ = suite.cells
+        fake.says("sacct", "7|NODE_FAIL", "8|NODE_FAIL")
+        begin(store, locked)
+        begin(store, other)
+        acquire = lease.acquire
+
+        def fail(folder: Path, patience_seconds: float = 0.0) -> lease.Lease | None:
+            if folder == store.cell_folder(locked.id):
+                raise MachineError(f"{folder}: cannot be written: Operation not permitted")
+            return acquire(folder, patience_seconds)
+
+        monkeypatch.setattr(lease, "acquire", fail)
+        note = note_of(submission_of(suite, store, {"7": [locked], "8": [other]}), store)
+        collector.collect(str(note))
+        assert f"{locked.id}: cannot be written: Operation not permitted" in capsys.readouterr().out
+        assert store.statuses([other])[0][other.id].failure == "node_failure"
+        (again,) = [one for one in notes(store, Submission)[0] if one.sent_again]
+        assert set(again.jobs.values()) == {(locked.id,), (other.id,)}  # each alone
+
     def test_a_second_call_gives_the_same_classes(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         fake.says("sacct", "7|NODE_FAIL")
         submission = submission_of(suite, store, {"7": suite.cells[:2]})
@@ -127,7 +130,7 @@ class TestWithoutAnswersOfSlurm:
         """Jobs 7_0, 7_1 and 7_2 with one running cell each; squeue fails."""
         fake.script("squeue", "exit 1")
         for cell in suite.cells:
-            begin(store, cell)
+            begin(store, cell, epochs=1)
         monkeypatch.setattr(collector, "ANSWER_SECONDS", 0.0)
         return submission_of(suite, store, {f"7_{index}": [cell] for index, cell in enumerate(suite.cells)})
 
@@ -239,18 +242,6 @@ class TestRetries:
         assert f"not_begun: {suite.cells[2].id}\n" in capsys.readouterr().out
 
 
-def test_a_message_cannot_control_the_terminal(suite: Suite, store: Store) -> None:
-    with store.recorder(suite.cells[0]) as recorder:
-        assert recorder is not None
-        recorder.start()
-        recorder.fail("error", "\x1b]0;no\x07 \udcff")  # a file name that is not UTF-8
-    shown = symbench("status", suite.path, store=store)
-    assert "error: ]0;no ?" in shown.stdout
-    assert all(letter.isprintable() for line in shown.stdout.split("\n") for letter in line)
-    (row, *_) = json.loads(symbench("status", suite.path, "--json", store=store).stdout)
-    assert row["message"] == "error: \x1b]0;no\x07 ?"
-
-
 class TestNotes:
     def test_a_damaged_note_is_reported_and_skipped(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         note_of(submission_of(suite, store, {"7": suite.cells[:1]}), store)
@@ -258,8 +249,8 @@ class TestNotes:
         fake.says("squeue", "7 RUNNING", "8 PENDING")
         for text in ("", "{", "[]", '{"suite": "tiny"}'):
             bad.write_text(text, encoding="utf-8")
-            queued, broken = submissions.queued_cells(store)
-            assert (queued, [one.folder for one in broken]) == ({suite.cells[0].id}, [bad.parent])
+            now = InQueue.now(store)
+            assert (now.cells, [one.folder for one in now.broken]) == ({suite.cells[0].id}, [bad.parent])
         shown = symbench("status", suite.path, store=store)
         assert shown.returncode == 0, shown.stderr
         assert shown.stderr.startswith("skipped ")
