@@ -3,8 +3,12 @@
 Imports of torch, phiflow and mlflow take seconds: a command imports what it needs when it runs.
 """
 
+import errno
+import io
+import os
 import signal
 import sys
+from pathlib import Path
 
 import click
 
@@ -18,8 +22,10 @@ from benchmark.cli.plan import plan
 from benchmark.cli.results import COMMANDS as RESULT_COMMANDS
 from benchmark.cli.run import COMMANDS as RUN_COMMANDS
 from benchmark.cli.tune import tune
-from benchmark.errors import SymbenchError
+from benchmark.errors import MachineError, SymbenchError
 from benchmark.terminal import Commands, Examples, print_json, print_table
+
+OUTPUT_ERRORS = {errno.ENOSPC, errno.EPIPE, errno.EIO}
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -64,8 +70,10 @@ for one in (
 def main() -> None:
     """Entry point of the console script: errors become one message and an exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which stops child processes, too
+    prepare_output()
     try:
         cli(standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -75,3 +83,19 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered cannot be written, either
+        click.echo(f"symbench: the output cannot be written: {error.strerror}", err=True)
+        sys.exit(MachineError.exit_status)
+
+
+def prepare_output() -> None:
+    """Show what the terminal's encoding lacks as a question mark, and write to nowhere where an output is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

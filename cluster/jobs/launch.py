@@ -22,6 +22,7 @@ from cluster.jobs.capacity import shape_here, threads_of, visible_gpus
 from cluster.jobs.display import Display
 from cluster.jobs.job import Job
 from cluster.jobs.packing import Shape, require_precision
+from cluster.jobs.signals import caught_interrupts
 from cluster.jobs.worker import run_job
 from results.store.record import Record
 from results.store.store import Store
@@ -91,24 +92,29 @@ def _run_lanes(cells: Sequence[Cell], store: Store, shape: Shape, display: Displ
         jobs[lane] = start(run_job, job_file, shape.ranks)
         begun_before[lane] = len(begun)
 
-    try:
-        for lane in range(min(shape.lanes, len(cells))):
-            begin(lane, cells)
-        while jobs:
-            time.sleep(POLL_SECONDS)
-            ended = [lane for lane, job in jobs.items() if job.done()]
-            open_cells = [cell for cell in cells if cell.id not in begun or begun[cell.id].status.state == "running"]
-            if ended:
-                _fail_the_dead(open_cells, store, files)
-            begun |= _begun(open_cells, store, files)
-            display.show(begun)
-            for lane in ended:
-                del jobs[lane]
-                waiting = [cell for cell in cells if cell.id not in begun and not store.being_run(cell)]
-                if waiting and len(begun) > begun_before[lane]:
-                    begin(lane, waiting)
-    finally:
-        stop(jobs.values())
+    with caught_interrupts() as interrupted:
+        try:
+            for lane in range(min(shape.lanes, len(cells))):
+                begin(lane, cells)
+            while jobs:
+                time.sleep(POLL_SECONDS)
+                ended = [lane for lane, job in jobs.items() if job.done()]
+                if interrupted.is_set():  # asked after the jobs, which Ctrl-C ends as well
+                    raise KeyboardInterrupt
+                open_cells = [
+                    cell for cell in cells if cell.id not in begun or begun[cell.id].status.state == "running"
+                ]
+                if ended:
+                    _fail_the_dead(open_cells, store, files)
+                begun |= _begun(open_cells, store, files)
+                display.show(begun)
+                for lane in ended:
+                    del jobs[lane]
+                    waiting = [cell for cell in cells if cell.id not in begun and not store.being_run(cell)]
+                    if waiting and len(begun) > begun_before[lane]:
+                        begin(lane, waiting)
+        finally:
+            stop(jobs.values())
     return begun
 
 

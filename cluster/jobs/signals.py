@@ -1,7 +1,12 @@
 """Signals by which the scheduler asks a job to stop; handled at the next training step."""
 
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+from benchmark.errors import MachineError
 
 TIME_LIMIT = signal.SIGUSR2
 """Signal before the time limit, requested by submitit; a site may also send it before preemption."""
@@ -35,3 +40,34 @@ def interrupt_on_signals() -> None:
     """Let SIGINT and SIGTERM raise KeyboardInterrupt, also where the parent or submitit ignores them."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+
+
+@contextmanager
+def caught_interrupts() -> Iterator[threading.Event]:
+    """Event that SIGINT and SIGTERM set in this block, instead of an exception at any line; an ignored one stays so."""
+    event = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: event.set())
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def time_limit(seconds: int, message: str) -> Iterator[None]:
+    """Raise MachineError with `message` if the block takes longer; in the main thread alone."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise MachineError(message)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -14,6 +14,7 @@ from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from cluster.jobs import failures
+from cluster.jobs.signals import time_limit
 from cluster.slurm import commands as slurm
 from cluster.slurm.submissions import Submission, read
 from cluster.slurm.submit import Retries, submit
@@ -23,6 +24,8 @@ from results.store.record import Record
 from results.store.store import Store
 
 POLL_SECONDS = 5.0
+SYNC_SECONDS = 900
+"""A server that drips its answers, byte by byte, would never reach the limit of one request."""
 ANSWER_SECONDS = 120.0
 """Time for which SLURM is asked again if it does not answer or accounting lags behind."""
 
@@ -174,4 +177,5 @@ def show(suite: Suite, store: Store) -> None:
     report = Report(store, suite, *store.read(suite.cells))
     file_name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in suite.name)
     write_text(store.root / f"{file_name}.html", report.html)
-    mlflow_sync.sync(store, suite, report=report)
+    with time_limit(SYNC_SECONDS, f"MLflow: the sync takes longer than {SYNC_SECONDS} s"):
+        mlflow_sync.sync(store, suite, report=report)

@@ -1,9 +1,6 @@
 """Tuning on this machine, with a private Ray cluster for as long as the search runs."""
 
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from benchmark.data.layout import require_data
 from benchmark.errors import MachineError
@@ -15,6 +12,7 @@ from benchmark.training.machine import available_cpus, gpu_count
 from cluster.jobs.capacity import local_shape
 from cluster.jobs.launch import job_folder
 from cluster.jobs.packing import require_precision
+from cluster.jobs.signals import caught_interrupts
 from cluster.tuning.job import TuneJob
 from cluster.tuning.plan import first_cells, open_studies
 from cluster.tuning.supervise import run_studies
@@ -59,22 +57,8 @@ def tune_locally(suite: Suite, chosen: Sequence[Study], effort: Effort, store: S
     )
     job_file = job_folder(store.root) / "job.json"
     write_text(job_file, job.model_dump_json(indent=1))
-    with _caught_interrupts() as interrupted:
+    with caught_interrupts() as interrupted:
         status = run_studies(job, job_file, interrupted.is_set, CTRL_C_PATIENCE_SECONDS)
         if interrupted.is_set():
             raise KeyboardInterrupt
     return status
-
-
-@contextmanager
-def _caught_interrupts() -> Iterator[threading.Event]:
-    """Event that SIGINT and SIGTERM set, instead of their usual effect."""
-    event = threading.Event()
-    before = {
-        number: signal.signal(number, lambda number, frame: event.set()) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -5,6 +5,7 @@ the cell, so that no cell is trained twice at a time.
 """
 
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import TypeVar
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
-from benchmark.files import data_folder, write_errors
+from benchmark.files import data_folder, write_errors, write_text
 from benchmark.training.recorder import Status
 from results.store import lease
 from results.store.cell_recorder import CellRecorder, write_status
@@ -41,8 +42,21 @@ class Store:
         """Create the store's folders. Raises MachineError if they cannot be written."""
         with write_errors(f"store {self.root}"):
             (self.root / "cells").mkdir(parents=True, exist_ok=True)
-        if not os.access(self.root / "cells", os.W_OK):
+        if not self.is_writable:
             raise MachineError(f"store {self.root}: no permission to write; set SYMBENCH_STORE or --store")
+        if not (path := self.root / "id").exists():
+            write_text(path, secrets.token_hex(8) + "\n")
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether this user may write cells."""
+        return os.access(self.root / "cells", os.W_OK)
+
+    @property
+    def identity(self) -> str:
+        """Random name of the store, made with it; empty for one of an earlier version, until it is written to."""
+        path = self.root / "id"
+        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
     def read(self, cells: Sequence[Cell], history: bool = True) -> tuple[dict[str, Record], list[Broken]]:
         """Existing records of `cells`, by id, and the folders that cannot be read.

@@ -32,8 +32,13 @@ The server starts none of its eight job processes, which serve the tracing of la
 
 
 def default_tracking_uri(store: Store) -> str:
-    """Address of the database in the store."""
-    return f"sqlite:///{(store.root / 'mlflow.db').resolve()}"
+    """Address of the database in the store. UserError: its path has characters that mean something else there."""
+    path = (store.root / "mlflow.db").resolve()
+    if wrong := sorted({"%", "?"} & set(str(path))):
+        raise UserError(
+            f"store {store.root}: MLflow's address of a database cannot hold {' and '.join(wrong)}; rename the folder"
+        )
+    return f"sqlite:///{path}"
 
 
 @contextmanager
@@ -56,6 +61,7 @@ def connect(tracking_uri: str, ours: bool = False) -> Iterator[MlflowClient]:
     _require_mlflow_database(tracking_uri)
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    reach_this_machine_directly()
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each retry would be a line
@@ -73,6 +79,13 @@ def connect(tracking_uri: str, ours: bool = False) -> Iterator[MlflowClient]:
             raise MachineError(
                 f"MLflow at {shown}: {_reason(error)}; the results are safe in the store, and the next sync goes on"
             ) from error
+
+
+def reach_this_machine_directly() -> None:
+    """Let no proxy of the environment stand between this process, or one that it starts, and this machine."""
+    for key in ("no_proxy", "NO_PROXY"):
+        names = os.environ.get(key, "").split(",")
+        os.environ[key] = ",".join(dict.fromkeys(filter(None, (*names, "localhost", "127.0.0.1", "::1"))))
 
 
 def without_password(uri: str) -> str:
@@ -103,6 +116,8 @@ def _reason(error: Exception) -> str:
         }
         if code in words:
             return words[code]
+    if "Can't locate revision" in text or "out-of-date database schema" in text:
+        return "the database is of another version of MLflow; if it is the store's own, delete it and sync again"
     if "database is locked" in text:
         return "the database is locked by another process"
     return re.sub(r"\[SQL:.*", "", text)[:300].rstrip(" .")

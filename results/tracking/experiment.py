@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +22,33 @@ from results.tracking.table_views import (
     table_views,
     view_path,
 )
-from results.tracking.tags import DIGEST, LONGEST_TAG, PARENT, REPLACED, REVISION, RUN_KEY, SUITE, TABLE_VIEWS
+from results.tracking.tags import DIGEST, LONGEST_TAG, PARENT, REPLACED, REVISION, RUN_KEY, STORE, SUITE, TABLE_VIEWS
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
     from mlflow.tracking import MlflowClient
 
 
-def artifact_folder(store: Store) -> Path:
-    """Folder of the artifacts of a database in the store."""
-    return (store.root / "mlartifacts").resolve()
+def artifact_folder(store: Store, uri: str | None = None) -> Path:
+    """Folder of the artifacts of a database: in the store, or beside the database at `uri` for a mere reader."""
+    beside = store.root if uri is None or store.is_writable else Path(uri.removeprefix("sqlite:///")).parent
+    return (beside / "mlartifacts").resolve()
+
+
+def set_aside_if_moved(store: Store) -> Path | None:
+    """Rename the database of a store that was copied or moved since, and return its new name; otherwise None.
+
+    MLflow would write the artifacts to the old place, which its experiments name. The database is made anew.
+    """
+    path, artifacts = store.root / "mlflow.db", artifact_folder(store)
+    if not path.exists():
+        return None
+    question = "select artifact_location from experiments join experiment_tags using (experiment_id) where key = ?"
+    with closing(sqlite3.connect(path)) as database, suppress(sqlite3.Error):  # not MLflow's: `connect` says so
+        places = [place for (place,) in database.execute(question, (SUITE,))]
+        if any(not place.startswith(artifacts.as_uri()) for place in places):
+            return path.rename(path.with_suffix(".db.moved"))
+    return None
 
 
 def open_experiment(client: MlflowClient, suite: Suite, artifacts: Path | None) -> Experiment:
@@ -79,16 +98,27 @@ def is_unchanged(client: MlflowClient, experiment: Experiment, last: LastSync) -
     return not _deleted_runs(client, experiment.experiment_id)
 
 
-def tracked_runs(client: MlflowClient, experiment_id: str) -> dict[str, list[TrackedRun]]:
-    """Runs of symbench by key; those that a person deleted are restored."""
+def tracked_runs(client: MlflowClient, experiment_id: str, store: str) -> dict[str, list[TrackedRun]]:
+    """Runs of the store of that identity, by key, and those without a store, of earlier versions.
+
+    Those that a person deleted are restored.
+    """
     for run in _deleted_runs(client, experiment_id):
-        client.restore_run(run.info.run_id)
+        if run.data.tags.get(STORE, store) == store:
+            client.restore_run(run.info.run_id)
     tracked: dict[str, list[TrackedRun]] = {}
     for run in _search(client, experiment_id, f"tags.`{RUN_KEY}` != ''"):
         tags = run.data.tags
+        if tags.get(STORE, store) != store:
+            continue
         one = TrackedRun(run.info.run_id, tags.get(DIGEST, ""), tags.get(PARENT, ""))
         tracked.setdefault(tags[RUN_KEY], []).append(one)
     return tracked
+
+
+def has_runs(client: MlflowClient, experiment_id: str) -> bool:
+    """Whether the experiment has a run of symbench, of whichever store."""
+    return next(_search(client, experiment_id, f"tags.`{RUN_KEY}` != ''"), None) is not None
 
 
 def _deleted_runs(client: MlflowClient, experiment_id: str) -> list[Run]:

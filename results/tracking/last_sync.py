@@ -59,7 +59,9 @@ class LastSync:
             return None
 
     def save(self, store: Store, uri: str, suite: str) -> None:
-        """Write the note, once MLflow holds everything."""
+        """Write the note, once MLflow holds everything; a reader of the store cannot, and syncs in full each time."""
+        if not store.is_writable:
+            return
         write_json(_path(store, uri, suite), {**asdict(self), "database": _database_state(uri)})
 
     @staticmethod

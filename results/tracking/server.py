@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmark.errors import MachineError, UserError
-from results.tracking.client import ENVIRONMENT
+from results.tracking.client import ENVIRONMENT, reach_this_machine_directly
 
 PATIENCE_SECONDS = 90.0
 
@@ -39,6 +39,7 @@ def serving(argv: list[str], host: str, port: int, log: Path) -> Iterator[subpro
     MachineError: the port is taken, or the server does not start.
     """
     _require_free(host, port)
+    reach_this_machine_directly()
     with (
         log.open("wb") as output,
         subprocess.Popen(

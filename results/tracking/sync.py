@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -22,11 +23,18 @@ from results.report.report import Report
 from results.store.record import Broken
 from results.store.store import Store
 from results.tracking.client import connect, default_tracking_uri
-from results.tracking.experiment import artifact_folder, is_unchanged, open_experiment, tracked_runs
+from results.tracking.experiment import (
+    artifact_folder,
+    has_runs,
+    is_unchanged,
+    open_experiment,
+    set_aside_if_moved,
+    tracked_runs,
+)
 from results.tracking.last_sync import RESULT_FILES, LastSync, TrackedRun, board_digest, inputs_digest
 from results.tracking.runs import WantedRun
 from results.tracking.suite_runs import BOARD_KEY, board_run, wanted_runs
-from results.tracking.tags import REVISION
+from results.tracking.tags import REVISION, STORE
 from results.tracking.write import complete, create, move, remove
 
 if TYPE_CHECKING:
@@ -73,15 +81,25 @@ def sync(
     uri = tracking_uri or default_tracking_uri(store)
     if not store.root.is_dir():
         raise UserError(f"store {store.root}: there is none")
-    store.make()
+    if tracking_uri is None and not store.is_writable:
+        raise UserError(
+            f"store {store.root}: you may read it and not write; name a database of your own,"
+            " such as --tracking-uri sqlite:////absolute/path.db"
+        )
+    if store.is_writable:
+        store.make()
     # One sync of a store at a time: two that create the database at once leave it broken.
-    with store.alone("sync", patience_seconds=math.inf):
+    with store.alone("sync", patience_seconds=math.inf) if store.is_writable else nullcontext():
+        if tracking_uri is None:
+            set_aside_if_moved(store)
         inputs = inputs_digest(store, suite)
         last = LastSync.load(store, uri, suite.name)
         if last is not None and last.inputs == inputs and last.is_database_untouched(uri):
             return _nothing_new(last)
         with connect(uri, ours=tracking_uri is None) as client:
-            experiment = open_experiment(client, suite, artifact_folder(store) if uri.startswith("sqlite:") else None)
+            experiment = open_experiment(
+                client, suite, artifact_folder(store, uri) if uri.startswith("sqlite:") else None
+            )
             if last is not None and not is_unchanged(client, experiment, last):
                 last = None
             if last is not None and last.inputs == inputs:
@@ -89,13 +107,13 @@ def sync(
                 return _nothing_new(last)
             # Before the records are read: a run that another sync makes in the meantime is left alone.
             present = (
-                tracked_runs(client, experiment.experiment_id)
+                tracked_runs(client, experiment.experiment_id, store.identity)
                 if last is None
                 else {key: [run] for key, run in last.runs.items()}
             )
             results = inputs_digest(store, suite, RESULT_FILES)
             records, broken = store.read(suite.cells)
-            if present and not records:
+            if not records and has_runs(client, experiment.experiment_id):
                 raise UserError(
                     f"store {store.root}: nothing of suite {suite.name!r}; MLflow's runs are left as they are"
                 )
@@ -107,6 +125,7 @@ def sync(
             elif records:
                 wanted.append(board_run(suite, records, report or Report(store, suite, records, broken)))
             LastSync.forget(store, uri, suite.name)
+            wanted = [replace(run, tags={**run.tags, STORE: store.identity}) for run in wanted]
             counts, runs = _update_runs(client, experiment.experiment_id, wanted, present, show)
             revision = _new_revision(client, experiment)
         if revision is not None:

@@ -1,12 +1,14 @@
 """Rules for every command: help with an example, stable JSON, one line for a mistake."""
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import symbench
+from support import SYMBENCH, symbench
 
 from benchmark.cli.data import data
 from benchmark.cli.main import cli
@@ -101,6 +103,24 @@ def test_usage_errors(arguments: tuple[str, ...]) -> None:
     result = symbench(*arguments, store=None)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("output", "status"), [(">&-", 0), (">&- 2>&-", 0), (">/dev/full", 3)], ids=["closed", "all closed", "full"]
+)
+def test_outputs_that_cannot_be_written(output: str, status: int) -> None:
+    ended = subprocess.run(f"{SYMBENCH} list suites {output}", shell=True, capture_output=True, text=True, check=False)
+    assert ended.returncode == status
+    assert ended.stderr == ("symbench: the output cannot be written: No space left on device\n" if status else "")
+
+
+def test_an_encoding_that_lacks_letters() -> None:
+    """The store's name has a letter that ASCII lacks."""
+    command = [str(SYMBENCH), "status", "quickstart", "--store", "störe"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "Traceback" not in ended.stderr
+    assert (ended.returncode, "waiting" in ended.stdout) == (0, True)
 
 
 def test_ui_before_the_first_sync(store: Store) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,6 +116,16 @@ class TestClassesOfFailures:
         assert store.statuses([other])[0][other.id].failure == "node_failure"
         (again,) = [one for one in notes(store, Submission)[0] if one.sent_again]
         assert set(again.jobs.values()) == {(locked.id,), (other.id,)}  # each alone
+
+    def test_a_tracking_server_that_drips_its_answer(
+        self, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each byte comes within the limit of a request, and the answer never ends."""
+        monkeypatch.setattr(collector, "SYNC_SECONDS", 1)
+        monkeypatch.setattr(mlflow_sync, "sync", lambda *_, **__: [time.sleep(0.1) for _ in range(600)])
+        monkeypatch.setattr(report, "Report", lambda *_: SimpleNamespace(html=""))
+        with pytest.raises(MachineError, match="the sync takes longer than 1 s"):
+            collector.show(suite, store)
 
     def test_a_second_call_gives_the_same_classes(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         fake.says("sacct", "7|NODE_FAIL")

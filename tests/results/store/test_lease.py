@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import MachineError
+from benchmark.files import write_text
 from results.store import lease
 from results.store.lease import STALE_SECONDS, acquire, live_holder
 from results.store.store import Store
@@ -163,6 +164,18 @@ def test_a_lease_that_cannot_be_released_gets_stale(
         monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(1, "not permitted")))
     assert "lease-1.json: cannot be released, and is stale in 90 s: " in capsys.readouterr().out
     assert live_holder(tmp_path) == mine.holder
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o022, 0o002])
+def test_the_umask_gives_the_mode_of_every_file(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        mine = acquire(tmp_path)
+        with mine.kept():
+            write_text(tmp_path / "text", "")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~umask}
 
 
 def test_a_process_of_another_container_may_be_alive(tmp_path: Path) -> None:

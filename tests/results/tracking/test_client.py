@@ -2,13 +2,16 @@
 
 import socket
 import sqlite3
+import urllib.request
 
 import pytest
-from mlflow_support import IGNORED_WARNINGS, sync
+import requests
+from mlflow_support import IGNORED_WARNINGS, make_database, sync
 
 from benchmark.errors import MachineError, UserError
+from results.store.store import Store
 from results.tracking import server as mlflow_server
-from results.tracking.client import connect, without_password
+from results.tracking.client import connect, default_tracking_uri, without_password
 
 pytestmark = IGNORED_WARNINGS
 
@@ -31,6 +34,31 @@ def test_a_database_of_something_else_is_left_alone(small_board):
 def test_what_is_no_address_is_the_users_mistake(small_board, uri):
     with pytest.raises(UserError, match="must be a server such as"):
         sync(small_board, uri)
+
+
+def test_a_database_of_a_later_mlflow_is_one_sentence(small_board):
+    make_database(default_tracking_uri(small_board.store))
+    with sqlite3.connect(small_board.store.root / "mlflow.db") as database:
+        database.execute("update alembic_version set version_num = 'from_the_future'")
+    database.close()
+    with pytest.raises(MachineError, match=r"of another version of MLflow; .* delete it and sync again"):
+        sync(small_board)
+
+
+@pytest.mark.parametrize("letter", "%?")
+def test_a_store_that_mlflows_address_cannot_hold(tmp_path, letter):
+    with pytest.raises(UserError, match=f"cannot hold [{letter}]; rename the folder"):
+        default_tracking_uri(Store(tmp_path / f"25{letter}25"))
+
+
+def test_no_proxy_stands_before_this_machine(small_board, monkeypatch):
+    """The proxy would answer that it cannot be reached; the address itself refuses."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "example.org")
+    monkeypatch.setenv("NO_PROXY", "")
+    with connect("http://127.0.0.1:9"):
+        assert urllib.request.getproxies()["no"] == "example.org,localhost,127.0.0.1,::1"
+        assert requests.utils.should_bypass_proxies("http://127.0.0.1:9", no_proxy=None)
 
 
 def test_a_server_that_is_down_or_silent_is_one_sentence(small_board, monkeypatch):

@@ -1,6 +1,10 @@
 """MLflow as a view of the store: complete, repeatable, and separate from the runs of other people."""
 
+import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +18,7 @@ from results.tracking import watch as mlflow_watch
 from results.tracking.tags import REVISION, RUN_KEY
 
 pytestmark = IGNORED_WARNINGS
+NOBODY = 65534
 
 
 def test_syncing_again_changes_only_what_changed(small_board):
@@ -57,15 +62,46 @@ def test_a_run_that_a_person_deletes_comes_back(small_board):
     assert [one.info.run_id for one in runs(small_board, "tags.`symbench.seed` = '1'")] == [run.info.run_id]
 
 
-def test_the_sync_of_another_store_is_noticed(small_board, tmp_path):
+def test_each_store_changes_its_own_runs_alone(small_board, tmp_path):
+    """A colleague syncs the same suite to the same server."""
     uri = f"sqlite:///{tmp_path / 'shared.db'}"
     sync(small_board, uri)
     other = replace(small_board, store=Store(tmp_path / "other"))
+    other.store.make()
     other.finish(other.suite.cells[0])
-    assert sync(other, uri).removed == 3
-    assert len(runs(small_board, uri=uri)) == 3
-    sync(small_board, uri)
-    assert len(runs(small_board, uri=uri)) == 6
+    assert counts(sync(other, uri)) == (3, 0, 0, 0)
+    assert counts(sync(small_board, uri)) == (0, 0, 6, 0)
+    assert counts(sync(other, uri)) == (0, 0, 3, 0)
+    stores = [run.data.tags["symbench.store"] for run in runs(small_board, uri=uri)]
+    assert (stores.count(small_board.store.identity), stores.count(other.store.identity)) == (6, 3)
+
+
+def test_a_store_that_was_moved_gets_a_database_of_its_place(small_board):
+    sync(small_board)
+    store = Store(small_board.store.root.rename(small_board.store.root.with_name("moved")))
+    moved = replace(small_board, store=store)
+    assert counts(sync(moved)) == (6, 0, 0, 0)
+    assert (store.root / "mlflow.db.moved").exists()
+    assert counts(sync(moved)) == (0, 0, 6, 0)
+    assert not small_board.store.root.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_reader_of_the_store_syncs_to_a_database_of_their_own(small_board):
+    """Another user, nobody, without permission to write."""
+    with TemporaryDirectory() as home:
+        Path(home).chmod(0o777)
+        root = Path(shutil.copytree(small_board.store.root, f"{home}/store"))
+        read = replace(small_board, store=Store(root))
+        files = sorted(root.rglob("*"))
+        os.setresuid(NOBODY, NOBODY, 0)
+        try:
+            with pytest.raises(UserError, match="you may read it and not write; name a database of your own"):
+                mlflow_sync.sync(read.store, read.suite)
+            assert counts(sync(read, f"sqlite:///{home}/own.db")) == (6, 0, 0, 0)
+        finally:
+            os.setresuid(0, 0, 0)
+        assert sorted(root.rglob("*")) == files
 
 
 def test_the_wrong_store_removes_nothing(small_board, tmp_path):
