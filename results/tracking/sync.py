@@ -79,15 +79,7 @@ def sync(
     of the suite and the store has none, so it is probably the wrong store.
     """
     uri = tracking_uri or default_tracking_uri(store)
-    if not store.root.is_dir():
-        raise UserError(f"store {store.root}: there is none")
-    if tracking_uri is None and not store.is_writable:
-        raise UserError(
-            f"store {store.root}: you may read it and not write; name a database of your own,"
-            " such as --tracking-uri sqlite:////absolute/path.db"
-        )
-    if store.is_writable:
-        store.make()
+    _require_access(store, tracking_uri)
     # One sync of a store at a time: two that create the database at once leave it broken.
     with store.alone("sync", patience_seconds=math.inf) if store.is_writable else nullcontext():
         if tracking_uri is None:
@@ -134,6 +126,19 @@ def sync(
             last.save(store, uri, suite.name)
     counts["unchanged"] += len(kept)
     return Synced(**counts, broken=tuple(broken))
+
+
+def _require_access(store: Store, tracking_uri: str | None) -> None:
+    """Make the store's folders if this user may. UserError: there is no store, or no database that we may write."""
+    if not store.root.is_dir():
+        raise UserError(f"store {store.root}: there is none")
+    if tracking_uri is None and not store.is_writable:
+        raise UserError(
+            f"store {store.root}: you may read it and not write; name a database of your own,"
+            " such as --tracking-uri sqlite:////absolute/path.db"
+        )
+    if store.is_writable:
+        store.make()
 
 
 def _nothing_new(last: LastSync) -> Synced:

@@ -7,7 +7,7 @@ from results.store.store import Store
 
 
 def test_the_last_lines_of_a_loud_model_are_shown(tmp_path: Path) -> None:
-    """Its lines are broken where they have no end, and the lines of the next cell are not its own."""
+    """Lines without an end are broken, and those of the next cell are left out."""
     log = tmp_path / "jobs" / "one" / "7_log.out"
     log.parent.mkdir(parents=True)
     loud = "".join(f"line {number}\n" for number in range(logs.MOST_LINES + 5)) + "x" * (logs.LONGEST_LINE + 1) + "\n"
