@@ -44,7 +44,6 @@ SILENT_SECONDS = 120.0
 @click.option("--watch", is_flag=True, help="Repeat until no cell is queued or running, and none is sent again.")
 def status(selection: Selection, as_json: bool, watch: bool) -> None:
     """Show the state of each cell of SUITE, wherever it runs."""
-    from benchmark.training.recorder import FINAL_STATES
     from cluster.slurm.in_queue import InQueue
 
     loaded, store = selection.load(skip_untuned=True), selection.store
@@ -59,8 +58,8 @@ def status(selection: Selection, as_json: bool, watch: bool) -> None:
             print_table(loaded.name, [{**row, "message": one_line(row["message"])} for row in rows])
             states = [str(row["state"]) for row in rows]
             click.echo(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
-        is_open = any(row["state"] not in FINAL_STATES for row in rows)
-        if is_open and (problem := now.ended_badly(loaded.name)):
+        is_stranded = any(row["state"] in ("waiting", "failed", "interrupted") for row in rows)
+        if is_stranded and (problem := now.ended_badly(loaded.name)):
             click.echo(f"{problem}; `symbench retry {selection.suite} --on SITE` goes on", err=True)
         is_moving = any(row["state"] in ("queued", "running", "retrying") for row in rows)
         if not watch or not (is_moving or now.is_collecting(loaded.name)):
