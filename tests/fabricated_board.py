@@ -4,9 +4,10 @@ import dataclasses
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,10 +48,11 @@ class Board:
             recorder.start()
             yield recorder
 
-    def finish(self, cell: Cell, **metrics: object) -> None:
+    def finish(self, cell: Cell, environment: Mapping[str, object] = MappingProxyType({}), **metrics: object) -> None:
         with self.recording(cell) as recorder:
             history = [Epoch(e, 1.0 / (e + 1), 0.5 / (e + 1), 0.6 / (e + 1), 1e-3 * 0.95**e, 2.0) for e in range(6)]
-            recorder.environment({"symbench": "0.1.0", "git_commit": "0" * 40, "python": "3.11", "torch": "2.13"})
+            versions = {"symbench": "0.1.0", "git_commit": "0" * 40, "python": "3.11", "torch": "2.13"}
+            recorder.environment({**versions, **environment})
             recorder.progress(history, 6)
             recorder.rollouts([_rollouts(cell)], cell.dataset.grid)
             recorder.finish("done", {**_metrics(cell), **metrics})

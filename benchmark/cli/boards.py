@@ -43,10 +43,12 @@ def verify(selection: Selection, board: str, cells: int) -> None:
     document, suite = publish.read(folder / "board.json"), suites.load(str(folder / "suite.yaml"))
     if problems := board_check.problems(document, suite):
         _fail(problems, "the board does not fit together, and no cell was trained")
+    commits = ", ".join(document["provenance"].get("git_commit", ["unknown"]))
+    if other := publish.other_metrics(document):
+        raise UserError(f"{folder}: {other} Check out the board's commit: {commits}")
     claims = verification.claims(document)
     current = [claim for claim in claims if not board_check.other_version(claim.cell, suite)]
     if not current:
-        commits = ", ".join(document["provenance"].get("git_commit", ["unknown"]))
         raise UserError(
             f"{folder}: no cell can be trained again with this code; check out the board's commit: {commits}"
         )

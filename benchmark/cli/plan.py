@@ -54,12 +54,17 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
     else:
         expected, shape = estimates.on_site(loaded, open_cells, records, place, store), None
     result = make_plan(loaded, open_cells, expected)
+    review = store.review(loaded.cells, states)
     seconds = {key: estimate.seconds for key, estimate in expected.items()}
     cost, text = _cost_here(result, seconds, shape) if place is None else _cost_there(loaded, result, seconds, place)
     total, count = len(loaded.cells), len(open_cells)
     if as_json:
         rows = [vars(row) | {"estimated_seconds": round(row.estimated_seconds, 2)} for row in result.rows]
         counts = {"suite": loaded.name, "cells": total, "finished": total - count, "left": count}
+        counts |= {
+            "outdated": {kind: len(cells) for kind, cells in review.outdated.items()},
+            "mixed": review.mixed_lines,
+        }
         print_json({**counts, "estimated_seconds": round(result.estimated_seconds, 2), **cost, "rows": rows})
         return
     budget = ["budget"] if any(row.budget for row in result.rows) else []
@@ -74,6 +79,8 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
     unknown = sum(estimate.basis == "unknown" for estimate in expected.values())
     beside = f", and {unknown} cells of unknown time, which cannot be built" if unknown else ""
     click.echo(f"{total} cells: {total - count} finished, {count} open, about {text}{beside}")
+    for line in (*review.outdated_lines, *review.mixed_lines):
+        click.echo(line, err=True)
 
 
 def _time(row: PlanRow) -> str:

@@ -34,8 +34,16 @@ if TYPE_CHECKING:
     help="On this machine: cells at a time (default: as many as its cores or GPUs, and its memory, allow).",
 )
 @click.option("--dry-run", is_flag=True, help="Print the sbatch scripts, and submit nothing.")
-def run(selection: Selection, site: str, hours: float | None, parallel: int | None, dry_run: bool) -> None:
+@click.option(
+    "--retrain", is_flag=True, help="First discard the results that were computed with other data or code than today's."
+)
+def run(
+    selection: Selection, site: str, hours: float | None, parallel: int | None, dry_run: bool, retrain: bool
+) -> None:
     """Run the open cells of SUITE; after an interruption, the same command continues.
+
+    Finished cells stay as they are. Those that were computed with other data or code are counted, and with --retrain
+    trained again.
 
     On a cluster the jobs are submitted, and this command ends. The last job updates MLflow and the report.
     """
@@ -44,11 +52,29 @@ def run(selection: Selection, site: str, hours: float | None, parallel: int | No
     place = site_of(site, hours)
     if place is None and dry_run:
         raise UserError("--dry-run: there is no sbatch to show without `--on SITE`; see `symbench plan`")
+    if dry_run and retrain:
+        raise UserError("--dry-run: changes nothing, and --retrain discards results; use one of them")
     loaded, full_suite = selection.load_with_full_suite()
+    _show_outdated(loaded, selection.store, retrain)
     if place is None:
         _run_here(loaded, selection.store, full_suite, parallel)
     else:
         _run_there(loaded, selection.store, place, dry_run, hours)
+
+
+def _show_outdated(suite: Suite, store: Store, retrain: bool) -> None:
+    """Count the results of other data or code than today's on stderr, or discard them."""
+    from benchmark.data.layout import require_data
+
+    review = store.review(suite.cells)
+    if not retrain:
+        for line in review.outdated_lines:
+            click.echo(line, err=True)
+        return
+    require_data(store.data_folder, review.cells)
+    for cell in review.cells:
+        store.discard(cell)
+    click.echo(f"{suite.name}: {len(review.cells)} results of other data or code discarded", err=True)
 
 
 def _run_here(suite: Suite, store: Store, full_suite: Suite, parallel: int | None = None) -> None:
@@ -62,6 +88,8 @@ def _run_here(suite: Suite, store: Store, full_suite: Suite, parallel: int | Non
         click.echo("interrupted; the same command goes on from the last finished epoch", err=True)
         sys.exit(130)
     click.echo(f"{suite.name}: {outcome.done} cells run, {outcome.skipped} were finished, {len(outcome.failed)} failed")
+    for line in store.review(suite.cells).mixed_lines:
+        click.echo(line, err=True)
     for record in outcome.failed:
         click.echo(f"failed: {record.cell}: {record.status.failure}: {one_line(record.status.message)}", err=True)
     if outcome.failed:

@@ -75,6 +75,15 @@ class Compared:
     only_second: tuple[Row, ...]
     of_one_board: bool
 
+    @property
+    def warning(self) -> str:
+        """Sentence if both sides have metrics of different versions; empty otherwise."""
+        versions = [one for one in self.differences if one.kind == "metrics"]
+        if not versions:
+            return ""
+        first, second = (" and ".join(side) or "unknown" for side in (versions[0].first, versions[0].second))
+        return f"A has metrics of version {first}, B of version {second}: their numbers do not compare (CHANGELOG.md)."
+
     def winner(self, pair: Pair) -> str:
         """`first`, `second`, or an empty text if the difference is not significant."""
         if not pair.significant:
@@ -111,6 +120,7 @@ def to_json(compared: Compared) -> dict[str, Any]:
         "second": compared.second.name,
         "metric": compared.metric,
         "significant_below": SIGNIFICANT,
+        "warning": compared.warning,
         "improvement": None if compared.improvement is None else asdict(compared.improvement),
         "pairs": [
             {

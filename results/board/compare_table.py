@@ -23,9 +23,13 @@ def to_table(compared: Compared) -> Group:
     parts: list[RenderableType] = [
         Text(f"A: {compared.first.name}\nB: {compared.second.name}\n{metric.title} ({metric.unit})\n")
     ]
+    if compared.warning:
+        parts.append(Text(f"{compared.warning}\n", style="bold yellow"))
     for _, members in groupby(compared.pairs, key=lambda pair: pair.first.panel):
         parts.append(_pairs(compared, list(members)))
     parts.append(Text(f"{summary(compared)} {_claim(compared)}\n"))
+    for row in (row for pair in compared.pairs for row in (pair.first, pair.second) if row.mixed):
+        parts.append(Text(f"{row.label} (level {row.level}): {row.mixed}\n", style="yellow"))
     if compared.differences:
         parts.append(_differences(compared))
     for side, rows in ((compared.first, compared.only_first), (compared.second, compared.only_second)):

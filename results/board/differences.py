@@ -1,12 +1,12 @@
-"""Differences between two sides of a comparison in settings, data, versions and machines."""
+"""Differences in settings, data, versions and machines: between two sides of a comparison, and within a board."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from results.board.published_board import MACHINE, VERSIONS
 from results.board.quantities import plain
 from results.board.row import Row
+from results.store.provenance import MACHINE, SHOWN_DIGITS, VERSIONS, compared, some
 from results.store.record import Broken, Record
 
 
@@ -41,7 +41,7 @@ def differences(matches: Sequence[tuple[Row, Row]], first: Side, second: Side) -
             if one != other and not unknown:
                 values[key][0].update(one)
                 values[key][1].update(other)
-    order = ("model", "setting", "training", "data", "version", "machine")
+    order = ("metrics", "model", "setting", "training", "data", "version", "machine")
     return [
         Difference(kind, what, tuple(sorted(ones)), tuple(sorted(others)))
         for (kind, what), (ones, others) in sorted(values.items(), key=lambda item: (order.index(item[0][0]), item[0]))
@@ -55,6 +55,7 @@ def _properties(row: Row, side: Side) -> dict[tuple[str, str], set[str]]:
         properties |= {(kind, key): {plain(value)} for key, value in settings.items()}
     properties["training", "seeds"] = {", ".join(str(seed.seed) for seed in row.seeds)}
     environments = [side.records[seed.cell_id].environment for seed in row.seeds if seed.cell_id in side.records]
+    properties["metrics", "version"] = {known["metrics"] for known in map(compared, environments) if known}
     place = f"{row.dataset} level {row.level} ({row.preset})"
     named = [
         *(("version", key, key) for key in VERSIONS),
@@ -67,3 +68,46 @@ def _properties(row: Row, side: Side) -> dict[tuple[str, str], set[str]]:
         if values:
             properties[kind, what] = values
     return properties
+
+
+def provenance_notes(rows: Sequence[Row]) -> list[str]:
+    """Sentences on what differs within a board: data of a task, code of a model, metrics, versions within a row.
+
+    Empty if all agree as far as is known. Seeds of a row that differ in data, code or metrics are in its remark, too.
+    """
+    groups: dict[tuple[str, str], list[tuple[str, Row]]] = defaultdict(list)
+    for row in rows:
+        place = f"{row.dataset} level {row.level} ({row.preset})"
+        networks = [str(value) for key, value in row.config.items() if key.split(".")[-1] == "network"]
+        groups["data", place].append((row.label, row))
+        groups["code", " ".join([row.model, *networks])].append((place, row))
+        groups["metrics", "this board"].append((f"{row.label}, {place}", row))
+    notes = [note for (kind, name), members in groups.items() if (note := _parted(kind, name, members))]
+    return [*notes, *_versions_within_rows(rows)]
+
+
+def _parted(kind: str, name: str, members: Sequence[tuple[str, Row]]) -> str:
+    """Sentence on rows of different data, code or metrics; empty if they agree, or are one row with its own remark."""
+    values: dict[str, list[str]] = defaultdict(list)
+    for label, row in members:
+        for environment in row.environments:
+            known = compared(environment)
+            if kind in known:
+                values[known[kind]].append(label)
+    if len(values) < 2 or len(members) < 2:
+        return ""
+    return f"{name}: different {kind}: {'; '.join(f'{v[:SHOWN_DIGITS]} ({some(of)})' for v, of in values.items())}."
+
+
+def _versions_within_rows(rows: Sequence[Row]) -> Iterator[str]:
+    """A sentence for each version in which the seeds of one row differ."""
+    for key in VERSIONS:
+        values: dict[str, None] = {}
+        names = []
+        for row in rows:
+            own = dict.fromkeys(plain(one[key])[:SHOWN_DIGITS] for one in row.environments if one.get(key) is not None)
+            if len(own) > 1:
+                values |= own
+                names.append(f"{row.label}, {row.dataset} level {row.level}")
+        if values:
+            yield f"Seeds of one row differ in {key}: {', '.join(values)} ({some(names)})."

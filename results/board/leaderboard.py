@@ -68,6 +68,7 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "values": row.values,
             "complete": row.complete,
             "reason": row.reason,
+            "mixed": row.mixed,
             "done": row.count("done"),
             "expected": len(row.seeds),
             "diverged": row.count("diverged"),
@@ -162,9 +163,14 @@ def _rows(entries: Sequence[Entry], records: Mapping[str, Record], labels: Seque
                 trained=trained,
                 test_runs=declared_test_runs(first.dataset.name),
                 budget=budget,
+                environments=tuple(_environment(records.get(cell.id)) for cell in cells),
             )
         )
     return rows
+
+
+def _environment(record: Record | None) -> Mapping[str, Any]:
+    return record.environment if record is not None and record.status.is_result else {}
 
 
 def _seed(cell: Cell, record: Record | None) -> Seed:

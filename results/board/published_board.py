@@ -13,9 +13,11 @@ from benchmark.cell import Level
 from benchmark.errors import UserError
 from benchmark.suite.suite import SUITES_FOLDER, Suite
 from results.board.contests import claim, letters_of
+from results.board.differences import provenance_notes
 from results.board.leaderboard import SETTING, aggregate, best
 from results.board.quantities import BY_RUN, is_number, plain, written_statistic
 from results.board.row import Row
+from results.store.provenance import MACHINE, VERSIONS, metrics_versions
 from results.store.record import Broken, Record, reason_of
 
 FORMAT = 1
@@ -29,9 +31,6 @@ KEPT = (
     *("parameters", "flops", "training_seconds", "epochs"),
 )
 """Metrics of a published board, besides the one that it is ranked by; the store has the others."""
-VERSIONS = ("symbench", "git_commit", "git_dirty", "python", "torch", "e2cnn", "numpy", "h5py", "phiflow", "ray")
-MACHINE = ("device", "device_type", "processor", "world_size", "threads", "lanes")
-"""Host names and kernels are left out: they are private."""
 COMPARED = ("data_checksum", "model_digest")
 """Properties of a record that differ between rows."""
 
@@ -118,6 +117,8 @@ class _Board(_Part):
     environments: list[dict[str, str]] = []
     data: list[_Data]
     command: str
+    metrics_version: int = 1
+    differences: list[str] = []
 
     @model_validator(mode="after")
     def _check_environments(self) -> "_Board":
@@ -128,7 +129,13 @@ class _Board(_Part):
 
 
 def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken], metric: str) -> dict[str, Any]:
-    """Content of board.json."""
+    """Content of board.json. UserError: the results have metrics of several versions."""
+    versions = metrics_versions(record.environment for record in records.values() if record.status.is_result)
+    if len(versions) > 1:
+        raise UserError(
+            f"suite {suite.name!r}: results with metrics of version {' and '.join(map(str, versions))}, which do not"
+            " compare; `symbench run --retrain` computes the older ones again"
+        )
     rows = aggregate(suite.cells, records, metric, suite.budgets)
     winners, groups = best(rows, metric), letters_of(rows, metric)
     times = [record.status.heartbeat for record in records.values() if record.status.is_result]
@@ -139,6 +146,7 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
         "suite": suite.name,
         "metric": metric,
         "statistics": STATISTICS,
+        "metrics_version": versions[0],
         "claim": claim(rows, metric),
         "cells": len(suite.cells),
         "states": dict(sorted(Counter({s.cell_id: s.state for row in rows for s in row.seeds}.values()).items())),
@@ -150,6 +158,7 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
         "unreadable": sorted(one.folder.name for one in broken),
         "provenance": provenance(records.values()),
         "environments": environments,
+        "differences": provenance_notes(rows),
         "data": _data(records.values()),
         "command": f"symbench run {suite.path.stem if suite.path.parent == SUITES_FOLDER else 'suite.yaml'}"
         + (" --tuned" if suite.tuned_by_option else ""),

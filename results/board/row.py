@@ -23,6 +23,7 @@ from results.board.quantities import (
     written_statistic,
 )
 from results.statistics.two_models import Sample
+from results.store.provenance import mixed
 from results.store.record import Record
 
 
@@ -63,6 +64,8 @@ class Row:
     """Kind of the dataset's test runs; None if the dataset is gone."""
     budget: str = ""
     """Budget of the contest, as in its heading."""
+    environments: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    """Provenance of each seed; empty if it has no result."""
 
     def count(self, state: State | Literal["absent"]) -> int:
         return sum(seed.state == state for seed in self.seeds)
@@ -144,10 +147,16 @@ class Row:
         ]
         return f"{len(messages)} {messages[0]}" if messages else ""
 
+    @cached_property
+    def mixed(self) -> str:
+        """Seeds of different data, code or metrics; empty if they agree as far as is known."""
+        numbers = [seed.seed for seed in self.seeds]
+        return mixed(zip(numbers, self.environments, strict=True)) if self.environments else ""
+
     @property
     def remark(self) -> str:
-        """Seeds that are missing or did not learn."""
-        return ", ".join(filter(None, (self.missing, self.unlearned)))
+        """Seeds that are missing, did not learn, or do not belong together."""
+        return ", ".join(filter(None, (self.missing, self.unlearned, self.mixed)))
 
     @property
     def differs(self) -> str:

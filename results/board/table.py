@@ -10,6 +10,7 @@ from rich.text import Text
 
 from benchmark.terminal import titled
 from results.board.contests import claim, letters_of
+from results.board.differences import provenance_notes
 from results.board.leaderboard import best
 from results.board.notes import paper_notes, symmetry_notes
 from results.board.quantities import METRICS, symmetry_metric, with_neighbours, written
@@ -38,6 +39,7 @@ def to_table(rows: Sequence[Row], metric: str = "rmse_future") -> Group:
     above = [Text(f"{losses}\n", style="yellow")] if losses else []
     below = [Text(f"{text}\n", style="yellow") for text in symmetry_notes(row.panel for row in rows)]
     below += [Text(f"{text}\n", style="dim") for text in paper_notes(row.model for row in rows)]
+    below += [Text(f"{text}\n", style="yellow") for text in provenance_notes(rows)]
     return Group(*above, *tables, *below, Text(f"{note}\n", style="dim"))
 
 

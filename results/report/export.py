@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from benchmark.markdown import bold, escape, table
 from results.board.contests import claim, contests, letters_of
+from results.board.differences import provenance_notes
 from results.board.leaderboard import best
 from results.board.notes import MARK, paper_notes, symmetry_notes
 from results.board.quantities import METRICS, Metric, with_neighbours
@@ -40,7 +41,7 @@ def to_csv(rows: Sequence[Row], metric: str = "rmse_future") -> str:
     names = [name for name in METRICS if any(name in row.metrics for row in rows)]
     parts = ("mean", "std", "low", "high", "n")
     setting = ["dataset", "preset", "grid", "protocol", "budget", "level", "label", "model", "family"]
-    seeds = ["seeds", "done", "diverged", "failed", "running", "absent", "reason", "group", "best"]
+    seeds = ["seeds", "done", "diverged", "failed", "running", "absent", "reason", "mixed", "group", "best"]
     groups, winners = letters_of(rows, metric), best(rows, metric)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -59,7 +60,7 @@ def to_csv(rows: Sequence[Row], metric: str = "rmse_future") -> str:
             row.family,
         ]
         numbers = [getattr(row.metrics.get(name), part, None) for name in names for part in parts]
-        line = [*texts, len(row.seeds), *counts, row.reason, groups[index], int(index in winners), *numbers]
+        line = [*texts, len(row.seeds), *counts, row.reason, row.mixed, groups[index], int(index in winners), *numbers]
         writer.writerow([_not_a_formula(value) if isinstance(value, str) else value for value in line])
     return buffer.getvalue()
 
@@ -83,6 +84,7 @@ def _notes(rows: Sequence[Row], metric: str) -> list[str]:
         *filter(None, [first_line(rows, metric)]),
         *symmetry_notes(row.panel for row in rows),
         *paper_notes(row.model for row in rows),
+        *provenance_notes(rows),
     ]
 
 

@@ -19,12 +19,14 @@ from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.facts import model_facts
 from benchmark.suite.suite import Suite
+from benchmark.training.recorder import METRICS_VERSION
 from results.board.notes import paper_notes, symmetry_notes
-from results.board.published_board import MACHINE, STATISTICS, VERSIONS, board, by_rank, read
+from results.board.published_board import STATISTICS, board, by_rank, read
 from results.board.quantities import METRICS, written
 from results.board.trivial import Line, place_of, rmse_of, sentence
 from results.report.verification import FILE as VERIFIED
 from results.report.verification import Verification, verifications
+from results.store.provenance import MACHINE, VERSIONS
 from results.store.record import Broken
 from results.store.store import Store
 
@@ -208,6 +210,7 @@ def _notes(document: Mapping[str, Any]) -> list[str]:
         *filter(None, [sentence(lines, rmse)]),
         *symmetry_notes(panels),
         *paper_notes(row["model"] for row in document["rows"]),
+        *document.get("differences", []),
     ]
     return [line for text in texts for line in (escape(text), "")]
 
@@ -231,12 +234,21 @@ def _summary(document: Mapping[str, Any]) -> str:
     provenance = document["provenance"]
     commits = [escape(commit[:12]) for commit in provenance.get("git_commit", [])]
     dirty = " with uncommitted changes" if "true" in provenance.get("git_dirty", []) else ""
+    other = other_metrics(document)
     day, machine = document["last_result"][:10], escape(", ".join(provenance.get("device", ["unknown machine"])))
     return (
         f"{states.get('done', 0)} of {document['cells']} cells done{f' ({unfinished})' if unfinished else ''}, {seeds}"
         f" {'seed' if seeds == 1 else 'seeds'} each, {day}; commit {', '.join(commits) or 'unknown'}{dirty}, torch"
-        f" {escape(', '.join(provenance.get('torch', ['unknown'])))}, {machine}."
+        f" {escape(', '.join(provenance.get('torch', ['unknown'])))}, {machine}.{f' {other}' if other else ''}"
     )
+
+
+def other_metrics(document: Mapping[str, Any]) -> str:
+    """Sentence on a board whose metrics or splits have another meaning than those of today; empty for the others."""
+    version = document.get("metrics_version", 1)
+    if version == METRICS_VERSION:
+        return ""
+    return f"Its metrics are of version {version}, today's of {METRICS_VERSION}: they do not compare (CHANGELOG.md)."
 
 
 def _tables(document: Mapping[str, Any]) -> list[str]:

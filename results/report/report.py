@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from benchmark.suite.suite import Suite
 from results.board.contests import claim, effect_text, letters_of, verdicts
+from results.board.differences import provenance_notes
 from results.board.leaderboard import aggregate, best
 from results.board.notes import MARK, paper_notes, symmetry_notes
 from results.board.quantities import METRICS, Statistic, with_neighbours, written, written_statistic
@@ -143,6 +144,7 @@ class Report:
             losses=first_line(rows, metric),
             symmetry_notes=symmetry_notes(row.panel for row in rows),
             paper_notes=paper_notes(row.model for row in rows),
+            provenance_notes=provenance_notes(rows),
             mark=MARK,
             left_out=untuned_models(suite),
             undrawn_panels=max(0, len({_panel_key(row) for row in rows}) - MOST_PANELS),

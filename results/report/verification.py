@@ -23,10 +23,11 @@ from scipy import special
 from benchmark.cell import Cell
 from benchmark.errors import UserError
 from benchmark.files import write_json
-from results.board.published_board import COMPARED, MACHINE, VERSIONS, environment_of, provenance
+from results.board.published_board import COMPARED, environment_of, provenance
 from results.board.quantities import BY_RUN, METRICS, SKILLS, plain
 from results.board.row import declared
 from results.report.board_check import cell_of
+from results.store.provenance import MACHINE, VERSIONS
 from results.store.record import COSTS, Record
 
 ROOT = Path(__file__).parents[2]

@@ -16,6 +16,12 @@ from benchmark.training.recorder import Epoch, Rollouts, State, Status
 from results.store import lease
 from results.store.record import read_status
 
+RECORD_FILES = (
+    *("cell.json", "environment.json", "history.jsonl", "predictions.h5", "checkpoint.pt", "metrics.json"),
+    "status.json",
+)
+"""Files of a record in the order of copying: without the last one there is no record."""
+
 
 class LeaseLostError(Exception):
     """Raised when another process has taken the cell over."""
@@ -74,6 +80,11 @@ class CellRecorder:
     def fail(self, failure: str, message: str) -> None:
         self.status = replace(self.status, state="failed", failure=failure, message=message)
         self._write_status()
+
+    def discard(self) -> None:
+        """Remove the files of the record."""
+        for name in reversed(RECORD_FILES):
+            self._file(name).unlink(missing_ok=True)
 
     def _file(self, name: str) -> Path:
         if self.lease.lost:

@@ -9,14 +9,9 @@ from pathlib import Path
 from benchmark.cell import Cell
 from benchmark.errors import UserError
 from benchmark.files import replacing
+from results.store.cell_recorder import RECORD_FILES
 from results.store.record import Broken, Record, read_record, reason_of
 from results.store.store import Store
-
-FILES = (
-    *("cell.json", "environment.json", "history.jsonl", "predictions.h5", "checkpoint.pt", "metrics.json"),
-    "status.json",
-)
-"""Files of a record in the order of copying: without the last one there is no record."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ def _copy(record: Record, target: Store, merged: Merged) -> None:
         if recorder is None:
             merged.running.append(record.cell)
             return
-        for name in FILES:
+        for name in RECORD_FILES:
             source, copy = record.folder / name, recorder.folder / name
             if source.is_file():
                 with replacing(copy) as temporary:

@@ -60,7 +60,7 @@ def read_record(folder: Path, history: bool = True) -> Record | None:
         status=status,
         metrics=_read_json(folder / "metrics.json") or {},
         history=_read_history(folder / "history.jsonl") if history else [],
-        environment=_read_json(folder / "environment.json") or {},
+        environment=read_environment(folder),
         folder=folder,
     )
 
@@ -76,6 +76,11 @@ def read_status(folder: Path) -> Status | None:
     if status.is_result and _read_json(folder / "metrics.json") is None:
         raise ValueError(f"status.json says {status.state}, but metrics.json is missing")
     return status
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Content of environment.json, empty without the file. Raises OSError or ValueError if it cannot be read."""
+    return _read_json(folder / "environment.json") or {}
 
 
 def read_cell_document(folder: Path) -> dict[str, Any]:

@@ -6,8 +6,8 @@ the cell, so that no cell is trained twice at a time.
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,10 +15,19 @@ from typing import TypeVar
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.files import data_folder, write_errors, write_text
-from benchmark.training.recorder import Status
+from benchmark.training.recorder import FINAL_STATES, Status
 from results.store import lease
 from results.store.cell_recorder import CellRecorder, write_status
-from results.store.record import Broken, Record, read_cell_document, read_record, read_status, reason_of
+from results.store.provenance import Review
+from results.store.record import (
+    Broken,
+    Record,
+    read_cell_document,
+    read_environment,
+    read_record,
+    read_status,
+    reason_of,
+)
 
 Part = TypeVar("Part")
 
@@ -78,6 +87,27 @@ class Store:
             return None if status is None else (read_cell_document(folder).get("id", ""), status)
 
         return self._read_parts(cells, status_of)
+
+    def review(self, cells: Sequence[Cell], states: Mapping[str, str] | None = None) -> Review:
+        """Provenance of the finished ones of `cells`, compared with that of today and with one another.
+
+        `states` are those of the cells by id, if the caller has read them.
+        """
+        if states is None:
+            states = {key: status.state for key, status in self.statuses(cells)[0].items()}
+        finished = [cell for cell in cells if states.get(cell.id) in FINAL_STATES]
+        environments = {}
+        for cell in finished:
+            with suppress(OSError, ValueError):
+                environments[cell.id] = read_environment(self.cell_folder(cell.id))
+        return Review.of(finished, environments, self.data_folder)
+
+    def discard(self, cell: Cell) -> None:
+        """Remove the record of a cell, so that it is trained again. Raises MachineError if a process runs the cell."""
+        with self.recorder(cell) as recorder:
+            if recorder is None:
+                raise MachineError(f"{cell}: a process runs it; wait for it")
+            recorder.discard()
 
     def _read_parts(
         self, cells: Sequence[Cell], read: Callable[[Path], tuple[str, Part] | None]

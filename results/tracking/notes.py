@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from benchmark.markdown import bold, escape, line, table
 from results.board.contests import verdicts
+from results.board.differences import provenance_notes
 from results.board.notes import paper_notes, symmetry_notes
 from results.board.quantities import METRICS
 from results.board.row import Row
@@ -23,6 +24,7 @@ def setting_note(row: Row) -> str:
         " run; those that end in `_low` and `_high` are the ends of the 95 % interval of the mean.",
         *([f"Not in the means: {escape(row.missing)}."] if row.missing else []),
         *([f"Seeds in the means: {escape(row.unlearned)}."] if row.unlearned else []),
+        *([f"The seeds do not belong together: {escape(row.mixed)}."] if row.mixed else []),
         *([f"Source: {escape(row.source)}"] if row.source else []),
         *map(escape, [*symmetry_notes([row.panel]), *paper_notes([row.model])]),
         "",
@@ -56,7 +58,8 @@ def board_note(rows: Sequence[Row]) -> str:
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    return [*symmetry_notes(row.panel for row in rows), *paper_notes(row.model for row in rows)]
+    models = (row.model for row in rows)
+    return [*symmetry_notes(row.panel for row in rows), *paper_notes(models), *provenance_notes(rows)]
 
 
 def _winners(rows: Sequence[Row]) -> list[str]:

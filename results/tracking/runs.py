@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from benchmark.cell import Cell
 from results.board.quantities import is_number
 
-VIEW_VERSION = 6
+VIEW_VERSION = 7
 """Raised when runs are made differently from the same records, so that the next sync makes them again."""
 CURVES = ("train_loss", "validation_rmse", "penalty_share", "penalty_gradient")
 """Metrics with a point for each epoch that has a value."""

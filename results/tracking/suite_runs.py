@@ -72,6 +72,7 @@ def cell_run(record: Record, suite: str) -> WantedRun:
         "state": status.state,
         "message": status.message,
         "data": record.environment.get("data_checksum") or "",
+        "code": record.environment.get("model_digest") or "",
     }
     for name in SIZES:  # MLflow shows a metric digit by digit; a tag is readable
         (value,) = summaries([[record.metrics.get(name)]])

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import psutil
@@ -14,7 +14,10 @@ import pytest
 import torch
 from support import records, start, symbench
 
-from benchmark.models import model_registry
+from benchmark import discovery
+from benchmark.data import layout
+from benchmark.data.dataset import Simulation
+from benchmark.models import model_digest, model_registry
 from benchmark.suite import loading as suites
 from results.store.record import Record
 from results.store.store import Store
@@ -268,6 +271,45 @@ def test_plug_ins_are_trained_and_ranked_and_a_diverged_one_is_a_result(
     assert rmse["gain"] < rmse["persistence"]  # it has learnt that the field decays
     again = symbench("run", path, *plugins, store=store)
     assert "0 cells run, 3 were finished" in again.stdout
+
+
+def test_results_of_other_data_or_code_are_counted_and_trained_again(
+    store: Store, make_suite: MakeSuite, tmp_path: Path
+) -> None:
+    """A plug-in is edited and the data are doubled between two seeds of a row, as somebody may do without thinking."""
+    plugin = tmp_path / "gain.py"
+    now: dict[tuple[str, int], float] = {}
+
+    def run(*options: object, seeds: str = "[0, 1]") -> str:
+        discovery._source.cache_clear()  # each command of a user is a process of its own
+        model_digest._digest.cache_clear()
+        path = make_suite(models="[gain, {convnet: {hidden: 4}}]", seeds=seeds, epochs=1)
+        result = symbench("run", path, "--plugin", plugin, *options, store=store)
+        assert result.returncode == 0, result.stderr
+        model_registry.add_plugin(plugin)
+        now.update({(one.cell.model.name, one.cell.seed): one.metrics["rmse_future"] for one in records(path, store)})
+        model_registry.replace_plugins([])
+        return result.stdout + result.stderr
+
+    plugin.write_text(TOY.format(body="return x[:, -1] * (1 + self.gain)"), encoding="utf-8")
+    assert "computed with other" not in run(seeds="[0]")
+    assert "different" not in run(seeds="[0]")
+    before = dict(now)
+    plugin.write_text(TOY.format(body="return 0 * x[:, -1] * self.gain"), encoding="utf-8")
+    stored = layout.read(next(store.data_folder.rglob("*.h5")))
+    simulation = {field.name: getattr(stored, field.name) for field in fields(Simulation)}
+    doubled = Simulation(**simulation | {"field": 2 * stored.field.numpy()})
+    layout.write(stored.path, stored.dataset, stored.preset, stored.level, doubled)
+    said = run()
+    assert "2 finished cells were computed with other data (smoke_rotation_levels level 0 (small)); `symbench" in said
+    assert "1 finished cell was computed with other code (gain); `symbench run --retrain` trains them again" in said
+    assert said.count("different data (") == 2
+    assert said.count("different code (") == 1
+    assert {key: now[key] for key in before} == before, "finished cells stay as they are"
+    assert "2 results of other data or code discarded" in run("--retrain")
+    assert now["convnet", 0] == pytest.approx(2 * before["convnet", 0], rel=0.1)
+    assert now["gain", 0] == now["gain", 1] > before["gain", 0]
+    assert not any(word in run() for word in ("computed with other", "different", "discarded"))
 
 
 class TestRefusals:

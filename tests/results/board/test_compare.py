@@ -161,6 +161,12 @@ def test_two_stores_show_versions_and_data_that_differ(board, tmp_path):
         ("data", ("0" * 16,), ("f" * 16,)),
         ("version", ("2.13",), ("2.6",)),
     ], "a host that only one of them tells does not differ"
+    assert compared.warning == ""
+    for cell in board.suite.cells:
+        write_json(other.store.cell_folder(cell.id) / "environment.json", {"metrics_version": 2})
+    compared = compare.stores(board.suite, board.store, other.store, "rmse_future")
+    assert "A has metrics of version 1, B of version 2" in shown(compared)
+    assert "their numbers do not compare" in compare.to_json(compared)["warning"]
     with pytest.raises(UserError, match="no results of suite 'levels'"):
         compare.stores(board.suite, board.store, Store(tmp_path / "empty"), "rmse_future")
 

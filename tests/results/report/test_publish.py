@@ -57,6 +57,33 @@ def test_where_it_comes_from_tells_all_values(new_board, new_cell, tmp_path):
     assert "secret" not in page
 
 
+def test_boards_of_two_versions_of_the_metrics_do_not_stand_side_by_side_unmarked(
+    new_board, new_cell, tmp_path, readme, monkeypatch
+):
+    """Boards and records from before there was a version are of version 1."""
+    cells, folder = [new_cell(seed=seed) for seed in range(2)], tmp_path / "published"
+    board = new_board(cells)
+    board.finish(cells[0])
+    board.finish(cells[1], {"metrics_version": 1, "data_checksum": "d" * 64, "model_digest": "c0de"})
+    path = publish.publish(board.store, board.suite, folder, readme).files[0]
+    document = json.loads(path.read_text())
+    assert document["metrics_version"] == 1
+    known, unknown = (
+        {key: seed.get(key) for key in ("data_checksum", "model_digest")} for seed in document["rows"][0]["seeds"][::-1]
+    )
+    assert known == {"data_checksum": "d" * 64, "model_digest": "c0de"}
+    assert set(unknown.values()) == {None}
+    assert "Its metrics are of version" not in readme.read_text()
+
+    del document["metrics_version"]
+    path.write_text(json.dumps(document))
+    monkeypatch.setattr(publish, "METRICS_VERSION", 2)
+    assert "Its metrics are of version 1, today's of 2: they do not compare" in publish.section(folder)
+    board.finish(cells[1], {"metrics_version": 2})
+    with pytest.raises(UserError, match="metrics of version 1 and 2, which do not compare; `symbench run --retrain`"):
+        publish.publish(board.store, board.suite, folder, readme)
+
+
 def test_the_same_store_gives_the_same_files(full_board, tmp_path, readme):
     def content(name):
         published = publish.publish(full_board.store, full_board.suite, tmp_path / name, None)
