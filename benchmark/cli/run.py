@@ -64,14 +64,11 @@ def run(
 
 def _show_outdated(suite: Suite, store: Store, retrain: bool) -> None:
     """Count the results of other data or code than today's on stderr, or discard them."""
-    from benchmark.data.layout import require_data
-
     review = store.review(suite.cells)
     if not retrain:
         for line in review.outdated_lines:
             click.echo(line, err=True)
         return
-    require_data(store.data_folder, review.cells)
     for cell in review.cells:
         store.discard(cell)
     click.echo(f"{suite.name}: {len(review.cells)} results of other data or code discarded", err=True)

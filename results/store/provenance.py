@@ -96,12 +96,17 @@ def some(names: Iterable[str]) -> str:
 
 
 def _outdated(cells: Iterable[Cell], environments: Environments, data_folder: Path) -> dict[str, list[Cell]]:
-    """Kind -> finished cells whose record differs in it from the data, the code or the metrics of today."""
+    """Kind -> finished cells whose record differs in it from the data, the code or the metrics of today.
+
+    A cell whose data file is gone is left out, as it cannot be trained again.
+    """
     checksums: dict[DatasetChoice, str | None] = {}
     differing: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
         if cell.dataset not in checksums:
             checksums[cell.dataset] = stored_checksum(field_path(data_folder, cell.dataset))
+        if checksums[cell.dataset] is None:
+            continue
         today = {"data": checksums[cell.dataset], "code": model_digest(cell.model), "metrics": str(METRICS_VERSION)}
         for kind, value in compared(environments.get(cell.id, {})).items():
             if today[kind] not in (None, value):

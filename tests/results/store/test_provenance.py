@@ -25,7 +25,7 @@ UNKNOWN = {"data_checksum": None, "model_digest": None}
 def test_a_result_of_other_data_code_or_metrics_is_counted_and_named(
     new_board, new_cell, tmp_path, change, kinds, line
 ):
-    """Today's data are those of the file at level 0; without a file, as at level 3, they are unknown."""
+    """Today's data are those of the file at level 0; without a file, as at level 3, nothing can be trained again."""
     cells = [new_cell(), new_cell(level=3), new_cell(seed=1)]
     board = dataclasses.replace(new_board(cells), store=store_in(tmp_path / "store"))
     today = {
@@ -33,7 +33,7 @@ def test_a_result_of_other_data_code_or_metrics_is_counted_and_named(
         "model_digest": model_digest(cells[0].model),
     }
     board.finish(cells[0], {**today, **change})
-    board.finish(cells[1], {**today, "data_checksum": "3" * 64})
+    board.finish(cells[1], {"data_checksum": "3" * 64, "model_digest": "3" * 16})
     with board.recording(cells[2]) as recorder:
         recorder.environment({"data_checksum": "4" * 64, "model_digest": "4" * 16})
         recorder.fail("machine", "has no result")
