@@ -1,6 +1,7 @@
 """Errors that a user can mend. The command line prints their message without a traceback."""
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,8 +33,21 @@ def unknown_name(kind: str, name: object, valid: Iterable[object]) -> str:
     return f"unknown {kind} {name!r}{hint} (valid: {', '.join(choices)})"
 
 
+CHOOSES_A_DEVICE = (
+    "forward must not choose a device: windows and weights are on the same one; make new tensors with device=x.device,"
+    " and register constants as buffers"
+)
+LACKS_INIT = "__init__ must first call super().__init__(config, task)"
+REMEDIES = {
+    r"before Module\.__init__\(\)|Baseline\.__init__\(\) missing": LACKS_INIT,
+    r"has no attribute '(_modules|_parameters|_buffers|_\w*hooks\w*|task)'": LACKS_INIT,
+    r"not compiled with CUDA|NVIDIA driver|No CUDA GPUs|same device|torch\.cuda\.FloatTensor": CHOOSES_A_DEVICE,
+}
+"""Part of an error's text, as a pattern -> what to do."""
+
+
 def error_location(error: BaseException, file: str | Path | None = None) -> str:
-    """Error with its place: `ValueError: no such thing (mine.py, line 12)`.
+    """Error with its place: `ValueError: no such thing (mine.py, line 12)`, and the remedy of a frequent one.
 
     The place is the last line of `file` in the traceback, or the last line of any file if `file` is not in it.
     """
@@ -44,4 +58,5 @@ def error_location(error: BaseException, file: str | Path | None = None) -> str:
     own = [frame for frame in frames if file is not None and Path(frame.filename) == Path(file)]
     for frame in (own or frames)[-1:]:
         text += f" ({Path(frame.filename).name}, line {frame.lineno})"
-    return text
+    remedy = next((remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, str(error))), None)
+    return f"{text}: {remedy}" if remedy else text

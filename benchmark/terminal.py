@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,6 +104,18 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
             click.echo(f"{label}: {100 * done / total:.0f} %, about {remaining:.0f} s left", err=True)
 
     yield print_line
+
+
+def without_repetitions(named_texts: Sequence[tuple[str, str]]) -> list[str]:
+    """The text of each (name, text); one that stands there already becomes `as NAME`, the name of its first.
+
+    >>> without_repetitions([("a", "no such file"), ("b", "no such file"), ("c", "")])
+    ['no such file', 'as a', '']
+    """
+    first: dict[str, str] = {}
+    return [
+        text if first.setdefault(text, name) == name or not text else f"as {first[text]}" for name, text in named_texts
+    ]
 
 
 def one_line(text: str) -> str:

@@ -22,7 +22,7 @@ from benchmark.cli.options import (
 )
 from benchmark.errors import MachineError, UserError
 from benchmark.suite import loading as suites
-from benchmark.terminal import Examples, duration, one_line, print_json, print_table
+from benchmark.terminal import Examples, duration, one_line, print_json, print_table, without_repetitions
 
 if TYPE_CHECKING:
     from benchmark.suite.suite import Suite
@@ -55,7 +55,8 @@ def status(selection: Selection, as_json: bool, watch: bool) -> None:
         else:
             if watch and sys.stdout.isatty():
                 click.clear()
-            print_table(loaded.name, [{**row, "message": one_line(row["message"])} for row in rows])
+            messages = without_repetitions([(row["id"], one_line(row["message"])) for row in rows])
+            print_table(loaded.name, [{**row, "message": text} for row, text in zip(rows, messages, strict=True)])
             states = [str(row["state"]) for row in rows]
             click.echo(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
         is_stranded = any(row["state"] in ("waiting", "failed", "interrupted") for row in rows)

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from benchmark.cli.options import json_option, plugin_option
-from benchmark.terminal import Examples, print_json, print_table
+from benchmark.terminal import Examples, print_json, print_table, without_repetitions
 
 
 @click.command(
@@ -56,16 +56,16 @@ def new_baseline(name: str, model: str | None, folder: Path) -> None:
 def check_baseline(baseline: str, as_json: bool) -> None:
     """Check the contract of a baseline, given by NAME or in a FILE of its own, on small random fields."""
     from benchmark.contract.candidate import Candidate
-    from benchmark.contract.checks import CHECKS, OUTCOMES, examine
+    from benchmark.contract.checks import OUTCOMES, examine_all
     from benchmark.models import model_registry
 
     name = model_registry.add_plugin(Path(baseline)) if baseline.endswith(".py") else baseline
     candidate = Candidate.named(name)
     results = []
     with Console(stderr=True).status("") as status:
-        for check in CHECKS:
-            status.update(check.name.replace("_", " "))
-            results.append(examine(check, candidate))
+        for result in examine_all(candidate):
+            results.append(result)
+            status.update(f"after {result.check.name.replace('_', ' ')}")
     failed = [result for result in results if result.outcome == "failed"]
     if as_json:
         checks = [
@@ -80,17 +80,27 @@ def check_baseline(baseline: str, as_json: bool) -> None:
         ]
         print_json({"name": name, "passed": not failed, "checks": checks})
     else:
+        shown = [result for result in results if result.outcome != "not run"]
+        reasons = without_repetitions([(result.check.name.replace("_", " "), result.reason) for result in failed])
+        reason_of = {result.check: reason for result, reason in zip(failed, reasons, strict=True)}
         rows = [
             {
                 "check": result.check.name.replace("_", " "),
-                "result": ": ".join(filter(None, (result.outcome.replace("failed", "FAILED"), result.reason))),
+                "result": ": ".join(
+                    filter(
+                        None, (result.outcome.replace("failed", "FAILED"), reason_of.get(result.check, result.reason))
+                    )
+                ),
                 "seconds": f"{result.seconds:.2f}",
             }
-            for result in results
+            for result in shown
         ]
         print_table(name, rows)
         counts = {outcome: sum(result.outcome == outcome for result in results) for outcome in OUTCOMES}
+        skipped = counts.pop("not run")
         click.echo(f"{name}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}")
+        if skipped:
+            click.echo(f"{skipped} not run: they need a forecast")
     if failed:
         sys.exit(1)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from benchmark.cell import Cell
     from benchmark.suite.suite import Suite
     from cluster.site import Site
+    from results.store.record import Record
     from results.store.store import Store
 
 
@@ -87,8 +88,12 @@ def _run_here(suite: Suite, store: Store, full_suite: Suite, parallel: int | Non
     click.echo(f"{suite.name}: {outcome.done} cells run, {outcome.skipped} were finished, {len(outcome.failed)} failed")
     for line in store.review(suite.cells).mixed_lines:
         click.echo(line, err=True)
+    causes: dict[str, list[Record]] = {}
     for record in outcome.failed:
-        click.echo(f"failed: {record.cell}: {record.status.failure}: {one_line(record.status.message)}", err=True)
+        causes.setdefault(f"{record.status.failure}: {one_line(record.status.message)}", []).append(record)
+    for cause, (first, *others) in causes.items():
+        more = f"; {len(others)} more for the same reason" if others else ""
+        click.echo(f"failed: {first.cell}: {cause}{more}", err=True)
     if outcome.failed:
         sys.exit(1)
 

@@ -6,7 +6,7 @@ and raises `Violation` if the contract is broken. Checks measure narrow copies o
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,7 +16,7 @@ from benchmark.contract import declaration, deviations, forecasts, state, symmet
 from benchmark.contract.candidate import Candidate, Violation
 from benchmark.errors import error_location
 
-Outcome = Literal["passed", "does not apply", "failed"]
+Outcome = Literal["passed", "does not apply", "failed", "not run"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
@@ -36,7 +36,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of a check, and the reason why it failed or does not apply, empty if it passed."""
+    """Outcome of a check, and the reason why it failed, does not apply or was not run; empty if it passed."""
 
     check: Check
     outcome: Outcome
@@ -49,6 +49,24 @@ CHECKS: tuple[Check, ...] = tuple(
     for module in (declaration, forecasts, symmetry, deviations, training, state)
     for name, function in module.CHECKS.items()
 )
+
+
+def examine_all(candidate: Candidate) -> Iterator[Result]:
+    """Results of all checks in turn. Those after the first one that gets no forecast at all are not run.
+
+    They would fail for the same cause, and hide it.
+    """
+    cause, forecasts = "", False
+    for check in CHECKS:
+        if cause:
+            yield Result(check, "not run", cause, 0.0)
+            continue
+        result = examine(check, candidate)
+        yield result
+        needed = check.name.startswith(("runs_on_some_task", "forecasts_one_frame"))
+        forecasts = forecasts or (result.outcome == "passed" and check.name.startswith("forecasts_one_frame"))
+        if result.outcome == "failed" and needed and not forecasts:
+            cause = f"{check.name} failed"
 
 
 def examine(check: Check, candidate: Candidate) -> Result:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from benchmark.errors import SymbenchError, UserError, error_location
+from benchmark.errors import CHOOSES_A_DEVICE, SymbenchError, UserError, error_location
 from benchmark.models.baseline import Baseline
 
 
@@ -18,6 +18,8 @@ def forecast_problem(y: object, x_BTCHW: Tensor) -> str | None:
         return f"forward gives {type(y).__name__}, expected a tensor of shape {expected}"
     if y.shape != expected:
         return f"forward gives a tensor of shape {tuple(y.shape)}, expected (windows, C, H, W) = {expected}"
+    if y.device != x_BTCHW.device:
+        return f"forward gives a tensor on {y.device}, the windows are on {x_BTCHW.device}: {CHOOSES_A_DEVICE}"
     if y.dtype != torch.float32:
         return f"forward gives numbers of type {y.dtype}, expected torch.float32"
     wrong = y.numel() - int(y.isfinite().sum())

@@ -21,6 +21,8 @@ class Display(Progress):
     def __init__(self, console: Console) -> None:
         self.running_cells: list[str] = []
         self.announced: set[str] = set()
+        self.failures: dict[str, str] = {}
+        """Message of a failure -> cell that it was shown for."""
         columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         super().__init__(*columns, console=console, disable=not console.is_terminal)
         self.bar = self.add_task("", total=None)
@@ -45,7 +47,9 @@ class Display(Progress):
             if record.status.state != "running" and key not in self.announced:
                 self.announced.add(key)
                 self.update(self.bar, completed=len(self.announced))
-                self.console.print(f"{escape(str(record.cell))}: {_ending(record)}", highlight=False, soft_wrap=True)
+                self.console.print(
+                    f"{escape(str(record.cell))}: {self._ending(record)}", highlight=False, soft_wrap=True
+                )
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
@@ -53,18 +57,19 @@ class Display(Progress):
         if len(self.running_cells) > MAX_LINES:
             yield Text(f"and {len(self.running_cells) - MAX_LINES} more")
 
+    def _ending(self, record: Record) -> str:
+        status, metrics, name = record.status, record.metrics, str(record.cell)
+        if status.state == "done":
+            return f"RMSE future {metrics['rmse_future']:.3f}, domain {metrics['rmse_domain']:.3f}"
+        message = one_line(status.message)
+        if status.state != "failed":
+            return f"[yellow]{status.state}[/]: {escape(message)}"
+        first = self.failures.setdefault(message, name)
+        return f"[red]failed[/] ({escape(status.failure)}): {escape(message if first == name else f'as {first}')}"
+
 
 def _epoch(record: Record) -> str:
     status = record.status
     if not record.history:
         return "starting"
     return f"epoch {status.epoch}/{status.epochs}, validation RMSE {record.history[-1].validation_rmse:.3f}"
-
-
-def _ending(record: Record) -> str:
-    status, metrics = record.status, record.metrics
-    if status.state == "failed":
-        return f"[red]failed[/] ({escape(status.failure)}): {escape(one_line(status.message))}"
-    if status.state == "done":
-        return f"RMSE future {metrics['rmse_future']:.3f}, domain {metrics['rmse_domain']:.3f}"
-    return f"[yellow]{status.state}[/]: {escape(one_line(status.message))}"

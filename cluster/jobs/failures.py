@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from benchmark.errors import MachineError, UserError
+from benchmark.errors import MachineError, UserError, error_location
 from benchmark.files import write_json
 from benchmark.training.distributed import World, is_communication_error
 
@@ -85,8 +85,7 @@ def describe(error: BaseException) -> str:
     """Message of an error in one line, for the status of a cell."""
     if isinstance(error, SystemExit):
         return f"the model ended the process: {type(error).__name__}({error.code!r})"
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UserError | MachineError) else f"{type(error).__name__}: {text}"
+    return " ".join(str(error).split()) if isinstance(error, UserError | MachineError) else error_location(error)
 
 
 def classify_on_rank(failure: str, error: BaseException, world: World, folder: Path) -> tuple[str, str]:

@@ -16,15 +16,32 @@ Make = Callable[..., Candidate]
 
 
 def test_table(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("forecasts_one_frame_on_12x12", "copies", "scale_is_kept")
+    names = ("takes_kernel_size_5", "copies", "scale_is_kept")
     monkeypatch.setattr(checks, "CHECKS", [check for check in checks.CHECKS if check.name in names])
-    result = symbench("check-baseline", make(TOY, ("return y", "return y.double()")).file, store=None)
+    result = symbench("check-baseline", make(TOY, ("size // 2", "1")).file, store=None)
     assert result.returncode == 1
     printed = " ".join(result.stdout.split())
-    assert "forecasts one frame on 12x12 FAILED: 12 x 12: forward gives numbers of type torch.float64" in printed
+    assert "takes kernel size 5 FAILED: kernel_size 5, 12 x 12: forward gives a tensor of shape" in printed
     assert "copies passed" in printed
     assert "scale is kept does not apply: it does not declare scale" in printed
     assert "toy: 1 passed, 1 does not apply, 1 failed" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "counts"),
+    [
+        (("super().__init__(config, task)", "pass"), "super().__init__(config, task)", "1 failed 27 not run"),
+        (("return y", "return y[:, None]"), "shape (2, 1, 2, 12, 12)", "1 failed 27 not run"),
+        (("return y", "return y.to('meta')"), "forward must not choose a device", "1 failed 27 not run"),
+        (("'ok'", "1 / 0"), "division by zero", "failed"),
+    ],
+    ids=["orphan", "shape", "device", "regularization"],
+)
+def test_one_bug_is_one_message(make: Make, change: tuple[str, str], reason: str, counts: str) -> None:
+    text = f"{TOY}\n    def regularization(self, x, draws):\n        'ok'\n        return torch.zeros(())\n"
+    printed = " ".join(symbench("check-baseline", make(text, change).file, store=None).stdout.split())
+    assert printed.count(reason) == 1
+    assert counts in printed
 
 
 def test_json() -> None:
