@@ -11,9 +11,8 @@ from typing import NoReturn
 import click
 
 from benchmark.cli.options import Selection, name_broken, selecting
-from benchmark.errors import UserError
 from benchmark.suite import loading as suites
-from benchmark.terminal import Examples, one_line
+from benchmark.terminal import Examples, duration, one_line
 
 MOST_LINES = 10
 
@@ -43,20 +42,13 @@ def verify(selection: Selection, board: str, cells: int) -> None:
     document, suite = publish.read(folder / "board.json"), suites.load(str(folder / "suite.yaml"))
     if problems := board_check.problems(document, suite):
         _fail(problems, "the board does not fit together, and no cell was trained")
-    commits = ", ".join(document["provenance"].get("git_commit", ["unknown"]))
-    if other := publish.other_metrics(document):
-        raise UserError(f"{folder}: {other} Check out the board's commit: {commits}")
-    claims = verification.claims(document)
-    current = [claim for claim in claims if not board_check.other_version(claim.cell, suite)]
-    if not current:
-        raise UserError(
-            f"{folder}: no cell can be trained again with this code; check out the board's commit: {commits}"
-        )
-    drawn = random.SystemRandom().sample(current, min(cells, len(current)))
-    older = (
-        f"; {len(claims) - len(current)} are of earlier versions of their models" if len(current) < len(claims) else ""
+    claims = verification.trainable_claims(document, suite)
+    drawn = random.SystemRandom().sample(claims, min(cells, len(claims)))
+    took = duration(sum(claim.seconds for claim in drawn))
+    click.echo(
+        f"{document['suite']}: {len(drawn)} cells, drawn from {len(claims)} of {document['cells']} that this code can"
+        f" train again; the board's training of them took {took}"
     )
-    click.echo(f"{document['suite']}: {len(drawn)} of {document['cells']} cells, drawn at random{older}")
     records = retrain(drawn, suite, selection.store)
     checks = [verification.check(claim, records[claim.cell.id]) for claim in drawn]
     for check in checks:
@@ -78,9 +70,10 @@ def verify(selection: Selection, board: str, cells: int) -> None:
 def merge(selection: Selection, stores: tuple[Path, ...]) -> None:
     """Copy the finished records of each STORE into one, given by --store.
 
-    Records stay as they are, with host, versions, commit, data checksum and model digest; boards mark rows that mix
-    data or code. A cell that two stores have is compared: the first record is kept, and if the numbers differ, both are
-    named and the exit status is 1. Data files and studies of `tune` are not copied.
+    Records stay as they are, with host, versions, commit, data checksum and model digest. Settings whose seeds have
+    different data or code are named, here and on boards. A cell that two stores have is compared: the first record is
+    kept, and if the numbers differ, both are named and the exit status is 1. Data files and studies of `tune` are not
+    copied.
     """
     from results.store import merge as merging
 
@@ -89,6 +82,8 @@ def merge(selection: Selection, stores: tuple[Path, ...]) -> None:
         click.echo(
             f"{root}: {merged.copied[root]} cells copied, {merged.equal[root]} equal to those in {selection.store.root}"
         )
+    for line in merged.mixed:
+        click.echo(line, err=True)
     name_broken(merged.broken)
     for cell in merged.running:
         click.echo(f"not copied: {cell}: a process runs it in {selection.store.root}", err=True)

@@ -237,7 +237,7 @@ def _add_environments(rows: Sequence[dict[str, Any]], records: Mapping[str, Reco
     environments: list[dict[str, str]] = []
     for seed in (seed for row in rows for seed in row["seeds"]):
         record = records.get(seed["id"])
-        if record is not None and record.status.state == "done":
+        if record is not None and record.status.is_result:
             mine = {key: values[0] for key, values in provenance([record]).items()}
             if mine not in environments:
                 environments.append(mine)

@@ -10,7 +10,7 @@ from benchmark.cell import Cell, ModelChoice
 from benchmark.suite.suite import Suite
 from results.board.contests import contests, letters_of
 from results.board.leaderboard import SETTING, best
-from results.board.published_board import STATISTICS, row_document
+from results.board.published_board import COMPARED, STATISTICS, row_document
 from results.board.quantities import BY_RUN, METRICS, SKILLS, summaries
 from results.board.row import Row, Seed, declared
 from results.board.trivial import skilled
@@ -27,7 +27,7 @@ def problems(document: Mapping[str, Any], suite: Suite) -> list[str]:
     """Sentences on what does not fit together in a board; `suite` is read from its suite.yaml."""
     seedless = sum(any(s["state"] == "done" and not s.get("values") for s in row["seeds"]) for row in document["rows"])
     numbers = [f"{seedless} of {len(document['rows'])} rows {SEEDLESS}"] if seedless else list(_rows(document))
-    return [*_counts(document), *_identities(document, suite), *numbers]
+    return [*_counts(document), *_mixtures(document), *_identities(document, suite), *numbers]
 
 
 def cell_of(row: Mapping[str, Any], seed: int) -> Cell:
@@ -76,6 +76,15 @@ def _counts(document: Mapping[str, Any]) -> Iterator[str]:
     listed = {one["id"] for one in document["missing"]}
     for key in sorted(listed ^ {key for key, state in states.items() if state != "done"}):
         yield f"cell {key}: its state and the list of missing cells do not agree"
+
+
+def _mixtures(document: Mapping[str, Any]) -> Iterator[str]:
+    """Rows whose seeds differ in data or code."""
+    for row in document["rows"]:
+        for key in COMPARED:
+            values = {seed[key] for seed in row["seeds"] if key in seed}
+            if len(values) > 1:
+                yield f"{_name(row)}: its seeds differ in {key}: {', '.join(sorted(values))}"
 
 
 def _identities(document: Mapping[str, Any], suite: Suite) -> Iterator[str]:

@@ -23,10 +23,12 @@ from scipy import special
 from benchmark.cell import Cell
 from benchmark.errors import UserError
 from benchmark.files import write_json
+from benchmark.suite.suite import Suite
+from benchmark.training.recorder import METRICS_VERSION
 from results.board.published_board import COMPARED, environment_of, provenance
 from results.board.quantities import BY_RUN, METRICS, SKILLS, plain
 from results.board.row import declared
-from results.report.board_check import cell_of
+from results.report.board_check import cell_of, other_version
 from results.store.provenance import MACHINE, VERSIONS
 from results.store.record import COSTS, Record
 
@@ -46,12 +48,14 @@ Rule = Literal["bit-equal", "within the spread"]
 
 @dataclass(frozen=True)
 class Claim:
-    """Numbers of one finished cell on a board, those of all seeds of its row, and the conditions of the training."""
+    """Result of one cell on a board: its numbers, those of all seeds of its row, and the conditions of the training."""
 
     cell: Cell
+    state: str
     numbers: Mapping[str, float | Sequence[float]]
     row_values: Mapping[str, Sequence[float]]
     environment: Mapping[str, str]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -78,50 +82,67 @@ class Verification:
         """Verified cells, with who trained them, when and on what."""
         rules = [rule for _, _, rule in self.cells]
         counts = ", ".join(f"{rules.count(rule)} {rule}" for rule in dict.fromkeys(rules))
-        shown = (("git_commit", "commit "), ("torch", "torch "), ("device", ""), ("processor", ""))
-        machine = ", ".join(prefix + self.environment[key] for key, prefix in shown if self.environment.get(key))
-        return (
-            f"Verified by {self.by} on {self.date}: {len(self.cells)} of {self.board_cells} cells trained again"
-            f" ({counts}); {machine}. Cells: {', '.join(f'{name} ({key})' for key, name, _ in self.cells)}."
-        )
+        known = {key: self.environment.get(key, "unknown") for key in ("git_commit", "torch", "device", "processor")}
+        machine = f"commit {known['git_commit'][:12]}, torch {known['torch']}, {known['device']}, {known['processor']}"
+        count = f"{len(self.cells)} of {self.board_cells} cells trained again ({counts})"
+        return f"Verified by {self.by} on {self.date}: {count}; {machine}. {FILE} names the cells."
 
 
 _VERIFICATIONS = TypeAdapter(tuple[Verification, ...])
 
 
+def trainable_claims(document: Mapping[str, Any], suite: Suite) -> list[Claim]:
+    """Claims whose model and metrics have the versions of this code. UserError: there are none."""
+    same_metrics = document.get("metrics_version", 1) == METRICS_VERSION
+    current = [one for one in claims(document) if same_metrics and not other_version(one.cell, suite)]
+    if not current:
+        commits = ", ".join(document["provenance"].get("git_commit", ["unknown"]))
+        raise UserError(
+            f"{document['suite']}: the models or the metrics have other versions in this code;"
+            f" check out the commit of the board: {commits}"
+        )
+    return current
+
+
 def claims(document: Mapping[str, Any]) -> list[Claim]:
-    """Claim of a board on each cell that is done and has values."""
+    """Claim of a board on each cell that is done or diverged."""
     claimed: dict[str, Claim] = {}
     for row in document["rows"]:
-        done = [seed for seed in row["seeds"] if seed["state"] == "done" and seed.get("values")]
-        row_values = {name: [s["values"][name] for s in done if name in s["values"]] for name in row["metrics"]}
-        for seed in done:
+        seeds = [seed for seed in row["seeds"] if seed["state"] in ("done", "diverged")]
+        row_values = {
+            name: [seed["values"][name] for seed in seeds if name in seed.get("values", {})] for name in row["metrics"]
+        }
+        for seed in seeds:
             by_run = {BY_RUN[name]: values for name, values in seed.get("by_run", {}).items() if name in BY_RUN}
-            numbers = {**seed["values"], **by_run}
+            numbers = {**seed.get("values", {}), **by_run}
             for name in (*COSTS, *SKILLS):  # skills follow from the errors, see board_check
                 numbers.pop(name, None)
-            cell = cell_of(row, seed["seed"])
-            claimed.setdefault(cell.id, Claim(cell, numbers, row_values, environment_of(document, row, seed)))
+            cell, environment = cell_of(row, seed["seed"]), environment_of(document, row, seed)
+            seconds = seed.get("values", {}).get("training_seconds", 0.0)
+            claimed.setdefault(cell.id, Claim(cell, seed["state"], numbers, row_values, environment, seconds))
     return list(claimed.values())
 
 
 def check(claim: Claim, record: Record) -> Check:
     """Compare a claim with the record of a second training."""
-    if record.status.state != "done":
-        return Check(claim.cell, None, f"{record.status.state} here, done on the board; {record.status.message}")
+    if record.status.state != claim.state:
+        return Check(
+            claim.cell, None, f"{record.status.state} here, {claim.state} on the board; {record.status.message}"
+        )
     here = {name: record.metrics.get(name) for name in claim.numbers}
     differing = [name for name in here if here[name] != claim.numbers[name]]
     if not differing:
-        shown = next((name for name in here if name.startswith("rmse_")), next(iter(here)))
-        return Check(claim.cell, "bit-equal", f"{len(here)} numbers, {METRICS[shown].title} {here[shown]}")
+        shown = [f"{METRICS[name].title} {here[name]}" for name in METRICS if name in here] or [claim.state]
+        return Check(claim.cell, "bit-equal", f"{len(here)} numbers, {shown[0]}")
     conditions = ", ".join(_other_conditions(claim.environment, record.environment))
     if not conditions:
         text = _both(claim, record, differing[0])
         return Check(claim.cell, None, f"{text}, although code, data, versions and machine are those of the board")
-    results = [_compared(claim, record, name) for name in here if name in METRICS and name.startswith("rmse_")]
-    results += [(_both(claim, record, name), name not in differing) for name in EXACT if name in here]
-    wrong = [text for text, holds in results if not holds]
-    text = "; ".join(wrong or [text for text, _ in results])
+    errors = [_compared(claim, record, name) for name in here if name in METRICS and name.startswith("rmse_")]
+    errors = errors or [("the board has no error of this cell", False)]
+    sizes = [(_both(claim, record, name), name not in differing) for name in EXACT if name in here]
+    wrong = [text for text, holds in (*errors, *sizes) if not holds]
+    text = "; ".join(wrong or [text for text, _ in (*errors, *sizes)])
     return Check(claim.cell, None if wrong else "within the spread", f"{text}. Not bit-equal: {conditions}")
 
 

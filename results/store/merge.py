@@ -44,7 +44,8 @@ def _place(record: Record, value: str) -> str:
 class Merged:
     """Result of a merge: cells copied from each store, cells that were equal there and in the target, and problems.
 
-    `conflicts` are named with the record that the target keeps; `running` are cells that a process runs in the target.
+    `conflicts` have the record that the target keeps; `running` are cells that a process runs in the target. `mixed`
+    has a line for each setting in the target whose seeds differ in data, code or metrics.
     """
 
     copied: Counter[Path] = field(default_factory=Counter)
@@ -52,6 +53,7 @@ class Merged:
     conflicts: list[Conflict] = field(default_factory=list)
     running: list[Cell] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
+    mixed: Sequence[str] = ()
 
 
 def merge(stores: Sequence[Store], target: Store) -> Merged:
@@ -76,10 +78,12 @@ def merge(stores: Sequence[Store], target: Store) -> Merged:
                 merged.equal[store.root] += 1
             else:
                 merged.conflicts.append(Conflict(mine, record))
+    merged.mixed = target.review([record.cell for record in _finished(target, Merged())]).mixed_lines
     return merged
 
 
 def _finished(store: Store, merged: Merged) -> Iterator[Record]:
+    """Finished records of a store; those that cannot be read are added to `merged`."""
     for folder in sorted((store.root / "cells").iterdir()):
         try:
             record = read_record(folder, history=False)

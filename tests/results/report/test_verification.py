@@ -1,5 +1,6 @@
 """Verification of published boards: what was trained again agrees, and a forged number is caught."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,39 @@ def test_a_board_that_was_trained_again_says_who_did_it(trained: tuple[Path, Sto
     assert "Verified by" not in (board / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (["suite"], "another", "suite is 'another'"),
+        (["states", "done"], 2, "states is {'done': 2}, the rows give {'done': 3}"),
+        (["missing"], [{"id": "x"}], "cell x: its state and the list of missing cells do not agree"),
+        (["rows", 1, "config", "hidden"], 5, "its settings give"),
+        (["rows", 1, "seeds"], [], "a cell of suite.yaml that the board leaves out"),
+        (["rows", 1, "seeds", 0, "state"], "failed", "done is 2, its seeds give 1"),
+        (["rows", 1, "seeds", 0, "model_digest"], "0" * 16, "its seeds differ in model_digest: 0000000000000000, "),
+        (["rows", 1, "seeds", 0, "values", "rmse_future"], 1.0, "metrics.rmse_future.mean is 0."),
+        (
+            ["rows", 0, "seeds", 0, "values", "skill_future"],
+            1.0,
+            "seed 0: values.skill_future is 1.0, the other values",
+        ),
+        (["rows", 1, "seeds", 0, "values"], {}, "1 of 2 rows have numbers without the value of each seed"),
+        (["rows", 1, "written", "rmse_future"], "0.0001", "written.rmse_future is 0.0001"),
+        (["rows", 1, "group"], "z", "group is z"),
+        (["rows", 1, "train", "epochs"], "many", "not the settings of a cell"),
+    ],
+    ids=lambda part: ".".join(map(str, part)) if isinstance(part, list) else None,
+)
+def test_what_does_not_fit_together_is_named(board: Path, place: list[Any], value: object, message: str) -> None:
+    document = read(board / "board.json")
+    parts = document
+    for key in place[:-1]:
+        parts = parts[key]
+    parts[place[-1]] = value
+    problems = board_check.problems(document, suites.load(str(board / "suite.yaml")))
+    assert any(message in problem for problem in problems), problems
+
+
 def forge(document: dict[str, Any], consistently: bool) -> None:
     """Halve the errors of a seed, in its row alone or in all that follows from them."""
     row = next(row for row in document["rows"] if row["model"] == "convnet")
@@ -95,6 +129,16 @@ def test_a_forged_number_is_caught(
     assert message in result.stderr
     assert result.stdout.count("DIFFERS: RMSE future") == consistently
     assert not (board / "verified.json").exists()
+
+
+def test_a_board_of_other_metrics_names_its_commit(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "METRICS_VERSION", 99)
+    result = symbench("verify", board, store=None)
+    assert result.returncode == 2
+    assert (
+        f"check out the commit of the board: {read(board / 'board.json')['provenance']['git_commit'][0]}"
+        in result.stderr
+    )
 
 
 VALUES = [0.100, 0.102, 0.104, 0.098]
@@ -133,15 +177,18 @@ def test_the_rule_of_the_comparison(
     environment = {"torch": "2", "threads": "1", "data_checksum": "d", "git_commit": "c", "git_dirty": "false"}
     numbers = {"rmse_future": board_values[0], "parameters": 7}
     row_values = {"rmse_future": board_values, "parameters": [7] * len(board_values)}
-    claim = verification.Claim(new_cell(model), numbers, row_values, {**environment, **conditions})
+    claim = verification.Claim(new_cell(model), "done", numbers, row_values, {**environment, **conditions}, 1.0)
     record = Record(new_cell(model), Status("done"), {"rmse_future": here, "parameters": 7}, [], HERE, Path())
     checked = verification.check(claim, record)
     assert checked.rule == rule
     assert text in checked.text
     smaller = Record(new_cell(model), Status("done"), {"rmse_future": here, "parameters": 6}, [], HERE, Path())
     assert verification.check(claim, smaller).rule is None, "another network"
-    failed = Record(new_cell(model), Status("failed", message="no memory"), {}, [], HERE, Path())
-    assert verification.check(claim, failed).text == "failed here, done on the board; no memory"
+    diverged = Record(new_cell(model), Status("diverged", message="NaN in epoch 3"), {}, [], HERE, Path())
+    assert verification.check(claim, diverged).text == "diverged here, done on the board; NaN in epoch 3"
+    hidden = replace(claim, state="diverged", numbers={})
+    assert verification.check(hidden, record).rule is None, "a bad seed that the board calls diverged"
+    assert verification.check(hidden, diverged).rule == "bit-equal"
 
 
 @pytest.mark.parametrize(
@@ -157,5 +204,6 @@ def test_published_boards_fit_together(folder: Path) -> None:
     else:
         assert problems == []
     assert (folder / "README.md").read_text(encoding="utf-8") == page(document, verification.verifications(folder))
+    assert document["provenance"]["git_dirty"] == ["false"], "nobody else has uncommitted code"
     pictures = [each for each in folder.rglob("*") if each.suffix in (".png", ".svg", ".gif", ".jpg")]
     assert all(each.stat().st_size < 200_000 for each in pictures)

@@ -49,6 +49,10 @@ def test_records_of_two_stores_in_one(stores: tuple[Store, Store, Store]) -> Non
     assert result.returncode == 0, result.stderr
     assert f"{alice.root}: 2 cells copied, 0 equal" in result.stdout
     assert f"{bob.root}: 1 cells copied, 1 equal" in result.stdout
+    assert (
+        "convnet, smoke_rotation_levels level 0 (small): different data (alice: seeds 0, 1; bob: seed 2)"
+        in result.stderr
+    )
     records, broken = together.read(cells)
     assert not broken
     assert [records[cell.id].environment["host"] for cell in cells[:3]] == ["alice", "alice", "bob"]
