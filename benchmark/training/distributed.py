@@ -140,6 +140,7 @@ def join(rank: int, size: int, device: torch.device, rendezvous: Path, nodes: in
         return
     if nodes == 1:  # gloo must not depend on what the host's name resolves to
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    _require_interfaces(os.environ.get("GLOO_SOCKET_IFNAME", ""))
     backend = "nccl" if device.type == "cuda" else "gloo"
     store = _listen(rendezvous, size, nodes) if rank == 0 else _connect(rendezvous, size)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
@@ -147,6 +148,16 @@ def join(rank: int, size: int, device: torch.device, rendezvous: Path, nodes: in
         yield World(rank, size, device, dist.new_group(backend="gloo") if backend == "nccl" else None)
     finally:
         dist.destroy_process_group()
+
+
+def _require_interfaces(names: str) -> None:
+    """Raise MachineError on each rank if a network interface is missing; gloo would let the other ranks wait."""
+    present = [name for _, name in socket.if_nameindex()]
+    if missing := [name for name in names.split(",") if name and name not in present]:
+        raise MachineError(
+            f"GLOO_SOCKET_IFNAME: {socket.gethostname()} has no network interface {missing[0]}"
+            f" (it has {', '.join(present)})"
+        )
 
 
 def _listen(rendezvous: Path, size: int, nodes: int) -> dist.TCPStore:

@@ -65,7 +65,7 @@ def run(suite: Suite, store: Store, display: Display, full_suite: Suite, paralle
         begun = _run_lanes(unfinished, store, shape, display) if unfinished else {}
         if waiting := [cell for cell in unfinished if cell.id not in begun]:
             raise MachineError(
-                f"the job ended before {waiting[0]} began; see the logs in {store.root / 'jobs'},"
+                f"the job ended before {waiting[0]} began; {_last_error(store)}see the logs in {store.root / 'jobs'},"
                 " and whether another process holds that cell"
             )
         records, broken = store.read(unfinished)
@@ -73,6 +73,14 @@ def run(suite: Suite, store: Store, display: Display, full_suite: Suite, paralle
             raise MachineError(f"{broken[0].folder}: cannot be read back: {broken[0].reason}")
     failed = tuple(record for record in records.values() if not record.status.is_result)
     return Outcome(len(unfinished) - len(failed), failed, len(finished))
+
+
+def _last_error(store: Store) -> str:
+    """Error of symbench in the log of the newest job, and a semicolon; empty without one."""
+    newest = max((store.root / "jobs").iterdir())
+    lines = [line for log in newest.glob("*_log.err") for line in log.read_text("utf-8", "replace").splitlines()]
+    errors = [line for line in lines if line.startswith(f"{MachineError.__module__}.{MachineError.__name__}: ")]
+    return errors[-1].partition(": ")[2] + "; " if errors else ""
 
 
 def _run_lanes(cells: Sequence[Cell], store: Store, shape: Shape, display: Display) -> dict[str, Record]:

@@ -62,7 +62,7 @@ def here(suite: Suite, cells: Sequence[Cell], records: Records, store: Store) ->
 
 def trained_shape(by_shape: Mapping[Shape, Sequence[Cell]]) -> Shape | None:
     """Shape of the trained cells, None if there are none."""
-    return next((shape for shape, cells in by_shape.items() if is_trained(cells[0])), None)
+    return next((shape for shape, cells in by_shape.items() if any(map(is_trained, cells))), None)
 
 
 def timings(records: Iterable[Record], shape: Shape | None) -> list[Timing]:

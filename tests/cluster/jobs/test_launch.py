@@ -360,6 +360,17 @@ class TestRefusals:
             os.killpg(first.pid, signal.SIGKILL)
             first.wait()
 
+    def test_a_network_interface_that_is_missing(
+        self, store: Store, make_suite: MakeSuite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The reason reaches the user, at once on every rank."""
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nonet7")
+        refused = symbench("run", make_suite(models="[persistence]", ranks=2), store=store)
+        assert refused.returncode == 3
+        assert "the job ended before" in refused.stderr
+        assert "GLOO_SOCKET_IFNAME: " in refused.stderr
+        assert "has no network interface nonet7 (it has lo" in refused.stderr
+
     def test_a_store_that_cannot_be_written(self, make_suite: MakeSuite, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         result = symbench("run", make_suite(), store=Store(tmp_path / "file" / "store"))

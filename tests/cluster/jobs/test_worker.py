@@ -99,6 +99,17 @@ def test_a_cell_that_failed_on_one_lane_is_not_tried_on_the_next(
     assert run(cells, store, finish, on_slurm) == [cells[0]]
 
 
+def test_a_model_that_ends_the_process(cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch) -> None:
+    """The cell fails with a message, and the next one runs."""
+
+    def end(cell: Cell, recorder: Recorder) -> None:
+        raise SystemExit(0)
+
+    assert run(cells, store, end, on_slurm, lanes=1) == list(cells)
+    status = store.statuses(cells)[0][cells[0].id]
+    assert (status.failure, status.message) == ("code_error", "the model ended the process: SystemExit(0)")
+
+
 def test_on_this_machine_lanes_share_the_attempts_before_the_launch(
     cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
 ) -> None:

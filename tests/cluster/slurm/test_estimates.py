@@ -48,6 +48,15 @@ def test_four_cells_that_share_a_gpu_cost_one_gpu(tmp_path: Path) -> None:
     assert over_nodes.gpu_hours == 32.0
 
 
+def test_the_shape_of_trained_cells_beside_an_untrained_one_that_stands_first(tmp_path: Path) -> None:
+    """On CPUs with one rank, persistence has the same shape as the network."""
+    suite = suite_of(tmp_path)
+    by_shape = shapes(suite, suite.cells, SITE.model_copy(update={"gpus_per_node": 0, "cells_per_gpu": 1}))
+    assert [cells[0].model.name for cells in by_shape.values()] == ["persistence"]
+    assert estimates.trained_shape(by_shape) == Shape("cpu", 1)
+    assert estimates.trained_shape(shapes(suite, suite.cells[:1], SITE)) is None
+
+
 def test_a_job_takes_at_least_as_long_as_its_longest_cell(tmp_path: Path) -> None:
     cells = suite_of(tmp_path).cells[1:]
     seconds = dict(zip((cell.id for cell in cells), (400.0, 10.0, 10.0, 10.0), strict=True))
