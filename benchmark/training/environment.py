@@ -18,6 +18,8 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h."""
 KEPT_BYTES = 32 * 2**20
 """Largest block that malloc keeps; new pages for a larger one cost little compared with computing on it."""
+CODE = (":/benchmark", ":/cluster", ":/results", ":!/results/published")
+"""Pathspecs of git: the folders whose changes make a record one of uncommitted code."""
 LIBRARIES = ("torch", "e2cnn", "numpy", "h5py", "phiflow", "submitit")
 
 
@@ -26,7 +28,7 @@ def describe(world: World) -> dict[str, Any]:
     cuda = world.device.type == "cuda"
     return {
         "symbench": importlib.metadata.version("symbench"),
-        **_git(),
+        **git_state(Path(__file__).parent),
         "python": platform.python_version(),
         **{name: _version(name) for name in LIBRARIES},
         "host": socket.gethostname(),
@@ -88,8 +90,11 @@ def _processor() -> str:
 
 
 @cache
-def _git() -> dict[str, Any]:
-    folder = Path(__file__).parent
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit of the checkout that `folder` lies in, and whether code differs from it, suites of a user left aside.
+
+    Both are None outside of a checkout.
+    """
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
 
     def git(*arguments: str) -> str:
@@ -97,7 +102,8 @@ def _git() -> dict[str, Any]:
         return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
     try:
-        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain"))}
+        changed = git("status", "--porcelain", "--", *CODE)
+        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return {"git_commit": None, "git_dirty": None}
 
