@@ -17,6 +17,7 @@ from benchmark.data.prepare import outlines, prepare
 from benchmark.suite.suite import Suite
 from benchmark.terminal import progress
 from benchmark.training.machine import available_cpus
+from cluster.jobs.capacity import shape_here
 from cluster.jobs.display import Display
 from cluster.jobs.launch import run
 from results.report.verification import Claim
@@ -40,10 +41,16 @@ def retrain(claims: Sequence[Claim], suite: Suite, store: Store) -> dict[str, Re
         for threads, members in by_threads.items():
             cells = tuple(claim.cell for claim in members)
             with _threads(threads), Display(Console(stderr=True)) as display:
-                limit = available_cpus() // (suite.resources.ranks * int(threads)) if threads.isdecimal() else 1
-                run(replace(suite, cells=cells), scratch, display, suite, max(1, limit))
+                run(replace(suite, cells=cells), scratch, display, suite, _lanes(suite, store, threads))
             records |= scratch.read(cells)[0]
     return records
+
+
+def _lanes(suite: Suite, store: Store, threads: str) -> int:
+    """Cells at a time, so few that each rank can have `threads`."""
+    shape = shape_here(suite, store)
+    limit = available_cpus() // (shape.ranks * int(threads)) if threads.isdecimal() else shape.lanes
+    return max(1, min(shape.lanes, limit))
 
 
 def _prepare(claims: Sequence[Claim], store: Store) -> None:

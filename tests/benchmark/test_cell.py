@@ -56,6 +56,14 @@ def test_the_first_version_of_a_model_is_no_part_of_the_identity() -> None:
     assert Cell.model_validate_json(a_cell(model=second).model_dump_json()) == a_cell(model=second)
 
 
+def test_settings_give_the_model_back() -> None:
+    network = ModelChoice(name="convnet", config={"hidden": 4}, version=2)
+    wrapper = ModelChoice(name="remul", config={"network": network.model_dump(mode="json"), "weight": 0.5}, version=3)
+    assert wrapper.settings()["network.version"] == 2
+    for model in (network, wrapper, ModelChoice(name="persistence", config={})):
+        assert ModelChoice.of_settings(model.name, model.settings()) == model
+
+
 def test_a_later_field_is_no_part_of_the_identity_at_its_default() -> None:
     assert a_cell(protocol=Protocol(train_runs=None)).id == a_cell().id != a_cell(protocol=Protocol(train_runs=3)).id
     assert "train_runs" not in Protocol().model_dump()
