@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.cell import TestRuns
-from results.board.quantities import BY_RUN, METRICS, tested_as
+from results.board.quantities import BY_RUN, METRICS, tested_as, written
 from results.board.row import Row
 from results.statistics.bootstrap import Estimate
 from results.statistics.multiple_comparisons import SIGNIFICANT, PairTest, adjusted_tests, groups, matrix, tested_pairs
 from results.statistics.two_models import Pair, effects
+
+ROUND_OFF = 1e-6
+"""An equivariance error of data below this is written as 0."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,36 @@ class Verdict:
         if not self.tied:
             rest = f" that has all its seeds ({self.unfinished} without)" if self.unfinished else ""
             return f"yes: differs significantly from every other{rest}"
-        names = ", ".join(self.tied[:2]) + (f" and {len(self.tied) - 2} more" if len(self.tied) > 2 else "")
-        return f"no: does not differ significantly from {names}"
+        return f"no: does not differ significantly from {_listed(self.tied)}"
+
+    def sentence(self, metric: str) -> str:
+        """Winner, lead and certainty on one line, after the level and its measured breaking."""
+        known = (self.best or self.example).metrics
+        named = {"data error": "data_equivariance_error", "floor": "strict_floor"}
+        measured = [f"{name} {_rounded(known[key].mean)}" for name, key in named.items() if key in known]
+        place = f"level {self.example.level}" + (f" ({', '.join(measured)})" if measured else "")
+        if self.best is None or self.second is None:
+            return f"{place}: {'' if self.best is None else f'{self.best.label}; '}{self.text}"
+        best, second = self.best.metrics[metric].mean, self.second.metrics[metric].mean
+        unit = METRICS[metric]
+        gap = f"{abs(best - second) / unit.divisor:.3g}"
+        if not unit.higher_is_better and best > 0:
+            gap = f"{100 * (second / best - 1):.0f} %"
+        lead = f"{place}: {self.best.label} {written(best / unit.divisor)}, {gap} ahead of {self.second.label}"
+        if not self.tested:
+            return f"{lead}, not tested with one seed"
+        if self.significant and self.test is not None:
+            return f"{lead}, sure (p = {self.test.p:.1g})"
+        others = [label for label in self.tied if label != self.second.label]
+        return f"{lead}, not sure" + (f"; {_listed(others)} may be as good, too" if others else "")
+
+
+def _rounded(error: float) -> str:
+    return f"{error:.3g}" if error > ROUND_OFF else "0"
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:2]) + (f" and {len(labels) - 2} more" if len(labels) > 2 else "")
 
 
 def verdicts(rows: Sequence[Row], metric: str) -> list[Verdict]:

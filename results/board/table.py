@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.terminal import titled
-from results.board.contests import claim, letters_of
+from results.board.contests import claim, letters_of, verdicts
 from results.board.differences import provenance_notes
 from results.board.leaderboard import best
 from results.board.notes import paper_notes, symmetry_notes
@@ -32,8 +32,8 @@ def to_table(rows: Sequence[Row], metric: str = "rmse_future") -> Group:
     """A table for each dataset, with the best row of each level in green; fits 100 columns."""
     tables = [_Panel(list(members), metric) for _, members in groupby(rows, key=lambda row: row.panel)]
     note = "± is one standard deviation over seeds."
-    if any(letter for table in tables for letter in table.letters):
-        note += " Models of a level that share a letter (after the seeds) do not differ significantly (5 %)."
+    if any(group for table in tables for group in table.groups):
+        note += " Models of a level that share a letter of their group do not differ significantly (5 %)."
         note += f" {claim(rows, metric)}"
     losses = first_line(rows, metric)
     above = [Text(f"{losses}\n", style="yellow")] if losses else []
@@ -54,10 +54,10 @@ class _Panel:
         self.columns = [name for name in columns if name in recorded or name not in OPTIONAL or name == metric]
         self.numbers = {name: [self._number(row, name) for row in rows] for name in self.columns}
         self.heads = {name: f"{fill(METRICS[name].title, 12)}\n{METRICS[name].unit}" for name in self.columns}
-        self.letters = letters_of(rows, metric)
+        self.groups = [letters[:4] for letters in letters_of(rows, metric)]
         self.seeds = [
-            f"{row.count('done')}/{len(row.seeds)} {letters[:4]}".rstrip()
-            for row, letters in zip(rows, self.letters, strict=True)
+            f"{row.count('done')}/{len(row.seeds)} {group}".rstrip()
+            for row, group in zip(rows, self.groups, strict=True)
         ]
 
     def _number(self, row: Row, name: str) -> str:
@@ -68,9 +68,18 @@ class _Panel:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = self._fitting(options.max_width)
+        yield Text(self._title(), style="bold")
+        yield from map(Text, self._verdicts())
         yield self._table(shown)
         if hidden := [METRICS[name].title for name in self.columns if name not in shown]:
             yield Text(f"Hidden in this narrow terminal: {', '.join(hidden)}.\n", style="dim")
+
+    def _verdicts(self) -> list[str]:
+        """A sentence for each contest that has a result, and one for the others."""
+        results = verdicts(self.rows, self.metric)
+        lines = [one.sentence(self.metric) for one in results if one.best is not None]
+        waiting = [str(one.example.level) for one in results if one.best is None]
+        return [*lines, f"level {', '.join(waiting)}: no model has finished all its seeds"] if waiting else lines
 
     def _fitting(self, width: int) -> list[str]:
         """Columns that fit beside the models."""
@@ -81,13 +90,17 @@ class _Panel:
             shown.remove(optional.pop())
         return shown
 
-    def _table(self, shown: Sequence[str]) -> Table:
+    def _title(self) -> str:
         dataset, preset, grid = self.rows[0].panel
-        table = titled(f"{dataset} ({preset}, {grid}), {self.rows[0].test_runs or 'unknown'} test runs")
+        runs = self.rows[0].test_runs or "unknown"
+        return f"{dataset} ({preset}, {grid}), {runs} test runs: {METRICS[self.metric].title}"
+
+    def _table(self, shown: Sequence[str]) -> Table:
+        table = titled("")
         table.add_column("Model", overflow="fold")
         for name in shown:
             table.add_column(self.heads[name], justify="right", no_wrap=True)
-        table.add_column("Seeds", no_wrap=True)
+        table.add_column("Seeds,\ngroup" if any(self.groups) else "Seeds", no_wrap=True)
         winners = {name: best(self.rows, name) for name in {self.metric, "rmse_future", "rmse_domain"}}
         for heading, level in groupby(enumerate(self.rows), key=lambda item: f"level {item[1].level}, {item[1].terms}"):
             if table.row_count:
