@@ -87,7 +87,7 @@ def classify(suite: Suite, store: Store, submission: Submission) -> dict[str, st
                 continue
             cause = _cause(record, failure, submission.epochs.get(cell.id, 0))
             failed[cell.id] = cause
-            if record.status.state != "failed":
+            if cause not in (record.status.failure, "code_error"):  # its message stays where the cell's own class does
                 _note(store, record, cause, f"job {job} ended: {failures.POLICIES[cause].meaning}")
     return failed
 

@@ -61,6 +61,7 @@ class TestClassesOfFailures:
         begin(store, suite.cells[0], "preempted")
         submission = submission_of(suite, store, {"7": suite.cells})
         assert set(collector.classify(suite, store, submission).values()) == {"cancelled"}
+        assert store.statuses(suite.cells)[0][suite.cells[0].id].failure == "cancelled"
 
     def test_failures_of_earlier_submissions(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         """Attempts are compared, not times, since the clocks of nodes may differ."""
@@ -81,6 +82,7 @@ class TestClassesOfFailures:
         begin(store, cell, "communication")
         submission = submission_of(suite, store, {"7": [cell]})
         assert collector.classify(suite, store, submission) == {cell.id: "host_out_of_memory"}
+        assert store.statuses([cell])[0][cell.id].failure == "host_out_of_memory"
 
     def test_a_time_limit_without_another_epoch_is_a_hang(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
         """Unless the worker could save: then it was within an epoch that is longer than the limit."""
