@@ -83,10 +83,10 @@ def records(path: Path, store: Store) -> list[Record]:
 
 
 def store_in(folder: Path) -> Store:
-    """Store with a decaying field of 8 x 8 cells, with the runs and frames of the preset; always the same bytes."""
-    frames = dataset_registry.dataset(DATASET).presets[PRESET].frames
-    start = np.random.default_rng(0).standard_normal((8, 1, 2, 8, 8), dtype=np.float32)
-    decay = np.float32(0.97) ** np.arange(frames, dtype=np.float32)[None, :, None, None, None]
+    """Store with a decaying field of the size of the preset; always the same bytes."""
+    size = dataset_registry.dataset(DATASET).presets[PRESET]
+    start = np.random.default_rng(0).standard_normal((8, 1, 2, size.height, size.width), dtype=np.float32)
+    decay = np.float32(0.97) ** np.arange(size.frames, dtype=np.float32)[None, :, None, None, None]
     simulation = Simulation(
         field=start * decay,
         grid="staggered",

@@ -128,7 +128,7 @@ def main(store: Path, json_file: Path | None) -> None:
     """Measure both; the module's docstring is the help text."""
     cell = next(cell for cell in suites.load("relaxation-rate").cells if cell.model.name == SCANNED)
     stored = stored_field(cell.dataset, data_folder(store))
-    windows = Experiment.of(cell, stored.field.shape[2:]).windows(stored.field, DEVICE, False)["train"]
+    windows = Experiment.of(cell).windows(stored.field, DEVICE, False)["train"]
     pulls, scan = list(_pulls(cell, windows)), list(_scan(cell, windows))
     report(f"{formatted(pulls)}\n\n{formatted(scan)}", pulls, json_file, scan=scan, batch=BATCH, rolled_out_steps=STEPS)
 

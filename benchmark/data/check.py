@@ -1,4 +1,4 @@
-"""Problems of a data file, as messages to the user."""
+"""Problems of a data file, as messages to the user: all of them, or those that make a training meaningless."""
 
 from collections.abc import Iterator, Mapping
 from math import isfinite
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from benchmark.cell import Level, Protocol
+from benchmark.cell import DatasetChoice, Level, Protocol
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, Dataset, Split, SplitName
 from benchmark.data.layout import StoredField, read, remedy
@@ -33,10 +33,25 @@ def check(path: Path, dataset_name: str, preset: str, level: Level) -> list[str]
     except (UserError, MachineError) as error:
         return [str(error).removeprefix(f"{path}: ")]
     problems = [*_identity(stored, dataset_name, preset, level), *_shape(stored, dataset, preset)]
-    problems += [*_description(stored), *_values(stored)]
+    problems += [*_description(stored), *_not_finite(stored), *_still(stored)]
     if stored.divergence_free and stored.grid == "staggered" and stored.spacing > 0 and stored.field.shape[2] == 2:
         problems += _divergence(stored)
     return [f"{problem}; {remedy(path)}" for problem in problems]
+
+
+def require_sound(stored: StoredField, choice: DatasetChoice) -> None:
+    """Check what a training takes for granted, at each load: dataset, level, shape, and finite values.
+
+    MachineError: the file is another one than it should be; the message says how to get the right one.
+    """
+    dataset = dataset_registry.dataset(choice.name)
+    problems = [*_identity(stored, choice.name, choice.preset, choice.level), *_shape(stored, dataset, choice.preset)]
+    problems += _not_finite(stored)
+    if problems:
+        raise MachineError(
+            f"{stored.path}: {'; '.join(problems)}. `symbench data check` checks the files of a suite;"
+            f" {remedy(stored.path)}"
+        )
 
 
 def _identity(stored: StoredField, dataset_name: str, preset: str, level: Level) -> Iterator[str]:
@@ -85,18 +100,19 @@ def _description(stored: StoredField) -> Iterator[str]:
         yield f"equivariance errors: {_some(wrong)}, and each should be a number, 0 or more"
 
 
-def _values(stored: StoredField) -> Iterator[str]:
+def _not_finite(stored: StoredField) -> Iterator[str]:
     broken: list[str] = []
-    still: list[int] = []
     for number, run in enumerate(stored.field):
         finite = run.isfinite().flatten(1)
         if not finite.all():
             frame = int((~finite.all(1)).nonzero()[0])
             broken.append(f"{int((~finite).sum())} in run {number} from frame {frame} on")
-        if not run.any():
-            still.append(number)
     if broken:
         yield f"values that are not finite: {_some(broken)}, and every velocity should be a number"
+
+
+def _still(stored: StoredField) -> Iterator[str]:
+    still = [number for number, run in enumerate(stored.field) if not run.any()]
     if still:
         yield f"no flow at all: run {_some(list(map(str, still)))} is zero everywhere, and something should move"
 

@@ -167,11 +167,12 @@ class Dataset(ABC):
     no_floor: ClassVar[str] = ""
     """Reason why the level has no strict floor; empty if `floor_parts` has its simulations."""
     channels: ClassVar[int] = 2
+    """Components of the field; the benchmark knows velocities in the plane only."""
     source: ClassVar[str]
 
     @abstractmethod
     def parts(self, level: Level, preset: str) -> Sequence[Part]:
-        """Simulations that the level needs."""
+        """Simulations that the level needs, at least one."""
 
     @abstractmethod
     def assemble(self, level: Level, preset: str, fields: Sequence[NDArray[np.float32]]) -> Simulation:

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.discovery import module_names, subclasses
-from benchmark.errors import UserError, unknown_name
+from benchmark.errors import UserError, error_location, unknown_name
 
 if TYPE_CHECKING:
     from benchmark.data.dataset import Dataset
 
 DATASETS_FOLDER = Path(__file__).resolve().parent / "datasets"
+DECLARED = (
+    *("group", "levels", "level_meaning", "presets"),
+    *("training_runs", "unseen_runs", "test_runs", "source"),
+)
+"""Attributes that a dataset has to set."""
+VELOCITY_COMPONENTS = 2
 
 
 def dataset_names() -> list[str]:
@@ -22,7 +28,7 @@ def dataset_names() -> list[str]:
 
 
 def dataset(name: str) -> Dataset:
-    """The dataset called `name`. UserError: unknown name, with the nearest one."""
+    """The dataset called `name`. UserError: unknown name, with the nearest one, or its file is broken."""
     if name not in dataset_names():
         raise UserError(unknown_name("dataset", name, dataset_names()))
     return _dataset_class(name)()
@@ -32,6 +38,28 @@ def dataset(name: str) -> Dataset:
 def _dataset_class(name: str) -> type[Dataset]:
     from benchmark.data.dataset import Dataset  # numpy takes a tenth of a second to import
 
-    module = importlib.import_module(f"{__package__}.datasets.{name}")
-    (only,) = subclasses(module, Dataset)  # type: ignore[type-abstract]
-    return only
+    file = DATASETS_FOLDER / f"{name}.py"
+    try:
+        module = importlib.import_module(f"{__package__}.datasets.{name}")
+    except Exception as error:
+        raise UserError(f"{file} cannot be imported: {error_location(error, file)}") from error
+    classes = subclasses(module, Dataset)  # type: ignore[type-abstract]
+    if len(classes) != 1:
+        raise UserError(f"{file} must define one subclass of Dataset, found {len(classes)}")
+    if problem := declaration_problem(classes[0]):
+        raise UserError(f"{file}: {classes[0].__name__} {problem}")
+    return classes[0]
+
+
+def declaration_problem(dataset: type[Dataset]) -> str | None:
+    """Missing or impossible declaration of a subclass of Dataset, or None."""
+    missing = sorted(getattr(dataset, "__abstractmethods__", ()))
+    missing += [key for key in DECLARED if not hasattr(dataset, key)]
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    if dataset.channels != VELOCITY_COMPONENTS:
+        return (
+            f"declares channels = {dataset.channels}; a field is a velocity of {VELOCITY_COMPONENTS} components, which"
+            " group actions, spectra and divergences act on"
+        )
+    return None

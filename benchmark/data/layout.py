@@ -189,16 +189,15 @@ def read(path: Path, verify: bool = True) -> StoredField:
     return stored
 
 
-def load_field(path: Path, grid: Grid) -> StoredField:
-    """Read a data file with the velocity on `grid`; staggered faces are averaged to cell centres.
+def on_grid(stored: StoredField, grid: Grid) -> StoredField:
+    """`stored` with the velocity on `grid`; staggered faces are averaged to cell centres.
 
     The checksum is that of the file. UserError: `grid` is staggered and the file holds cell centres.
     """
-    stored = read(path)
     if stored.grid == grid:
         return stored
     if grid == "staggered":
-        raise UserError(f"{path}: {stored.dataset} is given at cell centres and has no staggered grid")
+        raise UserError(f"{stored.path}: {stored.dataset} is given at cell centres and has no staggered grid")
     return replace(stored, field=to_cell_centers(stored.field), grid=grid)
 
 

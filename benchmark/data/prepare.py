@@ -83,7 +83,7 @@ def outline(
     paths = {}
     for level in dict.fromkeys(_declared(dataset, level) for level in levels):
         path = data_path(folder, dataset_name, preset, level)
-        kinds = ([], []) if preset == IMPORTED else (dataset.parts(level, preset), dataset.floor_parts(level, preset))
+        kinds = ([], []) if preset == IMPORTED else _parts(dataset, dataset_name, level, preset)
         field, floor = ([part.solved_by(solver) if solver else part for part in kind] for kind in kinds)
         stored = _stored(path, (dataset_name, preset, level, recipe(field)))
         if stored is None or _floor_recipe(stored) != recipe(floor):
@@ -105,6 +105,14 @@ def outlines(fields: Iterable[Field], folder: Path, solver: str | None = None) -
     for name, preset, level in fields:
         levels.setdefault((name, preset), []).append(level)
     return [(outline(*key, wanted, folder, solver), len(wanted)) for key, wanted in levels.items()]
+
+
+def _parts(dataset: Dataset, name: str, level: Level, preset: str) -> tuple[Sequence[Part], Sequence[Part]]:
+    """Parts of the field and of the strict floor. UserError: the field has none."""
+    parts = dataset.parts(level, preset)
+    if not parts:
+        raise UserError(f"{name} level {level} ({preset}): parts() of the dataset gives no simulation to assemble")
+    return parts, dataset.floor_parts(level, preset)
 
 
 def recipe(parts: Sequence[Part]) -> str:

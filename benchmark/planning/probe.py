@@ -35,7 +35,7 @@ def measure(cell: Cell, world: World, data_folder: Path) -> StepTiming | None:
     The training loop is stopped after a few steps; its results are discarded.
     """
     windows, data = _windows(cell, world, data_folder)
-    experiment = Experiment.of(cell, windows["train"].field.shape[2:])
+    experiment = Experiment.of(cell)
     if experiment.refusal() is not None:
         return None
     warm_up = WARM_UP_COMPILED if cell.train.compile else WARM_UP

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from benchmark.cell import Cell, DatasetChoice, Protocol
 from benchmark.data import dataset_registry
+from benchmark.data.check import require_sound
 from benchmark.data.dataset import Dataset, Split, SplitName
-from benchmark.data.layout import StoredField, load_field
+from benchmark.data.layout import StoredField, on_grid, read
 from benchmark.data.paths import field_path
 from benchmark.data.windows import Windows
-from benchmark.errors import MachineError
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 from benchmark.training.model_errors import author_errors
@@ -37,10 +37,10 @@ class Experiment:
     task: Task
 
     @classmethod
-    def of(cls, cell: Cell, shape_CHW: Sequence[int] | None = None) -> Experiment:
-        """Resolve `cell` on a field of `shape_CHW` (default: that of its preset). UserError: unknown name."""
+    def of(cls, cell: Cell) -> Experiment:
+        """Resolve `cell`. UserError: unknown name."""
         model_class, config = model_registry.configured(cell.model)
-        task = task_of(cell.dataset, cell.protocol, shape_CHW)
+        task = task_of(cell.dataset, cell.protocol)
         return cls(cell, dataset_registry.dataset(cell.dataset.name), model_class, config, task)
 
     @property
@@ -76,18 +76,15 @@ class Experiment:
         return {name: Windows.of(field, split, frames) for name, split in splits.items()}
 
 
-def task_of(dataset: DatasetChoice, protocol: Protocol, shape_CHW: Sequence[int] | None = None) -> Task:
-    """Task of a dataset under a protocol, on a field of `shape_CHW` (default: that of the preset)."""
+def task_of(dataset: DatasetChoice, protocol: Protocol) -> Task:
+    """Task of a dataset under a protocol, on the preset."""
     declared = dataset_registry.dataset(dataset.name)
-    if shape_CHW is None:
-        preset = declared.presets[dataset.preset]
-        shape_CHW = (declared.channels, preset.height, preset.width)
-    return Task.of(dataset, protocol, shape_CHW, declared.periodic)
+    preset = declared.presets[dataset.preset]
+    return Task.of(dataset, protocol, (declared.channels, preset.height, preset.width), declared.periodic)
 
 
 def stored_field(dataset: DatasetChoice, data_folder: Path) -> StoredField:
-    """Field of `dataset` on its grid. Raises MachineError if the file is missing or holds another dataset."""
-    stored = load_field(field_path(data_folder, dataset), dataset.grid)
-    if (stored.dataset, stored.preset, stored.level) != (dataset.name, dataset.preset, dataset.level):
-        raise MachineError(f"{stored.path}: holds {stored.dataset} ({stored.preset}) level {stored.level}; delete it")
-    return stored
+    """Field of `dataset` on its grid. Raises MachineError if the file is missing, or not as it should be."""
+    stored = read(field_path(data_folder, dataset))
+    require_sound(stored, dataset)
+    return on_grid(stored, dataset.grid)

@@ -52,7 +52,7 @@ def run_cell(
     """
     world = execution.world
     stored = stored_field(cell.dataset, data_folder)
-    experiment = Experiment.of(cell, stored.field.shape[2:])
+    experiment = Experiment.of(cell)
     compared = {"data_checksum": stored.checksum, "model_digest": model_digest(cell.model)}
     provenance = {"data_file": stored.path.name, "metrics_version": METRICS_VERSION, **compared}
     recorder.environment({**environment.describe(world), **provenance, **notes})

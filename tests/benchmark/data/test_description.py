@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -16,13 +17,15 @@ from markdown_it import MarkdownIt
 from numpy.typing import NDArray
 from swirls import FRAMES, HEIGHT, RUNS, WIDTH, Swirls, swirls, write_swirls
 
-from benchmark.cell import Level
+from benchmark.cell import DatasetChoice, Level
 from benchmark.data import dataset_registry, layout
 from benchmark.data.check import check
 from benchmark.data.dataset import IMPORTED, EquivarianceError, Preset
 from benchmark.data.show import info
 from benchmark.data.show.card import card
+from benchmark.errors import MachineError
 from benchmark.markdown import escape
+from benchmark.training.experiment import stored_field
 
 BROKEN = (float("nan"), float("inf"))
 HOSTILE = "<script>alert(1)</script> | [x](http://evil) `*_$\n# end"
@@ -116,6 +119,31 @@ def impossible_errors(value: float) -> dict[str, Any]:
 )
 def test_problems(write: Callable[..., Path], preset: str, changes: dict[str, Any], message: str) -> None:
     assert message in problem(write(preset=preset, **changes), preset)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        (swirls(height=24, width=32), "components, height and width 2 x 24 x 32, the preset tiny 2 x 20 x 12"),
+        (swirls().swapaxes(-1, -2), "components, height and width 2 x 12 x 20, the preset tiny 2 x 20 x 12"),
+        (swirls()[:, :, :1], "components, height and width 1 x 20 x 12, the preset tiny 2 x 20 x 12"),
+        (swirls()[:, :1], "it has 1 frames a run, and the preset tiny 64"),
+        (swirls()[:2], "it has 2 runs, and the splits name the runs 0 to 5"),
+        (altered((([0, 3], slice(2)), math.nan)), "960 in run 0 from frame 0 on, 960 in run 3 from frame 0 on"),
+    ],
+)
+def test_a_training_refuses_a_field_that_is_not_that_of_its_preset(
+    write: Callable[..., Path], tmp_path: Path, field: NDArray[np.float32], message: str
+) -> None:
+    """The checksum of each file is right, as if the file had been made by other means."""
+    path = write(field)
+    choice = DatasetChoice(name="swirls", level=0, preset="tiny", grid="centered")
+    with pytest.raises(MachineError, match=re.escape(message)) as refusal:
+        stored_field(choice, tmp_path)
+    for part in (f"{path}: ", "`symbench data check`", "delete it; `symbench data prepare SUITE` makes it again"):
+        assert part in str(refusal.value)
+    write()
+    assert stored_field(choice, tmp_path).grid == "centered"
 
 
 def test_imported_files_may_be_longer(write: Callable[..., Path]) -> None:

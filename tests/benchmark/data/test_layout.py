@@ -80,14 +80,14 @@ def test_the_same_field_makes_the_same_file(path: Path, tmp_path: Path) -> None:
 
 def test_the_grid_that_a_cell_asks_for(path: Path, tmp_path: Path) -> None:
     field = torch.from_numpy(FIELD)
-    assert torch.equal(layout.load_field(path, "staggered").field, field)
-    centered = layout.load_field(path, "centered")
+    assert torch.equal(layout.on_grid(layout.read(path), "staggered").field, field)
+    centered = layout.on_grid(layout.read(path), "centered")
     assert torch.equal(centered.field, to_cell_centers(field))
     assert centered.grid == "centered"
     centers_only = write_swirls(tmp_path / "centers", FIELD, grid="centered")
-    assert torch.equal(layout.load_field(centers_only, "centered").field, field)
+    assert torch.equal(layout.on_grid(layout.read(centers_only), "centered").field, field)
     with pytest.raises(UserError, match="no staggered grid"):
-        layout.load_field(centers_only, "staggered")
+        layout.on_grid(layout.read(centers_only), "staggered")
 
 
 def test_missing(tmp_path: Path) -> None:

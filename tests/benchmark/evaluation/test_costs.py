@@ -124,4 +124,3 @@ def test_the_task_of_a_preset_is_that_of_its_data() -> None:
     protocol = Protocol(input_frames=3, target="change")
     task = Task("smoke_rotation", 3, 2, 64, 64, "change", periodic=False, grid="staggered")
     assert task_of(dataset, protocol) == task
-    assert task_of(dataset, protocol, (2, 20, 30)) == Task("smoke_rotation", 3, 2, 20, 30, "change", grid="staggered")

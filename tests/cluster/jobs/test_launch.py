@@ -340,7 +340,7 @@ class TestRefusals:
         file.rename(file.with_name("level_1.h5"))
         result = symbench("run", path, store=store)
         assert result.returncode == 1
-        assert "holds smoke_rotation_levels (small) level 0" in result.stderr
+        assert "it holds smoke_rotation_levels level 0 (small), and by its name" in result.stderr
 
     def test_missing_data(self, store: Store, make_suite: MakeSuite) -> None:
         next(store.data_folder.rglob("*.h5")).unlink()
