@@ -42,6 +42,7 @@ REMEDIES = {
     r"before Module\.__init__\(\)|Baseline\.__init__\(\) missing": LACKS_INIT,
     r"has no attribute '(_modules|_parameters|_buffers|_\w*hooks\w*|task)'": LACKS_INIT,
     r"not compiled with CUDA|NVIDIA driver|No CUDA GPUs|same device|torch\.cuda\.FloatTensor": CHOOSES_A_DEVICE,
+    r"'tostring'|expanded_bias|deepcopy protocol": "e2cnn's own R2Conv? `r2conv` of layers/steerable.py mends it",
 }
 """Part of an error's text, as a pattern -> what to do."""
 

@@ -85,6 +85,18 @@ def _quarter_turn(field: Tensor, grid: Grid) -> Tensor:
     return torch.stack((new_u, new_v), dim=-3)
 
 
+def mirror(field: Tensor, axis: int) -> Tensor:
+    """Mirror a vector field (..., 2, H, W) at cell centres about the centre of the box, along x (`axis` 0) or y (1).
+
+    >>> import torch
+    >>> u = torch.zeros(2, 2, 1); u[:, 0, 0] = 1.0            # points along x and y, sits at the lower end of x
+    >>> mirror(u, 0)[:, 1, 0].tolist()                        # points against x, sits at the upper end
+    [-1.0, 1.0]
+    """
+    signs = field.new_tensor([1 - 2 * (axis == component) for component in (0, 1)])
+    return field.flip(axis - 2) * signs[:, None, None]
+
+
 def shift(field: Tensor, x: int, y: int, periodic: bool) -> Tensor:
     """Move a field (..., H, W) by `x` and `y` >= 0 whole cells; zeros enter a box that is not periodic.
 

@@ -51,7 +51,7 @@ from benchmark.cell import Frozen
 from benchmark.models.task import Task
 
 Family = Literal["relaxed", "strict", "cnn", "approximate", "reference"]
-Symmetry = Literal["translation", "rotation", "scale"]
+Symmetry = Literal["translation", "rotation", "reflection", "scale"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,14 @@ class Baseline(nn.Module, ABC):
     family: ClassVar[Family]
     """Kind of model, as the leaderboard groups them."""
     symmetries: ClassVar[tuple[Symmetry, ...]]
-    """Groups that the model keeps, exactly or relaxed. A convolution with zero padding counts as `translation`."""
+    """Groups that the model keeps, exactly or, for a relaxed model, at the start. What each one claims, and where:
+
+    - `rotation`: quarter turns of a velocity whose components lie at the cell centres, walls included.
+    - `reflection`: mirrors of x and of y, as above. With `rotation` this is D4.
+    - `translation`: shifts in a periodic box. With walls, only in cells that the network's reach separates from the
+      walls, as for a convolution with zero padding.
+    - `scale`: enlargements, up to the sampling of the filters.
+    """
     source: ClassVar[str]
     """Paper and section, as on the leaderboard."""
     differs: ClassVar[str] = ""

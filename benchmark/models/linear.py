@@ -16,7 +16,7 @@ class Linear(Baseline):
         """No hyperparameters."""
 
     family = "reference"
-    symmetries = ("translation", "rotation", "scale")
+    symmetries = ("translation", "rotation", "reflection", "scale")
     source = "standard reference in forecasting (drift method)"
     trained = False
 

@@ -14,7 +14,7 @@ class Persistence(Baseline):
         """No hyperparameters."""
 
     family = "reference"
-    symmetries = ("translation", "rotation", "scale")
+    symmetries = ("translation", "rotation", "reflection", "scale")
     source = "standard reference in forecasting"
     trained = False
 

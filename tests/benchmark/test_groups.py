@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmark.cell import Grid, GroupName
-from benchmark.groups import divergence, elements, rotate, shift, to_cell_centers, zoom
+from benchmark.groups import divergence, elements, mirror, rotate, shift, to_cell_centers, zoom
 
 GRIDS: tuple[Grid, ...] = ("centered", "staggered")
 SHAPES = [(6, 6), (5, 8), (8, 3)]
@@ -90,6 +90,25 @@ def test_an_analytic_field_turns_as_it_should(grid: Grid) -> None:
         formula = turned(formula)
         expected = sampled(formula, 8, grid)
         torch.testing.assert_close(rotate(sampled(vortex, 8, grid), quarter_turns, grid), expected, rtol=0, atol=1e-14)
+
+
+def test_an_analytic_field_is_mirrored_as_it_should() -> None:
+    """F'(p) = M F(M p), M the mirror of one axis. With turns, M R M = R^-1."""
+
+    def along_x(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        u, v = vortex(-x, y)
+        return -u, v
+
+    def along_y(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        u, v = vortex(x, -y)
+        return u, -v
+
+    field = sampled(vortex, 8, "centered")
+    for axis, formula in enumerate((along_x, along_y)):
+        expected = sampled(formula, 8, "centered")
+        torch.testing.assert_close(mirror(field, axis), expected, rtol=0, atol=1e-14)
+        back = mirror(rotate(mirror(field, axis), 1, "centered"), axis)
+        assert torch.equal(back, rotate(field, 3, "centered"))
 
 
 @pytest.mark.parametrize(

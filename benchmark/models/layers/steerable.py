@@ -4,7 +4,8 @@ e2cnn supplies the representations, the basis of kernels and the variance of the
 Cesa 2019, arXiv 1911.08251). Its R2Conv is not used as a layer, because it keeps the expanded filter as a buffer that
 exists only after eval(): state dicts of the two modes differ, and copies fail. Here the filter is a parametrization of
 the convolution's weight, which `parametrize.cached()` expands once for many calls. The output equals that of R2Conv
-with the same coefficients (tests/benchmark/models/test_steerable.py).
+with the same coefficients (tests/benchmark/models/test_steerable.py). `r2conv` is such a layer for other groups and
+fields of e2cnn, reflections included.
 
 Letters: N order of the group; O, I fields out and in; a, b components within a field (2 for a vector, N for
 the regular representation); L basis kernels; K kernel size.
@@ -15,11 +16,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
@@ -32,7 +37,7 @@ from benchmark.models.layers.relaxation import KernelDeviation, RelaxedLayer, fu
 from benchmark.models.layers.sizes import KernelSize
 
 if TYPE_CHECKING:
-    from e2cnn.nn import FieldType
+    from e2cnn.nn import FieldType, GeometricTensor, R2Conv
 
 
 class SteerableConfig(NormConfig):
@@ -52,12 +57,38 @@ STEERABLE_SEARCH_SPACE: SearchSpace = {
 }
 
 
-def field_type(order: int, field: Field, multiplicity: int) -> FieldType:
-    """`multiplicity` fields of C_N: vectors (irrep 1, component 0 along x), or the regular representation."""
+@cache
+def _e2cnn() -> Any:
+    """The library, with replacements for what NumPy 2 no longer has and version 0.2.3 calls for reflections.
+
+    These are `tostring` of arrays, in hashes of bases, and `array(..., copy=False)`, which now refuses to copy.
+    """
     import e2cnn.nn  # takes as long as torch, and many commands build no network
 
-    space = e2cnn.gspaces.Rot2dOnR2(order)
-    return e2cnn.nn.FieldType(space, multiplicity * [space.irrep(1) if field == "vector" else space.regular_repr])
+    def hash_of(basis: Any) -> int:
+        return hash((basis.in_irrep, basis.out_irrep, basis.mu.tobytes()))
+
+    for basis in vars(e2cnn.kernels.irreps_basis).values():
+        if isinstance(basis, type) and "tostring" in getattr(getattr(basis.__hash__, "__code__", None), "co_names", ()):
+            basis.__hash__ = hash_of  # type: ignore[assignment, method-assign]
+
+    class NumPy1:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(np, name)
+
+        def array(self, values: Any, copy: bool = True) -> Any:
+            return np.array(values) if copy else np.asarray(values)
+
+    e2cnn.kernels.utils.np = NumPy1()
+    return e2cnn
+
+
+def field_type(order: int, field: Field, multiplicity: int) -> FieldType:
+    """`multiplicity` fields of C_N: vectors (irrep 1, component 0 along x), or the regular representation."""
+    space = _e2cnn().gspaces.Rot2dOnR2(order)
+    fields = multiplicity * [space.irrep(1) if field == "vector" else space.regular_repr]
+    made: FieldType = _e2cnn().nn.FieldType(space, fields)
+    return made
 
 
 @dataclass(frozen=True)
@@ -80,12 +111,9 @@ def kernel_basis(order: int, field_in: Field, field_out: Field, kernel_size: int
     that reach an output irrep and m the number of coefficients from one such kind. m is proportional to the number
     of input fields I; here I = 1, and the layer divides by I.
     """
-    from e2cnn.nn import R2Conv  # as above
-
     fields = field_type(order, field_in, 1), field_type(order, field_out, 1)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "indexing with dtype torch.uint8", UserWarning)  # e2cnn's masks
-        one = R2Conv(*fields, kernel_size, initialize=False)
+    with _quiet_masks():
+        one = _e2cnn().nn.R2Conv(*fields, kernel_size, initialize=False)
     size = one.basisexpansion.dimension()
     kernels = torch.stack([one.basisexpansion(row) for row in torch.eye(size)])  # (L, a, b, K K)
     entries = [(item["in_irrep"], item["out_irreps_position"]) for item in one.basisexpansion.get_basis_info()]
@@ -97,6 +125,14 @@ def kernel_basis(order: int, field_in: Field, field_out: Field, kernel_size: int
         variance.sqrt(),
         one.bias_expansion if one.bias is not None else torch.zeros(kernels.shape[1], 0),
     )
+
+
+@contextmanager
+def _quiet_masks() -> Iterator[None]:
+    """Without torch's warning about the masks of e2cnn."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "indexing with dtype torch.uint8", UserWarning)
+        yield
 
 
 class ExpandFilter(nn.Module):
@@ -179,3 +215,56 @@ def steerable_network(config: SteerableConfig, task: Task, relaxed: bool = False
         return SteerableConv2d(config.order, before, after, config.kernel_size, relaxed, task.padding_mode)
 
     return field_network(task.input_frames, config.hidden, config.layers, layer, config.norm)
+
+
+def r2conv(in_type: FieldType, out_type: FieldType, kernel_size: int, **options: Any) -> R2Conv:
+    """e2cnn's R2Conv between any fields of any of its groups, with its arguments, as the contract wants it.
+
+    Its filter is no buffer, so that state dicts of both modes are equal and copies work; `parametrize.cached()` expands
+    it once for many calls. The output is that of R2Conv.
+    """
+    with _quiet_masks():
+        layer: R2Conv = _r2conv_class()(in_type, out_type, kernel_size, **options)
+    return layer
+
+
+@cache
+def _r2conv_class() -> Any:
+    nn_of_e2cnn = _e2cnn().nn
+
+    class Convolution(nn_of_e2cnn.R2Conv):  # type: ignore[name-defined]
+        """R2Conv whose `weights` are parametrised as its filter."""
+
+        def __init__(self, in_type: FieldType, out_type: FieldType, kernel_size: int, **options: Any) -> None:
+            super().__init__(in_type, out_type, kernel_size, **options)
+            for buffer in ("filter", "expanded_bias"):
+                self._buffers.pop(buffer, None)
+            register_parametrization(self, "weights", _ExpandBasis(self.basisexpansion, kernel_size), unsafe=True)
+
+        def train(self, mode: bool = True) -> Convolution:
+            nn.Module.train(self, mode)
+            return self
+
+        def forward(self, x: GeometricTensor) -> GeometricTensor:
+            bias = None if self.bias is None else self.bias_expansion @ self.bias
+            options = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
+            field, padding = x.tensor, self.padding
+            if self.padding_mode != "zeros":
+                field, padding = F.pad(field, self._reversed_padding_repeated_twice, self.padding_mode), 0
+            y = F.conv2d(field, self.weights, bias, padding=padding, **options)
+            return nn_of_e2cnn.GeometricTensor(y, self.out_type)
+
+    return Convolution
+
+
+class _ExpandBasis(nn.Module):
+    """Coefficients (L,) -> filter (O, I, K, K), by e2cnn's expansion."""
+
+    def __init__(self, expansion: nn.Module, kernel_size: int) -> None:
+        super().__init__()
+        self.expansion, self.kernel_size = expansion, kernel_size
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        with full_precision(coefficients):
+            filters: Tensor = self.expansion(coefficients)
+        return filters.unflatten(-1, (self.kernel_size, self.kernel_size))

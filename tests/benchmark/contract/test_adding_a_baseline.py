@@ -12,6 +12,8 @@ import pytest
 from support import SYMBENCH, call
 
 from benchmark.contract import checks
+from benchmark.contract.candidate import Candidate
+from benchmark.models import model_registry
 
 PAGE = Path(__file__).parents[3] / "docs" / "adding-a-baseline.md"
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -120,8 +122,20 @@ def test_the_entry_point_of_a_package_finds_it(shell: Shell, tmp_path: Path) -> 
 def test_the_code_passes_the_linter(shell: Shell) -> None:
     """Imports are sorted in another way in the checkout."""
     config = PAGE.parent.parent / "pyproject.toml"
-    shell.run(f"ruff check --config '{config}' --ignore I001 dilated_resnet.py")
-    shell.run(f"ruff format --config '{config}' --check dilated_resnet.py")
+    shell.run(f"ruff check --config '{config}' --ignore I001 dilated_resnet.py d4_network.py")
+    shell.run(f"ruff format --config '{config}' --check dilated_resnet.py d4_network.py")
+
+
+def test_the_network_of_d4_keeps_its_symmetries(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among them the checks that e2cnn's own R2Conv fails."""
+    monkeypatch.setattr(model_registry, "_plugins", {})
+    candidate = Candidate.named(model_registry.add_plugin(shell.folder / "d4_network.py"))
+    results = [checks.examine(check, candidate) for check in checks.CHECKS if not check.name.startswith("two_ranks")]
+    assert [result.reason for result in results if result.outcome == "failed"] == []
+    assert {result.check.name for result in results if result.outcome == "passed"} > {
+        *("rotation_is_kept_on_12x12", "reflection_is_kept_on_12x9", "translation_is_kept_away_from_walls"),
+        *("resume_equals_no_interruption", "state_is_restored_in_either_mode", "copies"),
+    }
 
 
 def test_a_wrapper_takes_it(shell: Shell) -> None:

@@ -136,8 +136,17 @@ BROKEN = {
         [('"translation"', '"rotation"'), ("return y", "return y if self.config.kernel_size == 5 else x[:, -1]")],
         "turned by 90 degrees, kernel_size 5, 12 x 9: error",
     ),
+    "reflection": ("reflection_is_kept_on_12x9", ('"translation"', '"reflection"'), "mirrored, kernel_size 3, 12 x 9"),
+    "translation between walls": (
+        "translation_is_kept_away_from_walls",
+        [
+            ("#init", "self.wind = 0.1 * torch.linspace(0, 1, task.width) * (not task.periodic)"),
+            ("return y", "return y + self.wind"),
+        ],
+        "shift+0+8, 1 cells from walls: error",
+    ),
     "translation": (
-        "translation_is_kept",
+        "translation_is_kept_in_a_periodic_box",
         ("return y", "return y + torch.linspace(0, 1, y.shape[-1])"),
         "shifted, kernel_size 3: error",
     ),
@@ -217,14 +226,14 @@ BROKEN = {
 }
 BROKEN_RELAXED = {
     "start": (
-        "translation_is_kept",
+        "translation_is_kept_in_a_periodic_box",
         ("torch.zeros(task.height, task.width)", "torch.rand(task.height, task.width)"),
         "shifted, kernel_size 3: error",
     ),
     "other gradient": (
-        "relaxed_keeps_translation_on_symmetric_data",
+        "relaxed_stays_on_symmetric_data",
         ("return y * (1 + self.w)", "return y + self.w * torch.arange(x.shape[-1])"),
-        "after 3 steps on data with this symmetry the error is",
+        "translation: after 3 steps on data with this symmetry the error is",
     ),
     "not relaxed": (
         "relaxed_leaves_on_other_data",
@@ -274,6 +283,16 @@ def test_what_is_broken_is_found(
     assert result.outcome == "failed"
     assert reason in result.reason
     assert "\n" not in result.reason
+
+
+@pytest.mark.parametrize(("factor", "outcome_on_mirrors"), [("1", "passed"), ("(1 + x[0, 0, 0])", "failed")])
+def test_a_relaxed_model_may_declare_reflections(make: Make, factor: str, outcome_on_mirrors: str) -> None:
+    changes = (('"translation"', '"reflection"'), ("self.mix(x.flatten(1, 2))", "x[:, -1] * self.mix.weight.sum()"))
+    candidate = make(RELAXED, *changes, ("(1 + self.w)", f"(1 + self.w * {factor})"))
+    outcomes = [
+        outcome(candidate, f"relaxed_{name}").outcome for name in ("stays_on_symmetric_data", "leaves_on_other_data")
+    ]
+    assert outcomes == [outcome_on_mirrors, "passed"]
 
 
 def test_a_sound_model_is_left_as_it_was(make: Make) -> None:

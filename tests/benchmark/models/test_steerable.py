@@ -1,5 +1,6 @@
 """Steerable layers against e2cnn itself, and what the relaxation does and leaves alone."""
 
+import copy
 from typing import Any
 
 import model_support
@@ -8,6 +9,7 @@ import torch
 from e2cnn import nn as e2nn
 from e2cnn.nn.init import generalized_he_init
 from model_support import frames, layers_of, orbit, rotation_error, train
+from torch.nn.utils import parametrize
 
 from benchmark.models.baseline import Task
 from benchmark.models.e2cnn import E2CNN
@@ -17,6 +19,7 @@ from benchmark.models.layers.steerable import (
     SteerableConv2d,
     field_type,
     kernel_basis,
+    r2conv,
     steerable_network,
 )
 from benchmark.models.relaxed_steerable_rotation import RelaxedSteerableRotation
@@ -60,6 +63,22 @@ def test_layer_is_that_of_e2cnn(order: int, kernel_size: int, fields: Any) -> No
     theirs = e2cnn_layer(layer, order, fields, kernel_size)
     x = torch.randn(2, theirs.in_type.size, 9, 7)
     torch.testing.assert_close(layer(x), theirs(e2nn.GeometricTensor(x, theirs.in_type)).tensor)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_r2conv_is_that_of_e2cnn(mode: str) -> None:
+    """Also after a copy, within a cache and in either mode; test_adding_a_baseline.py has a network of D4."""
+    types = field_type(4, "vector", 2), field_type(4, "regular", 3)
+    options = {"padding": 2, "stride": 2, "padding_mode": mode}
+    ours, theirs = r2conv(*types, 5, **options), e2nn.R2Conv(*types, 5, **options)
+    with torch.no_grad():
+        theirs.weights.copy_(ours.get_parameter("parametrizations.weights.original"))
+        ours.bias.copy_(theirs.bias.normal_())
+    x = e2nn.GeometricTensor(torch.randn(2, types[0].size, 9, 7), types[0])
+    expected = theirs(x).tensor
+    torch.testing.assert_close(ours(x).tensor, expected)
+    with parametrize.cached():
+        torch.testing.assert_close(copy.deepcopy(ours.eval())(x).tensor, expected)
 
 
 @pytest.mark.parametrize("fields", LAYERS)
