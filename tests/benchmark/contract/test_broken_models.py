@@ -25,8 +25,8 @@ PARENT = "super().__init__(config, task)"
 BROKEN = {
     "orphan": (None, "return x[:, -1]", "(orphan.py, line 9): __init__ must first call super().__init__(config, task)"),
     "chooser": ("", "return x[:, -1].cuda() * self.gain", "forward must not choose a device"),
-    "shapeless": ("", "return x * self.gain", "forward gives a tensor of shape (1, 1, 2, 8, 8), expected"),
-    "nowhere": ("", "return x[:, -1] / self.gain", "of 128 numbers, expected finite numbers"),
+    "shapeless": ("", "return x * self.gain", "forward gives a tensor of shape (1, 1, 2, 32, 32), expected"),
+    "nowhere": ("", "return x[:, -1] / self.gain", "of 2048 numbers, expected finite numbers"),
     "raising": (
         "",
         "return x[:, self.gone]",
