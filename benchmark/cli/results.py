@@ -151,7 +151,7 @@ def compare(selection: Selection, first: str, second: str, metric: str, as_json:
 def publish(selection: Selection, metric: str, into: Path | None) -> None:
     """Write the board of SUITE into results/published/, to be committed: JSON, Markdown, and where it comes from.
 
-    README.md shows the foremost board (published sizes before small ones, then by the cells that are done) and names
+    README.md shows the foremost board (present tests, then published sizes, then the most cells done) and names
     the others. What is missing is listed, and nothing is left out of it.
     """
     from results.report import publish as publishing

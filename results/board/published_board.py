@@ -179,12 +179,13 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def by_rank(folder: Path) -> list[Path]:
-    """Paths of the boards in `folder`: published sizes before small ones, then by the number of finished cells."""
+    """Paths of the boards in `folder`: those of the present tests first, then published sizes, then most cells done."""
 
-    def rank(path: Path) -> tuple[bool, int, str, str]:
+    def rank(path: Path) -> tuple[int, bool, int, str, str]:
         document = read(path)
+        tests = document.get("statistics", 1)
         large = any(row["preset"] == "paper" for row in document["rows"])
-        return large, document["states"].get("done", 0), document["last_result"], path.parent.name
+        return tests, large, document["states"].get("done", 0), document["last_result"], path.parent.name
 
     return sorted(folder.glob("*/board.json"), key=rank, reverse=True)
 

@@ -13,5 +13,5 @@ def test_the_tables_are_those_of_the_committed_results() -> None:
 
 
 def test_a_page_without_a_table_is_refused() -> None:
-    with pytest.raises(UserError, match="the markers of the table symmetric_data are missing"):
+    with pytest.raises(UserError, match="the markers of the table rates are missing"):
         relaxation_page.filled("# Relaxation\n")

@@ -17,9 +17,9 @@ from results.report.publish import PUBLISHED_FOLDER, page, write_page
 from results.store.record import Record
 from results.store.store import Store
 
-EARLY = ("icml2022-levels-small", "icml2022-rotation-small", "precision-small")
+EARLY = ("icml2022-levels-small", "precision-small")
 """Boards that were made before boards held the value of each seed, and whose stores are gone."""
-UNTRACKED_SUITE = ("beta-main",)
+UNTRACKED_SUITE = ("beta-plane",)
 """Boards whose seeds say `git_dirty` because the suite file lay untracked beside the code."""
 
 
