@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """As many threads as CPUs in all, and a cache of our own: for the tests' processes, and for those they start."""
+    """For the tests' processes and those they start: as many threads as CPUs in all, a cache of our own, and Ctrl-C.
+
+    A script's background processes ignore Ctrl-C, and so would all that tests start and interrupt.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("home"))
     if processes := getattr(config.option, "numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // processes)))

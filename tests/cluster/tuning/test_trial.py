@@ -133,7 +133,7 @@ def test_a_process_that_may_be_unusable_ends(folder: StudyFolder, monkeypatch: p
     monkeypatch.setattr(module, "run_cell", Mock(side_effect=ValueError("out of range")))
     with pytest.raises(ValueError, match="out of range"):
         run(folder, world=world)
-    assert folder.read_trial(0).state == "failed: code_error: ValueError: out of range"
+    assert folder.read_trial(0).state.startswith("failed: code_error: ValueError: out of range (")
 
 
 def test_a_rank_learns_why_another_rank_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

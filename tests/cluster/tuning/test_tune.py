@@ -25,7 +25,7 @@ from results.store.store import Store
 from results.store.studies import StudyFolder, Trial
 
 pytest.importorskip("ray")
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 
 
 def folder_of(path: Path, store: Store) -> StudyFolder:
