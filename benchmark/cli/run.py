@@ -134,6 +134,9 @@ def retry(selection: Selection, site: str, failure: str | None) -> None:
     place, loaded, store = site_of(site), selection.load(skip_untuned=True), selection.store
     statuses, _ = store.statuses(loaded.cells)
     failed = {key: status.failure for key, status in statuses.items() if status.state == "failed"}
+    if failure is not None and not failed:
+        click.echo(f"{loaded.name}: no cell has failed")
+        return
     if failure is not None and failure not in failed.values():
         raise UserError(f"--failed {failure}: {unknown_name('reason', failure, sorted(set(failed.values())))}")
 

@@ -51,6 +51,7 @@ def test_the_way_from_plan_to_board_and_mlflow(store: Store, make_suite: MakeSui
     assert symbench("run", path, "--only", "model=persistence", store=store).returncode == 0
     states = {row["model"]: row["state"] for row in json.loads(symbench("status", path, "--json", store=store).stdout)}
     assert states == {"persistence": "done", "convnet": "waiting"}
+    assert "no cell has failed" in symbench("retry", path, "--failed", "killed", store=store).stdout
     assert symbench("run", path, store=store).returncode == 0
 
     html = tmp_path / "board.html"
