@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from cluster.slurm import commands as slurm
-from cluster.slurm.submissions import Submission, notes
+from cluster.slurm.submissions import Submission, ids_in, notes
 from results.store.lease import Holder
 from results.store.record import Broken
 from results.store.store import Store
@@ -30,12 +30,9 @@ class InQueue:
         return cls(submissions, broken, slurm.queue() if submissions or broken else {})
 
     @cached_property
-    def cells(self) -> frozenset[str]:
+    def cells(self) -> set[str]:
         """Ids of the cells of queued and running jobs."""
-        queue = self.queue or {}
-        return frozenset(
-            name for one in self.submissions for job, names in one.jobs.items() if job in queue for name in names
-        )
+        return ids_in(self.submissions, self.queue or {})
 
     def is_waiting(self, holder: Holder) -> bool:
         """Whether the job of a lease's holder waits in the queue, so that the holder is dead: its node was lost."""

@@ -110,10 +110,11 @@ def live_jobs(store: Store, suite: Suite, kind: type[SentJobs]) -> list[str]:
 
 def queued_ids(store: Store, kind: type[SentJobs]) -> set[str]:
     """Ids of cells, or names of studies, of queued and running jobs. Raises MachineError as `live_jobs` does."""
-    return _ids_in(*_sent_and_queue(store, kind))
+    return ids_in(*_sent_and_queue(store, kind))
 
 
-def _ids_in(sent: Iterable[SentJobs], queue: Mapping[str, str]) -> set[str]:
+def ids_in(sent: Iterable[SentJobs], queue: Mapping[str, str]) -> set[str]:
+    """Ids of cells, or names of studies, of the jobs of `sent` that are in `queue`."""
     return {name for one in sent for job, names in one.jobs.items() if job in queue for name in names}
 
 

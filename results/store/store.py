@@ -165,7 +165,7 @@ class Store:
     @contextmanager
     def alone(self, task: str, patience_seconds: float = 0.0) -> Iterator[None]:
         """Hold the store for `task`. Raises MachineError if another process does so for `patience_seconds`."""
-        folder = self.root / "leases" / task.replace(" ", "-")
+        folder = self.root / "leases" / task
         with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with lease.held(folder, patience_seconds) as mine:

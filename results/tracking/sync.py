@@ -47,17 +47,23 @@ ShowProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Synced:
-    """How many runs a sync touched; `removed` are those whose cell left the suite or the store."""
+    """How many runs a sync touched; `removed` are those whose cell left the suite or the store.
+
+    `set_aside` is the new name of the database of a store that was moved, which this sync made anew.
+    """
 
     created: int = 0
     updated: int = 0
     unchanged: int = 0
     removed: int = 0
     broken: tuple[Broken, ...] = ()
+    set_aside: Path | None = None
 
     def __str__(self) -> str:
+        moved = f"; the store was moved, and its old database is now {self.set_aside.name}" if self.set_aside else ""
         return (
-            f"{self.created} runs created, {self.updated} updated, {self.unchanged} unchanged, {self.removed} removed"
+            f"{self.created} runs created, {self.updated} updated, {self.unchanged} unchanged,"
+            f" {self.removed} removed{moved}"
         )
 
     @property
@@ -82,8 +88,7 @@ def sync(
     _require_access(store, tracking_uri)
     # One sync of a store at a time: two that create the database at once leave it broken.
     with store.alone("sync", patience_seconds=math.inf) if store.is_writable else nullcontext():
-        if tracking_uri is None:
-            set_aside_if_moved(store)
+        set_aside = set_aside_if_moved(store) if tracking_uri is None else None
         inputs = inputs_digest(store, suite)
         last = LastSync.load(store, uri, suite.name)
         if last is not None and last.inputs == inputs and last.is_database_untouched(uri):
@@ -125,7 +130,7 @@ def sync(
             last = LastSync(inputs, board, experiment.experiment_id, revision, runs | kept, reasons)
             last.save(store, uri, suite.name)
     counts["unchanged"] += len(kept)
-    return Synced(**counts, broken=tuple(broken))
+    return Synced(**counts, broken=tuple(broken), set_aside=set_aside)
 
 
 def _require_access(store: Store, tracking_uri: str | None) -> None:
