@@ -63,6 +63,9 @@ budget_option = click.option(
 tuned_option = click.option(
     "--tuned", is_flag=True, help="Use the settings that `symbench tune` found; the suite is then <suite>-tuned."
 )
+live_code_option = click.option(
+    "--live-code", is_flag=True, help="On a cluster: jobs import the files of today's checkout, not a copy of them."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON with stable field names.")
 plugin_option = click.option(
     "--plugin",
@@ -123,9 +126,11 @@ whole_suite = selecting(suite_argument, tuned_option)
 some_cells = selecting(suite_argument, only_option, tuned_option)
 
 
-def site_of(name: str, hours: float | None = None) -> Site | None:
-    """Cluster that `--on` names, or None for this machine. UserError: `--budget` without a cluster."""
+def site_of(name: str, hours: float | None = None, live_code: bool = False) -> Site | None:
+    """Cluster that `--on` names, or None for this machine. UserError: an option that is for a cluster alone."""
     if name == "local":
+        if live_code:
+            raise UserError("--live-code: is for a cluster, with `--on SITE`; this machine always runs the checkout")
         if hours is not None:
             raise UserError("--budget: is for a cluster, with `--on SITE`; on this machine choose cells with --only")
         return None

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from benchmark.cli.options import Selection, budget_option, site_of, site_option, some_cells, whole_suite
+from benchmark.cli.options import (
+    Selection,
+    budget_option,
+    live_code_option,
+    site_of,
+    site_option,
+    some_cells,
+    whole_suite,
+)
 from benchmark.errors import UserError, unknown_name
 from benchmark.terminal import Examples, duration, one_line
 
@@ -38,19 +46,27 @@ if TYPE_CHECKING:
 @click.option(
     "--retrain", is_flag=True, help="First discard the results that were computed with other data or code than today's."
 )
+@live_code_option
 def run(
-    selection: Selection, site: str, hours: float | None, parallel: int | None, dry_run: bool, retrain: bool
+    selection: Selection,
+    site: str,
+    hours: float | None,
+    parallel: int | None,
+    dry_run: bool,
+    retrain: bool,
+    live_code: bool,
 ) -> None:
     """Run the open cells of SUITE; after an interruption, the same command continues.
 
     Finished cells stay as they are. Those that were computed with other data or code are counted, and with --retrain
     trained again.
 
-    On a cluster the jobs are submitted, and this command ends. The last job updates MLflow and the report.
+    On a cluster the jobs are submitted, and this command ends. The last job updates MLflow and the report. The jobs
+    import a copy of today's code and plug-ins.
     """
     if parallel is not None and site != "local":
         raise UserError("--parallel: only on this machine; on a cluster set cells_per_gpu in the site's file")
-    place = site_of(site, hours)
+    place = site_of(site, hours, live_code)
     if place is None and dry_run:
         raise UserError("--dry-run: there is no sbatch to show without `--on SITE`; see `symbench plan`")
     if dry_run and retrain:
@@ -60,7 +76,7 @@ def run(
     if place is None:
         _run_here(loaded, selection.store, full_suite, parallel)
     else:
-        _run_there(loaded, selection.store, place, dry_run, hours)
+        _run_there(loaded, selection.store, place, live_code, dry_run, hours)
 
 
 def _show_outdated(suite: Suite, store: Store, retrain: bool) -> None:
@@ -98,10 +114,12 @@ def _run_here(suite: Suite, store: Store, full_suite: Suite, parallel: int | Non
         sys.exit(1)
 
 
-def _run_there(suite: Suite, store: Store, site: Site, dry_run: bool = False, hours: float | None = None) -> None:
+def _run_there(
+    suite: Suite, store: Store, site: Site, live_code: bool, dry_run: bool = False, hours: float | None = None
+) -> None:
+    from cluster.jobs import snapshot
     from cluster.slurm.collector import collect
-    from cluster.slurm.commands import arrays_of
-    from cluster.slurm.submit import Cost, script, submit
+    from cluster.slurm.submit import Cost, Options, script, submit
     from cluster.slurm.work import affordable, work_for
 
     if hours is not None:
@@ -112,15 +130,16 @@ def _run_there(suite: Suite, store: Store, site: Site, dry_run: bool = False, ho
         click.echo(f"{suite.name}: nothing to send; {earlier}")
         return
     if dry_run:
+        in_job = snapshot.with_code(site, None if live_code else snapshot.planned(store.root))
         for batch in work.batches:
-            click.echo(script(suite, store, site, batch))
+            click.echo(script(suite, store, in_job, batch))
         return
-    submission = submit(suite, store, site, work.batches, collect)
-    arrays = arrays_of(submission.jobs)
+    options = Options(None if live_code else snapshot.take(store.root))
+    submission = submit(suite, store, site, work.batches, collect, options)
     longest = Cost.of(work.batches, work.seconds, site).longest_seconds
     click.echo(
-        f"{suite.name}: {len(work.cells)} cells in {len(submission.jobs)} jobs ({', '.join(arrays)}), the longest "
-        f"about {duration(longest)}; {earlier}\n"
+        f"{suite.name}: {len(work.cells)} cells in {len(submission.jobs)} jobs ({', '.join(submission.arrays)}), "
+        f"the longest about {duration(longest)}; {earlier}\n"
         f"job {submission.collector} collects; `symbench status` shows how far they are"
     )
 
@@ -129,9 +148,10 @@ def _run_there(suite: Suite, store: Store, site: Site, dry_run: bool = False, ho
 @whole_suite
 @site_option
 @click.option("--failed", "failure", help="Only cells that failed for this reason, as shown by `status`.")
-def retry(selection: Selection, site: str, failure: str | None) -> None:
+@live_code_option
+def retry(selection: Selection, site: str, failure: str | None, live_code: bool) -> None:
     """Run the cells of SUITE again that failed, were interrupted or never began, from their checkpoints."""
-    place, loaded, store = site_of(site), selection.load(skip_untuned=True), selection.store
+    place, loaded, store = site_of(site, live_code=live_code), selection.load(skip_untuned=True), selection.store
     statuses, _ = store.statuses(loaded.cells)
     failed = {key: status.failure for key, status in statuses.items() if status.state == "failed"}
     if failure is not None and not failed:
@@ -152,7 +172,7 @@ def retry(selection: Selection, site: str, failure: str | None) -> None:
     if place is None:
         _run_here(again, store, loaded)
     else:
-        _run_there(again, store, place)
+        _run_there(again, store, place, live_code)
 
 
 COMMANDS = (run, retry)

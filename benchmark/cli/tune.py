@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from benchmark.cli.options import Selection, only_option, selecting, site_of, site_option, suite_argument
+from benchmark.cli.options import (
+    Selection,
+    live_code_option,
+    only_option,
+    selecting,
+    site_of,
+    site_option,
+    suite_argument,
+)
 from benchmark.errors import UserError
 from benchmark.suite import loading as suites
 from benchmark.terminal import Examples, print_table
@@ -55,6 +63,7 @@ DEFAULT_TRIALS = 20
     show_default=True,
     help="On a cluster: studies that share an allocation, one after another.",
 )
+@live_code_option
 @click.option("--allow-unequal", is_flag=True, help="Tune although models of one contest are not tuned alike.")
 @click.option("--dry-run", is_flag=True, help="Show the studies and their search spaces, and start nothing.")
 def tune(
@@ -68,6 +77,7 @@ def tune(
     nodes: int,
     parallel: int | None,
     studies_per_job: int,
+    live_code: bool,
     allow_unequal: bool,
     dry_run: bool,
 ) -> None:
@@ -77,12 +87,13 @@ def tune(
     has the settings of the suite. `symbench run SUITE --tuned` uses the best ones. The same command continues an
     interrupted search; more --trials extend it.
     """
+    from cluster.jobs import snapshot
     from cluster.tuning.local import tune_locally
     from cluster.tuning.plan import inequalities, require_ray, selected_studies
     from cluster.tuning.remote import Layout, tune_on_cluster
     from results.store.studies import Effort, StudyFolder
 
-    place = site_of(site)
+    place = site_of(site, live_code=live_code)
     if place is None and (nodes != 1 or parallel is not None or studies_per_job != 1):
         raise UserError("--nodes, --parallel and --studies-per-job: are for a cluster, with `--on SITE`")
     if trials is not None and hours is not None:
@@ -103,7 +114,8 @@ def tune(
         raise UserError(f"{suite.name}: its models would not be tuned alike (above); --allow-unequal does it anyway")
     require_ray(effort)
     if place is not None:
-        layout = Layout(nodes, parallel, studies_per_job, trials_per_gpu)
+        code = None if live_code else snapshot.take(store.root)
+        layout = Layout(nodes, parallel, studies_per_job, trials_per_gpu, code)
         click.echo(tune_on_cluster(suite, chosen, effort, store, place, layout))
         return
     try:

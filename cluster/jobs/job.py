@@ -20,6 +20,8 @@ class Job(BaseModel):
     store: Path
     cells: tuple[Cell, ...]
     plugins: tuple[Path, ...]
+    code: Path | None = None
+    """Snapshot of the code that the job imports; None: the checkout as it is."""
     device: Literal["cpu", "cuda"]
     ranks: PositiveInt
     """Processes that train a cell together."""

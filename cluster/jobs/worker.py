@@ -20,7 +20,7 @@ from benchmark.training.distributed import World, join
 from benchmark.training.loop import Execution, StoppedError
 from benchmark.training.recorder import Follower
 from benchmark.training.run import run_cell
-from cluster.jobs import failures
+from cluster.jobs import failures, snapshot
 from cluster.jobs.job import REQUEUE_MARK, Job
 from cluster.jobs.signals import Signals, interrupt_on_signals
 from cluster.jobs.staging import stage
@@ -67,6 +67,7 @@ def run_job(job_file: str) -> None:
 def load(path: Path) -> Job:
     """Read the job in `path` and set up this process for it: visible GPUs, plug-ins, threads."""
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
+    snapshot.require(job.code)
     if job.visible_gpus is not None:  # before plug-ins, which may look for GPUs; submitit hides them
         os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
     for plugin in job.plugins:

@@ -13,11 +13,11 @@ from benchmark.files import write_text
 from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
-from cluster.jobs import failures
+from cluster.jobs import failures, snapshot
 from cluster.jobs.signals import time_limit
 from cluster.slurm import commands as slurm
 from cluster.slurm.submissions import Submission, read
-from cluster.slurm.submit import Retries, submit
+from cluster.slurm.submit import Options, submit
 from cluster.slurm.work import work_for
 from results.store.lease import BEAT_SECONDS, STALE_SECONDS
 from results.store.record import Record
@@ -37,6 +37,7 @@ def collect(submission_file: str) -> None:
     the rest.
     """
     submission = read(Path(submission_file), Submission)
+    snapshot.require(submission.code)
     for plugin in submission.plugins:
         model_registry.add_plugin(plugin)
     store = Store(submission.store)
@@ -155,7 +156,8 @@ def _send_again(suite: Suite, store: Store, submission: Submission, failed: Mapp
             rank_batch = cell.train.batch_size // ranks[cell.id]
             micro_batches[cell.id] = max(1, micro_batches.get(cell.id, rank_batch) // 2)
     if work.cells:
-        submit(suite, store, submission.site, work.batches, collect, Retries(sent_again, micro_batches))
+        options = Options(submission.code, sent_again, micro_batches)
+        submit(suite, store, submission.site, work.batches, collect, options)
 
 
 def _note_not_sent(suite: Suite, store: Store, cell_ids: Iterable[str], reason: str) -> None:

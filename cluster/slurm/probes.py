@@ -71,7 +71,7 @@ def probe_on_site(
         return
     folder = cluster_folder(store.root)
     job_file = folder / "job.json"
-    write_text(job_file, job_for(store, site, shape, wanted, {}).model_dump_json(indent=1))
+    write_text(job_file, job_for(store, site, shape, wanted).model_dump_json(indent=1))
     short = site.model_copy(update={"minutes": min(site.minutes, MINUTES + -(-site.signal_seconds // 60))})
     with submission_errors("probe"):
         sent = executor_for(folder, short, shape, "symbench probe").submit(measure_all, str(job_file))

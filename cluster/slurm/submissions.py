@@ -32,6 +32,13 @@ class SentJobs(BaseModel):
 
     collector: str | None = None
     """Job that runs after all others."""
+    code: Path | None = None
+    """Snapshot of the code that the jobs import; None: the checkout as it is."""
+
+    @property
+    def arrays(self) -> list[str]:
+        """Numbers of the arrays of `jobs`."""
+        return slurm.arrays_of(self.jobs)
 
     @property
     def all_jobs(self) -> tuple[str, ...]:

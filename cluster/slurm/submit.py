@@ -10,13 +10,13 @@ import submitit
 
 from benchmark.cell import Cell
 from benchmark.files import write_text
-from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from benchmark.terminal import duration
 from cluster.jobs import failures
 from cluster.jobs.job import Job
 from cluster.jobs.packing import Shape, pack, shapes
+from cluster.jobs.snapshot import plugin_in, plugins_in, with_code
 from cluster.jobs.worker import run_job
 from cluster.site import Site
 from cluster.slurm import commands as slurm
@@ -36,9 +36,10 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Retries:
-    """Earlier retries of cells, by cell id; both fields as in `Submission`."""
+class Options:
+    """Snapshot of the code, and earlier retries of cells by cell id; all fields as in `Submission`."""
 
+    code: Path | None = None
     sent_again: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     micro_batches: Mapping[str, int] = field(default_factory=dict)
 
@@ -90,14 +91,14 @@ def submit(
     site: Site,
     work: Sequence[Batch],
     collect: Callable[[str], None],
-    retries: Retries = Retries(),
+    options: Options = Options(),
 ) -> Submission:
     """Submit one array for each batch, and a job after all of them that calls `collect` with the path of the note.
 
     Raises MachineError if SLURM refuses or a file cannot be written; jobs submitted by then are cancelled. Raises
     UserError if SLURM would change the store's path.
     """
-    folder = sbatch.cluster_folder(store.root)
+    folder, in_job = sbatch.cluster_folder(store.root), with_code(site, options.code)
     store.make()
     note, suite_file = folder / Submission.FILE, folder / "suite.yaml"
     statuses, _ = store.statuses([cell for batch in work for cells in batch.jobs for cell in cells])
@@ -107,27 +108,29 @@ def submit(
         tuned=suite.tuned,
         store=store.root.resolve(),
         site=site,
-        plugins=model_registry.plugin_paths(),
+        plugins=plugins_in(options.code),
+        code=options.code,
         jobs={},
         seen={cell_id: status.attempt for cell_id, status in statuses.items()},
         epochs={cell_id: status.epoch for cell_id, status in statuses.items()},
-        sent_again=retries.sent_again,
-        micro_batches=retries.micro_batches,
+        sent_again=options.sent_again,
+        micro_batches=options.micro_batches,
     )
     with sbatch.cancel_on_error(note) as submitted:
-        write_text(suite_file, suites.copied(suite, [str(path) for path in suite.plugins]))
+        plugins = [str(plugin_in(options.code, path)) for path in suite.plugins]
+        write_text(suite_file, suites.copied(suite, plugins))
         for number, batch in enumerate(work):
             documents = {
-                f"job-{number}-{index}.json": job_for(store, site, batch.shape, cells, retries.micro_batches)
+                f"job-{number}-{index}.json": job_for(store, site, batch.shape, cells, options)
                 for index, cells in enumerate(batch.jobs)
             }
-            sent = sbatch.submit_array(_executor(suite, folder, site, batch.shape), run_job, folder, documents)
+            sent = sbatch.submit_array(_executor(suite, folder, in_job, batch.shape), run_job, folder, documents)
             submitted += slurm.arrays_of(sent)
             jobs = {job: tuple(cell.id for cell in cells) for job, cells in zip(sent, batch.jobs, strict=True)}
             submission = submission.model_copy(update={"jobs": {**submission.jobs, **jobs}})
             write_text(note, submission.model_dump_json(indent=1))  # at once, since this process may be killed
         with sbatch.submission_errors():
-            executor = sbatch.executor_for(folder, site, Shape("cpu", 1), f"symbench collect {suite.name}")
+            executor = sbatch.executor_for(folder, in_job, Shape("cpu", 1), f"symbench collect {suite.name}")
             executor.update_parameters(dependency="afterany:" + ":".join(sorted(submitted)))
             collector = executor.submit(collect, str(note))
         submitted.append(collector.job_id)
@@ -149,15 +152,16 @@ def _executor(suite: Suite, folder: Path, site: Site, shape: Shape, dry: bool = 
     return sbatch.executor_for(folder, site, shape, f"symbench {suite.name}", sbatch.requeue_if_marked(folder), dry)
 
 
-def job_for(store: Store, site: Site, shape: Shape, cells: Sequence[Cell], micro_batches: Mapping[str, int]) -> Job:
+def job_for(store: Store, site: Site, shape: Shape, cells: Sequence[Cell], options: Options = Options()) -> Job:
     """Description of a job on `site` for its worker."""
     return Job(
         store=store.root.resolve(),
         cells=tuple(cells),
-        plugins=model_registry.plugin_paths(),
+        plugins=plugins_in(options.code),
+        code=options.code,
         **asdict(shape),
         threads=site.cpus,
-        micro_batches={cell.id: micro_batches[cell.id] for cell in cells if cell.id in micro_batches},
+        micro_batches={cell.id: options.micro_batches[cell.id] for cell in cells if cell.id in options.micro_batches},
         requeues=failures.POLICIES["time_limit"].retries,
         scratch=site.scratch,
     )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, Posit
 from benchmark.cell import Training
 from benchmark.models import model_registry
 from benchmark.suite.study import Study
+from cluster.jobs import snapshot
 from results.store.studies import Effort
 
 STUDY_FAILED = 4
@@ -27,6 +28,8 @@ class TuneJob(BaseModel):
     studies: tuple[Study, ...]
     effort: Effort
     plugins: tuple[Path, ...]
+    code: Path | None = None
+    """Snapshot of the code that the job imports; None: the checkout as it is."""
     device: Literal["cpu", "cuda"]
     ranks: PositiveInt
     """Processes that train a trial together, on one node."""
@@ -46,6 +49,7 @@ class TuneJob(BaseModel):
     def load(cls, path: Path) -> TuneJob:
         """Job in `path`, whose plug-ins are registered in this process."""
         job = cls.model_validate_json(path.read_text(encoding="utf-8"))
+        snapshot.require(job.code)
         model_registry.replace_plugins(job.plugins)
         return job
 

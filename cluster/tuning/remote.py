@@ -9,11 +9,11 @@ import submitit
 from benchmark.data.layout import require_data
 from benchmark.errors import UserError
 from benchmark.files import write_text
-from benchmark.models import model_registry
 from benchmark.suite.study import Study
 from benchmark.suite.suite import Suite
 from cluster.jobs import failures
 from cluster.jobs.packing import Shape, require_precision, shape_of
+from cluster.jobs.snapshot import plugins_in, with_code
 from cluster.site import Site
 from cluster.slurm import commands as slurm
 from cluster.slurm.sbatch import cancel_on_error, cluster_folder, executor_for, requeue_if_marked, submit_array
@@ -42,12 +42,16 @@ class Allocation(Shape):
 
 @dataclass(frozen=True)
 class Layout:
-    """Studies in a job, its nodes, and the trials that run at a time; None: as many as the site's devices allow."""
+    """Studies in a job, its nodes, and the trials that run at a time (None: as many as the site's devices allow).
+
+    `code` is the snapshot of the code that jobs import, as in `Submission`.
+    """
 
     nodes: int = 1
     parallel: int | None = None
     studies_per_job: int = 1
     trials_per_gpu: int | None = None
+    code: Path | None = None
 
 
 def tune_on_cluster(
@@ -71,10 +75,12 @@ def tune_on_cluster(
     }
     note = folder / TuningSubmission.FILE
     with cancel_on_error(note) as taken:
-        ids = submit_array(_executor(folder, suite, site, job), run_allocation, folder, documents)
+        ids = submit_array(
+            _executor(folder, suite, with_code(site, layout.code), job), run_allocation, folder, documents
+        )
         taken += slurm.arrays_of(ids)
         jobs = {job_id: tuple(study.name for study in part) for job_id, part in zip(ids, parts, strict=True)}
-        write_text(note, TuningSubmission(suite=suite.name, jobs=jobs).model_dump_json(indent=1))
+        write_text(note, TuningSubmission(suite=suite.name, jobs=jobs, code=layout.code).model_dump_json(indent=1))
     return (
         f"{suite.name}: {len(studies)} studies in {len(jobs)} jobs ({', '.join(taken)}); the logs are in {folder}\n"
         f"`symbench tune {suite.argument} --dry-run` shows how far they are, `symbench cancel` ends them"
@@ -98,7 +104,8 @@ def _job(suite: Suite, studies: Sequence[Study], effort: Effort, store: Store, s
         store=store.root.resolve(),
         studies=tuple(studies),
         effort=effort,
-        plugins=model_registry.plugin_paths(),
+        plugins=plugins_in(layout.code),
+        code=layout.code,
         device=shape.device,
         ranks=shape.ranks,
         threads=site.cpus,

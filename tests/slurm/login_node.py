@@ -33,10 +33,10 @@ from benchmark.models.convnet import ConvNet
 
 
 class Waiting(ConvNet):
-    """A ConvNet with slow steps until a file `go` appears beside this one."""
+    """A ConvNet with slow steps until a file `go` appears beside the plug-in, of which jobs import a copy."""
 
     def before_step(self, progress: float) -> None:
-        time.sleep(0 if Path(__file__).with_name("go").exists() else 0.1)
+        time.sleep(0 if Path(FOLDER, "go").exists() else 0.1)
 '''
 """Code of the baseline `waiting`."""
 PATIENCE_SECONDS = 240
@@ -62,9 +62,9 @@ class LoginNode:
         return self.suite
 
     def plug_in(self, name: str, code: str) -> None:
-        """Write a plug-in that `run` passes to symbench."""
+        """Write a plug-in that `run` passes to symbench; FOLDER in its code is the folder."""
         self.plugin = self.folder / f"{name}.py"
-        self.plugin.write_text(code, encoding="utf-8")
+        self.plugin.write_text(code.replace("FOLDER", repr(str(self.folder))), encoding="utf-8")
 
     def symbench(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         command = [str(SYMBENCH), *map(str, arguments), "--store", os.path.relpath(self.store.root)]

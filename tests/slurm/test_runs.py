@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from slurm.login_node import SITE, WAITING, LoginNode, manage, pids, same
 
+from benchmark.discovery import ROOT
+from cluster.jobs.snapshot import PACKAGES
 from results.store.record import Record
 
 NewLoginNode = Callable[..., LoginNode]
@@ -46,6 +49,33 @@ def test_stopped_three_times_the_result_is_the_same_bit_for_bit(
         assert [epoch.epoch for epoch in record.history] == list(range(1, 61))
         assert len(node.submissions()) == 1
         assert same(record, undisturbed(ranks))
+
+
+def test_code_that_is_edited_after_the_start(login_node: LoginNode, undisturbed: Undisturbed) -> None:
+    """The collecting job and the cell that it sends again, both started later, run the code of the first submission."""
+    checkout = login_node.folder / "checkout"
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("published", "__pycache__"))
+    login_node.environment = login_node.environment | {"PYTHONPATH": str(checkout)}
+    login_node.plug_in("waiting", WAITING)
+    login_node.declare("[{waiting: {hidden: 4}}]", epochs=60)
+    login_node.run()
+    (record,) = login_node.wait_for_epoch(1)
+    for edited in (
+        login_node.plugin,
+        checkout / "benchmark" / "cell.py",
+        checkout / "cluster" / "slurm" / "collector.py",
+    ):
+        edited.write_text("raise SystemExit('edited')", encoding="utf-8")
+    (login_node.folder / "go").touch()
+    os.kill(record.status.pid, signal.SIGKILL)
+    login_node.wait_for_all()
+    assert login_node.states() == ["done"], login_node.logs()
+    (again,) = login_node.records()
+    assert again.status.attempt == 2
+    assert again.environment["model_digest"] == record.environment["model_digest"]
+    assert len({submission.code for submission in login_node.submissions()}) == 1
+    assert same(again, undisturbed(1))
 
 
 def pid_of_rank(rank: int, host: str) -> int:

@@ -1,0 +1,100 @@
+"""Copies of the code in a store: what a job imports from one, whatever happens to the files afterwards."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmark.cell import ModelChoice
+from benchmark.discovery import ROOT
+from benchmark.errors import MachineError, UserError
+from benchmark.models import convnet, model_registry
+from benchmark.models.model_digest import model_digest
+from benchmark.training import environment
+from cluster.jobs import snapshot
+from cluster.site import Site
+from results.store.store import Store
+
+DESCRIBE = """
+import json, sys
+from pathlib import Path
+from benchmark.cell import ModelChoice
+from benchmark.discovery import ROOT
+from benchmark.models import model_registry
+from benchmark.models.model_digest import model_digest
+from benchmark.training import environment
+from cluster.jobs import snapshot
+snapshot.require(Path(sys.argv[1]))
+model_registry.add_plugin(Path(sys.argv[2]))
+digests = [model_digest(ModelChoice(name=name, version=1, config={})) for name in ("e2cnn", "mine")]
+print(json.dumps([str(ROOT), digests, environment.git_state(Path(environment.__file__).parent)]))
+"""
+CHOICES = [ModelChoice(name=name, version=1, config={}) for name in ("e2cnn", "mine")]
+SITE = Site(scheduler="slurm")
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Plug-in that imports a module beside it."""
+    monkeypatch.setattr(model_registry, "_plugins", {})
+    path = tmp_path / "mine.py"
+    path.write_text("import helper\n" + Path(convnet.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    path.with_name("helper.py").write_text("", encoding="utf-8")
+    path.with_name("unused.py").write_text("", encoding="utf-8")
+    model_registry.add_plugin(path)
+    return path
+
+
+def test_a_job_imports_the_copy_with_the_provenance_of_the_checkout(store: Store, plugin: Path, tmp_path: Path) -> None:
+    """The folder in which the job was sent has other code, and the plug-in is edited meanwhile."""
+    code = snapshot.take(store.root)
+    assert code == snapshot.planned(store.root) == snapshot.take(store.root)
+    assert {path.name for path in (code / "plugins" / "mine").iterdir()} == {"mine.py", "helper.py"}
+    digests = [model_digest(choice) for choice in CHOICES]
+    plugin.write_text("raise ValueError", encoding="utf-8")
+    (tmp_path / "benchmark").mkdir()
+    (tmp_path / "benchmark" / "__init__.py").write_text("raise ValueError", encoding="utf-8")
+    script = "\n".join([*snapshot.with_code(SITE, code).setup, '"$@"'])
+    command = [sys.executable, "-m", "describe", str(code), str(snapshot.plugin_in(code, plugin))]
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "describe.py").write_text(DESCRIBE, encoding="utf-8")
+    answer = subprocess.run(
+        ["bash", "-c", script, "bash", *command],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(modules)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    state = environment.git_state(Path(environment.__file__).parent)
+    assert json.loads(answer.stdout) == [str(code / "checkout"), digests, state]
+    assert snapshot.take(store.root) != code
+
+
+def test_a_process_with_other_code_than_its_job_names(store: Store) -> None:
+    snapshot.require(None)
+    with pytest.raises(MachineError, match=f"imports the code in {ROOT}, not its snapshot .*--live-code"):
+        snapshot.require(snapshot.take(store.root))
+
+
+def test_a_path_that_pythonpath_would_divide(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a path with : in it"):
+        snapshot.take(tmp_path / "a:b")
+
+
+def test_two_processes_that_copy_at_the_same_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one finds the folder of the first."""
+    rename = Path.rename
+
+    def later(temporary: Path, folder: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", rename)
+        assert snapshot.take(store.root) == folder
+        return rename(temporary, folder)
+
+    monkeypatch.setattr(Path, "rename", later)
+    code = snapshot.take(store.root)
+    assert list((store.root / snapshot.FOLDER).iterdir()) == [code]
