@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import torch
 
-from benchmark.contract import declaration, deviations, forecasts, state, symmetry, training
+from benchmark.contract import declaration, deviations, device, forecasts, state, symmetry, training
 from benchmark.contract.candidate import Candidate, Violation
 from benchmark.errors import error_location
 
@@ -46,7 +46,7 @@ class Result:
 
 CHECKS: tuple[Check, ...] = tuple(
     Check(name, function)
-    for module in (declaration, forecasts, symmetry, deviations, training, state)
+    for module in (declaration, forecasts, symmetry, deviations, training, state, device)
     for name, function in module.CHECKS.items()
 )
 

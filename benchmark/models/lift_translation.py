@@ -23,7 +23,7 @@ def hat_functions(cells: int, nodes: int, periodic: bool, device: torch.device) 
     place = (torch.arange(cells, device=device) + 0.5) * (nodes / cells) - 0.5
     if not periodic:
         place = place.clamp(0, nodes - 1)
-    images = torch.tensor([-nodes, 0, nodes] if periodic else [0], device=device)
+    images = nodes * torch.arange(-1 if periodic else 0, 2 if periodic else 1, device=device)
     distance = place[:, None, None] - images[:, None] - torch.arange(nodes, device=device)
     return (1 - distance.abs()).clamp(min=0).sum(1)
 

@@ -68,6 +68,8 @@ class PER(ProjectionWrapper):
         self.groups = [index for index, penalty in enumerate(penalties) if penalty > 0]
         self.register_buffer("coefficients", torch.tensor(penalties))
         self.register_buffer("tuned", torch.tensor(False))
+        # Of use as an index on the device: a list would be copied to it in each step.
+        self.register_buffer("chosen", torch.tensor(self.groups, dtype=torch.long), persistent=False)
         self._settled = False
 
     def squares(self) -> Tensor:
@@ -79,7 +81,7 @@ class PER(ProjectionWrapper):
         """Sum over i of lambda_i |T - P_i(T)|^2, and the penalty of the network."""
         if not self.groups:
             return super().penalty()
-        return super().penalty() + (self.coefficients[self.groups] * self.squares()).sum()
+        return super().penalty() + (self.coefficients[self.chosen] * self.squares()).sum()
 
     def before_step(self, progress: float) -> None:
         """Tune the lambdas once, at `tuned_at`."""
@@ -93,5 +95,5 @@ class PER(ProjectionWrapper):
             total = torch.stack([part.square().sum() for layer in self.layers for part in layer.parts()]).sum()
             shares = torch.tensor([1 - 1 / len(GROUPS[index]) for index in self.groups], device=total.device)
             broken = (self.squares() / shares).clamp(min=(FLOOR * total).clamp(min=torch.finfo(total.dtype).tiny))
-            self.coefficients[self.groups] *= broken.min() / broken
+            self.coefficients[self.chosen] *= broken.min() / broken
             self.tuned.fill_(True)

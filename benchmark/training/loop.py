@@ -224,14 +224,16 @@ class _Trainer:
         batches, draws = shuffled_batches(len(self.data.train), batch_size, step_seed(self.seed, epoch, 0))
         share = batch_size // world.size
         mine = slice(world.rank * share, (world.rank + 1) * share)
-        total = torch.tensor(position.error_on(world), dtype=torch.float64, device=self.device)
+        # Copied to the device once an epoch: in each step the CPU would wait for the copy.
+        batches, draws = batches[:, mine].to(self.device), draws[:, mine].to(self.device)
+        total = torch.full((), position.error_on(world), dtype=torch.float64, device=self.device)
         pull = Pull()
         for step in range(position.step, len(batches)):
             if world.any(self.execution.should_stop()):
                 position.step, position.error = step, world.gather(float(total))
                 raise StoppedError
             seed_device(step_seed(self.seed, epoch, step) + world.rank, self.device)
-            self._accumulate_gradients(batches[step, mine], draws[step, mine], total)
+            self._accumulate_gradients(batches[step], draws[step], total)
             with self.execution.timer("optimizer"):
                 if step == len(batches) - 1:
                     pull = measure(self.model, float(total) / len(batches))
@@ -249,8 +251,7 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for number, (part, draws_B) in enumerate(parts, start=1):
             with timer("data"):
-                x_BTCHW, y_BSCHW = self.data.train.batch(part.to(self.device))
-                draws_B = draws_B.to(self.device)
+                x_BTCHW, y_BSCHW = self.data.train.batch(part)
             weight = len(part) / share
             # Ranks average their gradients once, after the last part.
             with nullcontext() if number == len(parts) else self.world.keeping_gradients(self.loss):

@@ -32,7 +32,8 @@ class RolledOutLoss(nn.Module):
             error = (prediction - y_BSCHW).square().mean((0, 2, 3, 4)).sum()
             with torch.autocast(self.device_type, torch.bfloat16, enabled=self.bf16):
                 regularization = self.model.regularization(x_BTCHW, draws_B)
-            added = self.model.penalty().to(error.device) + regularization.float().to(error.device)
+            # A zero on the CPU adds to a number on a GPU without a copy, which the CPU would wait for.
+            added = self.model.penalty() + regularization.float()
             # Not detached here: a compiler may return one tensor for both outputs if nothing is added.
             return error + added, error
 

@@ -130,6 +130,26 @@ BROKEN = {
         ("return y", "return y * (2 if nn.utils.parametrize._cache_enabled else 1)"),
         "within parametrize.cached() the forecast differs",
     ),
+    "constant on the CPU": (
+        "keeps_to_its_device",
+        ("return y", "return y * torch.ones(x.shape[-1])"),
+        "forward must not choose a device",
+    ),
+    "copy to the CPU": (
+        "keeps_to_its_device",
+        ("return y", "return y * x.sum().cpu()"),
+        "a step copies a tensor of shape () from fake_gpu to cpu (toy.py, line",
+    ),
+    "copy of a list": (
+        "keeps_to_its_device",
+        ("return y", "return y * torch.tensor([2.0], device=x.device)"),
+        "a step copies a list or a number to the GPU, and the CPU waits for the GPU",
+    ),
+    "number": (
+        "keeps_to_its_device",
+        ("return y", "return y if x.sum() > 0 else -y"),
+        "a step asks for a number or a shape that is on the GPU, and the CPU waits for the GPU",
+    ),
     "rotation": ("rotation_is_kept_on_12x12", ('"translation"', '"rotation"'), "turned by 90 degrees, kernel_size 3"),
     "rotation, kernel": (
         "rotation_is_kept_on_12x9",
