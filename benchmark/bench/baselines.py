@@ -27,7 +27,7 @@ from benchmark.evaluation.costs import parameters
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 from benchmark.training.environment import peak_memory_bytes, reset_peak_memory
-from benchmark.training.loss import RolledOutLoss
+from benchmark.training.loss import RolledOutLoss, compiled
 
 FRAMES_IN, FRAMES_OUT = 10, 2
 ALLOWED_TIME, ALLOWED_TIME_E2CNN, ALLOWED_MEMORY = 1.15, 1.3, 1.5
@@ -89,7 +89,7 @@ def training_step(loss: nn.Module, batch: int, grid: int) -> Callable[[], None]:
     x, y, draws = _windows(batch, grid)
     optimizer = torch.optim.Adam(loss.parameters())
     if ON_GPU:
-        loss = torch.compile(loss)  # type: ignore[assignment]
+        loss = compiled(loss, DEVICE)
 
     def step() -> None:
         optimizer.zero_grad()

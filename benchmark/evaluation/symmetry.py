@@ -1,6 +1,7 @@
 """Symmetry metrics of a trained model, by the names that records and boards have."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
@@ -16,6 +17,20 @@ from benchmark.models.baseline import Baseline
 ERROR = "model_equivariance_error"
 
 
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """No tf32, which a training may have set: with its 10 bits a strict network looks as if it broke its symmetry."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@full_float32()
 def symmetry_metrics(
     model: Baseline, dataset: Dataset, grid: Grid, windows: Mapping[SplitName, Windows], world: Ranks
 ) -> dict[str, float | None]:

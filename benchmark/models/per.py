@@ -34,6 +34,7 @@ class PER(ProjectionWrapper):
     """
 
     coefficients: Tensor
+    chosen: Tensor
     tuned: Tensor
 
     class Config(ProjectionWrapper.Config):

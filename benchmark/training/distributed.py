@@ -130,8 +130,8 @@ def is_communication_error(error: BaseException) -> bool:
 def join(rank: int, size: int, device: torch.device, rendezvous: Path, nodes: int = 1) -> Iterator[World]:
     """Connect to the other ranks, on one or several `nodes`: nccl on GPUs, gloo on CPUs.
 
-    `rendezvous` is a new file on a disk that all ranks share; rank 0 writes its address there. The process group is
-    destroyed at the end, also after an error.
+    `rendezvous` is a new file on a disk that all ranks share; rank 0 writes its address there. MachineError, on all
+    ranks: two of them would share a GPU, or a network interface is missing.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -143,11 +143,24 @@ def join(rank: int, size: int, device: torch.device, rendezvous: Path, nodes: in
     _require_interfaces(os.environ.get("GLOO_SOCKET_IFNAME", ""))
     backend = "nccl" if device.type == "cuda" else "gloo"
     store = _listen(rendezvous, size, nodes) if rank == 0 else _connect(rendezvous, size)
+    if device.type == "cuda":
+        _require_own_gpus(store, rank, size, f"{torch.cuda.get_device_properties(device).uuid}")
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+    ended = False
     try:
         yield World(rank, size, device, dist.new_group(backend="gloo") if backend == "nccl" else None)
+        ended = True
     finally:
-        dist.destroy_process_group()
+        if ended or backend == "gloo":  # after an error, nccl would wait for ranks that have gone
+            dist.destroy_process_group()
+
+
+def _require_own_gpus(store: dist.Store, rank: int, size: int, gpu: str) -> None:
+    """Raise MachineError on every rank if two ranks have the same `gpu`, for which nccl would only report an error."""
+    store.set(f"gpu-{rank}", gpu)
+    gpus = [store.get(f"gpu-{other}").decode() for other in range(size)]
+    if len(set(gpus)) < size:
+        raise MachineError(f"{size} ranks got {len(set(gpus))} GPUs ({', '.join(gpus)}), and each needs one of its own")
 
 
 def _require_interfaces(names: str) -> None:

@@ -61,10 +61,11 @@ def keep_freed_memory() -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Reset the peak, so that cells packed into one process do not report each other's."""
+    """Reset the peak and return freed memory, so that cells packed into one process do not report each other's."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)  # memory kept from an earlier cell
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # for lanes that share the GPU
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")

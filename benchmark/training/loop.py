@@ -28,6 +28,8 @@ from benchmark.training.pull import Pull, measure
 from benchmark.training.randomness import seed_device, shuffled_batches, step_seed
 from benchmark.training.recorder import Epoch
 
+TF32_CAPABILITY = (8, 0)
+"""First compute capability with tf32 (Ampere); torch would compute in float32 on an older one, without a word."""
 EARLY_STOP_WINDOW = 5
 """Early stopping compares the last 5 epochs with the 5 before them."""
 
@@ -93,7 +95,7 @@ def fit(
 
     Continues from the checkpoint if it exists, as if never interrupted; one of other data or code is refused. Saves
     after each epoch and when stopped.
-    Raises DivergedError, StoppedError, and UserError if the windows do not fill a batch.
+    Raises DivergedError, StoppedError, and UserError if the windows do not fill a batch or the GPU has no tf32.
     """
     if len(data.train) < settings.batch_size:
         raise UserError(f"train.batch_size: {settings.batch_size} is more than the {len(data.train)} training windows")
@@ -101,6 +103,9 @@ def fit(
     if settings.rollout_steps is not None:  # validation keeps the protocol's length
         data = replace(data, train=replace(data.train, steps=settings.rollout_steps))
     tf32 = settings.precision == "tf32"  # bf16 is applied around the model
+    device = execution.world.device
+    if tf32 and device.type == "cuda" and torch.cuda.get_device_capability(device) < TF32_CAPABILITY:
+        raise UserError(f"train.precision: tf32: {torch.cuda.get_device_name(device)} has none; use fp32")
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
     keep_freed_memory()

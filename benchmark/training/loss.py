@@ -38,10 +38,14 @@ class RolledOutLoss(nn.Module):
             return error + added, error
 
 
-def compiled(loss: RolledOutLoss, device: torch.device) -> nn.Module:
+def compiled(loss: nn.Module, device: torch.device) -> nn.Module:
     """The roll-out as one compiled graph.
 
     On a CPU the graph is called from C++, since calls from Python take a large part of a small network's step.
+    Graphs of earlier trainings are forgotten: torch keeps eight of one function, and would run a ninth uncompiled
+    without a word. Where one training alone reaches the limit, it raises.
     """
+    torch.compiler.reset()
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     module: nn.Module = torch.compile(loss, options={"cpp_wrapper": True} if device.type == "cpu" else None)  # type: ignore[assignment]
     return module

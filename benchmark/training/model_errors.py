@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmark.errors import CHOOSES_A_DEVICE, SymbenchError, UserError, error_location
 from benchmark.models.baseline import Baseline
+from benchmark.training.gpu import is_gpu_error
 
 
 def forecast_problem(y: object, x_BTCHW: Tensor) -> str | None:
@@ -30,12 +31,14 @@ def forecast_problem(y: object, x_BTCHW: Tensor) -> str | None:
 
 @contextmanager
 def author_errors(name: str, baseline: type[Baseline]) -> Iterator[None]:
-    """Turn exceptions of the baseline's code into a UserError that names it; out-of-memory errors pass unchanged."""
+    """Turn exceptions of the baseline's code into a UserError that names it; lack of memory and GPU errors pass."""
     try:
         yield
-    except (SymbenchError, torch.OutOfMemoryError, MemoryError):
+    except (SymbenchError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
+        if is_gpu_error(error):
+            raise
         raise UserError(f"model {name}: {error_location(error, inspect.getsourcefile(baseline))}") from error
 
 

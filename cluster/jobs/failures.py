@@ -11,7 +11,8 @@ import torch
 
 from benchmark.errors import MachineError, UserError, error_location
 from benchmark.files import write_json
-from benchmark.training.distributed import World, is_communication_error
+from benchmark.training import gpu
+from benchmark.training.distributed import CPU, World, is_communication_error
 
 ERROR_FILE_SECONDS = 3.0
 """Time for which rank 0, after a communication error, waits for another rank's error."""
@@ -61,13 +62,13 @@ _SLURM: Final[Mapping[str, str]] = {
 }
 
 
-def classify_exception(error: BaseException) -> str:
-    """Class of an error raised while a cell runs."""
+def classify_exception(error: BaseException, device: torch.device = CPU) -> str:
+    """Class of an error raised while a cell runs on `device`."""
     if isinstance(error, UserError):
         return "input"
-    if isinstance(error, MachineError):
+    if isinstance(error, MachineError) or not gpu.works(device):
         return "machine"
-    if isinstance(error, torch.OutOfMemoryError):
+    if gpu.is_out_of_memory(error):
         return "gpu_out_of_memory"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
         return "host_out_of_memory"

@@ -16,6 +16,7 @@ from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.models import model_registry
 from benchmark.suite.tuned import provenance
+from benchmark.training import gpu
 from benchmark.training.distributed import World, join
 from benchmark.training.loop import Execution, StoppedError
 from benchmark.training.recorder import Follower
@@ -34,9 +35,9 @@ POLL_SECONDS = 5.0
 def run_job(job_file: str) -> None:
     """Run every unfinished cell of the job in `job_file` that no other process holds.
 
-    An error in a cell is recorded and ends that cell. With several ranks it also ends the job, since other ranks may
-    wait in a collective operation; the launcher sends the remaining cells again. At the time limit all lanes save, and
-    a lane with unfinished cells writes a mark, so that the batch script requeues the job.
+    An error in a cell is recorded and ends that cell. It also ends the job if there are several ranks, which may wait
+    in a collective operation, or if the GPU works no more; the launcher sends the remaining cells again. At the time
+    limit all lanes save, and a lane with unfinished cells writes a mark, so that the batch script requeues the job.
     """
     path = Path(job_file)
     job = load(path)
@@ -144,12 +145,13 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, err
             raise
         except (Exception, SystemExit) as error:
             print(traceback.format_exc(), flush=True)  # for `symbench logs`
-            failure, message = failures.classify_on_rank(failures.classify_exception(error), error, world, errors)
+            failure = failures.classify_exception(error, world.device)
+            failure, message = failures.classify_on_rank(failure, error, world, errors)
             try:
                 recorder.fail(failure, message)
             except (LeaseLostError, MachineError) as unrecorded:
                 print(unrecorded, flush=True)
-            if world.size > 1:
+            if world.size > 1 or not gpu.works(world.device):
                 raise
     return True
 

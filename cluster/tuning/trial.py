@@ -208,7 +208,8 @@ class TrialTraining:
         task, world = self.task, self.world
         with task.job_file.with_name(f"{task.job_file.stem}-trials.log").open("a", encoding="utf-8") as log:
             log.write(f"{task.folder.study}: trial {task.number}, rank {world.rank}\n{traceback.format_exc()}")
-        failure = "machine" if isinstance(error, OSError) else failures.classify_exception(error)  # a disk may be away
+        is_disk = isinstance(error, OSError)  # it may be away
+        failure = "machine" if is_disk else failures.classify_exception(error, world.device)
         failure, message = failures.classify_on_rank(failure, error, world, self.message_folder)
         recorder.fail(failure, message)
         if failure not in SETTINGS_FAILURES:

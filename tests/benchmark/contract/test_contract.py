@@ -326,9 +326,20 @@ def test_a_sound_model_is_left_as_it_was(make: Make) -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_lack_of_memory_is_no_fault_of_the_model(make: Make) -> None:
-    with pytest.raises(MemoryError), author_errors("toy", make().baseline):
-        raise MemoryError
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuFFT error: CUFFT_INTERNAL_ERROR"),
+    ],
+)
+def test_lack_of_memory_and_a_broken_gpu_are_no_fault_of_the_model(make: Make, error: Exception) -> None:
+    with pytest.raises(type(error)), author_errors("toy", make().baseline):
+        raise error
 
 
 def test_a_rank_that_dies_is_told(make: Make) -> None:

@@ -247,6 +247,22 @@ def test_compiled_is_the_same_training(tmp_path: Path) -> None:
     assert second.best_rmse == pytest.approx(first.best_rmse, rel=1e-5)
 
 
+def test_the_ninth_architecture_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch keeps eight graphs of one function, and would run further ones uncompiled."""
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, options: compile_with(module, backend=backend))
+    for width in range(1, 10):
+        before = len(graphs)
+        train(tmp_path / f"{width}.pt", updated(compile=True, epochs=1), build=registered("convnet", width))
+        assert len(graphs) > before
+
+
 @pytest.mark.parametrize("name", ["convnet", "relaxed_steerable_rotation"])
 def test_channels_last_is_the_same_training(tmp_path: Path, name: str) -> None:
     """Weights with four axes and with five."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from fake_slurm import FakeSlurm
 from support import suite_in
 
@@ -204,6 +205,17 @@ def test_no_answer_of_the_controller_is_no_empty_queue(fake: FakeSlurm, tmp_path
     ("error", "failure"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "gpu_out_of_memory"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+            "gpu_out_of_memory",
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "gpu_out_of_memory"),
+        (torch.AcceleratorError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"), "gpu_out_of_memory"),
+        (
+            dist.DistBackendError("NCCL error: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'"),
+            "gpu_out_of_memory",
+        ),
+        (dist.DistBackendError("NCCL error: remote process exited"), "communication"),
         (MemoryError(), "host_out_of_memory"),
         (RuntimeError("[../gloo/transport/tcp/pair.cc:598] Connection closed by peer [10.0.0.2]:1"), "communication"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "code_error"),

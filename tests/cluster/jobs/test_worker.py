@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support import suite_in
 
 from benchmark.cell import Cell
 from benchmark.files import write_json
 from benchmark.suite import loading as suites
+from benchmark.training import gpu
 from benchmark.training.loop import StoppedError
 from benchmark.training.recorder import Recorder
 from cluster.jobs import worker
@@ -108,6 +110,22 @@ def test_a_model_that_ends_the_process(cells: tuple[Cell, ...], store: Store, on
     assert run(cells, store, end, on_slurm, lanes=1) == list(cells)
     status = store.statuses(cells)[0][cells[0].id]
     assert (status.failure, status.message) == ("code_error", "the model ended the process: SystemExit(0)")
+
+
+def test_a_gpu_that_works_no_more_ends_the_job(
+    cells: tuple[Cell, ...], store: Store, on_slurm: pytest.MonkeyPatch
+) -> None:
+    """The other cells of the job are not begun on it; on a GPU that still works, only this cell has failed."""
+
+    def fail(cell: Cell, recorder: Recorder) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    assert run(cells[1:], store, fail, on_slurm, lanes=1) == list(cells[1:])
+    on_slurm.setattr(gpu, "works", lambda device: False)
+    with pytest.raises(torch.AcceleratorError):
+        run(cells, store, fail, on_slurm, lanes=1)
+    statuses, _ = store.statuses(cells)
+    assert [statuses[cell.id].failure for cell in cells] == ["machine", "code_error", "code_error"]
 
 
 def test_on_this_machine_lanes_share_the_attempts_before_the_launch(

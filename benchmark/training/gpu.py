@@ -1,0 +1,37 @@
+"""Errors of GPUs, which come as a RuntimeError with a message of a library, and whether a GPU still works."""
+
+import re
+from typing import Final
+
+import torch
+
+_OUT_OF_MEMORY: Final = re.compile(
+    r"(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED|CUFFT_ALLOC_FAILED|CUDA.*out of memory", re.I | re.S
+)
+_LIBRARIES: Final = re.compile(
+    r"(CUDA|HIP|cuDNN|cuFFT|cuBLAS|cuSOLVER|cuSPARSE) error|(CUBLAS|CUDNN)_STATUS_|CUFFT_", re.I
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that the GPU's memory is used up, in the words of torch, CUDA, its libraries or NCCL."""
+    return isinstance(error, RuntimeError) and (
+        isinstance(error, torch.OutOfMemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
+    )
+
+
+def is_gpu_error(error: BaseException) -> bool:
+    """Whether `error` comes from a GPU or its libraries, whatever code was running."""
+    return is_out_of_memory(error) or (isinstance(error, RuntimeError) and bool(_LIBRARIES.search(str(error))))
+
+
+def works(device: torch.device) -> bool:
+    """Whether `device` still computes. After a fault, a GPU refuses each later call of the same process."""
+    if device.type == "cpu":
+        return True
+    try:
+        return float(torch.zeros(1, device=device) + 1) == 1.0
+    except torch.OutOfMemoryError:
+        return True
+    except RuntimeError:
+        return False
