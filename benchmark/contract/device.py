@@ -74,7 +74,7 @@ def _process() -> ProcessPoolExecutor:
 
 
 def _problem(name: str, plugins: Sequence[Path]) -> str:
-    """What a training step does that it must not do on a GPU; empty if nothing."""
+    """Fault of a training step on a GPU; empty if there is none."""
     model_registry.replace_plugins(plugins)
     candidate = Candidate.named(name)
     task = candidate.task()

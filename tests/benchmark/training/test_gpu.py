@@ -1,4 +1,4 @@
-"""What a training asks of GPUs, without one: copies in its steps, a GPU for each rank, tf32."""
+"""Demands of a training on GPUs, tested without one: no copies in its steps, a GPU for each rank, tf32."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
