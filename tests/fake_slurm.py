@@ -28,6 +28,7 @@ class FakeSlurm:
         self.says("squeue", "")
         self.says("sacct", "")
         self.says("scontrol", "")
+        self.says("sacctmgr", "")
 
     @classmethod
     def on_path(cls, folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:

@@ -137,11 +137,15 @@ def _run_there(
     options = Options(None if live_code else snapshot.take(store.root))
     submission = submit(suite, store, site, work.batches, collect, options)
     longest = Cost.of(work.batches, work.seconds, site).longest_seconds
+    count = len(work.cells) - len(submission.unsent)
     click.echo(
-        f"{suite.name}: {len(work.cells)} cells in {len(submission.jobs)} jobs ({', '.join(submission.arrays)}), "
+        f"{suite.name}: {count} cells in {len(submission.jobs)} jobs ({', '.join(submission.arrays)}), "
         f"the longest about {duration(longest)}; {earlier}\n"
         f"job {submission.collector} collects; `symbench status` shows how far they are"
     )
+    if submission.unsent:
+        reason = submission.refusal or "more jobs may not be in the queue"
+        click.echo(f"{reason}: job {submission.collector} sends {len(submission.unsent)} more cells", err=True)
 
 
 @click.command(cls=Examples, epilog="symbench retry quickstart\nsymbench retry quickstart --failed host_out_of_memory")

@@ -48,13 +48,15 @@ def collect(submission_file: str) -> None:
     for cell_id, failure in failed.items():
         print(f"{failure}: {cell_id}{'' if cell_id in again else ', not sent again'}", flush=True)
     try:
-        if again:
+        if again or submission.unsent:
             kept = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
             with submitit.helpers.clean_env():  # new jobs must not inherit SLURM's variables of this one
                 os.environ.update(kept)
                 _send_again(suite, store, submission, again)
     except SymbenchError as error:
         _note_not_sent(suite, store, again, str(error))
+        if submission.unsent:  # they have no record; `status` names a last job that failed
+            raise
     finally:
         show(suite, store)
 
@@ -143,16 +145,18 @@ def _job_states(submission: Submission) -> tuple[Mapping[str, str], Callable[[st
 def _send_again(suite: Suite, store: Store, submission: Submission, failed: Mapping[str, str]) -> None:
     if missing := slurm.missing("sbatch", "srun", "squeue"):
         raise MachineError(f"{', '.join(missing)} not found where the last job runs, on {socket.gethostname()}")
-    alone = {cell_id for cell_id, failure in failed.items() if failure not in ("not_begun", "no_start")}
-    work = work_for(suite, store, submission.site, failed, alone)  # no other cell waits behind one that hangs
+    wanted = {*failed, *submission.unsent}
+    sent_again = {cell_id: dict(counts) for cell_id, counts in submission.sent_again.items() if cell_id in wanted}
+    for cell_id, failure in failed.items():
+        counts = sent_again.setdefault(cell_id, {})
+        counts[failure] = counts.get(failure, 0) + 1
+    # no other cell waits behind one that hangs
+    alone = {cell_id for cell_id, counts in sent_again.items() if counts.keys() - {"not_begun", "no_start"}}
+    work = work_for(suite, store, submission.site, wanted, alone, submission.collector)
     ranks = {cell.id: batch.shape.ranks for batch in work.batches for job in batch.jobs for cell in job}
-    sent_again, micro_batches = {}, {}
+    micro_batches = {key: size for key, size in submission.micro_batches.items() if key in wanted}
     for cell in work.cells:
-        failure, before = failed[cell.id], submission.sent_again.get(cell.id, {})
-        sent_again[cell.id] = {**before, failure: before.get(failure, 0) + 1}
-        if cell.id in submission.micro_batches:
-            micro_batches[cell.id] = submission.micro_batches[cell.id]
-        if failures.POLICIES[failure].halve:
+        if cell.id in failed and failures.POLICIES[failed[cell.id]].halve:
             rank_batch = cell.train.batch_size // ranks[cell.id]
             micro_batches[cell.id] = max(1, micro_batches.get(cell.id, rank_batch) // 2)
     if work.cells:

@@ -1,10 +1,12 @@
 """Calls of SLURM's commands. A missing or hanging command is no error: the result is None or empty."""
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 TIMEOUT_SECONDS = 30.0
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING", "SPECIAL_EXIT", "REQUEUE_FED"}
@@ -63,6 +65,24 @@ def settings() -> Mapping[str, str]:
     text = output("scontrol", "show", "config") or ""
     lines = (line.partition("=") for line in text.splitlines() if "=" in line)
     return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def max_submit(account: str | None, partition: str | None) -> int | None:
+    """Jobs that this user may have in the queue (MaxSubmitJobs); None without a limit, or without accounting.
+
+    The limit is that of the association with `account`, by default the user's default account, and `partition`.
+    """
+    with suppress(KeyError):  # a user id without a name
+        user = pwd.getpwuid(os.getuid()).pw_name
+        form = "--format=DefaultAccount,Account,Partition,MaxSubmitJobs"
+        rows = output("sacctmgr", "--noheader", "--parsable2", "show", "user", user, "withassoc", form) or ""
+        limits = [
+            int(limit)
+            for default, of, on, limit in (row.split("|") for row in rows.splitlines() if row.count("|") == 3)
+            if of == (account or default) and on in ("", partition) and limit.isdecimal()
+        ]
+        return min(limits, default=None)
+    return None
 
 
 def output(*command: str, timeout: float = TIMEOUT_SECONDS) -> str | None:

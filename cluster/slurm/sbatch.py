@@ -33,13 +33,39 @@ def require_plain_path(path: Path) -> None:
         raise UserError(f"store {str(path)!r}: a path with {special[0]} in it cannot be given to SLURM")
 
 
+class RefusedError(MachineError):
+    """SLURM does not take jobs."""
+
+
+def room(site: Site, others: int = 0) -> int | None:
+    """Number of jobs that may be sent now beside `others`; None without a limit.
+
+    Raises MachineError if there is no room, or if SLURM does not answer.
+    """
+    limit = site.max_jobs or slurm.max_submit(site.account, site.partition)
+    if limit is None:
+        return None
+    if (queue := slurm.queue()) is None:
+        raise MachineError(f"squeue does not answer, and at most {limit} jobs may be in the queue; try again later")
+    if (free := limit - len(queue) - others) < 1:
+        source = "max_jobs of the site" if site.max_jobs else "MaxSubmitJobs of your association"
+        raise MachineError(
+            f"no room: {len(queue)} jobs of yours are in the queue, and {source} is {limit}; wait for them"
+        )
+    return free
+
+
 @contextmanager
 def submission_errors(what: str = "jobs") -> Iterator[None]:
-    """Turn errors of sbatch in this context into MachineError."""
+    """Turn errors of sbatch in this context into RefusedError, and others of the system into MachineError."""
     try:
         yield
-    except (RuntimeError, submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError) as error:
-        raise MachineError(f"SLURM does not take the {what}: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise MachineError(f"the {what} cannot be sent: {error}") from error
+    except (RuntimeError, submitit.core.utils.FailedJobError, subprocess.SubprocessError) as error:
+        reason = " ".join(str(error).split())
+        advice = "; set `max_jobs` in the site file" if "job submit limit" in reason else ""
+        raise RefusedError(f"SLURM does not take the {what}: {reason}{advice}") from error
 
 
 def submit_array(
@@ -47,8 +73,8 @@ def submit_array(
 ) -> list[str]:
     """Submit an array with one job for each of `documents` (file name -> content), and return the job ids in order.
 
-    Each document is written to `folder` as JSON, and its job calls `function` with the path. Raises MachineError if
-    SLURM refuses the array or a file cannot be written.
+    Each document is written to `folder` as JSON, and its job calls `function` with the path. Raises RefusedError if
+    SLURM refuses the array, and MachineError if a file cannot be written.
     """
     for name, document in documents.items():
         write_text(folder / name, document.model_dump_json(indent=1))
@@ -58,11 +84,16 @@ def submit_array(
 
 @contextmanager
 def cancel_on_error(note: Path) -> Iterator[list[str]]:
-    """Yield a list to collect submitted jobs in; after an error, cancel them and delete the note."""
+    """Yield a list to collect submitted jobs in; after an error, cancel them and delete the note.
+
+    After a refusal they stay, and so does their note.
+    """
     submitted: list[str] = []
     try:
         yield submitted
     except BaseException as error:
+        if submitted and isinstance(error, RefusedError):
+            raise
         refusal = slurm.cancel(submitted) if submitted else None
         if refusal is None:
             with suppress(OSError):

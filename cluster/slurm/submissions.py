@@ -71,6 +71,10 @@ class Submission(SentJobs):
     micro_batches: Mapping[str, int] = {}
     """Cell id -> micro-batch on each rank, for cells that ran out of memory."""
 
+    unsent: tuple[str, ...] = ()
+    """Ids of further cells, for which the queue had no room: the collecting job sends them."""
+    refusal: str = ""
+    """Reason of SLURM if it refused cells of `unsent`; empty if there are none, or if they are beyond `max_jobs`."""
     epochs: Mapping[str, int] = {}
     """Cell id -> finished epochs at submission; a cell whose job ran out of time without another one hangs."""
 
@@ -115,14 +119,19 @@ def live_jobs(store: Store, suite: Suite, kind: type[SentJobs]) -> list[str]:
     return [job for one in sent if one.suite == suite.name for job in one.all_jobs if job in queue]
 
 
-def queued_ids(store: Store, kind: type[SentJobs]) -> set[str]:
-    """Ids of cells, or names of studies, of queued and running jobs. Raises MachineError as `live_jobs` does."""
-    return ids_in(*_sent_and_queue(store, kind))
+def queued_ids(store: Store, kind: type[SentJobs], collector: str | None = None) -> set[str]:
+    """Ids of cells, or names of studies, of queued and running jobs, but not those that `collector` has to send.
+
+    Raises MachineError as `live_jobs` does.
+    """
+    sent, queue = _sent_and_queue(store, kind)
+    return ids_in(sent, {job: state for job, state in queue.items() if job != collector})
 
 
 def ids_in(sent: Iterable[SentJobs], queue: Mapping[str, str]) -> set[str]:
-    """Ids of cells, or names of studies, of the jobs of `sent` that are in `queue`."""
-    return {name for one in sent for job, names in one.jobs.items() if job in queue for name in names}
+    """Ids of cells, or names of studies, that the jobs of `sent` run which are in `queue`, or will send."""
+    later = {cell for one in sent if isinstance(one, Submission) and one.collector in queue for cell in one.unsent}
+    return later | {name for one in sent for job, names in one.jobs.items() if job in queue for name in names}
 
 
 def _sent_and_queue(store: Store, kind: type[Kind]) -> tuple[list[Kind], dict[str, str]]:

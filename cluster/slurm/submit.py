@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import submitit
@@ -95,10 +95,13 @@ def submit(
 ) -> Submission:
     """Submit one array for each batch, and a job after all of them that calls `collect` with the path of the note.
 
-    Raises MachineError if SLURM refuses or a file cannot be written; jobs submitted by then are cancelled. Raises
-    UserError if SLURM would change the store's path.
+    Cells for which the queue has no room, or which SLURM refuses after it took others, are the note's `unsent`. Raises
+    RefusedError if SLURM refuses the first array, or the job after all; arrays that it took stay. Raises MachineError
+    if there is no room or a file cannot be written; jobs submitted by then are cancelled. Raises UserError if SLURM
+    would change the store's path.
     """
-    folder, in_job = sbatch.cluster_folder(store.root), with_code(site, options.code)
+    work, unsent = _first_wave(work, sbatch.room(site, others=1))
+    folder = sbatch.cluster_folder(store.root)
     store.make()
     note, suite_file = folder / Submission.FILE, folder / "suite.yaml"
     statuses, _ = store.statuses([cell for batch in work for cells in batch.jobs for cell in cells])
@@ -111,45 +114,88 @@ def submit(
         plugins=plugins_in(options.code),
         code=options.code,
         jobs={},
+        unsent=unsent,
         seen={cell_id: status.attempt for cell_id, status in statuses.items()},
         epochs={cell_id: status.epoch for cell_id, status in statuses.items()},
         sent_again=options.sent_again,
         micro_batches=options.micro_batches,
     )
     with sbatch.cancel_on_error(note) as submitted:
-        plugins = [str(plugin_in(options.code, path)) for path in suite.plugins]
-        write_text(suite_file, suites.copied(suite, plugins))
+        write_text(suite_file, suites.copied(suite, [str(plugin_in(options.code, path)) for path in suite.plugins]))
         for number, batch in enumerate(work):
-            documents = {
-                f"job-{number}-{index}.json": job_for(store, site, batch.shape, cells, options)
-                for index, cells in enumerate(batch.jobs)
-            }
-            sent = sbatch.submit_array(_executor(suite, folder, in_job, batch.shape), run_job, folder, documents)
-            submitted += slurm.arrays_of(sent)
-            jobs = {job: tuple(cell.id for cell in cells) for job, cells in zip(sent, batch.jobs, strict=True)}
+            try:
+                jobs = _send_array(submission, folder, batch, number)
+            except sbatch.RefusedError as error:
+                if not submitted:
+                    raise
+                later = (*_ids(work[number:]), *unsent)
+                submission = submission.model_copy(update={"unsent": later, "refusal": str(error)})
+                break
+            submitted += slurm.arrays_of(jobs)
             submission = submission.model_copy(update={"jobs": {**submission.jobs, **jobs}})
             write_text(note, submission.model_dump_json(indent=1))  # at once, since this process may be killed
-        with sbatch.submission_errors():
-            executor = sbatch.executor_for(folder, in_job, Shape("cpu", 1), f"symbench collect {suite.name}")
-            executor.update_parameters(dependency="afterany:" + ":".join(sorted(submitted)))
-            collector = executor.submit(collect, str(note))
-        submitted.append(collector.job_id)
-        submission = submission.model_copy(update={"collector": collector.job_id})
+        collector = _send_collector(submission, folder, collect)
+        submitted.append(collector)
+        submission = submission.model_copy(update={"collector": collector})
         write_text(note, submission.model_dump_json(indent=1))
     return submission
+
+
+def _first_wave(work: Sequence[Batch], room: int | None) -> tuple[list[Batch], tuple[str, ...]]:
+    """Arrays of at most `room` jobs in all, and the ids of the other cells; everything if `room` is None."""
+    first: list[Batch] = []
+    later: list[Batch] = []
+    for batch in work:
+        count = len(batch.jobs) if room is None else min(room, len(batch.jobs))
+        first += [replace(batch, jobs=batch.jobs[:count])] if count else []
+        later.append(replace(batch, jobs=batch.jobs[count:]))
+        room = None if room is None else room - count
+    return first, _ids(later)
+
+
+def _ids(work: Sequence[Batch]) -> tuple[str, ...]:
+    return tuple(cell.id for batch in work for cells in batch.jobs for cell in cells)
+
+
+def _send_array(submission: Submission, folder: Path, batch: Batch, number: int) -> dict[str, tuple[str, ...]]:
+    """Submit array `number`; the ids of its cells by job."""
+    options = Options(submission.code, micro_batches=submission.micro_batches)
+    documents = {
+        f"job-{number}-{index}.json": job_for(Store(submission.store), submission.site, batch.shape, cells, options)
+        for index, cells in enumerate(batch.jobs)
+    }
+    executor = _executor(submission.suite, folder, with_code(submission.site, submission.code), batch.shape)
+    sent = sbatch.submit_array(executor, run_job, folder, documents)
+    return {job: tuple(cell.id for cell in cells) for job, cells in zip(sent, batch.jobs, strict=True)}
+
+
+def _send_collector(submission: Submission, folder: Path, collect: Callable[[str], None]) -> str:
+    """Submit the job after all others; its number."""
+    site = with_code(submission.site, submission.code)
+    try:
+        with sbatch.submission_errors():
+            executor = sbatch.executor_for(folder, site, Shape("cpu", 1), f"symbench collect {submission.suite}")
+            executor.update_parameters(dependency="afterany:" + ":".join(sorted(submission.arrays)))
+            return str(executor.submit(collect, str(folder / Submission.FILE)).job_id)
+    except sbatch.RefusedError as error:
+        more = f", and {len(submission.unsent)} cells are not sent" if submission.unsent else ""
+        raise sbatch.RefusedError(
+            f"{error}; jobs {', '.join(submission.arrays)} stay in the queue, but none follows that sends failed cells "
+            f"again{more}: `symbench run` again when they have ended"
+        ) from error
 
 
 def script(suite: Suite, store: Store, site: Site, batch: Batch) -> str:
     """Batch script of an array, without submitting it."""
     sbatch.require_plain_path(store.root)
-    executor = _executor(suite, store.root.resolve() / "jobs" / "<new>", site, batch.shape, dry=True)
+    executor = _executor(suite.name, store.root.resolve() / "jobs" / "<new>", site, batch.shape, dry=True)
     if len(batch.jobs) > 1:
         executor.parameters["map_count"] = len(batch.jobs)
     return executor._make_submission_file_text(executor._submitit_command_str, "")
 
 
-def _executor(suite: Suite, folder: Path, site: Site, shape: Shape, dry: bool = False) -> submitit.SlurmExecutor:
-    return sbatch.executor_for(folder, site, shape, f"symbench {suite.name}", sbatch.requeue_if_marked(folder), dry)
+def _executor(suite: str, folder: Path, site: Site, shape: Shape, dry: bool = False) -> submitit.SlurmExecutor:
+    return sbatch.executor_for(folder, site, shape, f"symbench {suite}", sbatch.requeue_if_marked(folder), dry)
 
 
 def job_for(store: Store, site: Site, shape: Shape, cells: Sequence[Cell], options: Options = Options()) -> Job:

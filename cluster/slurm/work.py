@@ -50,17 +50,22 @@ def affordable(suite: Suite, store: Store, site: Site, hours: float) -> Suite:
 
 
 def work_for(
-    suite: Suite, store: Store, site: Site, only: Iterable[str] | None = None, alone: Collection[str] = ()
+    suite: Suite,
+    store: Store,
+    site: Site,
+    only: Iterable[str] | None = None,
+    alone: Collection[str] = (),
+    collector: str | None = None,
 ) -> Work:
     """Unfinished cells of `suite` (or of the ids in `only`) that no job runs or will run, divided into jobs.
 
-    A cell whose id is in `alone` has a job to itself.
+    A cell whose id is in `alone` has a job to itself. `collector` is the collecting job that asks.
 
     Raises MachineError if data are missing, and UserError if the site cannot run the cells.
     """
     records, _ = store.read(suite.cells)
     finished = {key for key, record in records.items() if record.status.is_result}
-    queued = queued_ids(store, Submission)
+    queued = queued_ids(store, Submission, collector)
     wanted = set(only) if only is not None else {cell.id for cell in suite.cells}
     unfinished = [cell for cell in suite.cells if cell.id not in finished and cell.id in wanted]
     cells = tuple(cell for cell in unfinished if cell.id not in queued and not store.being_run(cell))

@@ -16,7 +16,7 @@ from cluster.jobs.packing import Shape, require_precision, shape_of
 from cluster.jobs.snapshot import plugins_in, with_code
 from cluster.site import Site
 from cluster.slurm import commands as slurm
-from cluster.slurm.sbatch import cancel_on_error, cluster_folder, executor_for, requeue_if_marked, submit_array
+from cluster.slurm.sbatch import cancel_on_error, cluster_folder, executor_for, requeue_if_marked, room, submit_array
 from cluster.slurm.submissions import TuningSubmission, queued_ids
 from cluster.tuning.allocation import run_allocation
 from cluster.tuning.job import TuneJob
@@ -66,10 +66,12 @@ def tune_on_cluster(
     if not studies:
         return f"{suite.name}: nothing to send" + (f"; {len(sent)} studies are in earlier jobs" if sent else "")
     require_data(store.data_folder, first_cells(studies))
+    most_jobs = room(site)
     job = _job(suite, studies, effort, store, site, layout)
     folder = cluster_folder(store.root)
     size = layout.studies_per_job
-    parts = [studies[first : first + size] for first in range(0, len(studies), size)]
+    parts = [studies[first : first + size] for first in range(0, len(studies), size)][:most_jobs]
+    count = sum(map(len, parts))
     documents = {
         f"tune-{index}.json": job.model_copy(update={"studies": tuple(part)}) for index, part in enumerate(parts)
     }
@@ -81,8 +83,10 @@ def tune_on_cluster(
         taken += slurm.arrays_of(ids)
         jobs = {job_id: tuple(study.name for study in part) for job_id, part in zip(ids, parts, strict=True)}
         write_text(note, TuningSubmission(suite=suite.name, jobs=jobs, code=layout.code).model_dump_json(indent=1))
+    beyond = f"; {len(studies) - count} more have no room, the same command sends them later"
     return (
-        f"{suite.name}: {len(studies)} studies in {len(jobs)} jobs ({', '.join(taken)}); the logs are in {folder}\n"
+        f"{suite.name}: {count} studies in {len(jobs)} jobs ({', '.join(taken)}); the logs are in {folder}"
+        f"{beyond if count < len(studies) else ''}\n"
         f"`symbench tune {suite.argument} --dry-run` shows how far they are, `symbench cancel` ends them"
     )
 

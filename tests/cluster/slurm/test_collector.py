@@ -12,15 +12,11 @@ from fake_slurm import SITE, FakeSlurm, begin, note_of, submission_of
 from support import symbench
 
 from benchmark.errors import MachineError
-from benchmark.models import convnet, model_registry
-from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
-from cluster.jobs.packing import Shape
-from cluster.slurm import collector, submissions, submit
+from cluster.slurm import collector, submissions
 from cluster.slurm import commands as slurm
 from cluster.slurm.in_queue import InQueue
 from cluster.slurm.submissions import Submission, notes
-from cluster.slurm.submit import Batch
 from results.report import report
 from results.store import lease
 from results.store.store import Store
@@ -297,81 +293,6 @@ class TestNotes:
         fake.says("squeue", "7 PENDING")
         assert submissions.queued_ids(store, Submission) == {cell.id for cell in suite.cells}
         assert notes(store, Submission)[0][0].site == SITE
-
-
-class TestSubmission:
-    def send(self, suite: Suite, store: Store) -> None:
-        work = [Batch(Shape("cpu", 2), (suite.cells[:1], suite.cells[1:2])), Batch(Shape("cpu", 1), (suite.cells[2:],))]
-        submit.submit(suite, store, SITE, work, collector.collect)
-
-    def test_the_note_has_every_job_and_the_attempts_before(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
-        begin(store, suite.cells[0], "code_error")
-        self.send(suite, store)
-        (note,), broken = notes(store, Submission)
-        assert not broken
-        assert note.jobs == {job: (cell.id,) for job, cell in zip(("100_0", "100_1", "101"), suite.cells, strict=True)}
-        assert note.collector == "102"
-        assert note.seen == {suite.cells[0].id: 1}
-        assert "#SBATCH --dependency=afterany:100:101" in fake.sent[-1].replace("'", "")
-
-    def test_plugins_of_the_suite_reach_jobs_and_the_collector(
-        self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The collector reads the suite from the folder of the jobs."""
-        monkeypatch.setattr(model_registry, "_plugins", {})
-        plugin = suite.path.with_name("mine.py")
-        plugin.write_text(Path(convnet.__file__).read_text(encoding="utf-8"), encoding="utf-8")
-        suite.path.write_text(suite.path.read_text().replace("convnet", "mine") + "plugins: [mine.py]\n")
-        suite = suites.load(str(suite.path))
-        self.send(suite, store)
-        (note,), _ = notes(store, Submission)
-        jobs = [json.loads(path.read_text()) for path in note.suite_file.parent.glob("job-*.json")]
-        assert [job["plugins"] for job in jobs] == 3 * [[str(plugin)]]
-        model_registry.replace_plugins([])
-        begin(store, suite.cells[0], "node_failure")
-        fake.says("sacct", *(f"{job}|FAILED" for job in note.jobs))
-        collector.collect(str(note.suite_file.parent / Submission.FILE))
-        again = [sent for sent in notes(store, Submission)[0] if sent.collector != note.collector]
-        assert [sent.plugins for sent in again] == [(plugin,)]
-
-    @pytest.mark.parametrize("refused", [1, 2], ids=["the second array", "the collector"])
-    def test_a_refusal_cancels_all_jobs(self, fake: FakeSlurm, suite: Suite, store: Store, refused: int) -> None:
-        answers = [f"echo job {100 + number}" for number in range(refused)]
-        fake.says_in_turn("sbatch", *answers, "echo 'error: no such partition' >&2; exit 1")
-        with pytest.raises(MachineError, match=r"SLURM does not take the jobs: .*no such partition"):
-            self.send(suite, store)
-        assert fake.cancelled == {str(100 + n) for n in range(refused)}
-        assert notes(store, Submission) == ([], [])
-
-    def test_a_full_disk_cancels_all_jobs(
-        self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The last write fails, when SLURM has all jobs."""
-        written = submit.write_text
-
-        def full(path: Path, text: str) -> None:
-            if '"collector":"102"' in text.replace(" ", ""):
-                raise MachineError(f"{path}: cannot be written: No space left on device")
-            written(path, text)
-
-        monkeypatch.setattr(submit, "write_text", full)
-        with pytest.raises(MachineError, match="No space left"):
-            self.send(suite, store)
-        assert fake.cancelled == {"100", "101", "102"}
-        assert notes(store, Submission) == ([], [])
-
-    def test_jobs_that_cannot_be_cancelled_are_reported(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
-        fake.says_in_turn("sbatch", "echo job 100", "exit 1")
-        fake.script("scancel", "echo 'controller is away' >&2; exit 1")
-        with pytest.raises(MachineError, match=r"jobs 100 are in the queue and cannot be cancelled \(controller is"):
-            self.send(suite, store)
-        assert set(notes(store, Submission)[0][0].jobs) == {"100_0", "100_1"}
-
-    def test_a_deleted_suite_file_is_reported(self, fake: FakeSlurm, suite: Suite, store: Store) -> None:
-        suite.path.unlink()
-        with pytest.raises(MachineError, match=r"tiny.yaml: cannot be read: No such file"):
-            self.send(suite, store)
-        assert not fake.sent
 
 
 def test_the_collector_draws_each_figure_once(full_board: Any, monkeypatch: pytest.MonkeyPatch) -> None:
