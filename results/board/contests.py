@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.cell import TestRuns
-from results.board.quantities import BY_RUN, METRICS, tested_as, written
+from results.board.quantities import BY_RUN, METRICS, tested_as, written, written_error
 from results.board.row import Row
 from results.statistics.bootstrap import Estimate
 from results.statistics.multiple_comparisons import SIGNIFICANT, PairTest, adjusted_tests, groups, matrix, tested_pairs
 from results.statistics.two_models import Pair, effects
-
-ROUND_OFF = 1e-6
-"""An equivariance error of data below this is written as 0."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +74,15 @@ def _letters(contest: Contest) -> list[str]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of one contest: the best row, the second, and the test of the second against the best.
+    """Result of one contest: the best row, its rival, and the test of the rival against the best.
 
-    `tied` are the labels that do not differ significantly from the best; `tested` is false if no test was possible.
-    `unfinished` counts the rows that lack a seed. `example` is any row of the contest.
+    The rival is the first row that the tests do not tell from the best, or the second if there is none: so the interval
+    of `test` holds 0 exactly if the best is not sure. `tied` are the labels of all such rows; `tested` is false if no
+    test was possible. `unfinished` counts the rows that lack a seed. `example` is any row of the contest.
     """
 
     best: Row | None
-    second: Row | None
+    rival: Row | None
     test: PairTest | None
     tied: tuple[str, ...]
     tested: bool
@@ -92,48 +90,55 @@ class Verdict:
     example: Row
 
     @property
-    def significant(self) -> bool:
+    def sure(self) -> bool:
         """Whether the best row differs significantly from every other."""
-        return self.tested and not self.tied and self.test is not None and self.test.p < SIGNIFICANT
+        return self.tested and not self.tied
 
     @property
-    def text(self) -> str:
-        """Whether the best row is significantly better than every other, in a few words."""
+    def certainty(self) -> str:
+        """Whether the best row is sure, in a few words."""
         if self.best is None:
             return "no model has finished all its seeds"
-        if self.second is None:
+        if self.rival is None:
             return "no other model has finished all its seeds"
         if not self.tested:
-            return "unknown: a test needs two seeds"
-        if not self.tied:
-            rest = f" that has all its seeds ({self.unfinished} without)" if self.unfinished else ""
-            return f"yes: differs significantly from every other{rest}"
-        return f"no: does not differ significantly from {_listed(self.tied)}"
+            return "not tested with one seed"
+        if self.test is not None and self.sure:
+            rest = f", among models with all seeds ({self.unfinished} without)" if self.unfinished else ""
+            return f"sure (p = {self.test.p:.1g}){rest}"
+        others = [label for label in self.tied if label != self.rival.label]
+        return "not sure" + (f"; {_listed(others)} may be as good, too" if others else "")
+
+    @property
+    def place(self) -> str:
+        """Level of the contest, with its measured breaking."""
+        known = (self.best or self.example).metrics
+        named = {"data error": "data_equivariance_error", "floor": "strict_floor"}
+        measured = [f"{name} {written_error(known[key].mean)}" for name, key in named.items() if key in known]
+        return f"level {self.example.level}" + (f" ({', '.join(measured)})" if measured else "")
+
+    def lead(self, metric: str) -> str:
+        """Lead over the rival, of geometric means as in the test; empty without a rival."""
+        if self.best is None or self.rival is None:
+            return ""
+        best, rival = self.best.metrics[metric].mean, self.rival.metrics[metric].mean
+        unit = METRICS[metric]
+        if self.test is not None and self.test.effect.logarithmic and not unit.higher_is_better:
+            percent = 100 * self.test.effect.size
+        elif not unit.higher_is_better and best > 0:
+            percent = 100 * (rival / best - 1)
+        else:
+            return f"{abs(best - rival) / unit.divisor:.3g}"
+        return f"{percent:.0f} %" if percent >= 1 else "less than 1 %"
 
     def sentence(self, metric: str) -> str:
         """Winner, lead and certainty on one line, after the level and its measured breaking."""
-        known = (self.best or self.example).metrics
-        named = {"data error": "data_equivariance_error", "floor": "strict_floor"}
-        measured = [f"{name} {_rounded(known[key].mean)}" for name, key in named.items() if key in known]
-        place = f"level {self.example.level}" + (f" ({', '.join(measured)})" if measured else "")
-        if self.best is None or self.second is None:
-            return f"{place}: {'' if self.best is None else f'{self.best.label}; '}{self.text}"
-        best, second = self.best.metrics[metric].mean, self.second.metrics[metric].mean
-        unit = METRICS[metric]
-        gap = f"{abs(best - second) / unit.divisor:.3g}"
-        if not unit.higher_is_better and best > 0:
-            gap = f"{100 * (second / best - 1):.0f} %"
-        lead = f"{place}: {self.best.label} {written(best / unit.divisor)}, {gap} ahead of {self.second.label}"
-        if not self.tested:
-            return f"{lead}, not tested with one seed"
-        if self.significant and self.test is not None:
-            return f"{lead}, sure (p = {self.test.p:.1g})"
-        others = [label for label in self.tied if label != self.second.label]
-        return f"{lead}, not sure" + (f"; {_listed(others)} may be as good, too" if others else "")
-
-
-def _rounded(error: float) -> str:
-    return f"{error:.3g}" if error > ROUND_OFF else "0"
+        if self.best is None or self.rival is None:
+            return f"{self.place}: {'' if self.best is None else f'{self.best.label}; '}{self.certainty}"
+        best = written(self.best.metrics[metric].mean / METRICS[metric].divisor)
+        return (
+            f"{self.place}: {self.best.label} {best}, {self.lead(metric)} ahead of {self.rival.label}, {self.certainty}"
+        )
 
 
 def _listed(labels: Sequence[str]) -> str:
@@ -145,15 +150,29 @@ def verdicts(rows: Sequence[Row], metric: str) -> list[Verdict]:
     results = []
     for positions in contests(rows):
         contest = contest_of(rows, positions, metric)
-        letters = dict(zip(contest.ranked, _letters(contest), strict=True))
         ranked = [index for index in contest.ranked if rows[index].ranks(metric)]
-        best, second = (rows[ranked[n]] if len(ranked) > n else None for n in (0, 1))
-        test = contest.test(ranked[1], ranked[0]) if len(ranked) > 1 else None
-        tied = tuple(rows[i].label for i in ranked[1:] if "a" in letters[i])
-        was_tested = bool(ranked) and "a" in letters[ranked[0]]
-        unfinished = sum(not rows[i].ranks(metric) and not rows[i].reason for i in positions)
-        results.append(Verdict(best, second, test, tied, was_tested, unfinished, rows[positions[0]]))
+        best, others = next(iter(ranked), None), ranked[1:]
+        tests = {index: contest.test(index, ranked[0]) for index in others}
+        tied = [index for index, test in tests.items() if test is None or test.p >= SIGNIFICANT]
+        rival = next(iter(tied or others), None)
+        results.append(
+            Verdict(
+                None if best is None else rows[best],
+                None if rival is None else rows[rival],
+                None if rival is None else tests[rival],
+                tuple(rows[index].label for index in tied),
+                any(test is not None for test in tests.values()),
+                sum(not rows[i].ranks(metric) and not rows[i].reason for i in positions),
+                rows[positions[0]],
+            )
+        )
     return results
+
+
+def sure_winners(rows: Sequence[Row], results: Sequence[Verdict]) -> set[int]:
+    """Positions of the rows that differ significantly from every other row of their contest."""
+    sure = {id(one.best) for one in results if one.sure}
+    return {index for index, row in enumerate(rows) if id(row) in sure}
 
 
 def effect_text(test: PairTest | None, metric: str) -> str:

@@ -52,6 +52,12 @@ CURVES = (
 BY_RUN = {"rmse_future": "rmse_future_by_run", "rmse_domain": "rmse_domain_by_run"}
 """Metric -> list of its values for each test run."""
 
+OF_DATA = ("data_equivariance_error", "data_equivariance_error_relative", "strict_floor")
+"""Metrics of a level, the same for all its models."""
+ROUND_OFF = 1e-6
+"""A metric of OF_DATA below this is written as 0."""
+MOST_DECIMALS = 6
+"""Decimals of a column beyond which its numbers get exponents."""
 BY_WALLS = ("model_equivariance_error_near_walls", "model_equivariance_error_inside")
 """Metrics that a network has no part of the box for if it reaches the walls from everywhere."""
 SKILLS = {"skill_future": "rmse_future", "skill_domain": "rmse_domain"}
@@ -297,6 +303,41 @@ def written_statistic(name: str, value: Statistic) -> str:
         value.mean / metric.divisor, integer=metric.unit in ("count", "cells") and float(value.mean).is_integer()
     )
     return f"{mean} ± {_spread(mean, value.std / metric.divisor)}" if value.std else mean
+
+
+def written_column(name: str, values: Sequence[Statistic | None]) -> list[str]:
+    """`written_statistic` with equal decimals for a whole column: three digits of its smallest number.
+
+    Numbers below a hundredth of the largest are not counted, and are `<0.001` if they round to zero. `-` for None.
+    """
+    metric = METRICS[name]
+    shown = [value for value in values if value is not None]
+    sizes = [abs(value.mean / metric.divisor) for value in shown if value.mean and not _is_round_off(name, value.mean)]
+    decimals = 2 - math.floor(math.log10(min(size for size in sizes if size >= max(sizes) / 100))) if sizes else 0
+    if metric.prefixed or metric.unit in ("count", "cells") or decimals > MOST_DECIMALS:
+        return ["-" if value is None else written_statistic(name, value) for value in values]
+    decimals = max(0, decimals)
+    return ["-" if value is None else _with_decimals(name, value, decimals) for value in values]
+
+
+def _with_decimals(name: str, value: Statistic, decimals: int) -> str:
+    if value.mean == 0 or _is_round_off(name, value.mean):
+        return "0"
+    least = 10.0**-decimals
+    mean, std = (part / METRICS[name].divisor for part in (value.mean, value.std or 0.0))
+    if abs(mean) < least / 2:
+        return f"<{least:.{decimals}f}"
+    spread = f" ± {std:.{decimals}f}" if std >= least / 2 else f" ± <{least:.{decimals}f}" if std else ""
+    return f"{mean:.{decimals}f}{spread}"
+
+
+def written_error(error: float) -> str:
+    """A symmetry breaking of the data with three digits; `0` for round-off."""
+    return f"{error:.3g}" if error > ROUND_OFF else "0"
+
+
+def _is_round_off(name: str, value: float) -> bool:
+    return name in OF_DATA and abs(value) <= ROUND_OFF
 
 
 def _prefixed(value: Statistic) -> str:

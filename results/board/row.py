@@ -1,9 +1,10 @@
 """A row of the board: all seeds of one setting."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from math import inf, isinf
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from results.board.quantities import (
     Statistic,
     curve,
     is_number,
+    written_column,
     written_statistic,
 )
 from results.statistics.two_models import Sample
@@ -187,6 +189,18 @@ class Row:
     def contest(self) -> tuple[Any, ...]:
         """Key of the contest: equal for rows with the same task and budget."""
         return (*self.task, self.budget)
+
+
+def written_numbers(rows: Sequence[Row], metric: str) -> list[str]:
+    """Text of `metric` of each row, with equal decimals for the rows of one table (one panel)."""
+    texts: list[str] = []
+    for _, members in groupby(rows, key=lambda row: row.panel):
+        panel = list(members)
+        column = written_column(metric, [row.metrics.get(metric) for row in panel])
+        texts += [
+            text if metric in row.metrics else row.written(metric) for row, text in zip(panel, column, strict=True)
+        ]
+    return texts
 
 
 def _number(value: Any) -> float | None:

@@ -1,5 +1,6 @@
 """The leaderboard as tables for the terminal."""
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from textwrap import fill
@@ -9,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.terminal import titled
-from results.board.contests import claim, letters_of, verdicts
+from results.board.contests import claim, letters_of, sure_winners, verdicts
 from results.board.differences import provenance_notes
 from results.board.leaderboard import best
 from results.board.notes import paper_notes, symmetry_notes
 from results.board.quantities import METRICS, symmetry_metric, with_neighbours, written
-from results.board.row import Row
+from results.board.row import Row, written_numbers
 from results.board.standings import Standings
 from results.board.trivial import first_line
 from results.statistics.bootstrap import Estimate
@@ -29,11 +30,12 @@ NARROW, GAP = 20, 2
 
 
 def to_table(rows: Sequence[Row], metric: str = "rmse_future") -> Group:
-    """A table for each dataset, with the best row of each level in green; fits 100 columns."""
+    """A table for each dataset, with the best number of each level in bold; a winner that is sure has a green name."""
     tables = [_Panel(list(members), metric) for _, members in groupby(rows, key=lambda row: row.panel)]
     note = "± is one standard deviation over seeds."
     if any(group for table in tables for group in table.groups):
-        note += " Models of a level that share a letter of their group do not differ significantly (5 %)."
+        note += " Bold: the best; green: it is sure. Models of a level that share a letter do not differ"
+        note += " significantly (5 %)."
         note += f" {claim(rows, metric)}"
     losses = first_line(rows, metric)
     above = [Text(f"{losses}\n", style="yellow")] if losses else []
@@ -52,68 +54,84 @@ class _Panel:
         replacing = symmetry_metric(recorded) if metric in COLUMNS else metric
         columns = with_neighbours(replacing if name == REPLACEABLE else name for name in COLUMNS)
         self.columns = [name for name in columns if name in recorded or name not in OPTIONAL or name == metric]
-        self.numbers = {name: [self._number(row, name) for row in rows] for name in self.columns}
+        self.numbers = {name: self._numbers(name) for name in self.columns}
         self.heads = {name: f"{fill(METRICS[name].title, 12)}\n{METRICS[name].unit}" for name in self.columns}
         self.groups = [letters[:4] for letters in letters_of(rows, metric)]
-        self.seeds = [
-            f"{row.count('done')}/{len(row.seeds)} {group}".rstrip()
-            for row, group in zip(rows, self.groups, strict=True)
-        ]
+        self.seeds = [f"{row.count('done')}/{len(row.seeds)}" for row in rows]
+        self.verdicts = verdicts(rows, metric)
+        self.one_protocol = len({row.terms for row in rows}) == 1
 
-    def _number(self, row: Row, name: str) -> str:
-        """Statistic as text; the skill beside its RMSE is short."""
-        if name == SKILL != self.metric and name in row.metrics:
-            return f"{row.metrics[name].mean:.3f}"
-        return row.written(name)
+    def _numbers(self, name: str) -> list[str]:
+        """Column of a metric; the skill beside its RMSE is short."""
+        if name == SKILL != self.metric:
+            return [f"{row.metrics[name].mean:.3f}" if name in row.metrics else "-" for row in self.rows]
+        return written_numbers(self.rows, name)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        shown = self._fitting(options.max_width)
+        shown, width = self._fitting(options.max_width)
         yield Text(self._title(), style="bold")
         yield from map(Text, self._verdicts())
-        yield self._table(shown)
+        yield self._table(shown, width)
         if hidden := [METRICS[name].title for name in self.columns if name not in shown]:
             yield Text(f"Hidden in this narrow terminal: {', '.join(hidden)}.\n", style="dim")
 
     def _verdicts(self) -> list[str]:
         """A sentence for each contest that has a result, and one for the others."""
-        results = verdicts(self.rows, self.metric)
-        lines = [one.sentence(self.metric) for one in results if one.best is not None]
-        waiting = [str(one.example.level) for one in results if one.best is None]
+        lines = [one.sentence(self.metric) for one in self.verdicts if one.best is not None]
+        waiting = [str(one.example.level) for one in self.verdicts if one.best is None]
         return [*lines, f"level {', '.join(waiting)}: no model has finished all its seeds"] if waiting else lines
 
-    def _fitting(self, width: int) -> list[str]:
-        """Columns that fit beside the models."""
+    def _fitting(self, width: int) -> tuple[list[str], int]:
+        """Columns that fit beside the models, and the width that they leave for the names of the models."""
         widths = {n: max(map(len, (*self.heads[n].split("\n"), *self.numbers[n]))) + GAP for n in self.columns}
         room = width - NARROW - max(len("Seeds"), *map(len, self.seeds)) - GAP
+        room -= len("Verdict") + GAP if any(self.groups) else 0
         shown, optional = list(self.columns), [name for name in self.columns if name != self.metric]
         while optional and sum(widths[name] for name in shown) > room:
             shown.remove(optional.pop())
-        return shown
+        return shown, NARROW - GAP + max(0, room - sum(widths[name] for name in shown))
 
     def _title(self) -> str:
         dataset, preset, grid = self.rows[0].panel
         runs = self.rows[0].test_runs or "unknown"
-        return f"{dataset} ({preset}, {grid}), {runs} test runs: {METRICS[self.metric].title}"
+        terms = f"{self.rows[0].terms}, " if self.one_protocol else ""
+        return f"{dataset} ({preset}, {grid}), {terms}{runs} test runs: {METRICS[self.metric].title}"
 
-    def _table(self, shown: Sequence[str]) -> Table:
+    def _heading(self, row: Row) -> str:
+        return f"level {row.level}" + ("" if self.one_protocol else f", {row.terms}")
+
+    def _table(self, shown: Sequence[str], width: int) -> Table:
         table = titled("")
         table.add_column("Model", overflow="fold")
         for name in shown:
             table.add_column(self.heads[name], justify="right", no_wrap=True)
-        table.add_column("Seeds,\ngroup" if any(self.groups) else "Seeds", no_wrap=True)
+        table.add_column("Seeds", justify="right", no_wrap=True)
+        if any(self.groups):
+            table.add_column("Verdict", no_wrap=True)
+        sure = sure_winners(self.rows, self.verdicts)
         winners = {name: best(self.rows, name) for name in {self.metric, "rmse_future", "rmse_domain"}}
-        for heading, level in groupby(enumerate(self.rows), key=lambda item: f"level {item[1].level}, {item[1].terms}"):
+        for heading, level in groupby(enumerate(self.rows), key=lambda item: self._heading(item[1])):
             if table.row_count:
                 table.add_row()
             table.add_row(Text(heading, style="bold"))
             for index, row in level:
                 remark = f"\n{row.remark}" if row.remark else ""
                 numbers = (
-                    Text(self.numbers[name][index], "bold green" if index in winners.get(name, ()) else "")
-                    for name in shown
+                    Text(self.numbers[name][index], "bold" if index in winners.get(name, ()) else "") for name in shown
                 )
-                table.add_row(Text.assemble(row.marked, (remark, "yellow")), *numbers, self.seeds[index])
+                label = Text.assemble(
+                    (_folded(row.marked, width), "bold green" if index in sure else ""), (remark, "yellow")
+                )
+                table.add_row(label, *numbers, self.seeds[index], *([self.groups[index]] if any(self.groups) else []))
         return table
+
+
+def _folded(label: str, width: int) -> str:
+    """A label on lines of at most `width` characters, broken after an underscore where there is one."""
+    lines = [""]
+    for part in re.split(r"(?<=_)", label):
+        lines = [*lines, part] if lines[-1] and len(lines[-1]) + len(part) > width else [*lines[:-1], lines[-1] + part]
+    return "\n".join(lines)
 
 
 def standings_table(standings: Standings) -> RenderableType:

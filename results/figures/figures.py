@@ -1,38 +1,34 @@
 """Common parts of a board's figures: styles of the series, figures with captions, tables below them.
 
-A family has a hue and each of its models a marker, the same in every figure of a board. The colours have a middle
-luminance, which is readable on light and dark pages.
+A family has a colour, a marker and a line, the same in every figure of a board; its models differ in the fill of the
+marker. The colours have a middle luminance, which is readable on light and dark pages.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from results.board.quantities import Statistic, written
 from results.board.row import Row
-from results.figures.plot import MARKERS
+from results.figures.plot import DASH, Style
 from results.statistics.bootstrap import Estimate
 
-COLORS: Mapping[str, tuple[str, ...]] = {
-    "relaxed": ("#d1495b", "#c2185b", "#e2572e"),
-    "strict": ("#2f7ed8", "#0e8fa8", "#5b6ee1"),
-    "cnn": ("#c27a00", "#a0722a", "#b8860b"),
-    "approximate": ("#2e9b57", "#5a9216", "#0f9d86"),
-    "reference": ("#808890", "#8c7f86", "#77868c"),
-    "unknown": ("#9163c9", "#a05ab5", "#7d6bb0"),
+FAMILIES: Mapping[str, Style] = {
+    "relaxed": Style("#ef5c62", "o"),
+    "strict": Style("#2a6caa", "s", dash="12 3"),
+    "cnn": Style("#d87318", "D", dash="2 3"),
+    "approximate": Style("#2a7147", "^", dash="10 3 2 3"),
+    "reference": Style("#8e949e", "v", dash="2 6"),
+    "unknown": Style("#9a1de2", "P", dash="5 3"),
 }
-"""Family -> colours of its models, used in turn; contrast at least 3 : 1 against white and against near-black."""
+"""Family -> its style. Colours differ under deuteranopia, too; contrast at least 3 : 1 against white and near-black."""
+FILLS = (1.0, 0.0, 0.45)
+"""Opacity of the markers of a family's models, used in turn."""
 INK = "currentColor"
+DASHED = Style(INK, dash=DASH)
+"""Style of lines that are no model's: floors, the truth, the Pareto front."""
 MOST_SERIES = 12
 """Lines in one figure; more are hard to distinguish."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """Colour and marker of a series in every figure of a board."""
-
-    color: str
-    marker: str
 
 
 @dataclass(frozen=True)
@@ -63,20 +59,17 @@ def styles(rows: Sequence[Row]) -> dict[str, Style]:
     """Label -> style, for all labels of a board."""
     families: dict[str, list[str]] = defaultdict(list)
     for label, family in sorted({(row.label, row.family) for row in rows}):
-        families[family if family in COLORS else "unknown"].append(label)
-    markers = tuple(MARKERS)
+        families[family].append(label)
     return {
-        label: Style(COLORS[family][index % len(COLORS[family])], markers[(first + index) % len(markers)])
-        for first, family in enumerate(COLORS)
-        for labels in (families[family],)
+        label: replace(family_style(family), fill=FILLS[index % len(FILLS)])
+        for family, labels in families.items()
         for index, label in enumerate(labels)
     }
 
 
 def family_style(family: str) -> Style:
     """Style of a line that stands for a whole family."""
-    known = family if family in COLORS else "unknown"
-    return Style(COLORS[known][0], tuple(MARKERS)[list(COLORS).index(known)])
+    return FAMILIES.get(family, FAMILIES["unknown"])
 
 
 def few(rows: Sequence[Row], metric: str) -> tuple[list[Row], str]:

@@ -5,6 +5,7 @@ matplotlib is not used: it would take minutes and megabytes for a board with hun
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -15,7 +16,7 @@ import numpy as np
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 70, 452, 14, 312
 """Area of the data; the names are to the right of it."""
-FONT, SMALL, LINE = 12, 10, 14
+FONT, SMALL, LINE, TITLE = 12, 10, 14, 24
 LONGEST_NAME, NAME_LINES = 28, 2
 MARKERS: Mapping[str, str] = {
     "o": "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z",
@@ -27,6 +28,7 @@ MARKERS: Mapping[str, str] = {
     "<": "M-4.6,0L3.6,-4.4V4.4z",
     ">": "M4.6,0L-3.6,-4.4V4.4z",
 }
+DASH = "6 4"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 STANDALONE = (
     "<style>svg{color:#1b1f24;background:#fff;font-family:system-ui,sans-serif}"
@@ -36,11 +38,25 @@ STANDALONE = (
 
 @dataclass(frozen=True)
 class Axis:
-    """Label of an axis, and whether it is logarithmic or has integer ticks only."""
+    """Label of an axis, and whether it is logarithmic or has integer ticks only.
+
+    Numbers below `least` are drawn at it: the lower end of the axis, whose tick is `≤ least`.
+    """
 
     label: str
     log: bool = False
     integer: bool = False
+    least: float | None = None
+
+
+@dataclass(frozen=True)
+class Style:
+    """Colour, marker and line of a series. `fill` is the opacity of the marker, `dash` the pattern of the line."""
+
+    color: str
+    marker: str = ""
+    fill: float = 1.0
+    dash: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,11 +69,9 @@ class Series:
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    color: str
-    marker: str = ""
+    style: Style
     low: Sequence[float] = ()
     high: Sequence[float] = ()
-    dashed: bool = False
     hints: Sequence[str] = ()
 
 
@@ -70,7 +84,7 @@ def chart(
     at: float | None = None,
 ) -> str | None:
     """The <svg> element; None without any point. `span` shades an interval of x, `at` marks a place on x."""
-    shown = [_kept(one, x.log, y.log) for one in series]
+    shown = [_raised(_kept(one, x.log, y.log), y.least) for one in series]
     shown = [one for one in shown if len(one.x)]
     if not shown:
         return None
@@ -110,9 +124,14 @@ def _clean(content: str) -> str:
     return escape("".join(letter if letter.isprintable() else " " for letter in content))
 
 
-def standalone(element: str) -> str:
-    """SVG document of an <svg> element, with the light or dark colours that the reader prefers."""
-    return f"{element[: element.index('>') + 1]}{STANDALONE}{element[element.index('>') + 1 :]}\n"
+def standalone(element: str, title: str) -> str:
+    """SVG document of an <svg> element with size and title, in the light or dark colours that the reader prefers."""
+    head, content = element.split(">", 1)
+    before, box, after = re.split(r'viewBox="0 0 ([^"]*)"', head, maxsplit=1)
+    width, height = (float(part) for part in box.split())
+    size = f'width="{_n(width)}" height="{_n(height + TITLE)}" viewBox="0 {-TITLE} {_n(width)} {_n(height + TITLE)}"'
+    heading = text(4, 16 - TITLE, title, 'font-weight="600"')
+    return f"{before}{size}{after}>{STANDALONE}{heading}{content}\n"
 
 
 class _Scale:
@@ -142,6 +161,8 @@ def _scale(values: Sequence[float], axis: Axis, start: float, end: float) -> _Sc
         inside = [tick for tick in ticks if a <= math.log10(tick) <= b]
         if len(inside) < 3:
             inside = [tick for tick in _linear_ticks(10**a, 10**b) if tick > 0]
+        if axis.least is not None:
+            inside = [axis.least, *(tick for tick in inside if tick > 2 * axis.least)]
         return _Scale(10**a, 10**b, True, start, end, inside)
     room = 0.04 * (high - low) or 0.05 * abs(high)
     low, high = (low - room, high + room) if room else (-0.05, 1.0)
@@ -181,10 +202,20 @@ def _kept(one: Series, log_x: bool, log_y: bool) -> Series:
     return replace(one, x=x, y=y, low=drawn(one.low), high=drawn(one.high), hints=hints)
 
 
+def _raised(one: Series, least: float | None) -> Series:
+    """The series with every number of y that is below `least` at `least`."""
+    if least is None:
+        return one
+    y, low, high = ([max(value, least) for value in values] for values in (one.y, one.low, one.high))
+    return replace(one, y=y, low=low, high=high)
+
+
 def _grid(across: _Scale, up: _Scale, x: Axis, y: Axis) -> str:
     lines = "".join(f"M{_n(across(v))},{TOP}V{BOTTOM}" for v in across.ticks)
     lines += "".join(f"M{LEFT},{_n(up(v))}H{RIGHT}" for v in up.ticks)
     words = [_ticks(scale) for scale in (across, up)]
+    if y.least is not None:
+        words[1] = [f"≤{word}" if v == y.least else word for v, word in zip(up.ticks, words[1], strict=True)]
     below = "".join(
         text(across(v), BOTTOM + 17, word, 'text-anchor="middle"')
         for v, word in zip(across.ticks, words[0], strict=True)
@@ -221,24 +252,25 @@ def _band(one: Series, across: _Scale, up: _Scale) -> str:
         bars = "".join(
             f"M{_n(across(a))},{_n(up(b))}V{_n(up(c))}" for a, b, c in zip(one.x, one.low, one.high, strict=True)
         )
-        return f'<path d="{bars}" stroke="{one.color}" stroke-opacity=".6" stroke-width="2"/>'
+        return f'<path d="{bars}" stroke="{one.style.color}" stroke-opacity=".6" stroke-width="2"/>'
     top = [f"{_n(across(a))},{_n(up(b))}" for a, b in zip(one.x, one.high, strict=True)]
     bottom = [f"{_n(across(a))},{_n(up(b))}" for a, b in zip(one.x, one.low, strict=True)]
-    return f'<path d="M{"L".join([*top, *reversed(bottom)])}z" fill="{one.color}" fill-opacity=".16"/>'
+    return f'<path d="M{"L".join([*top, *reversed(bottom)])}z" fill="{one.style.color}" fill-opacity=".16"/>'
 
 
 def _points(one: Series, across: _Scale, up: _Scale) -> str:
     places = [(across(a), up(b)) for a, b in zip(one.x, one.y, strict=True)]
     parts = []
     if len(places) > 1:
-        dash = ' stroke-dasharray="6 4"' if one.dashed else ""
+        dash = f' stroke-dasharray="{one.style.dash}"' if one.style.dash else ""
         line = "L".join(f"{_n(a)},{_n(b)}" for a, b in places)
-        parts.append(f'<path d="M{line}" fill="none" stroke="{one.color}" stroke-width="1.8"{dash}/>')
-    if one.marker:
+        parts.append(f'<path d="M{line}" fill="none" stroke="{one.style.color}" stroke-width="1.8"{dash}/>')
+    if one.style.marker:
+        mark = f'd="{MARKERS[one.style.marker]}" fill-opacity="{one.style.fill:g}" stroke="{one.style.color}"'
         for index, (a, b) in enumerate(places):
             hint = f"<title>{_clean(one.hints[index])}</title>" if one.hints else ""
-            parts.append(f'<path d="{MARKERS[one.marker]}" transform="translate({_n(a)} {_n(b)})">{hint}</path>')
-    return f'<g fill="{one.color}">{"".join(parts)}</g>'
+            parts.append(f'<path {mark} transform="translate({_n(a)} {_n(b)})">{hint}</path>')
+    return f'<g fill="{one.style.color}">{"".join(parts)}</g>'
 
 
 def _names(ends: Sequence[tuple[Series, float, float]]) -> str:
@@ -256,11 +288,11 @@ def _names(ends: Sequence[tuple[Series, float, float]]) -> str:
         bottom, remaining = center + tall / 2, remaining - tall
         start = center - tall / 2 + line * 0.78
         parts.append(
-            f'<path d="M{_n(end + 6)},{_n(height)}L{RIGHT + 14},{_n(center)}" stroke="{one.color}" stroke-opacity=".5"'
-            ' fill="none"/>'
+            f'<path d="M{_n(end + 6)},{_n(height)}L{RIGHT + 14},{_n(center)}" stroke="{one.style.color}"'
+            ' stroke-opacity=".5" fill="none"/>'
         )
         parts += [
-            text(RIGHT + 18, start + number * line, words, f'fill="{one.color}" font-size="{_n(size)}"')
+            text(RIGHT + 18, start + number * line, words, f'fill="{one.style.color}" font-size="{_n(size)}"')
             for number, words in enumerate(lines)
         ]
     return "".join(parts)

@@ -27,7 +27,7 @@ GAP = 2
 """Pixels between panels."""
 CLEAR = 2 * SHADES
 """Index of the transparent colour in the palette."""
-PANEL, LINE, MARGIN, BAR = 118, 20, 6, 74
+PANEL, LINE, MARGIN, BAR = 118, 20, 6, 100
 """Width of a panel, height of a line of text, space between panels, width of the colour bars."""
 MILLISECONDS = 350
 MOST_BYTES = 400_000
@@ -223,7 +223,7 @@ def _image(address: str, x: float, y: float, width: float, height: float) -> str
 def _bars(x: float, top: float, most: float, worst: float) -> str:
     """Colour bars of speeds and of errors, one below the other."""
     parts = []
-    for number, (name, limit) in enumerate((("|u|", most), ("error", worst))):
+    for number, (name, limit) in enumerate((("|u| (field units)", most), ("error (field units)", worst))):
         start = top + number * 96
         shades = np.arange(SHADES, dtype=np.uint8)[::-1, None] + np.uint8(number * SHADES)
         parts += [

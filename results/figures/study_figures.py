@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from benchmark.suite.study import Study
 from results.board.row import family_and_source
 from results.figures.figures import INK, Plot, family_style
-from results.figures.plot import Axis, Series, chart
+from results.figures.plot import DASH, Axis, Series, Style, chart
 from results.store.studies import Trial, best_trial
 
 
@@ -36,9 +36,11 @@ def _learning_curves(study: Study, trials: Sequence[Trial]) -> str | None:
                 name if marked else "",
                 list(range(1, len(trial.curve) + 1)),
                 trial.curve,
-                style.color if trial is best else INK if marked else "#808890",
-                marker="o" if len(trial.curve) == 1 else "",
-                dashed=trial.note.by == "default",
+                Style(
+                    style.color if trial is best else INK if marked else "#808890",
+                    marker="o" if len(trial.curve) == 1 else "",
+                    dash=DASH if trial.note.by == "default" else "",
+                ),
             )
         )
-    return chart(series, Axis("epoch", integer=True), Axis("lowest validation RMSE (field units)", log=True))
+    return chart(series, Axis("epoch (count)", integer=True), Axis("lowest validation RMSE (field units)", log=True))

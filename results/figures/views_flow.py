@@ -1,17 +1,19 @@
 """Figures of the forecasts: error by step, spectra, divergence, and error against cost."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from results.board.quantities import METRICS, Statistic
 from results.board.row import Row
-from results.figures.figures import INK, Plot, Style, ends, few, hint
-from results.figures.plot import Axis, Series, chart
+from results.figures.figures import DASHED, Plot, ends, few, hint
+from results.figures.plot import Axis, Series, Style, chart
 from results.figures.views_symmetry import BAND, beside_truth, missing
 
+WAVES, ENERGY = Axis("wave number (waves in the box)", log=True), Axis("energy (field units²)", log=True)
 COSTS = (
-    ("parameters", 1.0, "trainable parameters"),
-    ("flops", 1.0, "floating-point operations of one forecast step"),
-    ("training_seconds", 3600.0, "hours of training"),
+    ("parameters", 1.0, "trainable parameters (count)"),
+    ("flops", 1.0, "FLOPs of one forecast step (count)"),
+    ("training_seconds", 3600.0, "training time (hours)"),
 )
 """Metric, divisor, label of the axis."""
 
@@ -23,7 +25,9 @@ def by_step(rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: 
         "error-by-step",
         "Error by rolled-out step",
         f"Later frames of the runs seen; {where}. {BAND}{note}",
-        _curves(kept, "rmse_future_by_step", look, Axis("rolled-out step", integer=True), Axis("RMSE (field units)")),
+        _curves(
+            kept, "rmse_future_by_step", look, Axis("rolled-out step (count)", integer=True), Axis("RMSE (field units)")
+        ),
     )
 
 
@@ -31,7 +35,7 @@ def spectra(rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: 
     """Energy of each scale at the last rolled-out step, beside that of the truth."""
     kept, note = few(rows, metric)
     truth = next((row.curves["spectrum_truth_future"] for row in kept if "spectrum_truth_future" in row.curves), ())
-    series = [Series("truth", list(_numbers(truth)), [v.mean for v in truth], INK, dashed=True)] if truth else []
+    series = [Series("truth", list(_numbers(truth)), [v.mean for v in truth], DASHED)] if truth else []
     return Plot(
         "energy-spectra",
         "Energy spectra at the last rolled-out step",
@@ -39,7 +43,7 @@ def spectra(rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: 
         " box with walls. Below the truth a model smooths that scale, above it the model adds structure."
         " Persistence repeats a true frame, so its spectrum is among the best: read it beside the RMSE."
         f" Later frames of the runs seen; {where}. {BAND}{note}",
-        _curves(kept, "spectrum_future", look, Axis("wave number", log=True), Axis("energy", log=True), series),
+        _curves(kept, "spectrum_future", look, WAVES, ENERGY, series),
         reason="no finished record has the numbers for it; older records lack them",
     )
 
@@ -78,13 +82,13 @@ def _pareto(
         place = [row.metrics[cost].mean / divisor]
         name = row.label if id(row) in named and len(named) <= 24 else ""
         hints = [hint(row.label, row.level, value)]
-        series.append(Series(name, place, [value.mean], style.color, style.marker, low, high, hints=hints))
+        series.append(Series(name, place, [value.mean], style, low, high, hints))
     steps = [(row.metrics[cost].mean / divisor, row.metrics[metric].mean) for row in front]
     if len(steps) > 1:
-        series.insert(0, Series("", [x for x, _ in steps], [y for _, y in steps], INK, dashed=True))
+        series.insert(0, Series("", [x for x, _ in steps], [y for _, y in steps], DASHED))
     return Plot(
         f"pareto-{cost.replace('_', '-')}",
-        f"{METRICS[metric].title} against {cost_label}",
+        f"{METRICS[metric].title} against {cost_label.partition(' (')[0]}",
         f"At {where}. Dashed: the Pareto front, the models that no other beats in both; models that lack a seed are not"
         " on it. Bars: 95 % bootstrap interval over seeds.",
         chart(series, Axis(cost_label, log=True), Axis(f"{METRICS[metric].title} ({METRICS[metric].unit})")),
@@ -109,10 +113,8 @@ def _curves(
     for row in sorted((row for row in rows if curve in row.curves), key=lambda row: row.label):
         values, style = row.curves[curve], look[row.label]
         low, high = ends(values)
-        marker = style.marker if len(values) <= 24 else ""
-        series.append(
-            Series(row.label, list(_numbers(values)), [v.mean for v in values], style.color, marker, low, high)
-        )
+        style = style if len(values) <= 24 else replace(style, marker="")
+        series.append(Series(row.label, list(_numbers(values)), [v.mean for v in values], style, low, high))
     return chart([*others, *series], x, y, from_zero=True) if series else None
 
 

@@ -5,18 +5,21 @@ The x-axis is the *measured* data equivariance error, not the level. Bands are b
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from dataclasses import replace
+from math import floor, isfinite, log10
 
 from results.board.notes import group_of
 from results.board.quantities import METRICS, SKILLS, written
 from results.board.row import Row
-from results.figures.figures import INK, Plot, Sheet, Style, ends, family_style, few, hint
-from results.figures.plot import Axis, Series, chart
+from results.figures.figures import DASHED, Plot, Sheet, ends, family_style, few, hint
+from results.figures.plot import Axis, Series, Style, chart
 from results.statistics.crossing import Crossing, crossing, slope_and_rank
 
+ROUND_OFF = 1e-5
+"""Relative equivariance error of a roll-out below which a model is strict up to round-off (single precision)."""
 DATA, FLOOR = "data_equivariance_error", "strict_floor"
 DATA_AXIS = Axis("measured data equivariance error (field units)")
-RELATIVE_AXIS = Axis("data equivariance error / mean |field|")
+RELATIVE_AXIS = Axis("measured data error / mean |field| (1)")
 BAND = "Bands: 95 % bootstrap interval over seeds, none for a single seed."
 MEMBER = (
     "At each level the member of the family with the lowest validation error; one that lacks a seed only if there is no"
@@ -92,7 +95,11 @@ def symmetry_kept(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -
     ours = rollout if any(rollout in row.metrics for row in rows) else "model_equivariance_error_relative"
     kept, note = few(rows, metric)
     series = _by_label(kept, f"{DATA}_relative", ours, look)
+    least = _least([value for one in series for value in one.y])
     over, short = ("over a rolled-out test window", "rolled out") if ours == rollout else ("in one step", "one step")
+    axis = Axis(f"model error / mean |field| (1), {short}", log=True, least=least)
+    if least is not None:
+        note += f" The axis ends at {least:.0e}: strict models, whose error is round-off, are drawn there."
     caption = (
         f"Error of the model: mean |F(gx) - g F(x)| {over}. Error of the data: difference between two whole"
         " simulations, one with the transformed set-up, which grows with every frame. The two differ in kind, so equal"
@@ -105,10 +112,18 @@ def symmetry_kept(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -
         "symmetry-kept",
         "Does the model break the symmetry where the data do?",
         caption,
-        chart(series, RELATIVE_AXIS, Axis(f"model equivariance error / mean |field|, {short}", log=True)),
+        chart(series, RELATIVE_AXIS, axis),
         reason=missing(rows),
         sheet=_calibration(kept, ours),
     )
+
+
+def _least(values: Sequence[float]) -> float | None:
+    """Lower end of a logarithmic axis, if the lowest values are round-off two decades below all others; else None."""
+    others = [value for value in values if value > ROUND_OFF]
+    if not others or min(values) > min(others) / 100:
+        return None
+    return 10.0 ** (floor(log10(min(others))) - 1)
 
 
 def _zooms(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
@@ -124,11 +139,10 @@ def _zooms(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
         low, high = ends(values)
         hints = [hint(label, row.level, value) for row, value in zip(members, values, strict=True)]
         places, means = [place[row.level] for row in members], [value.mean for value in values]
-        lines.append(Series(label, places, means, look[label].color, look[label].marker, low, high, hints=hints))
+        lines.append(Series(label, places, means, look[label], low, high, hints))
     floors = {row.level: row.metrics[floor].mean for row in rows if floor in row.metrics}
     flat = sorted((place[level], value) for level, value in floors.items())
-    marker = "o" if len(flat) == 1 else ""
-    lines.append(Series("floor", [x for x, _ in flat], [y for _, y in flat], INK, marker, dashed=True))
+    lines.append(Series("floor", [x for x, _ in flat], [y for _, y in flat], _dashed(flat)))
     return Plot(
         "zoom-errors",
         "How strict is the model under zooms?",
@@ -261,7 +275,12 @@ def _line(name: str, heights: Sequence[tuple[Row, float]]) -> Series:
     """Dashed line of a number that the data have, over the data error."""
     points = sorted((row.metrics[DATA].mean, height) for row, height in heights)
     places, values = ([point[axis] for point in points] for axis in (0, 1))
-    return Series(name, places, values, INK, dashed=True, marker="o" if len(points) == 1 else "")
+    return Series(name, places, values, _dashed(points))
+
+
+def _dashed(points: Sequence[object]) -> Style:
+    """Style of a dashed line; a marker if it has a single point."""
+    return replace(DASHED, marker="o") if len(points) == 1 else DASHED
 
 
 def beside_truth(rows: Sequence[Row], metric: str, truth_metric: str, look: Mapping[str, Style]) -> str | None:
@@ -294,4 +313,4 @@ def _series(name: str, members: Sequence[Row], x: str, y: str, style: Style) -> 
     low, high = ends(values)
     hints = [hint(row.label, row.level, value) for row, value in zip(members, values, strict=True)]
     places = [row.metrics[x].mean for row in members]
-    return Series(name, places, [value.mean for value in values], style.color, style.marker, low, high, hints=hints)
+    return Series(name, places, [value.mean for value in values], style, low, high, hints)

@@ -126,8 +126,7 @@ def _draw(models: Sequence[tuple[str, Sequence[Relaxation]]]) -> str:
     widest = max(len(layers) for _, layers in models)
     for label, layers in models:
         most = max(float(layer.map.max()) for layer in layers)
-        heading = f"{label}: colours from 0 to {100 * most:.2g} %" if most else f"{label}: strict everywhere"
-        parts.append(text(0, top + 14, heading))
+        parts.append(text(0, top + 14, label if most else f"{label}: strict everywhere"))
         tallest = 0.0
         for number, layer in enumerate(layers):
             x = number * (SIDE + GAP)
@@ -136,8 +135,12 @@ def _draw(models: Sequence[tuple[str, Sequence[Relaxation]]]) -> str:
             parts.append(_cells(layer.map, most, x, top + LINE, tall))
             parts.append(text(x, top + LINE + tall + 12, f"{100 * layer.mean:.2g} %", 'font-size="10"'))
             tallest = max(tallest, tall)
+        if most:
+            x, middle = len(layers) * (SIDE + GAP), top + LINE
+            parts.append(_cells(np.linspace(0, 1, SIDE)[None], 1.0, x, middle, 10))
+            parts.append(text(x, middle + 22, f"0 to {100 * most:.2g} % of the weights", 'font-size="10"'))
         top += LINE + tallest + 26
-    return svg(max(widest * (SIDE + GAP), 420), top, "".join(parts))
+    return svg(max((widest + 1) * (SIDE + GAP) + 40, 420), top, "".join(parts))
 
 
 def _cells(values: NDArray[np.float64], most: float, x: float, top: float, height: float) -> str:

@@ -8,23 +8,23 @@ from functools import cached_property
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from benchmark.suite.suite import Suite
-from results.board.contests import claim, effect_text, letters_of, verdicts
+from results.board.contests import claim, effect_text, letters_of, sure_winners, verdicts
 from results.board.differences import provenance_notes
 from results.board.leaderboard import aggregate, best
 from results.board.notes import MARK, paper_notes, symmetry_notes
-from results.board.quantities import METRICS, Statistic, with_neighbours, written, written_statistic
+from results.board.quantities import METRICS, Statistic, with_neighbours, written, written_error, written_statistic
 from results.board.reproduce import Commands
-from results.board.row import Row
+from results.board.row import Row, written_numbers
 from results.board.standings import overall
 from results.board.table import estimate
 from results.board.trivial import first_line, skill_of
 from results.board.tuning_ledger import HEADINGS, ledger_row, tuning_ledger, unequal_tuning, untuned_models
 from results.figures import rollouts, views_flow, views_symmetry, views_weights
-from results.figures.figures import Plot, Style, styles
-from results.figures.plot import standalone
+from results.figures.figures import Plot, styles
+from results.figures.plot import Style, standalone
 from results.figures.study_figures import figures_of as study_figures
 from results.report.export import SHOWN
 from results.report.literature import Beside, beside
@@ -97,9 +97,10 @@ class Report:
     @property
     def svg_figures(self) -> list[tuple[str, str]]:
         """Every figure as (stem of a file name, SVG document)."""
+        stems = [re.sub(r"[^a-z0-9]+", "-", panel.heading.lower()).strip("-") for panel in self.panels]
         return [
-            (f"{re.sub(r'[^a-z0-9]+', '-', panel.heading.lower()).strip('-')}-{plot.key}", standalone(plot.svg))
-            for panel in self.panels
+            (f"{stem}-{plot.key}", standalone(plot.svg, f"{plot.title}, {panel.heading}"))
+            for stem, panel in zip(stems, self.panels, strict=True)
             for plot in panel.plots
             if plot.svg is not None
         ]
@@ -112,6 +113,8 @@ class Report:
         columns = with_neighbours([*SHOWN, *(MORE_COLUMNS if detailed else ()), metric])
         recorded = {name for row in rows for name in row.metrics}
         columns = [name for name in columns if name in recorded or name in ALWAYS or name == metric]
+        numbers = {name: written_numbers(rows, name) for name in columns}
+        results, place = verdicts(rows, metric), {id(row): index for index, row in enumerate(rows)}
         environment = Environment(
             loader=PackageLoader("results.report"),
             autoescape=True,
@@ -120,6 +123,7 @@ class Report:
             lstrip_blocks=True,
         )
         environment.filters["svg"] = Markup  # safe: `plot` escapes every name in its SVG
+        environment.filters["foldable"] = lambda name: escape(name).replace("_", Markup("_<wbr>"))
         return environment.get_template("report.html").render(
             suite=suite.name,
             metric_name=metric,
@@ -131,14 +135,17 @@ class Report:
             winners={name: best(rows, name) for name in ("rmse_future", "rmse_domain", metric)},
             groups=letters_of(rows, metric),
             tooltip=_tooltip,
-            verdicts=verdicts(rows, metric),
+            verdicts=[(one, "-" if one.best is None else numbers[metric][place[id(one.best)]]) for one in results],
             standings=overall(rows, metric, self.baseline),
             most_standings=MOST_STANDINGS,
             estimate=estimate,
             effect_text=effect_text,
             claim=claim(rows, metric),
             written=written,
+            written_error=written_error,
             written_statistic=written_statistic,
+            numbers=numbers,
+            sure=sure_winners(rows, results),
             commands=Commands(suite),
             panels=self.panels,
             losses=first_line(rows, metric),

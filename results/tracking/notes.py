@@ -63,11 +63,9 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _winners(rows: Sequence[Row]) -> list[str]:
-    """A line for each of the first contests: the best model, and whether the difference is significant."""
+    """The sentence of each of the first contests."""
     contests = verdicts(rows, "rmse_future")
-    lines = ["Lowest RMSE future, and whether the difference is significant:\n"]
+    lines = ["Lowest RMSE future, and whether it is sure:\n"]
     for verdict in contests[:MOST_WINNERS]:
-        best, place = verdict.best, verdict.example
-        won = f"{bold(best.label)} ({best.written('rmse_future')}); " if best else ""
-        lines.append(f"- {escape(place.dataset)} level {escape(place.level)}: {won}{escape(verdict.text)}")
+        lines.append(f"- {escape(verdict.example.dataset)} {escape(verdict.sentence('rmse_future'))}")
     return [*lines, *(["- ..."] if len(contests) > MOST_WINNERS else [])]

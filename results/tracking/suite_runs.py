@@ -6,7 +6,6 @@ and below it stands a run for each seed with its curves. A study has a run with 
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, takewhile
 from typing import Any
@@ -204,17 +203,11 @@ def board_run(suite: Suite, records: Mapping[str, Record], report: Report) -> Wa
 
 
 def _figure_files(figures: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Path -> SVG. Names lack the parts that all share; MLflow's viewer shows nothing of a picture without a size."""
+    """Path -> SVG. Names lack the parts that all share."""
     parts = [stem.split("-") for stem, _ in figures]
     shared = list(takewhile(lambda words: len(set(words)) == 1, zip(*parts, strict=False)))
     common = min(len(shared), *(len(part) - 1 for part in parts)) if len(parts) > 1 else 0
-    size = r'<svg \1 width="\2" height="\3" viewBox="0 0 \2 \3"'
-    return {
-        f"figures/{'-'.join(part[common:])}.svg": re.sub(
-            r'^<svg ((?:(?!width|viewBox)[^>])*?) ?viewBox="0 0 ([\d.]+) ([\d.]+)"(?![^>]* width=)', size, svg
-        )
-        for part, (_, svg) in zip(parts, figures, strict=True)
-    }
+    return {f"figures/{'-'.join(part[common:])}.svg": svg for part, (_, svg) in zip(parts, figures, strict=True)}
 
 
 def _records_of(row: Row, records: Mapping[str, Record]) -> list[Record]:

@@ -207,10 +207,12 @@ def test_compare_says_what_the_board_says(new_board, new_cell, seeds):
     for verdict in verdicts(rows, "rmse_future"):
         (pair,) = [
             pair
-            for pair in of_models(board, verdict.second.model, verdict.best.model).pairs
+            for pair in of_models(board, verdict.rival.model, verdict.best.model).pairs
             if pair.first.level == verdict.best.level
         ]
         assert pair.test == verdict.test
+        low, high = verdict.test.effect.ends(verdict.test.level)
+        assert verdict.sure == (not low <= 0 <= high), "verdict and interval never contradict each other"
 
 
 def test_rows_of_two_boards_are_adjusted_for_the_lines_of_the_comparison(board, tmp_path):

@@ -106,7 +106,7 @@ def test_the_table_fits_a_terminal_and_keeps_names_literal(full_board):
         assert max(map(len, text.splitlines())) <= 100, metric
         assert "relaxed_steerable_" in text
         assert "1 diverged, 1 absent" in " ".join(text.split())
-        assert "0.1750 ± 0.0071" in text
+        assert "0.175 ± 0.007" in text
         assert " 2/2" in text, "no column is cut off"
 
 
@@ -116,9 +116,9 @@ def test_a_narrow_terminal_leaves_columns_out_and_names_them(full_board):
 
     text = shown(62, "flops")
     assert max(map(len, text.splitlines())) <= 62
-    assert "0.1750 ± 0.0071" in text
+    assert "0.175 ± 0.007" in text
     assert "30.6 G" in text, "what the board is sorted by stays"
-    assert re.search("0.1750 ± 0.0071 +2/2 [a-d] *\n", shown(40, "rmse_future")), "the models' column gives way"
+    assert re.search("0.175 ± 0.007 +2/2 +[a-d] *\n", shown(40, "rmse_future")), "the models' column gives way"
     assert "Hidden in this narrow terminal: RMSE domain, Model equivariance error, Params." in " ".join(text.split())
 
 
@@ -177,7 +177,7 @@ def test_a_significant_win_stays_so_beside_a_row_that_lacks_seeds(new_board, new
     assert [row.model for row in rows] == ["e2cnn", "convnet", "relaxed_steerable_rotation"]
     assert letters_of(rows, "rmse_future")[0] == "a"
     (verdict,) = verdicts(rows, "rmse_future")
-    assert verdict.text == "yes: differs significantly from every other that has all its seeds (1 without)"
+    assert re.fullmatch(r"sure \(p = [\de-]+\), among models with all seeds \(1 without\)", verdict.certainty)
 
 
 def test_models_of_which_the_same_seed_diverged_are_compared_over_the_others(new_board, new_cell):
@@ -245,15 +245,15 @@ def test_the_standings_fit_a_terminal(full_board):
 def test_a_winner_is_significant_only_if_it_differs_from_every_other(full_board, new_board, new_cell):
     first = verdicts(rows_of(full_board), "rmse_future")[0]
     assert first.best.model == "relaxed_steerable_rotation"
-    assert first.second.model == "e2cnn"
+    assert first.rival.model == "e2cnn"
     assert first.test.effect.size == pytest.approx(math.sqrt(0.20 * 0.21 / (0.17 * 0.18)) - 1)
     assert effect_text(first.test, "rmse_future").startswith("+17.2 % [")
     cells = [new_cell(model, epochs=9) for model in ("convnet", "e2cnn")]
     board = new_board(cells)
-    assert [one.text for one in verdicts(rows_of(board), "rmse_future")] == ["no model has finished all its seeds"]
+    assert [one.certainty for one in verdicts(rows_of(board), "rmse_future")] == ["no model has finished all its seeds"]
     for cell in cells:
         board.finish(cell)
-    assert [one.text for one in verdicts(rows_of(board), "rmse_future")] == ["unknown: a test needs two seeds"]
+    assert [one.certainty for one in verdicts(rows_of(board), "rmse_future")] == ["not tested with one seed"]
 
 
 class TestCommand:

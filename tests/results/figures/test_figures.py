@@ -1,6 +1,7 @@
 """Figures: places, colours, crossings, Pareto front, relaxation weights."""
 
 import dataclasses
+import itertools
 import re
 from xml.etree import ElementTree
 
@@ -17,27 +18,66 @@ from results.board.quantities import Statistic
 from results.figures import figures, plot, rollouts, views_flow, views_symmetry, views_weights
 from results.statistics.crossing import crossing
 
+DOT = plot.Style("#000000", "o")
 HOSTILE = "<script>alert(1)</script>\"'\n & {{ 7 * 7 }} $x$"
 
 
-def test_series_are_readable_on_light_and_dark():
-    def luminance(color):
-        channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+SRGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+DEUTERANOPIA = np.array([[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]])
+"""Machado, Oliveira, Fernandes 2009, severity 1, on linear RGB."""
 
-    dark = luminance("#14171b")
-    for color in (color for colors in figures.COLORS.values() for color in colors):
-        assert 1.05 / (luminance(color) + 0.05) >= 3, color
-        assert (luminance(color) + 0.05) / (dark + 0.05) >= 3, color
+
+def linear(color):
+    channels = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb):
+    """CIE L*a*b* of linear RGB."""
+    f = np.cbrt(SRGB_TO_XYZ @ rgb.clip(0, 1) / SRGB_TO_XYZ.sum(axis=1))
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def test_families_are_readable_on_light_and_dark():
+    dark, *luminances = (
+        (SRGB_TO_XYZ @ linear(color))[1] for color in ("#14171b", *(style.color for style in figures.FAMILIES.values()))
+    )
+    for luminance in luminances:
+        assert 1.05 / (luminance + 0.05) >= 3
+        assert (luminance + 0.05) / (dark + 0.05) >= 3
+
+
+@pytest.mark.parametrize("seen", [np.eye(3), DEUTERANOPIA], ids=["normal", "deuteranopia"])
+def test_families_differ_in_colour_for_every_reader(seen):
+    for one, other in itertools.combinations(figures.FAMILIES.values(), 2):
+        assert np.linalg.norm(lab(seen @ linear(one.color)) - lab(seen @ linear(other.color))) > 20, (one, other)
+
+
+def test_families_differ_in_marker_and_line():
+    styles = figures.FAMILIES.values()
+    assert len({style.marker for style in styles}) == len({style.dash for style in styles}) == len(styles)
+    assert figures.DASHED.dash not in {style.dash for style in styles}
 
 
 def test_a_series_looks_the_same_in_every_figure(full_board):
     rows = leaderboard.aggregate(full_board.suite.cells, {})
-    families = {"convnet": "cnn", "e2cnn": "strict"}
+    families = {"convnet": "strict", "e2cnn": "strict"}
     rows = [dataclasses.replace(row, family=families.get(row.model, row.family)) for row in rows]
-    assert figures.styles(rows) == figures.styles(rows[::-1])
-    assert figures.styles(rows)["e2cnn"].color in figures.COLORS["strict"]
+    look = figures.styles(rows)
+    assert look == figures.styles(rows[::-1])
+    assert look["e2cnn"].color == look["convnet"].color == figures.FAMILIES["strict"].color
+    assert look["e2cnn"] != look["convnet"]
+
+
+def test_round_off_does_not_stretch_the_axis(full_board):
+    """The fabricated strict model has 6e-7, the others 1e-3 or more of the field."""
+    rows = rows_of(full_board)
+    made = views_symmetry.symmetry_kept(rows, "rmse_future", figures.styles(rows))
+    assert "≤0.01<" in made.svg
+    assert "drawn there" in made.caption
+    relaxed = [row for row in rows if row.family != "strict" and row.level]
+    made = views_symmetry.symmetry_kept(relaxed, "rmse_future", figures.styles(rows))
+    assert "≤" not in made.svg
 
 
 def test_figures_are_over_the_measured_error_and_never_the_knob(full_board):
@@ -133,7 +173,7 @@ def test_the_pareto_front_holds_those_that_nobody_beats(full_board):
 
 class TestPlot:
     def test_points_lie_where_the_axes_say(self):
-        made = plot.chart([plot.Series("a", [0, 1, 2], [0, 10, 20], "#000", "o")], plot.Axis("x"), plot.Axis("y"))
+        made = plot.chart([plot.Series("a", [0, 1, 2], [0, 10, 20], DOT)], plot.Axis("x"), plot.Axis("y"))
         places = [(float(x), float(y)) for x, y in re.findall(r"translate\(([\d.]+) ([\d.]+)\)", made)]
         (x0, y0), (x1, y1), (x2, y2) = places
         assert x1 == pytest.approx((x0 + x2) / 2, abs=0.1)
@@ -142,25 +182,24 @@ class TestPlot:
         assert y0 > y2, "up is more"
 
     def test_a_decade_is_as_wide_as_the_next(self):
-        made = plot.chart(
-            [plot.Series("", [1, 10, 100], [1, 1, 1], "#000", "o")], plot.Axis("x", log=True), plot.Axis("y")
-        )
+        made = plot.chart([plot.Series("", [1, 10, 100], [1, 1, 1], DOT)], plot.Axis("x", log=True), plot.Axis("y"))
         x = [float(place) for place in re.findall(r"translate\(([\d.]+) ", made)]
         assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.15)
 
     def test_what_cannot_be_drawn_is_left_out(self):
-        nothing = plot.Series("a", [0.0, 1.0], [1.0, float("nan")], "#000", "o")
+        nothing = plot.Series("a", [0.0, 1.0], [1.0, float("nan")], DOT)
         assert plot.chart([nothing], plot.Axis("x", log=True), plot.Axis("y")) is None
 
     def test_names_are_escaped_and_xml(self):
-        series = plot.Series(HOSTILE + "\x07", [1], [1], "#000", "o", hints=[HOSTILE + "\x07"])
+        series = plot.Series(HOSTILE + "\x07", [1], [1], DOT, hints=[HOSTILE + "\x07"])
         made = plot.chart([series], plot.Axis("x"), plot.Axis("y"))
-        ElementTree.fromstring(plot.standalone(made))
+        title = ElementTree.fromstring(plot.standalone(made, HOSTILE)).find("{*}text")
+        assert title.text.startswith("<script>alert(1)</script>")
         assert "<script" not in made
 
     @pytest.mark.parametrize(("low", "high"), [(0, 1), (1e-9, 3e-9), (5, 5), (-1, 0), (1e6, 2e6)])
     def test_every_span_has_ticks(self, low, high):
-        made = plot.chart([plot.Series("a", [low, high], [low, high], "#000")], plot.Axis("x"), plot.Axis("y"))
+        made = plot.chart([plot.Series("a", [low, high], [low, high], DOT)], plot.Axis("x"), plot.Axis("y"))
         assert made.count('text-anchor="end"') >= 2
 
 

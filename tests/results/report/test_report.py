@@ -226,7 +226,7 @@ def assert_a_figure_is_painted(screen, width):
     """Paper, ink and the colour of each family of the board are on the leftmost `width` pixels of the screen."""
     with Image.open(screen) as picture:
         seen = {color for _, color in picture.convert("RGB").crop((0, 0, width, 800)).getcolors(2**24)}
-    for color in ("#ffffff", "#1b1f24", *(figures.COLORS[family][0] for family in ("relaxed", "strict", "cnn"))):
+    for color in ("#ffffff", "#1b1f24", *(figures.FAMILIES[family].color for family in ("relaxed", "strict", "cnn"))):
         assert ImageColor.getrgb(color) in seen, color
 
 

@@ -108,7 +108,7 @@ def test_the_board_run_carries_table_figures_and_report(full_board):
     note = board.data.tags["mlflow.note.content"]
     assert "| RMSE future | RMSE domain | Params | FLOPs | seeds |" in note
     assert "| 5.60 M | 30.6 G | 2/2 " in note
-    assert "**relaxed_steerable_rotation** (0.1750 ± 0.0071); " in note
+    assert "(data error 0, floor 0): relaxed_steerable_rotation 0.1750, " in note
     assert len(note) <= 5000
 
 
