@@ -35,12 +35,11 @@ lint: install  ## format, lint, types, import directions
 
 check: lint test  ## what CI runs
 
-bench: install  ## time of baselines, epochs, ranks, the simulator, and symbench itself (docs/throughput.md)
+bench: install  ## time of baselines, epochs, ranks, and symbench itself (docs/throughput.md)
 	$(BIN)/python -m benchmark.bench.baselines $(BENCH)
 	$(BIN)/python -m benchmark.bench.epoch
 	$(BIN)/python -m benchmark.bench.epoch icml2022-rotation $(PAPER)
 	$(BIN)/python -m benchmark.bench.ddp
-	$(BIN)/python -m benchmark.bench.simulator
 	$(BIN)/python -m benchmark.bench.overhead
 
 paper: install  ## benches and boards at the published size, on GPUs; continues if called again; HOURS=8 limits it

@@ -1,10 +1,9 @@
-"""Time and memory of a training step of each baseline, compared with its limit: `python -m benchmark.bench.baselines`.
+"""Time and memory of a training step of each baseline, beside a ConvNet: `python -m benchmark.bench.baselines`.
 
-A step is two rolled-out frames, forward, backward and Adam; on a GPU compiled and in bf16. The limit is the step of a
-plain network that executes the same convolutions and matrix products and nothing else (benchmark/bench/limit.py). Both
-take turns, and the time ratio is the median over rounds, so that a busy machine slows both alike. The peak memory of
-each is measured in a process of its own, above that of a step of a tiny model. The docstring of a baseline that is
-beyond its limit names the cost of its definition.
+A step is two rolled-out frames, forward, backward and Adam; on a GPU compiled and in bf16. The ConvNet has the width at
+which its forecast takes as many FLOPs as that of the baseline. Both take turns, and the time ratio is the median over
+rounds, so that a busy machine slows both alike. The peak memory of each is measured in a process of its own, above that
+of a step of a tiny model. A ratio above 1 is what a method costs beside its arithmetic.
 """
 
 import math
@@ -14,23 +13,23 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeAlias
+from typing import Any
 
 import click
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.bench.harness import DEVICE, ON_GPU, Row, formatted, json_option, median_ratio, now, report
-from benchmark.bench.limit import LimitNetwork, Product, ProductRecorder, Weight
 from benchmark.cell import Training
-from benchmark.evaluation.costs import parameters
+from benchmark.evaluation.costs import built, flops, parameters
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
+from benchmark.models.convnet import ConvNet
+from benchmark.suite.budget import bracket
 from benchmark.training.environment import peak_memory_bytes, reset_peak_memory
 from benchmark.training.loss import RolledOutLoss, compiled
 
 FRAMES_IN, FRAMES_OUT = 10, 2
-ALLOWED_TIME, ALLOWED_TIME_E2CNN, ALLOWED_MEMORY = 1.15, 1.3, 1.5
 PUBLISHED_WIDTHS = {
     "convnet": 454,
     "coordconv": 454,
@@ -45,7 +44,6 @@ PUBLISHED_WIDTHS = {
 }
 """Field `hidden` of the Config: the published width, or one that fits the comparison. Others have their default."""
 SETTINGS = Training(precision="bf16" if ON_GPU else "fp32", compile=ON_GPU)
-Recorded: TypeAlias = tuple[list[Product], list[Weight]]
 
 
 def build(name: str, config: dict[str, Any], grid: int) -> Baseline:
@@ -67,48 +65,37 @@ def _windows(batch: int, grid: int) -> tuple[Tensor, Tensor, Tensor]:
     return x, y, torch.rand(batch, device=DEVICE)
 
 
-def loss_of(model: Baseline) -> RolledOutLoss:
-    """Rolled-out loss of `model`, as in training."""
-    return RolledOutLoss(model, SETTINGS, DEVICE, cache_filters=not ON_GPU)
+def reference_width(model: Baseline) -> int:
+    """Width at which the FLOPs of a ConvNet are nearest to those of `model`."""
+    wanted = flops(model, DEVICE)
+    widths = bracket(lambda width: flops(built(ConvNet, ConvNet.Config(hidden=width), model.task)), wanted)
+    return min(widths, key=lambda counted: abs(counted[1] - wanted))[0]
 
 
-def record(model: Baseline, batch: int, grid: int) -> Recorded:
-    """Products and weights of the limit network of `model`, whose parameters are changed a little."""
-    with torch.no_grad():
-        for parameter in model.parameters():  # equal weights, such as zeros, would count as one
-            parameter.add_(1e-3 * torch.randn_like(parameter))
+def training_step(model: Baseline, batch: int, grid: int) -> Callable[[], None]:
+    """One optimiser step of `model` on noise, as in training."""
     x, y, draws = _windows(batch, grid)
-    with ProductRecorder(x) as recorder:
-        loss_of(model)(x, y, draws)
-    return recorder.products, recorder.weights
-
-
-def training_step(loss: nn.Module, batch: int, grid: int) -> Callable[[], None]:
-    """One optimiser step on noise, with the baseline's `before_step`."""
-    before_step = loss.model.before_step if isinstance(loss, RolledOutLoss) else lambda progress: None
-    x, y, draws = _windows(batch, grid)
-    optimizer = torch.optim.Adam(loss.parameters())
+    optimizer = torch.optim.Adam(model.parameters())
+    loss = RolledOutLoss(model, SETTINGS, DEVICE, cache_filters=not ON_GPU)
     if ON_GPU:
         loss = compiled(loss, DEVICE)
 
     def step() -> None:
         optimizer.zero_grad()
         loss(x, y, draws)[0].backward()
-        before_step(0.5)
+        model.before_step(0.5)
         optimizer.step()
 
     return step
 
 
-def peak_memory(name: str, config: dict[str, Any], batch: int, grid: int, recorded: Recorded | None = None) -> float:
-    """Peak in bytes of two training steps of the baseline, or of the limit `recorded`. Needs a new process."""
+def peak_memory(name: str, config: dict[str, Any], batch: int, grid: int) -> float:
+    """Peak in bytes of two training steps of the baseline. Needs a new process."""
     tiny = build(name, {**config, "hidden": 2} if "hidden" in config else config, 16)
-    training_step(loss_of(tiny), 1, 16)()
-    training_step(LimitNetwork(*record(tiny, 1, 16)).to(DEVICE), 1, 16)()
+    training_step(tiny, 1, 16)()
     reset_peak_memory(DEVICE)
     before = peak_memory_bytes(DEVICE)
-    loss = loss_of(build(name, config, grid)) if recorded is None else LimitNetwork(*recorded).to(DEVICE)
-    step = training_step(loss, batch, grid)
+    step = training_step(build(name, config, grid), batch, grid)
     for _ in range(2):  # the first creates the state of Adam
         step()
     after = peak_memory_bytes(DEVICE)
@@ -123,11 +110,12 @@ def _peak_memory_apart(*arguments: Any) -> float:
 
 
 def measure(name: str, config: dict[str, Any], batch: int, grid: int, rounds: int) -> Row:
-    """Row of one baseline: time and memory of its step, and their ratios to the limit."""
+    """Row of one baseline: time and memory of its step, and their ratios to those of the ConvNet."""
     model = build(name, config, grid)
-    recorded = record(model, batch, grid)
-    memory, least = (_peak_memory_apart(name, config, batch, grid, which) for which in (None, recorded))
-    steps = [training_step(loss, batch, grid) for loss in (loss_of(model), LimitNetwork(*recorded).to(DEVICE))]
+    reference: dict[str, Any] = {"hidden": reference_width(model)}
+    pairs = ((name, config), ("convnet", reference))
+    memory, reference_memory = (_peak_memory_apart(*pair, batch, grid) for pair in pairs)
+    steps = [training_step(build(*pair, grid), batch, grid) for pair in pairs]
     seconds: tuple[list[float], ...] = ([], [])
     for number in range(rounds + 1):
         for step, times in zip(steps, seconds, strict=True):
@@ -135,20 +123,17 @@ def measure(name: str, config: dict[str, Any], batch: int, grid: int, rounds: in
             step()
             if number > 0:  # the first round warms up
                 times.append(now() - started)
-    uses_e2cnn = any(type(module).__module__.startswith("e2cnn") for module in model.modules())
-    row: Row = {
+    return {
         "baseline": name,
         "parameters": parameters(model),
+        "flops": flops(model, DEVICE),
+        "convnet_width": reference["hidden"],
         "step_ms": 1e3 * median(seconds[0]),
-        "limit_ms": 1e3 * median(seconds[1]),
+        "convnet_ms": 1e3 * median(seconds[1]),
         "time_ratio": median_ratio(*seconds),
-        "allowed_time": ALLOWED_TIME_E2CNN if uses_e2cnn else ALLOWED_TIME,
         "memory_mib": memory / 2**20,
-        "memory_ratio": memory / least if least else math.nan,  # a very small model needs no new memory
-        "allowed_memory": ALLOWED_MEMORY,
+        "memory_ratio": memory / reference_memory if reference_memory else math.nan,  # a tiny one needs no new memory
     }
-    over = [what for what in ("time", "memory") if row[f"{what}_ratio"] > row[f"allowed_{what}"]]
-    return {**row, "beyond": " and ".join(over)}
 
 
 def settings(name: str, quick: bool) -> dict[str, Any]:

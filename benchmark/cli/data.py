@@ -37,20 +37,14 @@ def data() -> None:
 @store_option
 @site_option
 @click.option("--processes", type=click.IntRange(min=1), help="Simulations at a time (default: number of cores).")
-@click.option(
-    "--solver",
-    type=click.Choice(["phiflow"]),
-    help="Simulate with PhiFlow, as the published code does, into data_phiflow of the store; slow.",
-)
 @plugin_option
-def prepare(suite: str, store_folder: Path, site: str, processes: int | None, solver: str | None) -> None:
+def prepare(suite: str, store_folder: Path, site: str, processes: int | None) -> None:
     """Simulate the fields of SUITE that the store does not have; after Ctrl-C, the same command continues."""
     from benchmark.data import prepare as preparing
     from benchmark.training.machine import available_cpus
 
     place = site_of(site)
-    folder = data_folder(store_folder) if solver is None else store_folder / f"data_{solver}"
-    for work, levels in preparing.outlines(_of_suite(suite), folder, solver):
+    for work, levels in preparing.outlines(_of_suite(suite), data_folder(store_folder)):
         label = f"{work.name} ({work.preset})"
         with progress(label) as show:
             if place is not None:

@@ -108,10 +108,6 @@ class Part(ABC):
     def work(self) -> int:
         """Cost, in any unit that all parts of a dataset share."""
 
-    def solved_by(self, solver: str) -> Part:
-        """A part for the same simulation by another solver. UserError: no solver of that name."""
-        raise UserError(f"--solver {solver}: this dataset has one solver only")
-
     @abstractmethod
     def simulate(self, progress: Progress) -> NDArray[np.float32]:
         """Trajectories (run, time, 2, H, W) float32, the same bytes each time on the same machine."""

@@ -10,7 +10,6 @@ import importlib.metadata
 import io
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -36,8 +35,8 @@ FLOOR = "strict_floor"
 """Attribute that a file may lack."""
 AXES = ("run", "time", "component", "x", "y")
 UNITS = {"field": "length / time", "spacing": "length", "time_step": "time"}
-LIBRARIES = ("phiflow", "numpy", "scipy", "torch", "h5py")
-"""Distributions whose versions a data file records; phiflow is optional."""
+LIBRARIES = ("numpy", "scipy", "torch", "h5py")
+"""Distributions whose versions a data file records."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def write(path: Path, dataset_name: str, preset: str, level: Level, simulation: 
         "parameters": json.dumps(simulation.parameters, sort_keys=True),
         "run_parameters": json.dumps(list(simulation.run_parameters), sort_keys=True),
         "equivariance_errors": json.dumps([asdict(error) for error in simulation.equivariance_errors]),
-        "libraries": json.dumps(_libraries()),
+        "libraries": json.dumps({name: importlib.metadata.version(name) for name in LIBRARIES}),
         "recipe": recipe,
         "checksum": checksum(field),
     }
@@ -141,14 +140,6 @@ def write_floor(path: Path, floor: StrictFloor) -> None:
         field, attributes = file["field"][()], dict(file.attrs)
     with replacing(path) as temporary:
         temporary.write_bytes(_hdf5(field, attributes | {FLOOR: json.dumps(asdict(floor))}))
-
-
-def _libraries() -> dict[str, str]:
-    versions = {}
-    for name in LIBRARIES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
 
 
 def write_part(path: Path, field: NDArray[np.float32]) -> None:

@@ -45,7 +45,6 @@ class Outline:
     name: str
     preset: str
     folder: Path
-    solver: str | None
     levels: Mapping[Level, Sequence[Part]]
     floors: Mapping[Level, Sequence[Part]]
     paths: Mapping[Level, Path]
@@ -67,24 +66,21 @@ class Outline:
         return [part for part in parts.values() if read_part(self.part_path(part)) is None]
 
 
-def outline(
-    dataset_name: str, preset: str, levels: Iterable[Level], folder: Path, solver: str | None = None
-) -> Outline:
+def outline(dataset_name: str, preset: str, levels: Iterable[Level], folder: Path) -> Outline:
     """Find the missing ones of `levels`; a broken or outdated file counts as missing.
 
-    UserError: unknown dataset, preset, level or solver. MachineError: the folder cannot be written, or the data must be
+    UserError: unknown dataset, preset or level. MachineError: the folder cannot be written, or the data must be
     imported; the message says how to get them.
     """
     dataset = dataset_registry.dataset(dataset_name)
     if preset not in dataset.presets:
         raise UserError(unknown_name("preset", preset, dataset.presets))
-    parts: dict[Level, list[Part]] = {}
-    floors: dict[Level, list[Part]] = {}
+    parts: dict[Level, Sequence[Part]] = {}
+    floors: dict[Level, Sequence[Part]] = {}
     paths = {}
     for level in dict.fromkeys(_declared(dataset, level) for level in levels):
         path = data_path(folder, dataset_name, preset, level)
-        kinds = ([], []) if preset == IMPORTED else _parts(dataset, dataset_name, level, preset)
-        field, floor = ([part.solved_by(solver) if solver else part for part in kind] for kind in kinds)
+        field, floor = ([], []) if preset == IMPORTED else _parts(dataset, dataset_name, level, preset)
         stored = _stored(path, (dataset_name, preset, level, recipe(field)))
         if stored is None or _floor_recipe(stored) != recipe(floor):
             parts[level], floors[level], paths[level] = [] if stored else field, floor, path
@@ -96,15 +92,15 @@ def outline(
                 f" {dataset.published_files.where}; then `symbench data import {dataset_name} FOLDER`"
             )
         _require_writable(path.parent)
-    return Outline(dataset_name, preset, folder, solver, parts, floors, paths)
+    return Outline(dataset_name, preset, folder, parts, floors, paths)
 
 
-def outlines(fields: Iterable[Field], folder: Path, solver: str | None = None) -> list[tuple[Outline, int]]:
+def outlines(fields: Iterable[Field], folder: Path) -> list[tuple[Outline, int]]:
     """Outline of each dataset and preset among `fields`, and the number of its levels. Errors as in `outline`."""
     levels: dict[tuple[str, str], list[Level]] = {}
     for name, preset, level in fields:
         levels.setdefault((name, preset), []).append(level)
-    return [(outline(*key, wanted, folder, solver), len(wanted)) for key, wanted in levels.items()]
+    return [(outline(*key, wanted, folder), len(wanted)) for key, wanted in levels.items()]
 
 
 def _parts(dataset: Dataset, name: str, level: Level, preset: str) -> tuple[Sequence[Part], Sequence[Part]]:
@@ -172,9 +168,6 @@ def assemble(work: Outline, level: Level) -> Path:
     simulation = dataset_registry.dataset(work.name).assemble(level, work.preset, fields)
     if floor_parts:
         simulation = replace(simulation, strict_floor=measure(deviations, simulation.grid, recipe(floor_parts)))
-    solver = getattr(parts[0], "solver", None)
-    if solver is not None:
-        simulation = replace(simulation, parameters={**simulation.parameters, "solver": solver})
     write(work.paths[level], work.name, work.preset, level, simulation, recipe(parts))
     return work.paths[level]
 

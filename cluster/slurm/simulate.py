@@ -31,7 +31,7 @@ def simulate_on(site: Site, work: Outline, store_root: Path, progress: TotalProg
     folder = cluster_folder(store_root)
     shares = balance(parts, lambda part: part.work, site.jobs, len(parts))
     share_file = folder / "shares.json"
-    arguments = (work.name, work.preset, list(work.levels), str(work.folder.resolve()), work.solver)
+    arguments = (work.name, work.preset, list(work.levels), str(work.folder.resolve()))
     write_json(share_file, {"outline": arguments, "shares": [[part.key for part in share] for share in shares]})
     jobs = _submit(site, folder, share_file, len(shares))
     (array,) = slurm.arrays_of(job.job_id for job in jobs)
@@ -58,8 +58,8 @@ def simulate_on(site: Site, work: Outline, store_root: Path, progress: TotalProg
 def simulate_share(share_file: str, index: int) -> None:
     """Entry point of a job of the array."""
     document = json.loads(Path(share_file).read_text(encoding="utf-8"))
-    name, preset, levels, folder, solver = document["outline"]
-    work = outline(name, preset, levels, Path(folder), solver)
+    name, preset, levels, folder = document["outline"]
+    work = outline(name, preset, levels, Path(folder))
     mine = set(document["shares"][index])
     for part in work.missing_parts():
         if part.key in mine:

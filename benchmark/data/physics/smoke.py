@@ -21,7 +21,7 @@ Grid: the box [0, size]^2 has cells of width h = size / cells. Velocities lie on
 The operators are those of PhiFlow (`advect.mac_cormack`, `advect.semi_lagrangian`, `resample`) on batches of torch
 arrays: PhiFlow itself spends 0.2 s a step on describing its grids. The tests compare them with PhiFlow, by step and
 over whole trajectories. The published pressure solver, `Solve('auto', 1e-5, 0)`, iterates and diverges in places; in a
-closed box the cosine transform solves the same equations exactly. `smoke_phiflow` runs the published code path.
+closed box the cosine transform solves the same equations exactly.
 """
 
 from collections.abc import Iterator, Sequence

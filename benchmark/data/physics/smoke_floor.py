@@ -34,10 +34,6 @@ class SmokeFloor(Part):
         """Cells times steps."""
         return sum(self.first + self.steps * len(plumes) for plumes in self.sides) * self.box.cells**2
 
-    def solved_by(self, solver: str) -> SmokeFloor:
-        """The part itself: the floor is simulated by `cosine`, also for fields by PhiFlow."""
-        return self
-
     def simulate(self, progress: Progress) -> NDArray[np.float32]:
         """F(x) - (P F)(x) after each frame: (state, time, 2, X, Y) float32."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

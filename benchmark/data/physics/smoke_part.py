@@ -1,9 +1,9 @@
-"""Simulation part of the smoke datasets: a batch of plumes, by the solver of `smoke` or by PhiFlow."""
+"""Simulation part of the smoke datasets: a batch of plumes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.data.dataset import IMPORTED, Part, Preset, Progress
-from benchmark.data.physics import smoke_phiflow
 from benchmark.data.physics.smoke import SMOKE_TIME_STEP, Box, Plume, frames_of
-from benchmark.errors import UserError
 from benchmark.groups import rotate
 
-SOLVERS = ("cosine", "phiflow")
 PUBLISHED_SMOKE = (
     "the authors generate them with data_gen.ipynb of github.com/Rose-STL-Lab/Approximately-Equivariant-Nets"
 )
@@ -39,6 +36,7 @@ class SmokePart(Part):
     steps: int
     dropped: int = 0
     solver: str = "cosine"
+    """Cosine transform for the pressure; named in the key of the part, which files are found by."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -52,25 +50,12 @@ class SmokePart(Part):
         """Cells times steps."""
         return len(self.plumes) * self.box.cells**2 * self.steps
 
-    def solved_by(self, solver: str) -> SmokePart:
-        """A part for the same plumes by `cosine` or `phiflow`.
-
-        UserError: another solver. MachineError: PhiFlow is missing.
-        """
-        if solver not in SOLVERS:
-            raise UserError(f"--solver {solver}: smoke is solved by {' or '.join(SOLVERS)}")
-        if solver == "phiflow":
-            smoke_phiflow.require_installed()
-        return replace(self, solver=solver)
-
     def simulate(self, progress: Progress) -> NDArray[np.float32]:
         """Velocity after each kept step: (run, time, 2, X, Y) float32."""
         return self.collect(self.frames(), progress)
 
     def frames(self) -> Iterator[Tensor]:
         """Velocity after each step: (run, 2, X, Y) float64."""
-        if self.solver == "phiflow":
-            return smoke_phiflow.frames(self.box, self.plumes, self.steps)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return frames_of(self.box, self.plumes, self.steps, device)
 

@@ -44,13 +44,8 @@ def test_roundtrip(path: Path, tmp_path: Path) -> None:
     assert list(stored.equivariance_errors) == written.equivariance_errors
     assert (stored.mean_absolute_error, stored.mean_relative_error) == (0.5, 1.0)
     assert (stored.divergence_free, stored.recipe) == (True, "")
-    assert stored.libraries["phiflow"]
+    assert stored.libraries["torch"]
     assert files_in(tmp_path) == ["swirls/small/level_3.h5"]
-
-
-def test_a_library_that_is_not_installed_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "LIBRARIES", ("no-such-library", "numpy"))
-    assert list(layout.read(write_swirls(tmp_path)).libraries) == ["numpy"]
 
 
 def test_an_imported_field_has_no_measured_error(tmp_path: Path) -> None:

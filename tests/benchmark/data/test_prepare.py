@@ -139,13 +139,11 @@ def test_broken_misplaced_and_outdated_files_are_made_again(make: Make, monkeypa
     assert read(path).field.unique().tolist() == [11.0]
 
 
-def test_unknown_presets_levels_and_solvers(make: Make, tmp_path: Path) -> None:
+def test_unknown_presets_and_levels(make: Make, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown preset 'tinny'; did you mean 'tiny'"):
         outline("toy", "tinny", [0], tmp_path)
     with pytest.raises(UserError, match=r"unknown level 7.*valid: 0, 1, 2"):
         outline("toy", "tiny", [0, 7], tmp_path)
-    with pytest.raises(UserError, match="one solver only"):
-        outline("toy", "tiny", [0], tmp_path, "phiflow")
     assert list(tmp_path.iterdir()) == []
 
 
