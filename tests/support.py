@@ -119,7 +119,7 @@ def tiny(name: str, preset: Preset) -> Dataset:
 
 def simulate(dataset: Dataset, level: Level, preset: str) -> Simulation:
     """One level in this process, without a file."""
-    fields = [part.simulate(lambda done: None) for part in dataset.parts(level, preset)]
+    fields = [part.simulate() for part in dataset.parts(level, preset)]
     return dataset.assemble(level, preset, fields)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.bench.harness import DEVICE, ON_GPU, Row, formatted, json_option, median_ratio, now, report
 from benchmark.cell import Training
@@ -76,7 +76,7 @@ def training_step(model: Baseline, batch: int, grid: int) -> Callable[[], None]:
     """One optimiser step of `model` on noise, as in training."""
     x, y, draws = _windows(batch, grid)
     optimizer = torch.optim.Adam(model.parameters())
-    loss = RolledOutLoss(model, SETTINGS, DEVICE, cache_filters=not ON_GPU)
+    loss: nn.Module = RolledOutLoss(model, SETTINGS, DEVICE, cache_filters=not ON_GPU)
     if ON_GPU:
         loss = compiled(loss, DEVICE)
 

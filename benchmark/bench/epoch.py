@@ -3,16 +3,13 @@
 An epoch is training, validation and checkpoint. The engine of symbench (settings of the suite, compiled; bf16 on a GPU,
 channels_last on a CPU) and the plain loop (benchmark/bench/plain_loop.py) train the same model on the same noise, each
 in its own process, in turns. The ratio is the median over rounds of engine / plain; the first epoch of each is not
-counted. The parts of an epoch are timed in epochs of their own, since a GPU has to be waited for after each part.
+counted.
 """
 
 import gc
 import tempfile
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -30,8 +27,6 @@ from benchmark.training.distributed import World
 from benchmark.training.loop import Execution, TrainingData, TrainingOutput, fit
 from benchmark.training.randomness import deterministic
 
-ARITHMETIC = ("forward", "backward", "optimizer")
-PARTS = ("data", *ARITHMETIC, "validation", "checkpoint")
 EPOCHS = 3
 WORKERS = 2
 ENGINE = {"compile": True, "precision": "bf16"} if ON_GPU else {"compile": True, "channels_last": True}
@@ -44,53 +39,38 @@ COLUMNS = {
     "epoch": "{epoch_s:.3g} s",
     "plain": "{plain_s:.3g} s",
     "ratio": "{time_ratio:.2f}",
-    **{part: f"{{{part}:.1%}}" for part in (*PARTS, "arithmetic")},
     "memory": "{memory_mib:.0f} MiB (plain {plain_memory_mib:.0f})",
 }
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of each epoch but the first, seconds of their parts (if timed), and peak memory in MiB."""
+    """Seconds of each epoch but the first, and peak memory in MiB."""
 
     epochs: list[float]
-    parts: dict[str, float]
     memory: float
 
 
 class Clock:
-    """Ends of epochs, and seconds of each part of an epoch since the first epoch ended."""
+    """Start of the first epoch, and ends of epochs."""
 
     def __init__(self) -> None:
         self.marks: list[float] = []
-        self.parts: dict[str, float] = defaultdict(float)
 
     def mark(self, history: object = None) -> None:
-        """Note the start of the first epoch or the end of an epoch."""
+        """Note the present time."""
         self.marks.append(now())
-        if len(self.marks) == 2:
-            self.parts.clear()
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Time one part of an epoch."""
-        started = now()
-        yield
-        self.parts[name] += now() - started
 
 
-def engine(
-    cell: Cell, settings: Training, data: TrainingData, checkpoint: Path, clock: Clock, in_parts: bool = False
-) -> None:
-    """Train with `fit`; with `in_parts`, time each part of an epoch."""
+def engine(cell: Cell, settings: Training, data: TrainingData, checkpoint: Path, clock: Clock) -> None:
+    """Train with `fit`."""
     on_device = TrainingData(
         *(
             replace(windows, field=windows.field.to(DEVICE), index=windows.index.to(DEVICE))
             for windows in (data.train, data.validation)
         )
     )
-    world = World(device=DEVICE)
-    execution = Execution(world, timer=clock.part) if in_parts else Execution(world)
+    execution = Execution(World(device=DEVICE))
     fit(build(cell), on_device, settings, 0, TrainingOutput(checkpoint, clock.mark), execution)
     clock.marks[-1] = now()  # the last checkpoint is written
 
@@ -110,7 +90,7 @@ def run(loop: Callable[..., None], cell: Cell, settings: Training, most: int | N
         torch.backends.cudnn.deterministic = False
         loop(cell, settings, TrainingData(*noise(cell, most)), Path(folder, "checkpoint.pt"), clock)
     epochs = [after - before for before, after in pairwise(clock.marks[1:])]
-    measured = Measured(epochs, dict(clock.parts), (environment.peak_memory_bytes(DEVICE) or 0) / 2**20)
+    measured = Measured(epochs, (environment.peak_memory_bytes(DEVICE) or 0) / 2**20)
     gc.collect()
     torch.cuda.empty_cache()
     return measured
@@ -125,9 +105,8 @@ def measure(suite: str, cell: Cell, rounds: int, most: int | None) -> Row:
         for _ in range(rounds):
             ours.append(first.submit(run, engine, cell, settings, most).result())
             theirs.append(second.submit(run, plain, cell, plain_settings, most).result())
-        timed = first.submit(run, partial(engine, in_parts=True), cell, settings, most).result()
     ours_s, plain_s = ([median(measured.epochs) for measured in rows] for rows in (ours, theirs))
-    total, windows = sum(timed.epochs), noise(cell, most)[0]
+    windows = noise(cell, most)[0]
     return {
         "model": cell.model.name,
         "parameters": parameters(build(cell)),
@@ -140,8 +119,6 @@ def measure(suite: str, cell: Cell, rounds: int, most: int | None) -> Row:
         "allowed_time": ALLOWED_TIME,
         "memory_mib": ours[-1].memory,
         "plain_memory_mib": theirs[-1].memory,
-        **{name: timed.parts[name] / total for name in PARTS},
-        "arithmetic": sum(timed.parts[name] for name in ARITHMETIC) / total,
     }
 
 

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from benchmark.data.strict_floor import StrictFloor
 
 SplitName = Literal["train", "validation", "future", "domain"]
-Progress = Callable[[int], None]
-"""Callback that takes the work done since its last call, in the unit of `Part.work`."""
 PAPER: Level = "paper"
 """Level of the published setting."""
 IMPORTED = "imported"
@@ -109,7 +107,7 @@ class Part(ABC):
         """Cost, in any unit that all parts of a dataset share."""
 
     @abstractmethod
-    def simulate(self, progress: Progress) -> NDArray[np.float32]:
+    def simulate(self) -> NDArray[np.float32]:
         """Trajectories (run, time, 2, H, W) float32, the same bytes each time on the same machine."""
 
 

@@ -41,10 +41,7 @@ LIBRARIES = ("numpy", "scipy", "torch", "h5py")
 
 @dataclass(frozen=True)
 class StoredField:
-    """Content of a data file: `field` is (run, time, 2, H, W) float32 on the CPU; see `Simulation` for the rest.
-
-    Files of earlier versions have no strict floor; `symbench data prepare` adds it.
-    """
+    """Content of a data file: `field` is (run, time, 2, H, W) float32 on the CPU; see `Simulation` for the rest."""
 
     path: Path
     dataset: str
@@ -131,15 +128,6 @@ def write(path: Path, dataset_name: str, preset: str, level: Level, simulation: 
         attributes[FLOOR] = json.dumps(asdict(simulation.strict_floor))
     with replacing(path) as temporary:
         temporary.write_bytes(_hdf5(field, attributes))
-
-
-def write_floor(path: Path, floor: StrictFloor) -> None:
-    """Add a strict floor to a data file, atomically; all else stays. MachineError as in `read` and `write`."""
-    require(path)
-    with h5py.File(path, "r", locking=False) as file:
-        field, attributes = file["field"][()], dict(file.attrs)
-    with replacing(path) as temporary:
-        temporary.write_bytes(_hdf5(field, attributes | {FLOOR: json.dumps(asdict(floor))}))
 
 
 def write_part(path: Path, field: NDArray[np.float32]) -> None:

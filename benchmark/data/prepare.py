@@ -10,12 +10,11 @@ import multiprocessing
 import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,23 +23,18 @@ from numpy.typing import NDArray
 from benchmark.cell import Level
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, Dataset, Part
-from benchmark.data.layout import StoredField, part_path, read, read_part, write, write_floor, write_part
+from benchmark.data.layout import part_path, read, read_part, write, write_part
 from benchmark.data.paths import Field, data_path
 from benchmark.data.strict_floor import measure
 from benchmark.errors import MachineError, UserError, unknown_name
 
 TotalProgress = Callable[[int, int], None]
 """Callback that takes (done, total) work."""
-POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Outline:
-    """Missing levels of a dataset, in the order of the suite.
-
-    `levels` has the parts of each field, none where the file lacks only its strict floor. `floors` has the parts of the
-    strict floor, and `paths` the file.
-    """
+    """Missing levels of a dataset in the order of the suite: parts of the field and of the floor, and the file."""
 
     name: str
     preset: str
@@ -81,9 +75,8 @@ def outline(dataset_name: str, preset: str, levels: Iterable[Level], folder: Pat
     for level in dict.fromkeys(_declared(dataset, level) for level in levels):
         path = data_path(folder, dataset_name, preset, level)
         field, floor = ([], []) if preset == IMPORTED else _parts(dataset, dataset_name, level, preset)
-        stored = _stored(path, (dataset_name, preset, level, recipe(field)))
-        if stored is None or _floor_recipe(stored) != recipe(floor):
-            parts[level], floors[level], paths[level] = [] if stored else field, floor, path
+        if not _is_current(path, (dataset_name, preset, level, recipe(field), recipe(floor))):
+            parts[level], floors[level], paths[level] = field, floor, path
     for path in paths.values():
         if preset == IMPORTED:
             assert dataset.published_files is not None
@@ -122,27 +115,30 @@ def prepare(work: Outline, progress: TotalProgress, processes: int = 1) -> Itera
     With a GPU, one process does all. MachineError: a simulation fails, or the disk is full; finished parts remain.
     """
     parts = work.missing_parts()
-    total = sum(part.work for part in parts)
+    cost, done = {part.key: part.work for part in parts}, 0
     waiting = {level: work.needed(level) for level in work.levels}
     running = _in_processes if processes > 1 and len(parts) > 1 and not torch.cuda.is_available() else _in_turn
     open_keys = {part.key for part in parts}
-    for finished in running(work, parts, lambda done: progress(done, total), processes):
-        open_keys.discard(finished)
+    for finished in running(work, parts, processes):
+        if finished:
+            open_keys.discard(finished)
+            done += cost[finished]
+            progress(done, sum(cost.values()))
         for level in [level for level, needed in waiting.items() if not open_keys & {part.key for part in needed}]:
             yield assemble(work, level)
-            done = waiting.pop(level)
+            used = waiting.pop(level)
             still_needed = {part.key for needed in waiting.values() for part in needed}
-            for part in done:
+            for part in used:
                 if part.key not in still_needed:
                     work.part_path(part).unlink(missing_ok=True)
     with suppress(OSError):  # not empty: it holds parts of other levels
         (data_path(work.folder, work.name, work.preset, 0).parent / "parts").rmdir()
 
 
-def simulate_part(work: Outline, part: Part, progress: Callable[[int], None]) -> str:
+def simulate_part(work: Outline, part: Part) -> str:
     """Simulate one part on one thread and write it; returns its key."""
     with _one_thread():
-        write_part(work.part_path(part), part.simulate(progress))
+        write_part(work.part_path(part), part.simulate())
     return part.key
 
 
@@ -157,16 +153,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def assemble(work: Outline, level: Level) -> Path:
-    """Write a level from its parts on disk, or add its strict floor to its file; returns its path."""
+    """Write a level from its parts on disk; returns its path."""
     parts, floor_parts = work.levels[level], work.floors[level]
-    deviations = [_field(work, part) for part in floor_parts]
-    if not parts:
-        stored = read(work.paths[level], verify=False)
-        write_floor(work.paths[level], measure(deviations, stored.grid, recipe(floor_parts)))
-        return work.paths[level]
     fields = [_field(work, part) for part in parts]
     simulation = dataset_registry.dataset(work.name).assemble(level, work.preset, fields)
     if floor_parts:
+        deviations = [_field(work, part) for part in floor_parts]
         simulation = replace(simulation, strict_floor=measure(deviations, simulation.grid, recipe(floor_parts)))
     write(work.paths[level], work.name, work.preset, level, simulation, recipe(parts))
     return work.paths[level]
@@ -176,41 +168,29 @@ def _field(work: Outline, part: Part) -> NDArray[np.float32]:
     """Field of a part; simulated again if another process that prepares the same level has removed it."""
     field = read_part(work.part_path(part))
     if field is None:
-        simulate_part(work, part, lambda done: None)
+        simulate_part(work, part)
         field = read_part(work.part_path(part))
         if field is None:
             raise MachineError(f"{work.part_path(part)}: cannot be read back")
     return field
 
 
-def _in_turn(work: Outline, parts: Sequence[Part], show: Callable[[int], None], processes: int) -> Iterator[str]:
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        show(done)
-
+def _in_turn(work: Outline, parts: Sequence[Part], processes: int) -> Iterator[str]:
     yield ""  # assembles levels whose parts are all on disk
     for part in parts:
-        yield simulate_part(work, part, count)
+        yield simulate_part(work, part)
 
 
-def _in_processes(work: Outline, parts: Sequence[Part], show: Callable[[int], None], processes: int) -> Iterator[str]:
+def _in_processes(work: Outline, parts: Sequence[Part], processes: int) -> Iterator[str]:
     """Simulate in spawned processes, because the threads of torch do not survive a fork."""
-    context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
-    counter = context.Value("q", 0)
-    pool = ProcessPoolExecutor(processes, context, _start_worker, (counter,))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
     yield ""
     try:
         with _blocked(signal.SIGINT):  # workers inherit it: Ctrl-C reaches the parent alone, which ends them
-            waiting: set[Future[str]] = {pool.submit(_work, work, part) for part in parts}
-        while waiting:
-            finished, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
-            show(counter.value)
-            for future in finished:
-                yield future.result()
+            futures = [pool.submit(simulate_part, work, part) for part in parts]
+        for future in as_completed(futures):
+            yield future.result()
     except BrokenProcessPool as error:
         raise MachineError(
             f"{work.name} ({work.preset}): a simulating process was killed, perhaps for its memory;"
@@ -232,23 +212,6 @@ def _blocked(number: signal.Signals) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_counter: Any = None
-
-
-def _start_worker(counter: Any) -> None:
-    global _counter
-    _counter = counter
-
-
-def _work(work: Outline, part: Part) -> str:
-    return simulate_part(work, part, _count)
-
-
-def _count(more: int) -> None:
-    with _counter.get_lock():
-        _counter.value += more
-
-
 def _declared(dataset: Dataset, level: Level) -> Level:
     """The level as the dataset declares it, so that 3.0 and 3 are one file."""
     if level not in dataset.levels:
@@ -256,17 +219,14 @@ def _declared(dataset: Dataset, level: Level) -> Level:
     return dataset.levels[dataset.levels.index(level)]
 
 
-def _stored(path: Path, identity: tuple[str, str, Level, str]) -> StoredField | None:
-    """Content of a whole file with that dataset, preset, level and recipe; None if there is none."""
+def _is_current(path: Path, identity: tuple[str, str, Level, str, str]) -> bool:
+    """Whether there is a whole file with that dataset, preset and level, and the recipes of its field and its floor."""
     try:
         stored = read(path)
     except MachineError:
-        return None
-    return stored if (stored.dataset, stored.preset, stored.level, stored.recipe) == identity else None
-
-
-def _floor_recipe(stored: StoredField) -> str:
-    return stored.strict_floor.recipe if stored.strict_floor else ""
+        return False
+    floor = stored.strict_floor.recipe if stored.strict_floor else ""
+    return (stored.dataset, stored.preset, stored.level, stored.recipe, floor) == identity
 
 
 def _require_writable(folder: Path) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import pickletools
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.data import dataset_registry
-from benchmark.data.dataset import IMPORTED, Preset, Progress, PublishedFiles, Simulation
+from benchmark.data.dataset import IMPORTED, Preset, PublishedFiles, Simulation
 from benchmark.data.layout import write
 from benchmark.data.paths import data_path
 from benchmark.errors import UserError
@@ -42,6 +42,8 @@ PICKLE_LIMIT = 4096
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of the files of torch before 1.6, which were no zip archives."""
 NAMES_SHOWN = 10
+Progress = Callable[[int], None]
+"""Callback that takes the number of files read since its last call."""
 
 
 def import_files(dataset_name: str, folder: Path, data_folder: Path, progress: Progress) -> Path:

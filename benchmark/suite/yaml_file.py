@@ -8,12 +8,6 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.tokens import (
-    FlowMappingEndToken,
-    FlowMappingStartToken,
-    FlowSequenceEndToken,
-    FlowSequenceStartToken,
-)
 
 from benchmark.errors import UserError, unknown_name
 
@@ -64,7 +58,7 @@ class YamlFile:
                     line, tag = event.start_mark.line + 1, str(event.tag).replace("tag:yaml.org,2002:", "!!")
                     raise UserError(f"{self.path}:{line}: the tag {tag} is not known here; write the values out")
         except MarkedYAMLError as error:
-            raise UserError(f"{self.path}{_syntax_error(text, error)}") from error
+            raise UserError(f"{self.path}{_syntax_error(error)}") from error
         except (YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"{self.path}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
         if not isinstance(tree, CommentedMap):
@@ -86,35 +80,13 @@ class YamlFile:
         return line + 1
 
 
-def _syntax_error(text: str, error: MarkedYAMLError) -> str:
+def _syntax_error(error: MarkedYAMLError) -> str:
     """Line and problem: of a bracket or quote that is not closed, the line where it opens."""
-    mark, problem = error.problem_mark or error.context_mark, (error.problem or "cannot be parsed").splitlines()[0]
-    if mark is None:
-        return f": not valid YAML: {problem}"
-    line, opening = mark.line + 1, ""
-    if "quoted scalar" in (error.context or "") and error.context_mark:
-        line, opening = error.context_mark.line + 1, "a quote is not closed: "
-    for bracket, start in _open_brackets(text, mark.index):
-        if start + 1 < line:
-            line, opening = start + 1, f"{bracket!r} is not closed by line {line}: "
-        break
-    return f":{line}: not valid YAML: {opening}{problem}"
-
-
-def _open_brackets(text: str, end: int) -> list[tuple[str, int]]:
-    """Brackets that are open at the character `end`, the innermost first, with their lines from 0."""
-    opened: list[tuple[str, int]] = []
-    try:
-        for token in YAML(typ="rt").scan(text):
-            if token.start_mark.index >= end:
-                break
-            if isinstance(token, FlowSequenceStartToken | FlowMappingStartToken):
-                opened.insert(0, ("[" if isinstance(token, FlowSequenceStartToken) else "{", token.start_mark.line))
-            elif isinstance(token, FlowSequenceEndToken | FlowMappingEndToken):
-                opened = opened[1:]
-    except MarkedYAMLError:
-        pass  # the mistake itself
-    return opened
+    context, problem = error.context or "", (error.problem or "cannot be parsed").splitlines()[0]
+    opens = "flow" in context or "quoted" in context
+    mark = error.context_mark if opens else error.problem_mark or error.context_mark
+    line = f":{mark.line + 1}" if mark else ""
+    return f"{line}: not valid YAML: {context + ': ' if opens else ''}{problem}"
 
 
 def plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ The model is a single-device module. Ranks, precision, compilation and filter ca
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,12 @@ class Execution:
     `should_stop` is called before each step on every rank; if any returns True, the training is saved and stopped.
     `may_save` is called before each save; False means that another process has taken over the training.
     `micro_batch` is the largest number of windows that a rank processes at once; gradients of the parts are summed.
-    `timer` is entered around each part of an epoch: data, forward, backward, optimizer, validation, checkpoint.
     """
 
     world: World = field(default_factory=World)
     should_stop: Callable[[], bool] = lambda: False
     may_save: Callable[[], bool] = lambda: True
     micro_batch: int | None = None
-    timer: Callable[[str], AbstractContextManager[None]] = lambda part: nullcontext()
 
 
 @dataclass(frozen=True)
@@ -126,9 +124,8 @@ def fit(
             if world.any(not may_save()):
                 raise StoppedError  # another process has taken over
             if world.is_main:
-                with execution.timer("checkpoint"):
-                    checkpoint.save(progress)
-                    output.on_epoch(progress.history)
+                checkpoint.save(progress)
+                output.on_epoch(progress.history)
     model.load_state_dict(progress.best_model)
     return progress
 
@@ -206,8 +203,7 @@ class _Trainer:
             progress.position.seconds += time.perf_counter() - started
             raise
         self.schedule.step()
-        with self.execution.timer("validation"):
-            rmse = forecast_error(self.model, self.data.validation, self.world, self.settings.precision).rmse()
+        rmse = forecast_error(self.model, self.data.validation, self.world, self.settings.precision).rmse()
         if not (math.isfinite(error) and math.isfinite(rmse)):
             raise DivergedError(progress)
         epoch, train_rmse = len(progress.history) + 1, math.sqrt(error / self.data.train.steps)
@@ -239,29 +235,25 @@ class _Trainer:
                 raise StoppedError
             seed_device(step_seed(self.seed, epoch, step) + world.rank, self.device)
             self._accumulate_gradients(batches[step], draws[step], total)
-            with self.execution.timer("optimizer"):
-                if step == len(batches) - 1:
-                    pull = measure(self.model, float(total) / len(batches))
-                self.model.before_step((epoch + step / len(batches)) / self.settings.epochs)
-                if self.settings.gradient_clip is not None:
-                    nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
-                self.optimizer.step()
+            if step == len(batches) - 1:
+                pull = measure(self.model, float(total) / len(batches))
+            self.model.before_step((epoch + step / len(batches)) / self.settings.epochs)
+            if self.settings.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+            self.optimizer.step()
         return float(world.sum(total)) / (len(batches) * world.size), pull
 
     def _accumulate_gradients(self, batch: Tensor, draws: Tensor, total: Tensor) -> None:
         """Forward and backward over the windows `batch` (share,), in parts. Adds the forecast loss to `total`."""
-        timer, share = self.execution.timer, len(batch)
+        share = len(batch)
         size = self.execution.micro_batch or share
         parts = list(zip(batch.split(size), draws.split(size), strict=True))
         self.optimizer.zero_grad(set_to_none=True)
         for number, (part, draws_B) in enumerate(parts, start=1):
-            with timer("data"):
-                x_BTCHW, y_BSCHW = self.data.train.batch(part)
+            x_BTCHW, y_BSCHW = self.data.train.batch(part)
             weight = len(part) / share
             # Ranks average their gradients once, after the last part.
             with nullcontext() if number == len(parts) else self.world.keeping_gradients(self.loss):
-                with timer("forward"):
-                    loss, error = self.loss(x_BTCHW, y_BSCHW, draws_B)
-                with timer("backward"):
-                    (weight * loss).backward()
+                loss, error = self.loss(x_BTCHW, y_BSCHW, draws_B)
+                (weight * loss).backward()
             total += weight * error.detach().double()

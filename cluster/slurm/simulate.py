@@ -63,7 +63,7 @@ def simulate_share(share_file: str, index: int) -> None:
     mine = set(document["shares"][index])
     for part in work.missing_parts():
         if part.key in mine:
-            simulate_part(work, part, lambda done: None)
+            simulate_part(work, part)
 
 
 def _submit(site: Site, folder: Path, share_file: Path, count: int) -> list[submitit.Job[None]]:

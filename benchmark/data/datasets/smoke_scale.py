@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from benchmark.cell import Level
-from benchmark.data.dataset import PAPER, Dataset, Preset, Progress, PublishedFiles, Simulation
+from benchmark.data.dataset import PAPER, Dataset, Preset, PublishedFiles, Simulation
 from benchmark.data.equivariance import measure
 from benchmark.data.physics.smoke import SMOKE_TIME_STEP, Box, Plume
 from benchmark.data.physics.smoke_part import PUBLISHED_SMOKE, SmokePart, smoke_presets
@@ -34,10 +34,10 @@ class ScaledSmokePart(SmokePart):
     cells: int = 64
     published: bool = False
 
-    def simulate(self, progress: Progress) -> NDArray[np.float32]:
+    def simulate(self) -> NDArray[np.float32]:
         """Velocity after each kept step, resampled and divided by the factor: (1, time, 2, X, Y)."""
         shrink = _resample if self.published else restrict
-        return self.collect((shrink(frame, self.cells) / self.factor for frame in self.frames()), progress)
+        return self.collect(shrink(frame, self.cells) / self.factor for frame in self.frames())
 
 
 class SmokeScale(Dataset):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmark.data.dataset import Part, Progress
+from benchmark.data.dataset import Part
 from benchmark.data.physics.smoke import Box, Plume, at_rest, states_of
 from benchmark.data.strict_floor import FLOOR_STEPS, deviation, floor_frames
 
@@ -34,7 +34,7 @@ class SmokeFloor(Part):
         """Cells times steps."""
         return sum(self.first + self.steps * len(plumes) for plumes in self.sides) * self.box.cells**2
 
-    def simulate(self, progress: Progress) -> NDArray[np.float32]:
+    def simulate(self) -> NDArray[np.float32]:
         """F(x) - (P F)(x) after each frame: (state, time, 2, X, Y) float32."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         own = [plumes[0] for plumes in self.sides]
@@ -45,7 +45,6 @@ class SmokeFloor(Part):
             deviation(turned.unflatten(0, (len(others), len(own)))).float().cpu().numpy()
             for _, turned in states_of(self.box, list(chain(*others)), self.steps, (smoke, velocity))
         ]
-        progress(self.work)
         return np.stack(kept, axis=1)
 
 

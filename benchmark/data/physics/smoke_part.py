@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.data.dataset import IMPORTED, Part, Preset, Progress
+from benchmark.data.dataset import IMPORTED, Part, Preset
 from benchmark.data.physics.smoke import SMOKE_TIME_STEP, Box, Plume, frames_of
 from benchmark.groups import rotate
 
@@ -50,23 +51,19 @@ class SmokePart(Part):
         """Cells times steps."""
         return len(self.plumes) * self.box.cells**2 * self.steps
 
-    def simulate(self, progress: Progress) -> NDArray[np.float32]:
+    def simulate(self) -> NDArray[np.float32]:
         """Velocity after each kept step: (run, time, 2, X, Y) float32."""
-        return self.collect(self.frames(), progress)
+        return self.collect(self.frames())
 
     def frames(self) -> Iterator[Tensor]:
         """Velocity after each step: (run, 2, X, Y) float64."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return frames_of(self.box, self.plumes, self.steps, device)
 
-    def collect(self, frames: Iterator[Tensor], progress: Progress) -> NDArray[np.float32]:
+    def collect(self, frames: Iterator[Tensor]) -> NDArray[np.float32]:
         """Array (run, time, 2, X, Y) of the kept `frames`, each (run, 2, X, Y)."""
-        kept = []
-        for step, frame in enumerate(frames):
-            if step >= self.dropped:
-                kept.append(frame.float().cpu().numpy())
-            progress(self.work // self.steps)
-        return np.stack(kept, axis=1)
+        kept = itertools.islice(frames, self.dropped, None)
+        return np.stack([frame.float().cpu().numpy() for frame in kept], axis=1)
 
 
 def by_plume(parts: Sequence[SmokePart], fields: Sequence[NDArray[np.float32]]) -> dict[Plume, NDArray[np.float32]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.cell import Level
-from benchmark.data.dataset import Dataset, Part, Preset, Progress, Simulation
+from benchmark.data.dataset import Dataset, Part, Preset, Simulation
 from benchmark.data.equivariance import Pair, measure
 from benchmark.data.physics.spectral import Fluid, Solver, Start, initial_vorticity
 from benchmark.data.strict_floor import FLOOR_RUNS, FLOOR_STEPS, FLOOR_TIMES, deviation, floor_frames
@@ -46,7 +46,7 @@ class Turbulence(Part):
         """Runs times steps times points."""
         return self.frames * len(self.starts) * self.steps_in_frame * (2 * self.cells) ** 2
 
-    def simulate(self, progress: Progress) -> NDArray[np.float32]:
+    def simulate(self) -> NDArray[np.float32]:
         """Velocity at the cell centres (run, time, 2, H, W), from the initial state on; on the GPU if there is one.
 
         MachineError: the flow is too fast for the time step.
@@ -59,7 +59,6 @@ class Turbulence(Part):
             velocity = solver.velocity(w, self.cells)
             solver.require_stable(velocity, frame)
             field[:, frame] = velocity.cpu().numpy()
-            progress(self.work // self.frames)
         return field
 
     def begin(self) -> tuple[Solver, Tensor]:
@@ -85,7 +84,7 @@ class TurbulenceFloor(Turbulence):
         steps = (self.first + self.frames * len(self.moves)) * self.steps_in_frame
         return len(self.starts) * steps * (2 * self.cells) ** 2
 
-    def simulate(self, progress: Progress) -> NDArray[np.float32]:
+    def simulate(self) -> NDArray[np.float32]:
         """F(x) - (P F)(x) after each frame: (state, time, 2, H, W)."""
         solver, w = self.begin()
         for _ in range(self.first * self.steps_in_frame):
@@ -93,7 +92,6 @@ class TurbulenceFloor(Turbulence):
         field = np.empty((len(self.starts), self.frames, 2, self.cells, self.cells), np.float32)
         for frame, forecasts in enumerate(forecasts_of(solver, w, self)):
             field[:, frame] = deviation(forecasts).float().cpu().numpy()
-        progress(self.work)
         return field
 
 

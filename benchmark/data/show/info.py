@@ -96,7 +96,7 @@ def _no_floor(stored: StoredField, dataset: Dataset) -> str:
         return ""
     if stored.preset == IMPORTED:
         return "the files are imported, not simulated"
-    return dataset.no_floor or "the file is older than strict floors; `symbench data prepare SUITE` adds it"
+    return dataset.no_floor or "the file is outdated; `symbench data prepare SUITE` makes it again"
 
 
 def short(value: float | None) -> str:

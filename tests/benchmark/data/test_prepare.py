@@ -15,7 +15,7 @@ from support import SYMBENCH
 
 from benchmark.cell import Level
 from benchmark.data import dataset_registry
-from benchmark.data.dataset import Dataset, Part, Preset, Progress, Simulation
+from benchmark.data.dataset import Dataset, Part, Preset, Simulation
 from benchmark.data.layout import read
 from benchmark.data.prepare import outline, prepare
 from benchmark.errors import UserError
@@ -31,10 +31,9 @@ class ToyPart(Part):
     def work(self) -> int:
         return 1
 
-    def simulate(self, progress: Progress) -> NDArray[np.float32]:
+    def simulate(self) -> NDArray[np.float32]:
         if self.value == 2:
             raise KeyboardInterrupt
-        progress(1)
         return np.full((1, 2, 2, 4, 4), float(self.value), np.float32)
 
 
@@ -92,7 +91,7 @@ def test_an_interruption_costs_only_what_was_being_simulated(
     assert [path.name for path in tmp_path.rglob("level_*")] == ["level_1.h5"]
     assert make([1]) == []
 
-    monkeypatch.setattr(ToyPart, "simulate", lambda self, progress: np.full((1, 2, 2, 4, 4), 7, np.float32))
+    monkeypatch.setattr(ToyPart, "simulate", lambda self: np.full((1, 2, 2, 4, 4), 7, np.float32))
     (second,) = make([2])
     assert read(second).field.unique().tolist() == [7.0]
     assert make([0, 1, 2]) == [second.with_name("level_0.h5")]
@@ -106,7 +105,7 @@ def test_a_part_that_waits_is_not_simulated_again(make: Make, tmp_path: Path, mo
     assert waiting.name == f"{ToyPart(0).key}.h5"
     simulated = []
 
-    def simulate(self: ToyPart, progress: Progress) -> NDArray[np.float32]:
+    def simulate(self: ToyPart) -> NDArray[np.float32]:
         simulated.append(self.value)
         return np.full((1, 2, 2, 4, 4), 7, np.float32)
 

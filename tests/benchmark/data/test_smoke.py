@@ -35,12 +35,8 @@ CPU = torch.device("cpu")
 Runs = dict[str, NDArray[np.float32]]
 
 
-def no_progress(done: int) -> None:
-    pass
-
-
 def simulate(box: Box, plumes: tuple[Plume, ...], steps: int) -> NDArray[np.float32]:
-    return SmokePart(box, plumes, steps).simulate(no_progress)
+    return SmokePart(box, plumes, steps).simulate()
 
 
 def by_phiflow(box: Box, plumes: tuple[Plume, ...], steps: int) -> Iterator[Tensor]:
@@ -147,14 +143,6 @@ def test_a_step_that_leaves_divergence_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(smoke, "project", lambda faces, spacing: torch.full_like(faces, torch.nan))
     with pytest.raises(MachineError, match="divergence of nan"):
         simulate(BOX, (PLUMES["south"],), 1)
-
-
-def test_progress_adds_up_to_the_work() -> None:
-    part = SmokePart(BOX, tuple(PLUMES.values()), steps=3, dropped=1)
-    seen: list[int] = []
-    assert part.simulate(seen.append).shape[1] == 2
-    assert len(seen) == 3
-    assert sum(seen) == part.work
 
 
 def smooth_swirl(cells: int) -> Tensor:

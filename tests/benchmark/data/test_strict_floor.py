@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmark.cell import Grid, Level
 from benchmark.data import dataset_registry, layout
-from benchmark.data.dataset import Dataset, Part, Preset, Progress, Simulation
+from benchmark.data.dataset import Dataset, Part, Preset, Simulation
 from benchmark.data.physics.smoke import Box, Plume, at_rest, states_of
 from benchmark.data.physics.smoke_floor import SmokeFloor
 from benchmark.data.physics.spectral import BetaPlane, Start, initial_vorticity
@@ -34,7 +34,7 @@ GRIDS: tuple[Grid, ...] = ("centered", "staggered")
 
 def simulated(name: str, level: Level, preset: Preset = TINY) -> StrictFloor:
     dataset = tiny(name, preset)
-    deviations = [part.simulate(lambda work: None) for part in dataset.floor_parts(level, "tiny")]
+    deviations = [part.simulate() for part in dataset.floor_parts(level, "tiny")]
     return measure(deviations, "staggered" if name.startswith("smoke") else "centered", "")
 
 
@@ -98,7 +98,7 @@ def test_the_first_forecast_is_the_run_itself(name: str) -> None:
     for _ in range(part.first * part.steps_in_frame):
         w = solver.step(w)
     forecasts = torch.stack([forecast[0] for forecast in forecasts_of(solver, w, part)], dim=1).float().numpy()
-    runs = dataset.parts(dataset.levels[-1], "tiny")[0].simulate(lambda work: None)
+    runs = dataset.parts(dataset.levels[-1], "tiny")[0].simulate()
     np.testing.assert_allclose(forecasts, runs[[start.seed for start in part.starts], 6:10], rtol=0, atol=1e-6)
 
 
@@ -116,7 +116,7 @@ def test_smoke_goes_on_as_it_would_on_another_side() -> None:
     part = SmokeFloor(box, ((own, stronger),), first=9, steps=5)
     expected = deviation(torch.stack(members)).float().numpy()
     assert np.abs(expected).max() > 0.01
-    np.testing.assert_allclose(part.simulate(lambda work: None), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(part.simulate(), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -161,8 +161,7 @@ class LinearPart(Part):
     value: float
     work = 1
 
-    def simulate(self, progress: Progress) -> NDArray[np.float32]:
-        progress(1)
+    def simulate(self) -> NDArray[np.float32]:
         return np.full((1, 3, 2, 4, 4), self.value, np.float32)
 
 
@@ -187,23 +186,21 @@ class Linear(Dataset):
         return Simulation(fields[0], "centered", False, 1.0, 1.0, {}, [{}], [])
 
 
-def test_files_without_a_floor_load_and_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_without_the_floor_of_today_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_registry, "dataset", lambda name: Linear())
 
     def make() -> list[Path]:
         return list(prepare(outline("linear", "tiny", [1], tmp_path), lambda done, total: None))
 
     (path,) = make()
-    content, checksum = path.read_bytes(), layout.read(path).checksum
+    content = path.read_bytes()
     assert layout.read(path).strict_floor.by_step == {"centered": (0.5, 0.5, 0.5)}
     assert make() == []
     with h5py.File(path, "r+") as file:
         del file.attrs[layout.FLOOR]
     assert layout.read(path).strict_floor is None
-    monkeypatch.setattr(Linear, "parts", lambda self, level, preset: [Untouchable(1.0)])
     assert make() == [path]
     assert path.read_bytes() == content
-    assert layout.read(path).checksum == checksum
     monkeypatch.setattr(Linear, "floor_parts", lambda self, level, preset: [LinearPart(0.7)])
     assert make() == [path]  # another recipe of the floor
     assert layout.read(path).strict_floor.over(2, "centered") == pytest.approx(0.7)
@@ -228,21 +225,10 @@ def test_info_and_card_show_the_floor_or_the_reason(tmp_path: Path, monkeypatch:
     assert "Not known" not in page
     old = described("tiny", None)
     assert info.row(old)["strict_floor_6_/_20"] == "n/a"
-    assert "Not known: the file is older than strict floors" in card("linear", "tiny", [old], {})
+    assert "Not known: the file is outdated" in card("linear", "tiny", [old], {})
     monkeypatch.setattr(Linear, "no_floor", "walls")
     assert described("tiny", None)["no_strict_floor"] == "walls"
     assert "imported" in described("imported", None)["no_strict_floor"]
-
-
-class Untouchable(LinearPart):
-    """Part with the key of a `LinearPart`, which must not be simulated."""
-
-    @property
-    def key(self) -> str:
-        return LinearPart(self.value).key
-
-    def simulate(self, progress: Progress) -> NDArray[np.float32]:
-        raise AssertionError
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class OneProcess:
 def smoke() -> Windows:
     """A window of the plume of the smallest box, 64 x 64 cells."""
     (part, *_) = SmokeScale().parts(0, "paper")
-    field = torch.from_numpy(replace(part, steps=46).simulate(lambda done: None))
+    field = torch.from_numpy(replace(part, steps=46).simulate())
     return Windows(to_cell_centers(field), torch.tensor([(0, 42)]), 2, 1)
 
 

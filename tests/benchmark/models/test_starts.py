@@ -44,7 +44,7 @@ def windows() -> tuple[Tensor, Tensor]:
     """Windows (B, 2, 2, 32, 32) of isotropic turbulence and the frames after them, (B, 1, 2, 32, 32)."""
     starts = tuple(Start(seed) for seed in range(WINDOWS))
     flow = Turbulence(ISOTROPIC, 32, FIRST + 3, FRAME_INTERVAL, 5, starts)
-    field = torch.from_numpy(flow.simulate(lambda work: None))
+    field = torch.from_numpy(flow.simulate())
     return field[:, FIRST : FIRST + 2], field[:, FIRST + 2 :]
 
 
