@@ -10,7 +10,7 @@ BENCH ?=
 PAPER ?= --models convnet,relaxed_steerable_rotation --windows 2 --batch 1 --rounds 2
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint check bench paper remembered install slurm-up slurm-down clean
+.PHONY: help demo test lint check bench gpu-check paper remembered install slurm-up slurm-down clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -41,6 +41,9 @@ bench: install  ## time of baselines, epochs, ranks, and symbench itself (docs/t
 	$(BIN)/python -m benchmark.bench.epoch icml2022-rotation $(PAPER)
 	$(BIN)/python -m benchmark.bench.ddp
 	$(BIN)/python -m benchmark.bench.overhead
+
+gpu-check: install  ## what symbench asks of a GPU, step by step; without one, what a CPU can show
+	$(BIN)/python -m benchmark.bench.gpu_check
 
 paper: install  ## benches and boards at the published size, on GPUs; continues if called again; HOURS=8 limits it
 	PATH="$(CURDIR)/$(BIN):$$PATH" docs/paper-size.sh

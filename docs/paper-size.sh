@@ -38,10 +38,13 @@ run() {
     }
 }
 
+# A failed bench does not stop the boards; the script then ends with 1.
+failed=
 bench() {
-    file=$into/bench-$1-$device.json
+    name=$1
+    file=$into/bench-$name-$device.json
     shift
-    [ -e "$file" ] || python -m "$@" --json "$file"
+    [ -e "$file" ] || python -m "$@" --json "$file" || failed="$failed $name"
 }
 
 publish() {
@@ -73,3 +76,4 @@ for suite in $suites; do  # the other models; on several GPUs all models, side b
     run "$suite"
     publish "$suite"
 done
+[ -z "$failed" ] || { echo "paper-size.sh: failed benches:$failed" >&2; exit 1; }

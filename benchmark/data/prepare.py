@@ -160,6 +160,9 @@ def assemble(work: Outline, level: Level) -> Path:
     if floor_parts:
         deviations = [_field(work, part) for part in floor_parts]
         simulation = replace(simulation, strict_floor=measure(deviations, simulation.grid, recipe(floor_parts)))
+    if torch.cuda.is_available():  # which rounds otherwise, and chaotic runs differ in time
+        named = {**simulation.parameters, "device": torch.cuda.get_device_name()}
+        simulation = replace(simulation, parameters=named)
     write(work.paths[level], work.name, work.preset, level, simulation, recipe(parts))
     return work.paths[level]
 

@@ -127,8 +127,10 @@ def is_communication_error(error: BaseException) -> bool:
 
 
 @contextmanager
-def join(rank: int, size: int, device: torch.device, rendezvous: Path, nodes: int = 1) -> Iterator[World]:
-    """Connect to the other ranks, on one or several `nodes`: nccl on GPUs, gloo on CPUs.
+def join(
+    rank: int, size: int, device: torch.device, rendezvous: Path, nodes: int = 1, backend: str | None = None
+) -> Iterator[World]:
+    """Connect to the other ranks, on one or several `nodes`; by default, by nccl on GPUs and gloo on CPUs.
 
     `rendezvous` is a new file on a disk that all ranks share; rank 0 writes its address there. MachineError, on all
     ranks: two of them would share a GPU, or a network interface is missing.
@@ -141,9 +143,9 @@ def join(rank: int, size: int, device: torch.device, rendezvous: Path, nodes: in
     if nodes == 1:  # gloo must not depend on what the host's name resolves to
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     _require_interfaces(os.environ.get("GLOO_SOCKET_IFNAME", ""))
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = backend or ("nccl" if device.type == "cuda" else "gloo")
     store = _listen(rendezvous, size, nodes) if rank == 0 else _connect(rendezvous, size)
-    if device.type == "cuda":
+    if backend == "nccl":
         _require_own_gpus(store, rank, size, f"{torch.cuda.get_device_properties(device).uuid}")
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     ended = False

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from support import SYMBENCH
 
@@ -78,6 +79,16 @@ def test_parts_are_simulated_once_and_leave_nothing(make: Make, tmp_path: Path) 
         "toy/tiny/level_1.h5",
     ]
     assert not (tmp_path / "toy" / "tiny" / "parts").exists()
+
+
+def test_fields_of_a_gpu_name_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chaotic runs of other devices differ in time."""
+    (path,) = make([0])
+    assert read(path).parameters == {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    (path,) = make([1])
+    assert read(path).parameters == {"device": "NVIDIA H200"}
 
 
 def test_an_interruption_costs_only_what_was_being_simulated(
