@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from benchmark.cell import Cell, Level
+from benchmark.cell import Cell, Level, ModelChoice
 from benchmark.planning.step_timing import StepTiming
 from benchmark.suite import facts, remembered
 from benchmark.suite.budget import described
@@ -115,7 +115,7 @@ def estimates(
 
     The default of `speed` is that of this machine.
     """
-    kind_of = _CostKind()
+    kind_of, forward_flops = _CostKind(), _ForwardFlops(cells)
     seconds: dict[tuple[str, ...], dict[bool, list[float]]] = {}
     for timing in timings:
         by_alike = seconds.setdefault(kind_of(timing.cell), {})
@@ -125,7 +125,7 @@ def estimates(
     for cell in cells:
         kind = kind_of(cell)
         if kind not in known:
-            known[kind] = _estimate(cell, speed or (lambda cell: flops_per_second()), step_timing_of)
+            known[kind] = _estimate(cell, forward_flops, speed or (lambda cell: flops_per_second()), step_timing_of)
         expected[cell.id] = known[kind]
     return expected
 
@@ -168,19 +168,56 @@ class _CostKind:
         return self.known[id(part)]
 
 
-def _estimate(cell: Cell, speed: Speed, step_timing_of: StepTimingOf) -> Estimate:
+class _ForwardFlops:
+    """Floating-point operations of one forecast step of one window.
+
+    Of a network with many widths in the suite, three narrow ones are counted, and a parabola gives the others: the
+    number is nearly always a polynomial of degree two in the width, and a wide network takes seconds to build.
+    """
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.widths: dict[str, set[int]] = {}
+        for choice in {id(cell.model): cell.model for cell in cells}.values():
+            self.widths.setdefault(self._others(choice), set()).add(self._width(choice))
+
+    def __call__(self, cell: Cell) -> float:
+        choice, task = cell.model, facts.task_of(cell.dataset, cell.protocol)
+        widths = sorted(self.widths[self._others(choice)])
+        if len(widths) <= 3:
+            return facts.flops(choice, task) or 0
+        w0, w1, w2 = widths[0], widths[max(1, len(widths) // 16)], widths[max(2, len(widths) // 8)]
+        width, field = self._width(choice), facts.model_facts(choice.name).width_field
+        narrow = (choice.model_copy(update={"config": {**choice.config, field: each}}) for each in (w0, w1, w2))
+        c0, c1, c2 = (facts.flops(each, task) or 0 for each in narrow)
+        slope = (c1 - c0) / (w1 - w0)
+        curvature = ((c2 - c1) / (w2 - w1) - slope) / (w2 - w0)
+        return c0 + (width - w0) * (slope + curvature * (width - w1))
+
+    def _width(self, choice: ModelChoice) -> int:
+        """Width of the network; 0 if it is none of the model's own settings."""
+        width = choice.config.get(facts.model_facts(choice.name).width_field)
+        return width if isinstance(width, int) else 0
+
+    def _others(self, choice: ModelChoice) -> str:
+        field = facts.model_facts(choice.name).width_field
+        others = {key: value for key, value in choice.config.items() if key != field or not self._width(choice)}
+        return json.dumps([choice.name, others], sort_keys=True)
+
+
+def _estimate(
+    cell: Cell, forward_flops: Callable[[Cell], float], speed: Speed, step_timing_of: StepTimingOf
+) -> Estimate:
     try:
         step_timing = step_timing_of(cell) if is_trained(cell) else None
         if step_timing is not None:
             return Estimate(step_timing.seconds(cell), "probe")
-        return Estimate(_flops(cell) / speed(cell), "from FLOPs")
+        return Estimate(_flops(cell, forward_flops(cell)) / speed(cell), "from FLOPs")
     except Exception:  # noqa: BLE001 - a plug-in may raise anything; `run` reports it for that cell
         return Estimate(0.0, "unknown")
 
 
-def _flops(cell: Cell) -> float:
-    """Floating-point operations of training and evaluating the cell."""
-    forward = facts.flops(cell.model, facts.task_of(cell.dataset, cell.protocol)) or 0
+def _flops(cell: Cell, forward: float) -> float:
+    """Floating-point operations of training and evaluating the cell, with those of one forward pass."""
     windows = facts.windows(cell.dataset.name, cell.dataset.preset, cell.protocol)
     forecasts = {name: count * steps for name, (count, steps) in windows.items()}
     each_epoch = forecasts["train"] * (1 + BACKWARD_COST) + forecasts["validation"]

@@ -10,6 +10,7 @@ from benchmark.planning import plan as plan_module
 from benchmark.planning.plan import (
     Estimate,
     Timing,
+    _ForwardFlops,
     estimates,
     make_plan,
     open_cells_of,
@@ -17,6 +18,7 @@ from benchmark.planning.plan import (
     unmeasured,
 )
 from benchmark.planning.step_timing import StepTiming
+from benchmark.suite import facts
 from benchmark.suite import loading as suites
 
 STATES = {"failed": 3, "running": 3, "done": 2, "diverged": 2, "n/a": 2}
@@ -52,6 +54,17 @@ def test_unmeasured_cells_are_estimated_from_flops() -> None:
     trained = [row for row in plan.rows if row.model != "persistence"]
     assert all(math.isfinite(row.estimated_seconds) and row.estimated_seconds > 0 for row in trained)
     assert all(row.estimate == "from FLOPs" for row in trained)
+
+
+@pytest.mark.parametrize("model", ["convnet", "unet", "relaxed_steerable_rotation"])
+def test_flops_of_many_widths_follow_from_three(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = suites.load("quickstart").only("model=convnet").cells[0]
+    widths = [2, 3, 4, 6, 8, 12]
+    cells = [cell.model_copy(update={"model": facts.configured(model, {"hidden": width})}) for width in widths]
+    counted = [facts.flops(one.model, facts.task_of(one.dataset, one.protocol)) for one in cells]
+    by_width = dict(zip(widths[:3], counted, strict=False))
+    monkeypatch.setattr(facts, "flops", lambda choice, task: by_width[choice.config["hidden"]])
+    assert list(map(_ForwardFlops(cells), cells)) == pytest.approx(counted)
 
 
 def test_a_finished_sibling_says_more_than_a_probe_and_a_probe_more_than_flops() -> None:
