@@ -37,6 +37,7 @@ class Site(Frozen):
     python: str | None = None
     srun: tuple[str, ...] = ()
     jobs: PositiveInt = 32
+    poll_seconds: PositiveFloat = 20.0
     max_jobs: Annotated[int, Field(ge=3)] | None = None
     max_array_size: PositiveInt | None = None
     job_minutes: PositiveInt = 30

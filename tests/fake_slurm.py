@@ -62,7 +62,7 @@ class FakeSlurm:
         return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
 
 
-SITE = Site(scheduler="slurm", minutes=60, max_array_size=1000, setup=("module load python",))
+SITE = Site(scheduler="slurm", minutes=60, poll_seconds=0.01, max_array_size=1000, setup=("module load python",))
 
 
 def submission_of(suite: Suite, store: Store, jobs: Mapping[str, Sequence[Cell]], **more: object) -> Submission:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from benchmark.errors import MachineError, UserError, unknown_name
 from benchmark.files import data_folder, write_text
 from benchmark.suite import loading as suites
 from benchmark.terminal import Commands, Examples, print_json, print_table, progress
+from cluster.jobs.login_node import few_cores
 
 if TYPE_CHECKING:
     from benchmark.data.layout import StoredField
@@ -44,16 +46,17 @@ def prepare(suite: str, store_folder: Path, site: str, processes: int | None) ->
     from benchmark.training.machine import available_cpus
 
     place = site_of(site)
-    for work, levels in preparing.outlines(_of_suite(suite), data_folder(store_folder)):
-        label = f"{work.name} ({work.preset})"
-        with progress(label) as show:
-            if place is not None:
-                from cluster.slurm.simulate import simulate_on
+    with few_cores(processes, "--processes N") if place is None else nullcontext():
+        for work, levels in preparing.outlines(_of_suite(suite), data_folder(store_folder)):
+            label = f"{work.name} ({work.preset})"
+            with progress(label) as show:
+                if place is not None:
+                    from cluster.slurm.simulate import simulate_on
 
-                simulate_on(place, work, store_folder, show)
-            for path in preparing.prepare(work, show, processes or available_cpus()):
-                click.echo(f"simulated {path}")
-        click.echo(f"{label}: {levels} {'level' if levels == 1 else 'levels'} ready, {len(work.levels)} new")
+                    simulate_on(place, work, store_folder, show)
+                for path in preparing.prepare(work, show, processes or available_cpus()):
+                    click.echo(f"simulated {path}")
+            click.echo(f"{label}: {levels} {'level' if levels == 1 else 'levels'} ready, {len(work.levels)} new")
 
 
 @data.command("import", cls=Examples, epilog="symbench data import jetflow ~/Downloads/JetFlow")

@@ -66,7 +66,7 @@ def status(selection: Selection, as_json: bool, watch: bool) -> None:
         is_moving = any(row["state"] in ("queued", "running", "retrying") for row in rows)
         if not watch or not (is_moving or now.is_collecting(loaded.name)):
             return
-        time.sleep(QUEUE_SECONDS if now.queue != {} else WATCH_SECONDS)
+        time.sleep(QUEUE_SECONDS if now.submissions or now.broken else WATCH_SECONDS)
 
 
 def _for_people(row: dict[str, Any], message: str) -> dict[str, Any]:

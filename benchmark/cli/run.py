@@ -21,6 +21,7 @@ from benchmark.cli.options import (
 from benchmark.errors import UserError, unknown_name
 from benchmark.suite.labels import labels_of
 from benchmark.terminal import Examples, duration, one_line
+from cluster.jobs.login_node import few_cores
 
 if TYPE_CHECKING:
     from benchmark.cell import Cell
@@ -97,7 +98,7 @@ def _run_here(suite: Suite, store: Store, full_suite: Suite, parallel: int | Non
     from cluster.jobs.launch import run as launch
 
     try:
-        with Display(Console(stderr=True)) as display:
+        with few_cores(parallel, "symbench run --parallel N"), Display(Console(stderr=True)) as display:
             outcome = launch(suite, store, display, full_suite, parallel)
     except KeyboardInterrupt:
         click.echo("interrupted; the same command goes on from the last finished epoch", err=True)

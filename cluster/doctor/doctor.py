@@ -158,7 +158,7 @@ def _job(site: Site, shape: Shape, folder: Path, patience_seconds: float) -> Ite
         yield Finding("job", "failed", str(error), "correct the site file as sbatch says")
         return
     yield Finding("job", "ok", f"{job.job_id} is sent; waiting up to {patience_seconds:.0f} s for it")
-    state = wait_for(job.job_id, patience_seconds)
+    state = wait_for(job.job_id, folder, patience_seconds, site.poll_seconds)
     if state is not None:
         slurm.cancel([job.job_id])
         advice = "wait longer with --patience, or choose a partition with free nodes"

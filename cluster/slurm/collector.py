@@ -23,7 +23,8 @@ from results.store.lease import BEAT_SECONDS, STALE_SECONDS
 from results.store.record import Record
 from results.store.store import Store
 
-POLL_SECONDS = 5.0
+LOOK_SECONDS = 5.0
+"""Time between two looks at leases, which are files."""
 SYNC_SECONDS = 900
 """A server that drips its answers, byte by byte, would never reach the limit of one request."""
 ANSWER_SECONDS = 120.0
@@ -67,7 +68,7 @@ def _wait_for_leases(suite: Suite, store: Store, submission: Submission) -> None
     cells = [cell for cell in suite.cells if cell.id in sent]
     deadline = time.monotonic() + STALE_SECONDS + BEAT_SECONDS
     while any(store.being_run(cell) for cell in cells) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
+        time.sleep(LOOK_SECONDS)
 
 
 def classify(suite: Suite, store: Store, submission: Submission) -> dict[str, str]:
@@ -131,7 +132,7 @@ def _job_states(submission: Submission) -> tuple[Mapping[str, str], Callable[[st
         answers = queue is not None or bool(slurm.missing("squeue"))
         if (answers and not lags) or time.monotonic() > deadline:
             break
-        time.sleep(POLL_SECONDS)
+        time.sleep(submission.site.poll_seconds)
     is_slurm_job = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
     def has_ended(job: str) -> bool:

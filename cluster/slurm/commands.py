@@ -23,11 +23,21 @@ def queue() -> dict[str, str] | None:
 
     A job of an array is `<array>_<index>`.
     """
+    jobs = queue_with_reasons()
+    return None if jobs is None else {job: state.split()[0] for job, state in jobs.items()}
+
+
+def queue_with_reasons() -> dict[str, str] | None:
+    """`queue`, where the state of a pending job is followed by the reason in brackets."""
     # By user id: $USER may be unset, or another user's under sudo.
-    answer = call("squeue", "--noheader", "--array", "--format=%i %T", f"--user={os.getuid()}")
+    answer = call("squeue", "--noheader", "--array", "--format=%i %T %r", f"--user={os.getuid()}")
     if answer is None or answer.returncode != 0 or "Invalid user" in answer.stderr:
         return None  # status 0 and an empty list for a user id without a name, as in some containers
-    return dict(line.split(maxsplit=1) for line in answer.stdout.splitlines() if line.strip())
+    rows = [line.split(maxsplit=2) for line in answer.stdout.splitlines() if line.strip()]
+    return {
+        job: f"{state} ({reason[0]})" if state == "PENDING" and reason not in ([], ["None"]) else state
+        for job, state, *reason in rows
+    }
 
 
 def arrays_of(jobs: Iterable[str]) -> list[str]:

@@ -78,7 +78,8 @@ def probe_on_site(
     report(f"probe: job {sent.job_id} times {len(wanted)} {'kind' if len(wanted) == 1 else 'kinds'} of cells")
     state = None
     try:
-        state = wait_for(sent.job_id, patience_seconds, lambda state: report(f"probe: job {sent.job_id} is {state}"))
+        say = lambda state: report(f"probe: job {sent.job_id} is {state}")  # noqa: E731
+        state = wait_for(sent.job_id, folder, patience_seconds, site.poll_seconds, say)
         if state is None:
             wait_for_files(folder, {_answer(cell) for cell in wanted}, DISK_SECONDS)
     finally:

@@ -14,8 +14,9 @@ from cluster.site import Site
 from cluster.slurm import commands as slurm
 from cluster.slurm.sbatch import cluster_folder, executor_for, submission_errors
 
-POLL_SECONDS = 2.0
-GONE_AFTER_POLLS = 3
+LOOK_SECONDS = 2.0
+"""Time between two looks for files; SLURM is asked less often."""
+LATE_SECONDS = 8.0
 """A network disk may show a file some time after the end of the job that wrote it."""
 
 
@@ -36,19 +37,22 @@ def simulate_on(site: Site, work: Outline, store_root: Path, progress: TotalProg
     jobs = _submit(site, folder, share_file, len(shares))
     (array,) = slurm.arrays_of(job.job_id for job in jobs)
     total = sum(part.work for part in parts)
-    polls_without_jobs = 0
+    next_question = time.monotonic() + site.poll_seconds
+    deadline: float | None = None
     try:
         while missing := [part for part in parts if not work.part_path(part).exists()]:
             progress(total - sum(part.work for part in missing), total)
-            queue = slurm.queue()
-            is_queued = queue is None or array in slurm.arrays_of(queue)
-            polls_without_jobs = 0 if is_queued else polls_without_jobs + 1
-            if polls_without_jobs > GONE_AFTER_POLLS:
+            now = time.monotonic()
+            if deadline is None and now >= next_question:
+                next_question = now + site.poll_seconds
+                if (queue := slurm.queue()) is not None and array not in slurm.arrays_of(queue):
+                    deadline = now + LATE_SECONDS
+            if deadline is not None and now >= deadline:
                 raise MachineError(
                     f"the SLURM job {array} has ended and {len(missing)} of {len(parts)} parts are not simulated;"
                     f" its logs are in {folder}"
                 )
-            time.sleep(POLL_SECONDS)
+            time.sleep(LOOK_SECONDS)
     except KeyboardInterrupt:
         slurm.cancel([array])
         raise

@@ -6,36 +6,42 @@ from pathlib import Path
 
 from cluster.slurm import commands as slurm
 
-POLL_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+"""Time between two looks at a folder, which disturb nobody; SLURM is asked less often, see `Site.poll_seconds`."""
 
 
-def wait_for(job: str, patience_seconds: float, on_state: Callable[[str], None] = lambda state: None) -> str | None:
-    """Wait until `job` leaves the queue. Returns None, or its state after `patience_seconds`. Ctrl-C cancels the job.
+def wait_for(
+    job: str,
+    folder: Path,
+    patience_seconds: float,
+    poll_seconds: float,
+    on_state: Callable[[str], None] = lambda state: None,
+) -> str | None:
+    """Wait until `job` has written its result to `folder`, or leaves the queue, of which SLURM is asked now and then.
 
-    `on_state` is called at each change of state.
+    Returns None, or its state after `patience_seconds`. `on_state` is called at each change of state. Ctrl-C cancels
+    the job.
     """
-    deadline, last_state = time.monotonic() + patience_seconds, ""
+    now = time.monotonic()
+    deadline, next_question, last_state = now + patience_seconds, now, ""
+    result = folder / f"{job}_0_result.pkl"
     try:
-        while (queue := slurm.queue()) is None or job in queue:
-            state = "unknown, squeue does not answer" if queue is None else queue[job]
-            if state != last_state:
-                on_state(state + _reason(job, state))
-                last_state = state
+        while result not in folder.iterdir():
+            if time.monotonic() >= next_question:
+                if (queue := slurm.queue_with_reasons()) is not None and job not in queue:
+                    return None
+                state = "unknown, squeue does not answer" if queue is None else queue[job]
+                if state != last_state:
+                    on_state(state)
+                    last_state = state
+                next_question = time.monotonic() + poll_seconds
             if time.monotonic() > deadline:
-                return state + _reason(job, state)
-            time.sleep(POLL_SECONDS)
+                return last_state
+            time.sleep(LOOK_SECONDS)
     except KeyboardInterrupt:
         slurm.cancel([job])
         raise
     return None
-
-
-def _reason(job: str, state: str) -> str:
-    """Reason of SLURM why a job is pending, in brackets; otherwise empty."""
-    if state != "PENDING":
-        return ""
-    reason = (slurm.output("squeue", "--noheader", "--format=%r", f"--jobs={job}") or "").strip()
-    return f" ({reason})" if reason not in ("", "None") else ""
 
 
 def wait_for_files(folder: Path, names: set[str], patience_seconds: float) -> bool:
@@ -44,7 +50,7 @@ def wait_for_files(folder: Path, names: set[str], patience_seconds: float) -> bo
     while names - {path.name for path in folder.iterdir()}:
         if time.monotonic() > deadline:
             return False
-        time.sleep(POLL_SECONDS)
+        time.sleep(LOOK_SECONDS)
     return True
 
 

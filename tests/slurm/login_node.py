@@ -23,6 +23,7 @@ SITE = {
     "memory_gb": 1.0,
     "jobs": 4,
     "job_minutes": 1,
+    "poll_seconds": 1,
     "setup": ["export OMP_NUM_THREADS=1"],
 }
 WAITING = '''

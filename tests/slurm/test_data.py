@@ -17,7 +17,10 @@ datasets: [{smoke_rotation_levels: {preset: small, level: [0, 3]}}]
 models: [persistence]
 protocol: {input_frames: 2, train_steps: 2, test_steps: 2}
 """
-SITE = "{scheduler: slurm, partition: main, minutes: 15, cpus: 1, memory_gb: 2, jobs: 3, setup: ['echo set up']}"
+SITE = (
+    "{scheduler: slurm, partition: main, minutes: 15, cpus: 1, memory_gb: 2, jobs: 3, poll_seconds: 1, "
+    "setup: ['echo set up']}"
+)
 
 
 @pytest.fixture

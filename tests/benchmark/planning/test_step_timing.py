@@ -134,7 +134,7 @@ def test_patience_ends_and_the_job_is_cancelled(cell: Cell, tmp_path: Path, monk
     cancelled: list[list[str]] = []
     monkeypatch.setattr(pacing, "executor_for", lambda *arguments: Executor())
     monkeypatch.setattr(slurm, "settings", lambda: {})
-    monkeypatch.setattr(slurm, "queue", lambda: {"12": "PENDING"})
+    monkeypatch.setattr(slurm, "queue_with_reasons", lambda: {"12": "PENDING"})
     monkeypatch.setattr(slurm, "call", lambda *command, **more: None)
     monkeypatch.setattr(slurm, "cancel", lambda jobs: cancelled.append(list(jobs)))
     lines: list[str] = []

@@ -1,17 +1,18 @@
 """Findings of the doctor; a real cluster is examined in tests/slurm."""
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_slurm import FakeSlurm
 
 from benchmark.errors import MachineError, UserError
 from cluster.doctor import doctor, probe
 from cluster.doctor.doctor import Finding, examine_site, rank_findings
 from cluster.jobs.packing import Shape
 from cluster.site import Site
-from cluster.slurm import commands as slurm
 from cluster.slurm import waiting
 
 CPUS = Site(scheduler="slurm")
@@ -156,11 +157,21 @@ def test_the_last_log_line_of_a_job_is_not_from_srun(tmp_path: Path) -> None:
     assert waiting.last_log_line(tmp_path, "8") == "srun: error: n1: task 0: Exited"
 
 
-def test_each_state_is_reported_once_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    states = iter([{"7": "PENDING"}, {"7": "PENDING"}, None, {"7": "RUNNING"}, {}])
-    monkeypatch.setattr(slurm, "queue", lambda: next(states))
-    monkeypatch.setattr(slurm, "output", lambda *command: "Priority\n")
-    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.0)
+def test_each_state_is_reported_once_with_its_reason(
+    fake: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = ("echo 7 PENDING Priority", "echo 7 PENDING Priority", "exit 1", "echo 7 RUNNING None", "true")
+    fake.says_in_turn("squeue", *answers)
+    monkeypatch.setattr(waiting, "LOOK_SECONDS", 0.0)
     reported: list[str] = []
-    assert waiting.wait_for("7", 60.0, reported.append) is None
+    assert waiting.wait_for("7", tmp_path, 60.0, 0.0, reported.append) is None
     assert reported == ["PENDING (Priority)", "unknown, squeue does not answer", "RUNNING"]
+
+
+def test_slurm_is_asked_once_while_a_job_runs(fake: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the job is seen on the disk."""
+    fake.script("squeue", 'echo asked >> "$HERE/asked"; echo 7 RUNNING')
+    monkeypatch.setattr(waiting, "LOOK_SECONDS", 0.01)
+    end = threading.Timer(0.3, (tmp_path / "7_0_result.pkl").touch)
+    assert waiting.wait_for("7", tmp_path, 60.0, CPUS.poll_seconds, lambda state: end.start()) is None
+    assert (fake.folder / "asked").read_text() == "asked\n"

@@ -14,7 +14,7 @@ from cluster.slurm import collector
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     made = FakeSlurm.on_path(tmp_path / "bin", monkeypatch)
-    monkeypatch.setattr(collector, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(collector, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(collector, "show", lambda suite, store: None)
     return made
 
