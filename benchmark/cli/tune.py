@@ -56,13 +56,6 @@ DEFAULT_TRIALS = 20
     type=click.IntRange(min=1),
     help="On a cluster: trials of a study at a time (default: GPUs of a node, or 4 on CPUs).",
 )
-@click.option(
-    "--studies-per-job",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="On a cluster: studies that share an allocation, one after another.",
-)
 @live_code_option
 @click.option("--allow-unequal", is_flag=True, help="Tune although models of one contest are not tuned alike.")
 @click.option("--dry-run", is_flag=True, help="Show the studies and their search spaces, and start nothing.")
@@ -76,7 +69,6 @@ def tune(
     trials_per_gpu: int | None,
     nodes: int,
     parallel: int | None,
-    studies_per_job: int,
     live_code: bool,
     allow_unequal: bool,
     dry_run: bool,
@@ -94,8 +86,8 @@ def tune(
     from results.store.studies import Effort, StudyFolder
 
     place = site_of(site, live_code=live_code)
-    if place is None and (nodes != 1 or parallel is not None or studies_per_job != 1):
-        raise UserError("--nodes, --parallel and --studies-per-job: are for a cluster, with `--on SITE`")
+    if place is None and (nodes != 1 or parallel is not None):
+        raise UserError("--nodes and --parallel: are for a cluster, with `--on SITE`")
     if trials is not None and hours is not None:
         raise UserError("--trials and --gpu-hours: give one of them")
     trials = trials if hours or trials else DEFAULT_TRIALS
@@ -115,7 +107,7 @@ def tune(
     require_ray(effort)
     if place is not None:
         code = None if live_code else snapshot.take(store.root)
-        layout = Layout(nodes, parallel, studies_per_job, trials_per_gpu, code)
+        layout = Layout(nodes, parallel, trials_per_gpu, code)
         click.echo(tune_on_cluster(suite, chosen, effort, store, place, layout))
         return
     try:

@@ -1,4 +1,4 @@
-"""Tuning on a cluster: SLURM jobs, each with some studies and a Ray cluster of its own."""
+"""Tuning on a cluster: SLURM jobs, each with a study and a Ray cluster of its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,14 +42,13 @@ class Allocation(Shape):
 
 @dataclass(frozen=True)
 class Layout:
-    """Studies in a job, its nodes, and the trials that run at a time (None: as many as the site's devices allow).
+    """Nodes of a job, and the trials that run at a time (None: as many as the site's devices allow).
 
     `code` is the snapshot of the code that jobs import, as in `Submission`.
     """
 
     nodes: int = 1
     parallel: int | None = None
-    studies_per_job: int = 1
     trials_per_gpu: int | None = None
     code: Path | None = None
 
@@ -66,14 +65,11 @@ def tune_on_cluster(
     if not studies:
         return f"{suite.name}: nothing to send" + (f"; {len(sent)} studies are in earlier jobs" if sent else "")
     require_data(store.data_folder, first_cells(studies))
-    most_jobs = room(site)
+    sendable = studies[: room(site)]
     job = _job(suite, studies, effort, store, site, layout)
     folder = cluster_folder(store.root)
-    size = layout.studies_per_job
-    parts = [studies[first : first + size] for first in range(0, len(studies), size)][:most_jobs]
-    count = sum(map(len, parts))
     documents = {
-        f"tune-{index}.json": job.model_copy(update={"studies": tuple(part)}) for index, part in enumerate(parts)
+        f"tune-{index}.json": job.model_copy(update={"studies": (study,)}) for index, study in enumerate(sendable)
     }
     note = folder / TuningSubmission.FILE
     with cancel_on_error(note) as taken:
@@ -81,12 +77,12 @@ def tune_on_cluster(
             _executor(folder, suite, with_code(site, layout.code), job), run_allocation, folder, documents
         )
         taken += slurm.arrays_of(ids)
-        jobs = {job_id: tuple(study.name for study in part) for job_id, part in zip(ids, parts, strict=True)}
+        jobs = {job_id: (study.name,) for job_id, study in zip(ids, sendable, strict=True)}
         write_text(note, TuningSubmission(suite=suite.name, jobs=jobs, code=layout.code).model_dump_json(indent=1))
-    beyond = f"; {len(studies) - count} more have no room, the same command sends them later"
+    beyond = f"; {len(studies) - len(jobs)} more have no room, the same command sends them later"
     return (
-        f"{suite.name}: {count} studies in {len(jobs)} jobs ({', '.join(taken)}); the logs are in {folder}"
-        f"{beyond if count < len(studies) else ''}\n"
+        f"{suite.name}: {len(jobs)} studies, a job each ({', '.join(taken)}); the logs are in {folder}"
+        f"{beyond if len(jobs) < len(studies) else ''}\n"
         f"`symbench tune {suite.argument} --dry-run` shows how far they are, `symbench cancel` ends them"
     )
 

@@ -17,7 +17,7 @@ from results.board.row import Row
 from results.board.trivial import skill_of
 from results.statistics.bootstrap import Estimate, interquartile_estimate
 from results.statistics.improvement import improvement_estimate
-from results.statistics.multiple_comparisons import friedman, groups, ranks, signed_ranks
+from results.statistics.multiple_comparisons import groups, ranks, signed_ranks
 from results.statistics.two_models import Sample
 
 MOST_STANDING = 1000
@@ -50,17 +50,12 @@ class Standing:
 
 @dataclass(frozen=True)
 class Standings:
-    """All models of a board, the best mean rank first; `reason` is set if there are no groups.
-
-    `friedman` is the p of Friedman's test over the models with a number in every block; None for fewer than three
-    models or blocks.
-    """
+    """All models of a board, the best mean rank first; `reason` is set if there are no groups."""
 
     metric: str
     baseline: str
     blocks: int
     models: tuple[Standing, ...]
-    friedman: float | None
     reason: str
 
 
@@ -107,8 +102,7 @@ def overall(rows: Sequence[Row], metric: str, baseline: str | None = None) -> St
             )
         )
     reason = "" if any(letters) else f"{len(blocks)} levels: the signed-rank test needs 6 that two models share"
-    p = friedman(table[:, counted == len(blocks)]) if len(blocks) else None
-    return Standings(metric, chosen, len(blocks), tuple(models), p, reason)
+    return Standings(metric, chosen, len(blocks), tuple(models), reason)
 
 
 def default_baseline(rows: Sequence[Row], blocks: Sequence[dict[str, Sample]]) -> str:

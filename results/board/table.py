@@ -156,12 +156,7 @@ def standings_table(standings: Standings) -> RenderableType:
             f"{one.diverged}, {one.missing}" if one.diverged or one.missing else "",
             one.group[:5],
         )
-    notes = [standings.reason] if standings.reason else []
-    if standings.friedman is not None:
-        notes.append(
-            f"Friedman's test that models with a number in every level do not differ: p = {standings.friedman:.2g}"
-        )
-    return Group(table, Text("\n".join([*notes, ""]), style="dim"))
+    return Group(table, Text(f"{standings.reason}\n" if standings.reason else "", style="dim"))
 
 
 def estimate(value: Estimate | None, percent: bool = False) -> str:

@@ -1,8 +1,7 @@
-"""Tables of docs/relaxation.md, from the published boards and the bench: `python -m results.report.relaxation_page`."""
+"""Tables of docs/relaxation.md, from the published boards: `python -m results.report.relaxation_page`."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
@@ -11,7 +10,6 @@ from benchmark.markdown import table
 from results.report.publish import PUBLISHED_FOLDER
 
 PAGE = PUBLISHED_FOLDER.parents[1] / "docs" / "relaxation.md"
-BENCH = PUBLISHED_FOLDER / "relaxation-pull.json"
 Row = Mapping[str, Any]
 
 
@@ -72,46 +70,8 @@ def hidden_breaking() -> str:
     )
 
 
-def pull_of_units() -> str:
-    """Gradient of a penalty of coefficient 1 over that of the data, in three units, from the bench."""
-    document = _read(BENCH)
-    units = ("published", "relative", "root_mean_square")
-    lines = []
-    for model in dict.fromkeys(row["model"] for row in document["rows"]):
-        rows = [row for row in document["rows"] if row["model"] == model]
-        lines += [
-            [model, row["hidden"], row["kernel_size"], *(f"{float(f'{row[unit]:.2g}'):g}" for unit in units)]
-            for row in rows
-        ]
-        for title, gradient in (
-            ("pull", lambda row: 1.0),
-            ("gradient of the penalty", lambda row: row["data_gradient"]),
-        ):
-            values = [[row[unit] * gradient(row) for row in rows] for unit in units]
-            spread = (f"{max(column) / min(column):.1f}" for column in values)
-            lines.append([f"{model}: largest over smallest {title}", "", "", *spread])
-    head = ["model", "hidden", "kernel", "mean difference", "over mean weight (ours)", "rms deviation over mean weight"]
-    return table(head, lines)
-
-
-def effect_of_the_penalty() -> str:
-    """Coefficients of the penalty in 100 steps of training at two rates, from the bench."""
-    rows = _read(BENCH)["scan"]
-    return table(
-        ["relaxation rate", "penalty", "loss of the data", "equivariance error over the change", "mean difference"],
-        (
-            [
-                *(row["relaxation_rate"], f"{row['penalty']:g}", f"{row['loss']:.3g}"),
-                *(f"{row['error_over_change']:.2g}", f"{row['relative_difference']:.2g}"),
-            ]
-            for row in rows
-        ),
-    )
-
-
 TABLES: Mapping[str, Callable[[], str]] = {
-    function.__name__: function
-    for function in (rates, default_rate, hidden_breaking, pull_of_units, effect_of_the_penalty)
+    function.__name__: function for function in (rates, default_rate, hidden_breaking)
 }
 
 
@@ -128,11 +88,7 @@ def filled(text: str) -> str:
 
 
 def _board(name: str) -> Mapping[str, Any]:
-    return _read(PUBLISHED_FOLDER / name / "board.json")
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    document: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    document: Mapping[str, Any] = json.loads((PUBLISHED_FOLDER / name / "board.json").read_text(encoding="utf-8"))
     return document
 
 

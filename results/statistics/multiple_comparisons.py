@@ -9,7 +9,6 @@ from itertools import combinations
 import numpy as np
 import scipy  # `scipy.stats` is loaded at its first use, which takes half a second
 from numpy.typing import ArrayLike
-from scipy import special
 
 from results.statistics.bootstrap import CONFIDENCE, Array
 from results.statistics.two_models import Effect, Pair, p_values
@@ -163,17 +162,3 @@ def _signed_rank(first: Array, second: Array) -> float:
     # Infinite differences, from a seed that diverged, rank above all others and tie with each other.
     largest = 2 * np.abs(difference[np.isfinite(difference)]).max(initial=1.0)
     return float(scipy.stats.wilcoxon(np.clip(difference, -largest, largest), zero_method="pratt").pvalue)
-
-
-def friedman(blocks: ArrayLike) -> float | None:
-    """p of Friedman's test over the blocks in which each model has a value; None for fewer than 3 blocks or models."""
-    if min(np.shape(blocks)) < 3:
-        return None
-    values = ranks(blocks)  # the test depends on ranks only, and they are finite
-    values = values[~np.isnan(values).any(axis=1)]
-    if len(values) < 3 or bool((values == values[:, :1]).all()):
-        return None
-    n, k = values.shape
-    tied = 1 - sum((np.unique(row, return_counts=True)[1] ** 3).sum() - k for row in values) / (n * k * (k**2 - 1))
-    statistic = 12 * n / (k * (k + 1)) * ((values.mean(axis=0) - (k + 1) / 2) ** 2).sum() / tied
-    return float(special.chdtrc(k - 1, statistic))

@@ -65,7 +65,7 @@ def test_trials_run_on_both_nodes_and_survive_the_loss_of_one(login_node: LoginN
     """A node loses its network while a trial runs there; the trial continues on the other node from its checkpoint."""
     tuner = Tuner(login_node, epochs=30)
     sent = tuner.tune("--trials", 5, "--nodes", 2, "--parallel", 2, "--scheduler", "none")
-    assert "1 studies in 1 jobs" in sent
+    assert "1 studies, a job each" in sent
     assert "nothing to send; 1 studies are in earlier jobs" in tuner.tune("--trials", 5)
     login_node.wait_until(lambda: {record.status.host for record in tuner.running(2)} == {"n1", "n2"})
     batch_host = login_node.slurm("squeue", "--noheader", "--format=%B", f"--jobs={login_node.jobs()[0]}").strip()
@@ -92,7 +92,7 @@ def test_two_studies_share_a_node_and_continue_after_the_signal(login_node: Logi
     """Each study has its own allocation and Ray; after the signal both jobs are requeued and finish."""
     tuner = Tuner(login_node, models="[{convnet: {hidden: 4}}, {convnet: {hidden: 6}}]", epochs=30)
     sent = tuner.tune("--trials", 3, "--parallel", 1, "--scheduler", "none")
-    assert "2 studies in 2 jobs" in sent
+    assert "2 studies, a job each" in sent
     login_node.wait_until(lambda: len(tuner.running(3)) == 2)
     before = {record.cell.id: record for record in tuner.records()}
     for job in login_node.jobs():

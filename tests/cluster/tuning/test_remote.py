@@ -34,7 +34,7 @@ def send(suite: Suite, store: Store) -> str:
 
 
 def test_studies_are_sent_once(fake: FakeSlurm, suite: Suite, store: Store) -> None:
-    assert "tiny: 2 studies in 2 jobs (100); the logs are in" in send(suite, store)
+    assert "tiny: 2 studies, a job each (100); the logs are in" in send(suite, store)
     (text,) = fake.sent
     assert "#SBATCH --array=0-1" in text
     assert "#SBATCH --no-kill" in text
@@ -79,7 +79,7 @@ def test_a_damaged_note_of_jobs_in_the_queue_is_named(fake: FakeSlurm, suite: Su
     with pytest.raises(MachineError, match=r"tuning.json cannot be read: .*`scancel 100`"):
         send(suite, store)
     fake.says("squeue", "")
-    assert "2 studies in 2 jobs (101)" in send(suite, store)
+    assert "2 studies, a job each (101)" in send(suite, store)
 
 
 def test_the_jobs_of_a_suite_are_those_that_wait_or_run(fake: FakeSlurm, suite: Suite, store: Store) -> None:

@@ -217,12 +217,6 @@ class TestManyModels:
         with_worst[2, 2] = math.inf
         assert np.isfinite(multiple_comparisons.signed_ranks(with_worst, pairs)).all()
 
-    def test_friedman_is_scipys(self) -> None:
-        blocks = RNG.standard_normal((9, 4))
-        assert multiple_comparisons.friedman(blocks) == pytest.approx(stats.friedmanchisquare(*blocks.T).pvalue)
-        assert multiple_comparisons.friedman(blocks[:2]) is None
-        assert multiple_comparisons.friedman(np.ones((5, 3))) is None
-
     def test_interquartile_mean_of_known_values(self) -> None:
         assert bootstrap.interquartile_mean([0.0, 1.0, 2.0, 100.0]) == 1.5
         assert bootstrap.interquartile_mean(np.arange(8.0)) == 3.5
