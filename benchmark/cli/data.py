@@ -110,18 +110,17 @@ def check(name: str, store_folder: Path, as_json: bool) -> None:
 @data.command("info", cls=Examples, epilog="symbench data info quickstart\nsymbench data info smoke_rotation --json")
 @_name_argument
 @store_option
-@click.option("--pictures/--no-pictures", default=None, help="Draw missing pictures (default: unless --json).")
 @json_option
 @plugin_option
-def info(name: str, store_folder: Path, pictures: bool | None, as_json: bool) -> None:
-    """Show sizes, splits, parameters and the measured symmetry breaking, and draw the fields."""
+def info(name: str, store_folder: Path, as_json: bool) -> None:
+    """Show sizes, splits, parameters and the measured symmetry breaking; without --json, draw the fields."""
     from benchmark.data.show.info import row
 
     descriptions = []
     drawn: list[Path] = []
     for stored in _stored(name, store_folder):
         descriptions.append(_describe(stored))
-        if pictures if pictures is not None else not as_json:
+        if not as_json:
             drawn += _draw(stored)
     if as_json:
         print_json(descriptions)
