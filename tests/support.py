@@ -27,12 +27,12 @@ from results.store.store import Store
 
 SYMBENCH = Path(sys.executable).with_name("symbench")
 
-DATASET, PRESET = "smoke_rotation_levels", "small"
+DATASET, PRESET = "smoke_rotation_levels", "tiny"
 SUITE = """\
 name: tiny
 protocol: {{name: disjoint, input_frames: 1, train_steps: 2, test_steps: 4}}
 datasets:
-  - smoke_rotation_levels: {{level: 0, preset: small}}
+  - smoke_rotation_levels: {{level: 0, preset: tiny}}
 models: {models}
 seeds: {seeds}
 train: {{epochs: {epochs}, batch_size: 8, learning_rate: 1e-3}}
@@ -82,9 +82,9 @@ def records(path: Path, store: Store) -> list[Record]:
     return list(started.values())
 
 
-def store_in(folder: Path) -> Store:
+def store_in(folder: Path, preset: str = PRESET) -> Store:
     """Store with a decaying field of the size of the preset; always the same bytes."""
-    size = dataset_registry.dataset(DATASET).presets[PRESET]
+    size = dataset_registry.dataset(DATASET).presets[preset]
     start = np.random.default_rng(0).standard_normal((8, 1, 2, size.height, size.width), dtype=np.float32)
     decay = np.float32(0.97) ** np.arange(size.frames, dtype=np.float32)[None, :, None, None, None]
     simulation = Simulation(
@@ -99,7 +99,7 @@ def store_in(folder: Path) -> Store:
     )
     store = Store(folder)
     store.make()
-    write(data_path(store.data_folder, DATASET, PRESET, 0), DATASET, PRESET, 0, simulation)
+    write(data_path(store.data_folder, DATASET, preset, 0), DATASET, preset, 0, simulation)
     return store
 
 

@@ -21,14 +21,7 @@ def model(name: str) -> dict[str, Any]:
 
     `parameters` are counted at the default width; None if the baseline cannot run on the standard task.
     """
-    row: dict[str, Any] = {
-        "name": name,
-        "family": "refused",
-        "symmetries": [],
-        "parameters": None,
-        "settings": {},
-        "differs": "",
-    }
+    row = {"name": name, "family": "refused", "symmetries": "", "parameters": None, "settings": "", "differs": ""}
     try:
         model = facts.model_facts(name)
     except UserError as error:
@@ -43,9 +36,9 @@ def model(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "family": model.family,
-        "symmetries": list(model.symmetries),
+        "symmetries": ", ".join(model.symmetries),
         "parameters": count,
-        "settings": settings,
+        "settings": ", ".join(f"{key}={value}" for key, value in settings.items()),
         "source": model.source,
         "differs": model.differs,
     }
@@ -60,7 +53,7 @@ def datasets() -> list[dict[str, Any]]:
             {
                 "name": name,
                 "group": dataset.group,
-                "levels": list(dataset.levels),
+                "levels": ", ".join(map(str, dataset.levels)),
                 "presets": ", ".join(
                     f"{key} ({height}x{width}, {frames} frames)"
                     for key, (height, width, frames) in dataset.presets.items()
@@ -78,18 +71,14 @@ def suites() -> list[dict[str, Any]]:
     for name in available():
         loaded = load(name)
         chosen = dict.fromkeys(cell.model.name for cell in loaded.cells)
-        rows.append({"name": name, "cells": len(loaded.cells), "models": list(chosen)})
+        rows.append({"name": name, "cells": len(loaded.cells), "models": ", ".join(chosen)})
     return rows
 
 
 def for_people(section: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows for a terminal: lists as text, numbers rounded, no settings of models, differences beside the source."""
-    rows = [
-        {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()}
-        for row in rows
-    ]
+    """Rows for a terminal: numbers rounded, without the settings of models, and differences beside the source."""
     if section != "models":
-        return rows
+        return list(rows)
     shown = []
     for row in rows:
         kept = {key: value for key, value in row.items() if key not in ("settings", "differs")}

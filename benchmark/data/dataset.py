@@ -42,6 +42,10 @@ class Preset:
     frames: int
 
 
+TINY = Preset(16, 16, 24)
+"""Preset to try a suite in seconds, and for the tests; too coarse for a statement about models."""
+
+
 @dataclass(frozen=True)
 class Split:
     """Windows that start at the frames `starts` of each of `runs`: input frames, then `steps` target frames."""

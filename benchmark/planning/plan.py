@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -18,7 +18,6 @@ from benchmark.planning.step_timing import StepTiming
 from benchmark.suite import facts, remembered
 from benchmark.suite.budget import described
 from benchmark.suite.facts import is_trained
-from benchmark.suite.labels import labels_of
 from benchmark.suite.suite import Suite
 from benchmark.training.machine import gpu_count
 from benchmark.training.recorder import FINAL_STATES
@@ -54,17 +53,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PlanRow:
-    """Cells of one dataset, level, setting of a model and budget."""
+    """Cells of one dataset, level, model and budget."""
 
     dataset: str
     preset: str
     level: Level
     model: str
-    label: str
-    """The model, with the settings that distinguish it from others of the model in the suite."""
     budget: str
     """Budget that decides the width, in words; empty without one."""
-    settings: Mapping[str, Any]
     cells: int
     finished: int
     estimated_seconds: float
@@ -89,11 +85,10 @@ def open_cells_of(suite: Suite, states: Mapping[str, str]) -> tuple[Cell, ...]:
 
 def make_plan(suite: Suite, open_cells: Sequence[Cell], expected: Mapping[str, Estimate]) -> Plan:
     """Plan of `suite`, with the estimate of each open cell by its id."""
-    labels = labels_of(suite.cells)
-    groups: dict[tuple[str, str, Level, str, str, str], list[Cell]] = {}
+    groups: dict[tuple[str, str, Level, str, str], list[Cell]] = {}
     for cell in suite.cells:
         budget = " and ".join(map(described, suite.budgets.get(cell.id, ())))
-        key = (cell.dataset.name, cell.dataset.preset, cell.dataset.level, cell.model.name, labels[cell.id], budget)
+        key = (cell.dataset.name, cell.dataset.preset, cell.dataset.level, cell.model.name, budget)
         groups.setdefault(key, []).append(cell)
     rows = []
     for key, cells in groups.items():
@@ -101,7 +96,6 @@ def make_plan(suite: Suite, open_cells: Sequence[Cell], expected: Mapping[str, E
         rows.append(
             PlanRow(
                 *key,
-                settings=cells[0].model.settings(),
                 cells=len(cells),
                 finished=len(cells) - len(waiting),
                 estimated_seconds=sum(estimate.seconds for estimate in waiting),

@@ -39,7 +39,7 @@ def new_login_node(slurm: dict[str, str], tmp_path_factory: pytest.TempPathFacto
 
     def make(**site: object) -> LoginNode:
         folder = tmp_path_factory.mktemp("login")
-        made.append(LoginNode(slurm, store_in(folder / "störe with spaces"), folder, **site))
+        made.append(LoginNode(slurm, store_in(folder / "störe with spaces", "small"), folder, **site))
         return made[-1]
 
     yield make

@@ -58,6 +58,7 @@ class LoginNode:
     def declare(self, models: str = "[{convnet: {hidden: 4}}]", nodes: int = 1, **options: Any) -> Path:
         """Write the suite, without early stopping; keywords are those of `suite_in`."""
         text = suite_in(self.folder, models, **options).read_text(encoding="utf-8")
+        text = text.replace("preset: tiny", "preset: small")  # long enough to be stopped
         text = text.replace("batch_size: 8", "batch_size: 8, early_stop_after: null")
         self.suite.write_text(text.replace("{ranks: ", f"{{nodes: {nodes}, ranks: "), encoding="utf-8")
         return self.suite

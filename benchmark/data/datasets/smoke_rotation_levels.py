@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.cell import Level
-from benchmark.data.dataset import Dataset, Preset, PublishedWindows, Simulation
+from benchmark.data.dataset import TINY, Dataset, Preset, PublishedWindows, Simulation
 from benchmark.data.equivariance import measure
 from benchmark.data.physics.smoke import SMOKE_TIME_STEP, Box, Plume
 from benchmark.data.physics.smoke_floor import SmokeFloor, floor_parts
@@ -38,7 +38,7 @@ class SmokeRotationLevels(Dataset):
     group = "C4"
     levels = tuple(range(10))
     level_meaning = "the buoyancy of the plume grows by 0.005 times this with each quarter turn, from 0.01"
-    presets: ClassVar[Mapping[str, Preset]] = {"small": Preset(32, 32, 64), "paper": Preset(64, 64, 50)}
+    presets: ClassVar[Mapping[str, Preset]] = {"small": Preset(32, 32, 64), "tiny": TINY, "paper": Preset(64, 64, 50)}
     training_runs, unseen_runs = (0, 1, 2, 3), (4, 5, 6, 7)
     windows = PublishedWindows(range(2, 32), range(32, 42), range(42, 66), range(2, 42))
     test_runs = "designed"

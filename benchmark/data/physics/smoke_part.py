@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.data.dataset import IMPORTED, Part, Preset
+from benchmark.data.dataset import IMPORTED, TINY, Part, Preset
 from benchmark.data.physics.smoke import SMOKE_TIME_STEP, Box, Plume, frames_of
 from benchmark.groups import rotate
 
@@ -25,7 +25,7 @@ PUBLISHED_SMOKE = (
 def smoke_presets(frames: int) -> dict[str, Preset]:
     """Presets of a published smoke set whose runs have `frames` frames."""
     published = Preset(64, 64, frames)
-    return {"small": Preset(32, 32, 64), "paper": published, IMPORTED: published}
+    return {"small": Preset(32, 32, 64), "tiny": TINY, "paper": published, IMPORTED: published}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.cell import Level
-from benchmark.data.dataset import Dataset, Part, Preset, Simulation
+from benchmark.data.dataset import TINY, Dataset, Part, Preset, Simulation
 from benchmark.data.equivariance import Pair, measure
 from benchmark.data.physics.spectral import Fluid, Solver, Start, initial_vorticity
 from benchmark.data.strict_floor import FLOOR_RUNS, FLOOR_STEPS, FLOOR_TIMES, deviation, floor_frames
@@ -123,7 +123,7 @@ class TurbulenceDataset(Dataset):
 
     periodic = True
     levels: ClassVar[tuple[Level, ...]] = (0, 0.2, 0.4, 0.6, 0.8)
-    presets: ClassVar[Mapping[str, Preset]] = {"small": Preset(32, 32, 64), "full": Preset(64, 64, 310)}
+    presets: ClassVar[Mapping[str, Preset]] = {"small": Preset(32, 32, 64), "tiny": TINY, "full": Preset(64, 64, 310)}
     training_runs, unseen_runs = range(25), range(25, 35)
     test_runs = "sampled"
     source = "symbench; method: Canuto, Hussaini, Quarteroni, Zang, Spectral Methods in Fluid Dynamics, 1988"

@@ -13,7 +13,7 @@ from results.store.store import Store
 
 SUITE = """
 name: two levels
-datasets: [{smoke_rotation_levels: {preset: small, level: [0, 2]}}]
+datasets: [{smoke_rotation_levels: {preset: tiny, level: [0, 2]}}]
 models: [persistence]
 protocol: {input_frames: 2, train_steps: 2, test_steps: 2}
 """
@@ -31,12 +31,12 @@ def store(suite: Path) -> Store:
     store = Store(suite.parent / "store")
     answer = symbench("data", "prepare", suite, store=store)
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.splitlines()[-1] == "smoke_rotation_levels (small): 2 levels ready, 2 new"
+    assert answer.stdout.splitlines()[-1] == "smoke_rotation_levels (tiny): 2 levels ready, 2 new"
     return store
 
 
 def path_of(store: Store, level: int) -> Path:
-    return store.data_folder / "smoke_rotation_levels" / "small" / f"level_{level}.h5"
+    return store.data_folder / "smoke_rotation_levels" / "tiny" / f"level_{level}.h5"
 
 
 def test_prepare_again_does_nothing(suite: Path, store: Store) -> None:
@@ -50,7 +50,7 @@ def test_info_shows_and_draws(suite: Path, store: Store, name: str) -> None:
     what = suite if name.endswith("yaml") else name
     shown = symbench("data", "info", what, store=store)
     assert shown.returncode == 0, shown.stderr
-    # The suite's windows fit the small preset; those of the protocols' defaults do not, and that is said.
+    # The suite's windows fit the preset; those of the protocols' defaults do not, and that is said.
     assert ("4 runs x" if what is suite else "does not fit") in shown.stdout
     pictures = [Path(line.removeprefix("picture: ")) for line in shown.stdout.splitlines() if "picture: " in line]
     assert [path.name for path in pictures] == [

@@ -9,10 +9,9 @@ from benchmark.suite.suite import SUITES_FOLDER
 from results.store.store import Store
 
 CUTS = {
-    "level: [0, 1, 5]": "level: 0",
+    "level: [0, 1, 5], preset: small": "level: 0, preset: tiny",
     "seeds: [0, 1]": "seeds: [0]",
-    "train_steps: 4": "train_steps: 2",
-    "epochs: 4": "epochs: 1",
+    "train_steps: 4, test_steps: 6": "train_steps: 2, test_steps: 4",
     "ranks: 2": "ranks: 1",
 }
 

@@ -25,8 +25,8 @@ PARENT = "super().__init__(config, task)"
 BROKEN = {
     "orphan": (None, "return x[:, -1]", "(orphan.py, line 9): __init__ must first call super().__init__(config, task)"),
     "chooser": ("", "return x[:, -1].cuda() * self.gain", "forward must not choose a device"),
-    "shapeless": ("", "return x * self.gain", "forward gives a tensor of shape (1, 1, 2, 32, 32), expected"),
-    "nowhere": ("", "return x[:, -1] / self.gain", "of 2048 numbers, expected finite numbers"),
+    "shapeless": ("", "return x * self.gain", "forward gives a tensor of shape (1, 1, 2, 16, 16), expected"),
+    "nowhere": ("", "return x[:, -1] / self.gain", "of 512 numbers, expected finite numbers"),
     "raising": (
         "",
         "return x[:, self.gone]",
@@ -68,8 +68,3 @@ def test_each_failure_is_reported_and_the_others_continue(
     rows = json.loads(symbench("status", path, "--json", *plugins, store=store).stdout)
     assert f"as {rows[0]['id']}" in shown
     assert sum("has no attribute" in row["message"] for row in rows) == 3
-
-    listed = symbench("list", "models", *plugins, store=None)
-    assert listed.returncode == 0
-    assert "Traceback" not in listed.stderr
-    assert "unbuilt: cannot be built: ValueError" in " ".join(listed.stdout.split())

@@ -144,6 +144,11 @@ def test_a_training_refuses_a_field_that_is_not_that_of_its_preset(
         assert part in str(refusal.value)
     write()
     assert stored_field(choice, tmp_path).grid == "centered"
+    path.rename(path.with_name("level_0.5.h5"))
+    with pytest.raises(
+        MachineError, match=r"it holds swirls level 0 \(tiny\), and by its name it should hold swirls level"
+    ):
+        stored_field(choice.model_copy(update={"level": 0.5}), tmp_path)
 
 
 def test_imported_files_may_be_longer(write: Callable[..., Path]) -> None:

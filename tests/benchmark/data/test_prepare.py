@@ -160,7 +160,7 @@ def test_unknown_presets_and_levels(make: Make, tmp_path: Path) -> None:
 def test_the_number_of_processes_changes_no_byte(tmp_path: Path) -> None:
     made = {}
     for processes in (1, 2):
-        work = outline("smoke_rotation_levels", "small", [1], tmp_path / str(processes))
+        work = outline("smoke_rotation_levels", "tiny", [1], tmp_path / str(processes))
         (made[processes],) = prepare(work, no_progress, processes)
     assert made[1].read_bytes() == made[2].read_bytes()
 

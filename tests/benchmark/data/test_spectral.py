@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support import simulate, tiny
+from support import simulate
 from torch import Tensor
 
-from benchmark.data.dataset import Dataset, Preset, Simulation
+from benchmark.data.dataset import Dataset, Simulation
 from benchmark.data.datasets.beta_plane import BetaPlaneTurbulence
 from benchmark.data.datasets.turbulence_rotation import TurbulenceRotation
 from benchmark.data.datasets.turbulence_translation import TurbulenceTranslation
@@ -290,12 +290,10 @@ def test_a_flow_that_is_too_fast_is_refused() -> None:
 
 DATASETS = [TurbulenceRotation, TurbulenceTranslation, BetaPlaneTurbulence]
 
-TINY = Preset(CELLS, CELLS, 24)
 
-
-@pytest.fixture(scope="module", params=["turbulence_rotation", "turbulence_translation", "beta_plane"])
+@pytest.fixture(scope="module", params=DATASETS)
 def levels(request: pytest.FixtureRequest) -> list[Simulation]:
-    dataset = tiny(request.param, TINY)
+    dataset = request.param()
     return [simulate(dataset, level, "tiny") for level in dataset.levels]
 
 
@@ -308,12 +306,12 @@ def test_level_0_is_symmetric_and_each_level_breaks_it_further(levels: list[Simu
 
 
 def test_at_level_0_the_beta_plane_is_isotropic_turbulence() -> None:
-    drifting, isotropic = (simulate(tiny(name, TINY), 0, "tiny") for name in ("beta_plane", "turbulence_rotation"))
+    drifting, isotropic = (simulate(made(), 0, "tiny") for made in (BetaPlaneTurbulence, TurbulenceRotation))
     np.testing.assert_allclose(drifting.field, isotropic.field, rtol=0, atol=1e-6)
 
 
 def test_half_turns_stay_exact() -> None:
-    simulation = simulate(tiny("turbulence_rotation", TINY), 0.8, "tiny")
+    simulation = simulate(TurbulenceRotation(), 0.8, "tiny")
     errors = {error.element: error.relative for error in simulation.equivariance_errors}
     assert errors["rot180"] < 1e-6 < 0.1 < min(errors["rot90"], errors["rot270"])
 

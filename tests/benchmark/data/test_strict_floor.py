@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from support import tiny
 from torch import Tensor
 
 from benchmark.cell import Grid, Level
@@ -27,13 +26,12 @@ from benchmark.data.strict_floor import FLOOR_STEPS, StrictFloor, deviation, flo
 from benchmark.groups import rotate
 
 CELLS = 16
-TINY = Preset(CELLS, CELLS, frames=12)
 TURNS = tuple((turns, (0, 0)) for turns in range(4))
 GRIDS: tuple[Grid, ...] = ("centered", "staggered")
 
 
-def simulated(name: str, level: Level, preset: Preset = TINY) -> StrictFloor:
-    dataset = tiny(name, preset)
+def simulated(name: str, level: Level) -> StrictFloor:
+    dataset = dataset_registry.dataset(name)
     deviations = [part.simulate() for part in dataset.floor_parts(level, "tiny")]
     return measure(deviations, "staggered" if name.startswith("smoke") else "centered", "")
 
@@ -92,7 +90,7 @@ def test_a_moved_state_is_the_start_that_is_moved(move: tuple[int, tuple[int, in
 @pytest.mark.parametrize("name", ["beta_plane", "turbulence_rotation", "turbulence_translation"])
 def test_the_first_forecast_is_the_run_itself(name: str) -> None:
     """F(x) from frame 5 of a run is what the run does next."""
-    dataset = tiny(name, TINY)
+    dataset = dataset_registry.dataset(name)
     part = replace(dataset.floor_parts(dataset.levels[-1], "tiny")[0], first=5, frames=4)
     solver, w = part.begin()
     for _ in range(part.first * part.steps_in_frame):
@@ -124,7 +122,7 @@ def test_smoke_goes_on_as_it_would_on_another_side() -> None:
     ["beta_plane", "turbulence_rotation", "turbulence_translation", "smoke_rotation", "smoke_rotation_levels"],
 )
 def test_level_0_has_no_floor_and_each_level_a_higher_one(name: str) -> None:
-    dataset = tiny(name, TINY)
+    dataset = dataset_registry.dataset(name)
     levels = [dataset.levels[0], dataset.levels[2], dataset.levels[-1]]
     floors = [simulated(name, level) for level in levels]
     assert all(floor.states == 8 for floor in floors)

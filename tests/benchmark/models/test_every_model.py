@@ -52,10 +52,7 @@ SIZES = {
     "rpp_translation": 64**2 * (32 * (20 + 8 * 32 + 2) + 4 * 32 + 2) + 9 * (20 * 32 + 3 * 32**2 + 32 * 2) + 4 * 32 + 2,
 }
 """Parameters of the defaults on SMOKE."""
-WIDTHS_AT_5_6_M = {
-    "e2cnn": 278,
-    "relaxed_steerable_rotation": 103,
-    "relaxed_group_rotation": 130,
+WIDTHS_AT_5_6_M = {  # test_budget.py has those of the published comparison
     "relaxed_group_translation_rotation": 157,
     "nonstationary_filters": 240,
     "partial_gcnn": 226,

@@ -143,14 +143,6 @@ def test_augmentation_keeps_pairs(group: Any) -> None:
     assert torch.equal(new_x[3], x[3])
 
 
-def test_two_ranks_augment_as_one() -> None:
-    model, x = build(Augmentation), frames(TASK, 6)
-    together = model.augment(x, x, SIX)
-    parts = [model.augment(x[part], x[part], SIX[part]) for part in (slice(0, 3), slice(3, 6))]
-    for index, field in enumerate(together):
-        assert torch.equal(torch.cat([part[index] for part in parts]), field)
-
-
 def test_augmentation_of_a_wide_grid_keeps_its_shape() -> None:
     x = frames(WIDE)
     turned, _ = build(Augmentation, WIDE).augment(x, x, torch.tensor([0.1, 0.6]))

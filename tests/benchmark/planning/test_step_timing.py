@@ -161,7 +161,7 @@ def test_plan_probes_once_and_uses_it_from_then_on(tmp_path: Path) -> None:
     )
     first = symbench("plan", suite, "--probe", "--json", "--plugin", plugin, store=store)
     assert first.returncode == 0, first.stderr
-    assert "not probed: broken on smoke_rotation_levels (small): ValueError: out of order" in first.stderr
+    assert "not probed: broken on smoke_rotation_levels (tiny): ValueError: out of order" in first.stderr
     basis = {row["model"]: row["estimate"] for row in json.loads(first.stdout)["rows"]}
     assert basis == {"persistence": "from FLOPs", "convnet": "probe", "broken": "from FLOPs"}
     assert len(list((store.root / "paces").glob("*.json"))) == 1

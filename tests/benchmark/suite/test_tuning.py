@@ -346,7 +346,6 @@ def test_a_study_goes_on_only_as_it_was_begun(folder: StudyFolder) -> None:
 
 def test_several_levels_have_one_value_that_no_level_decides_alone(store: Store, make_suite: MakeSuite) -> None:
     """The geometric mean of the lowest RMSE of each: half of one error and twice the other is no gain."""
-    (store.data_folder / "smoke_rotation_levels" / "small").mkdir(exist_ok=True, parents=True)
     path = make_suite(epochs=2)
     path.write_text(path.read_text().replace("level: 0", "level: [0, 1]") + KEEP[:-2] + ", levels: all}\n")
     study = the_study(suites.load(str(path)))

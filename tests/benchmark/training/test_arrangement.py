@@ -25,7 +25,7 @@ SUITE = """\
 name: both
 protocol: {name: disjoint, input_frames: 1, train_steps: 2, test_steps: 4}
 datasets:
-  - smoke_rotation_levels: {level: 0, preset: small, layout: [physical, published]}
+  - smoke_rotation_levels: {level: 0, preset: tiny, layout: [physical, published]}
 models: [persistence, {e2cnn: {hidden: 2, layers: 2}}]
 train: {epochs: 1, batch_size: 8, learning_rate: 1e-3}
 """

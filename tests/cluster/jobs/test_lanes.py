@@ -74,7 +74,7 @@ def test_lanes(shape_on: ShapeOn, resources: str, hardware: dict[str, float], pa
 
 def test_memory_limits_lanes_of_published_size(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     path = suite_in(tmp_path, seeds=str(list(range(9))))
-    text = path.read_text().replace("preset: small", "preset: paper").replace("train_steps: 2", "train_steps: 6")
+    text = path.read_text().replace("preset: tiny", "preset: paper").replace("train_steps: 2", "train_steps: 6")
     path.write_text(text.replace("batch_size: 8", "batch_size: 16"))
     suite = suites.load(str(path))
     machine(monkeypatch, cpus=64, gigabytes=30.0)
@@ -163,4 +163,3 @@ def test_running_cells_have_a_line_and_ended_ones_are_announced_once(tmp_path: P
         assert shown.count("epoch 1/3, validation RMSE 0.250") == (MAX_LINES if is_terminal else 0)
         assert ("and 2 more" in shown) == is_terminal
         assert out.getvalue().count("[red]") == 1
-        assert (f"1/{len(cells)} " in out.getvalue().splitlines()[0]) == (not is_terminal)

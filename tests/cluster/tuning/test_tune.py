@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support import start, symbench
+from support import start, store_in, symbench
 from tuning_support import MakeSuite
 
 from benchmark.cell import FIRST_TUNING_SEED
@@ -26,6 +26,12 @@ from results.store.studies import StudyFolder, Trial
 
 pytest.importorskip("ray")
 PATIENCE_SECONDS = 300
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Field whose trainings are long enough to be stopped."""
+    return store_in(tmp_path / "störe with spaces", "small")
 
 
 def folder_of(path: Path, store: Store) -> StudyFolder:
@@ -73,6 +79,7 @@ def succeed(*command: object, store: Store) -> None:
 def tuned_suite(make_suite: MakeSuite, **changes: Any) -> Path:
     """Suite whose search covers the training and a penalty alone, so that all trials have one size."""
     path = make_suite(**changes)
+    path.write_text(path.read_text().replace("preset: tiny", "preset: small"))
     order = ", order" if "steerable" in path.read_text() else ""
     train = "train: {learning_rate: {low: 1e-4, high: 1e-3}}"
     path.write_text(f"{path.read_text()}tuning: {{keep: [hidden, layers, kernel_size{order}], {train}}}\n")

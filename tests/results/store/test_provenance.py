@@ -27,7 +27,7 @@ def test_a_result_of_other_data_code_or_metrics_is_counted_and_named(
 ):
     """Today's data are those of the file at level 0; without a file, as at level 3, nothing can be trained again."""
     cells = [new_cell(), new_cell(level=3), new_cell(seed=1)]
-    board = dataclasses.replace(new_board(cells), store=store_in(tmp_path / "store"))
+    board = dataclasses.replace(new_board(cells), store=store_in(tmp_path / "store", "small"))
     today = {
         "data_checksum": stored_checksum(next(board.store.data_folder.rglob("*.h5"))),
         "model_digest": model_digest(cells[0].model),
