@@ -95,7 +95,7 @@ def test_names_that_do_not_exist(store: Store) -> None:
     answer = symbench("data", "info", "jetflow", store=store)
     assert answer.returncode == 3
     assert "symbench data import jetflow FOLDER" in answer.stderr
-    answer = symbench("data", "prepare", "icml2022-jetflow-small", store=store)
+    answer = symbench("data", "prepare", "icml2022-jetflow-small", "--processes", 1, store=store)
     assert answer.returncode == 3
     assert answer.stderr.count("\n") == 1
     answer = symbench("data", "prepare", "quickstart", "--on", "nowhere", store=store)
