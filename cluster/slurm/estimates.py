@@ -36,7 +36,7 @@ def on_site(suite: Suite, cells: Sequence[Cell], records: Records, site: Site, s
     speed: Speed = lambda cell: 1e9 * (site.gflops or GFLOPS[shape_of[cell.id].device]) * shape_of[cell.id].ranks  # noqa: E731
     trained = trained_shape(by_shape)
     step_timing_of: StepTimingOf = lambda cell: None  # noqa: E731
-    if trained is not None and (store.root / "paces").is_dir():  # otherwise SLURM need not be asked
+    if trained is not None and (store.root / "step_timings").is_dir():  # otherwise SLURM need not be asked
         step_timing_of = ProbeResults.on_site(store, site, trained).read
     return estimates(cells, timings(records.values(), trained), speed, step_timing_of)
 

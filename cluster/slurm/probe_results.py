@@ -1,7 +1,7 @@
 """Results of probes: training steps of each kind of cell, timed on the resources that the cells will have.
 
-`STORE/paces/<key>.json` holds one result. The key covers the kind of cell, the ranks, and the machine or the settings
-of the site that decide the speed, so that a result is used for no other model, size of data or machine.
+`STORE/step_timings/<key>.json` holds one result. The key covers the kind of cell, the ranks, and the machine or the
+settings of the site that decide the speed, so that a result is used for no other model, size of data or machine.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ class ProbeResults:
 
             device = torch.cuda.get_device_name(0)
         where = {"host": socket.gethostname(), "device": device, "cpus": available_cpus()}
-        return cls(store.root / "paces", where, shape)
+        return cls(store.root / "step_timings", where, shape)
 
     @classmethod
     def on_site(cls, store: Store, site: Site, shape: Shape) -> ProbeResults:
         """Results of the nodes of `site`."""
         keys = {"partition", "constraint", "gres", "gpus_per_node", "cpus", "setup", "python", "srun"}
         where = {"cluster": slurm.settings().get("ClusterName", ""), **site.model_dump(mode="json", include=keys)}
-        return cls(store.root / "paces", where, shape)
+        return cls(store.root / "step_timings", where, shape)
 
     def read(self, cell: Cell) -> StepTiming | None:
         """Result for the kind of `cell`; None if there is none or it is unreadable."""
         try:
             document = json.loads(self.path(cell).read_text(encoding="utf-8"))
-            return StepTiming(**document["pace"])
+            return StepTiming(**document["step_timing"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def keep(self, cell: Cell, pace: StepTiming) -> None:
+    def keep(self, cell: Cell, timing: StepTiming) -> None:
         """Write the result for the kind of `cell`."""
-        write_json(self.path(cell), {**self._document(cell), "pace": asdict(pace), "time": time.time()})
+        write_json(self.path(cell), {**self._document(cell), "step_timing": asdict(timing), "time": time.time()})
 
     def path(self, cell: Cell) -> Path:
         """File of the result, named by 16 hex digits; equal for cells of equal speed."""

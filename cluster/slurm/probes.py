@@ -119,8 +119,8 @@ def measure_all(job_file: str) -> None:
         for cell in job.cells:
             failure: Exception | None = None
             try:
-                pace = measure(cell, world, data_folder(job.store))
-                answer = asdict(pace) if pace is not None else {"reason": "the model cannot run on this task"}
+                timing = measure(cell, world, data_folder(job.store))
+                answer = asdict(timing) if timing is not None else {"reason": "the model cannot run on this task"}
             except Exception as error:  # noqa: BLE001 - a model of a plug-in may raise anything
                 print(traceback.format_exc(), flush=True)
                 failure, answer = error, {"reason": failures.describe(error)}
@@ -131,4 +131,4 @@ def measure_all(job_file: str) -> None:
 
 
 def _answer(cell: Cell) -> str:
-    return f"pace-{cell.id}.json"
+    return f"timing-{cell.id}.json"

@@ -21,10 +21,10 @@ def test_steps_timed_on_two_nodes_are_used_for_that_site_alone(login_node: Login
     assert probed["persistence"]["estimate"] == "from FLOPs"
     assert "times 1 kind of cells" in messages
     login_node.wait_for_all()
-    (kept,) = (login_node.store.root / "paces").glob("*.json")
+    (kept,) = (login_node.store.root / "step_timings").glob("*.json")
     document = json.loads(kept.read_text())
     assert document["shape"] == {"device": "cpu", "ranks": 2, "nodes": 2, "lanes": 1}
-    assert document["pace"]["data"] == "real"
+    assert document["step_timing"]["data"] == "real"
     again, messages = plan(login_node, "--probe")
     assert again["convnet"] == probed["convnet"]
     assert "job" not in messages

@@ -70,14 +70,14 @@ def test_flops_of_many_widths_follow_from_three(model: str, monkeypatch: pytest.
 def test_a_finished_sibling_says_more_than_a_probe_and_a_probe_more_than_flops() -> None:
     loaded = suites.load("quickstart").only("level=0,seed=0")
     persistence, convnet, e2cnn, relaxed = loaded.cells
-    pace = StepTiming(step=1.0, forecast=0.0, data="random")
+    timing = StepTiming(step=1.0, forecast=0.0, data="random")
     expected = estimates(
         loaded.cells,
         [Timing(convnet, 7.0)],
-        step_timing_of=lambda cell: None if cell.model.name == relaxed.model.name else pace,
+        step_timing_of=lambda cell: None if cell.model.name == relaxed.model.name else timing,
     )
     assert expected[convnet.id] == Estimate(7.0, "measured")
-    assert expected[e2cnn.id] == Estimate(pace.seconds(e2cnn), "probe")
+    assert expected[e2cnn.id] == Estimate(timing.seconds(e2cnn), "probe")
     assert expected[relaxed.id].basis == "from FLOPs"
     assert expected[persistence.id] == Estimate(0.0, "from FLOPs")
     assert [cell.id for cell in unmeasured(loaded.cells, [Timing(convnet, 7.0)])] == [e2cnn.id, relaxed.id]

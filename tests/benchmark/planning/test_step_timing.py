@@ -21,7 +21,7 @@ from cluster.slurm import probes as pacing
 from cluster.slurm.probe_results import ProbeResults
 from results.store.store import Store
 
-PACE = StepTiming(step=2.0, forecast=0.5, data="real")
+TIMING = StepTiming(step=2.0, forecast=0.5, data="real")
 SITE = Site(scheduler="slurm", partition="main")
 
 
@@ -42,8 +42,8 @@ def test_a_cell_takes_its_steps_and_its_forecasts(cell: Cell) -> None:
     windows = {name: len(split.runs) * len(split.starts) for name, split in splits.items()}
     steps = windows["train"] // 8 * 3
     forecasts = 3 * windows["validation"] * 2 + (windows["future"] + windows["domain"]) * 4
-    assert PACE.seconds(cell) == pytest.approx(2.0 * steps + 0.5 * forecasts)
-    assert PACE.seconds(changed(cell, "train", epochs=6)) - PACE.seconds(cell) == pytest.approx(
+    assert TIMING.seconds(cell) == pytest.approx(2.0 * steps + 0.5 * forecasts)
+    assert TIMING.seconds(changed(cell, "train", epochs=6)) - TIMING.seconds(cell) == pytest.approx(
         2.0 * steps + 0.5 * 3 * windows["validation"] * 2
     )
 
@@ -51,11 +51,11 @@ def test_a_cell_takes_its_steps_and_its_forecasts(cell: Cell) -> None:
 @pytest.mark.parametrize("data", ["real", "random"])
 def test_a_few_real_steps_are_timed(cell: Cell, tmp_path: Path, data: str) -> None:
     folder = store_in(tmp_path / "store").data_folder if data == "real" else tmp_path / "nothing"
-    pace = measure(cell, World(), folder)
-    assert pace is not None
-    assert pace.data == data
-    assert pace.step > 0
-    assert pace.forecast > 0
+    timing = measure(cell, World(), folder)
+    assert timing is not None
+    assert timing.data == data
+    assert timing.step > 0
+    assert timing.forecast > 0
 
 
 def test_warm_up_is_not_counted_and_slow_steps_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,10 +90,10 @@ def test_warm_up_is_not_counted_and_slow_steps_are_not_repeated(monkeypatch: pyt
     ],
 )
 def test_another_kind_of_cell_has_no_pace_of_this_one(cell: Cell, tmp_path: Path, part: str, update: Any) -> None:
-    paces = ProbeResults.here(Store(tmp_path), Shape("cpu", 1))
-    paces.keep(cell, PACE)
-    assert paces.read(cell) == PACE
-    assert paces.read(changed(cell, part, **update)) is None
+    step_timings = ProbeResults.here(Store(tmp_path), Shape("cpu", 1))
+    step_timings.keep(cell, TIMING)
+    assert step_timings.read(cell) == TIMING
+    assert step_timings.read(changed(cell, part, **update)) is None
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_what_takes_no_time_makes_no_other_kind(cell: Cell, part: str, update: A
 def test_another_place_has_no_pace_of_this_one(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, one = Store(tmp_path), Shape("cpu", 1)
     monkeypatch.setattr(slurm, "settings", lambda: {"ClusterName": "north"})
-    ProbeResults.on_site(store, SITE, one).keep(cell, PACE)
-    assert ProbeResults.on_site(store, SITE.model_copy(update={"minutes": 5, "jobs": 3}), one).read(cell) == PACE
+    ProbeResults.on_site(store, SITE, one).keep(cell, TIMING)
+    assert ProbeResults.on_site(store, SITE.model_copy(update={"minutes": 5, "jobs": 3}), one).read(cell) == TIMING
     for other in (Shape("cuda", 1), Shape("cpu", 2), Shape("cpu", 2, nodes=2), Shape("cpu", 1, lanes=2)):
         assert ProbeResults.on_site(store, SITE, other).read(cell) is None
     for key, value in (("partition", "big"), ("constraint", "a100"), ("cpus", 2), ("python", "python3")):
@@ -119,11 +119,11 @@ def test_another_place_has_no_pace_of_this_one(cell: Cell, tmp_path: Path, monke
 
 
 def test_a_file_that_cannot_be_read_is_measured_again(cell: Cell, tmp_path: Path) -> None:
-    paces = ProbeResults.here(Store(tmp_path), Shape("cpu", 1))
-    paces.keep(cell, PACE)
-    paces.path(cell).write_text("{")
-    assert paces.read(cell) is None
-    assert paces.unmeasured([cell, cell.model_copy(update={"seed": 1})]) == [cell]
+    step_timings = ProbeResults.here(Store(tmp_path), Shape("cpu", 1))
+    step_timings.keep(cell, TIMING)
+    step_timings.path(cell).write_text("{")
+    assert step_timings.read(cell) is None
+    assert step_timings.unmeasured([cell, cell.model_copy(update={"seed": 1})]) == [cell]
 
 
 def test_patience_ends_and_the_job_is_cancelled(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_plan_probes_once_and_uses_it_from_then_on(tmp_path: Path) -> None:
     assert "not probed: broken on smoke_rotation_levels (tiny): ValueError: out of order" in first.stderr
     basis = {row["model"]: row["estimate"] for row in json.loads(first.stdout)["rows"]}
     assert basis == {"persistence": "from FLOPs", "convnet": "probe", "broken": "from FLOPs"}
-    assert len(list((store.root / "paces").glob("*.json"))) == 1
+    assert len(list((store.root / "step_timings").glob("*.json"))) == 1
     again = symbench("plan", suite, "--json", "--plugin", plugin, store=store)
     one, other = ({row["model"]: row for row in json.loads(done.stdout)["rows"]} for done in (first, again))
     assert one["convnet"] == other["convnet"]
