@@ -51,45 +51,34 @@ class Measured:
     memory: float
 
 
-class Clock:
-    """Start of the first epoch, and ends of epochs."""
-
-    def __init__(self) -> None:
-        self.marks: list[float] = []
-
-    def mark(self, history: object = None) -> None:
-        """Note the present time."""
-        self.marks.append(now())
-
-
-def engine(cell: Cell, settings: Training, data: TrainingData, checkpoint: Path, clock: Clock) -> None:
-    """Train with `fit`."""
+def engine(cell: Cell, settings: Training, data: TrainingData, checkpoint: Path, times: list[float]) -> None:
+    """Train with `fit`; `times` gets the start of the first epoch and the end of each."""
     on_device = TrainingData(
         *(
             replace(windows, field=windows.field.to(DEVICE), index=windows.index.to(DEVICE))
             for windows in (data.train, data.validation)
         )
     )
-    execution = Execution(World(device=DEVICE))
-    fit(build(cell), on_device, settings, 0, TrainingOutput(checkpoint, clock.mark), execution)
-    clock.marks[-1] = now()  # the last checkpoint is written
+    output = TrainingOutput(checkpoint, lambda history: times.append(now()))
+    fit(build(cell), on_device, settings, 0, output, Execution(World(device=DEVICE)))
+    times[-1] = now()  # the last checkpoint is written
 
 
-def plain(cell: Cell, settings: Training, data: TrainingData, checkpoint: Path, clock: Clock) -> None:
-    """Train with the plain loop."""
-    clock.mark()
+def plain(cell: Cell, settings: Training, data: TrainingData, checkpoint: Path, times: list[float]) -> None:
+    """Train with the plain loop, timed as in `engine`."""
+    times.append(now())
     for _ in PlainLoop(build(cell), settings, WORKERS).epochs(data, 0, checkpoint):
-        clock.mark()
+        times.append(now())
 
 
 def run(loop: Callable[..., None], cell: Cell, settings: Training, most: int | None) -> Measured:
     """Epochs of `loop` on at most `most` windows, in this process. Frees the GPU's memory at the end."""
     environment.reset_peak_memory(DEVICE)
-    clock = Clock()
+    times: list[float] = []
     with deterministic(0), tempfile.TemporaryDirectory() as folder:
         torch.backends.cudnn.deterministic = False
-        loop(cell, settings, TrainingData(*noise(cell, most)), Path(folder, "checkpoint.pt"), clock)
-    epochs = [after - before for before, after in pairwise(clock.marks[1:])]
+        loop(cell, settings, TrainingData(*noise(cell, most)), Path(folder, "checkpoint.pt"), times)
+    epochs = [after - before for before, after in pairwise(times[1:])]
     measured = Measured(epochs, (environment.peak_memory_bytes(DEVICE) or 0) / 2**20)
     gc.collect()
     torch.cuda.empty_cache()
