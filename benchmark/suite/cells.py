@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import math
 from dataclasses import asdict
 from functools import partial
 
 from benchmark.cell import RELAXATION_RATE, Cell, DatasetChoice, ModelChoice, Protocol, Training
+from benchmark.errors import UserError
 from benchmark.suite import budget, facts
-from benchmark.suite.grid import GridReader
+from benchmark.suite.grid import MAX_CELLS, GridReader
 from benchmark.suite.reader import Declaration, DeclaredModel
 from benchmark.suite.suite import Suite
 
@@ -16,8 +18,13 @@ def expanded(declared: Declaration, grid: GridReader) -> Suite:
     """Suite with its cells, each once, in the order of the file.
 
     The width of a model with a budget is solved on each task. A model that is not trained has one cell per dataset and
-    protocol. UserError: a width cannot be solved, or a seed is invalid.
+    protocol. UserError: a width cannot be solved, a seed is invalid, or there are too many cells.
     """
+    axes = declared.datasets, declared.models, declared.protocols, declared.trainings, declared.seeds
+    if (count := math.prod(map(len, axes))) > MAX_CELLS:
+        raise UserError(
+            f"{grid.file.path}: has {count:,} cells, and a suite has at most {MAX_CELLS:,}; make several of it"
+        )
     cells: dict[str, Cell] = {}
     budgets: dict[str, tuple[budget.Budget, ...]] = {}
     for dataset, entry, protocol, train, (index, seed) in itertools.product(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from benchmark.suite.yaml_file import Location, YamlFile, plain
 
 Settings = TypeVar("Settings", bound=BaseModel)
 Result = TypeVar("Result")
+MAX_CELLS = 100_000
 _Plain = bool | int | float | str | list | dict | None
 
 
@@ -57,6 +59,9 @@ class GridReader:
         for key, value in settings.items():
             is_axis = isinstance(value, list) and not (fields[key] and not any(isinstance(v, list) for v in value))
             axes[key] = self.axis((*where, key), value if is_axis else [value])
+        if (count := math.prod(map(len, axes.values()))) > MAX_CELLS:
+            self.file.error(where, f"its lists make {count:,} combinations; a suite has at most {MAX_CELLS:,} cells")
+            return []
         points = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
         validated = (self.checked(where, partial(validate, point)) for point in points)
         return [point for point in validated if point is not None]

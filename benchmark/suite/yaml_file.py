@@ -1,6 +1,7 @@
 """YAML files that people write: all mistakes are reported at once, with file, line and key."""
 
 import ast
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from benchmark.errors import UserError, unknown_name
 
 Location = tuple[str | int, ...]
 """Keys and list positions on the way to a value."""
+MAX_TEXT, MAX_SCALAR, MAX_DEPTH, MAX_VALUES = 1_000_000, 1000, 50, 100_000
+"""Characters of a file and of one value in it, lists within lists, and values with the aliases written out."""
 
 
 class YamlFile:
@@ -45,24 +49,28 @@ class YamlFile:
             raise UserError("\n".join(dict.fromkeys(message for _, message in sorted(self.errors))))
 
     def _parse(self, is_a: str) -> CommentedMap:
+        if self.path.exists() and not self.path.is_file():  # a pipe would wait for ever
+            raise UserError(f"{self.path}: is not a file")
         try:
             text = self.path.read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise UserError(f"{self.path}: is not UTF-8 text") from error
+        if len(text) > MAX_TEXT:
+            raise UserError(f"{self.path}: has {len(text):,} characters, and at most {MAX_TEXT:,} are read")
         try:
+            for line, problem in _refused(YAML(typ="rt").parse(text)):
+                raise UserError(f"{self.path}:{line}: {problem}")
             tree = YAML(typ="rt").load(text)
-            for event in YAML(typ="rt").parse(text):
-                if getattr(event, "tag", None):  # the reader would drop some tags, as that of `!range [0, 4]`
-                    line, tag = event.start_mark.line + 1, str(event.tag).replace("tag:yaml.org,2002:", "!!")
-                    raise UserError(f"{self.path}:{line}: the tag {tag} is not known here; write the values out")
         except MarkedYAMLError as error:
             raise UserError(f"{self.path}{_syntax_error(error)}") from error
         except (YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"{self.path}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
         if not isinstance(tree, CommentedMap):
             raise UserError(f"{self.path}:1: {is_a}")
+        if _exceeds(MAX_VALUES, tree):
+            raise UserError(f"{self.path}: has more than {MAX_VALUES:,} values, those of its aliases included")
         return tree
 
     def _line(self, where: Location) -> int:
@@ -78,6 +86,39 @@ class YamlFile:
             except (KeyError, IndexError, TypeError):
                 break
         return line + 1
+
+
+def _refused(events: Iterable[Any]) -> Iterator[tuple[int, str]]:
+    """Line and problem of what is valid YAML, and would be read wrongly, never to the end, or dropped."""
+    anchors: list[str | None] = []
+    for event in events:
+        line = event.start_mark.line + 1
+        if isinstance(event, AliasEvent) and event.anchor in anchors:
+            yield line, f"*{event.anchor} stands within &{event.anchor}, which it repeats"
+        if tag := getattr(event, "tag", None):  # the reader would drop some, as that of `!range [0, 4]`
+            yield (
+                line,
+                f"the tag {str(tag).replace('tag:yaml.org,2002:', '!!')} is not known here; write the values out",
+            )
+        if isinstance(event, ScalarEvent) and len(event.value) > MAX_SCALAR:
+            yield line, f"a value of {len(event.value):,} characters; at most {MAX_SCALAR} are read"
+        if isinstance(event, CollectionStartEvent):
+            anchors.append(event.anchor)
+            if len(anchors) > MAX_DEPTH:
+                yield line, f"more than {MAX_DEPTH} lists and mappings within each other"
+        elif isinstance(event, CollectionEndEvent):
+            anchors.pop()
+
+
+def _exceeds(limit: int, tree: Any) -> bool:
+    """Whether `tree` has more than `limit` values if each alias is written out."""
+    waiting, count = [tree], 0
+    while waiting and count <= limit:
+        node = waiting.pop()
+        count += 1
+        if isinstance(node, Mapping | list):
+            waiting.extend(node.values() if isinstance(node, Mapping) else node)
+    return count > limit
 
 
 def _syntax_error(error: MarkedYAMLError) -> str:

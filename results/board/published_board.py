@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError, model_validator
 
 from benchmark.cell import Level
 from benchmark.errors import UserError
@@ -53,8 +53,8 @@ class _Seed(_Part):
     seed: int
     id: str
     state: str
-    values: dict[str, float] = {}
-    by_run: dict[str, list[float]] = {}
+    values: dict[str, NonNegativeFloat] = {}
+    by_run: dict[str, list[NonNegativeFloat]] = {}
     environment: NonNegativeInt | None = None
     data_checksum: str = ""
     model_digest: str = ""

@@ -1,5 +1,6 @@
 """Record of a cell, read from the files in its folder."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_record(folder: Path, history: bool = True) -> Record | None:
     return Record(
         cell=Cell.model_validate(cell),
         status=status,
-        metrics=_read_json(folder / "metrics.json") or {},
+        metrics=_read_metrics(folder / "metrics.json"),
         history=_read_history(folder / "history.jsonl") if history else [],
         environment=read_environment(folder),
         folder=folder,
@@ -102,6 +103,16 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(document, dict):
         raise ValueError(f"{path.name} is not a JSON object")
     return document
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    """Metrics in `path`, empty without the file: errors, spectra, counts and times, none of which is below 0."""
+    metrics = _read_json(path) or {}
+    for name, value in metrics.items():
+        for number in value if isinstance(value, list) else (value,):
+            if not isinstance(number, int | float) or not 0 <= number < math.inf:
+                raise ValueError(f"{path.name}: {name} is {number!r}, expected a number from 0 on")
+    return metrics
 
 
 def _read_history(path: Path) -> list[Epoch]:

@@ -1,5 +1,6 @@
 """Reading suites: the grid, and what a person is told about each kind of mistake."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,10 @@ def test_only_explains(load: Load, expression: str, message: str) -> None:
         load(GOOD).only(expression)
 
 
+BOMB = ", ".join(f"&a{n} [{', '.join([f'*a{n - 1}'] * 9 if n else '0' * 9)}]" for n in range(9))
+"""A few hundred characters, whose last alias is 43 million zeros."""
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [
@@ -130,6 +135,10 @@ def test_only_explains(load: Load, expression: str, message: str) -> None:
         ("convnet: {hidden: [4, 8]}", "remul: {network: {convnet: 0}}", 7, "network.convnet: must be a name"),
         ("{level: [0, 3], preset: small}", "''", 4, "smoke_rotation_levels: must be a name, or a name with its"),
         ("[4, 8]", "100000000000", 7, "convnet.hidden: 100000000000 is more than 65536, the widest that can be built"),
+        ("[0, 1, 2]", "&s [*s]", 8, "*s stands within &s, which it repeats"),
+        ("train: {", "train: &t {<<: *t, ", 9, "*t stands within &t, which it repeats"),
+        ("batch_size: 4", f"batch_size: 0x{'f' * 5000}", 9, "a value of 5,002 characters; at most 1000 are read"),
+        ("[0, 1, 2]", "[" * 60 + "]" * 60, 8, "more than 50 lists and mappings within each other"),
         ("[0, 1, 2]", "!range [0, 4]", 8, "the tag !range is not known here; write the values out"),
         ("convnet: {", "convnet: !!map {", 7, "the tag !!map is not known here"),
         ("[0, 1, 2]", "5", 8, "write [5] for this one seed, or {count: N} for the seeds 0 to N - 1"),
@@ -230,6 +239,38 @@ def test_an_untrained_baseline_is_one_cell_however_the_others_are_trained(load: 
 def test_control_characters_are_refused(load: Load) -> None:
     with pytest.raises(UserError, match="not valid YAML"):
         load(GOOD + "\x01")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[0, 1, 2]", f"[{BOMB}]", "has more than 100,000 values, those of its aliases included"),
+        ("epochs: 2", f"epochs: [{BOMB}]", "has more than 100,000 values, those of its aliases included"),
+        ("seeds: [0, 1, 2]", f"seeds: [0]  # {'.' * 2**20}", "characters, and at most 1,000,000 are read"),
+        (
+            "seeds: [0, 1, 2]\ntrain: {epochs: 2",
+            "seeds: {count: 10000}\ntrain: {epochs: [2, 3]",
+            "has 120,000 cells, and a suite has at most 100,000",
+        ),
+        (
+            "epochs: 2, batch_size: 4",
+            "epochs: &a [1, 2, 3, 4, 5, 6, 7, 8, 9], batch_size: *a, early_stop_after: *a, rollout_steps: *a,"
+            " gradient_clip: *a, weight_decay: *a",
+            "train: its lists make 531,441 combinations; a suite has at most 100,000 cells",
+        ),
+    ],
+    ids=["seeds", "epochs", "text", "cells", "axes"],
+)
+def test_a_file_is_bounded(load: Load, old: str, new: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(GOOD.replace(old, new))
+    assert message in str(caught.value)
+
+
+def test_a_pipe_is_no_suite(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UserError, match="is not a file"):
+        suites.load(str(tmp_path / "pipe.yaml"))
 
 
 def test_all_mistakes_are_told_at_once(load: Load) -> None:

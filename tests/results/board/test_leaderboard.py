@@ -47,6 +47,19 @@ def test_one_seed_has_no_standard_deviation(new_board, new_cell):
     assert row.metrics["rmse_future"] == Statistic(2.0, None, 1)
 
 
+@pytest.mark.parametrize("value", [-5.0, math.inf, "2.0", [1.0, -1.0]])
+def test_an_impossible_metric_is_a_broken_record_and_leads_no_board(new_board, new_cell, value):
+    board = new_board([new_cell(seed=seed) for seed in range(2)])
+    for cell in board.suite.cells:
+        board.finish(cell, rmse_future=2.0)
+    path = board.store.cell_folder(board.suite.cells[0].id) / "metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rmse_future": value}))
+    records, (broken,) = board.store.read(board.suite.cells)
+    assert broken.reason.startswith("metrics.json: rmse_future is ")
+    (row,) = leaderboard.aggregate(board.suite.cells, records, "rmse_future")
+    assert row.metrics["rmse_future"] == Statistic(2.0, None, 1)
+
+
 def test_an_incomplete_row_says_so_and_cannot_win(new_board, new_cell):
     complete = [new_cell("e2cnn", seed=seed) for seed in (0, 1)]
     partial = [new_cell("convnet", seed=seed) for seed in (0, 1, 2)]
@@ -297,9 +310,11 @@ class TestExport:
 
     def test_a_negative_number_stays_a_number(self, new_board, new_cell):
         board = new_board([new_cell()])
-        board.finish(new_cell(), rmse_future=-0.5)
-        (line,) = csv.DictReader(io.StringIO(export.to_csv(rows_of(board))))
-        assert float(line["rmse_future_mean"]) == -0.5
+        board.finish(new_cell())
+        (row,) = rows_of(board)
+        worse = dataclasses.replace(row, metrics={**row.metrics, "skill_future": Statistic(-0.5, None, 1)})
+        (line,) = csv.DictReader(io.StringIO(export.to_csv([worse])))
+        assert float(line["skill_future_mean"]) == -0.5
 
     def test_diverged_absent_and_refused_are_in_the_csv(self, full_board):
         lines = list(csv.DictReader(io.StringIO(export.to_csv(rows_of(full_board)))))
