@@ -23,6 +23,7 @@ from torch import Tensor
 
 from benchmark.cell import Cell, Grid, Level
 from benchmark.data.dataset import IMPORTED, EquivarianceError, Part, Simulation
+from benchmark.data.hdf5 import array
 from benchmark.data.paths import field_path
 from benchmark.data.strict_floor import StrictFloor
 from benchmark.errors import MachineError, UserError
@@ -140,7 +141,7 @@ def read_part(path: Path) -> NDArray[np.float32] | None:
     """Field of a part, or None if the file is missing or damaged."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            field: NDArray[np.float32] = file["field"][()]
+            field: NDArray[np.float32] = array(file, "field")
             intact = checksum(field) == file.attrs["checksum"]
     except (OSError, KeyError, TypeError, ValueError):
         return None
@@ -159,7 +160,7 @@ def read(path: Path, verify: bool = True) -> StoredField:
             stored = _stored_field(path, file)
     except OSError as error:
         raise MachineError(f"{path}: not a whole HDF5 file ({error}); {remedy(path)}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise MachineError(
             f"{path}: not a symbench field, or one whose description is broken; {remedy(path)}"
         ) from error
@@ -208,7 +209,7 @@ def _stored_field(path: Path, file: h5py.File) -> StoredField:
     if attributes["format_version"] != FORMAT_VERSION:
         version = attributes["format_version"]
         raise MachineError(f"{path}: written in format {version}, this symbench reads {FORMAT_VERSION}; {remedy(path)}")
-    field = file["field"][()]
+    field = array(file, "field")
     if field.dtype != np.float32 or field.ndim != len(AXES):
         raise ValueError("field of another type or shape")
     errors = json.loads(attributes["equivariance_errors"])

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmark.data.hdf5 import array, group
 from results.board.row import Row
 from results.figures.figures import Plot
 from results.figures.plot import svg, text
@@ -59,9 +60,9 @@ def first_window(record: Record) -> Window | None:
     """First window of the future test in the record; None if there is none, or it cannot be read."""
     try:
         with h5py.File(record.predictions_path, locking=False) as file:
-            group = file["future"]
-            run, first_frame = (int(value) for value in group.attrs["windows"][0])
-            truth, prediction = (np.asarray(group[name][0], np.float32) for name in ("truth", "prediction"))
+            kept = group(file, "future")
+            run, first_frame = (int(value) for value in kept.attrs["windows"][0])
+            truth, prediction = (np.asarray(array(kept, name, 0), np.float32) for name in ("truth", "prediction"))
     except (OSError, KeyError, IndexError, ValueError, TypeError):
         return None
     valid = truth.ndim == 4 and truth.shape == prediction.shape and truth.size and np.isfinite(truth).all()

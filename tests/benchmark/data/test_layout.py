@@ -116,10 +116,32 @@ def reshape(file: h5py.File) -> None:
     file["field"] = field.reshape(5, 2, 2, 8, 6)
 
 
+def instead(put: Callable[[h5py.File], object]) -> Callable[[h5py.File], None]:
+    """Put something else into the place of the field."""
+
+    def change(file: h5py.File) -> None:
+        del file["field"]
+        put(file)
+
+    return change
+
+
+HOSTILE = {
+    "loop of links": instead(lambda file: file.__setitem__("field", h5py.SoftLink("/field"))),
+    "link to another file": instead(lambda file: file.__setitem__("field", h5py.ExternalLink("/etc/passwd", "/field"))),
+    "no dataset": instead(lambda file: file.create_group("field")),
+    "72 TiB": instead(lambda file: file.create_dataset("field", (2**44, 1, 1, 1, 1), "f4", chunks=(64, 1, 1, 1, 1))),
+    "compressed": instead(lambda file: file.create_dataset("field", (1, 1, 2, 2**10, 2**10), "f4", compression=9)),
+    "deep description": lambda file: file.attrs.update(run_parameters="[" * 20_000 + "]" * 20_000),
+}
+"""Files that would be followed elsewhere, fill the memory, or end in a traceback."""
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (reshape, "checksum"),
+        *(pytest.param(change, "not a symbench field", id=name) for name, change in HOSTILE.items()),
         (lambda file: file.attrs.update(format_version=99), "written in format 99"),
         *(
             (lambda file, name=name: file.attrs.pop(name), "not a symbench field")

@@ -1,0 +1,34 @@
+"""Reading of HDF5 files that others may have written: nothing is followed, and nothing larger than its file is read."""
+
+from typing import Any
+
+import h5py
+from numpy.typing import NDArray
+
+
+def array(parent: h5py.Group, name: str, index: Any = ()) -> NDArray[Any]:
+    """Content of the dataset `name` in `parent`, or of `index` in it.
+
+    ValueError: it is a link, lies in other files, or is larger than its file, which symbench never compresses.
+    """
+    dataset = _own(parent, name)
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"{name} is no dataset of this file")
+    if dataset.nbytes > parent.file.id.get_filesize():
+        raise ValueError(f"{name} has {dataset.nbytes:,} bytes, more than its file")
+    content: NDArray[Any] = dataset[index]
+    return content
+
+
+def group(parent: h5py.Group, name: str) -> h5py.Group:
+    """Group `name` in `parent`. ValueError: it is a link, or no group."""
+    found = _own(parent, name)
+    if not isinstance(found, h5py.Group):
+        raise ValueError(f"{name} is no group")
+    return found
+
+
+def _own(parent: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    if not isinstance(parent.get(name, getlink=True), h5py.HardLink):  # None, a soft link or one to another file
+        raise ValueError(f"{name} is missing, or a link")
+    return parent[name]
