@@ -22,10 +22,10 @@ def array(parent: h5py.Group, name: str, index: Any = ()) -> NDArray[Any]:
 
 def group(parent: h5py.Group, name: str) -> h5py.Group:
     """Group `name` in `parent`. ValueError: it is a link, or no group."""
-    found = _own(parent, name)
-    if not isinstance(found, h5py.Group):
+    member = _own(parent, name)
+    if not isinstance(member, h5py.Group):
         raise ValueError(f"{name} is no group")
-    return found
+    return member
 
 
 def _own(parent: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
