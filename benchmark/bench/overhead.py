@@ -118,8 +118,10 @@ def quick_commands(folder: Path, repeats: int = 3) -> list[Row]:
 def many_cells(folder: Path, hundreds: int) -> list[Row]:
     """Processor time of the commands that read 100 x `hundreds` cells, copies of a record of `packed_cells`.
 
-    The suite `seeds` has few models and many seeds, the suite `board` has many models, five seeds each.
+    The suite `seeds` has few models and many seeds, the suite `board` has many models, five seeds each. The first line
+    is an empty start of Python with torch.
     """
+    start = _processor_seconds(folder, [sys.executable, "-c", "import torch"])
     record = next((folder / "packed" / "cells").iterdir())
     _fill(folder / "seeds", _write_suite(folder / "seeds.yaml", range(10), FEW_MODELS, range(hundreds)), record)
     widths = str([4 * (index + 1) for index in range(hundreds)])
@@ -134,7 +136,8 @@ def many_cells(folder: Path, hundreds: int) -> list[Row]:
         ("sync board.yaml --store board", runs / RUNS_PER_SECOND),
         ("sync board.yaml --store board", SYNC_SECONDS),
     ]
-    return [_row(command, symbench(folder, command), allowed) for command, allowed in allowed_seconds]
+    rows = [_row(command, symbench(folder, command), allowed) for command, allowed in allowed_seconds]
+    return [_row("python -c 'import torch'", start, PLAN_SECONDS), *rows]
 
 
 def _write_suite(path: Path, levels: range, models: Sequence[str], seeds: range) -> Sequence[Cell]:

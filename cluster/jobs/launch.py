@@ -17,7 +17,7 @@ from benchmark.errors import MachineError
 from benchmark.files import write_text
 from benchmark.models import model_registry
 from benchmark.suite.suite import Suite
-from cluster.jobs import failures
+from cluster.jobs import policies
 from cluster.jobs.capacity import shape_here, threads_of, visible_gpus
 from cluster.jobs.display import Display
 from cluster.jobs.job import Job
@@ -132,7 +132,7 @@ def _fail_the_dead(cells: Sequence[Cell], store: Store, files: Mapping[str, File
     for record in _begun(not_held, store, files).values():
         if record.status.state == "running":
             log = f"`symbench logs {record.cell.id}` shows its output"
-            store.fail(record, "killed", f"{failures.POLICIES['killed'].meaning}; {log}")
+            store.fail(record, "killed", f"{policies.POLICIES['killed'].meaning}; {log}")
 
 
 def local_job(

@@ -13,7 +13,7 @@ from benchmark.files import write_text
 from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
-from cluster.jobs import failures, snapshot
+from cluster.jobs import policies, snapshot
 from cluster.jobs.signals import time_limit
 from cluster.slurm import commands as slurm
 from cluster.slurm.submissions import Submission, read
@@ -80,19 +80,19 @@ def classify(suite: Suite, store: Store, submission: Submission) -> dict[str, st
         cells = [by_id[cell_id] for cell_id in submission.jobs[job] if cell_id in by_id]
         records, _ = store.read(cells)
         begun = {key for key, record in records.items() if record.status.attempt != submission.seen.get(key, 0)}
-        failure = failures.classify_job_state(states.get(job, ""))
+        failure = policies.classify_job_state(states.get(job, ""))
         for cell in cells:
             record = records.get(cell.id)
             if (record and record.status.is_result) or store.being_run(cell):
                 continue
             if record is None or cell.id not in begun:
-                no_start = failures.classify_job_state(states.get(job, ""), "no_start")
+                no_start = policies.classify_job_state(states.get(job, ""), "no_start")
                 failed[cell.id] = "not_begun" if begun and failure != "cancelled" else no_start
                 continue
             cause = _cause(record, failure, submission.epochs.get(cell.id, 0))
             failed[cell.id] = cause
             if cause not in (record.status.failure, "code_error"):  # its message stays where the cell's own class does
-                _note(store, record, cause, f"job {job} ended: {failures.POLICIES[cause].meaning}")
+                _note(store, record, cause, f"job {job} ended: {policies.POLICIES[cause].meaning}")
     return failed
 
 
@@ -106,7 +106,7 @@ def _cause(record: Record, failure: str, epochs_before: int) -> str:
         return failure
     if failure == "cancelled" and recorded in ("preempted", "time_limit"):
         return failure
-    return recorded if recorded in failures.POLICIES else "code_error"
+    return recorded if recorded in policies.POLICIES else "code_error"
 
 
 def _note(store: Store, record: Record, failure: str, message: str) -> None:
@@ -157,7 +157,7 @@ def _send_again(suite: Suite, store: Store, submission: Submission, failed: Mapp
     ranks = {cell.id: batch.shape.ranks for batch in work.batches for job in batch.jobs for cell in job}
     micro_batches = {key: size for key, size in submission.micro_batches.items() if key in wanted}
     for cell in work.cells:
-        if cell.id in failed and failures.POLICIES[failed[cell.id]].halve:
+        if cell.id in failed and policies.POLICIES[failed[cell.id]].halve:
             rank_batch = cell.train.batch_size // ranks[cell.id]
             micro_batches[cell.id] = max(1, micro_batches.get(cell.id, rank_batch) // 2)
     if work.cells:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from benchmark.errors import MachineError
 from benchmark.suite.suite import Suite
-from cluster.jobs import failures
+from cluster.jobs import policies
 from cluster.site import Site
 from cluster.slurm import commands as slurm
 from results.store.record import Broken, reason_of
@@ -80,7 +80,7 @@ class Submission(SentJobs):
 
     def sends_again(self, cell_id: str, failure: str) -> bool:
         """Whether the policies of failures allow another retry of a cell."""
-        return self.sent_again.get(cell_id, {}).get(failure, 0) < failures.POLICIES[failure].retries
+        return self.sent_again.get(cell_id, {}).get(failure, 0) < policies.POLICIES[failure].retries
 
     @field_validator("site", mode="before")
     @classmethod

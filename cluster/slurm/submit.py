@@ -13,7 +13,7 @@ from benchmark.files import write_text
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from benchmark.terminal import duration
-from cluster.jobs import failures
+from cluster.jobs import policies
 from cluster.jobs.job import Job
 from cluster.jobs.packing import Shape, pack, shapes
 from cluster.jobs.snapshot import plugin_in, plugins_in, with_code
@@ -208,6 +208,6 @@ def job_for(store: Store, site: Site, shape: Shape, cells: Sequence[Cell], optio
         **asdict(shape),
         threads=site.cpus,
         micro_batches={cell.id: options.micro_batches[cell.id] for cell in cells if cell.id in options.micro_batches},
-        requeues=failures.POLICIES["time_limit"].retries,
+        requeues=policies.POLICIES["time_limit"].retries,
         scratch=site.scratch,
     )

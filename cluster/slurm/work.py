@@ -7,7 +7,7 @@ from benchmark.cell import Cell
 from benchmark.data.layout import require_data
 from benchmark.errors import UserError
 from benchmark.suite.suite import Suite
-from cluster.jobs import failures
+from cluster.jobs import policies
 from cluster.jobs.packing import affordable_cells, shapes
 from cluster.site import Site
 from cluster.slurm import estimates
@@ -79,7 +79,7 @@ def work_for(
 
 def require_enough_time(cells: Sequence[Cell], seconds: Mapping[str, float], site: Site) -> None:
     """Raise UserError if a cell takes longer than its job with all requeues at the time limit."""
-    times = failures.POLICIES["time_limit"].retries + 1
+    times = policies.POLICIES["time_limit"].retries + 1
     for cell in cells:
         if seconds[cell.id] > 60 * site.minutes * times:
             raise UserError(

@@ -11,7 +11,7 @@ from benchmark.errors import UserError
 from benchmark.files import write_text
 from benchmark.suite.study import Study
 from benchmark.suite.suite import Suite
-from cluster.jobs import failures
+from cluster.jobs import policies
 from cluster.jobs.packing import Shape, require_precision, shape_of
 from cluster.jobs.snapshot import plugins_in, with_code
 from cluster.site import Site
@@ -113,7 +113,7 @@ def _job(suite: Suite, studies: Sequence[Study], effort: Effort, store: Store, s
         node_cpus=trials * shape.ranks * site.cpus,
         node_gpus=gpus,
         nodes=nodes,
-        requeues=failures.POLICIES["time_limit"].retries,
+        requeues=policies.POLICIES["time_limit"].retries,
         signal_seconds=site.signal_seconds,
         scratch=site.scratch,
     )

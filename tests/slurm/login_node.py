@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from slurm.cluster import pids_on
 from support import SYMBENCH, suite_in
 
 from cluster.slurm.submissions import Submission, notes
@@ -156,3 +158,17 @@ def pids(name: str) -> list[int]:
     answer = manage("pids", name)
     assert answer.returncode == 0, answer.stderr
     return [int(pid) for pid in answer.stdout.split()]
+
+
+def ranks_on(node: str, job: str) -> dict[int, int]:
+    """Process id -> rank of the Python processes of a job on a node."""
+    ranks = {}
+    for pid in pids_on(node):
+        with suppress(OSError):  # it has ended
+            lines = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+            variables = dict(line.partition("=")[::2] for line in lines)
+            is_python = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].endswith(b"python")  # not srun
+            array = f"{variables.get('SLURM_ARRAY_JOB_ID')}_{variables.get('SLURM_ARRAY_TASK_ID')}"
+            if is_python and "SLURM_PROCID" in variables and job in (variables.get("SLURM_JOB_ID"), array):
+                ranks[pid] = int(variables["SLURM_PROCID"])
+    return ranks

@@ -6,9 +6,8 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from slurm.login_node import SITE, WAITING, LoginNode, manage, pids, same
+from slurm.login_node import SITE, WAITING, LoginNode, manage, pids, ranks_on, same
 
 from benchmark.discovery import ROOT
 from cluster.jobs.snapshot import PACKAGES
@@ -34,7 +33,9 @@ def test_stopped_three_times_the_result_is_the_same_bit_for_bit(
         for ranks, node in nodes.items():
             (record,) = node.wait_for_epoch(stop)
             if (ranks, stop) == (2, 2):
-                os.kill(pid_of_rank(1, "n2" if record.status.host == "n1" else "n1"), signal.SIGUSR2)
+                other = "n2" if record.status.host == "n1" else "n1"
+                (pid,) = (pid for pid, rank in ranks_on(other, node.jobs()[0]).items() if rank == 1)
+                os.kill(pid, signal.SIGUSR2)
             else:
                 node.slurm("scancel", "--signal=USR2", node.jobs()[0])
             node.wait_until(lambda node=node: node.states() == ["time_limit"])
@@ -76,15 +77,6 @@ def test_code_that_is_edited_after_the_start(login_node: LoginNode, undisturbed:
     assert again.environment["model_digest"] == record.environment["model_digest"]
     assert len({submission.code for submission in login_node.submissions()}) == 1
     assert same(again, undisturbed(1))
-
-
-def pid_of_rank(rank: int, host: str) -> int:
-    """Process id of the rank's Python."""
-    for pid in pids(host):
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if f"SLURM_PROCID={rank}".encode() in environment and b"python" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return pid
-    raise AssertionError(f"no rank {rank} on {host}")
 
 
 def test_preempted_jobs_come_back_and_cancelled_ones_do_not(

@@ -13,7 +13,7 @@ from benchmark.cell import Cell
 from benchmark.errors import MachineError, UserError
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
-from cluster.jobs import failures
+from cluster.jobs import failures, policies
 from cluster.jobs.packing import Shape, affordable_cells, pack, shape_of, shapes
 from cluster.site import Site
 from cluster.slurm import commands as slurm
@@ -226,7 +226,7 @@ def test_no_answer_of_the_controller_is_no_empty_queue(fake: FakeSlurm, tmp_path
 )
 def test_class_of_an_error(error: BaseException, failure: str) -> None:
     assert failures.classify_exception(error) == failure
-    assert failure in failures.POLICIES
+    assert failure in policies.POLICIES
 
 
 @pytest.mark.parametrize(
@@ -242,11 +242,11 @@ def test_class_of_an_error(error: BaseException, failure: str) -> None:
     ],
 )
 def test_class_of_an_ended_job(state: str, failure: str) -> None:
-    assert failures.classify_job_state(state) == failure
-    assert failure in failures.POLICIES
+    assert policies.classify_job_state(state) == failure
+    assert failure in policies.POLICIES
 
 
 def test_the_documentation_names_every_class_and_every_key() -> None:
     page = (Path(__file__).parents[3] / "docs" / "clusters.md").read_text(encoding="utf-8")
-    named = itertools.chain(failures.POLICIES, (key for key in Site.model_fields if key != "scheduler"))
+    named = itertools.chain(policies.POLICIES, (key for key in Site.model_fields if key != "scheduler"))
     assert [name for name in named if f"`{name}`" not in page] == []

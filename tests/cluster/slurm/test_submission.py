@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from fake_slurm import SITE, FakeSlurm, begin
-from support import symbench
+from support import suite_in, symbench
 
 from benchmark.errors import MachineError
 from benchmark.models import convnet, model_registry
@@ -25,6 +25,16 @@ def sent_later(store: Store, first: Submission) -> list[tuple[str, ...]]:
     """Cells of the jobs of the other submissions."""
     others = [note for note in notes(store, Submission)[0] if note.collector != first.collector]
     return [cells for note in others for cells in note.jobs.values()]
+
+
+def test_hundreds_of_cells_in_two_calls(fake: FakeSlurm, store: Store, tmp_path: Path) -> None:
+    """An array, and the job that collects."""
+    suite = suite_in(tmp_path, seeds=str(list(range(300))))
+    site = tmp_path / "site.yaml"
+    site.write_text("{scheduler: slurm, cells_per_job: 5}", encoding="utf-8")
+    sent = symbench("run", suite, "--on", site, store=store)
+    assert "300 cells in 60 jobs (100)" in sent.stdout
+    assert len(fake.sent) == 2
 
 
 class TestWaves:

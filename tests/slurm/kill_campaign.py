@@ -1,0 +1,120 @@
+"""Kill ranks of a two-rank cell at random moments on the test cluster, and compare the result with an undisturbed one.
+
+    PYTHONPATH=tests python -m slurm.kill_campaign [--kills 20] [--seed 0]
+
+Each kill is SIGKILL for one rank, while it imports or trains. The collecting job sends the cell again; where its policy
+gives up, this script calls `symbench retry`, as a user does. Ctrl-C ends the kills, and the
+cell runs to its end. Exit status 1 if an epoch is missing or a number differs.
+"""
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from slurm.login_node import WAITING, LoginNode, manage, ranks_on, same
+from support import store_in
+
+EPOCHS, RANKS, MOST_SECONDS = 15, 2, 8.0
+
+
+class Campaign:
+    """Kills of one cell, whose steps are slow until the last one."""
+
+    def __init__(self, node: LoginNode, draw: random.Random) -> None:
+        self.node, self.draw = node, draw
+        self.kills, self.retries, self.epochs = 0, 0, []  # type: int, int, list[int]
+
+    def kill(self) -> None:
+        """Kill one rank at a random moment after its start, or after the cell begins to train."""
+        while not (ranks := self.ranks()):
+            if not self.node.queue():
+                if self.node.states() == ["done"]:
+                    sys.exit(f"the cell was done after {self.kills} kills; give it more epochs")
+                self.retry()
+            time.sleep(0.2)
+        if self.draw.random() < 0.5:
+            while self.ranks() == ranks and [one.status.state for one in self.node.records()] != ["running"]:
+                time.sleep(0.2)
+        time.sleep(self.draw.uniform(0, MOST_SECONDS))
+        victims = sorted(self.ranks())
+        if victims != sorted(ranks):
+            return
+        victim = self.draw.choice(victims)
+        os.kill(victim, signal.SIGKILL)
+        self.kills += 1
+        self.epochs.append(max((one.status.epoch for one in self.node.records()), default=0))
+        print(f"kill {self.kills}: rank {ranks[victim]} at epoch {self.epochs[-1]}", flush=True)
+        self.node.wait_until(lambda: not set(victims) & set(self.ranks()))
+
+    def ranks(self) -> dict[int, int]:
+        """Process id -> rank of the running processes of the cell; empty until all have started."""
+        if not (jobs := self.node.jobs("RUNNING")):
+            return {}
+        found_ranks = {pid: rank for host in ("n1", "n2") for pid, rank in ranks_on(host, jobs[0]).items()}
+        return found_ranks if len(found_ranks) == RANKS else {}
+
+    def retry(self) -> None:
+        states = self.node.states()
+        done = self.node.symbench("retry", self.node.suite, "--on", self.node.site, "--plugin", self.node.plugin)
+        assert done.returncode == 0, done.stderr
+        self.retries += 1
+        print(f"given up as {', '.join(states)}; symbench retry", flush=True)
+
+
+def new_node(folder: Path, environment: dict[str, str], step_seconds: float) -> LoginNode:
+    """Login node with a suite of one cell on two nodes."""
+    folder.mkdir()
+    node = LoginNode(environment, store_in(folder / "store"), folder)
+    node.plug_in("waiting", WAITING.replace("0.1", str(step_seconds)))
+    node.declare("[{waiting: {hidden: 4}}]", epochs=EPOCHS, ranks=RANKS, nodes=RANKS)
+    return node
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    answer = manage("up")
+    if answer.returncode:
+        sys.exit(answer.stderr)
+    exports = [line.removeprefix("export ") for line in answer.stdout.splitlines() if line.startswith("export ")]
+    environment = os.environ | dict(line.split("=", 1) for line in exports)
+    with tempfile.TemporaryDirectory() as name:
+        calm = new_node(Path(name, "calm"), environment, 0.0)
+        calm.run()
+        while calm.states() != ["done"]:
+            assert calm.queue(), calm.logs()
+            time.sleep(1)
+        calm.clear()
+        node = new_node(Path(name, "campaign"), environment, 1.0)
+        node.run()
+        campaign = Campaign(node, random.Random(arguments.seed))
+        with suppress(KeyboardInterrupt):
+            while campaign.kills < arguments.kills:
+                campaign.kill()
+        (node.folder / "go").touch()
+        while node.queue() or node.states() != ["done"]:
+            if not node.queue():
+                campaign.retry()
+            time.sleep(1)
+        (record,), (expected,) = node.records(), calm.records()
+        is_complete = [epoch.epoch for epoch in record.history] == list(range(1, EPOCHS + 1))
+        is_equal = same(record, expected) and expected.status.state == "done"
+        print(
+            f"{campaign.kills} kills, {record.status.attempt} attempts, {len(node.submissions())} submissions, "
+            f"{campaign.retries} of them by retry; {EPOCHS} epochs {'complete' if is_complete else 'INCOMPLETE'}, "
+            f"metrics {'equal bit for bit' if is_equal else 'DIFFERENT'}; {time.monotonic() - started:.0f} s"
+        )
+    return 0 if is_complete and is_equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
