@@ -3,6 +3,8 @@
 import json
 import os
 import secrets
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,3 +60,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, document: Any) -> None:
     """Write JSON atomically. ValueError: NaN or infinity, which JSON does not have."""
     write_text(path, json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def new_private_folder(parent: Path, prefix: str) -> Path:
+    """Make a folder in `parent` that only this user can enter, and that other users of a shared `parent` cannot rename.
+
+    Raises OSError if it cannot be made.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    if parent.stat().st_uid == os.geteuid():
+        parent.chmod(stat.S_IMODE(parent.stat().st_mode) | stat.S_ISVTX)
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))

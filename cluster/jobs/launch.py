@@ -1,7 +1,6 @@
 """Runs the unfinished cells of a suite on this machine, through submitit's local executor."""
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ import submitit
 from benchmark.cell import Cell
 from benchmark.data.layout import require_data
 from benchmark.errors import MachineError
-from benchmark.files import write_text
+from benchmark.files import new_private_folder, write_text
 from benchmark.models import model_registry
 from benchmark.suite.suite import Suite
 from cluster.jobs import policies
@@ -212,11 +211,9 @@ def _processes(controller: int) -> list[psutil.Process]:
 def job_folder(store_root: Path) -> Path:
     """Make a new folder for a job and its logs. Raises MachineError if the store cannot be written."""
     try:
-        (store_root / "jobs").mkdir(parents=True, exist_ok=True)
-        name = tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=store_root / "jobs")
+        return new_private_folder(store_root / "jobs", time.strftime("%Y%m%d-%H%M%S-")).resolve()
     except OSError as error:
         raise MachineError(f"{store_root / 'jobs'}: cannot be written: {error.strerror}") from error
-    return Path(name).resolve()
 
 
 def _begun(cells: Sequence[Cell], store: Store, files: Mapping[str, FileId]) -> dict[str, Record]:

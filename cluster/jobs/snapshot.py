@@ -7,7 +7,6 @@ the modules beside it that it imports. The code of installed packages is not cop
 import hashlib
 import json
 import os
-import secrets
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from benchmark.discovery import ROOT, imported_files, reachable
 from benchmark.errors import MachineError, UserError
-from benchmark.files import write_errors
+from benchmark.files import new_private_folder, write_errors
 from benchmark.models import model_registry
 from benchmark.training import environment
 from cluster.site import Site
@@ -35,15 +34,18 @@ def planned(store_root: Path) -> Path:
 def take(store_root: Path) -> Path:
     """Copy today's code unless the store has it, and return the folder.
 
-    Raises UserError if the path cannot be part of PYTHONPATH, and MachineError if the store cannot be written.
+    Raises UserError if the path cannot be part of PYTHONPATH, and MachineError if the store cannot be written, or if
+    another user has made the folder, whose code would run as this one.
     """
     contents = _contents()
     folder = _folder(store_root, contents)
     with write_errors(folder):
         if folder.is_dir():
+            if folder.stat().st_uid != os.geteuid():
+                raise MachineError(f"{folder}: another user has made it; remove it")
             os.utime(folder)  # `prune` keeps what was used lately
             return folder
-        temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.tmp")
+        temporary = new_private_folder(folder.parent, f".{folder.name}.")
         try:
             for place, content in contents.items():
                 (temporary / place).parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +77,13 @@ def with_code(site: Site, code: Path | None) -> Site:
         return site
     first = shlex.quote(str(code / "checkout"))
     lines = ("export PYTHONSAFEPATH=1", f'export PYTHONPATH={first}"${{PYTHONPATH:+:$PYTHONPATH}}"')
-    return site.model_copy(update={"setup": (*site.setup, *lines)})
+    return site.model_copy(update={"setup": (*site.setup, require_own(code), *lines)})
+
+
+def require_own(folder: Path) -> str:
+    """Shell line that ends a job if `folder` is not its user's: in a shared store, somebody may have exchanged it."""
+    path = shlex.quote(str(folder))
+    return f"[ -O {path} ] || {{ echo symbench: {path} belongs to another user, so the job does not run it; exit 1; }}"
 
 
 def require(code: Path | None) -> None:
@@ -88,7 +96,7 @@ def require(code: Path | None) -> None:
 
 
 def _folder(store_root: Path, contents: Mapping[Path, bytes]) -> Path:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"user {os.geteuid()}\n".encode())  # each runs code that nobody else can change
     for place, content in sorted(contents.items()):
         digest.update(f"{place.as_posix()} {hashlib.sha256(content).hexdigest()}\n".encode())
     folder = store_root.resolve() / FOLDER / digest.hexdigest()[:16]

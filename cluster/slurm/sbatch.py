@@ -15,6 +15,7 @@ from benchmark.files import write_text
 from cluster.jobs.job import REQUEUE_MARK
 from cluster.jobs.launch import job_folder
 from cluster.jobs.packing import Shape
+from cluster.jobs.snapshot import require_own
 from cluster.site import Site
 from cluster.slurm import commands as slurm
 
@@ -143,7 +144,7 @@ def executor_for(
         "mem": f"{round(site.memory_gb * 1024) * shape.tasks_per_node}M",
         "signal_delay_s": site.signal_seconds,
         "array_parallelism": site.jobs,
-        "setup": list(site.setup),
+        "setup": [*site.setup, require_own(folder)],
         "stderr_to_stdout": True,
         # Since SLURM 22.05 srun ignores the --cpus-per-task of the batch script.
         "srun_args": [f"--cpus-per-task={site.cpus}", *lanes, *site.srun],

@@ -1,6 +1,8 @@
 """Copies of the code in a store: what a job imports from one, whatever happens to the files afterwards."""
 
 import json
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from benchmark.models import convnet, model_registry
 from benchmark.models.model_digest import model_digest
 from benchmark.training import environment
 from cluster.jobs import snapshot
+from cluster.jobs.launch import job_folder
 from cluster.site import Site
 from results.store.store import Store
 
@@ -26,6 +29,7 @@ from benchmark.models import model_registry
 from benchmark.models.model_digest import model_digest
 from benchmark.training import environment
 from cluster.jobs import snapshot
+from cluster.jobs.launch import job_folder
 snapshot.require(Path(sys.argv[1]))
 model_registry.add_plugin(Path(sys.argv[2]))
 digests = [model_digest(ModelChoice(name=name, version=1, config={})) for name in ("e2cnn", "mine")]
@@ -98,3 +102,24 @@ def test_two_processes_that_copy_at_the_same_time(store: Store, monkeypatch: pyt
     monkeypatch.setattr(Path, "rename", later)
     code = snapshot.take(store.root)
     assert list((store.root / snapshot.FOLDER).iterdir()) == [code]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to another user")
+def test_what_another_user_has_put_in_place_is_not_run(store: Store) -> None:
+    """In a store that a group may write: neither a folder of a job nor a snapshot."""
+    before = os.umask(0o002)
+    try:
+        job, code = job_folder(store.root), snapshot.take(store.root)
+    finally:
+        os.umask(before)
+    for folder in (job, code):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700, "nobody else changes what is in it"
+        assert folder.parent.stat().st_mode & stat.S_ISVTX, "nobody else renames it"
+        command = ["bash", "-c", f"{snapshot.require_own(folder)}; echo it runs"]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "it runs\n"
+        os.chown(folder, 65534, -1)
+        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert refused.returncode == 1
+        assert refused.stdout == f"symbench: {folder} belongs to another user, so the job does not run it\n"
+    with pytest.raises(MachineError, match="another user has made it"):
+        snapshot.take(store.root)
