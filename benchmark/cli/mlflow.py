@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import webbrowser
 from typing import TYPE_CHECKING
 
 import click
@@ -74,17 +75,19 @@ def _watch(store: Store, suite: Suite, tracking_uri: str | None, named: tuple[Br
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 @tracking_option
-def ui(selection: Selection, host: str, port: int, tracking_uri: str | None) -> None:
-    """Start MLflow on this machine and print links to its tables; Ctrl-C ends it.
+@click.option("--open", "opens", is_flag=True, help="Open the first page, the report, in a browser.")
+def ui(selection: Selection, host: str, port: int, tracking_uri: str | None, opens: bool) -> None:
+    """Start MLflow on this machine and print links to its pages; Ctrl-C ends it.
 
-    Each link sets columns, filter and order for one question. For a running server, only the links are printed.
+    Each link answers one question; bookmark the link, and not what the address bar shows later. For a running server,
+    only the links are printed.
     """
     from results.tracking import experiment as mlflow_experiment
     from results.tracking import server as mlflow_server
     from results.tracking.client import default_tracking_uri
 
     if tracking_uri is not None and tracking_uri.startswith("http"):
-        _print_links(mlflow_experiment.table_view_links(tracking_uri), tracking_uri)
+        _print_links(mlflow_experiment.table_view_links(tracking_uri), tracking_uri, opens)
         return
     store = selection.store
     if not store.root.is_dir() or (tracking_uri is None and not (store.root / "mlflow.db").is_file()):
@@ -93,7 +96,7 @@ def ui(selection: Selection, host: str, port: int, tracking_uri: str | None) -> 
     argv = mlflow_server.command(uri, mlflow_experiment.artifact_folder(store), host, port)
     links = mlflow_experiment.table_view_links(uri)
     with mlflow_server.serving(argv, host, port, store.root / "mlflow-server.log") as server:
-        _print_links(links, mlflow_server.address(host, port))
+        _print_links(links, mlflow_server.address(host, port), opens)
         click.echo("\nCtrl-C ends the server.")
         try:
             status = server.wait()
@@ -102,8 +105,11 @@ def ui(selection: Selection, host: str, port: int, tracking_uri: str | None) -> 
     raise MachineError(f"the MLflow server ended with status {status}; see {store.root}/mlflow-server.log")
 
 
-def _print_links(links: dict[str, list[tuple[str, str]]], address: str) -> None:
+def _print_links(links: dict[str, list[tuple[str, str]]], address: str, opens: bool) -> None:
     """Print each question with its link. Names are escaped: other people may write to the server."""
+    paths = [path for views in links.values() for _, path in views]
+    if opens and paths:
+        webbrowser.open(f"{address.rstrip('/')}/{one_line(paths[0])}")
     for suite, views in links.items():
         click.echo(click.style(f"\n{one_line(suite)}", bold=True))
         lines = [(one_line(question), one_line(path)) for question, path in views]

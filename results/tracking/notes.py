@@ -9,7 +9,7 @@ from results.board.notes import paper_notes, symmetry_notes
 from results.board.quantities import METRICS
 from results.board.row import Row
 from results.board.trivial import first_line
-from results.tracking.tags import LONGEST_TAG
+from results.tracking.runs import LONGEST_TAG
 
 BOARD_COLUMNS = ("rmse_future", "rmse_domain", "parameters", "flops")
 MOST_WINNERS = 6
@@ -60,6 +60,13 @@ def board_note(rows: Sequence[Row]) -> str:
 def _notes(rows: Sequence[Row]) -> list[str]:
     models = (row.model for row in rows)
     return [*symmetry_notes(row.panel for row in rows), *paper_notes(models), *provenance_notes(rows)]
+
+
+def verdict_line(rows: Sequence[Row]) -> str:
+    """The sentences of the first contests on one line, for the one line that MLflow shows of an experiment's note."""
+    contests = [one for one in verdicts(rows, "rmse_future") if one.best is not None]
+    more = [f"{len(contests) - MOST_WINNERS} more"] if len(contests) > MOST_WINNERS else []
+    return escape("; ".join([one.sentence("rmse_future") for one in contests[:MOST_WINNERS]] + more))
 
 
 def _winners(rows: Sequence[Row]) -> list[str]:

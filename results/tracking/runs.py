@@ -1,4 +1,4 @@
-"""Content of a run in MLflow as plain data with a digest, before MLflow is involved."""
+"""Content of a run in MLflow as plain data with a digest, before MLflow is involved, and the tags of symbench there."""
 
 import hashlib
 import json
@@ -11,7 +11,31 @@ from typing import Any, NamedTuple
 from benchmark.cell import Cell
 from results.board.quantities import is_number
 
-VIEW_VERSION = 7
+RUN_KEY = "symbench.cell"
+"""Run: id of its cell, or key of its setting, study, trial or board."""
+DIGEST = "symbench.digest"
+"""Run: digest of what it shows. Written last, so a run without it is incomplete."""
+STORE = "symbench.store"
+"""Run: identity of the store that it shows. A sync changes and removes those of its own store alone."""
+PARENT = "mlflow.parentRunId"
+"""Run: id of the run above it."""
+REPLACED = "replaced"
+"""RUN_KEY of a run that symbench deleted; a sync does not restore it."""
+
+SUITE = "symbench.suite"
+"""Experiment: name of its suite."""
+REVISION = "symbench.revision"
+"""Experiment: changes with each sync that changes a run, from whichever store."""
+TABLE_VIEWS = "symbench.boards"
+"""Experiment: its table views as JSON, a list of [key, question]."""
+
+LANDING_PAGE = "symbench.report"
+"""Experiment: id of the run LEADERBOARD, whose report `symbench ui` opens first."""
+
+LONGEST_TAG = 5000
+"""Characters in the value of a tag."""
+
+VIEW_VERSION = 8
 """Raised when runs are made differently from the same records, so that the next sync makes them again."""
 CURVES = ("train_loss", "validation_rmse", "penalty_share", "penalty_gradient")
 """Metrics with a point for each epoch that has a value."""
@@ -83,6 +107,11 @@ def dataset_choice(cell: Cell) -> dict[str, Any]:
     """Dataset, level, preset and grid of a cell."""
     dataset = cell.dataset
     return {"dataset": dataset.name, "level": dataset.level, "preset": dataset.preset, "grid": dataset.place}
+
+
+def symbench_tags(values: Mapping[str, Any]) -> dict[str, str]:
+    """Tags `symbench.<name>` of a run; empty values are left out."""
+    return {f"symbench.{name}": str(value)[:LONGEST_TAG] for name, value in values.items() if str(value)}
 
 
 def finite_points(points: Iterable[tuple[str, Any, int, int]]) -> tuple[Point, ...]:

@@ -8,8 +8,7 @@ from benchmark.suite.suite import Suite
 from results.board.row import family_and_source
 from results.store.store import Store
 from results.store.studies import StudyFolder, Trial, begun_studies, best_trial, readable_trials
-from results.tracking.runs import WantedRun, cell_params, finite_points
-from results.tracking.tags import symbench_tags
+from results.tracking.runs import WantedRun, cell_params, finite_points, symbench_tags
 
 
 def study_runs(suite: Suite, store: Store) -> list[WantedRun]:

@@ -1,29 +1,43 @@
 """Runs that MLflow should show of a suite, made from its records.
 
-The run LEADERBOARD carries the board. A run for each setting (dataset, level, model) has the statistics over its seeds,
-and below it stands a run for each seed with its curves. A study has a run with its trials below it.
+The run LEADERBOARD carries the board. A run for each model has its error at every level. A run for each setting
+(dataset, level, model) has the statistics over its seeds, and below it stands a run for each seed with its curves. A
+study has a run with its trials below it.
 """
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, takewhile
 from typing import Any
 
 from benchmark.cell import Cell
 from benchmark.suite.suite import Suite
-from results.board.leaderboard import aggregate, to_json
+from results.board.contests import Verdict, verdicts
+from results.board.leaderboard import to_json
 from results.board.notes import group_of
-from results.board.quantities import METRICS, is_number, summaries, written_statistic
+from results.board.quantities import METRICS, is_number, summaries, symmetry_metric, written_statistic
 from results.board.row import Row, family_and_source
+from results.figures.figures import family_style
 from results.report import export
 from results.report.report import Report
 from results.store.record import Record
 from results.store.store import Store
 from results.tracking.notes import board_note, setting_note
-from results.tracking.runs import CURVES, Dataset, WantedRun, cell_params, dataset_choice, finite_points, run_name
+from results.tracking.runs import (
+    CURVES,
+    LONGEST_TAG,
+    Dataset,
+    WantedRun,
+    cell_params,
+    dataset_choice,
+    finite_points,
+    run_name,
+    symbench_tags,
+)
 from results.tracking.studies import study_runs
-from results.tracking.tags import symbench_tags
+from results.tracking.table_views import level_metric
 
 BOARD_KEY = "leaderboard"
 SIZES = ("parameters", "flops")
@@ -32,14 +46,15 @@ INTERVALS = ("rmse_future", "rmse_domain", "model_equivariance_error")
 CURVE_POINTS = 32
 """Points of a finished cell's curve, if it has more; a running cell shows every epoch."""
 LONGEST_DIGEST = 36
+COSTS = (("params k", "parameters", 1e3), ("MFLOPs", "flops", 1e6), ("train min", "training_seconds", 60.0))
+"""Name in MLflow's table, metric, divisor."""
 STATUSES = {"failed": "FAILED", "running": "RUNNING"}
 
 
-def wanted_runs(store: Store, suite: Suite, records: Mapping[str, Record]) -> list[WantedRun]:
-    """The runs of settings, cells and studies, each parent before its children; none if there is no record."""
+def wanted_runs(store: Store, suite: Suite, rows: Sequence[Row], records: Mapping[str, Record]) -> list[WantedRun]:
+    """The runs of models, settings, cells and studies, each parent before its children; none if there is no record."""
     if not records:
         return []
-    rows = aggregate(suite.cells, records, budgets=suite.budgets)
     cells = {cell.id: cell for cell in suite.cells}
     best: dict[Any, Row] = {}
     for row in rows:  # in the order of the board: the best complete row of a contest comes first
@@ -53,11 +68,73 @@ def wanted_runs(store: Store, suite: Suite, records: Mapping[str, Record]) -> li
             seen.add(row.seeds[0].cell_id)
             cell = cells[row.seeds[0].cell_id]
             wanted.append(setting_run(row, cell, records, suite.name, best.get(row.contest)))
-            wanted += [cell_run(record, suite.name) for record in members]
-    return [*wanted, *study_runs(suite, store)]
+            wanted += [cell_run(record, suite.name, row.label) for record in members]
+    return [*model_runs(rows, records, suite.name), *wanted, *study_runs(suite, store)]
 
 
-def cell_run(record: Record, suite: str) -> WantedRun:
+def model_runs(rows: Sequence[Row], records: Mapping[str, Record], suite: str) -> list[WantedRun]:
+    """A run for each model of a dataset and protocol: its numbers at every level, rounded for MLflow's table."""
+    results = verdicts(rows, "rmse_future")
+    winner = {one.example.contest: one for one in results}
+    models: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        if _records_of(row, records):
+            models[(*row.panel, *row.contest[-2:], row.label)].append(row)
+    is_single = len({key[:-1] for key in models}) == 1
+    wanted = []
+    for key, members in models.items():
+        row, place = members[0], f"{members[0].dataset} ({members[0].preset}, {members[0].grid}), {members[0].terms}"
+        start, end = _span([record for one in members for record in _records_of(one, records)])
+        best = [one for row in members if (one := winner[row.contest].best) is not None]
+        latest = max([end, *(_span(_records_of(one, records))[1] for one in best)])
+        running = any(seed.state == "running" for one in members for seed in one.seeds)
+        tags = symbench_tags({"kind": "model", "family": row.family, "label": row.label, "differs": row.differs})
+        verdict = " · ".join(f"L{one.level} {_standing(one, winner[one.contest])}" for one in members)
+        wanted.append(
+            WantedRun(
+                key=f"model-{hashlib.sha256(json.dumps([suite, *key]).encode()).hexdigest()[:16]}",
+                name=run_name(row.label if is_single else f"{row.label}, {place}"),
+                start=start,
+                end=None if running else end,
+                status="RUNNING" if running else "FINISHED",
+                tags={**tags, "verdict": verdict[:LONGEST_TAG], **_color(row.family)},
+                params={"model": row.model, "dataset": row.dataset, "preset": row.preset, "protocol": row.terms},
+                metrics=finite_points(_model_points(members, winner, latest)),
+            )
+        )
+    return wanted
+
+
+def _standing(row: Row, verdict: Verdict) -> str:
+    """Place of a row in its contest, in one or two words."""
+    if row is verdict.best:
+        return "sure winner" if verdict.sure else "best, not sure"
+    return "as good" if row.label in verdict.tied else "worse" if row.ranks("rmse_future") else "unfinished"
+
+
+def _model_points(members: Sequence[Row], winner: Mapping[Any, Verdict], time: int) -> list[tuple[str, Any, int, int]]:
+    """Three digits of each number; `error` has a step for each level, beside the data error of that level."""
+    points: list[tuple[str, float, int]] = []
+    for step, row in enumerate(members):
+        means = {name: value.mean for name, value in row.metrics.items()}
+        error, best = means.get("rmse_future"), winner[row.contest].best
+        if error is not None:
+            points += [(level_metric(row.level), error, 0), ("error", error, step)]
+            points += [("data error", means[name], step) for name in ("data_equivariance_error",) if name in means]
+            if row.ranks("rmse_future") and best is not None and best.metrics["rmse_future"].mean > 0:
+                points.append((level_metric(row.level, "x best "), error / best.metrics["rmse_future"].mean, 0))
+        symmetry = means.get(symmetry_metric(means))
+        points += [(level_metric(row.level, "sym "), symmetry, 0)] if symmetry is not None else []
+        for name, cost, divisor in COSTS:
+            points += [(name, means[cost] / divisor, 0)] if cost in means and row is members[-1] else []
+    return [(name, float(f"{value:.3g}"), time, step) for name, value, step in points]
+
+
+def _color(family: str) -> dict[str, str]:
+    return {"mlflow.runColor": family_style(family).color}
+
+
+def cell_run(record: Record, suite: str, label: str) -> WantedRun:
     """The run of a seed. It began and ended when the record says so, not when it was synced."""
     cell, status = record.cell, record.status
     start, end = _times(record)
@@ -84,11 +161,11 @@ def cell_run(record: Record, suite: str) -> WantedRun:
     steps = [("rmse_future_by_step", value, end, step) for step, value in enumerate(by_step, start=1)]
     return WantedRun(
         key=cell.id,
-        name=run_name(f"seed {cell.seed}, level {cell.dataset.level}, {cell.model.name}"),
+        name=run_name(f"seed {cell.seed}, level {cell.dataset.level}, {label}"),
         start=start,
         end=None if status.state == "running" else end,
         status=STATUSES.get(status.state, "FINISHED"),
-        tags=symbench_tags(tags),
+        tags=symbench_tags(tags) | _color(family),
         params=cell_params(cell),
         metrics=finite_points([*finals, *_curves(record, start), *steps]),
         parent=setting_key(suite, cell),
@@ -154,7 +231,7 @@ def setting_run(row: Row, cell: Cell, records: Mapping[str, Record], suite: str,
         start=start,
         end=None if running else end,
         status="RUNNING" if running else "FINISHED",
-        tags={**symbench_tags(tags), "mlflow.note.content": setting_note(row)},
+        tags={**symbench_tags(tags), "mlflow.note.content": setting_note(row), **_color(row.family)},
         params={key: value for key, value in cell_params(cell).items() if key != "seed"},
         metrics=finite_points(points),
         data=_datasets(members),
@@ -177,9 +254,8 @@ def _setting_metrics(row: Row) -> dict[str, float]:
     return numbers
 
 
-def board_run(suite: Suite, records: Mapping[str, Record], report: Report) -> WantedRun:
+def board_run(rows: Sequence[Row], records: Mapping[str, Record], report: Report) -> WantedRun:
     """The run LEADERBOARD, with the report, its figures and the table as artifacts."""
-    rows = aggregate(suite.cells, records, budgets=suite.budgets)
     end = round(1000 * max(record.status.heartbeat for record in records.values()))
     states = {seed.cell_id: seed.state for row in rows for seed in row.seeds}
     done = sum(state == "done" for state in states.values())

@@ -19,22 +19,25 @@ from uuid import uuid4
 
 from benchmark.errors import UserError
 from benchmark.suite.suite import Suite
+from results.board.leaderboard import aggregate
 from results.report.report import Report
 from results.store.record import Broken
 from results.store.store import Store
 from results.tracking.client import connect, default_tracking_uri
 from results.tracking.experiment import (
+    analyze,
     artifact_folder,
     has_runs,
     is_unchanged,
     open_experiment,
     set_aside_if_moved,
+    set_landing_page,
     tracked_runs,
 )
 from results.tracking.last_sync import RESULT_FILES, LastSync, TrackedRun, board_digest, inputs_digest
-from results.tracking.runs import WantedRun
+from results.tracking.notes import verdict_line
+from results.tracking.runs import REVISION, STORE, WantedRun
 from results.tracking.suite_runs import BOARD_KEY, board_run, wanted_runs
-from results.tracking.tags import REVISION, STORE
 from results.tracking.write import complete, create, move, remove
 
 if TYPE_CHECKING:
@@ -94,41 +97,42 @@ def sync(
         if last is not None and last.inputs == inputs and last.is_database_untouched(uri):
             return _nothing_new(last)
         with connect(uri, ours=tracking_uri is None) as client:
-            experiment = open_experiment(
-                client, suite, artifact_folder(store, uri) if uri.startswith("sqlite:") else None
-            )
+            artifacts = artifact_folder(store, uri) if uri.startswith("sqlite:") else None
+            experiment = open_experiment(client, suite, artifacts)
             if last is not None and not is_unchanged(client, experiment, last):
                 last = None
             if last is not None and last.inputs == inputs:
                 last.save(store, uri, suite.name)
                 return _nothing_new(last)
             # Before the records are read: a run that another sync makes in the meantime is left alone.
-            present = (
-                tracked_runs(client, experiment.experiment_id, store.identity)
-                if last is None
-                else {key: [run] for key, run in last.runs.items()}
-            )
+            present = {} if last is None else {key: [run] for key, run in last.runs.items()}
+            if last is None:
+                present = tracked_runs(client, experiment.experiment_id, store.identity)
             results = inputs_digest(store, suite, RESULT_FILES)
             records, broken = store.read(suite.cells)
             if not records and has_runs(client, experiment.experiment_id):
-                raise UserError(
-                    f"store {store.root}: nothing of suite {suite.name!r}; MLflow's runs are left as they are"
-                )
-            wanted = wanted_runs(store, suite, records)
+                raise UserError(f"store {store.root}: nothing of suite {suite.name!r}; MLflow's runs stay as they are")
+            rows = aggregate(suite.cells, records, budgets=suite.budgets)
+            wanted = wanted_runs(store, suite, rows, records)
             board = board_digest(results, records, broken)
             kept = {}
             if last is not None and last.board == board and BOARD_KEY in present:
                 kept[BOARD_KEY] = present.pop(BOARD_KEY)[0]
             elif records:
-                wanted.append(board_run(suite, records, report or Report(store, suite, records, broken)))
+                wanted.append(board_run(rows, records, report or Report(store, suite, records, broken)))
             LastSync.forget(store, uri, suite.name)
-            wanted = [replace(run, tags={**run.tags, STORE: store.identity}) for run in wanted]
-            counts, runs = _update_runs(client, experiment.experiment_id, wanted, present, show)
+            ours = [replace(run, tags={**run.tags, STORE: store.identity}) for run in wanted]
+            counts, runs = _update_runs(client, experiment.experiment_id, ours, present, show)
+            if records:
+                set_landing_page(client, experiment, suite, (runs | kept)[BOARD_KEY].run_id, verdict_line(rows))
             revision = _new_revision(client, experiment)
+        if tracking_uri is None:
+            analyze(uri)
         if revision is not None:
             reasons = [(str(one.folder), one.reason) for one in broken]
-            last = LastSync(inputs, board, experiment.experiment_id, revision, runs | kept, reasons)
-            last.save(store, uri, suite.name)
+            LastSync(inputs, board, experiment.experiment_id, revision, runs | kept, reasons).save(
+                store, uri, suite.name
+            )
     counts["unchanged"] += len(kept)
     return Synced(**counts, broken=tuple(broken), set_aside=set_aside)
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from results.tracking.last_sync import TrackedRun
-from results.tracking.runs import CURVES, Point, WantedRun
-from results.tracking.tags import DIGEST, PARENT, REPLACED, RUN_KEY
+from results.tracking.runs import CURVES, DIGEST, PARENT, REPLACED, RUN_KEY, Point, WantedRun
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run

@@ -11,10 +11,11 @@ import pytest
 from fabricated_board import report_of
 from mlflow_support import IGNORED_WARNINGS, client_of, counts, history_of, runs, sync
 
+from results.figures.figures import FAMILIES
 from results.tracking import experiment as mlflow_experiment
 from results.tracking.client import default_tracking_uri
+from results.tracking.runs import LONGEST_TAG
 from results.tracking.suite_runs import CURVE_POINTS, cell_run
-from results.tracking.tags import LONGEST_TAG
 
 pytestmark = IGNORED_WARNINGS
 
@@ -52,7 +53,7 @@ def test_the_curve_of_a_finished_cell_has_few_points_with_its_ends_and_its_best_
         (running,) = board.store.read([cell])[0].values()
         recorder.finish("done", {"best_epoch": best})
     (done,) = board.store.read([cell])[0].values()
-    every, few = ([p[3] for p in cell_run(r, "s").metrics if p[0] == "train_loss"] for r in (running, done))
+    every, few = ([p[3] for p in cell_run(r, "s", "convnet").metrics if p[0] == "train_loss"] for r in (running, done))
     assert every == list(range(1, epochs + 1))
     assert {1, epochs} | ({best} & set(every)) <= set(few)
     assert len(few) == len(set(few)) <= CURVE_POINTS + 1
@@ -118,11 +119,18 @@ def states_of(board):
     (experiment,) = [one for one in client.search_experiments() if "symbench.suite" in one.tags]
     (links,) = mlflow_experiment.table_view_links(default_tracking_uri(board.store)).values()
     states = {}
-    for question, path in links:
+    (report, landing), *views = links
+    assert report == "The report"
+    (board,) = runs(board, "tags.`symbench.kind` = 'leaderboard'")
+    assert f"/runs/{board.info.run_id}/artifacts/report.html" in landing
+    assert experiment.tags["mlflow.note.content"].startswith("level 0 (data error 0, floor 0): ")
+    for question, path in views:
         assert path.startswith(f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=")
         assert path in experiment.tags["mlflow.note.content"]
         key = path.partition("viewStateShareKey=")[2].partition("&")[0]
-        packed = experiment.tags[f"mlflow.sharedViewState.{key}"].removeprefix("deflate;")
+        named = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+        assert named["name"] == question, "in MLflow's menu of views"
+        packed = named["state"].removeprefix("deflate;")
         states[question] = json.loads(zlib.decompress(base64.b64decode(packed)))
     return states
 
@@ -135,7 +143,7 @@ def test_what_lacks_a_seed_does_not_lead(small_board):
     """The steerable model has the lesser error, but one of its seeds diverged."""
     sync(small_board)
     states = states_of(small_board)
-    for question in ("Who wins?", "Who wins at level 0?"):
+    for question in ("1 Who wins?", "3 Level by level"):
         shown = [run.data.params["model"] for run in opened_by(small_board, states[question])]
         assert shown == ["convnet", "e2cnn"]
 
@@ -148,14 +156,19 @@ def test_the_ready_boards_answer_their_questions(full_board):
     def opened(question):
         return opened_by(full_board, states[question])
 
-    assert [run.data.params["level"] for run in opened("Who wins at level 3?")] == ["3"] * 4
-    assert opened("Who wins at level 3?")[0].data.params["model"] == "relaxed_steerable_rotation"
-    winners = [run for run in opened("Who wins?") if run.data.metrics.get("ratio_to_best") == 1]
-    assert len(winners) == 3, "one at each level"
-    assert {run.data.tags["symbench.kind"] for run in opened("Who wins?")} == {"setting"}
-    assert {run.data.tags["symbench.kind"] for run in opened("Every seed, with its curves")} == {"cell"}
-    assert opened("How symmetric are models and data?")[0].data.metrics["model_equivariance_error"] < 1e-6
-    assert "metrics.`training_hours`" in states["At what cost?"]["selectedColumns"]
+    assert len(states) == 6
+    first, second, *_ = opened("1 Who wins?")
+    assert (first.info.run_name, second.info.run_name) == ("convnet", "e2cnn"), "at level 9"
+    (relaxed,) = runs(full_board, "tags.`symbench.kind` = 'model' and params.model = 'relaxed_steerable_rotation'")
+    assert relaxed.data.tags["verdict"] == "L0 best, not sure · L3 sure winner · L9 unfinished"
+    assert (relaxed.data.metrics["L0"], relaxed.data.metrics["x best L0"]) == (0.175, 1)
+    assert relaxed.data.tags["mlflow.runColor"] == FAMILIES["relaxed"].color
+    assert {run.data.tags["symbench.kind"] for run in opened("3 Level by level")} == {"setting"}
+    assert {run.data.tags["symbench.kind"] for run in opened("6 Every seed, with its curves")} == {"cell"}
+    for view in states.values():
+        shown = {key.partition("`")[2][:-1] for key in view["selectedColumns"] if key.startswith("metrics.")}
+        assert all(len(name) <= 20 for name in shown)
+        assert shown <= {name for run in opened_by(full_board, view) for name in run.data.metrics}, "no empty column"
 
 
 def test_hostile_names_are_text(new_board, new_cell):
@@ -164,8 +177,8 @@ def test_hostile_names_are_text(new_board, new_cell):
     board = new_board([cell, *long], "<script>é'\"")
     board.refuse(cell, "<img src=x onerror=alert(1)> | ```")
     board.finish(long[0])
-    assert counts(sync(board)) == (5, 0, 0, 0)
-    assert counts(sync(board)) == (0, 0, 5, 0)
+    assert counts(sync(board)) == (7, 0, 0, 0)
+    assert counts(sync(board)) == (0, 0, 7, 0)
     for run in runs(board):
         note = run.data.tags.get("mlflow.note.content", "")
         for active in ("<script", "<img", "[x]", "```"):
@@ -179,7 +192,7 @@ def test_a_foreign_metric_is_left_out(small_board):
     path = small_board.store.cell_folder(small_board.suite.cells[0].id) / "metrics.json"
     rewrite(path, r'"flops": \d+', '"flops": 1' + "0" * 400)
     rewrite(path, r'"rmse_future_by_step": \[[^]]*\]', '"rmse_future_by_step": 5')
-    assert counts(sync(small_board)) == (6, 0, 0, 0)
+    assert counts(sync(small_board)) == (8, 0, 0, 0)
 
 
 def rewrite(path, old, new):

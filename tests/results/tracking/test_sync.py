@@ -15,25 +15,25 @@ from results.store.store import Store
 from results.tracking import experiment as mlflow_experiment
 from results.tracking import sync as mlflow_sync
 from results.tracking import watch as mlflow_watch
-from results.tracking.tags import REVISION, RUN_KEY
+from results.tracking.runs import REVISION, RUN_KEY
 
 pytestmark = IGNORED_WARNINGS
 NOBODY = 65534
 
 
 def test_syncing_again_changes_only_what_changed(small_board):
-    assert counts(sync(small_board)) == (6, 0, 0, 0)
+    assert counts(sync(small_board)) == (8, 0, 0, 0)
     before = {run.info.run_id for run in runs(small_board)}
-    assert counts(sync(small_board)) == (0, 0, 6, 0)
+    assert counts(sync(small_board)) == (0, 0, 8, 0)
     assert {run.info.run_id for run in runs(small_board)} == before
-    assert len(before) == 6
+    assert len(before) == 8
 
     small_board.finish(small_board.suite.cells[2])
-    assert counts(sync(small_board)) == (0, 4, 2, 0), "the cell, its parent, the other one that it now beats, the board"
+    assert counts(sync(small_board)) == (0, 6, 2, 0), "cell, parent and model, those that it now beats, the board"
     assert {run.info.run_id for run in runs(small_board)} == before, "completed where they stood"
 
     fewer = replace(small_board, suite=replace(small_board.suite, cells=small_board.suite.cells[:2]))
-    assert counts(sync(fewer)) == (0, 3, 2, 1)
+    assert counts(sync(fewer)) == (0, 5, 2, 1)
     parents = {run.info.run_id for run in runs(small_board, "tags.`symbench.kind` = 'setting'")}
     seeds = runs(small_board, "tags.`symbench.kind` = 'cell'")
     assert {run.data.tags["mlflow.parentRunId"] for run in seeds} == parents, "moved below the parents that were remade"
@@ -58,7 +58,7 @@ def test_a_run_that_a_person_deletes_comes_back(small_board):
     sync(small_board)
     (run,) = runs(small_board, "tags.`symbench.seed` = '1'")
     client_of(small_board).delete_run(run.info.run_id)
-    assert counts(sync(small_board)) == (0, 0, 6, 0)
+    assert counts(sync(small_board)) == (0, 0, 8, 0)
     assert [one.info.run_id for one in runs(small_board, "tags.`symbench.seed` = '1'")] == [run.info.run_id]
 
 
@@ -69,11 +69,11 @@ def test_each_store_changes_its_own_runs_alone(small_board, tmp_path):
     other = replace(small_board, store=Store(tmp_path / "other"))
     other.store.make()
     other.finish(other.suite.cells[0])
-    assert counts(sync(other, uri)) == (3, 0, 0, 0)
-    assert counts(sync(small_board, uri)) == (0, 0, 6, 0)
-    assert counts(sync(other, uri)) == (0, 0, 3, 0)
+    assert counts(sync(other, uri)) == (4, 0, 0, 0)
+    assert counts(sync(small_board, uri)) == (0, 0, 8, 0)
+    assert counts(sync(other, uri)) == (0, 0, 4, 0)
     stores = [run.data.tags["symbench.store"] for run in runs(small_board, uri=uri)]
-    assert (stores.count(small_board.store.identity), stores.count(other.store.identity)) == (6, 3)
+    assert (stores.count(small_board.store.identity), stores.count(other.store.identity)) == (8, 4)
 
 
 def test_a_store_that_was_moved_gets_a_database_of_its_place(small_board):
@@ -81,10 +81,10 @@ def test_a_store_that_was_moved_gets_a_database_of_its_place(small_board):
     store = Store(small_board.store.root.rename(small_board.store.root.with_name("moved")))
     moved = replace(small_board, store=store)
     anew = sync(moved)
-    assert counts(anew) == (6, 0, 0, 0)
+    assert counts(anew) == (8, 0, 0, 0)
     assert str(anew).endswith("removed; the store was moved, and its old database is now mlflow.db.moved")
     assert (store.root / "mlflow.db.moved").exists()
-    assert counts(sync(moved)) == (0, 0, 6, 0)
+    assert counts(sync(moved)) == (0, 0, 8, 0)
     assert not small_board.store.root.exists()
 
 
@@ -100,7 +100,7 @@ def test_a_reader_of_the_store_syncs_to_a_database_of_their_own(small_board):
         try:
             with pytest.raises(UserError, match="you may read it and not write; name a database of your own"):
                 mlflow_sync.sync(read.store, read.suite)
-            assert counts(sync(read, f"sqlite:///{home}/own.db")) == (6, 0, 0, 0)
+            assert counts(sync(read, f"sqlite:///{home}/own.db")) == (8, 0, 0, 0)
         finally:
             os.setresuid(0, 0, 0)
         assert sorted(root.rglob("*")) == files
@@ -110,13 +110,13 @@ def test_the_wrong_store_removes_nothing(small_board, tmp_path):
     uri = f"sqlite:///{tmp_path / 'shared.db'}"
     sync(small_board, uri)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty: nothing of suite .* runs are left as they are"):
+    with pytest.raises(UserError, match=r"empty: nothing of suite .* runs stay as they are"):
         sync(replace(small_board, store=Store(tmp_path / "empty")), uri)
     with pytest.raises(UserError, match="mistyped: there is none"):
         sync(replace(small_board, store=Store(tmp_path / "mistyped")), uri)
     assert not (tmp_path / "mistyped").exists()
-    assert len(runs(small_board, uri=uri)) == 6
-    assert counts(sync(small_board, uri)) == (0, 0, 6, 0)
+    assert len(runs(small_board, uri=uri)) == 8
+    assert counts(sync(small_board, uri)) == (0, 0, 8, 0)
 
 
 def test_a_cell_that_is_interrupted_goes_on_in_its_run_and_one_trained_anew_gets_another(new_board, new_cell):
@@ -130,7 +130,7 @@ def test_a_cell_that_is_interrupted_goes_on_in_its_run_and_one_trained_anew_gets
     assert (failed.info.status, failed.data.tags["symbench.message"]) == ("FAILED", "gone")
     with board.recording(cell) as recorder:
         recorder.progress(history_of(4), 9)
-        assert counts(sync(board)) == (0, 3, 0, 0)
+        assert counts(sync(board)) == (0, 4, 0, 0)
         (run,) = runs(board, "tags.`symbench.kind` = 'cell'")
         assert (run.info.run_id, run.info.status) == (failed.info.run_id, "RUNNING")
         assert "symbench.message" not in run.data.tags
@@ -153,10 +153,10 @@ def test_epochs_alone_draw_no_report(small_board, new_cell, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(mlflow_sync, "board_run", lambda *_: pytest.fail("the board was made"))
             recorder.progress(history_of(2), 9)
-            assert counts(sync(board)) == (0, 1, 6, 0)
+            assert counts(sync(board)) == (0, 1, 8, 0)
         recorder.environment({"torch": "2.13"})
         made = counts(sync(board, report=SimpleNamespace(html="<p>with its provenance</p>", svg_figures=[])))
-    assert made == (0, 1, 6, 0), "the report names versions"
+    assert made == (0, 1, 8, 0), "the report names versions"
 
 
 def test_a_watch_goes_on_after_an_error(small_board, monkeypatch):
@@ -165,7 +165,7 @@ def test_a_watch_goes_on_after_an_error(small_board, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(mlflow_sync, "sync", lambda *_: (_ for _ in ()).throw(MachineError("the server is down")))
         assert next(rounds) == mlflow_watch.Round(None, 1, "the server is down")
-    assert next(rounds).synced.created == 3
+    assert next(rounds).synced.created == 4
     assert list(rounds) == []
 
 
@@ -192,9 +192,9 @@ def test_a_run_that_another_sync_makes_meanwhile_stays_the_only_one(small_board,
     assert [run.info.run_id for run in shown] == made
 
 
-@pytest.mark.parametrize("made", [1, 2, 5])
+@pytest.mark.parametrize("made", [1, 4, 7])
 def test_an_interrupted_sync_is_completed_by_the_next(small_board, monkeypatch, made):
-    """After the first setting, after its seed, and before the board, which comes last."""
+    """After the first model, after the first seed, and before the board, which comes last."""
     remaining, create = made, mlflow_sync.create
 
     def stopped(*arguments):
@@ -209,8 +209,8 @@ def test_an_interrupted_sync_is_completed_by_the_next(small_board, monkeypatch, 
         with pytest.raises(KeyboardInterrupt):
             sync(small_board)
     assert len(runs(small_board)) == made
-    assert counts(sync(small_board)) == (6 - made, 0, made, 0)
-    assert len(runs(small_board)) == 6
+    assert counts(sync(small_board)) == (8 - made, 0, made, 0)
+    assert len(runs(small_board)) == 8
 
 
 def test_a_run_cut_off_between_its_requests_is_completed(small_board, monkeypatch):
@@ -222,17 +222,17 @@ def test_a_run_cut_off_between_its_requests_is_completed(small_board, monkeypatc
         with pytest.raises(KeyboardInterrupt):
             sync(small_board)
     (half,) = runs(small_board)
-    assert counts(sync(small_board)) == (5, 1, 0, 0)
+    assert counts(sync(small_board)) == (7, 1, 0, 0)
     assert half.info.run_id in {run.info.run_id for run in runs(small_board)}
 
 
 def test_another_database_shows_the_same_run_for_run(small_board):
     uri = f"sqlite:///{small_board.store.root / 'again.db'}"
-    assert counts(sync(small_board)) == counts(sync(small_board, uri)) == (6, 0, 0, 0)
+    assert counts(sync(small_board)) == counts(sync(small_board, uri)) == (8, 0, 0, 0)
     assert list(mlflow_experiment.table_view_links(uri)) == [small_board.suite.name]
     here, there = (content_of(small_board, where) for where in (None, uri))
     assert here == there
-    assert len(here) == 6
+    assert len(here) == 8
 
 
 def content_of(board, uri):
