@@ -128,6 +128,15 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120)
 
 
+def size(number: float) -> str:
+    """Bytes with a decimal unit: `840 kB`, `1.2 GB`."""
+    units = iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while number >= 999.5 and unit != "TB":
+        number, unit = number / 1000, next(units)
+    return f"{number:.3g} {unit}"
+
+
 def duration(seconds: float) -> str:
     """Duration in rounded seconds, minutes or hours."""
     if seconds < 90:

@@ -1,5 +1,6 @@
 """Helpers of several folders: calls of the command line, small stores and suites, faults."""
 
+import json
 import os
 import resource
 import signal
@@ -14,15 +15,16 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmark.cell import Level
+from benchmark.cell import Cell, Level
 from benchmark.cli import main as cli
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import Dataset, EquivarianceError, Preset, Simulation
 from benchmark.data.layout import write
 from benchmark.data.paths import data_path
+from benchmark.files import write_json
 from benchmark.models import model_registry
 from benchmark.suite import loading as suites
-from results.store.record import Record
+from results.store.record import FINISHED, PARTS, Record
 from results.store.store import Store
 
 SYMBENCH = Path(sys.executable).with_name("symbench")
@@ -80,6 +82,22 @@ def records(path: Path, store: Store) -> list[Record]:
     started, broken = store.read(suites.load(str(path)).cells)
     assert not broken
     return list(started.values())
+
+
+def rewrite(store: Store, cell: Cell, /, **parts: object) -> None:
+    """Replace parts of the record of a finished cell, as `environment={"torch": "2.6"}`."""
+    path = store.cell_folder(cell.id) / FINISHED
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | parts)
+
+
+def in_old_layout(store: Store, cell: Cell) -> Path:
+    """Folder of a finished cell, with a file for each part of the record as earlier versions left them."""
+    folder = store.cell_folder(cell.id)
+    record = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
+    for part in PARTS:
+        write_json(folder / f"{part}.json", record[part])
+    (folder / FINISHED).unlink()
+    return folder
 
 
 def store_in(folder: Path, preset: str = PRESET) -> Store:

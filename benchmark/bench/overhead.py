@@ -48,7 +48,6 @@ MANY_MODELS = (
     "relaxed_steerable_rotation: {hidden: WIDTHS, penalty: [0, 1e-4]}",
 )
 PLANS = ("plan", "plan --on gpu-cluster", "status")
-COPIED_FILES = ("status.json", "environment.json", "history.jsonl")
 
 
 def symbench(folder: Path, command: str) -> float:
@@ -66,23 +65,26 @@ def _processor_seconds(folder: Path, command: Sequence[str]) -> float:
 def packed_cells(folder: Path, count: int) -> list[Row]:
     """Time of each of `count` small cells in one job, less its training; one more cell runs in a job before.
 
-    Wall time from the first start to the last end, and processor time with the training included, which serves on a
-    machine that has other work. The start of a job is in neither.
+    Wall time from the end of the first to the end of the last, and processor time with the training included, which
+    serves on a machine that has other work. The start of a job is in neither.
     """
     cells = _write_suite(folder / "packed.yaml", range(1), ["convnet: {hidden: 4}"], range(count + 1))[:count]
     symbench(folder, "data prepare packed.yaml --store packed")
     alone = symbench(folder, f"run packed.yaml --store packed --only seed={count}")
     together = symbench(folder, "run packed.yaml --store packed")
-    records = [folder / "packed" / "cells" / cell.id for cell in cells]
-    metrics = [json.loads((record / "metrics.json").read_text(encoding="utf-8")) for record in records]
-    training = sum(one["training_seconds"] for one in metrics) / count
-    started = min((record / "cell.json").stat().st_mtime for record in records)
-    ended = max((record / "status.json").stat().st_mtime for record in records)
+    records = [_read(folder / "packed" / "cells" / cell.id) for cell in cells]
+    training = sum(one["metrics"]["training_seconds"] for one in records) / count
+    ended = [one["status"]["heartbeat"] for one in records]
     beside = f"a packed cell beside its training of {training:.2f} s, {count} in a job"
     return [
-        _row(beside, (ended - started) / count - training, CELL_SECONDS),
+        _row(beside, (max(ended) - min(ended)) / (count - 1) - training, CELL_SECONDS),
         _row("processor time with training", (together - alone) / (count - 1), CELL_SECONDS + training),
     ]
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    return record
 
 
 def _row(what: str, seconds: float, allowed: float) -> Row:
@@ -150,7 +152,7 @@ def _write_suite(path: Path, levels: range, models: Sequence[str], seeds: range)
 def _fill(store: Path, cells: Sequence[Cell], finished: Path) -> None:
     """Copy the record `finished` for each of `cells`; all numbers of a copy are scaled by the same random factor."""
     draw = random.Random(0)
-    metrics = json.loads((finished / "metrics.json").read_text(encoding="utf-8"))
+    finished_record = _read(finished)
 
     def scaled(value: Any, factor: float) -> Any:
         if isinstance(value, list):
@@ -160,12 +162,10 @@ def _fill(store: Path, cells: Sequence[Cell], finished: Path) -> None:
     for cell in cells:
         record, factor = store / "cells" / cell.id, draw.lognormvariate(0, 0.1)
         record.mkdir(parents=True)
-        for name in COPIED_FILES:
-            shutil.copyfile(finished / name, record / name)
-        document = {"id": cell.id, **cell.model_dump(mode="json")}
-        (record / "cell.json").write_text(json.dumps(document), encoding="utf-8")
-        numbers = {name: scaled(value, factor) for name, value in metrics.items()}
-        (record / "metrics.json").write_text(json.dumps(numbers), encoding="utf-8")
+        shutil.copyfile(finished / "history.jsonl", record / "history.jsonl")
+        numbers = {name: scaled(value, factor) for name, value in finished_record["metrics"].items()}
+        own = {"cell": {"id": cell.id, **cell.model_dump(mode="json")}, "metrics": numbers}
+        (record / "record.json").write_text(json.dumps(finished_record | own), encoding="utf-8")
 
 
 @click.command(help=__doc__)

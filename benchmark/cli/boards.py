@@ -63,12 +63,13 @@ def verify(selection: Selection, board: str, cells: int) -> None:
 
 @click.command(
     cls=Examples,
-    epilog="symbench merge alice/runs bob/runs --store runs\nsymbench leaderboard my-levels.yaml --store runs",
+    epilog="symbench merge alice/runs bob/my-levels.tar.xz --store runs\n"
+    "symbench leaderboard my-levels.yaml --store runs",
 )
 @click.argument("stores", metavar="STORE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @selecting(plugins=False)
 def merge(selection: Selection, stores: tuple[Path, ...]) -> None:
-    """Copy the finished records of each STORE into one, given by --store.
+    """Copy the finished records of each STORE, or archive of one, into the store given by --store.
 
     Records stay as they are, with host, versions, commit, data checksum and model digest. Settings whose seeds have
     different data or code are named, here and on boards. A cell that two stores have is compared: the first record is
@@ -77,7 +78,7 @@ def merge(selection: Selection, stores: tuple[Path, ...]) -> None:
     """
     from results.store import merge as merging
 
-    merged = merging.merge([merging.Store(root) for root in stores], selection.store)
+    merged = merging.merge(stores, selection.store)
     for root in dict.fromkeys(stores):
         click.echo(
             f"{root}: {merged.copied[root]} cells copied, {merged.equal[root]} equal to those in {selection.store.root}"

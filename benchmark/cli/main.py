@@ -21,6 +21,7 @@ from benchmark.cli.options import json_option, plugin_option
 from benchmark.cli.plan import plan
 from benchmark.cli.results import COMMANDS as RESULT_COMMANDS
 from benchmark.cli.run import COMMANDS as RUN_COMMANDS
+from benchmark.cli.store import COMMANDS as STORE_COMMANDS
 from benchmark.cli.tune import tune
 from benchmark.errors import MachineError, SymbenchError
 from benchmark.terminal import Commands, Examples, print_json, print_table
@@ -62,7 +63,8 @@ def list_(what: str | None, as_json: bool) -> None:
 
 for one in (
     *(list_, data, plan, tune),
-    *(*RUN_COMMANDS, *JOB_COMMANDS, *RESULT_COMMANDS, *BOARD_COMMANDS, *MLFLOW_COMMANDS, *MODEL_COMMANDS),
+    *(*RUN_COMMANDS, *JOB_COMMANDS, *RESULT_COMMANDS, *BOARD_COMMANDS, *STORE_COMMANDS),
+    *(*MLFLOW_COMMANDS, *MODEL_COMMANDS),
 ):
     cli.add_command(one)
 

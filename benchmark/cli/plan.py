@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from benchmark.cli.options import Selection, budget_option, json_option, name_broken, site_of, site_option, some_cells
+from benchmark.planning.footprint import Footprint, footprint
+from benchmark.planning.plan import Plan, PlanRow, make_plan, open_cells_of, siblings_of
 from benchmark.terminal import Examples, duration, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from benchmark.cell import Cell
-    from benchmark.planning.plan import Plan, PlanRow
     from benchmark.suite.suite import Suite
     from cluster.jobs.packing import Shape
     from cluster.site import Site
-    from results.store.record import Record
     from results.store.store import Store
 
 
@@ -33,7 +35,6 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
 
     Estimates come from finished cells of the same kind, from a probe, or from FLOPs. Only --probe changes anything.
     """
-    from benchmark.planning.plan import make_plan, open_cells_of
     from cluster.slurm import estimates
 
     place, store = site_of(site, hours), selection.store
@@ -43,35 +44,40 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
     states = {key: status.state for key, status in statuses.items()}
     records = estimates.siblings(loaded, states, store)
     if probe:
-        _probe(full_suite, open_cells_of(loaded, states), records, store, place, patience)
+        from cluster.slurm.probes import probe_suite_here, probe_suite_on_site  # they import torch
+
+        wanted, say = open_cells_of(loaded, states), partial(click.echo, err=True)
+        if place is None:
+            probe_suite_here(full_suite, wanted, records, store, say)
+        else:
+            probe_suite_on_site(replace(full_suite, cells=wanted), records, store, place, patience, say)
     if place is not None and hours is not None:
         from cluster.slurm.work import affordable  # it imports torch, as what sends jobs does
 
         loaded = affordable(loaded, store, place, hours)
     open_cells = open_cells_of(loaded, states)
     if place is None:
-        expected, shape = estimates.here(full_suite, open_cells, records, store)
+        expected, shapes = estimates.here(full_suite, open_cells, records, store)
     else:
-        expected, shape = estimates.on_site(loaded, open_cells, records, place, store), None
+        expected, shapes = estimates.on_site(loaded, open_cells, records, place, store), None
     result = make_plan(loaded, open_cells, expected)
     review = store.review(loaded.cells, states)
     seconds = {key: estimate.seconds for key, estimate in expected.items()}
-    cost, text = _cost_here(result, seconds, shape) if place is None else _cost_there(loaded, result, seconds, place)
+    cost, text = _cost_here(result, seconds, shapes) if place is None else _cost_there(loaded, result, seconds, place)
+    files = _files(loaded, states, store)
     total, count = len(loaded.cells), len(open_cells)
     if as_json:
         rows = [vars(row) | {"estimated_seconds": round(row.estimated_seconds, 2)} for row in result.rows]
         counts = {"suite": loaded.name, "cells": total, "finished": total - count, "left": count}
-        counts |= {
-            "outdated": {kind: len(cells) for kind, cells in review.outdated.items()},
-            "mixed": review.mixed_lines,
-        }
+        outdated = {kind: len(cells) for kind, cells in review.outdated.items()}
+        counts |= {"outdated": outdated, "mixed": review.mixed_lines, **files.counts}
         print_json({**counts, "estimated_seconds": round(result.estimated_seconds, 2), **cost, "rows": rows})
         return
-    budget = ["budget"] if any(row.budget for row in result.rows) else []
+    own = [key for key in ("budget", "resources") if any(getattr(row, key) for row in result.rows)]
     print_table(
         loaded.name,
         [
-            {key: getattr(row, key) for key in ("dataset", "preset", "level", "model", *budget, "cells", "finished")}
+            {key: getattr(row, key) for key in ("dataset", "preset", "level", "model", *own, "cells", "finished")}
             | {"time": _time(row), "estimated": row.estimate}
             for row in result.rows
         ],
@@ -79,8 +85,16 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
     unknown = sum(estimate.basis == "unknown" for estimate in expected.values())
     beside = f", and {unknown} cells of unknown time, which cannot be built" if unknown else ""
     click.echo(f"{total} cells: {total - count} finished, {count} open, about {text}{beside}")
+    click.echo(f"about {files}")
     for line in (*review.outdated_lines, *review.mixed_lines):
         click.echo(line, err=True)
+
+
+def _files(suite: Suite, states: Mapping[str, str], store: Store) -> Footprint:
+    """Files that the suite will leave, measured on one finished cell of each kind."""
+    done = siblings_of(suite.cells, (cell for cell in suite.cells if states.get(cell.id) == "done"), 1)
+    sizes = {cell.id: size for cell in done if (size := store.files_of(cell)) is not None}
+    return footprint(suite, sizes, store.data_folder)
 
 
 def _time(row: PlanRow) -> str:
@@ -89,11 +103,14 @@ def _time(row: PlanRow) -> str:
     return duration(row.estimated_seconds)
 
 
-def _cost_here(result: Plan, seconds: Mapping[str, float], shape: Shape | None) -> tuple[dict[str, Any], str]:
-    """JSON fields and text; `shape` is None where this machine cannot run the cells."""
-    if shape is None:
+def _cost_here(
+    result: Plan, seconds: Mapping[str, float], shapes: Sequence[tuple[Shape, Sequence[Cell]]] | None
+) -> tuple[dict[str, Any], str]:
+    """JSON fields and text; `shapes` is None where this machine cannot run the cells."""
+    if shapes is None:
         return {}, duration(result.estimated_seconds)
-    wall, at_once = shape.job_seconds(result.open_cells, seconds), min(shape.lanes, len(result.open_cells))
+    wall = sum(shape.job_seconds(cells, seconds) for shape, cells in shapes)
+    at_once = max((min(shape.lanes, len(cells)) for shape, cells in shapes), default=0)
     text = f"{duration(wall)} with {at_once} at once" if at_once > 1 else duration(wall)
     return {"at_once": at_once, "wall_seconds": round(wall, 2)}, text
 
@@ -109,33 +126,3 @@ def _cost_there(suite: Suite, result: Plan, seconds: Mapping[str, float], site: 
         "rank_hours": round(cost.rank_hours, 3),
     }
     return fields, f"{duration(result.estimated_seconds)} in all; {cost}"
-
-
-def _probe(
-    suite: Suite,
-    cells: Sequence[Cell],
-    records: Mapping[str, Record],
-    store: Store,
-    site: Site | None,
-    patience: int,
-) -> None:
-    """Time the kinds of cells that have neither a finished cell nor a probe."""
-    from benchmark.planning.plan import unmeasured
-    from cluster.jobs.capacity import shape_here
-    from cluster.jobs.packing import require_precision, shapes
-    from cluster.slurm import estimates, probes
-
-    def say(line: str) -> None:
-        click.echo(line, err=True)
-
-    if site is None:
-        shape = shape_here(suite, store)
-        require_precision(cells, shape.device)
-        wanted = unmeasured(cells, estimates.timings(records.values(), shape))
-        store.make()
-        probes.probe_here(wanted, store, shape, say)
-        return
-    on_site = estimates.trained_shape(shapes(suite, cells, site))
-    if on_site is not None:
-        wanted = unmeasured(cells, estimates.timings(records.values(), on_site))
-        probes.probe_on_site(wanted, store, site, on_site, patience, say)

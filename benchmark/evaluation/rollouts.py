@@ -5,6 +5,10 @@ from typing import Any
 
 from benchmark.data.dataset import SplitName
 
+EXAMPLES = 2
+"""Rolled-out windows of each test split that are kept for pictures."""
+TEST_SPLITS: tuple[SplitName, ...] = ("future", "domain")
+
 
 @dataclass(frozen=True)
 class Rollouts:

@@ -22,8 +22,8 @@ from benchmark.suite.suite import Suite
 from benchmark.training.machine import gpu_count
 from benchmark.training.recorder import FINAL_STATES
 
-Speed = Callable[[Cell], float]
-"""Floating-point operations per second of all ranks of a cell."""
+Speed = Callable[[], float]
+"""Floating-point operations per second of all ranks of a cell; measured when it is needed."""
 StepTimingOf = Callable[[Cell], StepTiming | None]
 """Probe of a cell's kind where it will run, or None."""
 Basis = Literal["measured", "probe", "from FLOPs", "unknown"]
@@ -53,7 +53,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PlanRow:
-    """Cells of one dataset, level, model and budget."""
+    """Cells of one dataset, level, model, budget and resources."""
 
     dataset: str
     preset: str
@@ -61,6 +61,8 @@ class PlanRow:
     model: str
     budget: str
     """Budget that decides the width, in words; empty without one."""
+    resources: str
+    """Resources of the model's own, in words; empty without them."""
     cells: int
     finished: int
     estimated_seconds: float
@@ -85,10 +87,11 @@ def open_cells_of(suite: Suite, states: Mapping[str, str]) -> tuple[Cell, ...]:
 
 def make_plan(suite: Suite, open_cells: Sequence[Cell], expected: Mapping[str, Estimate]) -> Plan:
     """Plan of `suite`, with the estimate of each open cell by its id."""
-    groups: dict[tuple[str, str, Level, str, str], list[Cell]] = {}
+    groups: dict[tuple[str, str, Level, str, str, str], list[Cell]] = {}
     for cell in suite.cells:
-        budget = " and ".join(map(described, suite.budgets.get(cell.id, ())))
-        key = (cell.dataset.name, cell.dataset.preset, cell.dataset.level, cell.model.name, budget)
+        dataset, budget = cell.dataset, " and ".join(map(described, suite.budgets.get(cell.id, ())))
+        resources = str(suite.own_resources.get(cell.id, ""))
+        key = (dataset.name, dataset.preset, dataset.level, cell.model.name, budget, resources)
         groups.setdefault(key, []).append(cell)
     rows = []
     for key, cells in groups.items():
@@ -115,7 +118,7 @@ def estimates(
 
     The default of `speed` is that of this machine.
     """
-    kind_of, forward_flops = _CostKind(), _ForwardFlops(cells)
+    kind_of, forward_flops = CostKind(), _ForwardFlops(cells)
     seconds: dict[tuple[str, ...], dict[bool, list[float]]] = {}
     for timing in timings:
         by_alike = seconds.setdefault(kind_of(timing.cell), {})
@@ -125,14 +128,14 @@ def estimates(
     for cell in cells:
         kind = kind_of(cell)
         if kind not in known:
-            known[kind] = _estimate(cell, forward_flops, speed or (lambda cell: flops_per_second()), step_timing_of)
+            known[kind] = _estimate(cell, forward_flops, speed or flops_per_second, step_timing_of)
         expected[cell.id] = known[kind]
     return expected
 
 
 def unmeasured(cells: Sequence[Cell], timings: Sequence[Timing]) -> list[Cell]:
     """One trained cell of each kind that has no finished cell."""
-    kind_of = _CostKind()
+    kind_of = CostKind()
     known = {kind_of(timing.cell) for timing in timings}
     first = {kind_of(cell): cell for cell in reversed(cells)}
     return [cell for kind, cell in reversed(first.items()) if kind not in known and is_trained(cell)]
@@ -140,7 +143,7 @@ def unmeasured(cells: Sequence[Cell], timings: Sequence[Timing]) -> list[Cell]:
 
 def siblings_of(cells: Sequence[Cell], done: Iterable[Cell], most: int) -> list[Cell]:
     """At most `most` of the `done` cells for each kind in `cells`."""
-    kind_of = _CostKind()
+    kind_of = CostKind()
     siblings: dict[tuple[str, ...], list[Cell]] = {kind_of(cell): [] for cell in cells}
     for cell in done:
         kept = siblings.get(kind_of(cell))
@@ -149,7 +152,7 @@ def siblings_of(cells: Sequence[Cell], done: Iterable[Cell], most: int) -> list[
     return [cell for members in siblings.values() for cell in members]
 
 
-class _CostKind:
+class CostKind:
     """Key that is equal for cells of equal cost: all but seed and level.
 
     Cells of a suite share their parts, so that each part is written once; an instance must not outlive its cells.
@@ -211,7 +214,7 @@ def _estimate(
         step_timing = step_timing_of(cell) if is_trained(cell) else None
         if step_timing is not None:
             return Estimate(step_timing.seconds(cell), "probe")
-        return Estimate(_flops(cell, forward_flops(cell)) / speed(cell), "from FLOPs")
+        return Estimate(_flops(cell, forward_flops(cell)) / speed(), "from FLOPs")
     except Exception:  # noqa: BLE001 - a plug-in may raise anything; `run` reports it for that cell
         return Estimate(0.0, "unknown")
 

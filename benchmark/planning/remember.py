@@ -21,6 +21,7 @@ def ask() -> None:
         facts.parameters(facts.configured(name, {}), facts.STANDARD)
     for name in dataset_registry.dataset_names():
         facts.dataset_facts(name)
+        facts.runs(name)
     for name in loading.available():
         for cell in loading.load(name).cells:
             facts.flops(cell.model, facts.task_of(cell.dataset, cell.protocol))

@@ -11,7 +11,7 @@ from benchmark.errors import UserError
 from benchmark.suite import budget, facts
 from benchmark.suite.grid import MAX_CELLS, GridReader
 from benchmark.suite.reader import Declaration, DeclaredModel
-from benchmark.suite.suite import Suite
+from benchmark.suite.suite import Resources, Suite
 
 
 def expanded(declared: Declaration, grid: GridReader) -> Suite:
@@ -27,6 +27,7 @@ def expanded(declared: Declaration, grid: GridReader) -> Suite:
         )
     cells: dict[str, Cell] = {}
     budgets: dict[str, tuple[budget.Budget, ...]] = {}
+    resources: dict[str, Resources] = {}
     for dataset, entry, protocol, train, (index, seed) in itertools.product(
         declared.datasets, declared.models, declared.protocols, declared.trainings, enumerate(declared.seeds)
     ):
@@ -38,10 +39,13 @@ def expanded(declared: Declaration, grid: GridReader) -> Suite:
                 continue
             train = Training()  # one cell, whatever the training of the others
         rate = train.relaxation_rate or RELAXATION_RATE if facts.has_deviations(model) else None
-        own = train.model_copy(update={"relaxation_rate": rate})
-        make = partial(Cell, dataset=dataset, model=model, protocol=protocol, train=own, seed=seed)
+        train = train.model_copy(update={"relaxation_rate": rate})
+        make = partial(Cell, dataset=dataset, model=model, protocol=protocol, train=train, seed=seed)
         cell = grid.checked(("seeds",), make)
         if cell is not None:
+            own = entry.resources or declared.resources
+            if resources.setdefault(cell.id, own) != own:
+                grid.file.error(entry.where, f"these settings of {model.name} stand above with other resources")
             cells.setdefault(cell.id, cell)
             if entry.budget is not None and entry.budget not in budgets.get(cell.id, ()):
                 budgets[cell.id] = (*budgets.get(cell.id, ()), entry.budget)
@@ -55,6 +59,8 @@ def expanded(declared: Declaration, grid: GridReader) -> Suite:
         tuning=declared.tuning,
         budgets=budgets,
         plugins=declared.plugins,
+        keeps_checkpoints=declared.keeps_checkpoints,
+        own_resources={key: own for key, own in resources.items() if own != declared.resources},
     )
 
 

@@ -204,6 +204,17 @@ def _dataset_declaration(name: str) -> dict[str, Any]:
     }
 
 
+def runs(name: str) -> int:
+    """Number of runs in each data file of the dataset `name`."""
+
+    def counted() -> int:
+        dataset = dataset_registry.dataset(name)
+        return len({*dataset.training_runs, *dataset.unseen_runs})
+
+    count: int = _about_dataset(name, "runs", counted)
+    return count
+
+
 def task_of(dataset: DatasetChoice, protocol: Protocol) -> Task:
     """The task of a model on the preset of `dataset`."""
     facts = dataset_facts(dataset.name)

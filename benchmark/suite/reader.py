@@ -21,7 +21,7 @@ from benchmark.suite.suite import Range, Resources, TunedTrainingField, Tuning
 from benchmark.suite.yaml_file import Location, YamlFile, plain
 
 REQUIRED = ("name", "datasets", "models")
-OPTIONAL = ("protocol", "seeds", "train", "budget", "resources", "tuning", "tuned", "plugins")
+OPTIONAL = ("protocol", "seeds", "train", "budget", "resources", "tuning", "tuned", "plugins", "keep")
 
 
 class SeedCount(Frozen):
@@ -32,11 +32,13 @@ class SeedCount(Frozen):
 
 @dataclass(frozen=True)
 class DeclaredModel:
-    """Model of the file, its place there, and the budget that decides its width (None: its width is given)."""
+    """Model of the file, its place there, the budget that decides its width (None: its width is given), and resources
+    of its own (None: those of the suite)."""
 
     where: Location
     choice: ModelChoice
     budget: budget.Budget | None
+    resources: Resources | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Declaration:
     tuning: Tuning
     tuned: bool
     plugins: tuple[Path, ...]
+    keeps_checkpoints: bool
 
 
 class SuiteReader:
@@ -74,22 +77,25 @@ class SuiteReader:
         self.file.stop_on_errors()
 
         datasets = list(self._choices("datasets", self._datasets))
+        resources = self._resources(("resources",), self.tree.get("resources"))
         models = list(self._choices("models", self._models))
         protocol = self.tree.get("protocol")
         named = isinstance(protocol, str | CommentedSeq)
         protocols = self.grid.points(("protocol",), {"name": protocol} if named else protocol, Protocol)
         trainings = self.grid.points(("train",), self.tree.get("train"), Training)
-        resources = self.grid.points(("resources",), self.tree.get("resources"), Resources)
-        name, seeds, tuned = self._name(), self._seeds(), self._tuned()
+        name, seeds, tuned, keeps = self._name(), self._seeds(), self._tuned(), self._keeps_checkpoints()
         tuning = self._tuning({choice.level for choice in datasets})
         self.file.stop_on_errors()
 
-        if len(resources) != 1:
-            self.file.error(("resources",), "takes no lists: resources are not an axis of the grid")
         self._check_splits(datasets, protocols, trainings)
-        self._check_ranks(trainings, resources[0])
+        self._check_ranks(("resources",), trainings, resources)
+        for model in models:
+            if model.resources is not None:
+                self._check_ranks(model.where, trainings, model.resources)
         self.file.stop_on_errors()
-        return Declaration(name, datasets, models, protocols, trainings, seeds, resources[0], tuning, tuned, plugins)
+        return Declaration(
+            *(name, datasets, models, protocols, trainings, seeds, resources, tuning, tuned, plugins, keeps)
+        )
 
     def _name(self) -> str:
         name = self.tree["name"]
@@ -133,6 +139,12 @@ class SuiteReader:
         if not isinstance(tuned, bool):
             self.file.error(("tuned",), f"must be true or false, not {tuned!r}")
         return bool(tuned)
+
+    def _keeps_checkpoints(self) -> bool:
+        kept = self.tree.get("keep")
+        if kept not in (None, "checkpoints"):
+            self.file.error(("keep",), f"must be checkpoints, or left out, not {plain(kept)!r}")
+        return kept is not None
 
     def _tuning(self, levels: set[Any]) -> Tuning:
         """Section `tuning`, which may name only `levels`; the default after reporting a mistake."""
@@ -194,7 +206,12 @@ class SuiteReader:
 
     def _models(self, where: Location, name: str, settings: Mapping[str, Any]) -> Iterator[DeclaredModel]:
         """Models of one entry, each with each of its budgets."""
-        budgets, place = self.budgets, where
+        budgets, place, resources = self.budgets, where, None
+        if "resources" in settings:
+            resources = self._resources((*where, "resources"), settings["resources"], self.tree.get("resources"))
+            settings = {key: value for key, value in settings.items() if key != "resources"}
+            if name in model_registry.model_names() and not facts.model_facts(name).trained:
+                self.file.error((*where, "resources"), f"{name} has nothing to train, and runs on one CPU rank")
         if "budget" in settings:
             place = (*where, "budget")
             budgets = self._budgets(place, settings["budget"])
@@ -202,11 +219,11 @@ class SuiteReader:
         budgeted = any(size is not None for size in budgets)
         for choice in self._configured(where, name, settings, budgeted):
             if facts.model_facts(name).trained:
-                yield from (DeclaredModel(place, choice, size) for size in budgets)
+                yield from (DeclaredModel(place, choice, size, resources) for size in budgets)
                 continue
             if budgeted and place != where:
                 self.file.error(place, f"{name} has nothing to train, and so no size")
-            yield DeclaredModel(place, choice, None)
+            yield DeclaredModel(place, choice, None, None)
 
     def _configured(
         self, where: Location, name: str, settings: Mapping[str, Any], budgeted: bool
@@ -273,10 +290,18 @@ class SuiteReader:
                     f"{largest} is more than the {train_windows} training windows of {name} ({preset})",
                 )
 
-    def _check_ranks(self, trainings: Sequence[Training], resources: Resources) -> None:
+    def _resources(self, where: Location, written: Any, of_suite: Any = None) -> Resources:
+        """Resources at `where`, whose keys replace those of the suite; the default after reporting a mistake."""
+        shared = of_suite if isinstance(of_suite, CommentedMap) and isinstance(written, CommentedMap) else {}
+        points = self.grid.points(where, {**shared, **written} if shared else written, Resources)
+        if len(points) > 1:
+            self.file.error(where, "takes no lists: resources are not an axis of the grid")
+        return points[0] if points else Resources()
+
+    def _check_ranks(self, where: Location, trainings: Sequence[Training], resources: Resources) -> None:
         ranks = resources.gpus or resources.ranks
-        written = "batch_size" in (self.tree.get("train") or {})
-        where = ("train", "batch_size") if written else ("resources",)
+        if where == ("resources",) and "batch_size" in (self.tree.get("train") or {}):
+            where = ("train", "batch_size")
         for size in {train.batch_size for train in trainings if train.batch_size % ranks}:
             self.file.error(
                 where, f"{size} is not divisible by the {ranks} ranks of `resources`; it is the global batch"

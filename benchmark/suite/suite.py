@@ -22,12 +22,20 @@ class Resources(Frozen):
 
     `gpus` is the number of GPUs, with one rank on each; 0 is the CPU. By default, the available GPUs are used, up to
     `ranks`, and the CPU if there is none. `ranks` is the number of processes on a CPU. Both are spread evenly over
-    `nodes` of a cluster.
+    `nodes` of a cluster, where `minutes` is the time limit of a job (default: that of the site).
     """
 
     gpus: Annotated[int, Field(ge=0)] | None = None
     ranks: PositiveInt = 1
     nodes: PositiveInt = 1
+    minutes: PositiveInt | None = None
+
+    def __str__(self) -> str:
+        """The resources in words, as `2 GPUs, 120 min`."""
+        number = self.ranks if self.gpus in (None, 0) else self.gpus
+        kind = {None: "rank", 0: "CPU rank"}.get(self.gpus, "GPU")
+        nodes = f" on {self.nodes} nodes" if self.nodes > 1 else ""
+        return f"{number} {kind}{'s' if number > 1 else ''}{nodes}{f', {self.minutes} min' if self.minutes else ''}"
 
 
 class Range(Frozen):
@@ -101,11 +109,29 @@ class Suite:
     """Argument of `--only` that selected these cells."""
     plugins: tuple[Path, ...] = ()
     """Files of baselines that the suite names."""
+    keeps_checkpoints: bool = False
+    """Whether finished cells keep their checkpoints."""
+    own_resources: Mapping[str, Resources] = field(default_factory=dict)
+    """Resources of the cells of models that have their own, by cell id."""
 
     @property
     def argument(self) -> str:
         """The suite on the command line: its name if it is in `suites/`, otherwise its path."""
         return self.path.stem if self.path.parent == SUITES_FOLDER else shlex.quote(str(self.path))
+
+    def resources_of(self, cell: Cell) -> Resources:
+        """Resources of a cell: those of its model, or of the suite."""
+        return self.own_resources.get(cell.id, self.resources)
+
+    def by_resources(self) -> dict[Resources, Suite]:
+        """Parts of the suite whose cells have equal resources, as suites."""
+        cells: dict[Resources, list[Cell]] = {}
+        for cell in self.cells:
+            cells.setdefault(self.resources_of(cell), []).append(cell)
+        return {
+            resources: replace(self, cells=tuple(members), resources=resources, own_resources={})
+            for resources, members in cells.items()
+        }
 
     def only(self, expression: str) -> Suite:
         """Cells that match every `key=value` of the comma-separated expression.

@@ -15,7 +15,7 @@ from benchmark.files import tuned_folder
 from benchmark.suite.budget import Budget
 from benchmark.suite.studies import studies
 from benchmark.suite.study import Study
-from benchmark.suite.suite import Suite
+from benchmark.suite.suite import Resources, Suite
 
 
 class Best(Frozen):
@@ -47,8 +47,9 @@ def resolved(suite: Suite, store: Path, only: str = "", skip_untuned: bool = Fal
     names: dict[str, str] = {}
     budgets: dict[str, tuple[Budget, ...]] = {}
     missing: dict[str, Study] = {}
+    resources: dict[str, Resources] = {}
     for cell in suite.cells:
-        study, budgeted = of_cell.get(cell.id), suite.budgets.get(cell.id, ())
+        study, budgeted, own = of_cell.get(cell.id), suite.budgets.get(cell.id, ()), suite.own_resources.get(cell.id)
         if study is not None and (tuned := best[study.name]) is not None:
             cell = cell.model_copy(update={"model": tuned.model, "train": tuned.train})
             cell = Cell.model_validate_json(cell.model_dump_json())  # also: a copy keeps the id of the original
@@ -58,7 +59,9 @@ def resolved(suite: Suite, store: Path, only: str = "", skip_untuned: bool = Fal
         elif study is not None:
             missing[cell.id] = study
         cells.setdefault(cell.id, cell)
-    chosen = replace(suite, cells=tuple(cells.values()), budgets=budgets, studies=names)
+        if own is not None:
+            resources.setdefault(cell.id, own)
+    chosen = replace(suite, cells=tuple(cells.values()), budgets=budgets, studies=names, own_resources=resources)
     chosen = chosen.only(only) if only else chosen
     complete = tuple(cell for cell in chosen.cells if cell.id not in missing)
     if skip_untuned and names and complete:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from benchmark.evaluation.relaxation import Relaxation
 from benchmark.evaluation.rollouts import Rollouts
 
 State = Literal["running", "done", "diverged", "failed", "n/a"]
@@ -72,8 +73,8 @@ class Recorder(Protocol):
     def environment(self, environment: Mapping[str, Any]) -> None:
         """Write the provenance."""
 
-    def rollouts(self, rollouts: Sequence[Rollouts], grid: str) -> None:
-        """Write example roll-outs; `grid` is the grid of their components."""
+    def rollouts(self, rollouts: Sequence[Rollouts], grid: str, relaxations: Sequence[Relaxation] = ()) -> None:
+        """Write example roll-outs and the relaxed layers; `grid` is the grid of the roll-outs' components."""
 
     def finish(self, state: State, metrics: Mapping[str, Any], message: str = "") -> None:
         """Write the result. `metrics` may be partial if `state` is `diverged` or `n/a`.
@@ -97,7 +98,7 @@ class Follower:
 
     def environment(self, environment: Mapping[str, Any]) -> None: ...
 
-    def rollouts(self, rollouts: Sequence[Rollouts], grid: str) -> None: ...
+    def rollouts(self, rollouts: Sequence[Rollouts], grid: str, relaxations: Sequence[Relaxation] = ()) -> None: ...
 
     def finish(self, state: State, metrics: Mapping[str, Any], message: str = "") -> None: ...
 

@@ -16,6 +16,8 @@ from benchmark.data.windows import Windows
 from benchmark.evaluation import costs
 from benchmark.evaluation.evaluate import example_rollouts, forecast_error, split_errors
 from benchmark.evaluation.flow import Box
+from benchmark.evaluation.relaxation import Relaxation, relaxations
+from benchmark.evaluation.rollouts import EXAMPLES, TEST_SPLITS
 from benchmark.evaluation.symmetry import symmetry_metrics
 from benchmark.evaluation.trivial import trivial_forecast
 from benchmark.models.baseline import Baseline
@@ -30,9 +32,6 @@ from benchmark.training.model_errors import check_forecast
 from benchmark.training.randomness import deterministic
 from benchmark.training.recorder import METRICS_VERSION, NOT_LEARNED, Recorder
 
-EXAMPLES = 2
-"""Rolled-out windows of each test split that are kept for pictures."""
-TEST_SPLITS: tuple[SplitName, ...] = ("future", "domain")
 SplitWindows = Mapping[SplitName, Windows]
 
 
@@ -88,7 +87,7 @@ def run_cell(
         if world.is_main:
             precision = cell.train.precision
             examples = [example_rollouts(model, seen[split], split, EXAMPLES, precision) for split in TEST_SPLITS]
-            recorder.rollouts(examples, cell.dataset.grid)
+            recorder.rollouts(examples, cell.dataset.grid, _relaxations(progress, experiment))
     finite = {key: value for key, value in metrics.items() if _is_finite(value)}
     if len(finite) < len(metrics):
         recorder.finish("diverged", finite, f"not finite: {', '.join(sorted(metrics.keys() - finite.keys()))}")
@@ -126,6 +125,15 @@ def _evaluate(
     symmetry = symmetry_metrics(model, dataset, grid, windows, world)
     metrics |= {name: value for name, value in symmetry.items() if value is not None}
     return metrics
+
+
+def _relaxations(progress: Progress, experiment: Experiment) -> list[Relaxation]:
+    """Relaxed layers of the best epoch, for a picture."""
+    try:
+        return [*relaxations(progress.best_model, (experiment.task.height, experiment.task.width))]
+    except Exception as error:  # noqa: BLE001 - a plug-in may give the names of our weights to others
+        warnings.warn(f"no picture of the relaxed weights: {type(error).__name__}: {error}", stacklevel=2)
+        return []
 
 
 def _data_errors(stored: StoredField, test_steps: int) -> dict[str, float]:

@@ -16,6 +16,7 @@ import torch
 
 from benchmark.errors import MachineError
 from benchmark.files import write_json
+from benchmark.training.machine import EXCLUSIVE, compute_modes, mig_slices
 from cluster.doctor.probe import ANSWER, DONE, QUESTION, gpu_names, import_problems, probe, versions
 from cluster.jobs.packing import Shape
 from cluster.site import Site
@@ -48,6 +49,7 @@ def examine_here(store_root: Path) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{platform.python_version()}, torch {torch.__version__}")
     gpus, no_gpu = ", ".join(gpu_names()), "cells run on the CPU; a suite with `gpus` is refused"
     yield Finding("gpu", "ok", gpus) if gpus else Finding("gpu", "warning", "torch sees none", no_gpu)
+    yield from gpu_findings(compute_modes(), len(mig_slices()))
     if any(map(shutil.which, ("c++", "g++", "clang++"))):
         yield Finding("compiler", "ok", "available for train.compile")
     else:
@@ -221,6 +223,8 @@ def rank_findings(site: Site, ranks: Sequence[Answer], question: str, disk_ahead
         yield Finding("gpu", "failed", f"torch sees none in the job on {', '.join(blind_hosts)}", advice)
     elif site.gpus_per_node:
         yield Finding("gpu", "ok", ", ".join(dict.fromkeys(name for rank in ranks for name in rank["gpus"])))
+        for modes, slices in {(tuple(rank["compute_modes"]), rank["slices"]): None for rank in ranks}:
+            yield from gpu_findings(modes, slices, site.cells_per_gpu)
     offset = max(abs(disk_ahead_seconds), *(abs(rank["ahead_of_disk"]) for rank in ranks))
     if offset > CLOCK_SECONDS:
         advice = "times in tables will be wrong; tell the administrators"
@@ -231,6 +235,21 @@ def rank_findings(site: Site, ranks: Sequence[Answer], question: str, disk_ahead
         if rank["scratch"]:
             advice = "correct or remove `scratch` in the site file; until then data are read from the store"
             yield Finding("scratch", "warning", f"{rank['host']}: {rank['scratch']}", advice)
+
+
+def gpu_findings(compute_modes: Sequence[str], slices: int, cells_per_gpu: int = 1) -> Iterator[Finding]:
+    """Findings about GPUs that are divided, or that take one process or none."""
+    if "Prohibited" in compute_modes:
+        advice = "ask the administrators for the compute mode Default, or choose other GPUs with CUDA_VISIBLE_DEVICES"
+        yield Finding("gpu mode", "failed", "a GPU takes no process (Prohibited)", advice)
+    if EXCLUSIVE in compute_modes and cells_per_gpu > 1:
+        detail = f"cells_per_gpu {cells_per_gpu}, but a GPU takes one process ({EXCLUSIVE})"
+        yield Finding("gpu mode", "failed", detail, "set `cells_per_gpu: 1`, or ask for the compute mode Default")
+    elif EXCLUSIVE in compute_modes:
+        yield Finding("gpu mode", "ok", f"a GPU takes one process ({EXCLUSIVE}), and one cell runs on each")
+    if slices:
+        number = f"{slices} MIG slice{'s' if slices > 1 else ''}"
+        yield Finding("gpu slices", "ok", f"{number}: a cell has one, and `resources: {{gpus: 2}}` is refused")
 
 
 def _commands_in_job(rank: Answer) -> Finding:

@@ -18,7 +18,7 @@ import torch
 from benchmark.errors import MachineError
 from benchmark.files import write_json
 from benchmark.training.distributed import join
-from benchmark.training.machine import available_cpus
+from benchmark.training.machine import available_cpus, compute_modes, mig_slices
 from cluster.jobs.staging import scratch_folder
 from cluster.slurm import commands as slurm
 
@@ -52,6 +52,8 @@ def describe(folder: Path, scratch: str | None) -> dict[str, Any]:
         **versions(),
         "broken": import_problems(),
         "gpus": gpu_names(),
+        "slices": len(mig_slices()),
+        "compute_modes": compute_modes(),
         "cpus": available_cpus(),
         "scratch": _scratch_problem(scratch),
         "question": _read(folder / QUESTION),

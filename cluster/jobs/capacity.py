@@ -10,7 +10,7 @@ from benchmark.data.paths import field_path
 from benchmark.errors import MachineError
 from benchmark.suite.facts import is_trained, task_of
 from benchmark.suite.suite import Resources, Suite
-from benchmark.training.machine import available_cpus, gpu_count, memory_bytes
+from benchmark.training.machine import EXCLUSIVE, available_cpus, compute_modes, gpu_count, memory_bytes, mig_slices
 from cluster.jobs.packing import Shape
 from results.store.store import Store
 
@@ -29,6 +29,10 @@ def local_shape(resources: Resources, batch_sizes: Sequence[int]) -> Shape:
     Without `resources.gpus`: as many GPUs as possible, up to `resources.ranks`, that divide every batch size.
     """
     available = gpu_count()
+    if available and mig_slices():
+        available = 1  # NCCL connects no two slices of a GPU
+        if (resources.gpus or 0) > 1:
+            raise MachineError(f"resources.gpus: {resources.gpus}, but a cell has one MIG slice; use `gpus: 1`")
     if resources.gpus is not None and resources.gpus > available:
         raise MachineError(f"resources.gpus: the suite needs {resources.gpus}, this machine has {available}")
     gpus = resources.gpus
@@ -38,8 +42,13 @@ def local_shape(resources: Resources, batch_sizes: Sequence[int]) -> Shape:
     return Shape("cuda" if gpus else "cpu", gpus or resources.ranks)
 
 
+def shapes_here(suite: Suite, store: Store, parallel: int | None = None) -> dict[Resources, Shape]:
+    """Shapes of the parts of a suite that `by_resources` gives, which run one after another."""
+    return {resources: shape_here(part, store, parallel) for resources, part in suite.by_resources().items()}
+
+
 def shape_here(suite: Suite, store: Store, parallel: int | None = None) -> Shape:
-    """Device, ranks and lanes of a suite on this machine. Raises MachineError if it has too few GPUs.
+    """Device, ranks and lanes of a suite of equal resources here. Raises MachineError if this machine has too few GPUs.
 
     By default there are as many lanes as GPUs (or cores) and memory allow, at most one for each trained cell. `suite`
     must have all cells of its file, finished ones, too: the number of lanes decides the threads of a rank, and another
@@ -52,7 +61,10 @@ def shape_here(suite: Suite, store: Store, parallel: int | None = None) -> Shape
         kinds = {(cell.dataset, cell.protocol, cell.train.batch_size): cell for cell in trained}
         rank_bytes = max((_rank_bytes(cell, store, shape) for cell in kinds.values()), default=RANK_BYTES)
         parallel = min(ranks, int(memory_bytes() / rank_bytes)) // shape.ranks
-    return replace(shape, lanes=max(1, min(parallel, len(trained))))
+    lanes = max(1, min(parallel, len(trained)))
+    if shape.device == "cuda" and lanes * shape.ranks > gpu_count() and EXCLUSIVE in compute_modes():
+        raise MachineError(f"--parallel {lanes}: a GPU here takes one process ({EXCLUSIVE}); use fewer")
+    return replace(shape, lanes=lanes)
 
 
 def threads_of(shape: Shape) -> int:
@@ -71,7 +83,9 @@ def _rank_bytes(cell: Cell, store: Store, shape: Shape) -> float:
 
 
 def visible_gpus() -> list[str]:
-    """GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
+    """GPUs or MIG slices of this process, as CUDA_VISIBLE_DEVICES names them."""
+    if slices := mig_slices():
+        return slices
     count = gpu_count()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [str(index) for index in range(count)] if chosen is None else chosen.split(",")[:count]

@@ -38,6 +38,8 @@ class Job(BaseModel):
     """CUDA_VISIBLE_DEVICES of the worker; None on a cluster, where the scheduler sets it."""
     micro_batches: Mapping[str, PositiveInt] = {}
     """Cell id -> micro-batch on each rank, for cells that ran out of memory."""
+    keeps_checkpoints: bool = False
+    """Whether finished cells keep their checkpoints."""
     requeues: NonNegativeInt = 0
     """How often the job may requeue itself at its time limit."""
     scratch: str | None = None

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -17,13 +17,13 @@ from benchmark.files import new_private_folder, write_text
 from benchmark.models import model_registry
 from benchmark.suite.suite import Suite
 from cluster.jobs import policies
-from cluster.jobs.capacity import shape_here, threads_of, visible_gpus
+from cluster.jobs.capacity import shapes_here, threads_of, visible_gpus
 from cluster.jobs.display import Display
 from cluster.jobs.job import Job
 from cluster.jobs.packing import Shape, require_precision
 from cluster.jobs.signals import caught_interrupts
 from cluster.jobs.worker import run_job
-from results.store.record import Record
+from results.store.record import FINISHED, Record
 from results.store.store import Store
 
 POLL_SECONDS = 0.5
@@ -58,10 +58,14 @@ def run(suite: Suite, store: Store, display: Display, full_suite: Suite, paralle
         if held := [cell for cell in unfinished if store.being_run(cell)]:
             raise MachineError(f"{len(held)} cells are still being run by an earlier job ({held[0]}); wait for it")
         require_data(store.data_folder, unfinished)
-        shape = shape_here(full_suite, store, parallel)
-        require_precision(unfinished, shape.device)
+        shapes = shapes_here(full_suite, store, parallel)
+        parts = replace(full_suite, cells=tuple(unfinished)).by_resources()
+        for resources, part in parts.items():
+            require_precision(part.cells, shapes[resources].device)
         display.begin(suite.cells, records)
-        begun = _run_lanes(unfinished, store, shape, display) if unfinished else {}
+        begun: dict[str, Record] = {}
+        for resources, part in parts.items():
+            begun |= _run_lanes(part.cells, store, shapes[resources], display, suite.keeps_checkpoints)
         if waiting := [cell for cell in unfinished if cell.id not in begun]:
             raise MachineError(
                 f"the job ended before {waiting[0]} began; {_last_error(store)}see the logs in {store.root / 'jobs'},"
@@ -82,7 +86,9 @@ def _last_error(store: Store) -> str:
     return errors[-1].partition(": ")[2] + "; " if errors else ""
 
 
-def _run_lanes(cells: Sequence[Cell], store: Store, shape: Shape, display: Display) -> dict[str, Record]:
+def _run_lanes(
+    cells: Sequence[Cell], store: Store, shape: Shape, display: Display, keeps_checkpoints: bool
+) -> dict[str, Record]:
     """Run one job for each lane, each with all of `cells`, and return the records of the cells that began.
 
     Leases decide which lane runs a cell. A lane is a separate job, since submitit ends the tasks of a job together.
@@ -95,7 +101,7 @@ def _run_lanes(cells: Sequence[Cell], store: Store, shape: Shape, display: Displ
     jobs: dict[int, submitit.Job[None]] = {}
 
     def begin(lane: int, waiting: Sequence[Cell]) -> None:
-        job_file = local_job(store, waiting, shape, _gpus_of(lane, shape), seen)
+        job_file = local_job(store, waiting, shape, _gpus_of(lane, shape), seen, keeps_checkpoints)
         jobs[lane] = start(run_job, job_file, shape.ranks)
         begun_before[lane] = len(begun)
 
@@ -135,17 +141,23 @@ def _fail_the_dead(cells: Sequence[Cell], store: Store, files: Mapping[str, File
 
 
 def local_job(
-    store: Store, cells: Sequence[Cell], shape: Shape, visible_gpus: str | None, seen: Mapping[str, int] | None = None
+    store: Store,
+    cells: Sequence[Cell],
+    shape: Shape,
+    visible_gpus: str | None,
+    seen: Mapping[str, int] | None = None,
+    keeps_checkpoints: bool = False,
 ) -> Path:
     """Write the file of a job on this machine into a new folder, and return its path."""
     job = Job(
         store=store.root.resolve(),
         cells=tuple(cells),
         plugins=model_registry.plugin_paths(),
-        **asdict(shape),
+        **shape.processes,
         seen=seen,
         threads=threads_of(shape),
         visible_gpus=visible_gpus,
+        keeps_checkpoints=keeps_checkpoints,
     )
     job_file = job_folder(store.root) / "job.json"
     write_text(job_file, job.model_dump_json(indent=1))
@@ -226,9 +238,9 @@ def _begun(cells: Sequence[Cell], store: Store, files: Mapping[str, FileId]) -> 
 
 
 def _status_file(cell: Cell, store: Store) -> FileId:
-    """Inode and time of a cell's status, which is replaced as a whole; zeros without one."""
-    try:
-        stat = (store.cell_folder(cell.id) / "status.json").stat()
-    except FileNotFoundError:
-        return (0, 0)
-    return stat.st_ino, stat.st_mtime_ns
+    """Inode and time of the file of a cell's status, which is replaced as a whole; zeros without one."""
+    for name in (FINISHED, "status.json"):
+        with suppress(FileNotFoundError):
+            stat = (store.cell_folder(cell.id) / name).stat()
+            return stat.st_ino, stat.st_mtime_ns
+    return (0, 0)

@@ -2,8 +2,8 @@
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeVar
 
 from benchmark.cell import Cell
 from benchmark.errors import UserError
@@ -24,6 +24,13 @@ class Shape:
     ranks: int
     nodes: int = 1
     lanes: int = 1
+    minutes: int | None = None
+    """Time limit of the job; None: that of the site."""
+
+    @property
+    def processes(self) -> dict[str, Any]:
+        """The shape without its time limit, which no process needs to know."""
+        return {key: value for key, value in asdict(self).items() if key != "minutes"}
 
     @property
     def tasks_per_node(self) -> int:
@@ -56,8 +63,12 @@ def shape_of(resources: Resources, site: Site, batch_sizes: Sequence[int]) -> Sh
         raise UserError(f"resources.gpus: {ranks // nodes} on each of {nodes} nodes; the site has {site.gpus_per_node}")
     if indivisible := [size for size in batch_sizes if size % ranks]:
         raise UserError(f"train.batch_size: {indivisible[0]} is not divisible by the {ranks} ranks of a cell")
+    if resources.minutes is not None and 60 * resources.minutes <= site.signal_seconds:
+        raise UserError(
+            f"resources.minutes: {resources.minutes} end before the site's signal_seconds, {site.signal_seconds}"
+        )
     lanes = site.cells_per_gpu if ranks == 1 and gpus else 1
-    return Shape("cuda" if gpus else "cpu", ranks, nodes, lanes)
+    return Shape("cuda" if gpus else "cpu", ranks, nodes, lanes, resources.minutes)
 
 
 def require_precision(cells: Sequence[Cell], device: str) -> None:
@@ -69,13 +80,23 @@ def require_precision(cells: Sequence[Cell], device: str) -> None:
 def shapes(suite: Suite, cells: Sequence[Cell], site: Site) -> dict[Shape, list[Cell]]:
     """Cells by the resources that they need. Untrained cells need one rank and no GPU."""
     groups: dict[Shape, list[Cell]] = {}
-    batch_sizes = [cell.train.batch_size for cell in cells if is_trained(cell)]
-    trained = shape_of(suite.resources, site, batch_sizes)
-    require_precision(cells, trained.device)
+    trained = replace(suite, cells=tuple(filter(is_trained, cells))).by_resources()
+    chosen = {resources: _shape_of_part(part, suite, site) for resources, part in trained.items()}
     for cell in cells:
-        shape = trained if is_trained(cell) else Shape("cpu", 1)
+        shape = chosen[suite.resources_of(cell)] if is_trained(cell) else Shape("cpu", 1)
         groups.setdefault(shape, []).append(cell)
     return groups
+
+
+def _shape_of_part(part: Suite, suite: Suite, site: Site) -> Shape:
+    try:
+        shape = shape_of(part.resources, site, [cell.train.batch_size for cell in part.cells])
+    except UserError as error:
+        if part.resources == suite.resources:
+            raise
+        raise UserError(f"{part.cells[0].model.name}: {error}") from None
+    require_precision(part.cells, shape.device)
+    return shape
 
 
 def affordable_cells(cells: Sequence[Cell], rank_seconds: Mapping[str, float], budget: float) -> list[Cell]:

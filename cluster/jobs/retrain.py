@@ -17,7 +17,7 @@ from benchmark.data.prepare import outlines, prepare
 from benchmark.suite.suite import Suite
 from benchmark.terminal import progress
 from benchmark.training.machine import available_cpus
-from cluster.jobs.capacity import shape_here
+from cluster.jobs.capacity import shapes_here
 from cluster.jobs.display import Display
 from cluster.jobs.launch import run
 from results.report.verification import Claim
@@ -48,9 +48,9 @@ def retrain(claims: Sequence[Claim], suite: Suite, store: Store) -> dict[str, Re
 
 def _lanes(suite: Suite, store: Store, threads: str) -> int:
     """Cells at a time, so few that each rank can have `threads`."""
-    shape = shape_here(suite, store)
-    limit = available_cpus() // (shape.ranks * int(threads)) if threads.isdecimal() else shape.lanes
-    return max(1, min(shape.lanes, limit))
+    shapes = shapes_here(suite, store).values()
+    cpus = available_cpus() // int(threads) if threads.isdecimal() else None
+    return max(1, min(shape.lanes if cpus is None else min(shape.lanes, cpus // shape.ranks) for shape in shapes))
 
 
 def _prepare(claims: Sequence[Claim], store: Store) -> None:

@@ -71,12 +71,22 @@ def load(path: Path) -> Job:
     snapshot.require(job.code)
     if job.visible_gpus is not None:  # before plug-ins, which may look for GPUs; submitit hides them
         os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
+    _choose_slice(job, submitit.JobEnvironment().local_rank)
     for plugin in job.plugins:
         model_registry.add_plugin(plugin)
     torch.set_num_threads(job.threads)
     if submitit.JobEnvironment().cluster != "slurm":
         interrupt_on_signals()
     return job
+
+
+def _choose_slice(job: Job, local_rank: int) -> None:
+    """Show CUDA one of several MIG slices: a process that is shown more takes the first."""
+    slices = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if job.device == "cuda" and len(slices) > 1 and slices[0].startswith("MIG-"):
+        if job.ranks > 1:
+            raise MachineError(f"{job.ranks} ranks on MIG slices of {socket.gethostname()}: use `gpus: 1`")
+        os.environ["CUDA_VISIBLE_DEVICES"] = slices[local_rank % len(slices)]
 
 
 @contextmanager
@@ -118,7 +128,9 @@ def _run(cell: Cell, job: Job, store: Store, world: World, signals: Signals, err
             return True
         print(f"{cell.id} {cell}", flush=True)
 
-        lease = recorder.lease if isinstance(recorder, CellRecorder) else None
+        lease = None
+        if isinstance(recorder, CellRecorder):
+            lease, recorder.keeps_checkpoint = recorder.lease, job.keeps_checkpoints
 
         def may_save() -> bool:
             return lease is None or not lease.lost

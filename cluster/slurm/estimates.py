@@ -1,12 +1,13 @@
 """Estimated training times of cells: from finished cells of the same kind, from a probe, or from FLOPs."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.planning.plan import (
     Estimate,
-    Speed,
     StepTimingOf,
     Timing,
     estimates,
@@ -16,7 +17,7 @@ from benchmark.planning.plan import (
 )
 from benchmark.suite.facts import is_trained
 from benchmark.suite.suite import Suite
-from cluster.jobs.capacity import shape_here, threads_of
+from cluster.jobs.capacity import shapes_here, threads_of
 from cluster.jobs.packing import GFLOPS, Shape, shapes
 from cluster.site import Site
 from cluster.slurm.probe_results import ProbeResults
@@ -31,14 +32,14 @@ SIBLINGS = 5
 
 def on_site(suite: Suite, cells: Sequence[Cell], records: Records, site: Site, store: Store) -> Estimates:
     """Estimates by cell id for the ranks that cells have on `site`. Raises UserError if it cannot run a cell."""
-    by_shape = shapes(suite, cells, site)
-    shape_of = {cell.id: shape for shape, members in by_shape.items() for cell in members}
-    speed: Speed = lambda cell: 1e9 * (site.gflops or GFLOPS[shape_of[cell.id].device]) * shape_of[cell.id].ranks  # noqa: E731
-    trained = trained_shape(by_shape)
-    step_timing_of: StepTimingOf = lambda cell: None  # noqa: E731
-    if trained is not None and (store.root / "step_timings").is_dir():  # otherwise SLURM need not be asked
-        step_timing_of = ProbeResults.on_site(store, site, trained).read
-    return estimates(cells, timings(records.values(), trained), speed, step_timing_of)
+    expected: Estimates = {}
+    for shape, members in shapes(suite, cells, site).items():
+        speed = partial(float, 1e9 * (site.gflops or GFLOPS[shape.device]) * shape.ranks)
+        step_timing_of: StepTimingOf = lambda cell: None  # noqa: E731
+        if any(map(is_trained, members)) and (store.root / "step_timings").is_dir():  # else SLURM need not be asked
+            step_timing_of = ProbeResults.on_site(store, site, shape).read
+        expected |= estimates(members, timings(records.values(), shape), speed, step_timing_of)
+    return expected
 
 
 def siblings(suite: Suite, states: Mapping[str, str], store: Store) -> dict[str, Record]:
@@ -47,22 +48,28 @@ def siblings(suite: Suite, states: Mapping[str, str], store: Store) -> dict[str,
     return store.read(siblings_of(open_cells_of(suite, states), done, SIBLINGS))[0]
 
 
-def here(suite: Suite, cells: Sequence[Cell], records: Records, store: Store) -> tuple[Estimates, Shape | None]:
-    """Estimates by cell id on this machine for `cells`, a selection from `suite`; and the shape of cells here.
+def here(
+    suite: Suite, cells: Sequence[Cell], records: Records, store: Store
+) -> tuple[Estimates, list[tuple[Shape, Sequence[Cell]]] | None]:
+    """Estimates by cell id on this machine for `cells`, a selection from `suite`; and the cells of each shape here.
 
-    If this machine cannot run them, the shape is None and finished cells of any machine count.
+    If this machine cannot run them, the shapes are None and finished cells of any machine count.
     """
     try:
-        shape = shape_here(suite, store)
+        shapes_of = shapes_here(suite, store)
     except MachineError:
         return estimates(cells, timings(records.values(), None)), None
-    speed: Speed = lambda cell: shape.ranks * flops_per_second(threads_of(shape))  # noqa: E731
-    return estimates(cells, timings(records.values(), shape), speed, ProbeResults.here(store, shape).read), shape
+    expected: Estimates = {}
+    parts = replace(suite, cells=tuple(cells)).by_resources()
+    for resources, part in parts.items():
+        shape = shapes_of[resources]
+        known, probed = timings(records.values(), shape), ProbeResults.here(store, shape).read
+        expected |= estimates(part.cells, known, partial(_speed_here, shape), probed)
+    return expected, [(shapes_of[resources], part.cells) for resources, part in parts.items()]
 
 
-def trained_shape(by_shape: Mapping[Shape, Sequence[Cell]]) -> Shape | None:
-    """Shape of the trained cells, None if there are none."""
-    return next((shape for shape, cells in by_shape.items() if any(map(is_trained, cells))), None)
+def _speed_here(shape: Shape) -> float:
+    return shape.ranks * flops_per_second(threads_of(shape))
 
 
 def timings(records: Iterable[Record], shape: Shape | None) -> list[Timing]:

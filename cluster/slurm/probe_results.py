@@ -76,4 +76,4 @@ class ProbeResults:
         return list({self.path(cell): cell for cell in reversed(cells) if self.read(cell) is None}.values())[::-1]
 
     def _document(self, cell: Cell) -> dict[str, Any]:
-        return {"schema": SCHEMA_VERSION, "where": dict(self.where), "shape": asdict(self.shape), "kind": kind(cell)}
+        return {"schema": SCHEMA_VERSION, "where": dict(self.where), "shape": self.shape.processes, "kind": kind(cell)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import submitit
@@ -14,19 +14,23 @@ import submitit
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
 from benchmark.files import data_folder, write_json, write_text
+from benchmark.planning.plan import unmeasured
 from benchmark.planning.probe import measure
 from benchmark.planning.step_timing import StepTiming
+from benchmark.suite.suite import Suite
 from cluster.jobs import failures
-from cluster.jobs.capacity import visible_gpus
+from cluster.jobs.capacity import shapes_here, visible_gpus
 from cluster.jobs.launch import local_job, start, stop
-from cluster.jobs.packing import Shape
+from cluster.jobs.packing import Shape, require_precision, shapes
 from cluster.jobs.worker import lane_of, load
 from cluster.site import Site
 from cluster.slurm import commands as slurm
+from cluster.slurm.estimates import timings
 from cluster.slurm.probe_results import ProbeResults
 from cluster.slurm.sbatch import cluster_folder, executor_for, submission_errors
 from cluster.slurm.submit import job_for
 from cluster.slurm.waiting import last_log_line, wait_for, wait_for_files
+from results.store.record import Record
 from results.store.store import Store
 
 MINUTES = 15
@@ -34,6 +38,28 @@ MINUTES = 15
 DISK_SECONDS = 10.0
 POLL_SECONDS = 0.5
 Report = Callable[[str], None]
+
+
+def probe_suite_here(
+    suite: Suite, cells: Sequence[Cell], records: Mapping[str, Record], store: Store, report: Report
+) -> None:
+    """Time the kinds of `cells`, a selection from `suite`, that have neither a finished cell nor a probe here."""
+    store.make()
+    shapes_of = shapes_here(suite, store)
+    for resources, part in replace(suite, cells=tuple(cells)).by_resources().items():
+        require_precision(part.cells, shapes_of[resources].device)
+        wanted = unmeasured(part.cells, timings(records.values(), shapes_of[resources]))
+        probe_here(wanted, store, shapes_of[resources], report)
+
+
+def probe_suite_on_site(
+    suite: Suite, records: Mapping[str, Record], store: Store, site: Site, patience_seconds: float, report: Report
+) -> None:
+    """Time the kinds of cells that have neither a finished cell nor a probe on `site`, in a job for each shape."""
+    for shape, members in shapes(suite, suite.cells, site).items():
+        wanted = unmeasured(members, timings(records.values(), shape))
+        if wanted:
+            probe_on_site(wanted, store, site, replace(shape, minutes=None), patience_seconds, report)
 
 
 def probe_here(cells: Sequence[Cell], store: Store, shape: Shape, report: Report) -> None:

@@ -137,7 +137,7 @@ def executor_for(
     gpus = shape.gpus_per_node(site)
     parameters: dict[str, Any] = {
         "job_name": name,
-        "time": site.minutes,
+        "time": shape.minutes or site.minutes,
         "nodes": shape.nodes,
         "ntasks_per_node": shape.tasks_per_node,
         "cpus_per_task": site.cpus,

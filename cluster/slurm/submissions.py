@@ -70,6 +70,8 @@ class Submission(SentJobs):
     """Cell id -> class of failure -> number of retries so far."""
     micro_batches: Mapping[str, int] = {}
     """Cell id -> micro-batch on each rank, for cells that ran out of memory."""
+    keeps_checkpoints: bool = False
+    """Whether finished cells keep their checkpoints."""
 
     unsent: tuple[str, ...] = ()
     """Ids of further cells, for which the queue had no room: the collecting job sends them."""
@@ -90,6 +92,7 @@ class Submission(SentJobs):
         return {k: tuple(v) if isinstance(v, list) else v for k, v in site.items() if k in Site.model_fields}
 
 
+NO_ANSWER = "squeue does not answer, and jobs of this store may be in the queue; try again later"
 Kind = TypeVar("Kind", bound=SentJobs)
 
 
@@ -128,6 +131,16 @@ def queued_ids(store: Store, kind: type[SentJobs], collector: str | None = None)
     return ids_in(sent, {job: state for job, state in queue.items() if job != collector})
 
 
+def live_folders(store: Store) -> set[Path]:
+    """Folders of STORE/jobs with queued or running SLURM jobs. Raises MachineError if SLURM does not answer."""
+    scripts = list((store.root / "jobs").glob("*/*_submission.sh"))  # the name of submitit
+    queue = slurm.queue() if scripts else {}
+    if queue is None:
+        raise MachineError(NO_ANSWER)
+    arrays = set(slurm.arrays_of(queue))
+    return {path.parent for path in scripts if arrays & set(slurm.arrays_of([path.name]))}
+
+
 def ids_in(sent: Iterable[SentJobs], queue: Mapping[str, str]) -> set[str]:
     """Ids of cells, or names of studies, that the jobs of `sent` run which are in `queue`, or will send."""
     later = {cell for one in sent if isinstance(one, Submission) and one.collector in queue for cell in one.unsent}
@@ -139,7 +152,7 @@ def _sent_and_queue(store: Store, kind: type[Kind]) -> tuple[list[Kind], dict[st
     sent, broken = notes(store, kind)
     queue = slurm.queue() if sent or broken else {}
     if queue is None:
-        raise MachineError("squeue does not answer, and jobs of this store may be in the queue; try again later")
+        raise MachineError(NO_ANSWER)
     for note in broken:
         arrays = slurm.arrays_of(path.name for path in note.folder.glob("*_submission.sh"))  # scripts of submitit
         if jobs := sorted(set(arrays) & set(slurm.arrays_of(queue))):

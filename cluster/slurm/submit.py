@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import submitit
@@ -37,11 +37,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Options:
-    """Snapshot of the code, and earlier retries of cells by cell id; all fields as in `Submission`."""
+    """Snapshot of the code, earlier retries of cells by cell id, and more; all fields as in `Submission`."""
 
     code: Path | None = None
     sent_again: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     micro_batches: Mapping[str, int] = field(default_factory=dict)
+    keeps_checkpoints: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def submit(
         epochs={cell_id: status.epoch for cell_id, status in statuses.items()},
         sent_again=options.sent_again,
         micro_batches=options.micro_batches,
+        keeps_checkpoints=suite.keeps_checkpoints,
     )
     with sbatch.cancel_on_error(note) as submitted:
         write_text(suite_file, suites.copied(suite, [str(plugin_in(options.code, path)) for path in suite.plugins]))
@@ -159,7 +161,7 @@ def _ids(work: Sequence[Batch]) -> tuple[str, ...]:
 
 def _send_array(submission: Submission, folder: Path, batch: Batch, number: int) -> dict[str, tuple[str, ...]]:
     """Submit array `number`; the ids of its cells by job."""
-    options = Options(submission.code, micro_batches=submission.micro_batches)
+    options = Options(submission.code, {}, submission.micro_batches, submission.keeps_checkpoints)
     documents = {
         f"job-{number}-{index}.json": job_for(Store(submission.store), submission.site, batch.shape, cells, options)
         for index, cells in enumerate(batch.jobs)
@@ -205,9 +207,10 @@ def job_for(store: Store, site: Site, shape: Shape, cells: Sequence[Cell], optio
         cells=tuple(cells),
         plugins=plugins_in(options.code),
         code=options.code,
-        **asdict(shape),
+        **shape.processes,
         threads=site.cpus,
         micro_batches={cell.id: options.micro_batches[cell.id] for cell in cells if cell.id in options.micro_batches},
+        keeps_checkpoints=options.keeps_checkpoints,
         requeues=policies.POLICIES["time_limit"].retries,
         scratch=site.scratch,
     )

@@ -72,17 +72,18 @@ def work_for(
     require_data(store.data_folder, cells)
     times = estimates.on_site(suite, cells, records, site, store)
     seconds = {key: time.seconds for key, time in times.items()}
-    require_enough_time(cells, seconds, site)
+    require_enough_time(suite, cells, seconds, site)
     jobs = tuple(batches(suite, cells, seconds, site, alone))
     return Work(cells, jobs, len(finished), len(unfinished) - len(cells), seconds)
 
 
-def require_enough_time(cells: Sequence[Cell], seconds: Mapping[str, float], site: Site) -> None:
+def require_enough_time(suite: Suite, cells: Sequence[Cell], seconds: Mapping[str, float], site: Site) -> None:
     """Raise UserError if a cell takes longer than its job with all requeues at the time limit."""
     times = policies.POLICIES["time_limit"].retries + 1
     for cell in cells:
-        if seconds[cell.id] > 60 * site.minutes * times:
+        minutes = suite.resources_of(cell).minutes or site.minutes
+        if seconds[cell.id] > 60 * minutes * times:
             raise UserError(
-                f"{cell}: about {seconds[cell.id] / 3600:.0f} h, and a job has {site.minutes} minutes {times} times; "
-                "ask for more ranks or fewer epochs, or for a longer limit in the site file"
+                f"{cell}: about {seconds[cell.id] / 3600:.0f} h, and a job has {minutes} minutes {times} times; ask for"
+                " more ranks or fewer epochs, or for a longer limit in the site file or in `resources` of the model"
             )

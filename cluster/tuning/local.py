@@ -1,5 +1,6 @@
 """Tuning on this machine, with a private Ray cluster for as long as the search runs."""
 
+import os
 from collections.abc import Sequence
 
 from benchmark.data.layout import require_data
@@ -8,7 +9,7 @@ from benchmark.files import write_text
 from benchmark.models import model_registry
 from benchmark.suite.study import Study
 from benchmark.suite.suite import Suite
-from benchmark.training.machine import available_cpus, gpu_count
+from benchmark.training.machine import available_cpus, gpu_count, mig_slices
 from cluster.jobs.capacity import local_shape
 from cluster.jobs.launch import job_folder
 from cluster.jobs.packing import require_precision
@@ -43,6 +44,8 @@ def tune_locally(suite: Suite, chosen: Sequence[Study], effort: Effort, store: S
     on_gpu = placement.device == "cuda"
     cpus = available_cpus()
     gpus = gpu_count() if on_gpu else 0
+    if on_gpu and (slices := mig_slices()):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(slices)  # Ray gives each trial one of these
     job = TuneJob(
         store=store.root.resolve(),
         studies=tuple(studies),

@@ -1,14 +1,15 @@
 """Pictures of relaxation weights: the deviation of a relaxed layer from the strict one, place by place."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
+import h5py
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.errors import MachineError
+from benchmark.evaluation.relaxation import Relaxation, read_relaxations, relaxations
 from benchmark.training import checkpoint
 from results.board.row import Row
 from results.figures.figures import Plot
@@ -25,59 +26,6 @@ LARGEST_CHECKPOINT = 200_000_000
 COLORS = "magma"
 
 
-@dataclass(frozen=True)
-class Relaxation:
-    """Deviation of one layer at each place: mean |w - mean of w over places| over the mean |w|; (X, Y), or (1, N)."""
-
-    layer: str
-    map: NDArray[np.float64]
-
-    @property
-    def mean(self) -> float:
-        return float(self.map.mean())
-
-
-def relaxations(state: Mapping[str, Tensor], grid: tuple[int, int]) -> Iterator[Relaxation]:
-    """Weights of a network that differ from place to place, recognised by the names of their deviations.
-
-    `deviation` (banks, places ...): relaxed group convolution; places are pixels (H, W), group elements (N,), or both.
-    With `weight` (O, I) beside it, (H, W, O, I): locally connected layer. With `places` beside it, (O, I, P): relaxed
-    steerable convolution, whose places are those of the kernel. `a` (rank, H, W): displacement of a group-matrix
-    convolution.
-    """
-    for name, weight in state.items():
-        path, _, last = name.rpartition(".")
-        layer = path.split(".parametrizations.weight")[0].removesuffix(".banks")
-        if last == "a" and weight.ndim == 3:
-            yield Relaxation(layer, _deviation(weight.movedim(0, -1)))
-        if last != "deviation":
-            continue
-        if f"{path}.places" in state:
-            above = path.rpartition(".")[0]
-            kernels = next(state[f"{above}.{basis}"] for basis in ("kernels", "basis") if f"{above}.{basis}" in state)
-            coefficients = state[f"{layer}.parametrizations.weight.original"].flatten(0, 1)  # (O I, L)
-            w = coefficients[:, None].repeat(1, kernels.shape[0] * kernels.shape[1], 1).flatten(1)
-            w[:, state[f"{path}.places"]] += weight.flatten(0, 1)
-            yield Relaxation(layer, _deviation(w.T.reshape(*kernels.shape[:2], -1)))
-        elif f"{path}.weight" in state and tuple(weight.shape[:2]) == grid:
-            yield Relaxation(layer, _deviation((weight + state[f"{path}.weight"]).flatten(2)))
-        elif weight.ndim >= 2 and weight.numel() > len(weight):
-            yield Relaxation(layer, _deviation((weight + 1 / len(weight)).movedim(0, -1)))
-
-
-def _deviation(weight: Tensor) -> NDArray[np.float64]:
-    """(places ..., numbers) -> (X, Y)."""
-    w = weight.double()
-    places = tuple(range(w.ndim - 1))
-    size = float(w.abs().mean()) or 1.0
-    away = (w - w.mean(places, keepdim=True)).abs().mean(-1) / size
-    if away.ndim == 1:
-        away = away[None]
-    while away.ndim > 2:
-        away = away.mean(0)
-    return away.numpy()
-
-
 def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> Plot:
     """Picture of the first few of `rows` that have such weights: first finished seed, best epoch."""
     shown: list[tuple[str, list[Relaxation]]] = []
@@ -89,7 +37,7 @@ def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> 
             read += bool(done)
             layers = _read(done[0]) if done else []
             if layers is None:
-                broken.append(f"cells/{done[0].folder.name}/checkpoint.pt")
+                broken.append(f"cells/{done[0].folder.name}")
             elif layers:
                 shown.append((row.label, layers[:MOST_LAYERS]))
     unread = f". Cannot be read: {', '.join(broken)}" if broken else ""
@@ -102,19 +50,24 @@ def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> 
         f" The first {MOST_MODELS} models of the table that have such weights, among at most {MOST_READ};"
         f" at most {MOST_LAYERS} layers each{unread}.",
         _draw(shown) if shown else None,
-        reason=f"no finished model here has a checkpoint with relaxed weights{unread}",
+        reason=f"no finished model here has relaxed weights in its record{unread}",
     )
 
 
 def _read(record: Record) -> list[Relaxation] | None:
-    """Relaxed layers in the checkpoint of a record; None if the file cannot be read."""
+    """Relaxed layers of a record, in one of an earlier version those in its checkpoint; None if it cannot be read."""
     path = record.folder / "checkpoint.pt"
     try:
+        with h5py.File(record.predictions_path, locking=False) as file:
+            if (layers := read_relaxations(file)) is not None:
+                return [one for one in layers if np.isfinite(one.map).all()]
         if not path.is_file() or path.stat().st_size > LARGEST_CHECKPOINT:
             return []
         state = checkpoint.read(path).get("best_model", {})
         with_tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    except (MachineError, OSError, AttributeError):
+    except FileNotFoundError:
+        return []
+    except (MachineError, OSError, AttributeError, KeyError, ValueError):
         return None  # only the picture is missing: the record's numbers count
     window = first_window(record)
     grid = (0, 0) if window is None else (window.truth.shape[2], window.truth.shape[3])

@@ -11,16 +11,15 @@ from typing import Any
 import h5py
 
 from benchmark.cell import Cell
-from benchmark.files import replacing, write_json, write_text
+from benchmark.evaluation.relaxation import Relaxation, write_relaxations
+from benchmark.files import replacing, write_errors, write_json, write_text
 from benchmark.training.recorder import Epoch, Rollouts, State, Status
 from results.store import lease
-from results.store.record import read_status
+from results.store.record import FINISHED, PARTS, read_environment, read_status
 
-RECORD_FILES = (
-    *("cell.json", "environment.json", "history.jsonl", "predictions.h5", "checkpoint.pt", "metrics.json"),
-    "status.json",
-)
-"""Files of a record in the order of copying: without the last one there is no record."""
+CHECKPOINT = "checkpoint.pt"
+RECORD_FILES = ("history.jsonl", "predictions.h5", CHECKPOINT, *(f"{part}.json" for part in PARTS), FINISHED)
+"""Files of a record in the order of copying: a record is complete with status.json, or with the last one."""
 
 
 class LeaseLostError(Exception):
@@ -31,7 +30,7 @@ class CellRecorder:
     """Recorder (see benchmark.training.recorder) of one cell, whose lease this process holds.
 
     Once another process holds the cell, every method raises LeaseLostError and writes nothing. `on_epoch` is
-    called after each epoch, once the history is on disk.
+    called after each epoch, once the history is on disk. A finished cell has no checkpoint, unless `keeps_checkpoint`.
     """
 
     def __init__(self, cell: Cell, folder: Path, mine: lease.Lease) -> None:
@@ -39,15 +38,17 @@ class CellRecorder:
         self.folder = folder
         self.lease = mine
         self.on_epoch: Callable[[], object] = lambda: None
+        self.keeps_checkpoint = False
         self.status = Status("running", attempt=_attempts(folder) + 1, host=mine.holder.host, pid=mine.holder.pid)
 
     def start(self) -> None:
-        write_json(self._file("cell.json"), {"id": self.cell.id, **self.cell.model_dump(mode="json")})
+        self._file(FINISHED).unlink(missing_ok=True)  # one that cannot be read
+        write_json(self._file("cell.json"), self._cell_document())
         self._write_status()
 
     @property
     def checkpoint_path(self) -> Path:
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     def progress(self, history: Sequence[Epoch], epochs: int) -> None:
         lines = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in history)
@@ -60,7 +61,7 @@ class CellRecorder:
     def environment(self, environment: Mapping[str, Any]) -> None:
         write_json(self._file("environment.json"), environment)
 
-    def rollouts(self, rollouts: Sequence[Rollouts], grid: str) -> None:
+    def rollouts(self, rollouts: Sequence[Rollouts], grid: str, relaxations: Sequence[Relaxation] = ()) -> None:
         buffer = io.BytesIO()  # HDF5 cannot close a file on a full disk
         with h5py.File(buffer, "w") as file:
             file.attrs["grid"] = grid
@@ -69,13 +70,17 @@ class CellRecorder:
                 group.attrs["windows"] = rollout.windows
                 for name in ("input", "truth", "prediction"):
                     group.create_dataset(name, data=getattr(rollout, name))
+            write_relaxations(file, relaxations)
         with replacing(self._file("predictions.h5")) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
     def finish(self, state: State, metrics: Mapping[str, Any], message: str = "") -> None:
-        write_json(self._file("metrics.json"), dict(metrics))
-        self.status = replace(self.status, state=state, message=message)
-        self._write_status()
+        self.status = replace(self.status, state=state, message=message, heartbeat=time.time())
+        environment = read_environment(self.folder)  # before the file that it is in goes
+        parts = (self._cell_document(), environment, dict(metrics), _document(self.status))
+        document = dict(zip(PARTS, parts, strict=True))
+        write_json(self._file(FINISHED), document | {"keeps_checkpoint": self.keeps_checkpoint})
+        tidy(self.folder, self.keeps_checkpoint)
 
     def fail(self, failure: str, message: str) -> None:
         self.status = replace(self.status, state="failed", failure=failure, message=message)
@@ -85,6 +90,9 @@ class CellRecorder:
         """Remove the files of the record."""
         for name in reversed(RECORD_FILES):
             self._file(name).unlink(missing_ok=True)
+
+    def _cell_document(self) -> dict[str, Any]:
+        return {"id": self.cell.id, **self.cell.model_dump(mode="json")}
 
     def _file(self, name: str) -> Path:
         if self.lease.lost:
@@ -98,13 +106,26 @@ class CellRecorder:
 
 def _attempts(folder: Path) -> int:
     try:
-        status = read_status(folder)
+        known = read_status(folder)
     except (OSError, ValueError):  # damaged; this attempt writes it anew
         return 0
-    return 0 if status is None else status.attempt
+    return 0 if known is None else known[1].attempt
 
 
 def write_status(path: Path, status: Status) -> None:
     """Write `status` as JSON."""
+    write_json(path, _document(status))
+
+
+def _document(status: Status) -> dict[str, Any]:
     message = status.message.encode("utf-8", "replace").decode()  # it may hold a file name that is not UTF-8
-    write_json(path, asdict(replace(status, message=message)))
+    return asdict(replace(status, message=message))
+
+
+def tidy(folder: Path, keeps_checkpoint: bool) -> None:
+    """Remove what a finished cell does not need: its parts, which are in record.json, its checkpoint, and what killed
+    processes left half written."""
+    names = [f"{part}.json" for part in PARTS] + ([] if keeps_checkpoint else [CHECKPOINT])
+    with write_errors(folder):
+        for path in (*(folder / name for name in names), *folder.glob(".*.tmp")):
+            path.unlink(missing_ok=True)

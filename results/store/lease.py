@@ -91,6 +91,8 @@ class Lease:
         self.path, self.number, self.holder = path, number, holder
         self.known_lost = False
         """Whether a successor has been seen, by `lost` or by the heartbeat of `kept`."""
+        self.is_last = False
+        """Whether the folder needs no lease any more: its work is done, and `kept` leaves no file."""
 
     @property
     def lost(self) -> bool:
@@ -127,7 +129,11 @@ class Lease:
             done.set()
             thread.join()
             try:
-                if not self.lost:
+                if not self.lost and self.is_last:
+                    with write_errors(self.path):
+                        for number in (self.number - 1, self.number):
+                            self.path.with_name(_name(number)).unlink(missing_ok=True)
+                elif not self.lost:
                     write_json(self.path, asdict(self.holder) | {"released": True})
             except MachineError as error:
                 print(f"{self.path}: cannot be released, and is stale in {STALE_SECONDS:.0f} s: {error}", flush=True)

@@ -3,12 +3,14 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.cell import Cell
 from benchmark.errors import UserError
 from benchmark.files import replacing
+from results.store.archive import opened
 from results.store.cell_recorder import RECORD_FILES
 from results.store.record import Broken, Record, read_record, reason_of
 from results.store.store import Store
@@ -42,7 +44,7 @@ def _place(record: Record, value: str) -> str:
 
 @dataclass
 class Merged:
-    """Result of a merge: cells copied from each store, cells that were equal there and in the target, and problems.
+    """Result of a merge: cells copied from each source, cells that were equal there and in the target, and problems.
 
     `conflicts` have the record that the target keeps; `running` are cells that a process runs in the target. `mixed`
     has a line for each setting in the target whose seeds differ in data, code or metrics.
@@ -56,28 +58,30 @@ class Merged:
     mixed: Sequence[str] = ()
 
 
-def merge(stores: Sequence[Store], target: Store) -> Merged:
-    """Copy the finished records of `stores` that `target` does not have, with their provenance.
+def merge(sources: Sequence[Path], target: Store) -> Merged:
+    """Copy the finished records of `sources`, stores or archives, that `target` does not have, with their provenance.
 
     Of a cell that is finished in several stores the first record is kept: that of `target`, or of the first store.
-    UserError: one of `stores` holds no records, or is `target`.
+    UserError: one of `sources` holds no records, or is `target`.
     """
-    for store in stores:
-        if not (store.root / "cells").is_dir():
-            raise UserError(f"{store.root}: not a store, it has no folder cells/")
-        if store.root.resolve() == target.root.resolve():
-            raise UserError(f"{store.root}: the store that the others are merged into; name only the others")
-    target.make()
     merged = Merged()
-    for store in stores:
-        for record in _finished(store, merged):
-            mine = target.read([record.cell], history=False)[0].get(record.cell.id)
-            if mine is None or not mine.status.is_result:
-                _copy(record, target, merged)
-            elif (mine.status.state, mine.outcome) == (record.status.state, record.outcome):
-                merged.equal[store.root] += 1
-            else:
-                merged.conflicts.append(Conflict(mine, record))
+    with ExitStack() as stack:
+        stores = [stack.enter_context(opened(path)) if path.is_file() else Store(path) for path in sources]
+        for path, store in zip(sources, stores, strict=True):
+            if not (store.root / "cells").is_dir():
+                raise UserError(f"{path}: not a store, it has no folder cells/")
+            if store.root.resolve() == target.root.resolve():
+                raise UserError(f"{path}: the store that the others are merged into; name only the others")
+        target.make()
+        for path, store in zip(sources, stores, strict=True):
+            for record in _finished(store, merged):
+                mine = target.read([record.cell], history=False)[0].get(record.cell.id)
+                if mine is None or not mine.status.is_result:
+                    merged.copied[path] += _copy(record, target, merged)
+                elif (mine.status.state, mine.outcome) == (record.status.state, record.outcome):
+                    merged.equal[path] += 1
+                else:
+                    merged.conflicts.append(Conflict(mine, record))
     merged.mixed = target.review([record.cell for record in _finished(target, Merged())]).mixed_lines
     return merged
 
@@ -88,7 +92,7 @@ def _finished(store: Store, merged: Merged) -> Iterator[Record]:
         try:
             record = read_record(folder, history=False)
             if record is not None and record.cell.id != folder.name:
-                raise ValueError("cell.json describes another cell")
+                raise ValueError("it describes another cell")
         except (OSError, ValueError, TypeError) as error:
             merged.broken.append(Broken(folder, reason_of(error)))
             continue
@@ -96,12 +100,12 @@ def _finished(store: Store, merged: Merged) -> Iterator[Record]:
             yield record
 
 
-def _copy(record: Record, target: Store, merged: Merged) -> None:
-    """Copy a record under a lease of its cell, so that no process runs the cell meanwhile."""
+def _copy(record: Record, target: Store, merged: Merged) -> bool:
+    """Copy a record under a lease of its cell, so that no process runs the cell meanwhile; whether it was copied."""
     with target.recorder(record.cell) as recorder:
         if recorder is None:
             merged.running.append(record.cell)
-            return
+            return False
         for name in RECORD_FILES:
             source, copy = record.folder / name, recorder.folder / name
             if source.is_file():
@@ -109,4 +113,4 @@ def _copy(record: Record, target: Store, merged: Merged) -> None:
                     shutil.copyfile(source, temporary)
             else:
                 copy.unlink(missing_ok=True)  # of an attempt that failed here
-    merged.copied[record.folder.parents[1]] += 1
+    return True

@@ -1,4 +1,8 @@
-"""Record of a cell, read from the files in its folder."""
+"""Record of a cell, read from the files in its folder.
+
+A running cell has a file for each part: cell.json, environment.json, status.json. A finished one has all parts in
+record.json, which stands above the others. Finished cells of older stores have the files, and metrics.json.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +16,8 @@ from pydantic_core import from_json
 from benchmark.cell import Cell
 from benchmark.training.recorder import Epoch, Status
 
+FINISHED = "record.json"
+PARTS = ("cell", "environment", "metrics", "status")
 _STATUS = TypeAdapter(Status)
 MOST_SECONDS = 1e11
 """Largest plausible time in seconds since 1970: the year 5138."""
@@ -51,43 +57,61 @@ class Broken:
 
 def read_record(folder: Path, history: bool = True) -> Record | None:
     """Record in `folder`, or None if there is none. Raises OSError or ValueError if it cannot be read."""
-    status = read_status(folder)
+    parts = read_parts(folder, *reversed(PARTS))
+    status = _status(parts)
     if status is None:
         return None
-    cell = read_cell_document(folder)
+    cell = _cell_document(parts)
     cell.pop("id", None)
     return Record(
         cell=Cell.model_validate(cell),
         status=status,
-        metrics=_read_metrics(folder / "metrics.json"),
+        metrics=_checked_metrics(parts["metrics"] or {}),
         history=_read_history(folder / "history.jsonl") if history else [],
-        environment=read_environment(folder),
+        environment=parts["environment"] or {},
         folder=folder,
     )
 
 
-def read_status(folder: Path) -> Status | None:
-    """Status in `folder`, or None if there is none. Raises OSError or ValueError if it cannot be read."""
-    document = _read_json(folder / "status.json")
-    if document is None:
+def read_status(folder: Path) -> tuple[str, Status] | None:
+    """Id of the cell and status in `folder`, or None without a status. Raises OSError or ValueError as above."""
+    parts = read_parts(folder, "status", "metrics", "cell")
+    status = _status(parts)
+    return None if status is None else (_cell_document(parts).get("id", ""), status)
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Provenance of the record, empty without one. Raises OSError or ValueError if it cannot be read."""
+    return read_parts(folder, "environment")["environment"] or {}
+
+
+def read_parts(folder: Path, *names: str) -> dict[str, dict[str, Any] | None]:
+    """Parts of a record as JSON, None without a file. Raises OSError or ValueError if they cannot be read."""
+    record = _read_json(folder / FINISHED)
+    if record is None:
+        parts = {name: _read_json(folder / f"{name}.json") for name in names}
+        record = _read_json(folder / FINISHED) if None in parts.values() else None  # the cell may just have finished
+        if record is None:
+            return parts
+    for name in names:
+        if not isinstance(record.get(name), dict):
+            raise ValueError(f"{FINISHED}: {name} is not a JSON object")
+    return {name: record[name] for name in names}
+
+
+def _status(parts: Mapping[str, dict[str, Any] | None]) -> Status | None:
+    if (document := parts["status"]) is None:
         return None
     status = _STATUS.validate_python(document)
     if not _is_time(status.heartbeat):
         raise ValueError(f"status.json: heartbeat {status.heartbeat} is not a time")
-    if status.is_result and _read_json(folder / "metrics.json") is None:
+    if status.is_result and parts["metrics"] is None:
         raise ValueError(f"status.json says {status.state}, but metrics.json is missing")
     return status
 
 
-def read_environment(folder: Path) -> dict[str, Any]:
-    """Content of environment.json, empty without the file. Raises OSError or ValueError if it cannot be read."""
-    return _read_json(folder / "environment.json") or {}
-
-
-def read_cell_document(folder: Path) -> dict[str, Any]:
-    """Content of cell.json. Raises OSError or ValueError if it cannot be read."""
-    document = _read_json(folder / "cell.json")
-    if document is None:
+def _cell_document(parts: Mapping[str, dict[str, Any] | None]) -> dict[str, Any]:
+    if (document := parts["cell"]) is None:
         raise ValueError("cell.json is missing")
     return document
 
@@ -105,13 +129,12 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return document
 
 
-def _read_metrics(path: Path) -> dict[str, Any]:
-    """Metrics in `path`, empty without the file: errors, spectra, counts and times, none of which is below 0."""
-    metrics = _read_json(path) or {}
+def _checked_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics of a record: errors, spectra, counts and times, none of which is below 0. Raises ValueError otherwise."""
     for name, value in metrics.items():
         for number in value if isinstance(value, list) else (value,):
             if not isinstance(number, int | float) or not 0 <= number < math.inf:
-                raise ValueError(f"{path.name}: {name} is {number!r}, expected a number from 0 on")
+                raise ValueError(f"metrics: {name} is {number!r}, expected a number from 0 on")
     return metrics
 
 

@@ -20,9 +20,9 @@ from results.store import lease
 from results.store.cell_recorder import CellRecorder, write_status
 from results.store.provenance import Review
 from results.store.record import (
+    FINISHED,
     Broken,
     Record,
-    read_cell_document,
     read_environment,
     read_record,
     read_status,
@@ -82,11 +82,7 @@ class Store:
     def statuses(self, cells: Sequence[Cell]) -> tuple[dict[str, Status], list[Broken]]:
         """Statuses of `cells`, by id, and the folders that cannot be read; several times faster than `read`."""
 
-        def status_of(folder: Path) -> tuple[str, Status] | None:
-            status = read_status(folder)
-            return None if status is None else (read_cell_document(folder).get("id", ""), status)
-
-        return self._read_parts(cells, status_of)
+        return self._read_parts(cells, read_status)
 
     def review(self, cells: Sequence[Cell], states: Mapping[str, str] | None = None) -> Review:
         """Provenance of the finished ones of `cells`, compared with that of today and with one another.
@@ -120,11 +116,17 @@ class Store:
                 if (pair := read(folder)) is None:
                     continue
                 if pair[0] != cell.id:
-                    raise ValueError("cell.json describes another cell")
+                    raise ValueError("it describes another cell")
                 parts[cell.id] = pair[1]
             except (OSError, ValueError, TypeError) as error:
                 broken.append(Broken(folder, reason_of(error)))
         return parts, broken
+
+    def files_of(self, cell: Cell) -> tuple[int, int] | None:
+        """Number and bytes of the files of a finished cell; None if its record is of an earlier version."""
+        folder = self.cell_folder(cell.id)
+        sizes = [path.stat().st_size for path in folder.iterdir()] if (folder / FINISHED).exists() else []
+        return (len(sizes), sum(sizes)) if sizes else None
 
     def is_result(self, cell: Cell) -> bool:
         """Whether the cell is finished; a cell whose record cannot be read is not, and runs again."""
@@ -161,6 +163,8 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         with lease.held(folder, patience_seconds) as mine:
             yield None if mine is None else CellRecorder(cell, folder, mine)
+            if mine is not None:
+                mine.is_last = (folder / FINISHED).exists()
 
     @contextmanager
     def alone(self, task: str, patience_seconds: float = 0.0) -> Iterator[None]:

@@ -15,12 +15,12 @@ import results
 from benchmark.files import write_json
 from benchmark.suite.suite import Suite
 from results.board.row import family_and_source
-from results.store.record import Broken, Record
+from results.store.record import FINISHED, Broken, Record
 from results.store.store import Store
 from results.store.studies import study_files
 from results.tracking.runs import VIEW_VERSION
 
-RESULT_FILES = ("metrics.json", "environment.json", "cell.json")
+RESULT_FILES = (FINISHED, "metrics.json", "environment.json", "cell.json")
 FILES = ("status.json", "history.jsonl", *RESULT_FILES)
 """Files of a record that MLflow or the report shows; each is replaced as a whole when it changes."""
 

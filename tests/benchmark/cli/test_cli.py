@@ -53,6 +53,11 @@ def test_the_way_from_plan_to_board_and_mlflow(store: Store, make_suite: MakeSui
     assert states == {"persistence": "done", "convnet": "waiting"}
     assert "no cell has failed" in symbench("retry", path, "--failed", "killed", store=store).stdout
     assert symbench("run", path, store=store).returncode == 0
+    measured = json.loads(symbench("plan", path, "--json", store=store).stdout)
+    assert (plan["files"], plan["bytes"]) == (2 + 3 + 1, pytest.approx(measured["bytes"], rel=0.01))
+    assert measured["files"] == plan["files"]
+    assert "records " in (line := symbench("plan", path, store=store).stdout.splitlines()[-1]), line
+    assert "(measured), data 4.2 MB" in line
 
     html = tmp_path / "board.html"
     board = symbench("leaderboard", path, "--html", html, store=store)
@@ -91,7 +96,7 @@ def test_a_broken_record_is_named_and_the_rest_stands(store: Store, make_suite: 
             assert recorder is not None
             recorder.start()
             recorder.finish("done", {"rmse_future": 0.1, "rmse_domain": 0.1})
-    broken = store.cell_folder(cell.id) / "metrics.json"
+    broken = store.cell_folder(cell.id) / "record.json"
     broken.write_text(broken.read_text()[:20])
     board = symbench("leaderboard", path, store=store)
     assert board.returncode == 0

@@ -2,11 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from benchmark.cell import Cell
 from benchmark.planning import plan as plan_module
+from benchmark.planning.footprint import footprint
 from benchmark.planning.plan import (
     Estimate,
     Timing,
@@ -40,6 +43,21 @@ def test_finished_cells_are_not_open_and_their_times_are_the_estimate() -> None:
     assert sum(row.finished for row in plan.rows) == 2
     assert {row.estimate for row in plan.rows} <= {"measured", ""}
     assert plan.estimated_seconds == pytest.approx(15.0 * len(plan.open_cells))
+
+
+def test_files_and_bytes_of_what_is_not_there_yet(tmp_path: Path) -> None:
+    loaded = suites.load("quickstart")
+    trained = [cell for cell in loaded.cells if facts.is_trained(cell)]
+    before = footprint(loaded, {}, tmp_path)
+    kept = footprint(replace(loaded, keeps_checkpoints=True), {}, tmp_path)
+    assert kept.files - before.files == len(trained), "a checkpoint each"
+    parameters = [facts.parameters(cell.model, facts.task_of(cell.dataset, cell.protocol)) for cell in trained]
+    assert kept.record_bytes - before.record_bytes == 16 * sum(filter(None, parameters))
+    assert "(estimated)" in str(before)
+    some = footprint(loaded, {trained[0].id: (3, 10**9)}, tmp_path)
+    alike = [cell for cell in trained if (cell.model, cell.train) == (trained[0].model, trained[0].train)]
+    assert (some.measured, some.record_bytes // 10**9) == (len(alike), len(alike)), "levels and seeds are alike"
+    assert f"(measured on the kinds of {len(alike)} of {len(loaded.cells)} cells)" in str(some)
 
 
 @pytest.mark.parametrize(("state", "count"), STATES.items())

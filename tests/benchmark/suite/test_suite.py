@@ -10,7 +10,7 @@ from benchmark.cell import RELAXATION_RATE
 from benchmark.errors import UserError
 from benchmark.models import convnet, model_registry
 from benchmark.suite import loading as suites
-from benchmark.suite.suite import Suite
+from benchmark.suite.suite import Resources, Suite
 
 GOOD = """\
 name: tiny
@@ -123,6 +123,23 @@ BOMB = ", ".join(f"&a{n} [{', '.join([f'*a{n - 1}'] * 9 if n else '0' * 9)}]" fo
         ("seeds: [0, 1, 2]", "seeds: [-1]", 8, "greater than or equal to 0"),
         ("ranks: 2", "ranks: [1, 2]", 10, "resources: takes no lists"),
         ("ranks: 2", "rank: 2", 10, "resources.rank: unknown key 'rank'; did you mean 'ranks'?"),
+        (
+            "{hidden: [4, 8]}",
+            "{resources: {gpu: 1}}",
+            7,
+            "convnet.resources.gpu: unknown key 'gpu'; did you mean 'gpus'?",
+        ),
+        ("{hidden: [4, 8]}", "{resources: {gpus: [1, 2]}}", 7, "convnet.resources: takes no lists"),
+        ("{hidden: [4, 8]}", "{resources: 120}", 7, "convnet.resources: must be a mapping of keys to values"),
+        ("{hidden: [4, 8]}", "{resources: {ranks: 3}}", 7, "4 is not divisible by the 3 ranks of `resources`"),
+        (
+            "- persistence",
+            "- persistence: {resources: {ranks: 1}}",
+            6,
+            "has nothing to train, and runs on one CPU rank",
+        ),
+        ("- persistence", "- convnet: {hidden: 8, resources: {minutes: 9}}", 7, "stand above with other resources"),
+        ("resources: {ranks: 2}", "keep: weights", 10, "keep: must be checkpoints, or left out, not 'weights'"),
         ("name: tiny", "nam: tiny", 1, "the key 'name' is missing"),
         ("name: tiny", "name: tiny\nname: again", 2, "duplicate key"),
         ("train: {", "train: {{", 9, "not valid YAML: while parsing a flow mapping: expected ',' or '}'"),
@@ -221,6 +238,17 @@ def test_a_forgotten_plugin_is_named(load: Load, plugins: Path, monkeypatch: pyt
     (plugins / "mine.py").rename(plugins.parent / "mine.py")
     with pytest.raises(UserError, match=r"add `--plugin .*/mine.py`, or `plugins: \[mine.py\]` in the suite"):
         load(text)
+
+
+def test_resources_of_a_model_replace_keys_of_the_suite_and_change_no_cell(load: Load) -> None:
+    plain = load(GOOD)
+    loaded = load(GOOD.replace("[4, 8]}", "[4, 8], resources: {gpus: 1, minutes: 120}}\n  - mlp"))
+    assert {cell.id for cell in plain.cells} == {cell.id for cell in loaded.cells if cell.model.name != "mlp"}
+    resources = {cell.model.name: loaded.resources_of(cell) for cell in loaded.cells}
+    shared = Resources(ranks=2)
+    assert resources == {"persistence": shared, "convnet": Resources(ranks=2, gpus=1, minutes=120), "mlp": shared}
+    assert str(resources["convnet"]) == "1 GPU, 120 min"
+    assert [len(part.cells) for part in loaded.by_resources().values()] == [2 + 6, 12]
 
 
 def test_sections_may_be_empty_and_protocols_an_axis(load: Load) -> None:

@@ -28,6 +28,8 @@ def rank(**changes: Any) -> dict[str, Any]:
         "executable": "/shared/.venv/bin/python",
         "broken": [],
         "gpus": [],
+        "slices": 0,
+        "compute_modes": [],
         "cpus": 8,
         "scratch": "",
         "question": QUESTION,
@@ -40,6 +42,31 @@ def rank(**changes: Any) -> dict[str, Any]:
 
 def findings_of(*ranks: dict[str, Any], site: Site = CPUS, disk: float = 0.0) -> dict[str, Finding]:
     return {finding.check: finding for finding in rank_findings(site, ranks, QUESTION, disk)}
+
+
+@pytest.mark.parametrize(
+    ("modes", "slices", "cells_per_gpu", "expected"),
+    [
+        (["Default", "Default"], 0, 4, {}),
+        (
+            ["Exclusive_Process"],
+            0,
+            1,
+            {"gpu mode": "ok: a GPU takes one process (Exclusive_Process), and one cell runs"},
+        ),
+        (["Default", "Exclusive_Process"], 0, 4, {"gpu mode": "failed: cells_per_gpu 4, but a GPU takes one process"}),
+        (["Prohibited"], 0, 1, {"gpu mode": "failed: a GPU takes no process (Prohibited)"}),
+        (["Default"], 7, 1, {"gpu slices": "ok: 7 MIG slices: a cell has one"}),
+    ],
+)
+def test_divided_and_exclusive_gpus(
+    modes: list[str], slices: int, cells_per_gpu: int, expected: dict[str, str]
+) -> None:
+    answer = rank(gpus=["NVIDIA A100"], compute_modes=modes, slices=slices)
+    findings = findings_of(answer, answer, site=GPUS.model_copy(update={"cells_per_gpu": cells_per_gpu}))
+    shown = {check: f"{one.verdict}: {one.detail}" for check, one in findings.items() if check.startswith("gpu ")}
+    assert shown.keys() == expected.keys()
+    assert all(shown[check].startswith(text) for check, text in expected.items())
 
 
 def test_without_problems_there_is_no_advice() -> None:

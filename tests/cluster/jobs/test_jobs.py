@@ -1,6 +1,7 @@
 """Division of cells into jobs, batch scripts, output of SLURM's commands and classes of failures, without SLURM."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from support import suite_in
 from benchmark.cell import Cell
 from benchmark.errors import MachineError, UserError
 from benchmark.suite import loading as suites
-from benchmark.suite.suite import Suite
+from benchmark.suite.suite import Resources, Suite
 from cluster.jobs import failures, policies
 from cluster.jobs.packing import Shape, affordable_cells, pack, shape_of, shapes
 from cluster.site import Site
@@ -123,10 +124,31 @@ def test_resources_that_the_site_lacks_are_refused(tmp_path: Path, resources: st
 
 
 def test_a_cell_longer_than_all_requeues_is_refused(tmp_path: Path) -> None:
-    cells = suite_of(tmp_path).cells
-    require_enough_time(cells, seconds_of(cells, 60 * 240 * 21.0), SITE)
+    suite = suite_of(tmp_path)
+    cells = suite.cells
+    require_enough_time(suite, cells, seconds_of(cells, 60 * 240 * 21.0), SITE)
     with pytest.raises(UserError, match=r"about 8\d h, and a job has 240 minutes 21 times"):
-        require_enough_time(cells, seconds_of(cells, 60 * 240 * 21.5), SITE)
+        require_enough_time(suite, cells, seconds_of(cells, 60 * 240 * 21.5), SITE)
+    longer = replace(suite, resources=Resources(minutes=300))
+    require_enough_time(longer, cells, seconds_of(cells, 60 * 300 * 21.0), SITE)
+
+
+def test_a_model_may_have_resources_of_its_own(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, "{gpus: 4}")
+    wide = suite.cells[1]
+    suite = replace(suite, own_resources={wide.id: Resources(gpus=1, minutes=120)})
+    cpu, many, own = shapes(suite, [suite.cells[0], suite.cells[2], wide], SITE)
+    assert (cpu, many, own) == (Shape("cpu", 1), Shape("cuda", 4), Shape("cuda", 1, minutes=120))
+    work = batches(suite, suite.cells, seconds_of(suite.cells, 1800.0), SITE)
+    times = {batch.shape: script(suite, Store(tmp_path), SITE, batch) for batch in work}
+    assert [("--time=120" in times[own], "--gpus-per-node=1" in times[own])] == [(True, True)]
+    assert "--time=240" in times[many]
+    for resources, message in (
+        (Resources(gpus=8), "convnet: resources.gpus: 8 on each of 1 nodes; the site has 4"),
+        (Resources(minutes=2), "convnet: resources.minutes: 2 end before the site's signal_seconds, 120"),
+    ):
+        with pytest.raises(UserError, match=message):
+            shapes(replace(suite, own_resources={wide.id: resources}), suite.cells, SITE)
 
 
 def test_batch_script(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Lanes on this machine: their number, their GPUs and threads, and the display of their progress."""
 
 import io
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ from rich.console import Console
 from support import suite_in
 
 from benchmark.cli.main import cli
-from benchmark.errors import UserError
+from benchmark.errors import MachineError, UserError
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
+from benchmark.training import machine as machine_facts
 from benchmark.training.recorder import Epoch, Status
-from cluster.jobs import capacity, launch
+from cluster.jobs import capacity, launch, worker
 from cluster.jobs.capacity import shape_here
 from cluster.jobs.display import MAX_LINES, Display
+from cluster.jobs.job import Job
 from cluster.jobs.packing import Shape
-from cluster.slurm import estimates
 from results.store.record import Record
 from results.store.store import Store
 
@@ -107,6 +109,75 @@ def test_each_lane_sees_its_own_gpus(
     assert [launch._gpus_of(lane, shape) for lane in range(shape.lanes)] == gpus
 
 
+MIG = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-8a4b5c1e-0d2f-4b6a-9c3e-1f5d7b9a2c40)
+  MIG 3g.20gb     Device  0: (UUID: MIG-b2d1f0a9-3c4e-5d6f-8a7b-9c0d1e2f3a41)
+  MIG 1g.5gb      Device  1: (UUID: MIG-c3e2a1ba-4d5f-5e70-9b8c-0d1e2f3a4b52)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-9b5c6d2f-1e30-5c7b-8d4f-2a6e8c0b3d51)
+"""
+"""Output of `nvidia-smi -L` in the layout of NVIDIA's MIG user guide; the first GPU is divided."""
+SLICES = ["MIG-b2d1f0a9-3c4e-5d6f-8a7b-9c0d1e2f3a41", "MIG-c3e2a1ba-4d5f-5e70-9b8c-0d1e2f3a4b52"]
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """A command nvidia-smi, and a driver, that give these answers."""
+
+    def install(listed: str, mode: str = "Default") -> None:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        (folder / "nvidia-smi").write_text(f"#!/bin/sh\n[ $1 = -L ] && echo '{listed}' || echo {mode}\n")
+        (folder / "nvidia-smi").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+        monkeypatch.setattr("benchmark.training.machine.GPU_DRIVERS", (str(folder),))
+        machine_facts._nvidia_smi.cache_clear()
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    yield install
+    machine_facts._nvidia_smi.cache_clear()
+
+
+def test_each_lane_has_a_mig_slice(
+    tmp_path: Path, store: Store, nvidia_smi: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvidia_smi(MIG)
+    for resources in ("{gpus: 1}", "{ranks: 2}"):  # two ranks would share a GPU, which NCCL refuses
+        shape = shape_here(suite_of(tmp_path, resources), store)
+        assert shape == Shape("cuda", 1, lanes=2)
+        assert [launch._gpus_of(lane, shape) for lane in range(3)] == [*SLICES, SLICES[0]]
+    with pytest.raises(MachineError, match=r"resources.gpus: 2, but a cell has one MIG slice; use `gpus: 1`"):
+        shape_here(suite_of(tmp_path, "{gpus: 2}"), store)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", SLICES[1])
+    assert machine_facts.gpu_count() == 1
+
+
+def test_no_two_processes_on_an_exclusive_gpu(
+    tmp_path: Path, store: Store, nvidia_smi: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvidia_smi("GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-8a4b5c1e)", "Exclusive_Process")
+    machine(monkeypatch, gpus=2)
+    suite = suite_of(tmp_path, "{gpus: 1}")
+    assert shape_here(suite, store).lanes == 2
+    with pytest.raises(MachineError, match=r"--parallel 3: a GPU here takes one process \(Exclusive_Process\)"):
+        shape_here(suite, store, parallel=3)
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "chosen"),
+    [(",".join(SLICES), "cuda", SLICES), ("0,1", "cuda", ["0,1"] * 2), (SLICES[1], "cuda", [SLICES[1]] * 2)],
+)
+def test_a_lane_of_a_slurm_job_takes_one_of_its_slices(
+    tmp_path: Path, visible: str, device: str, chosen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(store=tmp_path, cells=(), plugins=(), device=device, ranks=1, lanes=2, threads=1)
+    seen = []
+    for local_rank in (0, 1):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        worker._choose_slice(job, local_rank)
+        seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert seen == chosen
+
+
 def test_ranks_share_the_threads(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, cpus=19)
     for resources, threads in (("{ranks: 1}", 4), ("{ranks: 2}", 2), ("{ranks: 8}", 1)):
@@ -122,11 +193,11 @@ def test_a_selection_is_planned_with_the_lanes_of_the_suite(
 ) -> None:
     suites_seen: list[Suite] = []
 
-    def shape(suite: Suite, store: Store) -> Shape:
+    def shape(suite: Suite, store: Store, parallel: int | None) -> Shape:
         suites_seen.append(suite)
         return Shape("cpu", 1)
 
-    monkeypatch.setattr(estimates, "shape_here", shape)
+    monkeypatch.setattr(capacity, "shape_here", shape)
     suite = suite_of(tmp_path)
     (path,) = tmp_path.glob("*.yaml")
     result = CliRunner().invoke(cli, ["plan", str(path), "--only", "model=persistence", "--store", str(store.root)])

@@ -13,6 +13,7 @@ from support import suite_in
 from benchmark.cell import Cell
 from benchmark.errors import UserError
 from benchmark.planning import plan
+from benchmark.planning.plan import unmeasured
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from benchmark.training.recorder import Status
@@ -53,8 +54,9 @@ def test_the_shape_of_trained_cells_beside_an_untrained_one_that_stands_first(tm
     suite = suite_of(tmp_path)
     by_shape = shapes(suite, suite.cells, SITE.model_copy(update={"gpus_per_node": 0, "cells_per_gpu": 1}))
     assert [cells[0].model.name for cells in by_shape.values()] == ["persistence"]
-    assert estimates.trained_shape(by_shape) == Shape("cpu", 1)
-    assert estimates.trained_shape(shapes(suite, suite.cells[:1], SITE)) is None
+    (shape, members), *others = by_shape.items()
+    assert (shape, others) == (Shape("cpu", 1), [])
+    assert [cell.model.name for cell in unmeasured(members, [])] == ["convnet"], "what a probe times"
 
 
 def test_a_job_takes_at_least_as_long_as_its_longest_cell(tmp_path: Path) -> None:

@@ -52,16 +52,16 @@ def test_the_queue_knows_better_than_the_lease_of_a_dead_node(fake: FakeSlurm, s
     assert states_of(suite, store)[0] == ["queued", "queued", "queued"]
 
 
-def test_half_of_metrics_is_no_result(suite: Suite, store: Store) -> None:
+def test_half_of_a_record_is_no_result(suite: Suite, store: Store) -> None:
     with store.recorder(suite.cells[0]) as recorder:
         assert recorder is not None
         recorder.start()
         recorder.finish("done", {"rmse_future": 1.0})
-    path = store.cell_folder(suite.cells[0].id) / "metrics.json"
+    path = store.cell_folder(suite.cells[0].id) / "record.json"
     path.write_text(path.read_text()[:8], encoding="utf-8")
     states, said = states_of(suite, store)
     assert states == ["waiting"] * 3
-    assert f"{path.parent.name}: metrics.json: " in said
+    assert f"{path.parent.name}: record.json: " in said
 
 
 def test_a_message_cannot_control_the_terminal(suite: Suite, store: Store) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 from scipy import stats
+from support import rewrite
 
 from benchmark.errors import UserError
-from benchmark.files import write_json
 from results.board import compare, leaderboard
 from results.board.compare_table import summary, to_table
 from results.board.contests import letters_of, verdicts
@@ -151,8 +151,8 @@ def test_two_stores_show_versions_and_data_that_differ(board, tmp_path):
         other.finish(cell, rmse_future=0.1 + 0.001 * cell.seed)
     environment = {"torch": "2.6", "data_checksum": "f" * 64, "host": "elsewhere"}
     for cell in board.suite.cells:
-        write_json(other.store.cell_folder(cell.id) / "environment.json", environment)
-        write_json(board.store.cell_folder(cell.id) / "environment.json", {"torch": "2.13", "data_checksum": "0" * 64})
+        rewrite(other.store, cell, environment=environment)
+        rewrite(board.store, cell, environment={"torch": "2.13", "data_checksum": "0" * 64})
     compared = compare.stores(board.suite, board.store, other.store, "rmse_future")
     assert len(compared.pairs) == 4
     assert not any(pair.same for pair in compared.pairs)
@@ -163,7 +163,7 @@ def test_two_stores_show_versions_and_data_that_differ(board, tmp_path):
     ], "a host that only one of them tells does not differ"
     assert compared.warning == ""
     for cell in board.suite.cells:
-        write_json(other.store.cell_folder(cell.id) / "environment.json", {"metrics_version": 2})
+        rewrite(other.store, cell, environment={"metrics_version": 2})
     compared = compare.stores(board.suite, board.store, other.store, "rmse_future")
     assert "A has metrics of version 1, B of version 2" in shown(compared)
     assert "their numbers do not compare" in compare.to_json(compared)["warning"]

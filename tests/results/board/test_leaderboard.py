@@ -52,10 +52,11 @@ def test_an_impossible_metric_is_a_broken_record_and_leads_no_board(new_board, n
     board = new_board([new_cell(seed=seed) for seed in range(2)])
     for cell in board.suite.cells:
         board.finish(cell, rmse_future=2.0)
-    path = board.store.cell_folder(board.suite.cells[0].id) / "metrics.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "rmse_future": value}))
+    path = board.store.cell_folder(board.suite.cells[0].id) / "record.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "metrics": {**record["metrics"], "rmse_future": value}}))
     records, (broken,) = board.store.read(board.suite.cells)
-    assert broken.reason.startswith("metrics.json: rmse_future is ")
+    assert broken.reason.startswith("metrics: rmse_future is ")
     (row,) = leaderboard.aggregate(board.suite.cells, records, "rmse_future")
     assert row.metrics["rmse_future"] == Statistic(2.0, None, 1)
 

@@ -5,11 +5,13 @@ import itertools
 import re
 from xml.etree import ElementTree
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from fabricated_board import report_of, rows_of
 
+from benchmark.evaluation.relaxation import Relaxation, relaxations
 from benchmark.models import model_registry
 from benchmark.models.baseline import Task
 from benchmark.models.layers.relaxation import RelaxedLayer
@@ -205,14 +207,14 @@ class TestPlot:
 
 class TestWeights:
     def test_constant_weights_are_strict(self):
-        (layer,) = views_weights.relaxations({"layers.0.banks.deviation": torch.full((2, 8, 8), 0.7)}, (8, 8))
+        (layer,) = relaxations({"layers.0.banks.deviation": torch.full((2, 8, 8), 0.7)}, (8, 8))
         assert layer.layer == "layers.0"
         assert layer.mean == pytest.approx(0.0, abs=1e-6)
 
     def test_a_step_in_the_box_is_seen_where_it_is(self):
         deviation = torch.zeros(1, 8, 8)
         deviation[:, 4:] = 2.0
-        (layer,) = views_weights.relaxations({"a.banks.deviation": deviation}, (8, 8))
+        (layer,) = relaxations({"a.banks.deviation": deviation}, (8, 8))
         assert layer.map.shape == (8, 8)
         assert layer.map == pytest.approx(0.5), "each half is 1 from the mean of 2"
 
@@ -234,7 +236,7 @@ class TestWeights:
             "gm.a": torch.zeros(5, 8, 8),
             "bias": torch.randn(8),
         }
-        maps = {one.layer: one.map for one in views_weights.relaxations(state, (8, 8))}
+        maps = {one.layer: one.map for one in relaxations(state, (8, 8))}
         shapes = {layer: places.shape for layer, places in maps.items()}
         assert shapes == {"steerable": (3, 3), "local": (8, 8), "turns": (1, 4), "both": (8, 8), "gm": (8, 8)}
         assert divmod(int(maps["steerable"].argmax()), 3) == (1, 2)
@@ -249,7 +251,7 @@ class TestWeights:
             widths = {model_class.width_field: 2} if model_class.width_field in model_class.Config.model_fields else {}
             model = model_class(model_class.Config(**widths), task)
             layers = [module for module in model.modules() if isinstance(module, RelaxedLayer)]
-            assert len(list(views_weights.relaxations(model.state_dict(), (8, 8)))) >= min(1, len(layers)), name
+            assert len(list(relaxations(model.state_dict(), (8, 8)))) >= min(1, len(layers)), name
 
     def test_a_large_board_does_not_have_all_its_checkpoints_read(self, full_board, monkeypatch):
         records, _ = full_board.store.read(full_board.suite.cells)
@@ -259,14 +261,28 @@ class TestWeights:
         assert views_weights.pictures([row] * 50, records, "level 0").svg is None
         assert len(read) == views_weights.MOST_READ
 
+    def test_layers_are_drawn_without_a_checkpoint(self, new_board, new_cell):
+        cell = new_cell("relaxed_steerable_rotation")
+        board = new_board([cell])
+        board.finish(cell)
+        layers = [Relaxation("first", np.eye(4)), Relaxation("not finite", np.full((1, 4), np.nan))]
+        with board.store.recorder(cell) as recorder:
+            recorder.rollouts([], "centered", layers)
+        records, _ = board.store.read([cell])
+        (layer,) = views_weights._read(records[cell.id])
+        assert (layer.layer, layer.map.tolist()) == ("first", np.eye(4).tolist())
+
     def test_a_broken_checkpoint_is_named_and_costs_the_picture_alone(self, new_board, new_cell):
         cell = new_cell("relaxed_steerable_rotation")
         board = new_board([cell])
         board.finish(cell)
-        (board.store.cell_folder(cell.id) / "checkpoint.pt").write_bytes(b"no checkpoint")
+        folder = board.store.cell_folder(cell.id)
+        with h5py.File(folder / "predictions.h5", "a") as file:
+            del file["relaxations"]  # as earlier versions left it
+        (folder / "checkpoint.pt").write_bytes(b"no checkpoint")
         html = report_of(board).html
-        assert "no finished model here has a checkpoint" in html
-        assert f"Cannot be read: cells/{cell.id}/checkpoint.pt." in html
+        assert "no finished model here has relaxed weights" in html
+        assert f"Cannot be read: cells/{cell.id}." in html
 
 
 def test_x_is_to_the_right_and_y_up():

@@ -49,7 +49,7 @@ def test_every_name_is_escaped(full_board, new_board, new_cell):
     board.finish(other)
     board.refuse(new_cell(level=3), HOSTILE)
     folder = board.store.cell_folder(new_cell(level=3).id)
-    (folder / "metrics.json").write_text('"<script>alert(2)</script>"')
+    (folder / "record.json").write_text('"<script>alert(2)</script>"')
     html = render(board)
     assert "alert(1)" in html
     assert html.count("<script") == 1
@@ -59,7 +59,7 @@ def test_every_name_is_escaped(full_board, new_board, new_cell):
 
 def test_broken_missing_and_diverged_are_named(full_board):
     cell = full_board.suite.cells[0]
-    (full_board.store.cell_folder(cell.id) / "status.json").write_text("{")
+    (full_board.store.cell_folder(cell.id) / "record.json").write_text("{")
     html = render(full_board)
     assert "Broken records" in html
     assert f"cells/{cell.id}" in html

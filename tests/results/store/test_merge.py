@@ -1,10 +1,11 @@
 """Merge of stores: foreign provenance stays, and a cell of two stores is compared."""
 
+import json
 from pathlib import Path
 
 import pytest
 from fabricated_board import make_cell
-from support import symbench
+from support import in_old_layout, rewrite, symbench
 
 from benchmark.cell import Cell
 from results.store.store import Store
@@ -37,6 +38,7 @@ def test_records_of_two_stores_in_one(stores: tuple[Store, Store, Store]) -> Non
     cells = [make_cell(seed=seed) for seed in range(4)]
     finish(alice, cells[0])
     finish(alice, cells[1])
+    in_old_layout(alice, cells[0])
     finish(bob, cells[1], training_seconds=9.0)
     finish(bob, cells[2])
     for store, cell in ((alice, cells[3]), (together, cells[2])):  # failed attempts
@@ -98,11 +100,9 @@ def test_what_cannot_be_merged(stores: tuple[Store, Store, Store]) -> None:
     assert f"{bob.root}: not a store" in result.stderr
     assert not together.root.exists(), "nothing is written before all stores are checked"
     assert "name only the others" in symbench("merge", alice.root, store=alice).stderr
-    (alice.cell_folder(cells[0].id) / "cell.json").write_bytes(
-        (alice.cell_folder(cells[1].id) / "cell.json").read_bytes()
-    )
+    rewrite(alice, cells[0], cell=json.loads((alice.cell_folder(cells[1].id) / "record.json").read_text())["cell"])
     with together.recorder(cells[1]):
         result = symbench("merge", alice.root, store=together)
     assert result.returncode == 1
-    assert f"{cells[0].id}: cell.json describes another cell" in result.stderr
+    assert f"{cells[0].id}: it describes another cell" in result.stderr
     assert f"not copied: {cells[1]}: a process runs it" in result.stderr

@@ -10,6 +10,7 @@ from statistics import fmean
 import pytest
 from fabricated_board import report_of
 from mlflow_support import IGNORED_WARNINGS, client_of, counts, history_of, runs, sync
+from support import rewrite as write_parts
 
 from results.figures.figures import FAMILIES
 from results.tracking import experiment as mlflow_experiment
@@ -66,8 +67,7 @@ def test_a_parent_holds_the_statistics_of_its_seeds(new_board, new_cell):
     errors = (0.1, 0.2, 0.6)
     for cell, error in zip(cells, errors, strict=True):
         board.finish(cell, rmse_future=error, model_equivariance_error=0.03, training_seconds=7200.0)
-        path = board.store.cell_folder(cell.id) / "environment.json"
-        path.write_text(json.dumps({"data_file": "level-3.h5", "data_checksum": "c0ffee" * 10}))
+        write_parts(board.store, cell, environment={"data_file": "level-3.h5", "data_checksum": "c0ffee" * 10})
     board.finish(board.suite.cells[3], rmse_future=0.2)
     sync(board)
     (parent,) = runs(board, "tags.`symbench.kind` = 'setting' and params.model = 'convnet'")
@@ -189,7 +189,7 @@ def test_hostile_names_are_text(new_board, new_cell):
 
 
 def test_a_foreign_metric_is_left_out(small_board):
-    path = small_board.store.cell_folder(small_board.suite.cells[0].id) / "metrics.json"
+    path = small_board.store.cell_folder(small_board.suite.cells[0].id) / "record.json"
     rewrite(path, r'"flops": \d+', '"flops": 1' + "0" * 400)
     rewrite(path, r'"rmse_future_by_step": \[[^]]*\]', '"rmse_future_by_step": 5')
     assert counts(sync(small_board)) == (8, 0, 0, 0)
@@ -204,8 +204,8 @@ def rewrite(path, old, new):
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("status.json", r'"heartbeat": [\d.]+', '"heartbeat": NaN'),
-        ("status.json", r'"heartbeat": [\d.]+', '"heartbeat": 1e30'),
+        ("record.json", r'"heartbeat": [\d.]+', '"heartbeat": NaN'),
+        ("record.json", r'"heartbeat": [\d.]+', '"heartbeat": 1e30'),
         ("history.jsonl", r'"seconds": 2.0', '"seconds": null'),
         ("history.jsonl", r'"seconds": 2.0', '"seconds": NaN'),
         ("history.jsonl", r'"epoch": 3', '"epoch": "3"'),

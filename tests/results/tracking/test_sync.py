@@ -40,7 +40,7 @@ def test_syncing_again_changes_only_what_changed(small_board):
 
 
 def test_nothing_new_reads_no_record_and_writes_nothing(small_board, monkeypatch):
-    (broken := small_board.store.cell_folder(small_board.suite.cells[0].id) / "metrics.json").write_text("{")
+    (broken := small_board.store.cell_folder(small_board.suite.cells[0].id) / "record.json").write_text("{")
     first = sync(small_board)
     assert [one.folder for one in first.broken] == [broken.parent]
     database = small_board.store.root / "mlflow.db"
