@@ -158,20 +158,15 @@ def cancel(selection: Selection) -> None:
     from cluster.slurm import commands as slurm
     from cluster.slurm.submissions import Submission, TuningSubmission, live_jobs
 
-    store, loaded = selection.store, suites.load(selection.suite)
-    jobs = live_jobs(store, loaded, TuningSubmission)
-    try:
-        loaded = selection.load(skip_untuned=True)
-        jobs += live_jobs(store, loaded, Submission)
-    except UserError:  # the cells of a suite that is not tuned are unknown
-        if not jobs:
-            raise
+    store, name = selection.store, suites.name_of(selection.suite)
+    sent = f"{name}-tuned" if selection.tuned else name
+    jobs = live_jobs(store, name, TuningSubmission) + live_jobs(store, sent, Submission)
     if not jobs:
-        click.echo(f"{loaded.name}: no jobs in the queue")
+        click.echo(f"{sent}: no jobs in the queue")
         return
     if reason := slurm.cancel(jobs):
         raise MachineError(f"scancel: {reason}")
-    click.echo(f"{loaded.name}: {len(jobs)} jobs cancelled; the command that sent them goes on where they were")
+    click.echo(f"{sent}: {len(jobs)} jobs cancelled; the command that sent them goes on where they were")
 
 
 @click.command(cls=Examples, epilog="symbench logs 4e585936be9a1890\nsymbench logs 4e58")

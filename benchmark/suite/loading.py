@@ -28,18 +28,30 @@ def load(
     `symbench tune` there; a suite that does not ask for them itself gets the name `<name>-tuned`. UserError if a cell
     (of `only` these) is not tuned; with `skip_untuned` such cells are left out.
     """
-    path = Path(name_or_path)
-    if path.suffix not in {".yaml", ".yml"}:
-        path = SUITES_FOLDER / f"{name_or_path}.yaml"
-        if not path.is_file():
-            raise UserError(f"{unknown_name('suite', name_or_path, available())}; or give a path to a .yaml file")
-    reader = SuiteReader(path)
+    reader = SuiteReader(_path_of(name_or_path))
     suite = expanded(reader.declaration(), reader.grid)
     if tuned and not suite.tuned:
         suite = replace(suite, tuned=True, tuned_by_option=True, name=f"{suite.name}-tuned")
     if suite.tuned and store is not None:
         return resolved(suite, store, only, skip_untuned)
     return suite.only(only) if only else suite
+
+
+def name_of(name_or_path: str) -> str:
+    """Name of a suite, whose plug-ins and tuned settings may be absent. UserError: it has none."""
+    reader = SuiteReader(_path_of(name_or_path))
+    name = reader.name()
+    reader.file.stop_on_errors()
+    return name
+
+
+def _path_of(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = SUITES_FOLDER / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise UserError(f"{unknown_name('suite', name_or_path, available())}; or give a path to a .yaml file")
+    return path
 
 
 def copied(suite: Suite, plugins: Sequence[str]) -> str:

@@ -83,7 +83,7 @@ class SuiteReader:
         named = isinstance(protocol, str | CommentedSeq)
         protocols = self.grid.points(("protocol",), {"name": protocol} if named else protocol, Protocol)
         trainings = self.grid.points(("train",), self.tree.get("train"), Training)
-        name, seeds, tuned, keeps = self._name(), self._seeds(), self._tuned(), self._keeps_checkpoints()
+        name, seeds, tuned, keeps = self.name(), self._seeds(), self._tuned(), self._keeps_checkpoints()
         tuning = self._tuning({choice.level for choice in datasets})
         self.file.stop_on_errors()
 
@@ -97,8 +97,9 @@ class SuiteReader:
             *(name, datasets, models, protocols, trainings, seeds, resources, tuning, tuned, plugins, keeps)
         )
 
-    def _name(self) -> str:
-        name = self.tree["name"]
+    def name(self) -> str:
+        """Name of the suite; a wrong one is reported."""
+        name = self.tree.get("name")
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
             self.file.error(("name",), "must be a line of text")
         return str(name)

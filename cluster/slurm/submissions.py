@@ -7,7 +7,6 @@ from typing import ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from benchmark.errors import MachineError
-from benchmark.suite.suite import Suite
 from cluster.jobs import policies
 from cluster.site import Site
 from cluster.slurm import commands as slurm
@@ -116,10 +115,10 @@ def notes(store: Store, kind: type[Kind]) -> tuple[list[Kind], list[Broken]]:
     return readable, broken
 
 
-def live_jobs(store: Store, suite: Suite, kind: type[SentJobs]) -> list[str]:
-    """Queued and running jobs of `suite`. Raises MachineError if SLURM does not answer or a note is unreadable."""
+def live_jobs(store: Store, suite: str, kind: type[SentJobs]) -> list[str]:
+    """Queued and running jobs of the suite of this name. MachineError: SLURM does not answer, or a note is broken."""
     sent, queue = _sent_and_queue(store, kind)
-    return [job for one in sent if one.suite == suite.name for job in one.all_jobs if job in queue]
+    return [job for one in sent if one.suite == suite for job in one.all_jobs if job in queue]
 
 
 def queued_ids(store: Store, kind: type[SentJobs], collector: str | None = None) -> set[str]:
@@ -142,7 +141,11 @@ def live_folders(store: Store) -> set[Path]:
 
 
 def ids_in(sent: Iterable[SentJobs], queue: Mapping[str, str]) -> set[str]:
-    """Ids of cells, or names of studies, that the jobs of `sent` run which are in `queue`, or will send."""
+    """Ids of cells, or names of studies, that the jobs of `sent` run which are in `queue`, or will send.
+
+    A job that SLURM only cleans up after, such as a cancelled one, runs nothing more.
+    """
+    queue = {job: state for job, state in queue.items() if state != "COMPLETING"}
     later = {cell for one in sent if isinstance(one, Submission) and one.collector in queue for cell in one.unsent}
     return later | {name for one in sent for job, names in one.jobs.items() if job in queue for name in names}
 

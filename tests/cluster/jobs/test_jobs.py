@@ -220,7 +220,11 @@ def test_no_answer_of_the_controller_is_no_empty_queue(fake: FakeSlurm, tmp_path
         queued_ids(store, Submission)
     assert InQueue.now(store).queue is None
     fake.says("squeue", "12 RUNNING")
-    assert InQueue.now(store).cells == {"a"}
+    assert InQueue.now(store).cells == queued_ids(store, Submission) == {"a"}
+    fake.says("squeue", "12 COMPLETING")
+    assert InQueue.now(store).cells == queued_ids(store, Submission) == set(), (
+        "a cancelled job can be sent again at once"
+    )
 
 
 @pytest.mark.parametrize(

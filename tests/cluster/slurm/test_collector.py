@@ -275,7 +275,7 @@ class TestNotes:
         with pytest.raises(MachineError, match=r"earlier: submission.json cannot be read: .*`scancel 8`"):
             submissions.queued_ids(store, Submission)
         with pytest.raises(MachineError, match="cannot be read"):
-            submissions.live_jobs(store, suite, Submission)
+            submissions.live_jobs(store, suite.name, Submission)
         fake.says("squeue", "80 RUNNING")
         assert submissions.queued_ids(store, Submission) == set()
         fake.script("squeue", "exit 1")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from fake_slurm import FakeSlurm
+from support import symbench
 from tuning_support import EPOCHS, MakeSuite
 
 from benchmark.errors import MachineError
@@ -44,7 +45,7 @@ def test_studies_are_sent_once(fake: FakeSlurm, suite: Suite, store: Store) -> N
     assert note.jobs == {"100_0": (first,), "100_1": (second,)}
     fake.says("squeue", "100_0 RUNNING", "100_1 PENDING")
     assert send(suite, store) == "tiny: nothing to send; 2 studies are in earlier jobs"
-    assert submissions.live_jobs(store, suite, TuningSubmission) == ["100_0", "100_1"]
+    assert submissions.live_jobs(store, suite.name, TuningSubmission) == ["100_0", "100_1"]
 
 
 def test_a_job_has_the_plugins_of_the_suite(
@@ -86,7 +87,12 @@ def test_the_jobs_of_a_suite_are_those_that_wait_or_run(fake: FakeSlurm, suite: 
     for folder, name, jobs in (("a", suite.name, {"7_0": ["x"], "7_1": ["y"]}), ("b", "another", {"8": ["z"]})):
         write_json(store.root / "jobs" / folder / TuningSubmission.FILE, {"suite": name, "jobs": jobs})
     fake.says("squeue", "7_1 RUNNING", "8 PENDING")
-    assert submissions.live_jobs(store, suite, TuningSubmission) == ["7_1"]
+    assert submissions.live_jobs(store, suite.name, TuningSubmission) == ["7_1"]
+    text = suite.path.read_text(encoding="utf-8").replace("models: [", "models: [of_a_plugin_that_is_gone, ")
+    assert "plugin" in text
+    suite.path.write_text(text, encoding="utf-8")
+    fake.script("scancel", "exit 0")
+    assert symbench("cancel", suite.path, store=store).stdout.startswith(f"{suite.name}: 1 jobs cancelled; ")
     fake.script("squeue", "exit 1")
     with pytest.raises(MachineError, match="squeue does not answer"):
-        submissions.live_jobs(store, suite, TuningSubmission)
+        submissions.live_jobs(store, suite.name, TuningSubmission)
