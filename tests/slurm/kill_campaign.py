@@ -20,7 +20,7 @@ from pathlib import Path
 from slurm.login_node import WAITING, LoginNode, manage, ranks_on, same
 from support import store_in
 
-EPOCHS, RANKS, MOST_SECONDS = 15, 2, 8.0
+EPOCHS, RANKS, MOST_SECONDS = 30, 2, 8.0
 
 
 class Campaign:
@@ -28,10 +28,15 @@ class Campaign:
 
     def __init__(self, node: LoginNode, draw: random.Random) -> None:
         self.node, self.draw = node, draw
-        self.kills, self.retries, self.epochs = 0, 0, []  # type: int, int, list[int]
+        self.kills, self.retries = 0, 0
+
+    @property
+    def epoch(self) -> int:
+        """Last epoch of the cell that is recorded."""
+        return max((record.status.epoch for record in self.node.records()), default=0)
 
     def kill(self) -> None:
-        """Kill one rank at a random moment after its start, or after the cell begins to train."""
+        """Kill one rank at a random moment after its start, or after one more epoch."""
         while not (ranks := self.ranks()):
             if not self.node.queue():
                 if self.node.states() == ["done"]:
@@ -39,7 +44,8 @@ class Campaign:
                 self.retry()
             time.sleep(0.2)
         if self.draw.random() < 0.5:
-            while self.ranks() == ranks and [one.status.state for one in self.node.records()] != ["running"]:
+            before = self.epoch
+            while self.ranks() == ranks and self.epoch == before:
                 time.sleep(0.2)
         time.sleep(self.draw.uniform(0, MOST_SECONDS))
         victims = sorted(self.ranks())
@@ -48,8 +54,7 @@ class Campaign:
         victim = self.draw.choice(victims)
         os.kill(victim, signal.SIGKILL)
         self.kills += 1
-        self.epochs.append(max((one.status.epoch for one in self.node.records()), default=0))
-        print(f"kill {self.kills}: rank {ranks[victim]} at epoch {self.epochs[-1]}", flush=True)
+        print(f"kill {self.kills}: rank {ranks[victim]} after epoch {self.epoch}", flush=True)
         self.node.wait_until(lambda: not set(victims) & set(self.ranks()))
 
     def ranks(self) -> dict[int, int]:
@@ -60,11 +65,11 @@ class Campaign:
         return found_ranks if len(found_ranks) == RANKS else {}
 
     def retry(self) -> None:
-        states = self.node.states()
+        states = ", ".join(self.node.states()) or "not begun"
         done = self.node.symbench("retry", self.node.suite, "--on", self.node.site, "--plugin", self.node.plugin)
         assert done.returncode == 0, done.stderr
         self.retries += 1
-        print(f"given up as {', '.join(states)}; symbench retry", flush=True)
+        print(f"given up as {states}; symbench retry", flush=True)
 
 
 def new_node(folder: Path, environment: dict[str, str], step_seconds: float) -> LoginNode:
@@ -94,7 +99,7 @@ def main() -> int:
             assert calm.queue(), calm.logs()
             time.sleep(1)
         calm.clear()
-        node = new_node(Path(name, "campaign"), environment, 1.0)
+        node = new_node(Path(name, "campaign"), environment, 0.2)
         node.run()
         campaign = Campaign(node, random.Random(arguments.seed))
         with suppress(KeyboardInterrupt):
