@@ -75,7 +75,7 @@ class Campaign:
 def new_node(folder: Path, environment: dict[str, str], step_seconds: float) -> LoginNode:
     """Login node with a suite of one cell on two nodes."""
     folder.mkdir()
-    node = LoginNode(environment, store_in(folder / "store"), folder)
+    node = LoginNode(environment, store_in(folder / "store", "small"), folder)
     node.plug_in("waiting", WAITING.replace("0.1", str(step_seconds)))
     node.declare("[{waiting: {hidden: 4}}]", epochs=EPOCHS, ranks=RANKS, nodes=RANKS)
     return node

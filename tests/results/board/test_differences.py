@@ -93,10 +93,10 @@ def test_every_view_shows_the_mark_and_the_notes(board_with, tmp_path):
     console.print(to_table(rows))
     (line,) = csv.DictReader(io.StringIO(export.to_csv(rows)))
     assert line["mixed"] == mark
-    runs = suite_runs.wanted_runs(board.store, board.suite, records)
-    assert runs[0].tags["symbench.remark"] == mark
-    assert [run.tags.get("symbench.code") for run in runs[1:]] == [None, None, "c0de"]
-    board_run = suite_runs.board_run(board.suite, records, report_of(board))
+    _, setting, *cells = suite_runs.wanted_runs(board.store, board.suite, rows, records)  # after the model's run
+    assert setting.tags["symbench.remark"] == mark
+    assert [run.tags.get("symbench.code") for run in cells] == [None, None, "c0de"]
+    board_run = suite_runs.board_run(rows, records, report_of(board))
     pages = [
         unescape(board_run.artifacts["report.html"]),
         board_run.tags["mlflow.note.content"].replace("\\", ""),
