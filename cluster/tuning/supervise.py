@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from benchmark.discovery import ROOT
 from benchmark.errors import MachineError
 from cluster.tuning.job import STUDY_FAILED, TuneJob, stop_file
 from cluster.tuning.ray_cluster.ray_node import LOOPBACK, RayNode, environment, own_address
@@ -38,7 +39,7 @@ def run_studies(
         closed_before = sum(folder.closed_trials() for folder in folders)
         with RayNode(log, ip, job.node_cpus, job.node_gpus) as head:
             on_start(head)
-            status = _drive(job_file, head, should_stop, patience_seconds)
+            status = _drive(job, job_file, head, should_stop, patience_seconds)
         if status is not None:
             return status
         deaths = 0 if sum(folder.closed_trials() for folder in folders) > closed_before else deaths + 1
@@ -47,9 +48,11 @@ def run_studies(
         print("Ray or its driver died; going on from the trials' checkpoints", flush=True)
 
 
-def _drive(job_file: Path, head: RayNode, should_stop: Callable[[], bool], patience_seconds: float) -> int | None:
+def _drive(
+    job: TuneJob, job_file: Path, head: RayNode, should_stop: Callable[[], bool], patience_seconds: float
+) -> int | None:
     """Run the driver; 0, 1 if a study failed, None if the driver or the head died."""
-    with _driver(job_file, head) as driver:
+    with _driver(job, job_file, head) as driver:
         deadline: float | None = None
         while driver.poll() is None and head.alive:
             if deadline is None and should_stop():
@@ -65,7 +68,7 @@ def _drive(job_file: Path, head: RayNode, should_stop: Callable[[], bool], patie
 
 
 @contextmanager
-def _driver(job_file: Path, head: RayNode) -> Iterator[subprocess.Popen[bytes]]:
+def _driver(job: TuneJob, job_file: Path, head: RayNode) -> Iterator[subprocess.Popen[bytes]]:
     """Driver process, killed at the end of the block; its stderr goes to a log beside the job."""
     with job_file.with_name(f"{job_file.stem}-driver.log").open("ab") as log:
         process = subprocess.Popen(
@@ -73,6 +76,7 @@ def _driver(job_file: Path, head: RayNode) -> Iterator[subprocess.Popen[bytes]]:
             stdin=subprocess.PIPE,
             stderr=log,
             env=environment(head.token, head.ip),
+            cwd=None if job.code is None else ROOT,  # Ray puts it first on the path of its workers
             start_new_session=True,
         )
         try:

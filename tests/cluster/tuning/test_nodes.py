@@ -20,7 +20,7 @@ from results.store.studies import StudyFolder
 
 @pytest.mark.parametrize(("should_stop", "status"), [(True, 0), (False, None)])
 def test_a_driver_that_ends_with_the_whole_step_is_not_restarted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, should_stop: bool, status: int | None
+    folder: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, should_stop: bool, status: int | None
 ) -> None:
     @contextmanager
     def driver(*arguments: Any) -> Iterator[Any]:
@@ -28,7 +28,7 @@ def test_a_driver_that_ends_with_the_whole_step_is_not_restarted(
 
     monkeypatch.setattr(supervise, "_driver", driver)
     head: Any = SimpleNamespace(alive=True)
-    assert supervise._drive(tmp_path / "job.json", head, lambda: should_stop, 60.0) == status
+    assert supervise._drive(job_for(folder), tmp_path / "job.json", head, lambda: should_stop, 60.0) == status
 
 
 def test_a_node_joins_the_same_head_again(
