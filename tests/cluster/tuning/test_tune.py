@@ -14,10 +14,12 @@ from typing import Any
 
 import psutil
 import pytest
-from support import start, store_in, symbench
+from slurm.login_node import WAITING
+from support import start, symbench
 from tuning_support import MakeSuite
 
 from benchmark.cell import FIRST_TUNING_SEED
+from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.studies import distinct_studies
 from benchmark.suite.tuned import read_result
@@ -26,12 +28,6 @@ from results.store.studies import StudyFolder, Trial
 
 pytest.importorskip("ray")
 PATIENCE_SECONDS = 300
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """Field whose trainings are long enough to be stopped."""
-    return store_in(tmp_path / "störe with spaces", "small")
 
 
 def folder_of(path: Path, store: Store) -> StudyFolder:
@@ -79,7 +75,6 @@ def succeed(*command: object, store: Store) -> None:
 def tuned_suite(make_suite: MakeSuite, **changes: Any) -> Path:
     """Suite whose search covers the training and a penalty alone, so that all trials have one size."""
     path = make_suite(**changes)
-    path.write_text(path.read_text().replace("preset: tiny", "preset: small"))
     order = ", order" if "steerable" in path.read_text() else ""
     train = "train: {learning_rate: {low: 1e-4, high: 1e-3}}"
     path.write_text(f"{path.read_text()}tuning: {{keep: [hidden, layers, kernel_size{order}], {train}}}\n")
@@ -137,11 +132,23 @@ def test_a_suite_is_tuned_and_run_with_the_best_settings(store: Store, make_suit
     assert "not tuned alike" not in board.stderr
 
 
-def test_a_search_survives_kills_of_worker_head_and_tune(store: Store, make_suite: MakeSuite) -> None:
+@pytest.fixture
+def waiting_suite(make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Suite whose epochs take a few tenths of a second until there is a file `go`, and its plug-in."""
+    plugin = tmp_path / "waiting.py"
+    plugin.write_text(WAITING.replace("FOLDER", repr(str(tmp_path))).replace("0.1", "0.03"), encoding="utf-8")
+    monkeypatch.setattr(model_registry, "_plugins", {})
+    model_registry.add_plugin(plugin)
+    return tuned_suite(make_suite, models="[{waiting: {hidden: 4}}]", epochs=20), plugin
+
+
+def test_a_search_survives_kills_of_worker_head_and_tune_and_ctrl_c(
+    store: Store, waiting_suite: tuple[Path, Path]
+) -> None:
     """Finished trials stay as they are, and interrupted ones resume from their checkpoints."""
-    path = tuned_suite(make_suite, epochs=20)
+    path, plugin = waiting_suite
     folder = folder_of(path, store)
-    command = ("tune", path, "--trials", 6, "--scheduler", "none")
+    command = ("tune", path, "--plugin", plugin, "--trials", 6, "--scheduler", "none")
     tune = start(*command, store=store)
     try:
         (_, record), *_ = wait_until(lambda: running_at(folder, 3))
@@ -158,40 +165,42 @@ def test_a_search_survives_kills_of_worker_head_and_tune(store: Store, make_suit
         tune.kill()
         tune.wait()
         wait_until(lambda: not [process for process in processes if process.is_running()])
+        killed = by_number(folder)
+
+        tune = start(*command, store=store)
+        attempts = {key: r.status.attempt for trial in killed.values() for key, r in trial.records.items()}
+        resumed = wait_until(
+            lambda: [r for _, r in running_at(folder, 3) if r.status.attempt > attempts.get(r.cell.id, 0)]
+        )
+        processes = descendants(tune.pid)
+        os.killpg(tune.pid, signal.SIGINT)
+        assert tune.wait(timeout=60) == 130
+        assert not [process for process in processes if process.is_running()]
+        assert not remaining_ray_folders(store)
     finally:
         tune.kill()
         tune.wait()
-    finished = {trial.note.number: trial for trial in folder.trials() if trial.closed}
-    interrupted = {trial.note.number: trial for trial in folder.trials() if not trial.closed}
-    assert finished
-    assert interrupted
+    stopped = by_number(folder)
+    failures = {key: r.status.failure for trial in stopped.values() for key, r in trial.records.items()}
+    assert {failures[record.cell.id] for record in resumed} == {"time_limit"}
+    plugin.with_name("go").touch()
     succeed(*command, store=store)
-    trials = {trial.note.number: trial for trial in folder.trials()}
-    assert sorted(trials) == list(range(6))
-    for number, trial in finished.items():
-        assert trials[number].records == trial.records
-    for number, trial in interrupted.items():
-        for key, record in trial.records.items():
-            now = trials[number].records[key]
-            assert list(now.history[: len(record.history)]) == list(record.history)
-    assert all(len(r.history) == 20 for trial in trials.values() for r in trial.records.values())
+    done = by_number(folder)
+    assert sorted(done) == list(range(6))
+    for before in (killed, stopped):
+        closed = [trial.closed for trial in before.values()]
+        assert any(closed)
+        assert not all(closed)
+        for number, trial in before.items():
+            if trial.closed:
+                assert done[number].records == trial.records
+            for key, record in trial.records.items():
+                assert list(done[number].records[key].history[: len(record.history)]) == list(record.history)
+    assert all(len(r.history) == 20 for trial in done.values() for r in trial.records.values())
 
 
-def test_ctrl_c_leaves_no_process_and_the_same_command_resumes(store: Store, make_suite: MakeSuite) -> None:
-    path = tuned_suite(make_suite, epochs=25)
-    folder = folder_of(path, store)
-    command = ("tune", path, "--trials", 2, "--scheduler", "none")
-    tune = start(*command, store=store)
-    wait_until(lambda: running_at(folder, 2))
-    processes = descendants(tune.pid)
-    os.killpg(tune.pid, signal.SIGINT)
-    assert tune.wait(timeout=60) == 130
-    assert not [process for process in processes if process.is_running()]
-    assert not remaining_ray_folders(store)
-    stopped = [record for trial in folder.trials() for record in trial.records.values()]
-    assert {record.status.failure for record in stopped} == {"time_limit"}
-    succeed(*command, store=store)
-    assert all(len(r.history) == 25 for trial in folder.trials() for r in trial.records.values())
+def by_number(folder: StudyFolder) -> dict[int, Trial]:
+    return {trial.note.number: trial for trial in folder.trials()}
 
 
 def test_a_study_ends_when_its_hours_are_spent(store: Store, make_suite: MakeSuite) -> None:
