@@ -197,8 +197,12 @@ class Cell(Frozen):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
+        return self.named(self.model.name)
+
+    def named(self, label: str) -> str:
+        """The cell in a sentence, with the label of its model."""
         dataset = self.dataset
-        return f"{dataset.name} level {dataset.level} ({dataset.preset}), {self.model.name}, seed {self.seed}"
+        return f"{dataset.name} level {dataset.level} ({dataset.preset}), {label}, seed {self.seed}"
 
 
 def _canonical(document: Any) -> str:

@@ -21,7 +21,14 @@ def model(name: str) -> dict[str, Any]:
 
     `parameters` are counted at the default width; None if the baseline cannot run on the standard task.
     """
-    row = {"name": name, "family": "refused", "symmetries": "", "parameters": None, "settings": "", "differs": ""}
+    row: dict[str, Any] = {
+        "name": name,
+        "family": "refused",
+        "symmetries": [],
+        "parameters": None,
+        "settings": {},
+        "differs": "",
+    }
     try:
         model = facts.model_facts(name)
     except UserError as error:
@@ -36,9 +43,9 @@ def model(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "family": model.family,
-        "symmetries": ", ".join(model.symmetries),
+        "symmetries": list(model.symmetries),
         "parameters": count,
-        "settings": ", ".join(f"{key}={value}" for key, value in settings.items()),
+        "settings": settings,
         "source": model.source,
         "differs": model.differs,
     }
@@ -53,7 +60,7 @@ def datasets() -> list[dict[str, Any]]:
             {
                 "name": name,
                 "group": dataset.group,
-                "levels": ", ".join(map(str, dataset.levels)),
+                "levels": list(dataset.levels),
                 "presets": ", ".join(
                     f"{key} ({height}x{width}, {frames} frames)"
                     for key, (height, width, frames) in dataset.presets.items()
@@ -71,14 +78,18 @@ def suites() -> list[dict[str, Any]]:
     for name in available():
         loaded = load(name)
         chosen = dict.fromkeys(cell.model.name for cell in loaded.cells)
-        rows.append({"name": name, "cells": len(loaded.cells), "models": ", ".join(chosen)})
+        rows.append({"name": name, "cells": len(loaded.cells), "models": list(chosen)})
     return rows
 
 
 def for_people(section: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows for a terminal: numbers rounded, without the settings of models, and differences beside the source."""
+    """Rows for a terminal: lists as text, numbers rounded, no settings of models, differences beside the source."""
+    rows = [
+        {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()}
+        for row in rows
+    ]
     if section != "models":
-        return list(rows)
+        return rows
     shown = []
     for row in rows:
         kept = {key: value for key, value in row.items() if key not in ("settings", "differs")}

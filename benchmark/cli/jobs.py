@@ -22,6 +22,7 @@ from benchmark.cli.options import (
 )
 from benchmark.errors import MachineError, UserError
 from benchmark.suite import loading as suites
+from benchmark.suite.labels import labels_of
 from benchmark.terminal import Examples, duration, one_line, print_json, print_table, without_repetitions
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def status(selection: Selection, as_json: bool, watch: bool) -> None:
             if watch and sys.stdout.isatty():
                 click.clear()
             messages = without_repetitions([(row["id"], one_line(row["message"])) for row in rows])
-            print_table(loaded.name, [{**row, "message": text} for row, text in zip(rows, messages, strict=True)])
+            print_table(loaded.name, [_for_people(row, text) for row, text in zip(rows, messages, strict=True)])
             states = [str(row["state"]) for row in rows]
             click.echo(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
         is_stranded = any(row["state"] in ("waiting", "failed", "interrupted") for row in rows)
@@ -68,6 +69,13 @@ def status(selection: Selection, as_json: bool, watch: bool) -> None:
         time.sleep(QUEUE_SECONDS if now.submissions or now.broken else WATCH_SECONDS)
 
 
+def _for_people(row: dict[str, Any], message: str) -> dict[str, Any]:
+    """Row of a table: the label as the model, and the epochs as `3/6`."""
+    kept = {key: value for key, value in row.items() if key not in ("label", "settings", "epochs")}
+    epoch = f"{row['epoch']}/{row['epochs']}" if row["epochs"] else ""
+    return {**kept, "model": row["label"], "epoch": epoch, "message": message}
+
+
 def _status_rows(suite: Suite, store: Store, now: InQueue) -> list[dict[str, Any]]:
     holders = {cell.id: holder for cell in suite.cells if (holder := store.live_holder(cell))}
     held = {key for key, holder in holders.items() if not now.is_waiting(holder)}
@@ -77,6 +85,7 @@ def _status_rows(suite: Suite, store: Store, now: InQueue) -> list[dict[str, Any
     finished = sum(status.is_result for status in statuses.values())
     if now.queue is None and finished < len(suite.cells):
         click.echo("squeue does not answer: the state of queued cells is not known", err=True)
+    labels = labels_of(suite.cells)
     rows = []
     for cell in suite.cells:
         status = statuses.get(cell.id)
@@ -97,9 +106,12 @@ def _status_rows(suite: Suite, store: Store, now: InQueue) -> list[dict[str, Any
                 "dataset": cell.dataset.name,
                 "level": cell.dataset.level,
                 "model": cell.model.name,
+                "label": labels[cell.id],
+                "settings": cell.model.settings(),
                 "seed": cell.seed,
                 "state": state,
-                "epoch": f"{status.epoch}/{status.epochs}" if status and status.epochs else "",
+                "epoch": status.epoch if status and status.epochs else None,
+                "epochs": status.epochs if status and status.epochs else None,
                 "left": _time_left(record) if record else "",
                 "message": _message(status, record) if status else "",
             }

@@ -77,7 +77,9 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
     print_table(
         loaded.name,
         [
-            {key: getattr(row, key) for key in ("dataset", "preset", "level", "model", *own, "cells", "finished")}
+            {key: getattr(row, key) for key in ("dataset", "preset", "level")}
+            | {"model": row.label}
+            | {key: getattr(row, key) for key in (*own, "cells", "finished")}
             | {"time": _time(row), "estimated": row.estimate}
             for row in result.rows
         ],

@@ -19,6 +19,7 @@ from benchmark.cli.options import (
     whole_suite,
 )
 from benchmark.errors import UserError, unknown_name
+from benchmark.suite.labels import labels_of
 from benchmark.terminal import Examples, duration, one_line
 from cluster.jobs.login_node import few_cores
 
@@ -105,12 +106,13 @@ def _run_here(suite: Suite, store: Store, full_suite: Suite, parallel: int | Non
     click.echo(f"{suite.name}: {outcome.done} cells run, {outcome.skipped} were finished, {len(outcome.failed)} failed")
     for line in store.review(suite.cells).mixed_lines:
         click.echo(line, err=True)
+    labels = labels_of(suite.cells)
     causes: dict[str, list[Record]] = {}
     for record in outcome.failed:
         causes.setdefault(f"{record.status.failure}: {one_line(record.status.message)}", []).append(record)
     for cause, (first, *others) in causes.items():
         more = f"; {len(others)} more for the same reason" if others else ""
-        click.echo(f"failed: {first.cell}: {cause}{more}", err=True)
+        click.echo(f"failed: {first.cell.named(labels[first.cell.id])}: {cause}{more}", err=True)
     if outcome.failed:
         sys.exit(1)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -18,6 +18,7 @@ from benchmark.planning.step_timing import StepTiming
 from benchmark.suite import facts, remembered
 from benchmark.suite.budget import described
 from benchmark.suite.facts import is_trained
+from benchmark.suite.labels import labels_of
 from benchmark.suite.suite import Suite
 from benchmark.training.machine import gpu_count
 from benchmark.training.recorder import FINAL_STATES
@@ -53,16 +54,19 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PlanRow:
-    """Cells of one dataset, level, model, budget and resources."""
+    """Cells of one dataset, level, setting of a model, budget and resources."""
 
     dataset: str
     preset: str
     level: Level
     model: str
+    label: str
+    """The model, with the settings that distinguish it from others of the model in the suite."""
     budget: str
     """Budget that decides the width, in words; empty without one."""
     resources: str
     """Resources of the model's own, in words; empty without them."""
+    settings: Mapping[str, Any]
     cells: int
     finished: int
     estimated_seconds: float
@@ -87,11 +91,12 @@ def open_cells_of(suite: Suite, states: Mapping[str, str]) -> tuple[Cell, ...]:
 
 def make_plan(suite: Suite, open_cells: Sequence[Cell], expected: Mapping[str, Estimate]) -> Plan:
     """Plan of `suite`, with the estimate of each open cell by its id."""
-    groups: dict[tuple[str, str, Level, str, str, str], list[Cell]] = {}
+    labels = labels_of(suite.cells)
+    groups: dict[tuple[str, str, Level, str, str, str, str], list[Cell]] = {}
     for cell in suite.cells:
         dataset, budget = cell.dataset, " and ".join(map(described, suite.budgets.get(cell.id, ())))
-        resources = str(suite.own_resources.get(cell.id, ""))
-        key = (dataset.name, dataset.preset, dataset.level, cell.model.name, budget, resources)
+        resources, model = str(suite.own_resources.get(cell.id, "")), cell.model.name
+        key = (dataset.name, dataset.preset, dataset.level, model, labels[cell.id], budget, resources)
         groups.setdefault(key, []).append(cell)
     rows = []
     for key, cells in groups.items():
@@ -99,6 +104,7 @@ def make_plan(suite: Suite, open_cells: Sequence[Cell], expected: Mapping[str, E
         rows.append(
             PlanRow(
                 *key,
+                settings=cells[0].model.settings(),
                 cells=len(cells),
                 finished=len(cells) - len(waiting),
                 estimated_seconds=sum(estimate.seconds for estimate in waiting),

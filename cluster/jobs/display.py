@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from benchmark.cell import Cell
+from benchmark.suite.labels import labels_of
 from benchmark.terminal import one_line
 from results.store.record import Record
 
@@ -19,6 +20,8 @@ class Display(Progress):
     """Progress of one launch. Each finished cell is announced once."""
 
     def __init__(self, console: Console) -> None:
+        self.names: dict[str, str] = {}
+        """Id -> name of a cell, which tells two settings of one model apart."""
         self.running_cells: list[str] = []
         self.announced: set[str] = set()
         self.failures: dict[str, str] = {}
@@ -34,6 +37,7 @@ class Display(Progress):
     def begin(self, cells: Sequence[Cell], records: Mapping[str, Record]) -> None:
         """Show the suite's cells; `records` has the finished ones."""
         self.announced = {key for key, record in records.items() if record.status.is_result}
+        self.names = {cell.id: cell.named(label) for cell, label in zip(cells, labels_of(cells).values(), strict=True)}
         self.running_cells = ["starting"]
         self.update(self.bar, total=len(cells), completed=len(self.announced))
 
@@ -42,14 +46,14 @@ class Display(Progress):
         if not records:
             return
         running = [record for record in records.values() if record.status.state == "running"]
-        self.running_cells = [f"{record.cell}: {_epoch(record)}" for record in running]
+        self.running_cells = [f"{self.names[record.cell.id]}: {_epoch(record)}" for record in running]
         for key, record in records.items():
             if record.status.state != "running" and key not in self.announced:
                 self.announced.add(key)
                 self.update(self.bar, completed=len(self.announced))
-                self.console.print(
-                    f"{escape(str(record.cell))}: {self._ending(record)}", highlight=False, soft_wrap=True
-                )
+                count = "" if self.console.is_terminal else f"{len(self.announced)}/{len(self.names)} "
+                name = escape(self.names[record.cell.id])
+                self.console.print(f"{count}{name}: {self._ending(record)}", highlight=False, soft_wrap=True)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
@@ -58,7 +62,7 @@ class Display(Progress):
             yield Text(f"and {len(self.running_cells) - MAX_LINES} more")
 
     def _ending(self, record: Record) -> str:
-        status, metrics, name = record.status, record.metrics, str(record.cell)
+        status, metrics, name = record.status, record.metrics, self.names[record.cell.id]
         if status.state == "done":
             return f"RMSE future {metrics['rmse_future']:.3f}, domain {metrics['rmse_domain']:.3f}"
         message = one_line(status.message)

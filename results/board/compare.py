@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmark.errors import UserError, unknown_name
+from benchmark.suite.labels import plain
 from benchmark.suite.suite import Suite
 from results.board.contests import contest_of
 from results.board.differences import Difference, Side, differences
 from results.board.leaderboard import aggregate
-from results.board.quantities import METRICS, plain, tested_as
+from results.board.quantities import METRICS, tested_as
 from results.board.row import Row
 from results.statistics.bootstrap import Estimate
 from results.statistics.improvement import improvement_estimate, probability_of_improvement

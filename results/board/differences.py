@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from results.board.quantities import plain
+from benchmark.suite.labels import plain
 from results.board.row import Row
 from results.store.provenance import MACHINE, SHOWN_DIGITS, VERSIONS, compared, some
 from results.store.record import Broken, Record

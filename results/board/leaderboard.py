@@ -8,8 +8,9 @@ from typing import Any
 
 from benchmark.cell import Cell
 from benchmark.suite.budget import Budget, described
+from benchmark.suite.labels import labels
 from benchmark.terminal import one_line
-from results.board.quantities import METRICS, plain, require_ranking, summaries
+from results.board.quantities import METRICS, require_ranking, summaries
 from results.board.row import Row, Seed, declared, declared_test_runs
 from results.board.trivial import skilled
 from results.store.record import Record
@@ -36,7 +37,7 @@ def aggregate(
     """
     require_ranking(metric)
     entries = _entries(cells, budgets or {})
-    rows = _rows(entries, records, _labels(entries))
+    rows = _rows(entries, records, labels([(cells[0], budget) for cells, budget in entries]))
 
     def order(row: Row) -> tuple[Any, ...]:
         numeric = isinstance(row.level, int | float)
@@ -102,27 +103,7 @@ def _task(cell: Cell) -> tuple[str, str]:
     return cell.dataset.model_dump_json(), cell.protocol.model_dump_json()
 
 
-def _labels(entries: Sequence[Entry]) -> list[str]:
-    """Model names, each with the settings that distinguish it from other rows of the model at this budget."""
-    keys = [(cells[0].model.name, budget) for cells, budget in entries]
-    settings = [
-        {key: one_line(plain(value)) for key, value in setting.items()}
-        for setting in (
-            {**cell.protocol.model_dump(), **cell.train.model_dump(), **cell.model.settings()}
-            for (cell, *_), _ in entries
-        )
-    ]
-    values: dict[tuple[tuple[str, str], str], set[str]] = defaultdict(set)
-    for key, setting in zip(keys, settings, strict=True):
-        for name, value in setting.items():
-            values[key, name].add(value)
-    return [
-        " ".join([key[0], *(f"{name}={value}" for name, value in setting.items() if len(values[key, name]) > 1)])
-        for key, setting in zip(keys, settings, strict=True)
-    ]
-
-
-def _rows(entries: Sequence[Entry], records: Mapping[str, Record], labels: Sequence[str]) -> list[Row]:
+def _rows(entries: Sequence[Entry], records: Mapping[str, Record], names: Sequence[str]) -> list[Row]:
     groups = [cells for cells, _ in entries]
     recorded: list[Sequence[Mapping[str, Any]]] = [
         [
@@ -141,7 +122,7 @@ def _rows(entries: Sequence[Entry], records: Mapping[str, Record], labels: Seque
     metrics = {name: summaries([[one.get(name) for one in seeds] for seeds in recorded]) for name in METRICS}
     declarations = {model: declared(model) for model in {cells[0].model.name for cells in groups}}
     rows = []
-    for index, ((cells, budget), label) in enumerate(zip(entries, labels, strict=True)):
+    for index, ((cells, budget), label) in enumerate(zip(entries, names, strict=True)):
         first = cells[0]
         family, source, trained = declarations[first.model.name]
         rows.append(

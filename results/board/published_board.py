@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, Va
 
 from benchmark.cell import Level
 from benchmark.errors import UserError
+from benchmark.suite.labels import plain
 from benchmark.suite.suite import SUITES_FOLDER, Suite
 from results.board.contests import claim, letters_of
 from results.board.differences import provenance_notes
 from results.board.leaderboard import SETTING, aggregate, best
-from results.board.quantities import BY_RUN, is_number, plain, written_statistic
+from results.board.quantities import BY_RUN, is_number, written_statistic
 from results.board.row import Row
 from results.store.provenance import MACHINE, VERSIONS, metrics_versions
 from results.store.record import Broken, Record, reason_of

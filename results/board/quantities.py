@@ -1,6 +1,5 @@
 """Metrics of the board: titles, units and meanings, statistics over seeds, and their text."""
 
-import json
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -278,11 +277,6 @@ def is_number(value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer too large for a float
         return False
-
-
-def plain(value: Any) -> str:
-    """A setting or a value of a record as text; equal values give equal texts."""
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def written(value: float, integer: bool = False) -> str:

@@ -23,10 +23,11 @@ from scipy import special
 from benchmark.cell import Cell
 from benchmark.errors import UserError
 from benchmark.files import write_json
+from benchmark.suite.labels import plain
 from benchmark.suite.suite import Suite
 from benchmark.training.recorder import METRICS_VERSION
 from results.board.published_board import COMPARED, environment_of, provenance
-from results.board.quantities import BY_RUN, METRICS, SKILLS, plain
+from results.board.quantities import BY_RUN, METRICS, SKILLS
 from results.board.row import declared
 from results.report.board_check import cell_of, other_version
 from results.store.provenance import MACHINE, VERSIONS

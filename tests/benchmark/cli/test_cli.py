@@ -43,6 +43,16 @@ def test_lists(store: Store) -> None:
     assert [name for name in families if name not in table] == []
 
 
+@pytest.mark.parametrize("command", ["plan", "status"])
+def test_two_settings_of_a_model_are_told_apart(store: Store, make_suite: MakeSuite, command: str) -> None:
+    path = make_suite(models="[{convnet: {hidden: [4, 6]}}]")
+    document = json.loads(symbench(command, path, "--json", store=store).stdout)
+    rows = document["rows"] if command == "plan" else document
+    shown = [(row["label"], row["settings"]["hidden"]) for row in rows]
+    assert shown == [("convnet hidden=4", 4), ("convnet hidden=6", 6)]
+    assert "convnet hidden=6" in symbench(command, path, store=store).stdout
+
+
 def test_the_way_from_plan_to_board_and_mlflow(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
     path = make_suite(models="[persistence, {convnet: {hidden: 4}}]")
     plan = json.loads(symbench("plan", path, "--json", store=store).stdout)

@@ -77,7 +77,7 @@ def test_parameters_are_those_of_the_default_width() -> None:
     row = catalogue.model("convnet")
     inner = 64 * (64 * 9 + 1)
     assert row["parameters"] == 64 * (20 * 9 + 1) + 3 * inner + 2 * (64 * 9 + 1)
-    assert row["settings"] == "hidden=64, layers=5, kernel_size=3"
+    assert row["settings"] == {"hidden": 64, "layers": 5, "kernel_size": 3}
     (shown,) = catalogue.for_people("models", [row])
     assert shown["parameters"] == "124 k"
     assert "settings" not in shown

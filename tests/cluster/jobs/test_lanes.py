@@ -234,3 +234,4 @@ def test_running_cells_have_a_line_and_ended_ones_are_announced_once(tmp_path: P
         assert shown.count("epoch 1/3, validation RMSE 0.250") == (MAX_LINES if is_terminal else 0)
         assert ("and 2 more" in shown) == is_terminal
         assert out.getvalue().count("[red]") == 1
+        assert (f"1/{len(cells)} " in out.getvalue().splitlines()[0]) == (not is_terminal)
