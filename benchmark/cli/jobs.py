@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from benchmark.cli.options import (
     Selection,
+    complete_suites,
     json_option,
     name_broken,
     selecting,
@@ -23,7 +25,8 @@ from benchmark.cli.options import (
 from benchmark.errors import MachineError, UserError
 from benchmark.suite import loading as suites
 from benchmark.suite.labels import labels_of
-from benchmark.terminal import Examples, duration, one_line, print_json, print_table, without_repetitions
+from benchmark.terminal import Examples, duration, one_line, print_json, print_table
+from results.store.record import read_record
 
 if TYPE_CHECKING:
     from benchmark.suite.suite import Suite
@@ -47,7 +50,7 @@ def status(selection: Selection, as_json: bool, watch: bool) -> None:
     """Show the state of each cell of SUITE, wherever it runs."""
     from cluster.slurm.in_queue import InQueue
 
-    loaded, store = selection.load(skip_untuned=True), selection.store
+    loaded, store = selection.load(skip_untuned=True), selection.existing_store
     while True:
         now = InQueue.now(store)
         rows = _status_rows(loaded, store, now)
@@ -56,8 +59,8 @@ def status(selection: Selection, as_json: bool, watch: bool) -> None:
         else:
             if watch and sys.stdout.isatty():
                 click.clear()
-            messages = without_repetitions([(row["id"], one_line(row["message"])) for row in rows])
-            print_table(loaded.name, [_for_people(row, text) for row, text in zip(rows, messages, strict=True)])
+            print_table(loaded.name, [_for_people(row) for row in rows])
+            _print_messages(rows)
             states = [str(row["state"]) for row in rows]
             click.echo(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
         is_stranded = any(row["state"] in ("waiting", "failed", "interrupted") for row in rows)
@@ -69,11 +72,21 @@ def status(selection: Selection, as_json: bool, watch: bool) -> None:
         time.sleep(QUEUE_SECONDS if now.submissions or now.broken else WATCH_SECONDS)
 
 
-def _for_people(row: dict[str, Any], message: str) -> dict[str, Any]:
-    """Row of a table: the label as the model, and the epochs as `3/6`."""
-    kept = {key: value for key, value in row.items() if key not in ("label", "settings", "epochs")}
-    epoch = f"{row['epoch']}/{row['epochs']}" if row["epochs"] else ""
-    return {**kept, "model": row["label"], "epoch": epoch, "message": message}
+def _for_people(row: dict[str, Any]) -> dict[str, Any]:
+    """Row of a table: the label as the model, the epochs as `3/6`, and no message, which may be long."""
+    kept = {key: value for key, value in row.items() if key not in ("label", "settings", "epochs", "message")}
+    return {**kept, "model": row["label"], "epoch": f"{row['epoch']}/{row['epochs']}" if row["epochs"] else ""}
+
+
+def _print_messages(rows: list[dict[str, Any]]) -> None:
+    """Each message once, below the table, with the cells that have it."""
+    cells: dict[str, list[str]] = {}
+    for row in rows:
+        cells.setdefault(one_line(row["message"]), []).append(row["id"])
+    for message, (first, *others) in cells.items():
+        if message:
+            more = f" and {len(others)} more" if others else ""
+            click.echo(f"{first}{more}: {message}")
 
 
 def _status_rows(suite: Suite, store: Store, now: InQueue) -> list[dict[str, Any]]:
@@ -181,22 +194,60 @@ def cancel(selection: Selection) -> None:
     click.echo(f"{sent}: {len(jobs)} jobs cancelled; the command that sent them goes on where they were")
 
 
-@click.command(cls=Examples, epilog="symbench logs 4e585936be9a1890\nsymbench logs 4e58")
-@click.argument("cell")
-@selecting(plugins=False)
-def logs(selection: Selection, cell: str) -> None:
-    """Print the logs of all attempts at CELL, given by its id or the beginning of its id."""
-    from cluster.slurm.logs import logs_of
+def _complete_cells(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    folder = Path(ctx.params.get("store_folder") or os.environ.get("SYMBENCH_STORE", "runs"))
+    ids = sorted(path.name for path in (folder / "cells").glob(f"{incomplete}*"))
+    return [*complete_suites(ctx, parameter, incomplete), *ids]
 
-    store = selection.store
+
+@click.command(
+    cls=Examples, epilog="symbench logs 4e58\nsymbench logs 4e58 --follow\nsymbench logs quickstart --failed"
+)
+@click.argument("name", metavar="CELL|SUITE", shell_complete=_complete_cells)
+@click.option("--failed", is_flag=True, help="Logs of the cells of SUITE that failed.")
+@click.option("--follow", is_flag=True, help="Print further epochs of CELL until it ends.")
+@selecting()
+def logs(selection: Selection, name: str, failed: bool, follow: bool) -> None:
+    """Print the logs of all attempts at CELL, given by its id or the beginning of its id, and its epochs."""
+    store = selection.existing_store
     ids = sorted(path.name for path in (store.root / "cells").glob("*"))
-    matching = [cell_id for cell_id in ids if cell_id.startswith(cell)]
+    if failed:
+        cells = suites.load(name, selection.store_folder, skip_untuned=True).cells
+        statuses, broken = store.statuses(cells)
+        name_broken(broken)
+        chosen = [cell.id for cell in cells if cell.id in statuses and statuses[cell.id].state == "failed"]
+        if not chosen:
+            click.echo(f"{name}: no cell has failed")
+        for cell_id in chosen:
+            _print_log(cell_id, ids, store)
+        return
+    matching = [cell_id for cell_id in ids if cell_id.startswith(name)]
     if len(matching) != 1:
         many = f"{len(matching)} cells have ids that begin so" if matching else "no such cell"
-        raise UserError(f"cell {cell!r}: {many} in store {store.root}; `symbench status SUITE` shows the ids")
-    attempts = logs_of(matching[0], frozenset(ids), store)
+        raise UserError(
+            f"cell {name!r}: {many} in store {store.root}; `symbench status SUITE` shows the ids,"
+            " and `symbench logs SUITE --failed` the logs of what failed"
+        )
+    _print_log(matching[0], ids, store)
+    shown = 0
+    while record := read_record(store.cell_folder(matching[0])):
+        for epoch in record.history[shown:]:
+            click.echo(
+                f"epoch {epoch.epoch}/{record.status.epochs}: train loss {epoch.train_loss:.4g},"
+                f" validation RMSE {epoch.validation_rmse:.4g}, {epoch.seconds:.1f} s"
+            )
+        shown = len(record.history)
+        if not follow or record.status.state != "running":
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def _print_log(cell_id: str, ids: list[str], store: Store) -> None:
+    from cluster.slurm.logs import logs_of
+
+    attempts = logs_of(cell_id, frozenset(ids), store)
     if not attempts:
-        raise MachineError(f"cell {matching[0]}: no log in {store.root / 'jobs'}")
+        click.echo(f"cell {cell_id}: no log in {store.root / 'jobs'}", err=True)
     for path, lines in attempts:
         click.echo(click.style(f"== {path}", bold=True), err=True)
         click.echo("\n".join(lines))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmark.cli.options import json_option, plugin_option
+from benchmark.cli.options import complete_models, json_option, plugin_option
 from benchmark.terminal import Examples, print_json, print_table, without_repetitions
 
 
@@ -50,7 +50,7 @@ def new_baseline(name: str, model: str | None, folder: Path) -> None:
 @click.command(
     "check-baseline", cls=Examples, epilog="symbench check-baseline convnet\nsymbench check-baseline my_model.py --json"
 )
-@click.argument("baseline", metavar="NAME|FILE")
+@click.argument("baseline", metavar="NAME|FILE", shell_complete=complete_models)
 @json_option
 @plugin_option
 def check_baseline(baseline: str, as_json: bool) -> None:

@@ -39,7 +39,19 @@ def _hours(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
     return float(match[1])
 
 
-suite_argument = click.argument("suite")
+def complete_suites(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names for the completion of a shell."""
+    return [name for name in suites.available() if name.startswith(incomplete)]
+
+
+def complete_models(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """As above."""
+    from benchmark.models import model_registry
+
+    return [name for name in model_registry.model_names() if name.startswith(incomplete)]
+
+
+suite_argument = click.argument("suite", shell_complete=complete_suites)
 store_option = click.option(
     "--store",
     "store_folder",
@@ -93,6 +105,13 @@ class Selection:
         from results.store.store import Store
 
         return Store(self.store_folder)
+
+    @property
+    def existing_store(self) -> Store:
+        """The store. UserError: there is none."""
+        if not self.store_folder.is_dir():
+            raise UserError(f"no store at {self.store_folder}; `symbench run` makes it, --store names another")
+        return self.store
 
     def load(self, skip_untuned: bool = False) -> Suite:
         """The suite with `--only` and `--tuned`. UserError: a cell is not tuned, unless `skip_untuned`."""

@@ -11,17 +11,18 @@ import click
 
 from benchmark.cli.options import (
     Selection,
+    complete_suites,
     json_option,
     name_broken,
     only_option,
     selecting,
-    some_cells,
     tuned_option,
     whole_suite,
 )
-from benchmark.errors import UserError
+from benchmark.errors import UserError, unknown_name
 from benchmark.files import write_text
-from benchmark.terminal import Examples, console, print_json
+from benchmark.suite import loading as suites
+from benchmark.terminal import Examples, console, print_json, print_table
 
 if TYPE_CHECKING:
     from benchmark.suite.suite import Suite
@@ -33,10 +34,13 @@ _FILE = click.Path(dir_okay=False, allow_dash=True)
 
 @click.command(
     cls=Examples,
-    epilog="symbench leaderboard quickstart --metric rmse_domain --html board.html\n"
+    epilog="symbench leaderboard    # the suites that the store has run\n"
+    "symbench leaderboard quickstart --metric rmse_domain --html board.html\n"
     "symbench leaderboard quickstart --latex -",
 )
-@some_cells
+@selecting(
+    click.argument("suite", required=False, default="", shell_complete=complete_suites), only_option, tuned_option
+)
 @json_option
 @click.option("--metric", default="rmse_future", show_default=True, help="Metric that ranks the models.")
 @click.option("--baseline", help="Reference model for the comparison over levels (default: convnet).")
@@ -53,7 +57,11 @@ def leaderboard(
     from results.board.table import standings_table, to_table
     from results.report.export import FORMATS
 
-    loaded, store = selection.load(skip_untuned=True), selection.store
+    store = selection.existing_store
+    if not selection.suite:
+        _show_suites(store, as_json)
+        return
+    loaded = selection.load(skip_untuned=True)
     if as_json + list(exports.values()).count("-") > 1:
         raise UserError("--json, --csv -, --latex - and --markdown -: only one of them can have the standard output")
     records, broken = store.read(loaded.cells, history=False)
@@ -77,6 +85,23 @@ def leaderboard(
 
         write_text(html, Report(store, loaded, records, broken, metric, baseline).html)
         click.echo(f"wrote {html}", err=True)
+
+
+def _show_suites(store: Store, as_json: bool) -> None:
+    """The suites of symbench of which the store has a cell."""
+    present = {path.name for path in (store.root / "cells").glob("*")}
+    cells = {name: suites.load(name, store.root, skip_untuned=True).cells for name in suites.available()}
+    rows = [
+        {"suite": name, "begun": sum(cell.id in present for cell in members), "cells": len(members)}
+        for name, members in cells.items()
+        if any(cell.id in present for cell in members)
+    ]
+    if as_json:
+        print_json(rows)
+    elif rows:
+        print_table(str(store.root), rows)
+    else:
+        click.echo(f"store {store.root}: no cell of a suite that `symbench list suites` names")
 
 
 def _show_tuning(suite: Suite, records: Mapping[str, Record], store: Store, with_ledger: bool) -> None:
@@ -126,6 +151,12 @@ def compare(selection: Selection, first: str, second: str, metric: str, as_json:
 
     store = selection.store
     if not selection.suite:
+        for name in (first, second):
+            if name not in suites.available() and not Path(name).exists():
+                raise UserError(
+                    f"{unknown_name('suite', name, suites.available())}; two models, or two stores, are compared with"
+                    " --suite SUITE"
+                )
         one, other = (replace(selection, suite=name).load(skip_untuned=True) for name in (first, second))
         compared = comparing.suites(one, other, store, metric)
     elif Path(first).is_dir() and Path(second).is_dir():

@@ -16,7 +16,6 @@ from benchmark.cli.options import (
     site_of,
     site_option,
     some_cells,
-    whole_suite,
 )
 from benchmark.errors import UserError, unknown_name
 from benchmark.suite.labels import labels_of
@@ -152,13 +151,14 @@ def _run_there(
 
 
 @click.command(cls=Examples, epilog="symbench retry quickstart\nsymbench retry quickstart --failed host_out_of_memory")
-@whole_suite
+@some_cells
 @site_option
 @click.option("--failed", "failure", help="Only cells that failed for this reason, as shown by `status`.")
 @live_code_option
 def retry(selection: Selection, site: str, failure: str | None, live_code: bool) -> None:
     """Run the cells of SUITE again that failed, were interrupted or never began, from their checkpoints."""
     place, loaded, store = site_of(site, live_code=live_code), selection.load(skip_untuned=True), selection.store
+    full_suite = replace(selection, only="").load(skip_untuned=True) if selection.only else loaded
     statuses, _ = store.statuses(loaded.cells)
     failed = {key: status.failure for key, status in statuses.items() if status.state == "failed"}
     if failure is not None and not failed:
@@ -177,7 +177,7 @@ def retry(selection: Selection, site: str, failure: str | None, live_code: bool)
         click.echo(f"{loaded.name}: every cell has a result")
         return
     if place is None:
-        _run_here(again, store, loaded)
+        _run_here(again, store, full_suite)
     else:
         _run_there(again, store, place, live_code)
 

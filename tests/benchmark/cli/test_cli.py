@@ -46,6 +46,7 @@ def test_lists(store: Store) -> None:
 @pytest.mark.parametrize("command", ["plan", "status"])
 def test_two_settings_of_a_model_are_told_apart(store: Store, make_suite: MakeSuite, command: str) -> None:
     path = make_suite(models="[{convnet: {hidden: [4, 6]}}]")
+    store.make()
     document = json.loads(symbench(command, path, "--json", store=store).stdout)
     rows = document["rows"] if command == "plan" else document
     shown = [(row["label"], row["settings"]["hidden"]) for row in rows]
@@ -68,6 +69,8 @@ def test_the_way_from_plan_to_board_and_mlflow(store: Store, make_suite: MakeSui
     assert measured["files"] == plan["files"]
     assert "records " in (line := symbench("plan", path, store=store).stdout.splitlines()[-1]), line
     assert "(measured), data 4.2 MB" in line
+    (trained,) = (row for row in json.loads(symbench("status", path, "--json", store=store).stdout) if row["epochs"])
+    assert f"epoch 1/{trained['epochs']}: train loss " in symbench("logs", trained["id"], store=store).stdout
 
     html = tmp_path / "board.html"
     board = symbench("leaderboard", path, "--html", html, store=store)
@@ -81,7 +84,7 @@ def test_the_way_from_plan_to_board_and_mlflow(store: Store, make_suite: MakeSui
 
     first = symbench("sync", path, store=store)
     assert first.returncode == 0, first.stderr
-    assert "5 runs created" in first.stdout  # two cells, their parents and the board
+    assert "7 runs created" in first.stdout  # two cells, their parents and the board
     again = symbench("sync", path, "--watch", store=store)
     assert again.returncode == 0, again.stderr
     assert "0 runs created, 0 updated, 5 unchanged" in again.stdout
@@ -130,13 +133,36 @@ def test_outputs_that_cannot_be_written(output: str, status: int) -> None:
     assert ended.stderr == ("symbench: the output cannot be written: No space left on device\n" if status else "")
 
 
-def test_an_encoding_that_lacks_letters() -> None:
+def test_an_encoding_that_lacks_letters(tmp_path: Path) -> None:
     """The store's name has a letter that ASCII lacks."""
-    command = [str(SYMBENCH), "status", "quickstart", "--store", "störe"]
+    (tmp_path / "störe").mkdir()
+    command = [str(SYMBENCH), "status", "quickstart", "--store", str(tmp_path / "störe")]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "Traceback" not in ended.stderr
     assert (ended.returncode, "waiting" in ended.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("command", [("status", "quickstart"), ("leaderboard",), ("logs", "quickstart", "--failed")])
+def test_a_wrong_store_is_named(tmp_path: Path, command: tuple[str, ...]) -> None:
+    result = symbench(*command, store=Store(tmp_path / "mistyped"))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.search("no store at .*mistyped; `symbench run` makes it", result.stderr)
+
+
+def test_two_models_are_compared_within_a_suite(store: Store) -> None:
+    result = symbench("compare", "convnet", "e2cnn", store=store)
+    assert result.returncode == 2
+    assert "are compared with --suite SUITE" in result.stderr
+
+
+def test_a_shell_completes_names() -> None:
+    def completed(*words: str) -> str:
+        variables = {"_SYMBENCH_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(words), "COMP_CWORD": "2"}
+        return subprocess.run([SYMBENCH], env={**os.environ, **variables}, capture_output=True, text=True).stdout
+
+    assert completed("symbench", "run", "quick") == "plain,quickstart\n"
+    assert completed("symbench", "check-baseline", "e2") == "plain,e2cnn\n"
 
 
 def test_ui_before_the_first_sync(store: Store) -> None:

@@ -222,6 +222,7 @@ def test_a_failing_cell_affects_no_other(store: Store, make_suite: MakeSuite, tm
     assert log.stdout.startswith(f"{failed} ")
     assert "ZeroDivisionError" in log.stdout
     assert "persistence" not in log.stdout
+    assert "ZeroDivisionError" in symbench("logs", path, "--failed", *plugin, store=store).stdout
     refused = symbench("retry", path, "--failed", "code_eror", *plugin, store=store)
     assert refused.returncode == 2
     assert "unknown reason 'code_eror'; did you mean 'code_error'" in refused.stderr

@@ -270,6 +270,7 @@ def test_a_winner_is_significant_only_if_it_differs_from_every_other(full_board,
 class TestCommand:
     def run(self, make_suite, tmp_path, *options):
         suite = make_suite(models="[convnet: {hidden: 4}, e2cnn: {hidden: 2}]", seeds="[0, 1]")
+        (tmp_path / "empty").mkdir(exist_ok=True)
         return CliRunner().invoke(cli, ["leaderboard", str(suite), "--store", str(tmp_path / "empty"), *options])
 
     def test_a_format_on_standard_output_comes_alone(self, make_suite, tmp_path):
