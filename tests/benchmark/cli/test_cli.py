@@ -84,10 +84,10 @@ def test_the_way_from_plan_to_board_and_mlflow(store: Store, make_suite: MakeSui
 
     first = symbench("sync", path, store=store)
     assert first.returncode == 0, first.stderr
-    assert "7 runs created" in first.stdout  # two cells, their parents and the board
+    assert "7 runs created" in first.stdout  # two models, their settings and cells, and the board
     again = symbench("sync", path, "--watch", store=store)
     assert again.returncode == 0, again.stderr
-    assert "0 runs created, 0 updated, 5 unchanged" in again.stdout
+    assert "0 runs created, 0 updated, 7 unchanged" in again.stdout
     assert "watching until every cell is done" in again.stdout
 
     compared = symbench("compare", "convnet", "persistence", "--suite", path, "--json", store=store)
