@@ -68,7 +68,7 @@ def test_the_way_from_plan_to_board_and_mlflow(store: Store, make_suite: MakeSui
     assert (plan["files"], plan["bytes"]) == (2 + 3 + 1, pytest.approx(measured["bytes"], rel=0.01))
     assert measured["files"] == plan["files"]
     assert "records " in (line := symbench("plan", path, store=store).stdout.splitlines()[-1]), line
-    assert "(measured), data 4.2 MB" in line
+    assert "(measured), data 400 kB" in line
     (trained,) = (row for row in json.loads(symbench("status", path, "--json", store=store).stdout) if row["epochs"])
     assert f"epoch 1/{trained['epochs']}: train loss " in symbench("logs", trained["id"], store=store).stdout
 
