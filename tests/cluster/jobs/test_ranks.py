@@ -57,6 +57,20 @@ def test_a_finished_suite_is_not_run_again(launches: dict[int, Launch]) -> None:
     assert {file: file.stat().st_mtime_ns for file in store.root.rglob("cells/*/*")} == before
 
 
+def test_a_model_trains_on_ranks_of_its_own_and_keeps_its_checkpoint(tmp_path: Path) -> None:
+    models = "[{convnet: {hidden: 2}}, {convnet: {hidden: 3, resources: {ranks: 2}}}]"
+    path, store = suite_in(tmp_path, models=models, epochs=1), store_in(tmp_path / "store", "tiny")
+    text = path.read_text().replace("preset: small", "preset: tiny")
+    path.write_text(f"{text}keep: checkpoints\n", encoding="utf-8")
+    assert symbench("run", path, store=store).returncode == 0
+    done = records(path, store)
+    assert [record.environment["world_size"] for record in done] == [1, 2]
+    assert all((record.folder / "checkpoint.pt").exists() for record in done)
+    assert "nothing to remove" in symbench("prune", path, "--yes", store=store).stdout
+    path.write_text(text, encoding="utf-8")
+    assert "removed 2 files, " in symbench("prune", path, "--yes", store=store).stdout
+
+
 def test_two_ranks_equal_one(launches: dict[int, Launch]) -> None:
     """With the same global batch, curve and metrics are equal up to the order of sums.
 
