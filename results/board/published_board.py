@@ -7,7 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    ValidationError,
+    model_validator,
+)
 
 from benchmark.cell import Level
 from benchmark.errors import UserError
@@ -16,7 +24,7 @@ from benchmark.suite.suite import SUITES_FOLDER, Suite
 from results.board.contests import claim, letters_of
 from results.board.differences import provenance_notes
 from results.board.leaderboard import SETTING, aggregate, best
-from results.board.quantities import BY_RUN, is_number, written_statistic
+from results.board.quantities import BY_RUN, SKILLS, is_number, written_statistic
 from results.board.row import Row
 from results.store.provenance import MACHINE, VERSIONS, metrics_versions
 from results.store.record import Broken, Record, reason_of
@@ -54,11 +62,18 @@ class _Seed(_Part):
     seed: int
     id: str
     state: str
-    values: dict[str, NonNegativeFloat] = {}
+    values: dict[str, FiniteFloat] = {}
     by_run: dict[str, list[NonNegativeFloat]] = {}
     environment: NonNegativeInt | None = None
     data_checksum: str = ""
     model_digest: str = ""
+
+    @model_validator(mode="after")
+    def _check_signs(self) -> "_Seed":
+        negative = [name for name, value in self.values.items() if value < 0 and name not in SKILLS]
+        if negative:
+            raise ValueError(f"{', '.join(negative)}: must be 0 or more")
+        return self
 
 
 class _Row(_Part):
