@@ -36,14 +36,14 @@ class Campaign:
         return max((record.status.epoch for record in self.node.records()), default=0)
 
     def kill(self) -> None:
-        """Kill one rank at a random moment after its start, or after one more epoch."""
+        """Kill one rank at a random moment after one more epoch, or, one time in five, after its start."""
         while not (ranks := self.ranks()):
             if not self.node.queue():
                 if self.node.states() == ["done"]:
                     sys.exit(f"the cell was done after {self.kills} kills; give it more epochs")
                 self.retry()
             time.sleep(0.2)
-        if self.draw.random() < 0.5:
+        if self.draw.random() < 0.8:  # a rank that waits for a killed one to join it takes ten minutes
             before = self.epoch
             while self.ranks() == ranks and self.epoch == before:
                 time.sleep(0.2)
