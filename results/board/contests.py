@@ -105,7 +105,7 @@ class Verdict:
             return "not tested with one seed"
         if self.test is not None and self.sure:
             rest = f", among models with all seeds ({self.unfinished} without)" if self.unfinished else ""
-            return f"sure (p = {self.test.p:.1g}){rest}"
+            return f"sure (p = {self.test.p:.2g}){rest}"
         others = [label for label in self.tied if label != self.rival.label]
         return "not sure" + (f"; {_listed(others)} may be as good, too" if others else "")
 

@@ -17,6 +17,7 @@ from benchmark.data.layout import read, write
 from benchmark.data.paths import data_path
 from benchmark.suite import loading as suites
 from benchmark.suite.studies import distinct_studies
+from benchmark.training import gpu
 from benchmark.training.distributed import World
 from cluster.jobs import failures
 from cluster.tuning import trial as module
@@ -129,7 +130,8 @@ def test_an_error_of_the_disk_leaves_the_trial_open(folder: StudyFolder, monkeyp
 
 @pytest.mark.parametrize("world", [RANK_0_OF_2, World(0, 1, torch.device("cuda"))])
 def test_a_process_that_may_be_unusable_ends(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch, world: Any) -> None:
-    """Another rank may wait in a collective, and a GPU may refuse everything after an error."""
+    """Another rank may wait in a collective, and a GPU that still works may do so no longer."""
+    monkeypatch.setattr(gpu, "works", lambda device: True)
     monkeypatch.setattr(module, "run_cell", Mock(side_effect=ValueError("out of range")))
     with pytest.raises(ValueError, match="out of range"):
         run(folder, world=world)

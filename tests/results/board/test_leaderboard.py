@@ -190,7 +190,7 @@ def test_a_significant_win_stays_so_beside_a_row_that_lacks_seeds(new_board, new
     assert [row.model for row in rows] == ["e2cnn", "convnet", "relaxed_steerable_rotation"]
     assert letters_of(rows, "rmse_future")[0] == "a"
     (verdict,) = verdicts(rows, "rmse_future")
-    assert re.fullmatch(r"sure \(p = [\de-]+\), among models with all seeds \(1 without\)", verdict.certainty)
+    assert re.fullmatch(r"sure \(p = [\d.e-]+\), among models with all seeds \(1 without\)", verdict.certainty)
 
 
 def test_models_of_which_the_same_seed_diverged_are_compared_over_the_others(new_board, new_cell):
