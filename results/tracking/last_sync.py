@@ -39,7 +39,7 @@ class LastSync:
     """State of MLflow after a sync: runs by key, and records that could not be read as (folder, reason).
 
     `inputs` and `board` are `inputs_digest` and `board_digest` of what it showed; `database` is the state of the SQLite
-    file afterwards.
+    file afterwards; `suite_file` is the file of the suite, empty for a copy in the store.
     """
 
     inputs: str
@@ -49,6 +49,7 @@ class LastSync:
     runs: Mapping[str, TrackedRun]
     broken: list[tuple[str, str]] = field(default_factory=list)
     database: tuple[int, int, int] | None = None
+    suite_file: str = ""
 
     @classmethod
     def load(cls, store: Store, uri: str, suite: str) -> LastSync | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +85,7 @@ def sync(
     """Make the experiment of the (whole) suite show what is in the store.
 
     `report` is made if the caller has none. MachineError: MLflow is down, slow or refuses. UserError: MLflow shows runs
-    of the suite and the store has none, so it is probably the wrong store.
+    of the suite and the store has none, so it is probably the wrong store, or another suite has the same name.
     """
     uri = tracking_uri or default_tracking_uri(store)
     _require_access(store, tracking_uri)
@@ -94,14 +94,14 @@ def sync(
         set_aside = set_aside_if_moved(store) if tracking_uri is None else None
         inputs = inputs_digest(store, suite)
         last = LastSync.load(store, uri, suite.name)
+        before = last.suite_file if last else ""
         if last is not None and last.inputs == inputs and last.is_database_untouched(uri):
             return _nothing_new(last)
         with connect(uri, ours=tracking_uri is None) as client:
             artifacts = artifact_folder(store, uri) if uri.startswith("sqlite:") else None
             experiment = open_experiment(client, suite, artifacts)
-            if last is not None and not is_unchanged(client, experiment, last):
-                last = None
-            if last is not None and last.inputs == inputs:
+            last = last if last and is_unchanged(client, experiment, last) else None
+            if last and last.inputs == inputs:
                 last.save(store, uri, suite.name)
                 return _nothing_new(last)
             # Before the records are read: a run that another sync makes in the meantime is left alone.
@@ -116,10 +116,11 @@ def sync(
             wanted = wanted_runs(store, suite, rows, records)
             board = board_digest(results, records, broken)
             kept = {}
-            if last is not None and last.board == board and BOARD_KEY in present:
+            if last and last.board == board and BOARD_KEY in present:
                 kept[BOARD_KEY] = present.pop(BOARD_KEY)[0]
             elif records:
                 wanted.append(board_run(rows, records, report or Report(store, suite, records, broken)))
+            _require_same_file(suite, before, present.keys() - {run.key for run in wanted})
             LastSync.forget(store, uri, suite.name)
             ours = [replace(run, tags={**run.tags, STORE: store.identity}) for run in wanted]
             counts, runs = _update_runs(client, experiment.experiment_id, ours, present, show)
@@ -129,10 +130,9 @@ def sync(
         if tracking_uri is None:
             analyze(uri)
         if revision is not None:
-            reasons = [(str(one.folder), one.reason) for one in broken]
-            LastSync(inputs, board, experiment.experiment_id, revision, runs | kept, reasons).save(
-                store, uri, suite.name
-            )
+            note = LastSync(inputs, board, experiment.experiment_id, revision, runs | kept)
+            note = replace(note, broken=[(str(one.folder), one.reason) for one in broken])
+            replace(note, suite_file=_file_of(suite, store, before)).save(store, uri, suite.name)
     counts["unchanged"] += len(kept)
     return Synced(**counts, broken=tuple(broken), set_aside=set_aside)
 
@@ -148,6 +148,21 @@ def _require_access(store: Store, tracking_uri: str | None) -> None:
         )
     if store.is_writable:
         store.make()
+
+
+def _file_of(suite: Suite, store: Store, before: str) -> str:
+    """File of the suite, or for a copy in the store the one `before`."""
+    path = suite.path.resolve()
+    return before if path.is_relative_to(store.root.resolve()) else str(path)
+
+
+def _require_same_file(suite: Suite, before: str, leaving: Iterable[str]) -> None:
+    """Raise UserError if runs would leave MLflow that another file with this name of a suite has put there."""
+    if any(leaving) and before and Path(before) != suite.path.resolve() and Path(before).exists():
+        raise UserError(
+            f"{suite.path}: the page {suite.name!r} in MLflow shows {before}, and this file would remove runs of it;"
+            " give one of them another `name`"
+        )
 
 
 def _nothing_new(last: LastSync) -> Synced:

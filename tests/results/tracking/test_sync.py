@@ -76,6 +76,20 @@ def test_each_store_changes_its_own_runs_alone(small_board, tmp_path):
     assert (stores.count(small_board.store.identity), stores.count(other.store.identity)) == (8, 4)
 
 
+def test_two_suites_of_one_name_do_not_remove_each_others_runs(small_board, tmp_path):
+    files = [tmp_path / name for name in ("first.yaml", "second.yaml")]
+    first, second = (replace(small_board, suite=replace(small_board.suite, path=path)) for path in files)
+    second = replace(second, suite=replace(second.suite, cells=second.suite.cells[:2]))
+    for path in files:
+        path.touch()
+    sync(first)
+    with pytest.raises(UserError, match=r"in MLflow shows .*first\.yaml, .* another `name`"):
+        sync(second)
+    assert len(runs(small_board)) == 8
+    files[0].rename(tmp_path / "moved.yaml")  # the same suite elsewhere, with fewer cells
+    assert counts(sync(second))[3] == 1
+
+
 def test_a_store_that_was_moved_gets_a_database_of_its_place(small_board):
     sync(small_board)
     store = Store(small_board.store.root.rename(small_board.store.root.with_name("moved")))
