@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.cell import Training
 from benchmark.contract.candidate import CPU, Candidate, Violation
+from benchmark.discovery import ROOT
 from benchmark.errors import CHOOSES_A_DEVICE, error_location
 from benchmark.models import model_registry
 from benchmark.training.loss import RolledOutLoss
@@ -34,13 +35,13 @@ def keeps_to_its_device(candidate: Candidate) -> str | None:
     if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
         return "this version of torch cannot imitate a GPU"
     try:
-        problem = _process().submit(_problem, candidate.name, model_registry.plugin_paths()).result()
+        problem, is_fault = _process().submit(_problem, candidate.name, model_registry.plugin_paths()).result()
     except BrokenProcessPool:
         _process.cache_clear()  # the next baseline gets a new process
-        problem = "the process died without an error message"
-    if problem:
+        problem, is_fault = "the process died without an error message", True
+    if is_fault:
         raise Violation(problem)
-    return None
+    return problem or None
 
 
 @contextmanager
@@ -73,8 +74,11 @@ def _process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
-def _problem(name: str, plugins: Sequence[Path]) -> str:
-    """Fault of a training step on a GPU; empty if there is none."""
+def _problem(name: str, plugins: Sequence[Path]) -> tuple[str, bool]:
+    """Problem of a training step on a GPU, or an empty text, and whether it is a fault.
+
+    A library that asks for a number, as e2cnn's own R2Conv does, is none: it costs time, and the author cannot mend it.
+    """
     model_registry.replace_plugins(plugins)
     candidate = Candidate.named(name)
     task = candidate.task()
@@ -90,14 +94,24 @@ def _problem(name: str, plugins: Sequence[Path]) -> str:
             model.before_step(0.0)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             where = error_location(error, candidate.file)
-            return f"a step asks for a number or a shape that is on the GPU, and {WAITS}: {where}"
+            asks = f"a step asks for a number or a shape that is on the GPU, and {WAITS}: {where}"
+            return asks, not _is_of_a_library(error, candidate.file)
         except NotImplementedError as error:
             where = error_location(error, candidate.file)
-            return f"a step copies a list or a number to the GPU, and {WAITS}: {where}"
+            return f"a step copies a list or a number to the GPU, and {WAITS}: {where}", True
         except Exception as error:  # noqa: BLE001 - the author's code may raise anything
             where = error_location(error, candidate.file)
-            return where if CHOOSES_A_DEVICE in where else f"{where}: {CHOOSES_A_DEVICE}"
-    return f"a step copies {copies[0]}, and {WAITS}; register constants as buffers" if copies else ""
+            return where if CHOOSES_A_DEVICE in where else f"{where}: {CHOOSES_A_DEVICE}", True
+    if copies:
+        return f"a step copies {copies[0]}, and {WAITS}; register constants as buffers", True
+    return "", False
+
+
+def _is_of_a_library(error: BaseException, own: str | None) -> bool:
+    """Whether the code that asked torch is neither in the file `own` nor in symbench."""
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    asking = next(file for file in reversed(files) if "torch" not in file.parts and file != Path(__file__))
+    return asking != Path(own or "") and not asking.is_relative_to(ROOT / "benchmark")
 
 
 class _Copies(TorchDispatchMode):

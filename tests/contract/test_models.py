@@ -19,6 +19,7 @@ WITHOUT_CONDITION = {
     "every_parameter_gets_a_gradient",
     "windows_do_not_see_each_other",
     "state_is_restored_in_either_mode",
+    "keeps_to_its_device",
 }
 
 
