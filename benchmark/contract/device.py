@@ -12,15 +12,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.cell import Training
-from benchmark.contract.candidate import CPU, Candidate, Violation
+from benchmark.contract.candidate import CPU, Candidate, Violation, noise, targets, uniform_draws
 from benchmark.discovery import ROOT
 from benchmark.errors import CHOOSES_A_DEVICE, error_location
 from benchmark.models import model_registry
+from benchmark.models.task import Task
 from benchmark.training.loss import RolledOutLoss
 
 NAME = "fake_gpu"
@@ -100,11 +106,24 @@ def _problem(name: str, plugins: Sequence[Path]) -> tuple[str, bool]:
             where = error_location(error, candidate.file)
             return f"a step copies a list or a number to the GPU, and {WAITS}: {where}", True
         except Exception as error:  # noqa: BLE001 - the author's code may raise anything
+            if _fails_on_the_cpu(candidate, task):
+                return "a step fails on any device", False
             where = error_location(error, candidate.file)
             return where if CHOOSES_A_DEVICE in where else f"{where}: {CHOOSES_A_DEVICE}", True
     if copies:
         return f"a step copies {copies[0]}, and {WAITS}; register constants as buffers", True
     return "", False
+
+
+def _fails_on_the_cpu(candidate: Candidate, task: Task) -> bool:
+    """Whether the forward pass alone raises on the CPU, too."""
+    with unset_fake_temporarily(), torch.no_grad():
+        try:
+            loss = RolledOutLoss(candidate.build(task), Training(), CPU, cache_filters=True)
+            loss(noise(task), targets(task), uniform_draws(2))
+        except Exception:  # noqa: BLE001 - the author's code may raise anything
+            return True
+    return False
 
 
 def _is_of_a_library(error: BaseException, own: str | None) -> bool:

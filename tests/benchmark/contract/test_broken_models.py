@@ -66,5 +66,5 @@ def test_each_failure_is_reported_and_the_others_continue(
     shown = " ".join(symbench("status", path, *plugins, store=store).stdout.split())
     assert shown.count("has no attribute") == 1
     rows = json.loads(symbench("status", path, "--json", *plugins, store=store).stdout)
-    assert f"as {rows[0]['id']}" in shown
+    assert f"{rows[0]['id']} and 2 more: " in shown
     assert sum("has no attribute" in row["message"] for row in rows) == 3
