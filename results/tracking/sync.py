@@ -130,8 +130,8 @@ def sync(
         if tracking_uri is None:
             analyze(uri)
         if revision is not None:
-            note = LastSync(inputs, board, experiment.experiment_id, revision, runs | kept)
-            note = replace(note, broken=[(str(one.folder), one.reason) for one in broken])
+            reasons = [(str(one.folder), one.reason) for one in broken]
+            note = LastSync(inputs, board, experiment.experiment_id, revision, runs | kept, reasons)
             replace(note, suite_file=_file_of(suite, store, before)).save(store, uri, suite.name)
     counts["unchanged"] += len(kept)
     return Synced(**counts, broken=tuple(broken), set_aside=set_aside)
