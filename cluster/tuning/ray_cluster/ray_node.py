@@ -19,7 +19,11 @@ import psutil
 
 from benchmark.errors import MachineError
 
-PREFIX = "sbray-"
+PREFIX, RAY_FOLDER = "sbray-", "r"
+LONGEST_ROOT = 107 - len(
+    f"/{PREFIX}12345678/{RAY_FOLDER}/session_2026-01-01_00-00-00_123456_4194304/sockets/plasma_store"
+)
+"""Characters of a temporary folder's path that leave room for Ray's sockets, whose paths have at most 107."""
 OBJECT_STORE_BYTES = 80_000_000
 """Ray's minimum; trials exchange only a few numbers."""
 START_SECONDS = 180.0
@@ -65,7 +69,7 @@ def write_token(folder: Path) -> Path:
 class RayNode:
     """Context manager that runs one node with `cpus` and `gpus`: a new head, or a further node of the cluster `head`.
 
-    Its output goes to `log`. Entering raises MachineError if Ray does not start, or if `ip` is a public address.
+    Its output goes to `log`. Entering raises MachineError if Ray does not start, or would listen on a public address.
     """
 
     def __init__(self, log: Path, ip: str, cpus: int, gpus: int, head: str | None = None) -> None:
@@ -75,8 +79,8 @@ class RayNode:
         self.token = write_token(log.parent)
 
     def __enter__(self) -> RayNode:
-        if ipaddress.ip_address(self.ip).is_global:
-            raise MachineError(f"{self.ip}: Ray would listen on a public address of this node; tune with --nodes 1")
+        if address := next((one for one in listening_addresses(self.ip) if ipaddress.ip_address(one).is_global), None):
+            raise MachineError(f"{address}: Ray would listen on a public address of this node; tune with --nodes 1")
         sweep()
         if self.address:
             self._start(f"--address={self.address}")
@@ -104,11 +108,13 @@ class RayNode:
         return self.guard.poll() is None
 
     def _start(self, *options: str) -> None:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_temporary_root()))
+        self.folder = folder = Path(
+            tempfile.mkdtemp(prefix=PREFIX, dir=_temporary_root())
+        )  # 0700; Ray lets everybody into its own
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options),
             f"--node-ip-address={self.ip}",
-            f"--temp-dir={folder}",
+            f"--temp-dir={folder / RAY_FOLDER}",
             f"--num-cpus={self.cpus}",
             f"--num-gpus={self.gpus}",
             f"--object-store-memory={OBJECT_STORE_BYTES}",
@@ -150,7 +156,7 @@ def sweep() -> None:
     """Remove the processes and folders of this user's nodes on this machine whose guards were killed."""
     for folder in _temporary_root().glob(f"{PREFIX}*"):
         try:
-            guard = int((folder / "guard.pid").read_text()) if folder.stat().st_uid == os.getuid() else os.getpid()
+            guard = int((folder / "guard.pid").read_text()) if folder.lstat().st_uid == os.getuid() else os.getpid()
         except (OSError, ValueError):
             continue
         if psutil.pid_exists(guard):
@@ -184,9 +190,21 @@ def _free_port(ip: str) -> int:
         return int(probe.getsockname()[1])
 
 
+def listening_addresses(ip: str) -> list[str]:
+    """Addresses at which a Ray node with address `ip` can be reached: all of this machine, or the loopback address."""
+    if ip == LOOPBACK:
+        return [ip]
+    families = (socket.AF_INET, socket.AF_INET6)
+    return [one.address for of in psutil.net_if_addrs().values() for one in of if one.family in families]
+
+
 def _temporary_root() -> Path:
-    """Temporary folder with a short name: the path of a socket has at most about 100 characters."""
-    for name in ("/tmp", tempfile.gettempdir()):
-        if os.access(name, os.W_OK):
+    """Temporary folder that is writable, with a short name."""
+    names = ("/tmp", tempfile.gettempdir())
+    for name in names:
+        if os.access(name, os.W_OK) and len(os.fsencode(name)) <= LONGEST_ROOT:
             return Path(name)
-    raise MachineError("there is no temporary folder to write to")
+    raise MachineError(
+        f"{' and '.join(dict.fromkeys(names))}: none is writable and has at most {LONGEST_ROOT} characters, as Ray's"
+        " sockets need; set TMPDIR to one that is"
+    )

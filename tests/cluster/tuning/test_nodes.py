@@ -1,12 +1,18 @@
 """Processes of a search: supervisor, Ray nodes, and the tasks of a SLURM job."""
 
 import json
+import os
+import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from socket import AF_INET, AF_INET6
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from tuning_support import job_for
 
@@ -80,7 +86,76 @@ def test_a_job_with_a_failed_study_fails_unless_it_is_requeued(
 
 
 def test_ray_does_not_listen_on_a_public_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On several nodes it listens on all addresses of each, and not only on the one that it is given."""
     monkeypatch.setattr(ray_node, "sweep", lambda: pytest.fail("the node starts"))
-    node = ray_node.RayNode(tmp_path / "log", "8.8.8.8", 1, 0)
+    addresses = [
+        (AF_INET, "10.0.0.1"),
+        (AF_INET6, "fe80::1%eth0"),
+        (psutil.AF_LINK, "00:00:5e:00:53:00"),
+        (AF_INET, "8.8.8.8"),
+    ]
+    interfaces = {"eth0": [SimpleNamespace(family=family, address=address) for family, address in addresses]}
+    monkeypatch.setattr(ray_node.psutil, "net_if_addrs", lambda: interfaces)
+    node = ray_node.RayNode(tmp_path / "log", "10.0.0.1", 1, 0)
     with pytest.raises(MachineError, match=r"8\.8\.8\.8: Ray would listen on a public address"), node:
         pass
+    assert ray_node.listening_addresses(ray_node.LOOPBACK) == [ray_node.LOOPBACK]
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_ray_node_lets_nobody_else_in(tmp_path: Path, nodes: int) -> None:
+    """Files and sockets lie in one private folder; it listens where it is said to, and refuses another token."""
+    pytest.importorskip("ray")
+    ip = ray_node.LOOPBACK if nodes == 1 else ray_node.own_address()
+    is_seen = set(Path("/tmp").glob(f"{ray_node.PREFIX}*"))
+    with ray_node.RayNode(tmp_path / "log", ip, 1, 0) as node:
+        root = node.folder
+        assert {root} == set(Path("/tmp").glob(f"{ray_node.PREFIX}*")) - is_seen
+        assert stat.S_IMODE(root.stat().st_mode) == 0o700
+        if os.geteuid() == 0:
+            listing = subprocess.run(
+                ["ls", root], user=65534, group=65534, extra_groups=[], capture_output=True, check=False
+            )
+            assert b"Permission denied" in listing.stderr
+        processes = psutil.Process(node.guard.pid).children(recursive=True)
+        unix = {c.laddr for process in processes for c in process.net_connections("unix") if c.laddr.startswith("/")}
+        assert {Path(path).name for path in unix} == {"raylet", "plasma_store"}
+        assert all(Path(path).is_relative_to(root) for path in unix)
+        listening = [c for process in processes for c in process.net_connections("inet") if c.status == "LISTEN"]
+        addresses = {c.laddr.ip.removeprefix("::ffff:") for c in listening}
+        assert addresses == ({ip} if nodes == 1 else {ip, "::"})
+        (other := tmp_path / "other").mkdir()
+        stranger = ray_node.environment(ray_node.write_token(other), ip)
+        command = [sys.executable, "-c", f"import ray; ray.init(address={node.address!r})"]
+        with subprocess.Popen(command, env=stranger, stderr=subprocess.PIPE, text=True) as client:
+            assert any("InvalidAuthToken" in line for line in client.stderr or [])
+            client.kill()  # it would try again for a while
+    assert not root.exists()
+
+
+def test_the_folder_of_a_ray_node_has_room_for_its_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_node.os, "access", lambda name, mode: name != "/tmp")
+    monkeypatch.setattr(ray_node.tempfile, "gettempdir", lambda: "/scratch")
+    assert ray_node._temporary_root() == Path("/scratch")
+    monkeypatch.setattr(ray_node.tempfile, "gettempdir", lambda: "/scratch/of/somebody/with/a/long/name")
+    with pytest.raises(MachineError, match=r"/tmp and /scratch/of/.*: none is writable and has at most 26 characters"):
+        ray_node._temporary_root()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to another user")
+def test_a_link_of_another_user_ends_no_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A link to a folder whose guard is dead, with a name that all commands of Ray contain."""
+    monkeypatch.setattr(ray_node, "_temporary_root", lambda: tmp_path)
+    mine = tmp_path / "elsewhere"
+    mine.mkdir()
+    (mine / "guard.pid").write_text("4194305")  # no process has this id
+    link = tmp_path / ray_node.PREFIX
+    link.symlink_to(mine)
+    os.lchown(link, 65534, 65534)
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)", f"{link}running"], stdin=subprocess.DEVNULL
+    ) as process:
+        ray_node.sweep()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        process.kill()
