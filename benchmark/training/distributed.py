@@ -1,5 +1,6 @@
 """Ranks that train one cell together. Only this file uses torch.distributed; the others use a `World`."""
 
+import ipaddress
 import json
 import os
 import socket
@@ -133,7 +134,8 @@ def join(
     """Connect to the other ranks, on one or several `nodes`; by default, by nccl on GPUs and gloo on CPUs.
 
     `rendezvous` is a new file on a disk that all ranks share; rank 0 writes its address there. MachineError, on all
-    ranks: two of them would share a GPU, or a network interface is missing.
+    ranks: two of them would share a GPU. On those of one host: a network interface is missing, or other hosts cannot
+    reach the address of its name.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -142,7 +144,8 @@ def join(
         return
     if nodes == 1:  # gloo must not depend on what the host's name resolves to
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    _require_interfaces(os.environ.get("GLOO_SOCKET_IFNAME", ""))
+    if problem := network_problem():
+        raise MachineError(problem)
     backend = backend or ("nccl" if device.type == "cuda" else "gloo")
     store = _listen(rendezvous, size, nodes) if rank == 0 else _connect(rendezvous, size)
     if backend == "nccl":
@@ -165,14 +168,28 @@ def _require_own_gpus(store: dist.Store, rank: int, size: int, gpu: str) -> None
         raise MachineError(f"{size} ranks got {len(set(gpus))} GPUs ({', '.join(gpus)}), and each needs one of its own")
 
 
-def _require_interfaces(names: str) -> None:
-    """Raise MachineError on each rank if a network interface is missing; gloo would let the other ranks wait."""
-    present = [name for _, name in socket.if_nameindex()]
-    if missing := [name for name in names.split(",") if name and name not in present]:
-        raise MachineError(
-            f"GLOO_SOCKET_IFNAME: {socket.gethostname()} has no network interface {missing[0]}"
-            f" (it has {', '.join(present)})"
-        )
+def network_problem() -> str:
+    """Reason why other hosts cannot connect to this one; empty if they can.
+
+    gloo gives them the address of the interface in GLOO_SOCKET_IFNAME, or else of this host's name. It would wait
+    several times COLLECTIVE_TIMEOUT for an answer.
+    """
+    host, present = socket.gethostname(), [name for _, name in socket.if_nameindex()]
+    if names := os.environ.get("GLOO_SOCKET_IFNAME"):
+        missing = [name for name in names.split(",") if name and name not in present]
+        has = f"it has {', '.join(present)}"
+        return f"GLOO_SOCKET_IFNAME: {host} has no network interface {missing[0]} ({has})" if missing else ""
+    try:
+        address = str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError:
+        address = "127.0.0.1"  # as in gloo
+    if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        return ""
+    others = ", ".join(name for name in present if not name.startswith("lo"))
+    return (
+        f"the name {host} stands for {address}, where no other host reaches it; correct /etc/hosts, or set"
+        f" GLOO_SOCKET_IFNAME in `setup` of the site file (interfaces: {others})"
+    )
 
 
 def _listen(rendezvous: Path, size: int, nodes: int) -> dist.TCPStore:

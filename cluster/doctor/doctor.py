@@ -232,6 +232,8 @@ def rank_findings(site: Site, ranks: Sequence[Answer], question: str, disk_ahead
     else:
         yield Finding("clock", "ok", f"nodes, disk and this machine are within {max(offset, 0.1):.1f} s")
     for rank in ranks:
+        if rank["network"] and len({rank["host"] for rank in ranks}) > 1:
+            yield Finding("network", "failed", rank["network"], "a cell with `nodes: 2` needs it")
         if rank["scratch"]:
             advice = "correct or remove `scratch` in the site file; until then data are read from the store"
             yield Finding("scratch", "warning", f"{rank['host']}: {rank['scratch']}", advice)

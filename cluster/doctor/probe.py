@@ -17,7 +17,7 @@ import torch
 
 from benchmark.errors import MachineError
 from benchmark.files import write_json
-from benchmark.training.distributed import join
+from benchmark.training.distributed import join, network_problem
 from benchmark.training.machine import available_cpus, compute_modes, mig_slices
 from cluster.jobs.staging import scratch_folder
 from cluster.slurm import commands as slurm
@@ -55,6 +55,7 @@ def describe(folder: Path, scratch: str | None) -> dict[str, Any]:
         "slices": len(mig_slices()),
         "compute_modes": compute_modes(),
         "cpus": available_cpus(),
+        "network": network_problem(),
         "scratch": _scratch_problem(scratch),
         "question": _read(folder / QUESTION),
         "missing_commands": slurm.missing(*IN_JOB_COMMANDS),

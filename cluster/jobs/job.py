@@ -10,6 +10,9 @@ from benchmark.cell import Cell
 
 REQUEUE_MARK = "requeue-{job}-{restart}"
 """File beside the job's JSON: the job has unfinished cells, and the batch script must requeue it."""
+LAST_RANK_SECONDS = 60
+"""Time until a job of several ranks is ended after the first of them: one that died while it started would let the
+others wait for it, in gloo for five times the limit of a collective operation."""
 
 
 class Job(BaseModel):

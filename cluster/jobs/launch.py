@@ -19,7 +19,7 @@ from benchmark.suite.suite import Suite
 from cluster.jobs import policies
 from cluster.jobs.capacity import shapes_here, threads_of, visible_gpus
 from cluster.jobs.display import Display
-from cluster.jobs.job import Job
+from cluster.jobs.job import LAST_RANK_SECONDS, Job
 from cluster.jobs.packing import Shape, require_precision
 from cluster.jobs.signals import caught_interrupts
 from cluster.jobs.worker import run_job
@@ -99,11 +99,12 @@ def _run_lanes(
     begun: dict[str, Record] = {}
     begun_before: dict[int, int] = {}
     jobs: dict[int, submitit.Job[None]] = {}
+    complete: dict[int, float] = {}  # lane -> when all its ranks were last seen
 
     def begin(lane: int, waiting: Sequence[Cell]) -> None:
         job_file = local_job(store, waiting, shape, _gpus_of(lane, shape), seen, keeps_checkpoints)
         jobs[lane] = start(run_job, job_file, shape.ranks)
-        begun_before[lane] = len(begun)
+        begun_before[lane], complete[lane] = len(begun), time.monotonic()
 
     with caught_interrupts() as interrupted:
         try:
@@ -111,6 +112,11 @@ def _run_lanes(
                 begin(lane, cells)
             while jobs:
                 time.sleep(POLL_SECONDS)
+                for lane, job in jobs.items():
+                    if shape.ranks == 1 or _ranks(job) == shape.ranks:
+                        complete[lane] = time.monotonic()
+                    elif time.monotonic() - complete[lane] > LAST_RANK_SECONDS:
+                        stop([job])
                 ended = [lane for lane, job in jobs.items() if job.done()]
                 if interrupted.is_set():  # asked after the jobs, which Ctrl-C ends as well
                     raise KeyboardInterrupt
@@ -209,6 +215,14 @@ def stop(jobs: Iterable[submitit.Job[None]]) -> None:
         _, alive = psutil.wait_procs(alive, TERMINATION_PATIENCE_SECONDS)
     while not all(job.done() for job in jobs):
         time.sleep(POLL_SECONDS)
+
+
+def _ranks(job: submitit.Job[None]) -> int:
+    """Number of ranks of a job that have not ended."""
+    try:
+        return len(psutil.Process(int(job.job_id)).children())
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def _processes(controller: int) -> list[psutil.Process]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from benchmark.errors import MachineError, SymbenchError, UserError
 from benchmark.files import write_text
-from cluster.jobs.job import REQUEUE_MARK
+from cluster.jobs.job import LAST_RANK_SECONDS, REQUEUE_MARK
 from cluster.jobs.launch import job_folder
 from cluster.jobs.packing import Shape
 from cluster.jobs.snapshot import require_own
@@ -132,8 +132,10 @@ def executor_for(
     folder: Path, site: Site, shape: Shape, name: str, teardown: Sequence[str] = (), dry: bool = False
 ) -> submitit.SlurmExecutor:
     """Executor for jobs of `shape`; `teardown` are shell lines after srun. A `dry` one only writes batch scripts."""
-    # By default SLURM may end the job soon after its first task, while other lanes still work.
-    lanes = ["--wait=0", "--kill-on-bad-exit=0"] if shape.lanes > 1 else []
+    # By default SLURM may end a job soon after its first task, while other lanes work, or rank 0 notes an error.
+    tasks = []
+    if shape.tasks_per_node * shape.nodes > 1:
+        tasks = [f"--wait={0 if shape.lanes > 1 else LAST_RANK_SECONDS}", "--kill-on-bad-exit=0"]
     gpus = shape.gpus_per_node(site)
     parameters: dict[str, Any] = {
         "job_name": name,
@@ -147,7 +149,7 @@ def executor_for(
         "setup": [*site.setup, require_own(folder)],
         "stderr_to_stdout": True,
         # Since SLURM 22.05 srun ignores the --cpus-per-task of the batch script.
-        "srun_args": [f"--cpus-per-task={site.cpus}", *lanes, *site.srun],
+        "srun_args": [f"--cpus-per-task={site.cpus}", *tasks, *site.srun],
         "teardown": list(teardown) or None,
         "additional_parameters": {"requeue": True},
         **{key: getattr(site, key) for key in ("partition", "account", "qos", "constraint")},

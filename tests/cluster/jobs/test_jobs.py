@@ -176,9 +176,8 @@ def test_batch_script(tmp_path: Path) -> None:
     name = next(line for line in lines if "--job-name" in line)
     assert name == """#SBATCH --job-name='symbench a '"'"'suite'"'"' of "ours" é; rm -rf /'"""
     srun = next(line for line in lines if line.startswith("srun"))
-    assert "--cpus-per-task=8 --mpi=none" in srun
+    assert "--cpus-per-task=8 --wait=60 --kill-on-bad-exit=0 --mpi=none" in srun
     assert "'" + str(tmp_path / "my store") in srun
-    assert "--wait" not in srun
     assert lines.index(srun) < lines.index("status=$?") < lines.index("exit $status")
     assert "--gres" not in script(suite, Store(tmp_path), site, untrained)
 
