@@ -74,6 +74,7 @@ def model_names() -> list[str]:
     return sorted(_model_sources())
 
 
+@cache
 def built_in_file(name: str) -> Path | None:
     """The file of a baseline in `benchmark/models/`; None for a plug-in, an installed one, and an unknown name."""
     return MODELS_FOLDER / f"{name}.py" if name in _baseline_modules() else None

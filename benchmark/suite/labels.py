@@ -22,12 +22,14 @@ def labels_of(cells: Sequence[Cell]) -> dict[str, str]:
 def labels(entries: Sequence[tuple[Cell, Hashable]]) -> list[str]:
     """Label of each (cell, group): told apart from cells of the same model in the same group."""
     keys = [(cell.model.name, group) for cell, group in entries]
-    settings = [
-        {key: one_line(plain(value)) for key, value in setting.items()}
-        for setting in (
-            {**cell.protocol.model_dump(), **cell.train.model_dump(), **cell.model.settings()} for cell, _ in entries
-        )
-    ]
+    written: dict[tuple[int, ...], dict[str, str]] = {}  # cells of a suite share their parts
+    settings = []
+    for cell, _ in entries:
+        parts = tuple(map(id, (cell.protocol, cell.train, cell.model)))
+        if parts not in written:
+            values_of = {**cell.protocol.model_dump(), **cell.train.model_dump(), **cell.model.settings()}
+            written[parts] = {key: one_line(plain(value)) for key, value in values_of.items()}
+        settings.append(written[parts])
     values: dict[tuple[Hashable, str], set[str]] = defaultdict(set)
     for key, setting in zip(keys, settings, strict=True):
         for name, value in setting.items():

@@ -9,11 +9,12 @@ import socket
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # torch takes seconds to import, and `plan` asks for the commit alone
+    import torch
 
-from benchmark.training.distributed import World
+    from benchmark.training.distributed import World
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h."""
@@ -26,8 +27,10 @@ STATE_FILE = "git.json"
 LIBRARIES = ("torch", "e2cnn", "numpy", "h5py", "phiflow", "submitit")
 
 
-def describe(world: World) -> dict[str, Any]:
+def describe(world: "World") -> dict[str, Any]:
     """Versions, commit, machine and ranks of this process."""
+    import torch
+
     cuda = world.device.type == "cuda"
     return {
         "symbench": importlib.metadata.version("symbench"),
@@ -44,7 +47,7 @@ def describe(world: World) -> dict[str, Any]:
     }
 
 
-def anonymous(world: World) -> dict[str, Any]:
+def anonymous(world: "World") -> dict[str, Any]:
     """Provenance without the name and the kernel of the host, for files that are committed."""
     return {key: value for key, value in describe(world).items() if key not in ("host", "platform")}
 
@@ -60,20 +63,24 @@ def keep_freed_memory() -> None:
         libc.mallopt(TRIM_THRESHOLD, -1)  # never
 
 
-def reset_peak_memory(device: torch.device) -> None:
+def reset_peak_memory(device: "torch.device") -> None:
     """Reset the peak and return freed memory, so that cells packed into one process do not report each other's."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)  # memory kept from an earlier cell
     if device.type == "cuda":
+        import torch
+
         torch.cuda.empty_cache()  # for lanes that share the GPU
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_memory_bytes(device: torch.device) -> int | None:
+def peak_memory_bytes(device: "torch.device") -> int | None:
     """Peak since the reset: allocated on the GPU, or resident in this process. None if the system reports none."""
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
     if not status.exists():

@@ -1,5 +1,6 @@
 """Job description: the JSON that a launcher writes and a worker reads."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -7,6 +8,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from benchmark.cell import Cell
+from benchmark.errors import MachineError
+from benchmark.files import new_private_folder
 
 REQUEUE_MARK = "requeue-{job}-{restart}"
 """File beside the job's JSON: the job has unfinished cells, and the batch script must requeue it."""
@@ -47,3 +50,11 @@ class Job(BaseModel):
     """How often the job may requeue itself at its time limit."""
     scratch: str | None = None
     """Folder on a node's local disk to which data are copied first; may contain variables of the job's shell."""
+
+
+def job_folder(store_root: Path) -> Path:
+    """Make a new folder for a job and its logs. Raises MachineError if the store cannot be written."""
+    try:
+        return new_private_folder(store_root / "jobs", time.strftime("%Y%m%d-%H%M%S-")).resolve()
+    except OSError as error:
+        raise MachineError(f"{store_root / 'jobs'}: cannot be written: {error.strerror}") from error

@@ -13,13 +13,13 @@ import submitit
 from benchmark.cell import Cell
 from benchmark.data.layout import require_data
 from benchmark.errors import MachineError
-from benchmark.files import new_private_folder, write_text
+from benchmark.files import write_text
 from benchmark.models import model_registry
 from benchmark.suite.suite import Suite
 from cluster.jobs import policies
 from cluster.jobs.capacity import shapes_here, threads_of, visible_gpus
 from cluster.jobs.display import Display
-from cluster.jobs.job import LAST_RANK_SECONDS, Job
+from cluster.jobs.job import LAST_RANK_SECONDS, Job, job_folder
 from cluster.jobs.packing import Shape, require_precision
 from cluster.jobs.signals import caught_interrupts
 from cluster.jobs.worker import run_job
@@ -232,14 +232,6 @@ def _processes(controller: int) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
-
-
-def job_folder(store_root: Path) -> Path:
-    """Make a new folder for a job and its logs. Raises MachineError if the store cannot be written."""
-    try:
-        return new_private_folder(store_root / "jobs", time.strftime("%Y%m%d-%H%M%S-")).resolve()
-    except OSError as error:
-        raise MachineError(f"{store_root / 'jobs'}: cannot be written: {error.strerror}") from error
 
 
 def _begun(cells: Sequence[Cell], store: Store, files: Mapping[str, FileId]) -> dict[str, Record]:

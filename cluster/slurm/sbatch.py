@@ -12,8 +12,7 @@ from pydantic import BaseModel
 
 from benchmark.errors import MachineError, SymbenchError, UserError
 from benchmark.files import write_text
-from cluster.jobs.job import LAST_RANK_SECONDS, REQUEUE_MARK
-from cluster.jobs.launch import job_folder
+from cluster.jobs.job import LAST_RANK_SECONDS, REQUEUE_MARK, job_folder
 from cluster.jobs.packing import Shape
 from cluster.jobs.snapshot import require_own
 from cluster.site import Site

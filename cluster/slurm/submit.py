@@ -17,7 +17,6 @@ from cluster.jobs import policies
 from cluster.jobs.job import Job
 from cluster.jobs.packing import Shape, pack, shapes
 from cluster.jobs.snapshot import plugin_in, plugins_in, with_code
-from cluster.jobs.worker import run_job
 from cluster.site import Site
 from cluster.slurm import commands as slurm
 from cluster.slurm import sbatch
@@ -167,6 +166,8 @@ def _send_array(submission: Submission, folder: Path, batch: Batch, number: int)
         for index, cells in enumerate(batch.jobs)
     }
     executor = _executor(submission.suite, folder, with_code(submission.site, submission.code), batch.shape)
+    from cluster.jobs.worker import run_job  # torch takes seconds to import, and a plan needs none
+
     sent = sbatch.submit_array(executor, run_job, folder, documents)
     return {job: tuple(cell.id for cell in cells) for job, cells in zip(sent, batch.jobs, strict=True)}
 

@@ -11,7 +11,7 @@ from benchmark.suite.study import Study
 from benchmark.suite.suite import Suite
 from benchmark.training.machine import available_cpus, gpu_count, mig_slices
 from cluster.jobs.capacity import local_shape
-from cluster.jobs.launch import job_folder
+from cluster.jobs.job import job_folder
 from cluster.jobs.packing import require_precision
 from cluster.jobs.signals import caught_interrupts
 from cluster.tuning.job import TuneJob

@@ -1,4 +1,4 @@
-"""Contests of a board: adjusted tests of their rows, group letters, and the winner of each."""
+"""Contests of a board: tests of their rows, group letters, the winner of each, and the lead of relaxed networks."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,12 @@ from results.board.row import Row
 from results.statistics.bootstrap import Estimate
 from results.statistics.multiple_comparisons import SIGNIFICANT, PairTest, adjusted_tests, groups, matrix, tested_pairs
 from results.statistics.two_models import Pair, effects
+
+RELAXED, RIVALS = "relaxed", ("strict", "cnn")
+MEMBER = (
+    "At each level the member of the family with the lowest validation error; one that lacks a seed only if there is no"
+    " other."
+)
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,52 @@ def verdicts(rows: Sequence[Row], metric: str) -> list[Verdict]:
             )
         )
     return results
+
+
+def family_members(rows: Sequence[Row], positions: Sequence[int]) -> dict[str, int]:
+    """Family -> position of its member among `positions`, chosen as MEMBER says."""
+    candidates: dict[str, list[int]] = defaultdict(list)
+    for index in positions:
+        if "rmse_validation" in rows[index].metrics:
+            candidates[rows[index].family].append(index)
+    return {family: min(own, key=lambda index: _merit(rows[index])) for family, own in candidates.items()}
+
+
+def _merit(row: Row) -> tuple[bool, float, str]:
+    return not row.complete, row.metrics["rmse_validation"].mean, row.label
+
+
+def family_leads(rows: Sequence[Row], metric: str) -> list[str]:
+    """Sentences such as `Relaxed against strict: level 0: 4 % behind, not sure; level 1: 21 % ahead, sure`.
+
+    One for each rival family, dataset, protocol and budget. Contests in which a member lacks a seed, or whose pair is
+    not tested on logarithms, are left out.
+    """
+    texts: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for positions in contests(rows):
+        chosen = family_members(rows, positions)
+        contest = contest_of(rows, positions, metric)
+        first = rows[positions[0]]
+        for rival in RIVALS:
+            pair = [chosen[family] for family in (RELAXED, rival) if family in chosen]
+            if len(pair) == 2 and all(rows[index].ranks(metric) for index in pair):
+                test = contest.test(*pair)
+                if test is not None and test.effect.logarithmic:
+                    texts[(*first.panel, first.terms, rival)].append(f"level {first.level}: {_lead(test, metric)}")
+    many = len({key[:-1] for key in texts}) > 1
+    return [
+        f"Relaxed against {rival}{f' on {dataset} ({preset}, {grid}), {terms}' if many else ''}: {'; '.join(levels)}."
+        for (dataset, preset, grid, terms, rival), levels in texts.items()
+    ]
+
+
+def _lead(test: PairTest, metric: str) -> str:
+    """Lead of the first model of `test` over the second."""
+    ahead = test.reversed() if not METRICS[metric].higher_is_better else test
+    worse = ahead.effect.size < 0
+    percent = 100 * (ahead.reversed() if worse else ahead).effect.size
+    size = f"{percent:.0f} %" if percent >= 1 else "less than 1 %"
+    return f"{size} {'behind' if worse else 'ahead'}, {'sure' if test.p < SIGNIFICANT else 'not sure'}"
 
 
 def sure_winners(rows: Sequence[Row], results: Sequence[Verdict]) -> set[int]:

@@ -21,7 +21,7 @@ from benchmark.cell import Level
 from benchmark.errors import UserError
 from benchmark.suite.labels import plain
 from benchmark.suite.suite import SUITES_FOLDER, Suite
-from results.board.contests import claim, letters_of
+from results.board.contests import claim, family_leads, letters_of
 from results.board.differences import provenance_notes
 from results.board.leaderboard import SETTING, aggregate, best
 from results.board.quantities import BY_RUN, SKILLS, is_number, written_statistic
@@ -33,7 +33,7 @@ FORMAT = 1
 STATISTICS = 2
 """Version of the tests: 2 since they depend on the kind of the test runs and work on logarithms."""
 KEPT = (
-    *("rmse_future", "rmse_domain", "skill_future", "skill_domain", "vrmse_future", "vrmse_domain"),
+    *("rmse_validation", "rmse_future", "rmse_domain", "skill_future", "skill_domain", "vrmse_future", "vrmse_domain"),
     *("data_equivariance_error", "strict_floor"),
     *("model_equivariance_error", "model_equivariance_error_over_change"),
     *("model_equivariance_error_within_range", "equivariance_floor"),
@@ -164,6 +164,7 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
         "statistics": STATISTICS,
         "metrics_version": versions[0],
         "claim": claim(rows, metric),
+        "leads": family_leads(rows, metric),
         "cells": len(suite.cells),
         "states": dict(sorted(Counter({s.cell_id: s.state for row in rows for s in row.seeds}.values()).items())),
         "seeds": sorted({cell.seed for cell in suite.cells}),

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.terminal import titled
-from results.board.contests import claim, letters_of, sure_winners, verdicts
+from results.board.contests import claim, family_leads, letters_of, sure_winners, verdicts
 from results.board.differences import provenance_notes
 from results.board.leaderboard import best
 from results.board.notes import paper_notes, symmetry_notes
@@ -70,7 +70,7 @@ class _Panel:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown, width = self._fitting(options.max_width)
         yield Text(self._title(), style="bold")
-        yield from map(Text, self._verdicts())
+        yield from map(Text, [*family_leads(self.rows, self.metric), *self._verdicts()])
         yield self._table(shown, width)
         if hidden := [METRICS[name].title for name in self.columns if name not in shown]:
             yield Text(f"Hidden in this narrow terminal: {', '.join(hidden)}.\n", style="dim")

@@ -100,10 +100,15 @@ def chart(
         )
     if at is not None:
         parts.append(f'<path d="M{_n(across(at))},{TOP}V{BOTTOM}" stroke="currentColor" stroke-dasharray="4 4"/>')
-    parts += [_band(one, across, up) for one in shown if len(one.low)]
-    parts += [_points(one, across, up) for one in shown]
+    parts += [_group("band", one, _band(one, across, up)) for one in shown if len(one.low)]
+    parts += [_group("line", one, _points(one, across, up)) for one in shown]
     parts.append(_names([(one, up(one.y[-1]), across(one.x[-1])) for one in shown]))
     return svg(WIDTH, HEIGHT, "".join(parts))
+
+
+def _group(kind: str, one: Series, content: str) -> str:
+    """Part of a series; the page of a report hides all parts of one name together."""
+    return f'<g class="{kind}" data-name="{_clean(one.name)}" fill="{one.style.color}">{content}</g>'
 
 
 def svg(width: float, height: float, content: str) -> str:
@@ -270,7 +275,7 @@ def _points(one: Series, across: _Scale, up: _Scale) -> str:
         for index, (a, b) in enumerate(places):
             hint = f"<title>{_clean(one.hints[index])}</title>" if one.hints else ""
             parts.append(f'<path {mark} transform="translate({_n(a)} {_n(b)})">{hint}</path>')
-    return f'<g fill="{one.style.color}">{"".join(parts)}</g>'
+    return "".join(parts)
 
 
 def _names(ends: Sequence[tuple[Series, float, float]]) -> str:
@@ -287,14 +292,15 @@ def _names(ends: Sequence[tuple[Series, float, float]]) -> str:
         center = min(max(height, bottom + tall / 2), HEIGHT - 4 - remaining + tall / 2)
         bottom, remaining = center + tall / 2, remaining - tall
         start = center - tall / 2 + line * 0.78
-        parts.append(
+        joint = (
             f'<path d="M{_n(end + 6)},{_n(height)}L{RIGHT + 14},{_n(center)}" stroke="{one.style.color}"'
             ' stroke-opacity=".5" fill="none"/>'
         )
-        parts += [
-            text(RIGHT + 18, start + number * line, words, f'fill="{one.style.color}" font-size="{_n(size)}"')
-            for number, words in enumerate(lines)
+        words = [
+            text(RIGHT + 18, start + number * line, part, f'font-size="{_n(size)}"')
+            for number, part in enumerate(lines)
         ]
+        parts.append(_group("name", one, joint + "".join(words)))
     return "".join(parts)
 
 

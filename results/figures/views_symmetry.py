@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import floor, isfinite, log10
 
+from results.board.contests import MEMBER, family_members
 from results.board.notes import group_of
 from results.board.quantities import METRICS, SKILLS, written
 from results.board.row import Row
@@ -21,10 +22,6 @@ DATA, FLOOR = "data_equivariance_error", "strict_floor"
 DATA_AXIS = Axis("measured data equivariance error (field units)")
 RELATIVE_AXIS = Axis("measured data error / mean |field| (1)")
 BAND = "Bands: 95 % bootstrap interval over seeds, none for a single seed."
-MEMBER = (
-    "At each level the member of the family with the lowest validation error; one that lacks a seed only if there is no"
-    " other."
-)
 
 
 def error_of_models(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:
@@ -64,24 +61,16 @@ def error_of_families(rows: Sequence[Row], metric: str) -> Plot:
 
 
 def envelopes(rows: Sequence[Row], metric: str) -> dict[str, list[Row]]:
-    """Family -> at each level its member with the lowest mean validation error, ordered by the data error.
-
-    A member that lacks a seed is used only if its family has no other at the level.
-    """
-    best: dict[tuple[str, object], Row] = {}
-    for row in rows:
-        if metric in row.metrics and DATA in row.metrics and "rmse_validation" in row.metrics:
-            key = (row.family, row.level)
-            if key not in best or _merit(row) < _merit(best[key]):
-                best[key] = row
+    """Family -> its member at each level (`contests.family_members`), ordered by the data error."""
+    levels: dict[object, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        if metric in row.metrics and DATA in row.metrics:
+            levels[row.level].append(index)
+    chosen = [rows[index] for positions in levels.values() for index in family_members(rows, positions).values()]
     families: dict[str, list[Row]] = defaultdict(list)
-    for (family, _), row in sorted(best.items(), key=lambda item: (item[0][0], item[1].metrics[DATA].mean)):
-        families[family].append(row)
+    for row in sorted(chosen, key=lambda row: (row.family, row.metrics[DATA].mean)):
+        families[row.family].append(row)
     return dict(families)
-
-
-def _merit(row: Row) -> tuple[bool, float, str]:
-    return not row.complete, row.metrics["rmse_validation"].mean, row.label
 
 
 def symmetry_kept(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:

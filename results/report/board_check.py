@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.cell import Cell, ModelChoice
 from benchmark.suite.suite import Suite
-from results.board.contests import contests, letters_of
+from results.board.contests import contests, family_leads, letters_of
 from results.board.leaderboard import SETTING, best
 from results.board.published_board import COMPARED, STATISTICS, row_document
 from results.board.quantities import BY_RUN, METRICS, SKILLS, summaries
@@ -116,7 +116,10 @@ def _identities(document: Mapping[str, Any], suite: Suite) -> Iterator[str]:
 
 
 def _rows(document: Mapping[str, Any]) -> Iterator[str]:
-    """Numbers of rows that do not follow from the values of their seeds."""
+    """Numbers of rows, and sentences on families, that do not follow from the values of the seeds."""
+    leads = family_leads(_rows_of(document), document["metric"])
+    if document.get("leads", leads) != leads:
+        yield f"leads are {document['leads']}, the seeds give {leads}"
     decided = (*DERIVED, *(("group",) if document.get("statistics") == STATISTICS else ()))
     for row, computed in zip(document["rows"], computed_rows(document), strict=True):
         for key in decided:

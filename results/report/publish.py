@@ -154,6 +154,7 @@ def page(document: Mapping[str, Any], verified: Sequence[Verification] = ()) -> 
         *(line for one in verified for line in (escape(one.sentence), "")),
         f"Run with `{document['command']}` ([suite.yaml](suite.yaml)) at the commit below; all numbers are in"
         " [board.json](board.json). Written by `symbench publish`.",
+        *(line for text in document.get("leads", []) for line in ("", escape(text))),
         *_tables(document),
         "",
         "## All rows",

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from benchmark.suite.suite import Suite
-from results.board.contests import claim, effect_text, letters_of, sure_winners, verdicts
+from results.board.contests import MEMBER, claim, effect_text, family_leads, letters_of, sure_winners, verdicts
 from results.board.differences import provenance_notes
 from results.board.leaderboard import aggregate, best
 from results.board.notes import MARK, paper_notes, symmetry_notes
@@ -136,6 +136,8 @@ class Report:
             groups=letters_of(rows, metric),
             tooltip=_tooltip,
             verdicts=[(one, "-" if one.best is None else numbers[metric][place[id(one.best)]]) for one in results],
+            leads=family_leads(rows, metric),
+            member=MEMBER,
             standings=overall(rows, metric, self.baseline),
             most_standings=MOST_STANDINGS,
             estimate=estimate,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from benchmark.markdown import bold, escape, line, table
-from results.board.contests import verdicts
+from results.board.contests import family_leads, verdicts
 from results.board.differences import provenance_notes
 from results.board.notes import paper_notes, symmetry_notes
 from results.board.quantities import METRICS
@@ -63,16 +63,18 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 
 
 def verdict_line(rows: Sequence[Row]) -> str:
-    """The sentences of the first contests on one line, for the one line that MLflow shows of an experiment's note."""
+    """The sentences on families and first contests on one line, as MLflow shows one line of an experiment's note."""
     contests = [one for one in verdicts(rows, "rmse_future") if one.best is not None]
     more = [f"{len(contests) - MOST_WINNERS} more"] if len(contests) > MOST_WINNERS else []
-    return escape("; ".join([one.sentence("rmse_future") for one in contests[:MOST_WINNERS]] + more))
+    winners = "; ".join([one.sentence("rmse_future") for one in contests[:MOST_WINNERS]] + more)
+    return escape(" ".join([*family_leads(rows, "rmse_future"), winners]))
 
 
 def _winners(rows: Sequence[Row]) -> list[str]:
-    """The sentence of each of the first contests."""
+    """The sentences on families, then that of each of the first contests."""
     contests = verdicts(rows, "rmse_future")
+    leads = [f"{escape(text)}\n" for text in family_leads(rows, "rmse_future")]
     lines = ["Lowest RMSE future, and whether it is sure:\n"]
     for verdict in contests[:MOST_WINNERS]:
         lines.append(f"- {escape(verdict.example.dataset)} {escape(verdict.sentence('rmse_future'))}")
-    return [*lines, *(["- ..."] if len(contests) > MOST_WINNERS else [])]
+    return [*leads, *lines, *(["- ..."] if len(contests) > MOST_WINNERS else [])]

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[3]
 CONVNET, AUGMENTATION = (model_registry.MODELS_FOLDER / f"{name}.py" for name in ("convnet", "augmentation"))
 ASK_ALL = """
 import sys
-import benchmark.cli.main, cluster.slurm.estimates, cluster.slurm.in_queue, cluster.slurm.logs, results.board.compare
+import benchmark.cli.main, cluster.slurm.estimates, cluster.slurm.in_queue, cluster.slurm.logs, cluster.slurm.submit
+import results.board.compare
 import results.report.export
 from benchmark.planning.remember import ask
 ask()

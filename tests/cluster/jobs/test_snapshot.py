@@ -16,7 +16,7 @@ from benchmark.models import convnet, model_registry
 from benchmark.models.model_digest import model_digest
 from benchmark.training import environment
 from cluster.jobs import snapshot
-from cluster.jobs.launch import job_folder
+from cluster.jobs.job import job_folder
 from cluster.site import Site
 from results.store.store import Store
 
@@ -29,7 +29,7 @@ from benchmark.models import model_registry
 from benchmark.models.model_digest import model_digest
 from benchmark.training import environment
 from cluster.jobs import snapshot
-from cluster.jobs.launch import job_folder
+from cluster.jobs.job import job_folder
 snapshot.require(Path(sys.argv[1]))
 model_registry.add_plugin(Path(sys.argv[2]))
 digests = [model_digest(ModelChoice(name=name, version=1, config={})) for name in ("e2cnn", "mine")]

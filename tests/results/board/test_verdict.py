@@ -3,7 +3,7 @@
 import pytest
 from fabricated_board import Board, rows_of
 
-from results.board.contests import verdicts
+from results.board.contests import family_leads, verdicts
 
 RELAXED = "relaxed_steerable_rotation"
 
@@ -39,3 +39,33 @@ def test_the_sentence_of_a_contest(new_board, new_cell, errors: dict[str, tuple[
     sentence = verdict.sentence("rmse_future")
     assert sentence.startswith("level 0 (data error 0, floor 0.031): e2cnn")
     assert ending in sentence
+
+
+def test_the_lead_of_relaxed_networks_is_that_of_the_member_with_the_lowest_validation_error(
+    new_board, new_cell
+) -> None:
+    """Twice the error of the strict one is 100 % behind; the better relaxed network on test data is not chosen."""
+    values = {("e2cnn", 0.0): (0.1, 1.0), (RELAXED, 1e-4): (0.2, 2.0), (RELAXED, 1e-2): (0.05, 3.0)}
+    cells = [
+        (new_cell(model, seed=n, **({"penalty": penalty} if penalty else {})), *pair)
+        for (model, penalty), pair in values.items()
+        for n in range(3)
+    ]
+    board: Board = new_board([cell for cell, *_ in cells])
+    for n, (cell, error, validation) in enumerate(cells):
+        board.finish(cell, rmse_future=error * (1 + 0.001 * (n % 3)), rmse_validation=validation)
+    assert family_leads(rows_of(board), "rmse_future") == ["Relaxed against strict: level 0: 100 % behind, sure."]
+
+
+def test_families_are_compared_level_by_level_and_only_where_both_have_all_seeds(new_board, new_cell) -> None:
+    spread = (0.98, 1.0, 1.02)
+    errors = {("e2cnn", 1): 2.0, (RELAXED, 1): 1.0, ("e2cnn", 3): 1.0, (RELAXED, 3): 1.001, ("e2cnn", 6): 1.0}
+    cells = {(*key, n): new_cell(key[0], level=key[1], seed=n) for key in [*errors, (RELAXED, 6)] for n in range(3)}
+    board: Board = new_board(list(cells.values()))
+    for (*key, n), cell in cells.items():
+        if tuple(key) in errors:
+            board.finish(
+                cell, rmse_future=errors[tuple(key)] * spread[n if key[0] == RELAXED else 2 - n], rmse_validation=1.0
+            )
+    (sentence,) = family_leads(rows_of(board), "rmse_future")
+    assert sentence == "Relaxed against strict: level 1: 100 % ahead, sure; level 3: less than 1 % behind, not sure."

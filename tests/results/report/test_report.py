@@ -287,3 +287,33 @@ def test_a_heading_sorts_and_the_filter_hides(full_board, tmp_path, dump_dom):
     assert numbers == sorted(numbers, reverse=True)
     assert 'data-value=""' in values[-1], "what is missing stays last"
     assert "3 of 12 rows" in dom
+
+
+@pytest.mark.browser
+def test_a_name_hides_its_line_and_keys_read_its_values(full_board, tmp_path, dump_dom):
+    """In the first figure: Enter on a name hides its line in all figures, an arrow key reads its first value aloud."""
+    script = """{
+      const hint = document.getElementById("hint");
+      const name = document.querySelector("figure g.name[data-name=e2cnn]");
+      const key = (key) => name.dispatchEvent(new KeyboardEvent("keydown", {key}));
+      const isSeen = (part) => getComputedStyle(part).display !== "none";
+      const seen = () => [...document.querySelectorAll("g.line[data-name=e2cnn]")].filter(isSeen).length;
+      const before = seen();
+      key("ArrowRight");
+      const read = hint.textContent;
+      key("Enter");
+      const hidden = [seen(), name.getAttribute("aria-pressed"), isSeen(name)];
+      key(" ");
+      const marker = document.querySelector("figure g.line[data-name=convnet] [role=img]");
+      const box = marker.getBoundingClientRect(), middle = {clientX: box.left + 4, clientY: box.top + 4};
+      marker.ownerSVGElement.dispatchEvent(new PointerEvent("pointermove", middle));
+      document.title = JSON.stringify({before, hidden, read, after: seen(), near: hint.textContent,
+        label: marker.getAttribute("aria-label"), titles: document.querySelectorAll("g.line title").length}); }"""
+    _, title = in_browser(render(full_board), tmp_path, dump_dom, script)
+    page = json.loads(title)
+    assert page["before"] > 2
+    assert page["hidden"] == [0, "false", True]
+    assert page["after"] == page["before"]
+    assert re.fullmatch(r"e2cnn, level 0: 0\.\d+ \[.*\], 2 seeds", page["read"])
+    assert page["near"] == page["label"] != page["read"]
+    assert page["titles"] == 0, "the browser would show them beside the hint"
