@@ -81,7 +81,7 @@ def tune(
     """
     from cluster.jobs import snapshot
     from cluster.tuning.local import tune_locally
-    from cluster.tuning.plan import inequalities, require_ray, selected_studies
+    from cluster.tuning.plan import inequalities, require_ray, selected_studies, without_result
     from cluster.tuning.remote import Layout, tune_on_cluster
     from results.store.studies import Effort, StudyFolder
 
@@ -109,12 +109,13 @@ def tune(
         code = None if live_code else snapshot.take(store.root)
         layout = Layout(nodes, parallel, trials_per_gpu, code)
         click.echo(tune_on_cluster(suite, chosen, effort, store, place, layout))
-        return
+        sys.exit(1 if without_result(chosen, effort, store) else 0)
     try:
         status = tune_locally(suite, chosen, effort, store, trials_per_gpu or 1)
     except KeyboardInterrupt:
         click.echo("interrupted; the same command goes on from the trials' last steps", err=True)
         sys.exit(130)
+    status = status or int(bool(without_result(chosen, effort, store)))
     if status == 0:
         click.echo(f"{suite.name}: {len(chosen)} studies complete; `symbench run {suite.argument} --tuned` uses them")
     sys.exit(status)

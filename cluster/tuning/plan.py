@@ -1,5 +1,6 @@
 """Studies of a suite that `symbench tune` has to search, and whether models of one contest are tuned alike."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 
@@ -10,7 +11,7 @@ from benchmark.suite.study import Study, trial_cells
 from benchmark.suite.suite import Suite
 from results.store.store import Store
 from results.store.studies import Effort, StudyFolder
-from results.store.study_result import conclude, is_complete, is_used_up
+from results.store.study_result import NoResultError, conclude, is_complete, is_used_up
 
 
 def require_ray(effort: Effort) -> None:
@@ -30,7 +31,7 @@ def selected_studies(suite: Suite, selected: Iterable[str]) -> list[Study]:
 
 
 def open_studies(chosen: Sequence[Study], effort: Effort, store: Store) -> list[Study]:
-    """Incomplete studies among `chosen`; writes and prints the results of the complete ones.
+    """Incomplete studies among `chosen`; writes and prints the results of the complete ones, or why they have none.
 
     Raises UserError if a study was begun with another search, or gets fewer trials than the suite writes settings.
     """
@@ -47,10 +48,19 @@ def open_studies(chosen: Sequence[Study], effort: Effort, store: Store) -> list[
         trials = folder.trials()
         if is_complete(folder, effort, trials):
             folder.begin(effort)
-            print(conclude(folder, effort, is_used_up(folder, trials)), flush=True)
+            try:
+                print(conclude(folder, effort, is_used_up(folder, trials)), flush=True)
+            except NoResultError as error:
+                print(error, file=sys.stderr, flush=True)
         else:
             incomplete.append(study)
     return incomplete
+
+
+def without_result(chosen: Iterable[Study], effort: Effort, store: Store) -> list[Study]:
+    """Studies among `chosen` that are complete and have no result, since no trial was trained to its end."""
+    folders = [StudyFolder(store.root, study) for study in chosen]
+    return [one.study for one in folders if not one.result_path.exists() and is_complete(one, effort, one.trials())]
 
 
 def first_cells(chosen: Sequence[Study]) -> list[Cell]:

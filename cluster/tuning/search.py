@@ -5,6 +5,7 @@ pickle, and omits the state of the scheduler, so that ASHA would forget all tria
 """
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,12 +32,14 @@ class Ledger:
     def __init__(self, folder: StudyFolder, effort: Effort, should_stop: Callable[[], bool]) -> None:
         self.folder, self.effort, self.should_stop = folder, effort, should_stop
         trials = folder.trials()
+        self.numbers = [trial.note.number for trial in trials]
+        self.hours: dict[int, float] = {trial.note.number: trial.device_hours for trial in trials}
+        if not self.is_spent:
+            trials = [self._reopened(trial) for trial in trials]
         self.closed = {trial.note.number: trial for trial in trials if trial.closed}
         self.open = deque(trial.note for trial in trials if not trial.closed)
-        self.numbers = [trial.note.number for trial in trials]
         self.running: dict[str, Note] = {}
         """Ray's trial id -> note."""
-        self.hours: dict[int, float] = {trial.note.number: trial.device_hours for trial in trials}
         self.used_up = False
         """Whether the space has no new settings."""
         self.known = {cell.id for trial in trials for cell in trial.cells}
@@ -76,6 +79,14 @@ class Ledger:
         self.numbers.append(number)
         self.known |= {cell.id for cell in self.folder.trial(note).cells}
         return note
+
+    def _reopened(self, trial: Trial) -> Trial:
+        """Trial, open again if an earlier search stopped it when its hours were spent."""
+        if trial.note.ended != HOURS_SPENT:
+            return trial
+        note = trial.note.model_copy(update={"ended": ""})
+        self.folder.write(note)
+        return self.folder.trial(note)
 
     def _learn(self, trial: Trial) -> None:
         if self.optuna is not None:
@@ -163,7 +174,8 @@ class Asha(AsyncHyperBandScheduler):
         self.ledger = ledger
         self.rungs = rungs(ledger.effort, train)
         for number, trial in sorted(ledger.closed.items()):
-            self._replay(number, trial)
+            if math.isfinite(trial.value):
+                self._replay(number, trial)
 
     def _replay(self, number: int, trial: Trial) -> None:
         """Report the values of a closed trial at each rung."""
@@ -174,6 +186,10 @@ class Asha(AsyncHyperBandScheduler):
                 super().on_trial_result(None, ray_trial, {TIME: epoch, METRIC: trial.curve[epoch - 1]})
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if not math.isfinite(result[METRIC]):  # it has failed, ends by itself, and sets no bar for others
+            for _, values in self._trial_info[trial.trial_id]._rungs:
+                values.pop(trial.trial_id, None)
+            return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(tune_controller, trial, result)
         note = self.ledger.running.get(trial.trial_id)
         if decision != TrialScheduler.STOP or note is None:

@@ -139,8 +139,9 @@ class Trial:
 
 
 def best_trial(trials: Iterable[Trial]) -> Trial | None:
-    """Trial with the lowest validation RMSE, the first among equals; None if no trial has one."""
-    return min((trial for trial in trials if math.isfinite(trial.value)), key=lambda trial: trial.value, default=None)
+    """Trial with the lowest validation RMSE, the first among equals; None if none was trained to its end."""
+    trained = (trial for trial in trials if trial.state == "done" and math.isfinite(trial.value))
+    return min(trained, key=lambda trial: trial.value, default=None)
 
 
 class StudyFolder:

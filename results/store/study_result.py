@@ -2,7 +2,9 @@
 
 import io
 import math
+import re
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,11 +21,21 @@ from results.store.studies import Effort, StudyFolder, Trial, best_trial
 PROVENANCE = ("symbench", "git_commit", "git_dirty", "python", "torch", "ray", "optuna", "device", "host")
 
 
+class NoResultError(MachineError):
+    """All trials of a study have ended, and none was trained to its last epoch."""
+
+
 def freeze(folder: StudyFolder, effort: Effort, trials: Sequence[Trial], used_up: bool = False) -> dict[str, Any]:
-    """Write the result; `used_up` if the space is exhausted. Raises MachineError if no trial has a validation RMSE."""
+    """Write the result; `used_up` if the space is exhausted. Raises NoResultError if no trial came to its end."""
     best = best_trial(trials)
     if best is None:
-        raise MachineError(f"{folder.study}: no trial came to a validation RMSE; see {folder.root}")
+        folder.result_path.unlink(missing_ok=True)
+        ends = Counter(re.split(" at epoch|:", trial.state)[0] for trial in trials)
+        raise NoResultError(
+            f"{folder.study}: no result, since no trial was trained to its last epoch"
+            f" ({', '.join(f'{count} {state}' for state, count in ends.items())}); see {folder.root},"
+            " and go on with more --trials or --gpu-hours"
+        )
     document = _document(folder.study, effort, trials, best) | {"space_used_up": used_up}
     buffer = io.StringIO()
     yaml = YAML()
@@ -54,7 +66,7 @@ def is_used_up(folder: StudyFolder, trials: Sequence[Trial]) -> bool:
 def conclude(folder: StudyFolder, effort: Effort, used_up: bool = False) -> str:
     """Write the result and return a line that describes it; `used_up` if the space is exhausted.
 
-    Raises MachineError if a trial is open, or if no trial has a validation RMSE.
+    Raises MachineError if a trial is open, and NoResultError if none was trained to its end.
     """
     trials = folder.trials()
     unfinished = [trial for trial in trials if not trial.closed]
@@ -76,7 +88,7 @@ def conclude(folder: StudyFolder, effort: Effort, used_up: bool = False) -> str:
 def _document(study: Study, effort: Effort, trials: Sequence[Trial], best: Trial) -> dict[str, Any]:
     cell = best.cells[0]
     environment: Mapping[str, Any] = best.records[cell.id].environment
-    defaults = [trial.value for trial in trials if trial.note.by == "default"]
+    default = best_trial(trial for trial in trials if trial.note.by == "default")
     return {
         "study": study.name,
         "dataset": study.dataset.model_dump(mode="json", exclude={"level"}),
@@ -89,7 +101,7 @@ def _document(study: Study, effort: Effort, trials: Sequence[Trial], best: Trial
             "by": best.note.by,
             "settings": dict(best.note.settings),
             "rmse_validation": best.value,
-            "rmse_validation_default": _number(min(defaults, default=math.inf)),
+            "rmse_validation_default": None if default is None else default.value,
             "best_epoch": 1 + best.curve.index(best.curve[-1]),
         },
         "validation_curve": [float(f"{value:.6g}") for value in best.curve],

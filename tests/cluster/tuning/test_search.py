@@ -8,12 +8,13 @@ import pytest
 from tuning_support import EPOCHS, MakeSuite, fabricate, notes
 
 from benchmark.cell import Training
+from benchmark.files import write_text
 from benchmark.suite import loading as suites
 from benchmark.suite.studies import distinct_studies
 from benchmark.suite.study import trial_cells
 from benchmark.suite.suite import Range
 from cluster.tuning.job import first_rung, rungs
-from cluster.tuning.plan import open_studies
+from cluster.tuning.plan import open_studies, without_result
 from cluster.tuning.proposals import OptunaSearch, is_new, random_settings
 from results.store.store import Store
 from results.store.studies import Effort, Note, StudyFolder, Trial
@@ -118,6 +119,9 @@ def test_hours_end_a_study(folder: StudyFolder) -> None:
     assert ended.state == "stopped when the hours were spent"
     assert ended.value == 0.4
     assert ledger.next() is None
+    again = ledger_of(folder, Effort(hours=20.0))
+    assert again.next() == note
+    assert folder.read_trial(note.number).state == "open"
 
 
 def test_open_trials_are_closed_when_the_hours_are_spent(folder: StudyFolder) -> None:
@@ -125,18 +129,53 @@ def test_open_trials_are_closed_when_the_hours_are_spent(folder: StudyFolder) ->
     made = notes(folder, 3)
     folder.write(made[0])
     fabricate(folder, made[1], [0.4] * EPOCHS)
-    fabricate(folder, made[2], [0.3], state=None)
+    fabricate(folder, made[2], [0.3], state=None)  # lower, but it never came to its end
     few, more = Effort(hours=4.6), Effort(hours=9.0)
     ledger_of(folder, more).end_open()
     assert [trial.closed for trial in folder.trials()] == [False, True, False]
     ledger_of(folder, few).end_open()
     assert [trial.state for trial in folder.trials()] == ["done", "stopped when the hours were spent"]
     assert is_complete(folder, few, folder.trials())
-    assert "by trial 2 of 2, no RMSE of the default" in conclude(folder, few)
+    assert "by trial 1 of 2, no RMSE of the default" in conclude(folder, few)
     ledger = ledger_of(folder, more)
-    given = [ledger.next() for _ in range(2)]
-    assert [note.number for note in given] == [0, 3]
-    assert given[0] == made[0]
+    assert [ledger.next().number for _ in range(3)] == [2, 0, 3]
+    assert folder.read_trial(0).note == made[0]
+
+
+def test_a_study_has_no_result_if_no_trial_came_to_its_end(
+    folder: StudyFolder, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trials that were stopped early are no result, however low their RMSE; the other studies go on."""
+    default, *others = notes(folder, 4)
+    effort = Effort(trials=4)
+    fabricate(folder, default.model_copy(update={"ended": "failed: code_error: ValueError"}), [0.1], state=None)
+    for note in others:
+        fabricate(folder, note.model_copy(update={"ended": "stopped by asha at epoch 1"}), [0.2], state=None)
+    write_text(folder.result_path, "trials: []  # as an earlier version wrote it")
+    assert open_studies([folder.study], effort, store) == []
+    line = capsys.readouterr().err
+    assert "no result, since no trial was trained to its last epoch (1 failed, 3 stopped by asha); see" in line
+    assert not folder.result_path.exists()
+    assert without_result([folder.study], effort, store) == [folder.study]
+    more = Effort(trials=5)
+    assert open_studies([folder.study], more, store) == [folder.study]
+    assert not without_result([folder.study], more, store)
+
+
+def test_a_trial_that_fails_is_no_bar_for_others_and_is_not_stopped_as_well(folder: StudyFolder) -> None:
+    """Neither in the search in which it fails nor in a later one."""
+    made = notes(folder, 2)
+    fabricate(folder, made[0].model_copy(update={"ended": "failed: code_error: ValueError"}), [0.1], state=None)
+    fabricate(folder, made[1], [0.2] * EPOCHS)
+    ledger, asha, trial = next_under_asha(folder)
+    assert asha.on_trial_result(None, trial, {"epoch": 1, "validation_rmse": 0.15}) == "CONTINUE"
+    failed = ledger.running[trial.trial_id].model_copy(update={"ended": "failed: code_error: ValueError"})
+    folder.write(failed)
+    assert asha.on_trial_result(None, trial, {"epoch": 3, "validation_rmse": math.inf}) == "CONTINUE"
+    assert folder.read_trial(failed.number).note == failed
+    other = SimpleNamespace(trial_id="other", config={})
+    asha.on_trial_add(None, other)
+    assert asha.on_trial_result(None, other, {"epoch": 1, "validation_rmse": 0.19}) == "CONTINUE"
 
 
 def test_a_trial_whose_process_is_always_killed_has_failed(folder: StudyFolder) -> None:

@@ -203,19 +203,29 @@ def by_number(folder: StudyFolder) -> dict[int, Trial]:
     return {trial.note.number: trial for trial in folder.trials()}
 
 
-def test_a_study_ends_when_its_hours_are_spent(store: Store, make_suite: MakeSuite) -> None:
-    """The running trials end as well, although none has reached its last epoch."""
+def test_a_study_ends_when_its_hours_are_spent(
+    store: Store, make_suite: MakeSuite, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The running trials end as well, and without one at its last epoch there is no result; more hours resume them."""
     path = tuned_suite(make_suite, epochs=100_000)
     path.write_text(path.read_text().replace("epochs: 100000", "epochs: 100000, early_stop_after: null"))
     folder = folder_of(path, store)
     command = ("tune", path, "--gpu-hours", 0.001)
-    succeed(*command, store=store)
+    no_result = (
+        r"no trial was trained to its last epoch \(\d+ stopped when the hours were spent\); see .*, and go on with"
+    )
+    assert symbench(*command, store=store).returncode == 1
+    assert re.search(no_result, capfd.readouterr().out)  # of the driver
     trials = folder.trials()
     assert {trial.state for trial in trials} == {"stopped when the hours were spent"}
     assert sum(trial.device_hours for trial in trials) >= 0.001
-    assert read_result(folder.result_path)["spent"]["trials"] == len(trials)
-    succeed(*command, store=store)
+    again = symbench(*command, store=store)
+    assert again.returncode == 1
+    assert re.search(no_result, again.stderr)
     assert [trial.records for trial in folder.trials()] == [trial.records for trial in trials]
+    more = 3 * sum(trial.device_hours for trial in trials)
+    assert symbench("tune", path, "--gpu-hours", more, store=store).returncode == 1
+    assert {record.status.attempt for record in folder.read_trial(0).records.values()} == {2}
     other = symbench(*command, "--search", "optuna", store=store)
     assert other.returncode == 2
     assert "its search is another one than when the study was begun (random, now optuna)" in other.stderr
