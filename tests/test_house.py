@@ -13,6 +13,7 @@ import benchmark
 
 ROOT = Path(benchmark.__file__).parents[1]
 PRODUCT = [path for folder in ("benchmark", "cluster", "results") for path in sorted((ROOT / folder).rglob("*.py"))]
+PRODUCT.append(ROOT / "symbench.py")
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FILE_LINES, FUNCTION_LINES = 400, 60
 ARGUMENTS, DEFERRED_IMPORTS, PACKAGE_LINES = 6, 100, 3

@@ -21,9 +21,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from benchmark.cell import Frozen, PositiveInt
-from benchmark.models.baseline import Baseline, Choice, SearchSpace, Task
 from benchmark.models.layers.convolutions import convolutional_network
+from symbench import Baseline, Choice, Frozen, PositiveInt, SearchSpace, Task
 
 
 class NewBaseline(Baseline):

@@ -8,7 +8,7 @@ from benchmark.cell import ModelChoice, is_network
 from benchmark.discovery import ROOT, files_digest, imported_files, reachable
 from benchmark.models.model_registry import MODELS_FOLDER, NOT_BASELINES, source_file
 
-GROUPS = ROOT / "benchmark" / "groups.py"
+GROUPS, FACE = ROOT / "benchmark" / "groups.py", ROOT / "symbench.py"
 
 
 def model_digest(choice: ModelChoice) -> str | None:
@@ -48,5 +48,7 @@ def _imported_code(file: Path) -> list[Path]:
 
 def _is_code_of_models(path: Path) -> bool:
     if path.parent == MODELS_FOLDER and path.stem in (*NOT_BASELINES, "__init__"):
+        return False
+    if path == FACE:
         return False
     return path == GROUPS or path.is_relative_to(MODELS_FOLDER) or not path.is_relative_to(ROOT / "benchmark")

@@ -20,7 +20,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h."""
 KEPT_BYTES = 32 * 2**20
 """Largest block that malloc keeps; new pages for a larger one cost little compared with computing on it."""
-CODE = (":/benchmark", ":/cluster", ":/results", ":!/results/published")
+CODE = (":/benchmark", ":/cluster", ":/results", ":/symbench.py", ":!/results/published")
 """Pathspecs of git: the folders whose changes make a record one of uncommitted code."""
 STATE_FILE = "git.json"
 """File beside this one, in a copy of the code outside of its checkout, with what `git_state` has to return."""

@@ -21,7 +21,7 @@ from cluster.site import Site
 
 FOLDER = "code"
 """Folder of the snapshots in a store."""
-PACKAGES = ("benchmark", "cluster", "results")
+PACKAGES = ("benchmark", "cluster", "results", "symbench.py")
 NOT_COPIED = ROOT / "results" / "published"
 ENVIRONMENT = Path(environment.__file__).resolve()
 
@@ -112,7 +112,7 @@ def _contents() -> dict[Path, bytes]:
     state = ENVIRONMENT.with_name(environment.STATE_FILE)
     contents = {_place(state, state): json.dumps(environment.git_state(ENVIRONMENT.parent)).encode()}
     for package in PACKAGES:
-        for path in (ROOT / package).rglob("*"):
+        for path in [ROOT / package, *(ROOT / package).rglob("*")]:
             if path.is_file() and path.suffix != ".pyc" and not path.is_relative_to(NOT_COPIED):
                 contents[_place(path, path)] = path.read_bytes()
     for plugin in model_registry.plugin_paths():

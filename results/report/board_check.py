@@ -25,9 +25,14 @@ ROUNDING = 1e-9
 
 def problems(document: Mapping[str, Any], suite: Suite) -> list[str]:
     """Sentences on what does not fit together in a board; `suite` is read from its suite.yaml."""
-    seedless = sum(any(s["state"] == "done" and not s.get("values") for s in row["seeds"]) for row in document["rows"])
-    numbers = [f"{seedless} of {len(document['rows'])} rows {SEEDLESS}"] if seedless else list(_rows(document))
+    numbers = [without_seeds] if (without_seeds := seedless(document)) else list(_rows(document))
     return [*_counts(document), *_mixtures(document), *_identities(document, suite), *numbers]
+
+
+def seedless(document: Mapping[str, Any]) -> str:
+    """Sentence on the rows of an earlier board that have numbers without the value of each seed; empty without any."""
+    count = sum(any(s["state"] == "done" and not s.get("values") for s in row["seeds"]) for row in document["rows"])
+    return f"{count} of {len(document['rows'])} rows {SEEDLESS}" if count else ""
 
 
 def cell_of(row: Mapping[str, Any], seed: int) -> Cell:
@@ -117,7 +122,7 @@ def _identities(document: Mapping[str, Any], suite: Suite) -> Iterator[str]:
 
 def _rows(document: Mapping[str, Any]) -> Iterator[str]:
     """Numbers of rows, and sentences on families, that do not follow from the values of the seeds."""
-    leads = family_leads(_rows_of(document), document["metric"])
+    leads = family_leads(rows_of_board(document), document["metric"])
     if document.get("leads", leads) != leads:
         yield f"leads are {document['leads']}, the seeds give {leads}"
     decided = (*DERIVED, *(("group",) if document.get("statistics") == STATISTICS else ()))
@@ -132,12 +137,12 @@ def _rows(document: Mapping[str, Any]) -> Iterator[str]:
 
 def computed_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of a board.json as the values of its seeds give them."""
-    rows, metric = _rows_of(document), document["metric"]
+    rows, metric = rows_of_board(document), document["metric"]
     winners, letters = best(rows, metric), letters_of(rows, metric)
     return [row_document(row, metric, index in winners, letters[index]) for index, row in enumerate(rows)]
 
 
-def _rows_of(document: Mapping[str, Any]) -> list[Row]:
+def rows_of_board(document: Mapping[str, Any]) -> list[Row]:
     """Rows with the statistics of the values of their seeds."""
     rows = []
     for one in document["rows"]:
