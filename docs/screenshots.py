@@ -85,17 +85,16 @@ def main(folder: str, suite_name: str) -> None:
         html.write_text(Report(store, suite, *store.read(suite.cells)).html, encoding="utf-8")
         uri = default_tracking_uri(store)
         (landing, who_wins, *_) = (path for _, path in experiment.table_view_links(uri)[suite.name])
-        argv = server.command(uri, experiment.artifact_folder(store), port=PORT)
-        mlflow = server.address("127.0.0.1", PORT)
-        with server.serving(argv, "127.0.0.1", PORT, Path(scratch) / "server.log"):
+        place = server.Place(port=PORT)
+        with server.serving(place, uri, experiment.artifact_folder(store), Path(scratch) / "server.log"):
             asyncio.run(
                 pictures(
                     [
                         ("error", html.as_uri(), 760, 430, FIGURE, False),
                         ("report", html.as_uri(), 1280, 560, "true", False),
                         ("report-phone-dark", html.as_uri(), 390, 800, "true", True),
-                        ("mlflow-report", f"{mlflow}/{landing}", 1280, 720, REPORT, False),
-                        ("mlflow-who-wins", f"{mlflow}/{who_wins}", 1280, 640, TABLE, False),
+                        ("mlflow-report", place.link(landing), 1280, 720, REPORT, False),
+                        ("mlflow-who-wins", place.link(who_wins), 1280, 640, TABLE, False),
                     ]
                 )
             )

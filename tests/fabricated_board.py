@@ -173,23 +173,28 @@ def _rollouts(cell: Cell) -> Rollouts:
 
 
 @pytest.fixture
-def dump_dom(tmp_path: Path) -> Callable[[str], str]:
-    """Opens an address in headless Chromium and returns the page's DOM as text, once its scripts came to rest.
-
-    What was on the screen then lies in `tmp_path / "screen.png"`.
-    """
-    chromium = shutil.which("chromium")
-    if chromium is None:
+def chromium(tmp_path: Path) -> list[str]:
+    """Command that starts headless Chromium with a profile of its own."""
+    path = shutil.which("chromium")
+    if path is None:
         if os.environ.get("SYMBENCH_REQUIRE_CHROMIUM") == "1":
             pytest.fail("chromium is not installed, and SYMBENCH_REQUIRE_CHROMIUM=1 asks for it")
         pytest.skip("chromium is not installed")
     quiet = "disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
-    flags = [f"--{flag}" for flag in ("headless", "no-sandbox", *quiet.split(), "virtual-time-budget=20000")]
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    flags = [f"--{flag}" for flag in ("headless", "no-sandbox", *quiet.split())]
+    return [path, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1600,900"]
+
+
+@pytest.fixture
+def dump_dom(chromium: list[str], tmp_path: Path) -> Callable[[str], str]:
+    """Opens an address in headless Chromium and returns the page's DOM as text, once its scripts came to rest.
+
+    What was on the screen then lies in `tmp_path / "screen.png"`.
+    """
 
     def dump(url: str) -> str:
         picture = f"--screenshot={tmp_path / 'screen.png'}"
-        argv = [chromium, *flags, profile, picture, "--window-size=1600,900", "--dump-dom", url]
+        argv = [*chromium, "--virtual-time-budget=20000", picture, "--dump-dom", url]
         return subprocess.run(argv, capture_output=True, text=True, timeout=90, check=True).stdout
 
     return dump

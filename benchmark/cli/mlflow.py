@@ -25,7 +25,7 @@ tracking_option = click.option(
 
 @click.command(
     cls=Examples,
-    epilog="symbench sync quickstart\nsymbench sync quickstart --tracking-uri http://127.0.0.1:5000\n"
+    epilog="symbench sync quickstart\nsymbench sync quickstart --tracking-uri https://mlflow.example.org\n"
     "symbench sync quickstart --watch    # beside a running `symbench run`, here or on a cluster",
 )
 @whole_suite
@@ -69,7 +69,7 @@ def _watch(store: Store, suite: Suite, tracking_uri: str | None, named: tuple[Br
 
 @click.command(
     cls=Examples,
-    epilog="symbench ui --port 5001\nsymbench ui --tracking-uri http://127.0.0.1:5000",
+    epilog="symbench ui --port 5001\nsymbench ui --tracking-uri https://mlflow.example.org",
 )
 @selecting(plugins=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
@@ -77,45 +77,53 @@ def _watch(store: Store, suite: Suite, tracking_uri: str | None, named: tuple[Br
 @tracking_option
 @click.option("--open", "opens", is_flag=True, help="Open the first page, the report, in a browser.")
 def ui(selection: Selection, host: str, port: int, tracking_uri: str | None, opens: bool) -> None:
-    """Start MLflow on this machine and print links to its pages; Ctrl-C ends it.
+    """Start MLflow on this machine for reading, and print links to its pages; Ctrl-C ends it.
 
-    Each link answers one question; bookmark the link, and not what the address bar shows later. For a running server,
-    only the links are printed.
+    Each link answers one question. It has the secret of this server, which whoever opens a page needs: do not pass it
+    on. For a running server, only the links are printed.
     """
     from results.tracking import experiment as mlflow_experiment
     from results.tracking import server as mlflow_server
     from results.tracking.client import default_tracking_uri
 
     if tracking_uri is not None and tracking_uri.startswith("http"):
-        _print_links(mlflow_experiment.table_view_links(tracking_uri), tracking_uri, opens)
+        first = _print_links(mlflow_experiment.table_view_links(tracking_uri), f"{tracking_uri.rstrip('/')}/")
+        if opens and first:
+            webbrowser.open(first)
         return
     store = selection.store
     if not store.root.is_dir() or (tracking_uri is None and not (store.root / "mlflow.db").is_file()):
         raise MachineError(f"store {store.root}: nothing to show yet; `symbench sync SUITE` fills MLflow")
+    place = mlflow_server.Place(host, port)
     uri = tracking_uri or default_tracking_uri(store)
-    argv = mlflow_server.command(uri, mlflow_experiment.artifact_folder(store), host, port)
+    artifacts = mlflow_experiment.artifact_folder(store, uri)
+    log = artifacts.with_name("mlflow-server.log")
     links = mlflow_experiment.table_view_links(uri)
-    with mlflow_server.serving(argv, host, port, store.root / "mlflow-server.log") as server:
-        _print_links(links, mlflow_server.address(host, port), opens)
+    with mlflow_server.serving(place, uri, artifacts, log) as server:
+        first = _print_links(links, place.link(""))
         click.echo("\nCtrl-C ends the server.")
         try:
-            status = server.wait()
+            with mlflow_server.private_page(first, log.parent) as page:
+                if opens and first:
+                    webbrowser.open(page)
+                status = server.wait()
         except KeyboardInterrupt:
             return
-    raise MachineError(f"the MLflow server ended with status {status}; see {store.root}/mlflow-server.log")
+    raise MachineError(f"the MLflow server ended with status {status}; see {log}")
 
 
-def _print_links(links: dict[str, list[tuple[str, str]]], address: str, opens: bool) -> None:
-    """Print each question with its link. Names are escaped: other people may write to the server."""
-    paths = [path for views in links.values() for _, path in views]
-    if opens and paths:
-        webbrowser.open(f"{address.rstrip('/')}/{one_line(paths[0])}")
-    for suite, views in links.items():
-        click.echo(click.style(f"\n{one_line(suite)}", bold=True))
-        lines = [(one_line(question), one_line(path)) for question, path in views]
-        width = max((len(question) for question, _ in lines), default=0)
-        for question, path in lines:
-            click.echo(f"  {question:{width}}  {address.rstrip('/')}/{path}")
+def _print_links(links: dict[str, list[tuple[str, str]]], address: str) -> str:
+    """Print each question with its link, and return the first. Names are escaped: others may write to the server."""
+    shown = [
+        (one_line(suite), [(one_line(question), f"{address}{one_line(path)}") for question, path in views])
+        for suite, views in links.items()
+    ]
+    for suite, views in shown:
+        click.echo(click.style(f"\n{suite}", bold=True))
+        width = max((len(question) for question, _ in views), default=0)
+        for question, link in views:
+            click.echo(f"  {question:{width}}  {link}")
+    return next((link for _, views in shown for _, link in views), "")
 
 
 COMMANDS = (sync, ui)

@@ -1,12 +1,25 @@
-"""MLflow's server with pages that open on its table of runs: MLflow's plug-in point `mlflow.app`.
+"""MLflow's server for readers with pages that open on its table of runs: MLflow's plug-in point `mlflow.app`.
 
-A script before MLflow's own sets what a person would click away, where the browser has no choice of its own yet, and
-takes parameters out of the address that hide a shared view on reload and on Back. The endpoint and the names are
-internals of MLflow 3.17.2; a test says when they have moved.
+Requests pass the guard, and artifacts come from the folder of the server alone. A script before MLflow's own sets what
+a person would click away, where the browser has no choice of its own yet, and takes parameters out of the address that
+hide a shared view on reload and on Back. The endpoint and the names are internals of MLflow 3.17.2; a test says when
+they have moved.
 """
 
+import os
+from pathlib import Path
+from typing import NoReturn
+
 from flask import Response
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+from mlflow.server.constants import ARTIFACTS_DESTINATION_ENV_VAR
 from mlflow.server.fastapi_app import create_fastapi_app, flask_app
+from mlflow.store.artifact.artifact_repository_registry import get_registered_artifact_repositories
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.utils.file_utils import local_file_uri_to_path
+
+from results.tracking.guard import SECRET, Guard
 
 HEAD = """<script>
 const wanted = {"mlflow.workflowType_v1": '"machine_learning"'};
@@ -33,5 +46,27 @@ def serve() -> Response:
     return Response(page.get_data(as_text=True).replace("<head>", f"<head>{HEAD}", 1), mimetype="text/html")
 
 
+class OwnArtifacts(LocalArtifactRepository):
+    """Artifacts below the folder of the server. MLflow's error with status 403: elsewhere, or behind a symbolic link.
+
+    MLflow itself refuses links below the folder of a run, except for traces, which symbench does not write.
+    """
+
+    def __init__(self, *arguments: str | None, **keywords: str | None) -> None:
+        super().__init__(*arguments, **keywords)
+        own = Path(local_file_uri_to_path(os.environ[ARTIFACTS_DESTINATION_ENV_VAR])).resolve()
+        if not Path(self.artifact_dir).resolve().is_relative_to(own):
+            self._refuse()
+
+    def download_trace_data(self) -> NoReturn:
+        """Traces are refused."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise MlflowException(f"{self.artifact_uri}: outside the artifacts of the store", PERMISSION_DENIED)
+
+
 flask_app.view_functions["serve"] = serve
-app = create_fastapi_app(flask_app)
+repositories = get_registered_artifact_repositories()
+repositories.update(dict.fromkeys(repositories, OwnArtifacts))
+app = Guard(create_fastapi_app(flask_app), os.environ[SECRET])

@@ -110,7 +110,8 @@ def _reason(error: Exception) -> str:
     if match := re.search(r"error code:? (\d{3})|returned (?:status )?(\d{3})", text):
         code = match[1] or match[2]
         words = {
-            "401": "it wants a password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN)",
+            "401": "it wants a password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN);"
+            " `symbench ui` is for browsers alone",
             "403": "it refuses (403); its --allowed-hosts, or what this user may do",
             "404": "there is no MLflow at this address (404)",
         }

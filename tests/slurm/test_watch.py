@@ -1,16 +1,13 @@
 """`symbench sync --watch` while a suite runs on a real SLURM."""
 
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_support import IGNORED_WARNINGS
+from mlflow_support import IGNORED_WARNINGS, Server
 from slurm.login_node import WAITING, LoginNode
-
-from results.tracking import server as mlflow_server
 
 pytestmark = IGNORED_WARNINGS
 NewLoginNode = Callable[..., LoginNode]
@@ -20,12 +17,10 @@ EPOCHS = 100
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """Address of an MLflow server on the loopback address, which the nodes cannot reach."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    argv = mlflow_server.command(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "artifacts", port=port)
-    with mlflow_server.serving(argv, "127.0.0.1", port, tmp_path / "server.log"):
-        yield f"http://127.0.0.1:{port}"
+    server = Server(tmp_path)
+    server.start()
+    yield server.url
+    server.kill(signal.SIGTERM)
 
 
 def cell_runs(server: str) -> dict[str, tuple[str, str, list[int]]]:

@@ -97,10 +97,20 @@ def test_a_password_is_not_repeated():
 
 def test_the_page_is_served_to_this_machine_alone(tmp_path):
     with pytest.raises(UserError, match="loopback"):
-        mlflow_server.command("sqlite:///x.db", tmp_path, host="0.0.0.0")
-    argv = mlflow_server.command("sqlite:///x.db", tmp_path, port=5001)
+        mlflow_server.Place("0.0.0.0")
+    place = mlflow_server.Place(port=5001)
+    argv = mlflow_server.command(place, "sqlite:///x.db", tmp_path)
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
     assert "127.0.0.1:5001" in argv[argv.index("--allowed-hosts") + 1].split(",")
-    argv = mlflow_server.command("sqlite:///x.db", tmp_path, host="::1")
+    assert not any(place.secret in argument for argument in argv)
+    assert place.secret not in repr(place)
+    argv = mlflow_server.command(mlflow_server.Place("::1"), "sqlite:///x.db", tmp_path)
     assert argv[argv.index("--host") + 1] == "::1"
     assert "[::1]:5000" in argv[argv.index("--allowed-hosts") + 1].split(",")
+
+
+def test_without_the_guard_nothing_is_served(tmp_path, monkeypatch):
+    """As where symbench was installed by a version that had no app."""
+    monkeypatch.setattr(mlflow_server, "entry_points", lambda **_: ())
+    with pytest.raises(MachineError, match="pip install -e"):
+        mlflow_server.command(mlflow_server.Place(), "sqlite:///x.db", tmp_path)
