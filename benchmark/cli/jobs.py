@@ -229,15 +229,17 @@ def logs(selection: Selection, name: str, failed: bool, follow: bool) -> None:
             " and `symbench logs SUITE --failed` the logs of what failed"
         )
     _print_log(matching[0], ids, store)
-    shown = 0
-    while record := read_record(store.cell_folder(matching[0])):
+    shown, record = 0, read_record(store.cell_folder(matching[0]))
+    while record is not None:
+        runs = follow and store.being_run(record.cell)  # asked first, so that the last epochs are read after its end
+        record = read_record(record.folder) or record
         for epoch in record.history[shown:]:
             click.echo(
                 f"epoch {epoch.epoch}/{record.status.epochs}: train loss {epoch.train_loss:.4g},"
                 f" validation RMSE {epoch.validation_rmse:.4g}, {epoch.seconds:.1f} s"
             )
         shown = len(record.history)
-        if not follow or record.status.state != "running":
+        if not runs:
             return
         time.sleep(WATCH_SECONDS)
 

@@ -5,14 +5,18 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from fabricated_board import Board
 from support import SYMBENCH, symbench
 
+from benchmark.cli import jobs
 from benchmark.cli.data import data
 from benchmark.cli.main import cli
 from benchmark.suite import loading as suites
+from benchmark.training.recorder import Epoch
 from results.store.store import Store
 
 MakeSuite = Callable[..., Path]
@@ -174,3 +178,30 @@ def test_ui_before_the_first_sync(store: Store) -> None:
     assert result.returncode == 3
     assert "Traceback" not in result.stderr
     assert not database.exists()
+
+
+@pytest.mark.parametrize("end", ["done", "killed"])
+def test_logs_follow_a_cell_to_its_end(end: str, new_board, new_cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each epoch is printed once; a process that dies leaves the state `running`, and the command ends all the same."""
+    cell = new_cell()
+    board: Board = new_board([cell])
+    history = [Epoch(number, 0.1, 0.1, 0.1, 1e-3, 2.0) for number in (1, 2, 3)]
+    with ExitStack() as process:
+        recorder = process.enter_context(board.recording(cell))
+        recorder.progress(history[:1], 3)
+
+        def train_on(seconds: float) -> None:
+            if len(steps) > 1:
+                recorder.progress(history[: len(history) - len(steps) + 2], 3)
+            elif end == "done":
+                recorder.finish("done", {"rmse_future": 0.1})
+                process.close()
+            else:
+                process.close()
+            steps.pop()
+
+        steps = ["end", "epoch 3", "epoch 2"]
+        monkeypatch.setattr(jobs.time, "sleep", train_on)
+        answer = symbench("logs", cell.id, "--follow", store=board.store)
+    assert re.findall(r"^epoch (\d)/3", answer.stdout, re.M) == ["1", "2", "3"]
+    assert not steps

@@ -236,6 +236,12 @@ def test_a_failing_cell_affects_no_other(store: Store, make_suite: MakeSuite, tm
     again = symbench("retry", path, "--failed", "code_error", *plugin, store=store)
     assert again.returncode == 1
     assert "0 cells run, 0 were finished, 1 failed" in again.stdout
+    finished = symbench("retry", path, "--only", "model=persistence", *plugin, store=store)
+    assert (finished.returncode, finished.stdout) == (0, "tiny: every cell has a result\n"), (
+        "the failed one is not chosen"
+    )
+    chosen = symbench("retry", path, "--only", "model=faulty", *plugin, store=store)
+    assert "0 cells run, 0 were finished, 1 failed" in chosen.stdout
 
 
 def test_a_dying_process_affects_only_its_cell(
