@@ -1,9 +1,10 @@
 """Signals by which the scheduler asks a job to stop; handled at the next training step."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from benchmark.errors import MachineError
@@ -40,6 +41,18 @@ def interrupt_on_signals() -> None:
     """Let SIGINT and SIGTERM raise KeyboardInterrupt, also where the parent or submitit ignores them."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+
+
+def end_with_parent() -> None:
+    """Let this process end when its standard input does, which happens however its parent dies."""
+
+    def wait() -> None:
+        with suppress(OSError):
+            while os.read(0, 1024):
+                pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager

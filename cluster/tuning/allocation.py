@@ -16,9 +16,11 @@ from benchmark.errors import MachineError
 from benchmark.files import write_json
 from cluster.jobs.job import REQUEUE_MARK
 from cluster.jobs.signals import Signals
+from cluster.tuning.hangs import HangCount
 from cluster.tuning.job import TuneJob
 from cluster.tuning.ray_cluster.ray_node import RayNode, address_towards
 from cluster.tuning.supervise import run_studies
+from results.store.studies import StudyFolder
 
 POLL_SECONDS = 0.5
 MEETING_SECONDS = 600.0
@@ -43,6 +45,7 @@ def run_allocation(job_file: str) -> None:
         _join(job, path, meeting, signals)
         return
     patience = job.signal_seconds * PATIENCE_SHARE
+    hangs = HangCount([StudyFolder(job.store, study) for study in job.studies])
     try:
         status = run_studies(
             job, path, lambda: signals.stop, patience, lambda head: write_json(meeting, {"address": head.address})
@@ -51,6 +54,7 @@ def run_allocation(job_file: str) -> None:
         write_json(meeting, {"over": True})
     if signals.time_is_up and int(restart) < job.requeues:
         path.with_name(REQUEUE_MARK.format(job=os.environ.get("SLURM_JOB_ID", ""), restart=restart)).touch()
+        hangs.time_is_up()
     elif status != 0:
         sys.exit(status)
 

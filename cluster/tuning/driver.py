@@ -5,13 +5,10 @@ time: the next driver resumes from the studies' folders.
 """
 
 import logging
-import os
 import shutil
 import signal
 import sys
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +18,9 @@ from ray.tune.schedulers import FIFOScheduler
 
 from benchmark.errors import MachineError, UserError
 from benchmark.terminal import duration
+from cluster.jobs.signals import end_with_parent
 from cluster.tuning.job import STUDY_FAILED, TuneJob, stop_file
-from cluster.tuning.search import FAILURES, Asha, Hours, Ledger, LedgerSearch
+from cluster.tuning.search import FAILURES, Asha, HourMeter, Hours, Ledger, LedgerSearch
 from cluster.tuning.trial import TIME, run_trial
 from results.store import lease
 from results.store.studies import StudyFolder, best_trial
@@ -33,7 +31,7 @@ PRINT_SECONDS = 30.0
 
 def main(job_file: Path, address: str) -> int:
     """Run the studies and return 0, or STUDY_FAILED if one has no result. A stop file ends them early, with 0."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     job = TuneJob.load(job_file)
     failed = 0
     ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
@@ -62,7 +60,8 @@ def _search(job: TuneJob, job_file: Path, folder: StudyFolder) -> None:
     if ledger.open or not ledger.is_spent:
         state = folder.root / "ray"
         shutil.rmtree(state, ignore_errors=True)
-        resources = tune.PlacementGroupFactory([{"CPU": job.ranks * job.threads, "GPU": job.gpus_per_trial}])
+        resources = tune.PlacementGroupFactory([{"CPU": job.cpus_per_trial, "GPU": job.gpus_per_trial}])
+        meter = HourMeter(ledger, job)
         tuner = tune.Tuner(
             tune.with_resources(run_trial, resources),
             tune_config=tune.TuneConfig(
@@ -77,11 +76,12 @@ def _search(job: TuneJob, job_file: Path, folder: StudyFolder) -> None:
                 storage_path=str(folder.root),
                 failure_config=tune.FailureConfig(max_failures=FAILURES),
                 verbose=0,
-                callbacks=[ProgressPrinter(ledger)],
+                callbacks=[meter, ProgressPrinter(ledger)],
                 stop=Hours(ledger),
             ),
         )
         tuner.fit()
+        meter.save()
         ledger.end_open()
         shutil.rmtree(state, ignore_errors=True)
     if not stop_file(job_file).exists():
@@ -129,13 +129,6 @@ class ProgressPrinter(tune.Callback):
             f"{ledger.folder.study}: {event}; {done}{of} trials done, {running} running, {best_text}{remaining}",
             flush=True,
         )
-
-
-def _end_with_parent() -> None:
-    with suppress(OSError):
-        while os.read(0, 1024):
-            pass
-    os._exit(1)
 
 
 if __name__ == "__main__":

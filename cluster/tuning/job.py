@@ -59,6 +59,17 @@ class TuneJob(BaseModel):
         return self.ranks * self.gpu_share if self.device == "cuda" else 0.0
 
     @property
+    def trials_at_once(self) -> int:
+        """Trials that run at a time on all nodes."""
+        per_node = self.node_gpus / self.gpus_per_trial if self.gpus_per_trial else self.node_cpus / self.cpus_per_trial
+        return self.nodes * int(per_node + 1e-6)
+
+    @property
+    def cpus_per_trial(self) -> int:
+        """CPUs of all ranks of a trial."""
+        return self.ranks * self.threads
+
+    @property
     def devices_per_trial(self) -> float:
         """Device-hours per hour of a trial: GPUs, or ranks on a CPU."""
         return self.gpus_per_trial if self.device == "cuda" else float(self.ranks)

@@ -6,23 +6,26 @@ pickle, and omits the state of the scheduler, so that ASHA would forget all tria
 
 import itertools
 import math
+import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ray.tune import Stopper
+from ray.tune import Callback, Stopper
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from cluster.tuning.job import REDUCTION, first_rung, rungs
+from cluster.tuning.job import REDUCTION, TuneJob, first_rung, rungs
 from cluster.tuning.proposals import OptunaSearch, random_settings
 from cluster.tuning.trial import METRIC, TIME
 from results.store.studies import Effort, Note, StudyFolder, Trial
 
 FAILURES = 3
 """Retries of a trial whose process or node died."""
+SAVE_SECONDS = 15.0
+"""Interval at which the hours of the trials are written: those since then are lost if the driver is killed."""
 HOURS_SPENT = "stopped when the hours were spent"
 
 
@@ -101,7 +104,7 @@ class Ledger:
         if not self.hours_spent or self.should_stop():
             return
         for trial in self.folder.trials():
-            if not trial.closed and trial.records:
+            if not trial.closed and (trial.records or trial.charged):
                 self.end(trial.note.number, HOURS_SPENT)
             elif not trial.closed:
                 self.folder.forget(trial.note.number)
@@ -121,7 +124,6 @@ class Ledger:
             elif self.hours_spent:
                 self.end(note.number, HOURS_SPENT)
             trial = self.folder.read_trial(note.number)
-        self.hours[note.number] = trial.device_hours
         if not trial.closed:
             return None
         self.closed[note.number] = trial
@@ -207,6 +209,31 @@ class Asha(AsyncHyperBandScheduler):
         self._trial_info.pop(trial.trial_id, None)
 
 
+class HourMeter(Callback):
+    """Callback that charges trials for the time in which they start or run, whether or not it brings an epoch."""
+
+    def __init__(self, ledger: Ledger, job: TuneJob) -> None:
+        self.ledger, self.job = ledger, job
+        self.read = self.saved = time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
+        now = time.monotonic()
+        hours = (now - self.read) / 3600 * self.job.devices_per_trial
+        self.read = now
+        running = [trial for trial in trials if trial.status == "RUNNING"]
+        starting = [trial for trial in trials if trial.status == "PENDING"]  # each where a running one leaves room
+        for trial in (*running, *starting)[: self.job.trials_at_once]:
+            number = trial.config["trial"]
+            self.ledger.hours[number] = self.ledger.hours.get(number, 0.0) + hours
+        if now - self.saved > SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write the hours into the study's folder."""
+        self.saved = time.monotonic()
+        self.ledger.folder.charge(self.ledger.hours)
+
+
 class Hours(Stopper):
     """Stopper that ends all trials when the device-hours are spent."""
 
@@ -214,9 +241,6 @@ class Hours(Stopper):
         self.ledger = ledger
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        note = self.ledger.running.get(trial_id)
-        if note is not None and "device_hours" in result:
-            self.ledger.hours[note.number] = result["device_hours"]
         return False
 
     def stop_all(self) -> bool:

@@ -28,6 +28,7 @@ from benchmark.training.loop import Execution, StoppedError
 from benchmark.training.recorder import Follower
 from benchmark.training.run import run_cell
 from cluster.jobs import failures
+from cluster.jobs.signals import end_with_parent
 from cluster.jobs.staging import stage
 from cluster.tuning.job import TuneJob, rungs, stop_file
 from cluster.tuning.ray_cluster.ray_node import scratch
@@ -88,12 +89,12 @@ def run_trial(config: Mapping[str, Any]) -> None:
                 _kill(processes)  # before the process group is destroyed, which may wait for them
 
 
-def _report(trial: Trial, epoch: int, value: float) -> dict[str, float]:
-    return {TIME: epoch, METRIC: value, "device_hours": trial.device_hours}
+def _report(epoch: int, value: float) -> dict[str, float]:
+    return {TIME: epoch, METRIC: value}
 
 
 def _final_report(trial: Trial) -> dict[str, float]:
-    return _report(trial, max(1, len(trial.curve)), trial.value)
+    return _report(max(1, len(trial.curve)), trial.value)
 
 
 class Progress:
@@ -109,7 +110,7 @@ class Progress:
         curve = trial.curve
         for epoch in range(self.reported + 1, len(curve) + 1):
             if epoch in self.rungs or epoch == len(curve):
-                self.report(_report(trial, epoch, curve[epoch - 1]))
+                self.report(_report(epoch, curve[epoch - 1]))
         self.reported = max(self.reported, len(curve))
         if trial.diverged or trial.note.ended:
             self.report(_final_report(trial))
@@ -243,7 +244,7 @@ def _other_ranks(task: TrialTask, rendezvous: Path) -> Iterator[list[subprocess.
     try:
         for rank in range(1, task.job.ranks):
             arguments = [str(task.number), str(rank), str(rendezvous)]
-            processes.append(subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL))
+            processes.append(subprocess.Popen([*command, *arguments], stdin=subprocess.PIPE))
         yield processes
     finally:
         _kill(processes)
@@ -255,10 +256,13 @@ def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=10)
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def follow(task: TrialTask, rank: int, rendezvous: Path) -> None:
-    """Train a trial as one of the other ranks."""
+    """Train a trial as one of the other ranks, which end with rank 0 even while they hang."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with join(rank, task.job.ranks, task.device(rank), rendezvous) as world:
         TrialTraining(task, world, rendezvous.parent).run()

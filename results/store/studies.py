@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, NonNegativeInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, TypeAdapter
 
 from benchmark.cell import Cell, Frozen, PositiveFloat, PositiveInt
 from benchmark.errors import MachineError, SymbenchError, UserError
-from benchmark.files import tuned_folder, write_errors, write_text
+from benchmark.files import tuned_folder, write_errors, write_json, write_text
 from benchmark.suite.studies import distinct_studies
 from benchmark.suite.study import Study, trial_cells
 from benchmark.suite.suite import Suite
@@ -26,6 +26,7 @@ from results.store.record import Record, reason_of
 from results.store.store import Store
 
 Document = TypeVar("Document", bound=Frozen)
+_HOURS = TypeAdapter(dict[str, Annotated[NonNegativeFloat, Field(allow_inf_nan=False)]])
 
 
 class Effort(Frozen):
@@ -58,6 +59,8 @@ class Note(Frozen):
     by: Literal["default", "random", "optuna"]
     """Origin of the settings."""
     ended: str = ""
+    time_limits: NonNegativeInt = 0
+    """Time limits in a row that the trial reached without another epoch, and without saving where it was."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Trial:
     note: Note
     cells: tuple[Cell, ...]
     records: Mapping[str, Record]
+    charged: float = 0.0
+    """Device-hours for which the driver of the search saw it start or run."""
 
     @cached_property
     def curve(self) -> list[float]:
@@ -131,11 +136,16 @@ class Trial:
 
     @property
     def device_hours(self) -> float:
-        """Hours of training times GPUs, or ranks on a CPU; trials that share a GPU count their shares."""
-        return sum(
+        """Hours times GPUs, or ranks on a CPU; trials that share a GPU count their shares.
+
+        Start-ups, attempts that were killed and epochs that were lost count. Of an earlier version's trials, only the
+        epochs are known.
+        """
+        epochs = sum(
             sum(epoch.seconds for epoch in record.history) * float(record.environment.get("devices", 1)) / 3600
             for record in self.records.values()
         )
+        return max(self.charged, epochs)
 
 
 def best_trial(trials: Iterable[Trial]) -> Trial | None:
@@ -196,6 +206,10 @@ class StudyFolder:
         """Write the note of a trial."""
         write_text(self._note_path(note.number), note.model_dump_json(indent=1) + "\n")
 
+    def charge(self, hours: Mapping[int, float]) -> None:
+        """Write the device-hours of the trials, by number."""
+        write_json(self._hours_path, {str(number): spent for number, spent in hours.items()})
+
     def forget(self, number: int) -> None:
         """Remove the note of a trial that has not begun."""
         self._note_path(number).unlink(missing_ok=True)
@@ -209,7 +223,7 @@ class StudyFolder:
         cells = trial_cells(self.study, note.settings)
         if cells is None:
             raise MachineError(f"{self.root}: trial {note.number} cannot be made any more; delete the study's folder")
-        return Trial(note, cells, self.store.read(cells)[0])
+        return Trial(note, cells, self.store.read(cells)[0], self._charged().get(str(note.number), 0.0))
 
     def trials(self) -> list[Trial]:
         """All trials, by number."""
@@ -219,6 +233,18 @@ class StudyFolder:
     def closed_trials(self) -> int:
         """Number of trials that never run again."""
         return sum(trial.closed for trial in self.trials())
+
+    def _charged(self) -> dict[str, float]:
+        try:
+            return _HOURS.validate_json(self._hours_path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise UserError(f"{self._hours_path}: cannot be read ({reason_of(error)}); delete it") from error
+
+    @property
+    def _hours_path(self) -> Path:
+        return self.root / "hours.json"
 
     def _note_path(self, number: int) -> Path:
         return self.root / "trials" / f"{number:04}.json"

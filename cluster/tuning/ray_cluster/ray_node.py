@@ -51,6 +51,7 @@ def environment(token: Path, ip: str) -> dict[str, str]:
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+        "TUNE_FORCE_TRIAL_CLEANUP_S": "20",  # of a trial that hangs; the default is ten minutes
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "PYTHONUNBUFFERED": "1",

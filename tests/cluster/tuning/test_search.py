@@ -5,9 +5,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tuning_support import EPOCHS, MakeSuite, fabricate, notes
+from tuning_support import EPOCHS, MakeSuite, fabricate, job_for, notes
 
 from benchmark.cell import Training
+from benchmark.errors import UserError
 from benchmark.files import write_text
 from benchmark.suite import loading as suites
 from benchmark.suite.studies import distinct_studies
@@ -111,9 +112,9 @@ def test_hours_end_a_study(folder: StudyFolder) -> None:
     ledger.running["a"] = note
     fabricate(folder, note, [0.4] * 9, state=None)
     hours = Hours(ledger)
-    assert not hours("a", {"device_hours": 4.0})
+    ledger.hours[note.number] = 4.0
     assert not hours.stop_all()
-    hours("a", {"device_hours": 4.5})
+    ledger.hours[note.number] = 4.5
     assert hours.stop_all()
     ended = ledger.finished("a")
     assert ended.state == "stopped when the hours were spent"
@@ -122,6 +123,41 @@ def test_hours_end_a_study(folder: StudyFolder) -> None:
     again = ledger_of(folder, Effort(hours=20.0))
     assert again.next() == note
     assert folder.read_trial(note.number).state == "open"
+
+
+def test_trials_are_charged_from_their_start_on(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while their processes start, for attempts that are killed, and without an epoch; not while they wait."""
+    from cluster.tuning import search
+
+    now = 0.0
+    monkeypatch.setattr(search.time, "monotonic", lambda: now)
+    job = job_for(folder).model_copy(update={"ranks": 2, "threads": 2, "node_cpus": 9})
+    assert job.trials_at_once == 2
+    on_gpus = job.model_copy(update={"device": "cuda", "ranks": 1, "gpu_share": 1 / 3, "node_gpus": 2, "nodes": 2})
+    assert on_gpus.trials_at_once == 12
+    made = notes(folder, 4)
+    fabricate(folder, made[0], [0.5])
+    for note in made[1:]:
+        folder.write(note)
+    ledger = ledger_of(folder, Effort(hours=9.0))
+    meter = search.HourMeter(ledger, job)
+    trials = [SimpleNamespace(status="PENDING", config={"trial": number}) for number in range(1, 4)]
+    for seconds, states in ((20.0, "PENDING PENDING"), (10.0, "RUNNING PENDING"), (10.0, "PENDING RUNNING")):
+        for trial, state in zip(trials, states.split(), strict=False):
+            trial.status = state
+        now += seconds
+        meter.on_step_end(0, trials)
+    hours = {trial.note.number: trial.device_hours for trial in folder.trials()}
+    assert hours == pytest.approx({0: 0.5, **dict.fromkeys((1, 2), 2 * 40 / 3600), 3: 0.0})
+    trials[0].status, trials[1].status = "TERMINATED", "ERROR"
+    now += 10.0
+    meter.on_step_end(0, trials)
+    meter.save()
+    assert folder.read_trial(3).device_hours == pytest.approx(2 * 10 / 3600)
+    assert ledger_of(folder, Effort(hours=9.0)).hours == pytest.approx(ledger.hours)
+    (folder.root / "hours.json").write_text("{")
+    with pytest.raises(UserError, match=r"hours\.json: cannot be read"):
+        folder.read_trial(3)
 
 
 def test_open_trials_are_closed_when_the_hours_are_spent(folder: StudyFolder) -> None:
@@ -135,6 +171,11 @@ def test_open_trials_are_closed_when_the_hours_are_spent(folder: StudyFolder) ->
     assert [trial.closed for trial in folder.trials()] == [False, True, False]
     ledger_of(folder, few).end_open()
     assert [trial.state for trial in folder.trials()] == ["done", "stopped when the hours were spent"]
+    folder.write(made[0])
+    folder.charge({0: 0.1})  # it was about to start
+    ledger_of(folder, few).end_open()
+    assert folder.read_trial(0).state == "stopped when the hours were spent"
+    folder.forget(0)
     assert is_complete(folder, few, folder.trials())
     assert "by trial 1 of 2, no RMSE of the default" in conclude(folder, few)
     ledger = ledger_of(folder, more)

@@ -28,6 +28,18 @@ from results.store.studies import StudyFolder, Trial
 
 pytest.importorskip("ray")
 PATIENCE_SECONDS = 300
+HANGING = '''
+import time
+
+from benchmark.models.convnet import ConvNet
+
+
+class Hanging(ConvNet):
+    """A ConvNet that never ends its first step."""
+
+    def before_step(self, progress: float) -> None:
+        time.sleep(10_000)
+'''
 
 
 def folder_of(path: Path, store: Store) -> StudyFolder:
@@ -206,7 +218,7 @@ def by_number(folder: StudyFolder) -> dict[int, Trial]:
 def test_a_study_ends_when_its_hours_are_spent(
     store: Store, make_suite: MakeSuite, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The running trials end as well, and without one at its last epoch there is no result; more hours resume them."""
+    """The running trials end as well, and without one at its last epoch there is no result."""
     path = tuned_suite(make_suite, epochs=100_000)
     path.write_text(path.read_text().replace("epochs: 100000", "epochs: 100000, early_stop_after: null"))
     folder = folder_of(path, store)
@@ -223,12 +235,28 @@ def test_a_study_ends_when_its_hours_are_spent(
     assert again.returncode == 1
     assert re.search(no_result, again.stderr)
     assert [trial.records for trial in folder.trials()] == [trial.records for trial in trials]
-    more = 3 * sum(trial.device_hours for trial in trials)
-    assert symbench("tune", path, "--gpu-hours", more, store=store).returncode == 1
-    assert {record.status.attempt for record in folder.read_trial(0).records.values()} == {2}
     other = symbench(*command, "--search", "optuna", store=store)
     assert other.returncode == 2
     assert "its search is another one than when the study was begun (random, now optuna)" in other.stderr
+
+
+def test_a_trial_that_hangs_uses_up_the_hours(
+    store: Store, make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time counts whether or not it brings an epoch; the study ends, and so do both ranks of the trial."""
+    plugin = tmp_path / "hanging.py"
+    plugin.write_text(HANGING, encoding="utf-8")
+    monkeypatch.setattr(model_registry, "_plugins", {})
+    model_registry.add_plugin(plugin)
+    path = tuned_suite(make_suite, models="[{hanging: {hidden: 4}}]", ranks=2)
+    assert symbench("tune", path, "--plugin", plugin, "--gpu-hours", 0.02, store=store).returncode == 1
+    (trial,) = folder_of(path, store).trials()
+    assert trial.state == "stopped when the hours were spent"
+    assert trial.device_hours >= 0.02
+    assert trial.epochs == 0
+    assert not remaining_ray_folders(store)
+    jobs = str(store.root / "jobs")
+    assert not [p for p in psutil.process_iter(["cmdline"]) if any(jobs in part for part in p.info["cmdline"] or ())]
 
 
 def test_without_ray_the_error_says_what_to_install(store: Store, make_suite: MakeSuite, tmp_path: Path) -> None:
