@@ -67,9 +67,8 @@ SITE = Site(scheduler="slurm", minutes=60, poll_seconds=0.01, max_array_size=100
 
 def submission_of(suite: Suite, store: Store, jobs: Mapping[str, Sequence[Cell]], **more: object) -> Submission:
     ids = {job: tuple(cell.id for cell in cells) for job, cells in jobs.items()}
-    return Submission(
-        suite=suite.name, suite_file=suite.path, store=store.root, site=SITE, plugins=(), jobs=ids, **more
-    )
+    fields = {"suite": suite.name, "suite_file": suite.path, "store": store.root, "site": SITE, **more}
+    return Submission(plugins=(), jobs=ids, **fields)
 
 
 def note_of(submission: Submission, store: Store, name: str = "earlier") -> Path:

@@ -208,6 +208,16 @@ def stop_and_go_on() -> str:
     return f"equal here; {error:.0e} on the CPU"
 
 
+@step("the bits of a training whose field is on the GPU")
+def field_on_the_host() -> str:
+    """A field without room on the GPU stays on the host, and its batches are copied."""
+    settings = Training(epochs=2, batch_size=4, early_stop_after=None)
+    with tempfile.TemporaryDirectory() as folder:
+        there, here = (_fit(Path(folder, f"{on}"), settings, DEVICE, on_host=on) for on in (False, True))
+    require(all(torch.equal(there[key], here[key]) for key in there), "the weights differ")
+    return "equal"
+
+
 @step("weights of two ranks within 1e-5 of one", 120, needs_gpu=False)
 def two_ranks_on_one_device() -> str:
     """Data parallelism of two ranks over gloo, which may share a GPU, against one rank."""
@@ -315,17 +325,19 @@ def _loss(model: Baseline, device: torch.device, precision: str = "fp32") -> Ten
     return loss
 
 
-def _windows(field: Tensor, input_frames: int) -> Windows:
-    return Windows.of(field, Split((0,), tuple(range(8)), 1), input_frames)
+def _windows(field: Tensor, input_frames: int, device: torch.device | None = None) -> Windows:
+    return Windows.of(field, Split((0,), tuple(range(8)), 1), input_frames, device)
 
 
-def _fit(path: Path, settings: Training, device: torch.device, steps: int | None = None) -> dict[str, Tensor]:
+def _fit(
+    path: Path, settings: Training, device: torch.device, steps: int | None = None, on_host: bool = False
+) -> dict[str, Tensor]:
     """Weights of a ConvNet after training on a decaying field. Raises StoppedError after `steps`, if given."""
     calls = itertools.count()
     candidate = Candidate.named("convnet")
     task = candidate.task()
     field = noise(task, windows=1).repeat_interleave(4, dim=1) * 0.9 ** torch.arange(12)[:, None, None, None]
-    windows = _windows(field.to(device), task.input_frames)
+    windows = _windows(field if on_host else field.to(device), task.input_frames, device)
     with deterministic(0):
         model = candidate.build(task).to(device)
         execution = Execution(World(device=device), lambda: next(calls) == steps)

@@ -15,18 +15,20 @@ class Windows:
     """All windows of one split of one field. A batch is one gather.
 
     `field` is (run, time, C, H, W). `index` holds (run, first frame) of each window, on the device of the field.
+    Batches are on `device`, which differs if the field does not fit there.
     """
 
     field: Tensor
     index: Tensor
     input_frames: int
     steps: int
+    device: torch.device | None = None
 
     @classmethod
-    def of(cls, field: Tensor, split: Split, input_frames: int) -> Windows:
+    def of(cls, field: Tensor, split: Split, input_frames: int, device: torch.device | None = None) -> Windows:
         """Windows of `split`, ordered by run."""
         pairs = [(run, start) for run in split.runs for start in split.starts]
-        return cls(field, torch.tensor(pairs, device=field.device), input_frames, split.steps)
+        return cls(field, torch.tensor(pairs, device=field.device), input_frames, split.steps, device)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -36,4 +38,7 @@ class Windows:
         rows = self.index[numbers.to(self.index.device)]
         frames = rows[:, 1:] + torch.arange(self.input_frames + self.steps, device=rows.device)
         window = self.field[rows[:, :1], frames]
+        if self.device is not None and self.device.type != window.device.type:
+            pinned = window.pin_memory() if self.device.type == "cuda" else window  # else the CPU waits for the copy
+            window = pinned.to(self.device, non_blocking=True)
         return window[:, : self.input_frames], window[:, self.input_frames :]

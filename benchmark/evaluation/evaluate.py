@@ -70,7 +70,7 @@ def split_errors(
     flow = FlowError.zero(box, height, width, world.device)
 
     def add(numbers: Tensor, prediction: Tensor, truth: Tensor) -> None:
-        error.add(prediction, truth, row[numbers])
+        error.add(prediction, truth, row[numbers].to(truth.device))
         flow.add(prediction, truth)
 
     _forecast(model, windows, world, precision, add)
@@ -99,7 +99,9 @@ def rollout_equivariance_error(
     model: Baseline, windows: Windows, group: Sequence[Element], regions: Tensor, world: Ranks
 ) -> ModelEquivarianceError:
     """Equivariance error of a roll-out of `windows.steps` steps, over ROLLED_OUT windows."""
-    chosen = torch.linspace(0, len(windows) - 1, min(ROLLED_OUT, len(windows)), device=world.device).round().long()
+    chosen = (
+        torch.linspace(0, len(windows) - 1, min(ROLLED_OUT, len(windows)), device=windows.index.device).round().long()
+    )
     few = replace(windows, index=windows.index[chosen])
     return equivariance_error(model, few, group, regions, world, windows.steps)
 
@@ -129,7 +131,7 @@ def _forecast(
 
 def share(windows: Windows, world: Ranks) -> Iterator[Tensor]:
     """Numbers of the windows of this rank, in batches. Every window belongs to exactly one rank."""
-    numbers = torch.arange(world.rank, len(windows), world.size, device=world.device)
+    numbers = torch.arange(world.rank, len(windows), world.size, device=windows.index.device)
     yield from (batch for batch in numbers.split(BATCH) if len(batch))
 
 

@@ -1,6 +1,7 @@
 """Environment of a training: provenance, cores and memory. None of it is part of a cell's identity."""
 
 import ctypes
+import gc
 import importlib.metadata
 import json
 import os
@@ -63,14 +64,23 @@ def keep_freed_memory() -> None:
         libc.mallopt(TRIM_THRESHOLD, -1)  # never
 
 
-def reset_peak_memory(device: "torch.device") -> None:
-    """Reset the peak and return freed memory, so that cells packed into one process do not report each other's."""
+def return_freed_memory(device: "torch.device") -> None:
+    """Return the memory of an earlier cell to the system, and to other processes on the GPU."""
+    gc.collect()  # parametrised layers refer to themselves
     if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)  # memory kept from an earlier cell
+        ctypes.CDLL(None).malloc_trim(0)
     if device.type == "cuda":
         import torch
 
-        torch.cuda.empty_cache()  # for lanes that share the GPU
+        torch.cuda.empty_cache()
+
+
+def reset_peak_memory(device: "torch.device") -> None:
+    """Reset the peak and return freed memory, so that cells packed into one process do not report each other's."""
+    return_freed_memory(device)
+    if device.type == "cuda":
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from benchmark.data.paths import field_path
 from benchmark.data.windows import Windows
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
+from benchmark.training import gpu
 from benchmark.training.model_errors import author_errors
 
 TUNING_SPLITS: tuple[SplitName, ...] = ("train", "validation")
@@ -59,7 +61,7 @@ class Experiment:
             return self.model_class(self.config, self.task)
 
     def windows(self, field: Tensor, device: torch.device, tuning: bool = False) -> dict[SplitName, Windows]:
-        """Windows of all splits over `field` (run, time, C, H, W), which is copied to the device once.
+        """Windows of all splits over `field` (run, time, C, H, W), which is copied to the device once if it has room.
 
         With `tuning`, training and validation only; frames that only the test splits use are NaN in the copy.
         """
@@ -72,8 +74,13 @@ class Experiment:
                     window = slice(start, start + frames + split.steps)
                     visible[run, window] = field[run, window]
             field = visible
-        field = field.to(device)
-        return {name: Windows.of(field, split, frames) for name, split in splits.items()}
+        if device.type != "cuda" or gpu.has_room(field.nbytes, torch.cuda.mem_get_info(device)[0]):
+            field = field.to(device)
+        else:
+            warnings.warn(
+                f"the field, {field.nbytes / 1e9:.1f} GB, stays on the host: the GPU lacks room", stacklevel=2
+            )
+        return {name: Windows.of(field, split, frames, device) for name, split in splits.items()}
 
 
 def task_of(dataset: DatasetChoice, protocol: Protocol) -> Task:

@@ -13,6 +13,15 @@ _LIBRARIES: Final = re.compile(
 )
 
 
+FIELD_SHARE: Final = 0.5
+"""Part of a GPU's free memory that a field may take; the rest is for the training, which may not be alone there."""
+
+
+def has_room(field_bytes: int, free_bytes: int) -> bool:
+    """Whether a field is copied to a GPU with `free_bytes`; otherwise it stays on the host, and its batches are."""
+    return field_bytes <= FIELD_SHARE * free_bytes
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that the GPU's memory is used up, in the words of torch, CUDA, its libraries or NCCL."""
     return isinstance(error, RuntimeError) and (

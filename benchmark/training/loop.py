@@ -226,7 +226,7 @@ class _Trainer:
         share = batch_size // world.size
         mine = slice(world.rank * share, (world.rank + 1) * share)
         # Copied to the device once an epoch: in each step the CPU would wait for the copy.
-        batches, draws = batches[:, mine].to(self.device), draws[:, mine].to(self.device)
+        batches, draws = batches[:, mine].to(self.data.train.index.device), draws[:, mine].to(self.device)
         total = torch.full((), position.error_on(world), dtype=torch.float64, device=self.device)
         pull = Pull()
         for step in range(position.step, len(batches)):

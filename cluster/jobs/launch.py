@@ -47,8 +47,8 @@ class Outcome:
 def run(suite: Suite, store: Store, display: Display, full_suite: Suite, parallel: int | None = None) -> Outcome:
     """Try every unfinished cell of `suite`, a selection from `full_suite`, once.
 
-    An error or the death of a process affects only the cell that it ran. Raises MachineError if another run holds the
-    store or a cell. KeyboardInterrupt stops the jobs first.
+    One that lacked memory beside others is tried again alone. An error or the death of a process affects only the cell
+    that it ran. Raises MachineError if another run holds the store or a cell. KeyboardInterrupt stops the jobs first.
     """
     store.make()
     with store.alone("run"):
@@ -65,7 +65,11 @@ def run(suite: Suite, store: Store, display: Display, full_suite: Suite, paralle
         display.begin(suite.cells, records)
         begun: dict[str, Record] = {}
         for resources, part in parts.items():
-            begun |= _run_lanes(part.cells, store, shapes[resources], display, suite.keeps_checkpoints)
+            shape = shapes[resources]
+            begun |= _run_lanes(part.cells, store, shape, display, suite.keeps_checkpoints)
+            for cell in _without_room(part.cells, begun, shape):
+                display.announced.discard(cell.id)
+                begun |= _run_lanes([cell], store, shape, display, suite.keeps_checkpoints)
         if waiting := [cell for cell in unfinished if cell.id not in begun]:
             raise MachineError(
                 f"the job ended before {waiting[0]} began; {_last_error(store)}see the logs in {store.root / 'jobs'},"
@@ -76,6 +80,14 @@ def run(suite: Suite, store: Store, display: Display, full_suite: Suite, paralle
             raise MachineError(f"{broken[0].folder}: cannot be read back: {broken[0].reason}")
     failed = tuple(record for record in records.values() if not record.status.is_result)
     return Outcome(len(unfinished) - len(failed), failed, len(finished))
+
+
+def _without_room(cells: Sequence[Cell], records: Mapping[str, Record], shape: Shape) -> list[Cell]:
+    """Cells that ran out of the memory that they shared with other lanes."""
+    if shape.lanes == 1 or (shape.device == "cuda" and shape.lanes * shape.ranks <= len(visible_gpus())):
+        return []
+    failures = {key: record.status.failure for key, record in records.items() if record.status.state == "failed"}
+    return [cell for cell in cells if cell.id in failures and policies.POLICIES[failures[cell.id]].halve]
 
 
 def _last_error(store: Store) -> str:

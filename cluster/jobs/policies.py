@@ -13,7 +13,7 @@ class Policy:
     retries: int
     """How often the cell is sent again automatically."""
     halve: bool = False
-    """Whether each retry halves the micro-batch."""
+    """Whether each retry halves the micro-batch, except the first of a cell that had neighbours in other lanes."""
 
 
 POLICIES: Final[Mapping[str, Policy]] = {

@@ -18,6 +18,7 @@ from benchmark.models import model_registry
 from benchmark.suite.tuned import provenance
 from benchmark.training import gpu
 from benchmark.training.distributed import World, join
+from benchmark.training.environment import return_freed_memory
 from benchmark.training.loop import Execution, StoppedError
 from benchmark.training.recorder import Follower
 from benchmark.training.run import run_cell
@@ -59,7 +60,9 @@ def run_job(job_file: str) -> None:
             unfinished = held
             if world.any(signals.stop or time.monotonic() >= deadline):
                 break
-            time.sleep(POLL_SECONDS if held else 0.0)
+            if held:
+                return_freed_memory(world.device)
+                time.sleep(POLL_SECONDS)
         time_is_up = world.any(signals.time_is_up)
     if time_is_up and unfinished and world.is_main and int(_restart()) < job.requeues:
         path.with_name(REQUEUE_MARK.format(job=os.environ.get("SLURM_JOB_ID", ""), restart=_restart())).touch()

@@ -154,11 +154,14 @@ def _send_again(suite: Suite, store: Store, submission: Submission, failed: Mapp
     # no other cell waits behind one that hangs
     alone = {cell_id for cell_id, counts in sent_again.items() if counts.keys() - {"not_begun", "no_start"}}
     work = work_for(suite, store, submission.site, wanted, alone, submission.collector)
-    ranks = {cell.id: batch.shape.ranks for batch in work.batches for job in batch.jobs for cell in job}
+    shapes = {cell.id: batch.shape for batch in work.batches for job in batch.jobs for cell in job}
+    neighbours = {cell_id for job in submission.jobs.values() if len(job) > 1 for cell_id in job}
     micro_batches = {key: size for key, size in submission.micro_batches.items() if key in wanted}
     for cell in work.cells:
         if cell.id in failed and policies.POLICIES[failed[cell.id]].halve:
-            rank_batch = cell.train.batch_size // ranks[cell.id]
+            if shapes[cell.id].lanes > 1 and cell.id in neighbours:  # it may fit where it is alone
+                continue
+            rank_batch = cell.train.batch_size // shapes[cell.id].ranks
             micro_batches[cell.id] = max(1, micro_batches.get(cell.id, rank_batch) // 2)
     if work.cells:
         options = Options(submission.code, sent_again, micro_batches)

@@ -20,14 +20,18 @@ from benchmark.errors import MachineError, UserError
 from benchmark.evaluation.symmetry import symmetry_metrics
 from benchmark.models.persistence import Persistence
 from benchmark.models.task import Task
+from benchmark.training import gpu
 from benchmark.training.distributed import World, _require_own_gpus
 from benchmark.training.loop import Execution, TrainingData, TrainingOutput, _Trainer, fit
 
 TASK = Task("toy", input_frames=2, channels=2, height=6, width=5)
 
 
-def epoch(batches: int) -> tuple[list[str], int]:
-    """Copies between devices, and steps, until rank 0 of two asks for the mean loss in the last step of an epoch."""
+def epoch(batches: int, on_host: bool = False) -> tuple[list[str], int]:
+    """Copies between devices, and steps, until rank 0 of two asks for the mean loss in the last step of an epoch.
+
+    The field is on the device, or `on_host`.
+    """
     model = Candidate.named("convnet").build(TASK)
     progress: list[float] = []
     model.before_step = progress.append
@@ -38,10 +42,13 @@ def epoch(batches: int) -> tuple[list[str], int]:
         gather=lambda self, value: [value] * 2,
     )
     with fake_gpu(model) as copies, other_rank:
+        device = torch.device(NAME)
         field, index = empty(1, 4 * batches + 4, 2, 6, 5), empty(4 * batches, 2, dtype=torch.long)
-        windows = Windows(field, index, TASK.input_frames, steps=2)
+        if on_host:
+            field, index = torch.zeros(field.shape), torch.zeros(index.shape, dtype=torch.long)
+        windows = Windows(field, index, TASK.input_frames, 2, device)
         settings = Training(batch_size=4, gradient_clip=1.0)
-        execution = Execution(World(0, 2, torch.device(NAME)))
+        execution = Execution(World(0, 2, device))
         trainer = _Trainer(model, TrainingData(windows, windows), settings, 0, execution)
         with pytest.raises(DataDependentOutputException):
             trainer._train()
@@ -54,6 +61,19 @@ def test_steps_copy_nothing() -> None:
         few, many = process.map(epoch, (2, 5))
     assert (len(few[0]), few[1]) == (2, 1)
     assert (len(many[0]), many[1]) == (2, 4)
+
+
+def test_batches_of_a_field_on_the_host_are_the_only_copies() -> None:
+    """One in each step, and the draws of the epoch; the numbers of the windows stay on the host."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        copies, _ = process.submit(epoch, 3, on_host=True).result()
+    assert len(copies) == 1 + 3
+    assert sum("windows.py" in copy and f"from cpu to {NAME}" in copy for copy in copies) == 3
+
+
+def test_a_field_is_copied_to_a_gpu_that_has_room_beside_it() -> None:
+    assert gpu.has_room(40 * 10**9, 80 * 10**9)
+    assert not gpu.has_room(41 * 10**9, 80 * 10**9)
 
 
 @pytest.mark.parametrize("gpus", [("a", "b"), ("a", "a")])

@@ -65,7 +65,7 @@ def wait_for(name):
 
 class Moody(Baseline):
     class Config(Frozen):
-        act: Literal["wait", "die", "fail", "train"] = "train"
+        act: Literal["wait", "die", "fail", "crowd", "train"] = "train"
     family, symmetries, source = "cnn", (), "test"
     def __init__(self, config, task):
         super().__init__(config, task)
@@ -82,6 +82,9 @@ class Moody(Baseline):
             os.kill(os.getpid(), signal.SIGKILL)
         elif act == "fail":
             1 / 0
+        elif act == "crowd" and not (HERE / "crowded").exists():
+            (HERE / "crowded").touch()
+            raise RuntimeError("CUDA out of memory")
         return x[:, -1] * (1 + self.gain)
 '''
 
@@ -259,6 +262,20 @@ def test_a_dying_process_affects_only_its_cell(
     ended = [(record.status.state, record.status.failure, record.status.attempt) for record in records(path, store)]
     # Each cell has one attempt: marking the dead one takes a lease, but is no attempt.
     assert ended == [("done", "", 1), ("failed", "killed", 1), ("failed", "code_error", 1), ("done", "", 1)]
+
+
+def test_a_cell_that_lacks_memory_beside_others_is_tried_again_alone(
+    store: Store, make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "moody.py").write_text(MOODY, encoding="utf-8")
+    path = make_suite(models="[{moody: {act: [crowd, train]}}]")
+    monkeypatch.setattr(model_registry, "_plugins", {})
+    model_registry.add_plugin(tmp_path / "moody.py")
+    assert symbench("run", path, "--parallel", 2, "--plugin", tmp_path / "moody.py", store=store).returncode == 0
+    assert [(record.status.state, record.status.attempt) for record in records(path, store)] == [
+        ("done", 2),
+        ("done", 1),
+    ]
 
 
 def kill_rank_1() -> None:

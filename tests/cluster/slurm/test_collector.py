@@ -231,6 +231,24 @@ class TestRetries:
             jobs.append(json.loads((note.parent / "job-0-0.json").read_text())["micro_batches"])
         assert parts == jobs == [{cell.id: windows} for windows in (2, 2, 1, 1)]
 
+    def test_a_cell_that_lacked_memory_beside_others_is_first_sent_alone(
+        self, fake: FakeSlurm, suite: Suite, store: Store
+    ) -> None:
+        """With all its windows; after a second failure with half of them."""
+        suite.path.write_text(suite.path.read_text().replace("{ranks: 2}", "{gpus: 1}"))
+        cell, other, _ = suite.cells
+        sharing = SITE.model_copy(update={"gpus_per_node": 1, "cells_per_gpu": 3})
+        note = note_of(submission_of(suite, store, {"7": [cell, other]}, site=sharing), store)
+        parts = []
+        for _ in range(2):
+            begin(store, cell, "gpu_out_of_memory")
+            begin(store, other, "code_error")
+            known = set((store.root / "jobs").glob("*/submission.json"))
+            collector.collect(str(note))
+            (note,) = set((store.root / "jobs").glob("*/submission.json")) - known
+            parts.append(dict(submissions.read(note, Submission).micro_batches))
+        assert parts == [{}, {cell.id: 4}]
+
     @pytest.mark.usefixtures("fake")
     def test_without_slurms_commands_failures_are_classified_and_nothing_is_sent(
         self, suite: Suite, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
