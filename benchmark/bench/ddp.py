@@ -3,7 +3,8 @@
 A step is forward, backward and Adam on noise of the cell's size, timed by the slowest rank. One rank and several take
 steps with the same global batch, in turns within one run, so that a busy machine slows all alike; ratios are medians
 over rounds. The cost of the all-reduce is the difference from the same step without it. One rank also takes steps with
-half the windows, the best that two ranks can reach. Ranks are GPUs (nccl, bf16) or CPU cores (gloo, fp32).
+half the windows, the best that two ranks can reach. Before each step of a training, ranks ask each other whether to
+stop; the time of a question is given as a share of the step. Ranks are GPUs (nccl, bf16) or CPU cores (gloo, fp32).
 """
 
 import tempfile
@@ -26,6 +27,7 @@ from benchmark.training.machine import available_cpus
 from benchmark.training.randomness import deterministic
 
 ALONE, HALF, OURS, APART = "one rank", "one rank, half the windows", "ours", "no all-reduce"
+STOP = "stop flag"
 WARM_UP = 3
 HEADINGS = {ALONE: "one rank", HALF: "half the windows", OURS: "all ranks", APART: "without all-reduce"}
 
@@ -42,6 +44,7 @@ def time_on_rank(cell: Cell, rank: int, size: int, rendezvous: Path, rounds: int
         if size > 1:
             runs[OURS] = _step(cell, world, batch // size, world.wrap)
             runs[APART] = _step(cell, world, batch // size, world.wrap, average=False)
+            runs[STOP] = lambda: world.any(False)
         for run in runs.values():
             for _ in range(WARM_UP):
                 run()
@@ -94,6 +97,7 @@ def measure(suite: str, cell: Cell, size: int, rounds: int, steps: int) -> Row:
     if size > 1:
         row["added_s"] = median(one - other for one, other in zip(seconds[OURS], seconds[APART], strict=True))
         row["speed_up"] = harness.median_ratio(seconds[ALONE], seconds[OURS])
+        row["stop_share"] = harness.median_ratio(seconds[STOP], seconds[OURS])
     return row
 
 
@@ -128,6 +132,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
         cell |= {heading: _milliseconds(row["seconds"].get(name)) for name, heading in HEADINGS.items()}
         cell["all-reduce adds"] = _milliseconds(row.get("added_s"))
         cell["speed-up"] = f"{row['speed_up']:.2f}" if "speed_up" in row else ""
+        cell["stop flag"] = f"{100 * row['stop_share']:.2g} %" if "stop_share" in row else ""
         cells.append(cell)
     return harness.formatted(cells)
 

@@ -17,8 +17,8 @@ def test_one_rank_has_no_column_of_several() -> None:
     known = {"model": "convnet", "parameters": 2**19, "batch": 4}
     alone = {**known, "ranks": 1, "seconds": {ALONE: 0.04, HALF: 0.02}}
     pair = {**known, "ranks": 2, "seconds": {ALONE: 0.04, HALF: 0.02, OURS: 0.03, APART: 0.025}}
-    pair |= {"added_s": 0.005, "speed_up": 1.5}
+    pair |= {"added_s": 0.005, "speed_up": 1.5, "stop_share": 0.0123}
     assert to_markdown([alone, pair]).splitlines()[2:] == [
-        "| convnet | 524,288 | 4 | 1 | 40 ms | 20 ms | | | | |",
-        "| convnet | 524,288 | 4 | 2 | 40 ms | 20 ms | 30 ms | 25 ms | 5 ms | 1.50 |",
+        "| convnet | 524,288 | 4 | 1 | 40 ms | 20 ms | | | | | |",
+        "| convnet | 524,288 | 4 | 2 | 40 ms | 20 ms | 30 ms | 25 ms | 5 ms | 1.50 | 1.2 % |",
     ]
