@@ -24,6 +24,7 @@ class Site(Frozen):
 
     scheduler: Literal["slurm"]
     partition: Word | None = None
+    cpu_partition: Word | None = None
     account: Word | None = None
     qos: Word | None = None
     constraint: Word | None = None

@@ -17,7 +17,16 @@ import torch
 from benchmark.errors import MachineError
 from benchmark.files import write_json
 from benchmark.training.machine import EXCLUSIVE, compute_modes, mig_slices
-from cluster.doctor.probe import ANSWER, DONE, QUESTION, gpu_names, import_problems, probe, versions
+from cluster.doctor.probe import (
+    ANSWER,
+    DONE,
+    QUESTION,
+    compile_problem,
+    gpu_names,
+    import_problems,
+    probe,
+    versions,
+)
 from cluster.jobs.packing import Shape
 from cluster.site import Site
 from cluster.slurm import commands as slurm
@@ -30,7 +39,11 @@ COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 CLOCK_SECONDS = 30.0
 DISK_SECONDS, LATE_SECONDS = 60.0, 5.0
 """Longest wait for files of an ended job: if nothing of it is visible, and if its log is."""
+CONNECTION_SECONDS = 60.0
+"""Longest time in which ranks that have started connect."""
 FREE_GB = 5.0
+SHM_GB = 1.0
+"""Memory that NCCL may need in /dev/shm. Containers often have 64 MB."""
 SHARED_DISK_ADVICE = "put the store on a disk that login and compute nodes share"
 
 
@@ -50,11 +63,7 @@ def examine_here(store_root: Path) -> Iterator[Finding]:
     gpus, no_gpu = ", ".join(gpu_names()), "cells run on the CPU; a suite with `gpus` is refused"
     yield Finding("gpu", "ok", gpus) if gpus else Finding("gpu", "warning", "torch sees none", no_gpu)
     yield from gpu_findings(compute_modes(), len(mig_slices()))
-    if any(map(shutil.which, ("c++", "g++", "clang++"))):
-        yield Finding("compiler", "ok", "available for train.compile")
-    else:
-        advice = "install one before you use `train: {compile: true}`"
-        yield Finding("compiler", "warning", "no C++ compiler", advice)
+    yield _compiler(compile_problem("cuda" if gpus else "cpu"))
     for problem in import_problems():
         yield Finding("libraries", "failed", problem, "run `make install` again")
     yield _store(store_root)
@@ -92,9 +101,13 @@ def examine_site(site: Site, store_root: Path, patience_seconds: float) -> Itera
         yield Finding("arrays", "ok", f"up to {site.max_array_size or limit} jobs in one")
     if store.verdict == "failed":
         return
-    shape = Shape("cuda" if site.gpus_per_node else "cpu", 2, nodes=2)
+    if site.gpus_per_node and (refusal := _refusal(Shape("cpu", 1), site, store_root)):
+        advice = "set `cpu_partition` in the site file: untrained models and the last job of a submission need no GPU"
+        yield Finding("jobs without a GPU", "failed", refusal, advice)
+    each = max(1, min(2, site.gpus_per_node))
+    shape = Shape("cuda" if site.gpus_per_node else "cpu", 2 * each, nodes=2)
     if refusal := _refusal(shape, site, store_root):
-        shape = Shape(shape.device, 1)
+        shape = Shape(shape.device, each)
         if refusal_of_one_node := _refusal(shape, site, store_root):
             advice = "correct partition, account, qos, constraint, minutes, cpus, memory_gb or gres in the site file"
             yield Finding("limits", "failed", refusal_of_one_node, advice)
@@ -102,6 +115,11 @@ def examine_site(site: Site, store_root: Path, patience_seconds: float) -> Itera
         yield Finding("two nodes", "warning", refusal, "cells with `nodes: 2` cannot run here")
     yield Finding("limits", "ok", f"{site.minutes} minutes, {site.cpus} CPUs and {site.memory_gb:g} GB for each rank")
     yield from _trial(site, shape, store_root, patience_seconds)
+
+
+def _compiler(problem: str) -> Finding:
+    advice = "`train: {compile: true}` needs a C++ compiler and Python.h (python3-dev), or `module load gcc` in `setup`"
+    return Finding("compiler", "warning", problem, advice) if problem else Finding("compiler", "ok", "compiles x + 1")
 
 
 def _store(root: Path) -> Finding:
@@ -161,12 +179,16 @@ def _job(site: Site, shape: Shape, folder: Path, patience_seconds: float) -> Ite
         return
     yield Finding("job", "ok", f"{job.job_id} is sent; waiting up to {patience_seconds:.0f} s for it")
     state = wait_for(job.job_id, folder, patience_seconds, site.poll_seconds)
+    answers = [ANSWER.format(rank) for rank in range(shape.ranks)]
+    answered = state is not None and wait_for_files(folder, set(answers), 0.0)
+    if answered:  # the queue was long, or the ranks hang
+        state = wait_for(job.job_id, folder, CONNECTION_SECONDS, site.poll_seconds)
     if state is not None:
         slurm.cancel([job.job_id])
+    if state is not None and not answered:
         advice = "wait longer with --patience, or choose a partition with free nodes"
         yield Finding("job", "failed", f"{job.job_id} is {state} after {patience_seconds:.0f} s", advice)
         return
-    answers = [ANSWER.format(rank) for rank in range(shape.ranks)]
     deadline = time.monotonic() + DISK_SECONDS
     while not (complete := wait_for_files(folder, set(answers), LATE_SECONDS)) and time.monotonic() < deadline:
         if last_log_line(folder, job.job_id):
@@ -187,12 +209,15 @@ def _job(site: Site, shape: Shape, folder: Path, patience_seconds: float) -> Ite
         done = json.loads((folder / DONE).read_text(encoding="utf-8"))
         yield _sum(shape, "nccl" if shape.device == "cuda" else "gloo", done)
     elif shape.device == "cpu" or ranks[0]["gpus"]:
-        advice = "choose the network with NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME in `setup`"
-        yield Finding("ranks", "failed", f"no connection between ranks: {line} ({folder})", advice)
+        advice = (
+            "choose the network with NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME in `setup`; NCCL_DEBUG=INFO says more"
+        )
+        hang = f"they have started, and hang for more than {CONNECTION_SECONDS:.0f} s"
+        yield Finding("ranks", "failed", f"no connection between ranks: {hang if state else line} ({folder})", advice)
 
 
 def _sum(shape: Shape, backend: str, done: Mapping[str, float]) -> Finding:
-    where = f"{shape.ranks} on {shape.nodes} nodes" if shape.ranks > 1 else "one"
+    where = f"{shape.ranks} on {'two nodes' if shape.nodes > 1 else 'one node'}"
     if done["sum"] != shape.ranks:
         detail = f"{where}: the sum of {shape.ranks} ones is {done['sum']:g} ({backend})"
         advice = "the network between nodes, or its driver, corrupts numbers: tell the administrators"
@@ -225,6 +250,10 @@ def rank_findings(site: Site, ranks: Sequence[Answer], question: str, disk_ahead
         yield Finding("gpu", "ok", ", ".join(dict.fromkeys(name for rank in ranks for name in rank["gpus"])))
         for modes, slices in {(tuple(rank["compute_modes"]), rank["slices"]): None for rank in ranks}:
             yield from gpu_findings(modes, slices, site.cells_per_gpu)
+        if site.gpus_per_node > 1:
+            yield _gpus_of_a_node(ranks)
+    if first["compile"]:
+        yield _compiler(first["compile"])
     offset = max(abs(disk_ahead_seconds), *(abs(rank["ahead_of_disk"]) for rank in ranks))
     if offset > CLOCK_SECONDS:
         advice = "times in tables will be wrong; tell the administrators"
@@ -237,6 +266,16 @@ def rank_findings(site: Site, ranks: Sequence[Answer], question: str, disk_ahead
         if rank["scratch"]:
             advice = "correct or remove `scratch` in the site file; until then data are read from the store"
             yield Finding("scratch", "warning", f"{rank['host']}: {rank['scratch']}", advice)
+
+
+def _gpus_of_a_node(ranks: Sequence[Answer]) -> Finding:
+    """Whether the GPUs of one node can exchange gradients."""
+    check, shm = "gpus of a node", min(rank["shm_bytes"] for rank in ranks) / 1e9
+    peers = "reach" if all(rank["peers"] for rank in ranks) else "do not reach"
+    detail = f"they {peers} each other's memory; /dev/shm has {shm:.2g} GB"
+    if shm < SHM_GB:
+        return Finding(check, "warning", detail, "NCCL needs about 1 GB: bind /dev/shm of the node into the container")
+    return Finding(check, "ok", detail)
 
 
 def gpu_findings(compute_modes: Sequence[str], slices: int, cells_per_gpu: int = 1) -> Iterator[Finding]:

@@ -1,12 +1,16 @@
 """The trial job of `symbench doctor`: every rank reports its environment."""
 
 import importlib
+import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import socket
+import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -28,12 +32,27 @@ IN_JOB_COMMANDS = ("sbatch", "srun", "squeue", "sacct")
 IMPORTED = ("e2cnn", "h5py", "mlflow")
 
 
+COMPILE_SECONDS = 300.0
+COMPILE = """
+import sys, torch
+from benchmark.training.loss import compiled
+
+class Increment(torch.nn.Module):
+    def forward(self, x):
+        return x + 1
+
+device = torch.device(sys.argv[1])
+compiled(Increment(), device)(torch.zeros(2, device=device))
+"""
+
+
 def probe(folder: str, ranks: int, nodes: int, device: str, scratch: str | None) -> None:
     """Write the answer of this rank to `folder`; then sum numbers over all ranks, and write the result on rank 0."""
     task = submitit.JobEnvironment()
     answers = Path(folder)
-    write_json(answers / ANSWER.format(task.global_rank), describe(answers, scratch))
     gpus = torch.cuda.device_count()
+    problem = compile_problem(device) if task.global_rank == 0 and (gpus or device == "cpu") else ""
+    write_json(answers / ANSWER.format(task.global_rank), {"compile": problem, **describe(answers, scratch)})
     if device == "cuda" and not gpus:
         return
     rank_device = torch.device("cuda", task.local_rank % gpus) if device == "cuda" else torch.device("cpu")
@@ -52,6 +71,8 @@ def describe(folder: Path, scratch: str | None) -> dict[str, Any]:
         **versions(),
         "broken": import_problems(),
         "gpus": gpu_names(),
+        "peers": gpus_reach_each_other(),
+        "shm_bytes": shutil.disk_usage("/dev/shm").total if Path("/dev/shm").exists() else 0,
         "slices": len(mig_slices()),
         "compute_modes": compute_modes(),
         "cpus": available_cpus(),
@@ -77,6 +98,27 @@ def versions() -> dict[str, str]:
 def gpu_names() -> list[str]:
     """Names of the GPUs that torch sees."""
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def gpus_reach_each_other() -> bool:
+    """Whether each GPU that torch sees can read the memory of every other; True with one or none."""
+    pairs = itertools.permutations(range(torch.cuda.device_count()), 2)
+    return all(torch.cuda.can_device_access_peer(*pair) for pair in pairs)
+
+
+def compile_problem(device: str) -> str:
+    """Reason why `train.compile` does not work on this machine; empty if it does. In a process with an empty cache."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+        command = [sys.executable, "-c", COMPILE, device]
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return f"x + 1 is not compiled after {COMPILE_SECONDS:.0f} s"
+    errors = re.findall(r"^[\w.]+: .+|.*fatal error: .+", done.stderr, re.M)
+    return "" if done.returncode == 0 else (errors or [f"status {done.returncode}"])[0]
 
 
 def import_problems() -> list[str]:

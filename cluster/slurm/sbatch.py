@@ -153,6 +153,8 @@ def executor_for(
         "additional_parameters": {"requeue": True},
         **{key: getattr(site, key) for key in ("partition", "account", "qos", "constraint")},
     }
+    if shape.device == "cpu" and site.cpu_partition:
+        parameters["partition"] = site.cpu_partition
     if gpus:
         parameters |= {"gres": f"{site.gres}:{gpus}"} if site.gres else {"gpus_per_node": gpus}
     executor = (_DryExecutor if dry else submitit.SlurmExecutor)(folder=folder, python=site.python)

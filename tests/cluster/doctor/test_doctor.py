@@ -1,5 +1,7 @@
 """Findings of the doctor; a real cluster is examined in tests/slurm."""
 
+import itertools
+import json
 import os
 import threading
 from pathlib import Path
@@ -27,7 +29,10 @@ def rank(**changes: Any) -> dict[str, Any]:
         **probe.versions(),
         "executable": "/shared/.venv/bin/python",
         "broken": [],
+        "compile": "",
         "gpus": [],
+        "peers": True,
+        "shm_bytes": 64e9,
         "slices": 0,
         "compute_modes": [],
         "cpus": 8,
@@ -114,6 +119,14 @@ def test_gpus_are_named() -> None:
     assert findings["gpu"] == Finding("gpu", "ok", "A100")
 
 
+def test_gpus_of_a_node_need_shared_memory() -> None:
+    with_gpus = rank(gpus=["A100"])
+    assert findings_of(with_gpus, site=GPUS)["gpus of a node"].verdict == "ok"
+    small = findings_of(with_gpus, {**with_gpus, "peers": False, "shm_bytes": 64e6}, site=GPUS)["gpus of a node"]
+    assert (small.verdict, small.detail) == ("warning", "they do not reach each other's memory; /dev/shm has 0.064 GB")
+    assert "bind /dev/shm" in small.advice
+
+
 @pytest.mark.parametrize(
     ("changes", "detail"),
     [
@@ -144,8 +157,58 @@ def test_the_probe_describes_its_process(tmp_path: Path, monkeypatch: pytest.Mon
     assert not environment["controller"]
     assert "the job has no such variable" in environment["scratch"]
     assert environment["broken"] == []
-    assert environment.keys() >= rank().keys() - {"ahead_of_disk"}
+    assert environment.keys() >= rank().keys() - {"ahead_of_disk", "compile"}
     assert probe.describe(tmp_path, str(tmp_path / "scratch"))["scratch"] == ""
+
+
+def test_without_a_compiler_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial job says so, and what is needed."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    problem = probe.compile_problem("cpu")
+    assert "InvalidCxxCompiler: No working C++ compiler found" in problem
+    finding = findings_of(rank(compile=problem))["compiler"]
+    assert (finding.verdict, finding.detail) == ("warning", problem)
+
+
+@pytest.mark.parametrize(
+    ("state", "answers", "check", "detail"),
+    [
+        ("PENDING Priority", 0, "job", "100 is PENDING (Priority) after 0 s"),
+        ("RUNNING None", 1, "job", "100 is RUNNING after 0 s"),
+        ("RUNNING None", 2, "ranks", "no connection between ranks: they have started, and hang for more than 0 s"),
+    ],
+)
+def test_ranks_that_hang_are_told_from_a_full_queue(
+    state: str, answers: int, check: str, detail: str, fake: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "CONNECTION_SECONDS", 0.0)
+    monkeypatch.setattr(waiting, "LOOK_SECONDS", 0.0)
+    fake.says("squeue", f"100 {state}")
+    for number in range(answers):
+        answer = rank(question=str(tmp_path), time=0.0)
+        (tmp_path / probe.ANSWER.format(number)).write_text(json.dumps(answer), encoding="utf-8")
+    *_, last = doctor._job(CPUS, Shape("cpu", 2, nodes=2), tmp_path, 0.0)
+    assert (last.check, last.verdict) == (check, "failed")
+    assert last.detail.startswith(detail)
+    assert fake.cancelled == {"100"}
+
+
+def test_a_partition_that_demands_a_gpu(fake: FakeSlurm, tmp_path: Path) -> None:
+    """Untrained models and the last job of a submission ask for none, and may go to another partition."""
+    refuses = "grep -qE 'gpus-per-node|partition=cpu' \"${@: -1}\" || { echo 'job needs a GPU' >&2; exit 1; }"
+    fake.script("sbatch", f"{refuses}; exit 0")
+    fake.says("scontrol", "MaxArraySize = 1000", "SLURM_VERSION = 23.02")
+
+    def findings(site: Site) -> dict[str, Finding]:
+        until_limits = itertools.takewhile(lambda one: one.check != "job", examine_site(site, tmp_path, 0.0))
+        return {finding.check: finding for finding in until_limits}
+
+    refused = findings(GPUS)["jobs without a GPU"]
+    assert (refused.verdict, refused.detail) == ("failed", "job needs a GPU")
+    assert "`cpu_partition`" in refused.advice
+    shown = findings(GPUS.model_copy(update={"cpu_partition": "cpu"}))
+    assert "jobs without a GPU" not in shown
+    assert shown["limits"].verdict == "ok"
 
 
 def test_the_store_is_checked_and_not_made(tmp_path: Path) -> None:

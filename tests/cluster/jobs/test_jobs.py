@@ -153,7 +153,7 @@ def test_a_model_may_have_resources_of_its_own(tmp_path: Path) -> None:
 
 def test_batch_script(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, "{gpus: 8, nodes: 2}", name="a 'suite' of \"ours\" é; rm -rf /")
-    names = {"partition": "gpu", "account": "us", "gres": "gpu:a100"}
+    names = {"partition": "gpu", "cpu_partition": "small", "account": "us", "gres": "gpu:a100"}
     site = SITE.model_copy(update=names | {"setup": ("module load cuda",), "srun": ("--mpi=none",)})
     untrained, trained = batches(suite, suite.cells, seconds_of(suite.cells, 1800.0), site)
     text = script(suite, Store(tmp_path / "my store"), site, trained)
@@ -179,7 +179,9 @@ def test_batch_script(tmp_path: Path) -> None:
     assert "--cpus-per-task=8 --wait=60 --kill-on-bad-exit=0 --mpi=none" in srun
     assert "'" + str(tmp_path / "my store") in srun
     assert lines.index(srun) < lines.index("status=$?") < lines.index("exit $status")
-    assert "--gres" not in script(suite, Store(tmp_path), site, untrained)
+    on_cpus = script(suite, Store(tmp_path), site, untrained)
+    assert "#SBATCH --partition=small" in on_cpus
+    assert "--gres" not in on_cpus
 
 
 def test_the_end_of_one_lane_does_not_end_the_others(tmp_path: Path) -> None:
