@@ -1,0 +1,60 @@
+"""Networks whose gradients a GPU adds up in any order, so that a resumed training may differ in the last digit."""
+
+from typing import Any
+
+import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmark.cell import Training
+from benchmark.contract.candidate import CPU, Candidate, noise, targets, uniform_draws
+from benchmark.discovery import ROOT
+from benchmark.models import model_registry
+from benchmark.training.loss import RolledOutLoss
+
+IN_ANY_ORDER = (
+    *("adaptive_avg_pool", "adaptive_max_pool", "avg_pool3d_backward", "fractional_max_pool", "max_unpool"),
+    *("grid_sampler", "upsample", "reflection_pad", "replication_pad", "bincount", "cumsum", "histc", "kthvalue"),
+    *("index_put", "put_", "scatter", "embedding_dense_backward", "ctc_loss", "nll_loss2d", "median"),
+)
+"""Beginnings of kernels that use atomic additions, from the page of `torch.use_deterministic_algorithms`."""
+
+
+class _Kernels(TorchDispatchMode):
+    """Names of the kernels that add in any order. Two numbers may be added in any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__.lstrip("_")
+        if name.startswith("index_add"):
+            any_order = int(args[2].bincount().max()) > 2
+        elif name == "max_pool2d_with_indices_backward":
+            any_order = any(step < size for size, step in zip(args[2], args[3] or args[2], strict=True))
+        else:
+            any_order = name.startswith(IN_ANY_ORDER)
+        if any_order:
+            self.names.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_only_the_networks_that_the_docs_name_add_in_any_order(periodic: bool) -> None:
+    kernels: dict[str, set[str]] = {}
+    for name in model_registry.model_names():
+        candidate = Candidate.named(name)
+        if not candidate.baseline.trained:
+            continue
+        task = candidate.task(periodic=periodic)
+        loss = RolledOutLoss(candidate.build(task), Training(), CPU, cache_filters=True)
+        with _Kernels() as mode:
+            loss(noise(task), targets(task), uniform_draws(2))[0].backward()
+        if mode.names:
+            kernels[name] = mode.names
+    pooling = {"adaptive_avg_pool2d", "adaptive_avg_pool2d_backward"}
+    named = {f"lift_{group}": pooling for group in ("rotation", "scale", "translation")}
+    named |= {f"relaxed_steerable_{group}": {"index_add"} for group in ("rotation", "scale")}
+    assert kernels == named
+    docs = (ROOT / "docs/clusters.md").read_text("utf-8")
+    assert "`lift_*` (`AdaptiveAvgPool2d`) and the penalty of the `relaxed_steerable_*`" in " ".join(docs.split())
