@@ -6,25 +6,19 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from rich.console import Console
 from support import records, start, symbench
 
 from benchmark import discovery
 from benchmark.data import layout
 from benchmark.data.dataset import Simulation
-from benchmark.errors import MachineError
 from benchmark.models import model_digest, model_registry
 from benchmark.suite import loading as suites
-from cluster.jobs import launch
-from cluster.jobs.display import Display
 from results.store.record import Record
 from results.store.store import Store
 
@@ -65,7 +59,7 @@ def wait_for(name):
 
 class Moody(Baseline):
     class Config(Frozen):
-        act: Literal["wait", "die", "fail", "crowd", "train"] = "train"
+        act: Literal["wait", "die", "fail", "train"] = "train"
     family, symmetries, source = "cnn", (), "test"
     def __init__(self, config, task):
         super().__init__(config, task)
@@ -82,9 +76,6 @@ class Moody(Baseline):
             os.kill(os.getpid(), signal.SIGKILL)
         elif act == "fail":
             1 / 0
-        elif act == "crowd" and not (HERE / "crowded").exists():
-            (HERE / "crowded").touch()
-            raise RuntimeError("CUDA out of memory")
         return x[:, -1] * (1 + self.gain)
 '''
 
@@ -262,44 +253,6 @@ def test_a_dying_process_affects_only_its_cell(
     ended = [(record.status.state, record.status.failure, record.status.attempt) for record in records(path, store)]
     # Each cell has one attempt: marking the dead one takes a lease, but is no attempt.
     assert ended == [("done", "", 1), ("failed", "killed", 1), ("failed", "code_error", 1), ("done", "", 1)]
-
-
-def test_a_cell_that_lacks_memory_beside_others_is_tried_again_alone(
-    store: Store, make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "moody.py").write_text(MOODY, encoding="utf-8")
-    path = make_suite(models="[{moody: {act: [crowd, train]}}]")
-    monkeypatch.setattr(model_registry, "_plugins", {})
-    model_registry.add_plugin(tmp_path / "moody.py")
-    assert symbench("run", path, "--parallel", 2, "--plugin", tmp_path / "moody.py", store=store).returncode == 0
-    assert [(record.status.state, record.status.attempt) for record in records(path, store)] == [
-        ("done", 2),
-        ("done", 1),
-    ]
-
-
-def kill_rank_1() -> None:
-    """Kill the second rank of a job of this process as soon as it exists."""
-    for _ in range(1000):
-        for child in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):
-                if child.environ().get("SUBMITIT_LOCAL_LOCALID") == "1":
-                    return child.kill()
-        time.sleep(0.01)
-    raise AssertionError("no second rank")
-
-
-def test_a_rank_that_dies_while_it_starts_does_not_keep_the_other_waiting(
-    store: Store, make_suite: MakeSuite, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rank 0 would wait for the limit of a collective operation."""
-    monkeypatch.setattr(launch, "LAST_RANK_SECONDS", 2.0)
-    suite = suites.load(str(make_suite(models="[persistence]", ranks=2)))
-    with ThreadPoolExecutor() as threads, Display(Console(stderr=True)) as display:
-        killing = threads.submit(kill_rank_1)
-        with pytest.raises(MachineError, match="the job ended before "):
-            launch.run(suite, store, display, suite)
-        killing.result()
 
 
 def test_plug_ins_are_trained_and_ranked_and_a_diverged_one_is_a_result(
