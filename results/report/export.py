@@ -10,7 +10,7 @@ from results.board.differences import provenance_notes
 from results.board.leaderboard import best
 from results.board.notes import MARK, paper_notes, symmetry_notes
 from results.board.quantities import METRICS, Metric, with_neighbours
-from results.board.row import Row
+from results.board.row import Row, written_numbers
 from results.board.trivial import first_line
 
 SHOWN = (
@@ -117,8 +117,9 @@ def latex_text(text: str) -> str:
 def _tables(rows: Sequence[Row], metric: str) -> Iterator[tuple[str, list[str], list[list[tuple[str, bool]]]]]:
     """Heading, column heads and lines of each contest; a line has (text, whether it is the best) for each column."""
     columns = [name for name in with_neighbours((*SHOWN, metric)) if any(name in row.metrics for row in rows)]
-    head = ["Model", *(_head(METRICS[name]) for name in columns), "Seeds", "Group"]
+    head = ["Model", *(_head(METRICS[name]) for name in columns), "Seeds", "Verdict"]
     groups = letters_of(rows, metric)
+    texts = {name: written_numbers(rows, name) for name in columns}
     winners = {name: best(rows, name) for name in {metric, "rmse_future", "rmse_domain"}}
     for positions in contests(rows):
         first = rows[positions[0]]
@@ -127,7 +128,7 @@ def _tables(rows: Sequence[Row], metric: str) -> Iterator[tuple[str, list[str], 
         for index in positions:
             row = rows[index]
             label = f"{row.marked} ({row.remark})" if row.remark else row.marked
-            numbers = [(row.written(name), index in winners.get(name, ())) for name in columns]
+            numbers = [(texts[name][index], index in winners.get(name, ())) for name in columns]
             seeds = f"{row.count('done')}/{len(row.seeds)}"
             lines.append([(label, False), *numbers, (seeds, False), (groups[index], False)])
         yield heading, head, lines

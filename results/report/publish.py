@@ -22,7 +22,7 @@ from benchmark.suite.suite import Suite
 from benchmark.training.recorder import METRICS_VERSION
 from results.board.notes import paper_notes, symmetry_notes
 from results.board.published_board import STATISTICS, board, by_rank, read
-from results.board.quantities import METRICS, written
+from results.board.quantities import METRICS, Statistic, written, written_column
 from results.board.trivial import Line, place_of, rmse_of, sentence
 from results.report.verification import FILE as VERIFIED
 from results.report.verification import Verification, verifications
@@ -145,6 +145,7 @@ def page(document: Mapping[str, Any], verified: Sequence[Verification] = ()) -> 
     """Text of the README.md of a board, with those who have verified it."""
     provenance = document["provenance"]
     shown = [name for name in SHOWN if any(name in row["metrics"] for row in document["rows"])]
+    texts = {name: _column(document["rows"], name) for name in shown}
     lines = [
         f"# {escape(document['suite'])}",
         "",
@@ -165,9 +166,9 @@ def page(document: Mapping[str, Any], verified: Sequence[Verification] = ()) -> 
             ["data", "level", "model", *(METRICS[name].title for name in shown), "seeds"],
             (
                 [row["dataset"], row["level"], row["label"]]
-                + [row["written"].get(name, "-") for name in shown]
+                + [texts[name][index] for name in shown]
                 + [f"{row['done']}/{row['expected']} {row['remark']}"]
-                for row in document["rows"]
+                for index, row in enumerate(document["rows"])
             ),
         ),
     ]
@@ -285,10 +286,16 @@ def _versions(document: Mapping[str, Any]) -> str:
     return f"Versions of the models (CHANGELOG.md says what a later one changes): {written}." if versions else ""
 
 
+def _column(rows: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    """Text of `metric` of each row, with equal decimals."""
+    numbers = [row["metrics"].get(metric) for row in rows]
+    return written_column(metric, [None if number is None else Statistic(**number) for number in numbers])
+
+
 def _cell(rows: Sequence[Mapping[str, Any]], label: str, level: str, metric: str) -> Markdown:
-    row = next((row for row in rows if row["label"] == label and str(row["level"]) == level), None)
-    if row is None:
+    index = next((n for n, row in enumerate(rows) if row["label"] == label and str(row["level"]) == level), None)
+    if index is None:
         return Markdown()
-    text = row["written"].get(metric, "")
+    row, text = rows[index], _column(rows, metric)[index] if metric in rows[index]["metrics"] else ""
     remark = f"({row['remark']})" if row["remark"] else ""
     return Markdown(" ".join(filter(None, (bold(text) if row["best"] else text, row["group"], escape(remark)))))

@@ -349,7 +349,7 @@ class TestExport:
         assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {7 + 2}, (
             "the metrics that the records have, seeds and group"
         )
-        assert r"\textbf{0.1750 $\pm$ 0.0071}" in text
+        assert r"\textbf{0.175 $\pm$ 0.007}" in text
 
 
 def test_numbers_are_written_without_noise():
