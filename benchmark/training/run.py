@@ -78,11 +78,12 @@ def run_cell(
         if tuning:
             recorder.finish("done", {"rmse_validation": progress.best_rmse, **measured})
             return
+        has_weights = model.trained
         model, seen = physical(model, windows, layout)
         metrics = _evaluate(experiment, model, stored, seen, world) | measured
         metrics |= _data_errors(stored, cell.protocol.test_steps)
         trivial = None
-        if model.trained:
+        if has_weights:
             trivial = trivial_forecast(metrics["rmse_validation"], experiment.task, windows["validation"], world)
         if world.is_main:
             precision = cell.train.precision

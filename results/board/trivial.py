@@ -46,16 +46,23 @@ def first_line(rows: Sequence[Row], metric: str) -> str:
     """Sentence that names the contests in which no network beats a trivial forecast; empty if there is none."""
     rmse = rmse_of(metric)
     lines = [
-        Line(row.contest, place_of(row.dataset, row.level, row.budget), row.model, row.label, row.metrics[rmse].mean)
+        Line(
+            row.contest,
+            place_of(row.dataset, row.grid, row.level, row.budget),
+            row.model,
+            row.label,
+            row.metrics[rmse].mean,
+        )
         for row in rows
         if rmse in row.metrics
     ]
     return sentence(lines, rmse)
 
 
-def place_of(dataset: str, level: object, budget: str) -> str:
-    """Contest in a sentence."""
-    return f"{dataset} level {level}" + (f" at {budget}" if budget else "")
+def place_of(dataset: str, grid: str, level: object, budget: str) -> str:
+    """Contest in a sentence; `grid` may name a layout after it."""
+    layout = grid.partition(", ")[2]
+    return f"{dataset} level {level}" + (f" in the {layout}" if layout else "") + (f" at {budget}" if budget else "")
 
 
 def rmse_of(metric: str) -> str:

@@ -201,7 +201,7 @@ def _notes(document: Mapping[str, Any]) -> list[str]:
     lines = [
         Line(
             json.dumps([row.get(key) for key in CONTEST], sort_keys=True),
-            place_of(row["dataset"], row["level"], row.get("budget", "")),
+            place_of(row["dataset"], row["grid"], row["level"], row.get("budget", "")),
             *(row["model"], row["label"], row["metrics"][rmse]["mean"]),
         )
         for row in document["rows"]

@@ -84,6 +84,7 @@ def test_both_layouts_are_trained_and_are_contests_of_their_own(tmp_path: Path) 
     cells = suites.load(str(path)).cells
     rows = aggregate(cells, store.read(cells)[0])
     assert len({row.contest for row in rows}) == 2
+    assert [row.remark for row in rows if row.model == "persistence"] == ["", ""], "it has nothing to learn"
     board = symbench("leaderboard", path, store=store)
     assert "centered, published layout" in board.stdout
     assert "opposite handedness" in " ".join(board.stdout.split())

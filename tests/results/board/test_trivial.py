@@ -8,7 +8,7 @@ from fabricated_board import report_of, rows_of
 from benchmark.suite import loading as suites
 from results.board import leaderboard
 from results.board.standings import overall
-from results.board.trivial import first_line
+from results.board.trivial import first_line, place_of
 from results.report import export, publish
 from results.report.report import Report
 from results.statistics.bootstrap import Estimate
@@ -43,6 +43,13 @@ def test_skill_is_over_the_best_trivial_forecast_of_the_same_split_and_contest(b
     assert rows["persistence", 3].metrics["skill_future"].mean == pytest.approx(-0.5)
     by_skill = [(row.level, row.model) for row in rows_of(board, "skill_future")]
     assert by_skill == [(row.level, row.model) for row in rows_of(board)], "the order is that of the error"
+
+
+def test_a_contest_is_named_with_its_layout_and_budget() -> None:
+    assert place_of("smoke", "centered", 3, "") == "smoke level 3"
+    assert place_of("smoke", "centered, published layout", 3, "59M FLOPs") == (
+        "smoke level 3 in the published layout at 59M FLOPs"
+    )
 
 
 def test_no_trivial_forecast_no_skill(board) -> None:
