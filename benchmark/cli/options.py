@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,13 +114,20 @@ class Selection:
         return self.store
 
     def load(self, skip_untuned: bool = False) -> Suite:
-        """The suite with `--only` and `--tuned`. UserError: a cell is not tuned, unless `skip_untuned`."""
-        return suites.load(self.suite, self.store_folder, self.tuned, self.only, skip_untuned)
+        """The suite with `--only` and `--tuned`. UserError: a cell is not tuned, unless `skip_untuned`.
+
+        Prints which results of studies are not as their search wrote them.
+        """
+        suite = suites.load(self.suite, self.store_folder, self.tuned, self.only, skip_untuned)
+        for line in suite.edited:
+            click.echo(line, err=True)
+        return suite
 
     def load_with_full_suite(self) -> tuple[Suite, Suite]:
         """The suite with `--only`, and without it."""
         loaded = self.load()
-        return loaded, replace(self, only="").load(skip_untuned=True) if self.only else loaded
+        full = suites.load(self.suite, self.store_folder, self.tuned, skip_untuned=True) if self.only else loaded
+        return loaded, full
 
 
 def selecting(*options: Decorator, plugins: bool = True) -> Decorator:

@@ -19,6 +19,7 @@ from benchmark.cli.options import (
 )
 from benchmark.errors import UserError
 from benchmark.suite import loading as suites
+from benchmark.suite.search_space import check_keep
 from benchmark.terminal import Examples, print_table
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ def tune(
     print_table(f"{suite.name}: studies", _rows([StudyFolder(store.root, study) for study in chosen]))
     click.echo(f"settings of every training: {', '.join(_own(chosen[0].space, 'train.')) or 'nothing'}")
     unequal = inequalities(suite, chosen, effort, store)
-    for line in unequal:
-        click.echo(f"not tuned alike: {line}", err=True)
+    for line in (*check_keep(suite), *(f"not tuned alike: {line}" for line in unequal)):
+        click.echo(line, err=True)
     if dry_run:
         return
     if unequal and not allow_unequal:

@@ -60,15 +60,27 @@ def _is_kept(key: str, keep: Sequence[str]) -> bool:
     return key.partition(".")[2] in keep or key.rpartition(".")[2] in keep
 
 
-def check_keep(suite: Suite) -> None:
-    """UserError: `tuning.keep` names a setting that no model of the suite has."""
+def check_keep(suite: Suite) -> list[str]:
+    """Notes about names in `tuning.keep` that no model searches. UserError: no model has such a setting."""
     models = {cell.model.name: cell for cell in suite.cells if facts.is_trained(cell)}.values()
     free = replace(suite, tuning=suite.tuning.model_copy(update={"keep": ()}), budgets={})
-    known = {key for cell in models for key in search_space(free, cell)}
+    searched = {key for cell in models for key in search_space(free, cell)}
+    settings = set(Training.model_fields).union(*(_settings(cell.model) for cell in models))
+    notes = []
     for name in suite.tuning.keep:
-        if not any(_is_kept(key, [name]) for key in known):
-            names = sorted({key.rpartition(".")[2] for key in known})
+        if any(_is_kept(key, [name]) for key in searched):
+            continue
+        if name not in settings:
+            names = sorted(settings | {key.rpartition(".")[2] for key in searched})
             raise UserError(f"{suite.path}: tuning.keep: {unknown_name('setting', name, names)}")
+        notes.append(f"{suite.path}: tuning.keep: no model of this suite searches {name!r}, with or without it")
+    return notes
+
+
+def _settings(choice: ModelChoice) -> set[str]:
+    """Settings of a model, and of a network within it."""
+    networks = (ModelChoice(**value) for value in choice.config.values() if is_network(value))
+    return set(facts.model_facts(choice.name).settings).union(*map(_settings, networks))
 
 
 def width_path(choice: ModelChoice) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from benchmark.suite.suite import Domain, Range, Suite
 def studies(suite: Suite) -> dict[str, Study]:
     """Study of each cell by its id, for trained cells whose model can run. `suite` must have all its cells.
 
-    UserError: `tuning.keep` names an unknown setting.
+    UserError: `tuning.keep` names a setting that no model has.
     """
     members: dict[str, list[Cell]] = {}
     known: dict[str, str] = {}  # cells that differ in seed only have one study

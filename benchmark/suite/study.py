@@ -66,7 +66,7 @@ class Study(Frozen):
 def trial_cells(study: Study, settings: Settings, seed: int = TUNING_SEED) -> tuple[Cell, ...] | None:
     """Cells of a trial, one per level; None if the settings are invalid."""
     try:
-        model, train = applied(study.model, settings), _training(study, settings)
+        model, train = trial_choice(study, settings)
         if study.budget is not None:
             model = budget.sized(model, study.budget, study.dataset, study.protocol)
         _, config = model_registry.configured(model)
@@ -83,6 +83,16 @@ def trial_cells(study: Study, settings: Settings, seed: int = TUNING_SEED) -> tu
         )
     except (ValueError, UserError):
         return None
+
+
+def trial_choice(study: Study, settings: Settings) -> tuple[ModelChoice, Training]:
+    """Model, without the width that a budget decides, and training of a trial. ValueError: the settings are wrong."""
+    return applied(study.model, settings), _training(study, settings)
+
+
+def is_within(domain: Domain, value: Any) -> bool:
+    """Whether a search may try `value`. TypeError: a range has no such values."""
+    return domain.low <= value <= domain.high if isinstance(domain, Range) else value in domain
 
 
 def applied(model: ModelChoice, settings: Settings) -> ModelChoice:

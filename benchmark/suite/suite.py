@@ -105,6 +105,8 @@ class Suite:
     """Whether the caller asks for tuned settings with `--tuned`, and the file does not."""
     untuned: tuple[Cell, ...] = ()
     """Cells that are left out because they are not tuned."""
+    edited: tuple[str, ...] = ()
+    """Sentence about each result of a study that is not as its search wrote it."""
     only_expression: str = ""
     """Argument of `--only` that selected these cells."""
     plugins: tuple[Path, ...] = ()

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -25,7 +25,7 @@ class YamlFile:
     def __init__(self, path: Path, is_a: str) -> None:
         self.path = path
         self.errors: list[tuple[int, str]] = []
-        self.tree = self._parse(is_a)
+        self.tree = _parsed(path, is_a, "rt")
 
     def error(self, where: Location, message: str) -> None:
         """Add a mistake at `where`."""
@@ -48,31 +48,6 @@ class YamlFile:
         if self.errors:
             raise UserError("\n".join(dict.fromkeys(message for _, message in sorted(self.errors))))
 
-    def _parse(self, is_a: str) -> CommentedMap:
-        if self.path.exists() and not self.path.is_file():  # a pipe would wait for ever
-            raise UserError(f"{self.path}: is not a file")
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.path}: is not UTF-8 text") from error
-        if len(text) > MAX_TEXT:
-            raise UserError(f"{self.path}: has {len(text):,} characters, and at most {MAX_TEXT:,} are read")
-        try:
-            for line, problem in _refused(YAML(typ="rt").parse(text)):
-                raise UserError(f"{self.path}:{line}: {problem}")
-            tree = YAML(typ="rt").load(text)
-        except MarkedYAMLError as error:
-            raise UserError(f"{self.path}{_syntax_error(error)}") from error
-        except (YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"{self.path}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
-        if not isinstance(tree, CommentedMap):
-            raise UserError(f"{self.path}:1: {is_a}")
-        if _exceeds(MAX_VALUES, tree):
-            raise UserError(f"{self.path}: has more than {MAX_VALUES:,} values, those of its aliases included")
-        return tree
-
     def _line(self, where: Location) -> int:
         """Line of the deepest part of `where` that is in the file."""
         node: Any = self.tree
@@ -86,6 +61,38 @@ class YamlFile:
             except (KeyError, IndexError, TypeError):
                 break
         return line + 1
+
+
+def read_plain(path: Path, is_a: str) -> dict[Any, Any]:
+    """Mapping in a file that a program wrote, read within the same bounds. UserError: it cannot be read, or is none."""
+    return dict(_parsed(path, is_a, "safe"))
+
+
+def _parsed(path: Path, is_a: str, kind: Literal["rt", "safe"]) -> Any:
+    """Mapping in a file: with the lines of its keys (`rt`), or without."""
+    if path.exists() and not path.is_file():  # a pipe would wait for ever
+        raise UserError(f"{path}: is not a file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text") from error
+    if len(text) > MAX_TEXT:
+        raise UserError(f"{path}: has {len(text):,} characters, and at most {MAX_TEXT:,} are read")
+    try:
+        for line, problem in _refused(YAML(typ=kind).parse(text)):
+            raise UserError(f"{path}:{line}: {problem}")
+        tree = YAML(typ=kind).load(text)
+    except MarkedYAMLError as error:
+        raise UserError(f"{path}{_syntax_error(error)}") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}:1: {is_a}")
+    if _exceeds(MAX_VALUES, tree):
+        raise UserError(f"{path}: has more than {MAX_VALUES:,} values, those of its aliases included")
+    return tree
 
 
 def _refused(events: Iterable[Any]) -> Iterator[tuple[int, str]]:

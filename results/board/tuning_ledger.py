@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
@@ -12,7 +11,7 @@ from benchmark.files import tuned_folder
 from benchmark.suite.studies import studies
 from benchmark.suite.study import Study
 from benchmark.suite.suite import Suite
-from benchmark.suite.tuned import read_result
+from benchmark.suite.tuned import doubt, read_result
 from benchmark.terminal import titled
 from results.board.row import family_and_source
 from results.store.record import Record
@@ -57,11 +56,12 @@ def tuning_ledger(suite: Suite, records: Mapping[str, Record], store: Store) -> 
         name = suite.studies.get(cell.id, str(record.environment.get("study", "")) if record else "")
         key = (study.name, bool(name))
         if key not in lines:
-            lines[key] = _line(study, tuned / f"{name}.yaml" if name else None)
+            lines[key] = _line(study, store, name)
     return list(lines.values()) if any(line.settings != "default" for line in lines.values()) else []
 
 
-def _line(study: Study, path: Path | None) -> LedgerLine:
+def _line(study: Study, store: Store, name: str) -> LedgerLine:
+    """Line of a model whose settings are those of the study `name`, or of the suite."""
     line = LedgerLine(
         family=family_and_source(study.model.name)[0],
         model=study.model.name,
@@ -70,15 +70,17 @@ def _line(study: Study, path: Path | None) -> LedgerLine:
         settings="default",
         contest=study.contest,
     )
-    if path is None or not path.exists():
+    path = tuned_folder(store.root) / f"{name}.yaml"
+    if not name or not path.exists():
         return line
     try:
         result = read_result(path)
+        edited = doubt(store.root, study, result)
         spent, effort, best = result["spent"], result["effort"], result["found"]
         default = best["rmse_validation_default"]
         return replace(
             line,
-            settings=f"{effort['search']}, {effort['scheduler']}",
+            settings=f"{effort['search']}, {effort['scheduler']}{', edited by hand' if edited else ''}",
             trials=spent["trials"],
             epochs=spent["epochs"],
             device_hours=spent["device_hours"],

@@ -179,7 +179,7 @@ def _tuning(suite: Suite, records: Mapping[str, Record], store: Store) -> dict[s
     return {
         "headings": HEADINGS,
         "lines": [ledger_row(line) for line in ledger],
-        "warnings": [*unequal_tuning(ledger), *warnings],
+        "warnings": [*suite.edited, *unequal_tuning(ledger), *warnings],
         "plots": plots,
         "undrawn": max(0, len(finished) - MOST_STUDIES),
     }

@@ -14,7 +14,7 @@ from benchmark.errors import MachineError
 from benchmark.files import write_text
 from benchmark.suite.study import TUNING_SEED, Study
 from benchmark.suite.suite import Range
-from benchmark.suite.tuned import read_result
+from benchmark.suite.tuned import digest, read_result
 from benchmark.terminal import duration
 from results.store.studies import Effort, StudyFolder, Trial, best_trial
 
@@ -42,8 +42,10 @@ def freeze(folder: StudyFolder, effort: Effort, trials: Sequence[Trial], used_up
     yaml.default_flow_style = None
     yaml.width = 118
     yaml.dump(document, buffer)
+    text = buffer.getvalue()
+    written = YAML(typ="safe").load(text)
     heading = f"# What `symbench tune` found for {folder.study}.\n# `symbench run SUITE --tuned` uses `best`.\n"
-    write_text(folder.result_path, heading + buffer.getvalue())
+    write_text(folder.result_path, f"{heading}{text}digest: {digest(written)}\n")
     return document
 
 

@@ -14,7 +14,7 @@ from benchmark.data.windows import Windows
 from benchmark.errors import UserError
 from benchmark.models import model_registry
 from benchmark.suite import loading as suites
-from benchmark.suite.search_space import training_space
+from benchmark.suite.search_space import check_keep, training_space
 from benchmark.suite.studies import distinct_studies, studies
 from benchmark.suite.study import TUNING_SEED, Study, draw, trial_cells
 from benchmark.suite.suite import Range, Suite
@@ -91,6 +91,14 @@ def test_what_is_kept_and_what_a_budget_decides_is_not_searched(make_suite: Make
         assert width > study.model.settings().get("hidden", study.model.settings().get("network.hidden"))
     with pytest.raises(UserError, match="did you mean 'kernel_size'"):
         studies(_keeping(suite, "kernel_sise"))
+
+
+def test_a_setting_that_is_kept_and_never_searched_is_a_note(make_suite: MakeSuite) -> None:
+    suite = load(make_suite())
+    (note,) = check_keep(_keeping(suite, "norm"))
+    assert "tuning.keep: no model of this suite searches 'norm'" in note
+    assert studies(_keeping(suite, "norm"))
+    assert check_keep(_keeping(suite, "hidden")) == []
 
 
 def _keeping(suite: Suite, name: str) -> Suite:
@@ -325,7 +333,7 @@ def test_a_result_that_is_not_one_is_refused(folder: StudyFolder, store: Store) 
     suite = suites.load(str(next(store.root.parent.glob("*.yaml"))))
     for text in ("- 1", "best: {model: 3}", "a: [", "best:"):
         folder.result_path.write_text(text)
-        with pytest.raises(UserError, match="not a"):
+        with pytest.raises(UserError, match=r"not (a|valid)"):
             resolved(replace(suite, tuned=True), store.root)
 
 
