@@ -236,9 +236,9 @@ def test_the_test_splits_are_not_opened(folder: StudyFolder, store: Store, monke
     fields: list[torch.Tensor] = []
     original = Windows.of.__func__  # type: ignore[attr-defined]
 
-    def spy(cls: type[Windows], field: torch.Tensor, split: Any, input_frames: int) -> Windows:
+    def spy(cls: type[Windows], field: torch.Tensor, *rest: Any) -> Windows:
         fields.append(field)
-        made.append(original(cls, field, split, input_frames))
+        made.append(original(cls, field, *rest))
         return made[-1]
 
     monkeypatch.setattr(Windows, "of", classmethod(spy))
