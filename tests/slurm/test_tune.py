@@ -61,30 +61,43 @@ class Tuner:
         assert all(folder.result_path.exists() for folder in self.folders), self.logs()
 
 
-def test_trials_run_on_both_nodes_and_survive_the_loss_of_one(login_node: LoginNode) -> None:
-    """A node loses its network while a trial runs there; the trial continues on the other node from its checkpoint."""
+@pytest.mark.parametrize("is_first", [False, True], ids=["another", "first"])
+def test_trials_run_on_both_nodes_and_survive_the_loss_of_one(login_node: LoginNode, is_first: bool) -> None:
+    """A node loses its network while a trial runs there; the trial continues from its checkpoint.
+
+    Without another node, the study goes on where the head is; without the first one, the job is requeued.
+    """
     tuner = Tuner(login_node, epochs=30)
     sent = tuner.tune("--trials", 5, "--nodes", 2, "--parallel", 2, "--scheduler", "none")
     assert "1 studies, a job each" in sent
     assert "nothing to send; 1 studies are in earlier jobs" in tuner.tune("--trials", 5)
     login_node.wait_until(lambda: {record.status.host for record in tuner.running(2)} == {"n1", "n2"})
-    batch_host = login_node.slurm("squeue", "--noheader", "--format=%B", f"--jobs={login_node.jobs()[0]}").strip()
-    lost = "n2" if batch_host == "n1" else "n1"
+    (job,) = login_node.jobs()
+    first = login_node.slurm("squeue", "--noheader", "--format=%B", f"--jobs={job}").strip()
+    other = "n2" if first == "n1" else "n1"
+    lost = first if is_first else other
     there = [record for record in tuner.running(2) if record.status.host == lost]
     subprocess.run(["ip", "-n", lost, "link", "set", "eth0", "down"], check=True)
     try:
         for pid in pids(lost):
             os.kill(pid, signal.SIGKILL)
-        login_node.wait_until(lambda: all(folder.result_path.exists() for folder in tuner.folders))
+        if is_first:
+            login_node.wait_until(lambda: "Restarts=1" in login_node.slurm("scontrol", "show", "job", job))
+            assert f"the first node of job {job} is lost; the job is requeued" in login_node.logs()
+        else:
+            login_node.wait_until(lambda: all(folder.result_path.exists() for folder in tuner.folders))
     finally:
         assert manage("up").returncode == 0
+    if is_first:
+        login_node.wait_until(lambda: "RUNNING" not in login_node.slurm("scontrol", "show", "job", job))
+        login_node.slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # SLURM would wait for two minutes
     tuner.wait_for_all()
     (folder,) = tuner.folders
     assert [trial.state for trial in folder.trials()] == ["done"] * 5
     now = {record.cell.id: record for record in tuner.records()}
     assert there
     for record in there:
-        assert now[record.cell.id].status.host == batch_host
+        assert is_first or now[record.cell.id].status.host == first
         assert list(now[record.cell.id].history[: len(record.history)]) == list(record.history)
 
 

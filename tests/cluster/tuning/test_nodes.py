@@ -1,6 +1,5 @@
 """Processes of a search: supervisor, Ray nodes, and the tasks of a SLURM job."""
 
-import json
 import os
 import stat
 import subprocess
@@ -14,10 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
+from fake_slurm import FakeSlurm
 from tuning_support import job_for
 
 from benchmark.errors import MachineError
-from benchmark.files import write_json
 from cluster.jobs.signals import Signals
 from cluster.tuning import allocation, supervise
 from cluster.tuning.ray_cluster import ray_node
@@ -41,8 +40,7 @@ def test_a_node_joins_the_same_head_again(
     folder: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """After a start that failed, and after it was lost; not after SIGTERM."""
-    meeting, joined, signals = tmp_path / "ray.json", [], Signals()
-    write_json(meeting, {"address": "10.0.0.1:5"})
+    meeting, joined, signals = allocation.Meeting(tmp_path / "ray"), [], Signals()
 
     @contextmanager
     def node(log: Path, ip: str, cpus: int, gpus: int, head: str) -> Iterator[Any]:
@@ -55,7 +53,9 @@ def test_a_node_joins_the_same_head_again(
     monkeypatch.setattr(allocation, "RayNode", node)
     monkeypatch.setattr(allocation, "address_towards", lambda host: host)
     monkeypatch.setattr(allocation, "POLL_SECONDS", 0.0)
-    allocation._join(job_for(folder), tmp_path / "job.json", meeting, signals)
+    with meeting.hold():
+        meeting.write({"address": "10.0.0.1:5"})
+        allocation._join(job_for(folder), tmp_path / "job.json", meeting, signals)
     assert joined == ["10.0.0.1:5"] * 3
     assert "Ray does not start" in capsys.readouterr().out
 
@@ -82,7 +82,60 @@ def test_a_job_with_a_failed_study_fails_unless_it_is_requeued(
         with pytest.raises(SystemExit) as end:
             allocation.run_allocation(str(file))
         assert end.value.code == exit_status
-    assert json.loads((tmp_path / "ray-tune-0-7-0.json").read_text()) == {"over": True}
+    assert allocation.Meeting(tmp_path / "ray-tune-0-7-0").read() == {"over": True}
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize(
+    ("restart", "restarts", "expected"),
+    [(0, 0, ["requeue 7"]), (2, 2, ["cancel 7"]), (1, 2, [])],
+    ids=["requeued", "cancelled after too many", "requeued by another task"],
+)
+def test_a_job_without_its_first_node_is_requeued(
+    folder: StudyFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    begun: bool,
+    restart: int,
+    restarts: int,
+    expected: list[str],
+) -> None:
+    """Whether the first task was lost at work or has not come; not before SLURM answers, and once."""
+    fake = FakeSlurm.on_path(tmp_path / "bin", monkeypatch)
+    fake.says_in_turn(
+        "scontrol",
+        "exit 1",
+        f"echo '   Requeue=1 Restarts={restarts} BatchFlag=1'",
+        'echo "requeue $2" >> "$HERE/calls"',
+    )
+    fake.script("scancel", 'echo "cancel $1" >> "$HERE/calls"')
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+    monkeypatch.setattr(allocation, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(allocation, "MEETING_SECONDS", 60.0 if begun else 0.1)
+    monkeypatch.setattr(allocation, "LOST_SECONDS", 0.1)
+    meeting = allocation.Meeting(tmp_path / "ray")
+    if begun:
+        with meeting.hold():
+            meeting.write({"address": "10.0.0.1:5"})
+            assert meeting.is_held
+            text = (tmp_path / "ray" / "lease-1.json").read_text()
+        meeting.write({"address": "10.0.0.1:5"})
+        (tmp_path / "ray" / "lease-1.json").write_text(text.replace(f'"pid": {os.getpid()}', '"pid": 4194305'))
+    job = job_for(folder).model_copy(update={"requeues": 2})
+    allocation._join(job, tmp_path / "job.json", meeting, Signals())
+    calls = tmp_path / "bin" / "calls"
+    assert (calls.read_text().splitlines() if calls.exists() else []) == expected
+
+
+def test_a_job_that_is_over_is_not_requeued(folder: StudyFolder, tmp_path: Path) -> None:
+    meeting = allocation.Meeting(tmp_path / "ray")
+    with meeting.hold():
+        pass
+    meeting.patience_seconds = 0.0
+    assert not meeting.is_held
+    assert not meeting.is_deserted
+    allocation._join(job_for(folder), tmp_path / "job.json", meeting, Signals())
 
 
 def test_ray_does_not_listen_on_a_public_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
