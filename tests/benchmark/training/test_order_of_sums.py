@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.cell import Training
@@ -42,6 +43,8 @@ class _Kernels(TorchDispatchMode):
 @pytest.mark.parametrize("periodic", [False, True])
 def test_only_the_networks_that_the_docs_name_add_in_any_order(periodic: bool) -> None:
     kernels: dict[str, set[str]] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more would wait for each other at every small tensor
     for name in model_registry.model_names():
         candidate = Candidate.named(name)
         if not candidate.baseline.trained:
@@ -52,6 +55,7 @@ def test_only_the_networks_that_the_docs_name_add_in_any_order(periodic: bool) -
             loss(noise(task), targets(task), uniform_draws(2))[0].backward()
         if mode.names:
             kernels[name] = mode.names
+    torch.set_num_threads(threads)
     pooling = {"adaptive_avg_pool2d", "adaptive_avg_pool2d_backward"}
     named = {f"lift_{group}": pooling for group in ("rotation", "scale", "translation")}
     named |= {f"relaxed_steerable_{group}": {"index_add"} for group in ("rotation", "scale")}
