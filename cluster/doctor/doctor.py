@@ -252,7 +252,7 @@ def rank_findings(site: Site, ranks: Sequence[Answer], question: str, disk_ahead
             yield from gpu_findings(modes, slices, site.cells_per_gpu)
         if site.gpus_per_node > 1:
             yield _gpus_of_a_node(ranks)
-    if first["compile"]:
+    if first["compile"] is not None:
         yield _compiler(first["compile"])
     offset = max(abs(disk_ahead_seconds), *(abs(rank["ahead_of_disk"]) for rank in ranks))
     if offset > CLOCK_SECONDS:

@@ -51,7 +51,7 @@ def probe(folder: str, ranks: int, nodes: int, device: str, scratch: str | None)
     task = submitit.JobEnvironment()
     answers = Path(folder)
     gpus = torch.cuda.device_count()
-    problem = compile_problem(device) if task.global_rank == 0 and (gpus or device == "cpu") else ""
+    problem = compile_problem(device) if task.global_rank == 0 and (gpus or device == "cpu") else None
     write_json(answers / ANSWER.format(task.global_rank), {"compile": problem, **describe(answers, scratch)})
     if device == "cuda" and not gpus:
         return

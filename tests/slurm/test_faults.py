@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
-from slurm.login_node import WAITING, LoginNode, manage, pids, same
+from slurm.login_node import WAITING, LoginNode, manage, pids, ranks_on, same
 from support import SYMBENCH
 
 from benchmark.training.recorder import Epoch
@@ -247,6 +247,22 @@ def test_the_cell_of_a_killed_process_is_sent_again(unattended: dict[str, LoginN
     assert node.states() == ["done"], node.logs()
     assert len(node.submissions()) == 2
     assert same(node.records()[0], undisturbed(1))
+
+
+def test_a_rank_that_dies_while_it_starts_keeps_no_other_waiting(login_node: LoginNode) -> None:
+    """The other one would wait for it for several limits of a collective operation."""
+    login_node.declare(epochs=1, ranks=2, nodes=2)
+    login_node.run()
+    login_node.wait_until(lambda: login_node.jobs("RUNNING"))
+    (job,) = login_node.jobs()
+    login_node.wait_until(lambda: ranks_on("n2", job))
+    for rank in ranks_on("n2", job):
+        os.kill(rank, signal.SIGKILL)
+    login_node.wait_for_all()
+    assert login_node.states() == ["done"], login_node.logs()
+    first, again = sorted(login_node.submissions(), key=lambda submission: len(submission.sent_again))
+    assert (first.sent_again, list(again.sent_again.values())) == ({}, [{"no_start": 1}])
+    assert "First task exited 60s ago" in login_node.logs()
 
 
 def test_two_submissions_at_once_run_each_cell_once(unattended: dict[str, LoginNode]) -> None:
