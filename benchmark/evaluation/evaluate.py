@@ -131,7 +131,7 @@ def _forecast(
 
 def share(windows: Windows, world: Ranks) -> Iterator[Tensor]:
     """Numbers of the windows of this rank, in batches. Every window belongs to exactly one rank."""
-    numbers = torch.arange(world.rank, len(windows), world.size, device=windows.index.device)
+    numbers = torch.arange(len(windows), device=windows.index.device)[world.rank :: world.size]
     yield from (batch for batch in numbers.split(BATCH) if len(batch))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmark.cell import Target, Training
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
-from benchmark.evaluation.evaluate import equivariance_error, forecast_error
+from benchmark.evaluation.evaluate import equivariance_error, forecast_error, share
 from benchmark.evaluation.regions import defined
 from benchmark.groups import elements
 from benchmark.models.baseline import Baseline, Task
@@ -83,3 +83,10 @@ def test_edits_in_place_hurt_no_number(edit: Callable[[Tensor], object], kind: t
 
     task = Task("noise", 2, 2, 6, 6, target)
     assert measured(kind(edit, task)) == measured(Careful(edit, task))
+
+
+def test_more_ranks_than_windows() -> None:
+    """Each window belongs to one rank, and the last ranks have none."""
+    windows = Windows.of(torch.zeros(1, 6, 2, 6, 6), Split((0,), (0, 1), STEPS), 2)
+    shares = [[number for batch in share(windows, World(rank, 5)) for number in batch.tolist()] for rank in range(5)]
+    assert shares == [[0], [1], [], [], []]
