@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import click
+import torch
 
 from benchmark.bench import harness
 from benchmark.bench.gpu_steps import STEPS, Step
@@ -30,6 +31,7 @@ COLUMNS = {
 def main(only: str | None, json_file: Path | None) -> None:
     """Run all steps and print the table; the module's docstring is the help text."""
     if only is not None:
+        torch.set_num_threads(1)  # on a busy CPU, more would wait for each other at every small tensor
         click.echo(STEPS[only].run())
         return
     rows = []
