@@ -28,7 +28,7 @@ def test_a_host_whose_name_is_a_loopback_address_is_refused(
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_after_an_error_nccl_is_not_destroyed(fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would wait for the ranks that have gone; here it is imitated."""
+    """The end of its group waits for all ranks, and some have gone. nccl is imitated here."""
     calls: list[str] = []
     for name in ("init_process_group", "new_group", "destroy_process_group"):
         monkeypatch.setattr(dist, name, lambda *args, name=name, **options: calls.append(name))
