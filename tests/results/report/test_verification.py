@@ -1,5 +1,6 @@
 """Verification of published boards: what was trained again agrees, and a forged number is caught."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
