@@ -75,7 +75,8 @@ async def picture(
         await asyncio.sleep(5)
         shot = await call("Page.captureScreenshot")
         with Image.open(io.BytesIO(base64.b64decode(shot["data"]))) as full:
-            full.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
+            few = full.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            few.save(IMAGES / f"{name}.png", optimize=True)
 
 
 def main(folder: str, suite_name: str) -> None:
