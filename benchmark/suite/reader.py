@@ -24,6 +24,10 @@ REQUIRED = ("name", "datasets", "models")
 OPTIONAL = ("protocol", "seeds", "train", "budget", "resources", "tuning", "tuned", "plugins", "keep")
 
 
+MOST_LETTERS = 200
+"""Letters of a word among models or datasets; a longer one is no name, and cannot be one of a file."""
+
+
 class SeedCount(Frozen):
     """Seeds 0 to `count` - 1."""
 
@@ -110,12 +114,15 @@ class SuiteReader:
         if not isinstance(written, list) or not all(isinstance(path, str) for path in written):
             self.file.error(("plugins",), "must be a list of Python files, with paths relative to this file")
             return ()
-        paths = [(self.file.path.parent / Path(path).expanduser()).resolve() for path in written]
-        for index, path in enumerate(paths):
+        paths = []
+        for index, name in enumerate(written):
             try:
-                model_registry.add_plugin(path)
+                paths.append((self.file.path.parent / Path(name).expanduser()).resolve())
+                model_registry.add_plugin(paths[-1])
             except UserError as error:
                 self.file.error(("plugins", index), str(error))
+            except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, `~` of nobody
+                self.file.error(("plugins", index), f"{name[:100]!r} is no path here: {error}"[:300])
         return tuple(paths)
 
     def _seeds(self) -> list[Any]:
@@ -175,6 +182,11 @@ class SuiteReader:
             self.file.error((section,), "must be a list of names, each with its settings if it has any")
             return
         for index, entry in enumerate(entries):
+            if (longest := max(map(len, _words(entry)), default=0)) > MOST_LETTERS:
+                self.file.error(
+                    (section, index), f"a word of {longest} characters; no name has more than {MOST_LETTERS}"
+                )
+                continue
             yield from self._choice((section, index), entry, expand)
 
     def _choice(self, where: Location, entry: Any, expand: typing.Callable[..., Iterator[Any]]) -> Iterator[Any]:
@@ -307,3 +319,11 @@ class SuiteReader:
             self.file.error(
                 where, f"{size} is not divisible by the {ranks} ranks of `resources`; it is the global batch"
             )
+
+
+def _words(tree: Any) -> Iterator[str]:
+    """Keys and texts in a part of the file."""
+    if isinstance(tree, str):
+        yield tree
+    for part in (*tree, *tree.values()) if isinstance(tree, Mapping) else tree if isinstance(tree, list) else ():
+        yield from _words(part)

@@ -86,6 +86,8 @@ def _parsed(path: Path, is_a: str, kind: Literal["rt", "safe"]) -> Any:
         tree = YAML(typ=kind).load(text)
     except MarkedYAMLError as error:
         raise UserError(f"{path}{_syntax_error(error)}") from error
+    except TypeError as error:
+        raise UserError(f"{path}: not valid YAML: a key is a mapping, and must be a name") from error
     except (YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(tree, dict):

@@ -77,18 +77,18 @@ def _line(study: Study, store: Store, name: str) -> LedgerLine:
         result = read_result(path)
         edited = doubt(store.root, study, result)
         spent, effort, best = result["spent"], result["effort"], result["found"]
-        default = best["rmse_validation_default"]
+        default, hours = best["rmse_validation_default"], effort["hours"]
         return replace(
             line,
             settings=f"{effort['search']}, {effort['scheduler']}{', edited by hand' if edited else ''}",
-            trials=spent["trials"],
-            epochs=spent["epochs"],
-            device_hours=spent["device_hours"],
+            trials=int(spent["trials"]),
+            epochs=int(spent["epochs"]),
+            device_hours=float(spent["device_hours"]),
             unit="GPU-h" if spent["devices"] == "cuda" else "rank-h",
-            limit=effort["hours"],
-            gain=best["rmse_validation"] / default if default else None,
+            limit=None if hours is None else float(hours),
+            gain=float(best["rmse_validation"]) / float(default) if default else None,
         )
-    except (UserError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError, ValueError, ArithmeticError):
         return replace(line, settings=f"{path.name} cannot be read")
 
 

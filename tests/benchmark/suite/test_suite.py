@@ -286,8 +286,14 @@ def test_control_characters_are_refused(load: Load) -> None:
             " gradient_clip: *a, weight_decay: *a",
             "train: its lists make 531,441 combinations; a suite has at most 100,000 cells",
         ),
+        ("{hidden: [4, 8]}", "{? [1, {b: 2}] : 3}", "not valid YAML: a key is a mapping, and must be a name"),
+        ("- persistence", f"- {'p' * 300}", "models.0: a word of 300 characters; no name has more than 200"),
+        ("- persistence", f"- remul: {{network: {'p' * 300}}}", "models.0: a word of 300 characters"),
+        ("seeds: [0, 1, 2]", f"plugins: [{'p' * 300}.py]", "plugins.0: 'ppp"),
+        ("seeds: [0, 1, 2]", 'plugins: ["\\0.py"]', "plugins.0: "),
+        ("seeds: [0, 1, 2]", "plugins: [~nobody-at-all/a.py]", "plugins.0: "),
     ],
-    ids=["seeds", "epochs", "text", "cells", "axes"],
+    ids=["seeds", "epochs", "text", "cells", "axes", "key", "name", "network", "path", "null", "home"],
 )
 def test_a_file_is_bounded(load: Load, old: str, new: str, message: str) -> None:
     with pytest.raises(UserError) as caught:

@@ -117,6 +117,11 @@ def test_a_result_that_was_edited_is_marked(folder: StudyFolder, store: Store, t
     assert line.settings == "random, asha, edited by hand"
     assert "was edited after the search" in Report(store, suite, {}, []).html
 
+    for key, value in (("trials", "many"), ("device_hours", [1]), ("epochs", None), ("trials", float("inf"))):
+        edit(folder, lambda document, key=key, value=value: document["spent"].update({key: value}))
+        (line,) = tuning_ledger(suite, {}, store)
+        assert line.settings == f"{folder.result_path.name} cannot be read"
+
     conclude(folder, Effort(trials=2))
     assert suites.load(str(tuned_suite), store.root, tuned=True) == before
 
