@@ -1,6 +1,8 @@
 """`import symbench`: its names, the cost of importing it, what its functions return, the examples of docs/python.md."""
 
+import ast
 import doctest
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +104,16 @@ def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     failures, tried = doctest.testfile(str(ROOT / "docs" / "python.md"), module_relative=False)
     assert (failures, tried > 5) == (0, True)
+
+
+def test_the_notebook_prints_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell runs, and the value of its last line is the text that the notebook holds."""
+    notebook = json.loads((ROOT / "docs" / "from-suite-to-figure.ipynb").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for cell in (cell for cell in notebook["cells"] if cell["cell_type"] == "code"):
+        *lines, last = ast.parse("".join(cell["source"])).body
+        assert isinstance(last, ast.Expr)
+        exec(compile(ast.Module(lines, []), "notebook", "exec"), names)
+        value = eval(compile(ast.Expression(last.value), "notebook", "eval"), names)
+        assert repr(value) == "".join(cell["outputs"][0]["data"]["text/plain"])
