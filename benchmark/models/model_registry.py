@@ -45,7 +45,10 @@ def add_plugin(path: Path) -> str:
 
     A file of `benchmark/models/` is registered already. UserError: no Python file, or the name is taken.
     """
-    path = path.expanduser().resolve()
+    try:
+        path = path.expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # links that go round, the home of an unknown user
+        raise UserError(f"plug-in {path}: {error}") from error
     if path.suffix != ".py" or not path.is_file():
         raise UserError(f"plug-in {path}: not a Python file")
     known = path.stem in _baseline_modules()

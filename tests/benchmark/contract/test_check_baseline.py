@@ -61,6 +61,7 @@ def test_json() -> None:
         ("empty.py", "must define one subclass of Baseline, found 0"),
         ("convnett", "unknown model 'convnett'; did you mean 'convnet'?"),
         ("nowhere.py", "nowhere.py: not a Python file"),
+        ("~nobody-of-this-name/a.py", "Could not determine home directory"),
     ],
 )
 def test_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, baseline: str, reason: str) -> None:
