@@ -55,8 +55,12 @@ def test_stopped_three_times_the_result_is_the_same_bit_for_bit(
 def test_code_that_is_edited_after_the_start(login_node: LoginNode, undisturbed: Undisturbed) -> None:
     """The collecting job and the cell that it sends again, both started later, run the code of the first submission."""
     checkout = login_node.folder / "checkout"
+    ignored = shutil.ignore_patterns("published", "__pycache__")
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("published", "__pycache__"))
+        if (ROOT / package).is_dir():
+            shutil.copytree(ROOT / package, checkout / package, ignore=ignored)
+        else:
+            shutil.copyfile(ROOT / package, checkout / package)
     login_node.environment = login_node.environment | {"PYTHONPATH": str(checkout)}
     login_node.plug_in("waiting", WAITING)
     login_node.declare("[{waiting: {hidden: 4}}]", epochs=60)
