@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
 
-demo: install  ## simulate, train three families with DDP, and show the leaderboard
+demo: install  ## simulate, train three families, and show the leaderboard
 	$(BIN)/symbench data prepare quickstart
 	$(BIN)/symbench run quickstart
 	$(BIN)/symbench sync quickstart

@@ -13,7 +13,6 @@ CUTS = {
     "seeds: [0, 1]": "seeds: [0]",
     "train_steps: 4, test_steps: 6": "train_steps: 2, test_steps: 4",
     "epochs: 4": "epochs: 8",  # there are fewer windows
-    "ranks: 2": "ranks: 1",
 }
 
 
