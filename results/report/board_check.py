@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -122,11 +122,12 @@ def _identities(document: Mapping[str, Any], suite: Suite) -> Iterator[str]:
 
 def _rows(document: Mapping[str, Any]) -> Iterator[str]:
     """Numbers of rows, and sentences on families, that do not follow from the values of the seeds."""
-    leads = family_leads(rows_of_board(document), document["metric"])
+    rows = rows_of_board(document)
+    leads = family_leads(rows, document["metric"])
     if document.get("leads", leads) != leads:
         yield f"leads are {document['leads']}, the seeds give {leads}"
     decided = (*DERIVED, *(("group",) if document.get("statistics") == STATISTICS else ()))
-    for row, computed in zip(document["rows"], computed_rows(document), strict=True):
+    for row, computed in zip(document["rows"], _computed(rows, document["metric"]), strict=True):
         for key in decided:
             for what, claimed, given in _differences(key, row[key], computed[key]):
                 yield f"{_name(row)}: {what} is {claimed}, its seeds give {given}"
@@ -137,7 +138,10 @@ def _rows(document: Mapping[str, Any]) -> Iterator[str]:
 
 def computed_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of a board.json as the values of its seeds give them."""
-    rows, metric = rows_of_board(document), document["metric"]
+    return _computed(rows_of_board(document), document["metric"])
+
+
+def _computed(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
     winners, letters = best(rows, metric), letters_of(rows, metric)
     return [row_document(row, metric, index in winners, letters[index]) for index, row in enumerate(rows)]
 

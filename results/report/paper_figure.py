@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmark.errors import UserError
-from results.board.quantities import METRICS, require_ranking
+from results.board.quantities import METRICS, SKILLS, require_ranking
 from results.board.row import Row
 from results.figures.figures import ends, styles
 from results.report.frames import rows_of
@@ -54,5 +54,5 @@ def _draw(axes, rows: Sequence[Row], metric: str) -> None:  # type: ignore[no-un
             band = ([end / divisor for end in side] for side in (low, high))
             axes.fill_between(x, *band, color=style.color, alpha=0.16, linewidth=0)
     floor = sorted({(row.metrics[DATA].mean, row.metrics[FLOOR].mean) for row in rows if FLOOR in row.metrics})
-    if floor and metric.startswith("rmse_"):
+    if floor and metric in SKILLS.values():
         axes.plot(*zip(*floor, strict=True), "k--", label="strict floor")

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
-from slurm.login_node import LoginNode, manage
+from slurm.login_node import LoginNode, exported_by, manage
 from support import store_in
 
 from results.store.record import Record
@@ -24,8 +24,7 @@ def slurm() -> Iterator[dict[str, str]]:
         if os.environ.get("SYMBENCH_REQUIRE_SLURM") == "1":
             pytest.fail(f"SYMBENCH_REQUIRE_SLURM=1, but there is no SLURM: {answer.stderr}")
         pytest.skip(f"no SLURM: {answer.stderr.splitlines()[0]}")
-    exports = [line.removeprefix("export ") for line in answer.stdout.splitlines() if line.startswith("export ")]
-    environment = os.environ | dict(line.split("=", 1) for line in exports)
+    environment = exported_by(answer)
     subprocess.run(["scancel", "--user=root"], env=environment, check=True)
     yield environment
     if started:

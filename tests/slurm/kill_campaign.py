@@ -17,7 +17,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from slurm.login_node import WAITING, LoginNode, manage, ranks_on, same
+from slurm.login_node import WAITING, LoginNode, ranks_on, same, started_cluster
 from support import store_in
 
 EPOCHS, RANKS, MOST_SECONDS = 30, 2, 8.0
@@ -87,11 +87,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     started = time.monotonic()
-    answer = manage("up")
-    if answer.returncode:
-        sys.exit(answer.stderr)
-    exports = [line.removeprefix("export ") for line in answer.stdout.splitlines() if line.startswith("export ")]
-    environment = os.environ | dict(line.split("=", 1) for line in exports)
+    environment = started_cluster()
     with tempfile.TemporaryDirectory() as name:
         calm = new_node(Path(name, "calm"), environment, 0.0)
         calm.run()

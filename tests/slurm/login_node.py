@@ -153,6 +153,20 @@ def manage(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(CLUSTER), *arguments], capture_output=True, text=True, check=False)
 
 
+def started_cluster() -> dict[str, str]:
+    """Start the cluster for a script, which ends if it cannot; the environment with its variables."""
+    answer = manage("up")
+    if answer.returncode:
+        sys.exit(answer.stderr)
+    return exported_by(answer)
+
+
+def exported_by(answer: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """Environment with the variables that an answer of `cluster.py` exports."""
+    exports = [line.removeprefix("export ") for line in answer.stdout.splitlines() if line.startswith("export ")]
+    return os.environ | dict(line.split("=", 1) for line in exports)
+
+
 def pids(name: str) -> list[int]:
     """Process ids of a daemon, or of all processes on a node."""
     answer = manage("pids", name)

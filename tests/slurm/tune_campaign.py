@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from slurm.login_node import LoginNode, manage, pids
+from slurm.login_node import LoginNode, manage, pids, started_cluster
 from slurm.test_tune import KEEP
 from support import store_in
 
@@ -204,11 +204,7 @@ def traces(store: Path) -> list[str]:
 
 
 def main() -> int:
-    answer = manage("up")
-    if answer.returncode:
-        sys.exit(answer.stderr)
-    exports = [line.removeprefix("export ") for line in answer.stdout.splitlines() if line.startswith("export ")]
-    environment = os.environ | dict(line.split("=", 1) for line in exports)
+    environment = started_cluster()
     with tempfile.TemporaryDirectory() as name:
         before = traces(Path(name))
         node = LoginNode(environment, store_in(Path(name, "store")), Path(name), minutes=90)
