@@ -299,21 +299,26 @@ class Tab:
         await self.socket.send_json({"id": 1, "method": method, "params": parameters})
         while (answer := await self.socket.receive_json()).get("id") != 1:
             pass
-        return answer["result"]
+        return answer
 
     async def value(self, script):
-        return (await self.call("Runtime.evaluate", expression=script))["result"].get("value")
+        """None while the page is being exchanged for another."""
+        answer = await self.call("Runtime.evaluate", expression=script)
+        return answer.get("result", {}).get("result", {}).get("value")
 
     async def wait_for(self, script):
         deadline = time.monotonic() + 90
         while not await self.value(script):
-            assert time.monotonic() < deadline, (script, await self.value("location.href + document.body.innerText"))
+            if time.monotonic() > deadline:
+                page = await self.value("location.href + document.body.innerText")
+                raise AssertionError(f"not so after 90 s: {script}\n{page}")
             await asyncio.sleep(0.3)
 
 
 async def walk(chromium, profile, ui):
     """From the file that `--open` opens to the board, and reload and Back there."""
     report = "document.querySelector('iframe') !== null"
+    has_rows = r"/\b[1-9]\d* matching runs/.test(document.body.innerText)"
     who_wins = "document.body.innerText.includes('x best L9')"
     cost = "document.body.innerText.includes('train min')"
     with subprocess.Popen(
@@ -336,13 +341,14 @@ async def walk(chromium, profile, ui):
                 await tab.call("Page.navigate", url=ui.links["1 Who wins?"])
                 await tab.wait_for(who_wins)
                 await tab.call("Page.reload")
-                await tab.wait_for(f"{who_wins} && performance.getEntriesByType('navigation')[0].type === 'reload'")
+                is_reloaded = "performance.getEntriesByType('navigation')[0].type === 'reload'"
+                await tab.wait_for(f"{is_reloaded} && {who_wins} && {has_rows}")
                 await tab.call("Page.navigate", url=ui.links["4 At what cost?"])
                 await tab.wait_for(f"{cost} && !{who_wins}")
                 await tab.value("history.back()")
                 await tab.wait_for(f"{who_wins} && !{cost}")
                 history = await tab.call("Page.getNavigationHistory")
-                return [entry["url"] for entry in history["entries"]], await tab.value("document.cookie")
+                return [entry["url"] for entry in history["result"]["entries"]], await tab.value("document.cookie")
         finally:
             browser.terminate()
 
