@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from benchmark.models.baseline import Choice as Choice
     from benchmark.models.baseline import FramesAsChannels as FramesAsChannels
     from benchmark.models.baseline import LogUniform as LogUniform
+    from benchmark.models.baseline import ParticleBaseline as ParticleBaseline
     from benchmark.models.baseline import SearchSpace as SearchSpace
+    from benchmark.models.task import ParticleTask as ParticleTask
     from benchmark.models.task import Task as Task
     from benchmark.suite.loading import load as load_suite  # noqa: F401 - public under this name
     from benchmark.suite.suite import Suite as Suite
@@ -45,6 +47,8 @@ PLACES = {
     "FramesAsChannels": "benchmark.models.baseline:FramesAsChannels",
     "Frozen": "benchmark.cell:Frozen",
     "LogUniform": "benchmark.models.baseline:LogUniform",
+    "ParticleBaseline": "benchmark.models.baseline:ParticleBaseline",
+    "ParticleTask": "benchmark.models.task:ParticleTask",
     "PositiveInt": "benchmark.cell:PositiveInt",
     "SearchSpace": "benchmark.models.baseline:SearchSpace",
     "Suite": "benchmark.suite.suite:Suite",

@@ -26,6 +26,8 @@ NAMES = [
         "FramesAsChannels",
         "Frozen",
         "LogUniform",
+        "ParticleBaseline",
+        "ParticleTask",
         "PositiveInt",
         "SearchSpace",
     ),

@@ -36,7 +36,10 @@ If a change to your code gives the same settings another meaning, raise `version
 A filter that is expanded from coefficients is registered with `torch.nn.utils.parametrize`: training then expands it
 once for each optimiser step, and not once for each rolled-out step.
 
-Shape suffixes: B windows, T input frames, S rolled-out steps, C components, H and W the grid along x and y.
+A model of particles is a subclass of `ParticleBaseline`, and its states are (N, 6) in place of (C, H, W).
+
+Shape suffixes: B windows, T input frames, S rolled-out steps, C components, H and W the grid along x and y; N
+particles, each with the 6 numbers position and velocity.
 """
 
 from abc import ABC, abstractmethod
@@ -48,10 +51,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.cell import Frozen
-from benchmark.models.task import Task
+from benchmark.models.task import Kind, ParticleTask, Task
 
-Family = Literal["relaxed", "strict", "cnn", "approximate", "reference"]
-Symmetry = Literal["translation", "rotation", "reflection", "scale"]
+Family = Literal["relaxed", "strict", "cnn", "free", "approximate", "reference"]
+"""`cnn` are the unconstrained networks on fields, `free` those on particles."""
+Symmetry = Literal["translation", "rotation", "reflection", "scale", "permutation"]
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,10 @@ class Baseline(nn.Module, ABC):
     class Config(Frozen):
         """Hyperparameters of the baseline; a subclass lists its own."""
 
+    kind: ClassVar[Kind] = "field"
+    """Kind of state that the model takes; on data of another kind it is "n/a"."""
     family: ClassVar[Family]
-    """Kind of model, as the leaderboard groups them."""
+    """Type of model, as the leaderboard groups them."""
     symmetries: ClassVar[tuple[Symmetry, ...]]
     """Groups that the model keeps, exactly or, for a relaxed model, at the start. What each one claims, and where:
 
@@ -88,6 +94,8 @@ class Baseline(nn.Module, ABC):
     - `translation`: shifts in a periodic box. With walls, only in cells that the network's reach separates from the
       walls, as for a convolution with zero padding.
     - `scale`: enlargements, up to the sampling of the filters.
+    - `permutation`: other numbers for the same particles. For particles, `rotation` and `reflection` are about the
+      centre of the trap and in three dimensions, and `translation` is exact.
     """
     source: ClassVar[str]
     """Paper and section, as on the leaderboard."""
@@ -180,3 +188,18 @@ class FramesAsChannels(Baseline):
         """(B, T, C, H, W) -> (B, C, H, W). ValueError if weights belong to one grid, and x is not on it."""
         prediction: Tensor = self.network(x_BTCHW.flatten(1, 2))
         return prediction
+
+
+class ParticleBaseline(Baseline):
+    """Baseline on particles: a state is (N, 6), position and velocity of each particle."""
+
+    kind = "particles"
+    task: ParticleTask  # type: ignore[assignment]  # that of a field in the base class
+
+    @abstractmethod
+    def __init__(self, config: Any, task: ParticleTask) -> None:
+        super().__init__(config, task)  # type: ignore[arg-type]
+
+    @abstractmethod
+    def forward(self, x_BTN6: Tensor) -> Tensor:
+        """Next state after the last one of `x`, or its change: (B, T, N, 6) -> (B, N, 6)."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from benchmark.cell import DatasetChoice, Grid, Protocol, Target
+
+Kind = Literal["field", "particles"]
+"""Kind of a state."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,8 @@ class Task:
     `target` is the quantity that `forward` returns: the next frame, or its change from the last one. In a `periodic`
     box, convolutions pad circularly. `grid` is the position of the velocity components within a cell.
     """
+
+    kind: ClassVar[Kind] = "field"
 
     dataset: str
     input_frames: int
@@ -39,3 +44,19 @@ class Task:
     def padding_mode(self) -> Literal["zeros", "circular"]:
         """Padding mode for torch's convolutions."""
         return "circular" if self.periodic else "zeros"
+
+
+@dataclass(frozen=True)
+class ParticleTask:
+    """Forecast of `particles` equal particles in three dimensions from `input_frames` frames, `time_step` apart.
+
+    A state is (N, 6): position and velocity of each particle, about the centre of the trap. `target` is as in `Task`.
+    """
+
+    kind: ClassVar[Kind] = "particles"
+
+    dataset: str
+    input_frames: int
+    particles: int
+    time_step: float
+    target: Target = "frame"

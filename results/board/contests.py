@@ -12,7 +12,7 @@ from results.statistics.bootstrap import Estimate
 from results.statistics.multiple_comparisons import SIGNIFICANT, PairTest, adjusted_tests, groups, matrix, tested_pairs
 from results.statistics.two_models import Pair, effects
 
-RELAXED, RIVALS = "relaxed", ("strict", "cnn")
+RELAXED, RIVALS = "relaxed", ("strict", "cnn", "free")
 MEMBER = (
     "At each level the member of the family with the lowest validation error; one that lacks a seed only if there is no"
     " other."

@@ -108,10 +108,10 @@ def overall(rows: Sequence[Row], metric: str, baseline: str | None = None) -> St
 def default_baseline(rows: Sequence[Row], blocks: Sequence[dict[str, Sample]]) -> str:
     """Label of the plain ConvNet, since the question is what symmetry adds to it.
 
-    Without one, another label of the family `cnn`, then of `reference`, then any. Among several, the one with the most
-    blocks.
+    Without one, another label of the family `cnn`, then of `free`, then of `reference`, then any. Among several, the
+    one with the most blocks.
     """
-    families = ("cnn", "reference")
+    families = ("cnn", "free", "reference")
 
     def preference(row: Row) -> tuple[int, int, int, str]:
         family = families.index(row.family) if row.family in families else len(families)

@@ -68,8 +68,8 @@ def styles(rows: Sequence[Row]) -> dict[str, Style]:
 
 
 def family_style(family: str) -> Style:
-    """Style of a line that stands for a whole family."""
-    return FAMILIES.get(family, FAMILIES["unknown"])
+    """Style of a line that stands for a whole family; `free`, on particles, has that of `cnn`, on fields."""
+    return FAMILIES.get("cnn" if family == "free" else family, FAMILIES["unknown"])
 
 
 def few(rows: Sequence[Row], metric: str) -> tuple[list[Row], str]:
