@@ -10,7 +10,7 @@ BENCH ?=
 PAPER ?= --models convnet,relaxed_steerable_rotation --windows 2 --batch 1 --rounds 2
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint check bench gpu-check paper remembered install slurm-up slurm-down clean
+.PHONY: help demo test lint check bench gpu-check paper remembered docs install slurm-up slurm-down clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -50,6 +50,9 @@ paper: install  ## benches and boards at the published size, on GPUs; continues 
 
 remembered: install  ## benchmark/suite/remembered.json again, after a change to a baseline, a dataset or what they import
 	$(BIN)/python -m benchmark.planning.remember
+
+docs: install  ## the site of the documentation, build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python docs/build_site.py
 
 install: $(INSTALLED)  ## the environment in .venv, with the pins of constraints.txt
 
