@@ -26,6 +26,7 @@ from benchmark.suite.studies import distinct_studies
 from benchmark.suite.suite import SUITES_FOLDER, Resources, Suite
 from benchmark.suite.tuned import provenance
 from cluster import site
+from results.board.contests import BoardTests
 from results.board.leaderboard import aggregate, to_json
 from results.board.table import to_table
 from results.board.tuning_ledger import tuning_ledger, unequal_tuning
@@ -199,7 +200,7 @@ def targets(folder: Path) -> dict[str, tuple[Path, list[str], Callable[[], objec
         rows = aggregate(board.suite.cells, records)
         json.dumps(to_json(rows))
         to_table(rows, "rmse_future")
-        wanted_runs(board.store, board.suite, rows, records)
+        wanted_runs(board.store, board.suite, BoardTests(rows, "rmse_future"), records)
 
     declared = [*(path.read_text() for path in sorted(SUITES_FOLDER.glob("*.yaml"))), *[ALL_KEYS] * 10]
     clusters = [path.read_text() for path in sorted(site.SITES_FOLDER.glob("*.yaml"))]

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from benchmark.cell import TestRuns
@@ -21,11 +22,12 @@ MEMBER = (
 
 @dataclass(frozen=True)
 class Contest:
-    """Positions of the rows of a contest that have a number, the best first, and the tests of their pairs.
+    """Positions of the rows of a contest, and `ranked` those with a number, the best first; tests of their pairs.
 
     An incomplete row ranks behind every complete one, as in `best`. `tests` are by position in `ranked`.
     """
 
+    positions: tuple[int, ...]
     ranked: tuple[int, ...]
     tests: Mapping[Pair, PairTest]
 
@@ -57,25 +59,7 @@ def contest_of(rows: Sequence[Row], positions: Sequence[int], metric: str, also:
     more = [(min(place[i], place[j]), max(place[i], place[j])) for i, j in also if {i, j} <= place.keys()]
     pairs = dict.fromkeys([*tested_pairs(range(len(ranked))), *more])
     samples = [rows[index].sample(tested_as(metric)) for index in ranked]
-    return Contest(tuple(ranked), adjusted_tests(effects(samples, list(pairs))))
-
-
-def letters_of(rows: Sequence[Row], metric: str) -> list[str]:
-    """Group letters of each row within its contest: rows that share a letter do not differ significantly.
-
-    `a` is the group of the best. Rows that cannot be tested (one seed, no number) have no letter.
-    """
-    letters = [""] * len(rows)
-    for positions in contests(rows):
-        contest = contest_of(rows, positions, metric)
-        for index, text in zip(contest.ranked, _letters(contest), strict=True):
-            letters[index] = text
-    return letters
-
-
-def _letters(contest: Contest) -> list[str]:
-    count = len(contest.ranked)
-    return groups(range(count), lambda pairs: matrix(count, contest.tests))
+    return Contest(tuple(positions), tuple(ranked), adjusted_tests(effects(samples, list(pairs))))
 
 
 @dataclass(frozen=True)
@@ -151,30 +135,6 @@ def _listed(labels: Sequence[str]) -> str:
     return ", ".join(labels[:2]) + (f" and {len(labels) - 2} more" if len(labels) > 2 else "")
 
 
-def verdicts(rows: Sequence[Row], metric: str) -> list[Verdict]:
-    """Verdict of each contest, in the order of the board."""
-    results = []
-    for positions in contests(rows):
-        contest = contest_of(rows, positions, metric)
-        ranked = [index for index in contest.ranked if rows[index].ranks(metric)]
-        best, others = next(iter(ranked), None), ranked[1:]
-        tests = {index: contest.test(index, ranked[0]) for index in others}
-        tied = [index for index, test in tests.items() if test is None or test.p >= SIGNIFICANT]
-        rival = next(iter(tied or others), None)
-        results.append(
-            Verdict(
-                None if best is None else rows[best],
-                None if rival is None else rows[rival],
-                None if rival is None else tests[rival],
-                tuple(rows[index].label for index in tied),
-                any(test is not None for test in tests.values()),
-                sum(not rows[i].ranks(metric) and not rows[i].reason for i in positions),
-                rows[positions[0]],
-            )
-        )
-    return results
-
-
 def family_members(rows: Sequence[Row], positions: Sequence[int]) -> dict[str, int]:
     """Family -> position of its member among `positions`, chosen as MEMBER says."""
     candidates: dict[str, list[int]] = defaultdict(list)
@@ -188,30 +148,6 @@ def _merit(row: Row) -> tuple[bool, float, str]:
     return not row.complete, row.metrics["rmse_validation"].mean, row.label
 
 
-def family_leads(rows: Sequence[Row], metric: str) -> list[str]:
-    """Sentences such as `Relaxed against strict: level 0: 4 % behind, not sure; level 1: 21 % ahead, sure`.
-
-    One for each rival family, dataset, protocol and budget. Contests in which a member lacks a seed, or whose pair is
-    not tested on logarithms, are left out.
-    """
-    texts: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for positions in contests(rows):
-        chosen = family_members(rows, positions)
-        contest = contest_of(rows, positions, metric)
-        first = rows[positions[0]]
-        for rival in RIVALS:
-            pair = [chosen[family] for family in (RELAXED, rival) if family in chosen]
-            if len(pair) == 2 and all(rows[index].ranks(metric) for index in pair):
-                test = contest.test(*pair)
-                if test is not None and test.effect.logarithmic:
-                    texts[(*first.panel, first.terms, rival)].append(f"level {first.level}: {_lead(test, metric)}")
-    many = len({key[:-1] for key in texts}) > 1
-    return [
-        f"Relaxed against {rival}{f' on {dataset} ({preset}, {grid}), {terms}' if many else ''}: {'; '.join(levels)}."
-        for (dataset, preset, grid, terms, rival), levels in texts.items()
-    ]
-
-
 def _lead(test: PairTest, metric: str) -> str:
     """Lead of the first model of `test` over the second."""
     ahead = test.reversed() if not METRICS[metric].higher_is_better else test
@@ -221,10 +157,81 @@ def _lead(test: PairTest, metric: str) -> str:
     return f"{size} {'behind' if worse else 'ahead'}, {'sure' if test.p < SIGNIFICANT else 'not sure'}"
 
 
-def sure_winners(rows: Sequence[Row], results: Sequence[Verdict]) -> set[int]:
-    """Positions of the rows that differ significantly from every other row of their contest."""
-    sure = {id(one.best) for one in results if one.sure}
-    return {index for index, row in enumerate(rows) if id(row) in sure}
+def _letters(contest: Contest) -> list[str]:
+    count = len(contest.ranked)
+    return groups(range(count), lambda pairs: matrix(count, contest.tests))
+
+
+class BoardTests:
+    """Tests of all contests of a board by one metric, each made once, and what follows from them."""
+
+    def __init__(self, rows: Sequence[Row], metric: str) -> None:
+        self.rows, self.metric = rows, metric
+        self.contests = [contest_of(rows, positions, metric) for positions in contests(rows)]
+
+    @property
+    def letters(self) -> list[str]:
+        """Group letters of each row within its contest: rows that share a letter do not differ significantly.
+
+        `a` is the group of the best. Rows that cannot be tested (one seed, no number) have no letter.
+        """
+        letters = [""] * len(self.rows)
+        for contest in self.contests:
+            for index, text in zip(contest.ranked, _letters(contest), strict=True):
+                letters[index] = text
+        return letters
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """Verdict of each contest, in the order of the board."""
+        return [self._verdict(contest) for contest in self.contests]
+
+    def _verdict(self, contest: Contest) -> Verdict:
+        rows = self.rows
+        ranked = [index for index in contest.ranked if rows[index].ranks(self.metric)]
+        best, others = next(iter(ranked), None), ranked[1:]
+        tests = {index: contest.test(index, ranked[0]) for index in others}
+        tied = [index for index, test in tests.items() if test is None or test.p >= SIGNIFICANT]
+        rival = next(iter(tied or others), None)
+        return Verdict(
+            None if best is None else rows[best],
+            None if rival is None else rows[rival],
+            None if rival is None else tests[rival],
+            tuple(rows[index].label for index in tied),
+            any(test is not None for test in tests.values()),
+            sum(not rows[i].ranks(self.metric) and not rows[i].reason for i in contest.positions),
+            rows[contest.positions[0]],
+        )
+
+    @property
+    def sure_winners(self) -> set[int]:
+        """Positions of the rows that differ significantly from every other row of their contest."""
+        sure = {id(one.best) for one in self.verdicts if one.sure}
+        return {index for index, row in enumerate(self.rows) if id(row) in sure}
+
+    @property
+    def family_leads(self) -> list[str]:
+        """Sentences such as `Relaxed against strict: level 0: 4 % behind, not sure; level 1: 21 % ahead, sure`.
+
+        One for each rival family, dataset, protocol and budget. Contests in which a member lacks a seed, or whose pair
+        is not tested on logarithms, are left out.
+        """
+        rows, texts = self.rows, defaultdict[tuple[str, ...], list[str]](list)
+        for contest in self.contests:
+            chosen = family_members(rows, contest.positions)
+            first = rows[contest.positions[0]]
+            for rival in RIVALS:
+                pair = [chosen[family] for family in (RELAXED, rival) if family in chosen]
+                if len(pair) == 2 and all(rows[index].ranks(self.metric) for index in pair):
+                    test = contest.test(*pair)
+                    if test is not None and test.effect.logarithmic:
+                        key = (*first.panel, first.terms, rival)
+                        texts[key].append(f"level {first.level}: {_lead(test, self.metric)}")
+        many = len({key[:-1] for key in texts}) > 1
+        return [
+            f"Relaxed against {rival}{f' on {name} ({preset}, {grid}), {terms}' if many else ''}: {'; '.join(levels)}."
+            for (name, preset, grid, terms, rival), levels in texts.items()
+        ]
 
 
 def effect_text(test: PairTest | None, metric: str) -> str:

@@ -21,7 +21,7 @@ from benchmark.cell import Level
 from benchmark.errors import UserError
 from benchmark.suite.labels import plain
 from benchmark.suite.suite import SUITES_FOLDER, Suite
-from results.board.contests import claim, family_leads, letters_of
+from results.board.contests import BoardTests, claim
 from results.board.differences import provenance_notes
 from results.board.leaderboard import SETTING, aggregate, best
 from results.board.quantities import BY_RUN, SKILLS, is_number, written_statistic
@@ -153,7 +153,8 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
             " compare; `symbench run --retrain` computes the older ones again"
         )
     rows = aggregate(suite.cells, records, metric, suite.budgets)
-    winners, groups = best(rows, metric), letters_of(rows, metric)
+    tests = BoardTests(rows, metric)
+    winners, groups = best(rows, metric), tests.letters
     times = [record.status.heartbeat for record in records.values() if record.status.is_result]
     documents = [row_document(row, metric, index in winners, groups[index]) for index, row in enumerate(rows)]
     environments = _add_environments(documents, records)
@@ -164,7 +165,7 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
         "statistics": STATISTICS,
         "metrics_version": versions[0],
         "claim": claim(rows, metric),
-        "leads": family_leads(rows, metric),
+        "leads": tests.family_leads,
         "cells": len(suite.cells),
         "states": dict(sorted(Counter({s.cell_id: s.state for row in rows for s in row.seeds}.values()).items())),
         "seeds": sorted({cell.seed for cell in suite.cells}),

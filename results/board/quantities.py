@@ -274,7 +274,7 @@ def curve(lists: Sequence[tuple[float, ...] | None]) -> tuple[Statistic, ...]:
 def is_number(value: Any) -> bool:
     """Whether `value` is a finite number (JSON of other writers may hold NaN)."""
     try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer too large for a float
         return False
 

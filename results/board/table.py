@@ -1,16 +1,16 @@
 """The leaderboard as tables for the terminal."""
 
 import re
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, zip_longest
 from textwrap import fill
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from benchmark.terminal import titled
-from results.board.contests import claim, family_leads, letters_of, sure_winners, verdicts
+from results.board.contests import BoardTests, claim
 from results.board.differences import provenance_notes
 from results.board.leaderboard import best
 from results.board.notes import paper_notes, symmetry_notes
@@ -25,8 +25,8 @@ SKILL, REPLACEABLE = "skill_future", "model_equivariance_error"
 """Skill beside its RMSE; column that is replaced if the board is sorted by one without a column."""
 OPTIONAL = (SKILL, *(metric.beside for metric in METRICS.values() if metric.beside))
 """Columns that are left out if no row has them."""
-NARROW, GAP = 20, 2
-"""Least width of the column of models with the table's edges; space between two columns."""
+NARROW, NARROWEST, GAP = 20, 8, 2
+"""Width of the column of models before other columns give way, and its least; space between two columns."""
 
 
 def to_table(rows: Sequence[Row], metric: str = "rmse_future") -> Group:
@@ -54,11 +54,11 @@ class _Panel:
         replacing = symmetry_metric(recorded) if metric in COLUMNS else metric
         columns = with_neighbours(replacing if name == REPLACEABLE else name for name in COLUMNS)
         self.columns = [name for name in columns if name in recorded or name not in OPTIONAL or name == metric]
+        self.tests = BoardTests(rows, metric)
         self.numbers = {name: self._numbers(name) for name in self.columns}
         self.heads = {name: f"{fill(METRICS[name].title, 12)}\n{METRICS[name].unit}" for name in self.columns}
-        self.groups = [letters[:4] for letters in letters_of(rows, metric)]
+        self.groups = [letters[:4] for letters in self.tests.letters]
         self.seeds = [f"{row.count('done')}/{len(row.seeds)}" for row in rows]
-        self.verdicts = verdicts(rows, metric)
         self.one_protocol = len({row.terms for row in rows}) == 1
 
     def _numbers(self, name: str) -> list[str]:
@@ -70,15 +70,15 @@ class _Panel:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown, width = self._fitting(options.max_width)
         yield Text(self._title(), style="bold")
-        yield from map(Text, [*family_leads(self.rows, self.metric), *self._verdicts()])
-        yield self._table(shown, width)
+        yield from (Text(_hanging(line, options.max_width)) for line in (*self.tests.family_leads, *self._verdicts()))
+        yield from self._table(shown, width)
         if hidden := [METRICS[name].title for name in self.columns if name not in shown]:
             yield Text(f"Hidden in this narrow terminal: {', '.join(hidden)}.\n", style="dim")
 
     def _verdicts(self) -> list[str]:
         """A sentence for each contest that has a result, and one for the others."""
-        lines = [one.sentence(self.metric) for one in self.verdicts if one.best is not None]
-        waiting = [str(one.example.level) for one in self.verdicts if one.best is None]
+        lines = [one.sentence(self.metric) for one in self.tests.verdicts if one.best is not None]
+        waiting = [str(one.example.level) for one in self.tests.verdicts if one.best is None]
         return [*lines, f"level {', '.join(waiting)}: no model has finished all its seeds"] if waiting else lines
 
     def _fitting(self, width: int) -> tuple[list[str], int]:
@@ -89,7 +89,7 @@ class _Panel:
         shown, optional = list(self.columns), [name for name in self.columns if name != self.metric]
         while optional and sum(widths[name] for name in shown) > room:
             shown.remove(optional.pop())
-        return shown, NARROW - GAP + max(0, room - sum(widths[name] for name in shown))
+        return shown, max(NARROWEST, NARROW - GAP + room - sum(widths[name] for name in shown))
 
     def _title(self) -> str:
         dataset, preset, grid = self.rows[0].panel
@@ -100,38 +100,53 @@ class _Panel:
     def _heading(self, row: Row) -> str:
         return f"level {row.level}" + ("" if self.one_protocol else f", {row.terms}")
 
-    def _table(self, shown: Sequence[str], width: int) -> Table:
-        table = titled("")
-        table.add_column("Model", overflow="fold")
-        for name in shown:
-            table.add_column(self.heads[name], justify="right", no_wrap=True)
-        table.add_column("Seeds", justify="right", no_wrap=True)
-        if any(self.groups):
-            table.add_column("Verdict", no_wrap=True)
-        sure = sure_winners(self.rows, self.verdicts)
+    def _table(self, shown: Sequence[str], width: int) -> Iterator[Text]:
+        """Lines of the table, laid out here: rich's Table takes a millisecond a row."""
+        sure = self.tests.sure_winners
+        names = [
+            [(part, "bold green" if index in sure else "") for part in _folded(row.marked, width)]
+            + [(part, "yellow") for part in _folded(row.remark, width)]
+            for index, row in enumerate(self.rows)
+        ]
         winners = {name: best(self.rows, name) for name in {self.metric, "rmse_future", "rmse_domain"}}
+        columns = [(self.heads[name].split("\n"), self.numbers[name], winners.get(name, ())) for name in shown]
+        columns.append((["Seeds"], self.seeds, ()))
+        widest = max(cell_len(part) for name in names for part, _ in name)
+        widths = [max(map(len, (*head, *numbers))) for head, numbers, _ in columns]
+
+        def line(name: str, style: str, numbers: Iterable[tuple[str, str]] = (), verdict: str = "") -> Text:
+            parts = ((f"{'':{GAP}}{text:>{width}}", own) for (text, own), width in zip(numbers, widths, strict=False))
+            return Text.assemble((f" {name}{' ' * (widest - cell_len(name))}", style), *parts, (f"  {verdict}", style))
+
+        verdict = "Verdict" if any(self.groups) else ""
+        heads = zip_longest(["Model"], *(head[::-1] for head, _, _ in columns), fillvalue="")  # the lowest line first
+        yield Text()
+        for first, *others in [*heads][::-1]:
+            yield line(first, "bold", [(text, "bold") for text in others], verdict if first else "")
+        yield Text(f" {'─' * (widest + sum(widths) + GAP * len(widths) + (GAP + len(verdict) if verdict else 0))}")
         for heading, level in groupby(enumerate(self.rows), key=lambda item: self._heading(item[1])):
-            if table.row_count:
-                table.add_row()
-            table.add_row(Text(heading, style="bold"))
-            for index, row in level:
-                remark = f"\n{row.remark}" if row.remark else ""
-                numbers = (
-                    Text(self.numbers[name][index], "bold" if index in winners.get(name, ()) else "") for name in shown
-                )
-                label = Text.assemble(
-                    (_folded(row.marked, width), "bold green" if index in sure else ""), (remark, "yellow")
-                )
-                table.add_row(label, *numbers, self.seeds[index], *([self.groups[index]] if any(self.groups) else []))
-        return table
+            yield line(heading, "bold")
+            for index, _ in level:
+                numbers = [(texts[index], "bold" if index in bold else "") for _, texts, bold in columns]
+                yield line(*names[index][0], numbers, self.groups[index])
+                yield from (line(*part) for part in names[index][1:])
+            yield Text()
 
 
-def _folded(label: str, width: int) -> str:
-    """A label on lines of at most `width` characters, broken after an underscore where there is one."""
-    lines = [""]
-    for part in re.split(r"(?<=_)", label):
-        lines = [*lines, part] if lines[-1] and len(lines[-1]) + len(part) > width else [*lines[:-1], lines[-1] + part]
-    return "\n".join(lines)
+def _hanging(sentence: str, width: int) -> str:
+    """A sentence on lines of `width`, all but the first indented; a number stays beside its percent sign."""
+    bound = sentence.replace(" %", "\N{NO-BREAK SPACE}%")
+    return fill(bound, width, subsequent_indent="  ", break_on_hyphens=False).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """Lines of at most `width` characters, broken after an underscore or a space where there is one."""
+    lines = [""] if text else []
+    for part in re.findall(rf"[^_ ]{{0,{width - 1}}}[_ ]|[^_ ]{{1,{width}}}", text):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return lines
 
 
 def standings_table(standings: Standings) -> RenderableType:

@@ -2,13 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from benchmark.cell import Cell, ModelChoice
 from benchmark.suite.suite import Suite
-from results.board.contests import contests, family_leads, letters_of
+from results.board.contests import BoardTests, contests
 from results.board.leaderboard import SETTING, best
 from results.board.published_board import COMPARED, STATISTICS, row_document
 from results.board.quantities import BY_RUN, METRICS, SKILLS, summaries
@@ -123,11 +123,12 @@ def _identities(document: Mapping[str, Any], suite: Suite) -> Iterator[str]:
 def _rows(document: Mapping[str, Any]) -> Iterator[str]:
     """Numbers of rows, and sentences on families, that do not follow from the values of the seeds."""
     rows = rows_of_board(document)
-    leads = family_leads(rows, document["metric"])
+    tests = BoardTests(rows, document["metric"])
+    leads = tests.family_leads
     if document.get("leads", leads) != leads:
         yield f"leads are {document['leads']}, the seeds give {leads}"
     decided = (*DERIVED, *(("group",) if document.get("statistics") == STATISTICS else ()))
-    for row, computed in zip(document["rows"], _computed(rows, document["metric"]), strict=True):
+    for row, computed in zip(document["rows"], _computed(tests), strict=True):
         for key in decided:
             for what, claimed, given in _differences(key, row[key], computed[key]):
                 yield f"{_name(row)}: {what} is {claimed}, its seeds give {given}"
@@ -138,11 +139,12 @@ def _rows(document: Mapping[str, Any]) -> Iterator[str]:
 
 def computed_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows of a board.json as the values of its seeds give them."""
-    return _computed(rows_of_board(document), document["metric"])
+    return _computed(BoardTests(rows_of_board(document), document["metric"]))
 
 
-def _computed(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
-    winners, letters = best(rows, metric), letters_of(rows, metric)
+def _computed(tests: BoardTests) -> list[dict[str, Any]]:
+    rows, metric = tests.rows, tests.metric
+    winners, letters = best(rows, metric), tests.letters
     return [row_document(row, metric, index in winners, letters[index]) for index, row in enumerate(rows)]
 
 

@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from benchmark.markdown import bold, escape, table
-from results.board.contests import claim, contests, letters_of
+from results.board.contests import BoardTests, claim
 from results.board.differences import provenance_notes
 from results.board.leaderboard import best
 from results.board.notes import MARK, paper_notes, symmetry_notes
@@ -42,7 +42,7 @@ def to_csv(rows: Sequence[Row], metric: str = "rmse_future") -> str:
     parts = ("mean", "std", "low", "high", "n")
     setting = ["dataset", "preset", "grid", "protocol", "budget", "level", "label", "model", "family"]
     seeds = ["seeds", "done", "diverged", "failed", "running", "absent", "reason", "mixed", "group", "best"]
-    groups, winners = letters_of(rows, metric), best(rows, metric)
+    groups, winners = BoardTests(rows, metric).letters, best(rows, metric)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*setting, *seeds, *(f"{name}_{part}" for name in names for part in parts)])
@@ -118,14 +118,15 @@ def _tables(rows: Sequence[Row], metric: str) -> Iterator[tuple[str, list[str], 
     """Heading, column heads and lines of each contest; a line has (text, whether it is the best) for each column."""
     columns = [name for name in with_neighbours((*SHOWN, metric)) if any(name in row.metrics for row in rows)]
     head = ["Model", *(_head(METRICS[name]) for name in columns), "Seeds", "Verdict"]
-    groups = letters_of(rows, metric)
+    tests = BoardTests(rows, metric)
+    groups = tests.letters
     texts = {name: written_numbers(rows, name) for name in columns}
     winners = {name: best(rows, name) for name in {metric, "rmse_future", "rmse_domain"}}
-    for positions in contests(rows):
-        first = rows[positions[0]]
+    for contest in tests.contests:
+        first = rows[contest.positions[0]]
         heading = f"{first.dataset} ({first.preset}, {first.grid}), level {first.level}, {first.terms}"
         lines = []
-        for index in positions:
+        for index in contest.positions:
             row = rows[index]
             label = f"{row.marked} ({row.remark})" if row.remark else row.marked
             numbers = [(texts[name][index], index in winners.get(name, ())) for name in columns]

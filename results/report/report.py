@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from benchmark.suite.suite import Suite
-from results.board.contests import MEMBER, claim, effect_text, family_leads, letters_of, sure_winners, verdicts
+from results.board.contests import MEMBER, BoardTests, claim, effect_text
 from results.board.differences import provenance_notes
 from results.board.leaderboard import aggregate, best
 from results.board.notes import MARK, paper_notes, symmetry_notes
@@ -114,7 +114,7 @@ class Report:
         recorded = {name for row in rows for name in row.metrics}
         columns = [name for name in columns if name in recorded or name in ALWAYS or name == metric]
         numbers = {name: written_numbers(rows, name) for name in columns}
-        results, place = verdicts(rows, metric), {id(row): index for index, row in enumerate(rows)}
+        tests, place = BoardTests(rows, metric), {id(row): index for index, row in enumerate(rows)}
         environment = Environment(
             loader=PackageLoader("results.report"),
             autoescape=True,
@@ -133,10 +133,12 @@ class Report:
             detailed=detailed,
             most_detailed=MOST_DETAILED,
             winners={name: best(rows, name) for name in ("rmse_future", "rmse_domain", metric)},
-            groups=letters_of(rows, metric),
+            groups=tests.letters,
             tooltip=_tooltip,
-            verdicts=[(one, "-" if one.best is None else numbers[metric][place[id(one.best)]]) for one in results],
-            leads=family_leads(rows, metric),
+            verdicts=[
+                (one, "-" if one.best is None else numbers[metric][place[id(one.best)]]) for one in tests.verdicts
+            ],
+            leads=tests.family_leads,
             member=MEMBER,
             standings=overall(rows, metric, self.baseline),
             most_standings=MOST_STANDINGS,
@@ -147,7 +149,7 @@ class Report:
             written_error=written_error,
             written_statistic=written_statistic,
             numbers=numbers,
-            sure=sure_winners(rows, results),
+            sure=tests.sure_winners,
             commands=Commands(suite),
             panels=self.panels,
             losses=first_line(rows, metric),

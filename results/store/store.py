@@ -73,8 +73,8 @@ class Store:
         Reading takes half the time without the `history` of the records, which is empty then.
         """
 
-        def record_of(folder: Path) -> tuple[str, Record] | None:
-            record = read_record(folder, history)
+        def record_of(cell: Cell) -> tuple[str, Record] | None:
+            record = read_record(self.cell_folder(cell.id), history, cell)
             return None if record is None else (record.cell.id, record)
 
         return self._read_parts(cells, record_of)
@@ -82,7 +82,7 @@ class Store:
     def statuses(self, cells: Sequence[Cell]) -> tuple[dict[str, Status], list[Broken]]:
         """Statuses of `cells`, by id, and the folders that cannot be read; several times faster than `read`."""
 
-        return self._read_parts(cells, read_status)
+        return self._read_parts(cells, lambda cell: read_status(self.cell_folder(cell.id)))
 
     def review(self, cells: Sequence[Cell], states: Mapping[str, str] | None = None) -> Review:
         """Provenance of the finished ones of `cells`, compared with that of today and with one another.
@@ -106,20 +106,19 @@ class Store:
             recorder.discard()
 
     def _read_parts(
-        self, cells: Sequence[Cell], read: Callable[[Path], tuple[str, Part] | None]
+        self, cells: Sequence[Cell], read: Callable[[Cell], tuple[str, Part] | None]
     ) -> tuple[dict[str, Part], list[Broken]]:
-        """Apply `read`, which returns the cell id in a folder and the part, to the folder of each cell."""
+        """Apply `read`, which returns the id and the part in the folder of a cell, to each cell."""
         parts, broken = {}, []
         for cell in cells:
-            folder = self.cell_folder(cell.id)
             try:
-                if (pair := read(folder)) is None:
+                if (pair := read(cell)) is None:
                     continue
                 if pair[0] != cell.id:
                     raise ValueError("it describes another cell")
                 parts[cell.id] = pair[1]
             except (OSError, ValueError, TypeError) as error:
-                broken.append(Broken(folder, reason_of(error)))
+                broken.append(Broken(self.cell_folder(cell.id), reason_of(error)))
         return parts, broken
 
     def files_of(self, cell: Cell) -> tuple[int, int] | None:

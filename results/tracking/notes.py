@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from benchmark.markdown import bold, escape, line, table
-from results.board.contests import family_leads, verdicts
+from results.board.contests import BoardTests
 from results.board.differences import provenance_notes
 from results.board.notes import paper_notes, symmetry_notes
 from results.board.quantities import METRICS
@@ -38,12 +38,13 @@ def _numbers(row: Row) -> list[tuple[str, str]]:
     return [(METRICS[name].title, text) for name in METRICS if (text := row.written(name)) != "-"]
 
 
-def board_note(rows: Sequence[Row]) -> str:
+def board_note(tests: BoardTests) -> str:
     """Note of the run LEADERBOARD: the winners, then as many rows of the board as a tag may hold."""
-    losses = first_line(rows, "rmse_future")
+    rows = tests.rows
+    losses = first_line(rows, tests.metric)
     lines = [
         *([escape(losses), ""] if losses else []),
-        *_winners(rows),
+        *_winners(tests),
         "",
         *(text for note in _notes(rows) for text in (escape(note), "")),
         "The report, its figures and the table are under **Artifacts**.\n",
@@ -62,19 +63,18 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     return [*symmetry_notes(row.panel for row in rows), *paper_notes(models), *provenance_notes(rows)]
 
 
-def verdict_line(rows: Sequence[Row]) -> str:
+def verdict_line(tests: BoardTests) -> str:
     """The sentences on families and first contests on one line, as MLflow shows one line of an experiment's note."""
-    contests = [one for one in verdicts(rows, "rmse_future") if one.best is not None]
+    contests = [one for one in tests.verdicts if one.best is not None]
     more = [f"{len(contests) - MOST_WINNERS} more"] if len(contests) > MOST_WINNERS else []
-    winners = "; ".join([one.sentence("rmse_future") for one in contests[:MOST_WINNERS]] + more)
-    return escape(" ".join([*family_leads(rows, "rmse_future"), winners]))
+    winners = "; ".join([one.sentence(tests.metric) for one in contests[:MOST_WINNERS]] + more)
+    return escape(" ".join([*tests.family_leads, winners]))
 
 
-def _winners(rows: Sequence[Row]) -> list[str]:
+def _winners(tests: BoardTests) -> list[str]:
     """The sentences on families, then that of each of the first contests."""
-    contests = verdicts(rows, "rmse_future")
-    leads = [f"{escape(text)}\n" for text in family_leads(rows, "rmse_future")]
+    leads = [f"{escape(text)}\n" for text in tests.family_leads]
     lines = ["Lowest RMSE future, and whether it is sure:\n"]
-    for verdict in contests[:MOST_WINNERS]:
-        lines.append(f"- {escape(verdict.example.dataset)} {escape(verdict.sentence('rmse_future'))}")
-    return [*leads, *lines, *(["- ..."] if len(contests) > MOST_WINNERS else [])]
+    for verdict in tests.verdicts[:MOST_WINNERS]:
+        lines.append(f"- {escape(verdict.example.dataset)} {escape(verdict.sentence(tests.metric))}")
+    return [*leads, *lines, *(["- ..."] if len(tests.verdicts) > MOST_WINNERS else [])]

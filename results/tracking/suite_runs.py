@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmark.cell import Cell
 from benchmark.suite.suite import Suite
-from results.board.contests import Verdict, verdicts
+from results.board.contests import BoardTests, Verdict
 from results.board.leaderboard import to_json
 from results.board.notes import group_of
 from results.board.quantities import METRICS, is_number, summaries, symmetry_metric, written_statistic
@@ -51,33 +51,32 @@ COSTS = (("params k", "parameters", 1e3), ("MFLOPs", "flops", 1e6), ("train min"
 STATUSES = {"failed": "FAILED", "running": "RUNNING"}
 
 
-def wanted_runs(store: Store, suite: Suite, rows: Sequence[Row], records: Mapping[str, Record]) -> list[WantedRun]:
+def wanted_runs(store: Store, suite: Suite, tests: BoardTests, records: Mapping[str, Record]) -> list[WantedRun]:
     """The runs of models, settings, cells and studies, each parent before its children; none if there is no record."""
     if not records:
         return []
     cells = {cell.id: cell for cell in suite.cells}
     best: dict[Any, Row] = {}
-    for row in rows:  # in the order of the board: the best complete row of a contest comes first
+    for row in tests.rows:  # in the order of the board: the best complete row of a contest comes first
         if row.complete and "rmse_future" in row.metrics:
             best.setdefault(row.contest, row)
     wanted: list[WantedRun] = []
     seen: set[str] = set()  # a model without a budget has a row in the contest of each
-    for row in rows:
+    for row in tests.rows:
         members = _records_of(row, records)
         if members and row.seeds[0].cell_id not in seen:
             seen.add(row.seeds[0].cell_id)
             cell = cells[row.seeds[0].cell_id]
             wanted.append(setting_run(row, cell, records, suite.name, best.get(row.contest)))
             wanted += [cell_run(record, suite.name, row.label) for record in members]
-    return [*model_runs(rows, records, suite.name), *wanted, *study_runs(suite, store)]
+    return [*model_runs(tests, records, suite.name), *wanted, *study_runs(suite, store)]
 
 
-def model_runs(rows: Sequence[Row], records: Mapping[str, Record], suite: str) -> list[WantedRun]:
+def model_runs(tests: BoardTests, records: Mapping[str, Record], suite: str) -> list[WantedRun]:
     """A run for each model of a dataset and protocol: its numbers at every level, rounded for MLflow's table."""
-    results = verdicts(rows, "rmse_future")
-    winner = {one.example.contest: one for one in results}
+    winner = {one.example.contest: one for one in tests.verdicts}
     models: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    for row in rows:
+    for row in tests.rows:
         if _records_of(row, records):
             models[(*row.panel, *row.contest[-2:], row.label)].append(row)
     is_single = len({key[:-1] for key in models}) == 1
@@ -254,8 +253,9 @@ def _setting_metrics(row: Row) -> dict[str, float]:
     return numbers
 
 
-def board_run(rows: Sequence[Row], records: Mapping[str, Record], report: Report) -> WantedRun:
+def board_run(tests: BoardTests, records: Mapping[str, Record], report: Report) -> WantedRun:
     """The run LEADERBOARD, with the report, its figures and the table as artifacts."""
+    rows = tests.rows
     end = round(1000 * max(record.status.heartbeat for record in records.values()))
     states = {seed.cell_id: seed.state for row in rows for seed in row.seeds}
     done = sum(state == "done" for state in states.values())
@@ -265,7 +265,7 @@ def board_run(rows: Sequence[Row], records: Mapping[str, Record], report: Report
         start=end,
         end=end,
         status="FINISHED",
-        tags={**symbench_tags({"kind": "leaderboard"}), "mlflow.note.content": board_note(rows)},
+        tags={**symbench_tags({"kind": "leaderboard"}), "mlflow.note.content": board_note(tests)},
         metrics=finite_points([("seeds_done", done, end, 0), ("seeds_expected", len(states), end, 0)]),
         artifacts={
             "report.html": report.html,

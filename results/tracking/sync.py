@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from benchmark.errors import UserError
 from benchmark.suite.suite import Suite
+from results.board.contests import BoardTests
 from results.board.leaderboard import aggregate
 from results.report.report import Report
 from results.store.record import Broken
@@ -112,20 +113,20 @@ def sync(
             records, broken = store.read(suite.cells)
             if not records and has_runs(client, experiment.experiment_id):
                 raise UserError(f"store {store.root}: nothing of suite {suite.name!r}; MLflow's runs stay as they are")
-            rows = aggregate(suite.cells, records, budgets=suite.budgets)
-            wanted = wanted_runs(store, suite, rows, records)
+            tests = BoardTests(aggregate(suite.cells, records, budgets=suite.budgets), "rmse_future")
+            wanted = wanted_runs(store, suite, tests, records)
             board = board_digest(results, records, broken)
             kept = {}
             if last and last.board == board and BOARD_KEY in present:
                 kept[BOARD_KEY] = present.pop(BOARD_KEY)[0]
             elif records:
-                wanted.append(board_run(rows, records, report or Report(store, suite, records, broken)))
+                wanted.append(board_run(tests, records, report or Report(store, suite, records, broken)))
             _require_same_file(suite, before, present.keys() - {run.key for run in wanted})
             LastSync.forget(store, uri, suite.name)
             ours = [replace(run, tags={**run.tags, STORE: store.identity}) for run in wanted]
             counts, runs = _update_runs(client, experiment.experiment_id, ours, present, show)
             if records:
-                set_landing_page(client, experiment, suite, (runs | kept)[BOARD_KEY].run_id, verdict_line(rows))
+                set_landing_page(client, experiment, suite, (runs | kept)[BOARD_KEY].run_id, verdict_line(tests))
             revision = _new_revision(client, experiment)
         if tracking_uri is None:
             analyze(uri)

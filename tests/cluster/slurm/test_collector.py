@@ -17,6 +17,7 @@ from cluster.slurm import collector, submissions
 from cluster.slurm import commands as slurm
 from cluster.slurm.in_queue import InQueue
 from cluster.slurm.submissions import Submission, notes
+from results.board.contests import BoardTests
 from results.board.leaderboard import aggregate
 from results.report import report
 from results.store import lease
@@ -324,7 +325,9 @@ def test_the_collector_draws_each_figure_once(full_board: Any, monkeypatch: pyte
 
     def sync(store: Store, suite: Suite, report: report.Report) -> None:
         records, _ = store.read(suite.cells)
-        wanted.append(mlflow_suite_runs.board_run(aggregate(suite.cells, records), records, report))
+        wanted.append(
+            mlflow_suite_runs.board_run(BoardTests(aggregate(suite.cells, records), "rmse_future"), records, report)
+        )
 
     monkeypatch.setattr(report, "panels_of", draws)
     monkeypatch.setattr(mlflow_sync, "sync", sync)

@@ -13,7 +13,7 @@ from support import rewrite
 from benchmark.errors import UserError
 from results.board import compare, leaderboard
 from results.board.compare_table import summary, to_table
-from results.board.contests import letters_of, verdicts
+from results.board.contests import BoardTests
 from results.statistics.multiple_comparisons import holm
 from results.store.store import Store
 
@@ -197,14 +197,14 @@ def test_compare_says_what_the_board_says(new_board, new_cell, seeds):
     for cell in cells:
         board.finish(cell, rmse_future=errors[cell.model.name] * np.exp(0.03 * rng.standard_normal()))
     rows = leaderboard.aggregate(cells, board.store.read(cells)[0])
-    letters = dict(zip([(row.model, row.level) for row in rows], letters_of(rows, "rmse_future"), strict=True))
+    letters = dict(zip([(row.model, row.level) for row in rows], BoardTests(rows, "rmse_future").letters, strict=True))
     for first, second in itertools.permutations(names, 2):
         for pair in of_models(board, first, second).pairs:
             level = pair.first.level
             assert pair.significant != bool(set(letters[first, level]) & set(letters[second, level]))
             low, high = pair.test.effect.ends(pair.test.level)
             assert pair.significant == (not low <= 0 <= high)
-    for verdict in verdicts(rows, "rmse_future"):
+    for verdict in BoardTests(rows, "rmse_future").verdicts:
         (pair,) = [
             pair
             for pair in of_models(board, verdict.rival.model, verdict.best.model).pairs

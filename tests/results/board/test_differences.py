@@ -9,6 +9,7 @@ import pytest
 from fabricated_board import report_of, rows_of
 from rich.console import Console
 
+from results.board.contests import BoardTests
 from results.board.differences import provenance_notes
 from results.board.table import to_table
 from results.report import export, publish
@@ -93,10 +94,11 @@ def test_every_view_shows_the_mark_and_the_notes(board_with, tmp_path):
     console.print(to_table(rows))
     (line,) = csv.DictReader(io.StringIO(export.to_csv(rows)))
     assert line["mixed"] == mark
-    _, setting, *cells = suite_runs.wanted_runs(board.store, board.suite, rows, records)  # after the model's run
+    tests = BoardTests(rows, "rmse_future")
+    _, setting, *cells = suite_runs.wanted_runs(board.store, board.suite, tests, records)  # after the model's run
     assert setting.tags["symbench.remark"] == mark
     assert [run.tags.get("symbench.code") for run in cells] == [None, None, "c0de"]
-    board_run = suite_runs.board_run(rows, records, report_of(board))
+    board_run = suite_runs.board_run(tests, records, report_of(board))
     pages = [
         unescape(board_run.artifacts["report.html"]),
         board_run.tags["mlflow.note.content"].replace("\\", ""),

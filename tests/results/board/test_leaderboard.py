@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmark.cli.main import cli
 from benchmark.errors import UserError
 from results.board import leaderboard
-from results.board.contests import effect_text, letters_of, verdicts
+from results.board.contests import BoardTests, effect_text
 from results.board.quantities import METRICS, Statistic, written, written_statistic
 from results.board.standings import overall
 from results.board.table import standings_table, to_table
@@ -170,7 +170,7 @@ def test_letters_compare_within_a_level_only(new_board, new_cell):
         board.finish(cell, rmse_future=1.0 + far + 0.01 * (cell.seed if cell.model.name == "e2cnn" else -cell.seed))
     rows = rows_of(board)
     assert [(row.level, row.model) for row in rows][:2] == [(0, "convnet"), (0, "e2cnn")]
-    letters = letters_of(rows, "rmse_future")
+    letters = BoardTests(rows, "rmse_future").letters
     assert letters[:2] == ["a", "b"]
     assert letters[2:] == ["a", "a"]
 
@@ -188,8 +188,8 @@ def test_a_significant_win_stays_so_beside_a_row_that_lacks_seeds(new_board, new
         board.finish(cell, rmse_future=base + slope * cell.seed)
     rows = rows_of(board)
     assert [row.model for row in rows] == ["e2cnn", "convnet", "relaxed_steerable_rotation"]
-    assert letters_of(rows, "rmse_future")[0] == "a"
-    (verdict,) = verdicts(rows, "rmse_future")
+    assert BoardTests(rows, "rmse_future").letters[0] == "a"
+    (verdict,) = BoardTests(rows, "rmse_future").verdicts
     assert re.fullmatch(r"sure \(p = [\d.e-]+\), among models with all seeds \(1 without\)", verdict.certainty)
 
 
@@ -217,7 +217,7 @@ def test_one_seed_has_no_letter(new_board, new_cell):
     board = new_board(cells)
     for cell in cells:
         board.finish(cell)
-    assert letters_of(rows_of(board), "rmse_future") == ["", ""]
+    assert BoardTests(rows_of(board), "rmse_future").letters == ["", ""]
 
 
 def test_standings_rank_over_levels_and_count_what_diverged(full_board):
@@ -254,17 +254,19 @@ def test_the_standings_fit_a_terminal(full_board):
 
 
 def test_a_winner_is_significant_only_if_it_differs_from_every_other(full_board, new_board, new_cell):
-    first = verdicts(rows_of(full_board), "rmse_future")[0]
+    first = BoardTests(rows_of(full_board), "rmse_future").verdicts[0]
     assert first.best.model == "relaxed_steerable_rotation"
     assert first.rival.model == "e2cnn"
     assert first.test.effect.size == pytest.approx(math.sqrt(0.20 * 0.21 / (0.17 * 0.18)) - 1)
     assert effect_text(first.test, "rmse_future").startswith("+17.2 % [")
     cells = [new_cell(model, epochs=9) for model in ("convnet", "e2cnn")]
     board = new_board(cells)
-    assert [one.certainty for one in verdicts(rows_of(board), "rmse_future")] == ["no model has finished all its seeds"]
+    assert [one.certainty for one in BoardTests(rows_of(board), "rmse_future").verdicts] == [
+        "no model has finished all its seeds"
+    ]
     for cell in cells:
         board.finish(cell)
-    assert [one.certainty for one in verdicts(rows_of(board), "rmse_future")] == ["not tested with one seed"]
+    assert [one.certainty for one in BoardTests(rows_of(board), "rmse_future").verdicts] == ["not tested with one seed"]
 
 
 class TestCommand:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from benchmark.cell import Cell, DatasetChoice
 from benchmark.errors import UserError
+from results.board.contests import BoardTests
 from results.board.notes import symmetry_notes
 from results.board.quantities import METRICS, with_neighbours
 from results.board.table import to_table
@@ -81,7 +82,7 @@ def test_the_note_is_wherever_the_board_is(staggered, tmp_path):
         export.to_markdown(rows),
         export.to_latex(rows),
         setting_note(rows[0]),
-        board_note(rows),
+        board_note(BoardTests(rows, "rmse_future")),
         published.files[1].read_text(),
     ]
     for text in texts:
@@ -140,7 +141,7 @@ def test_errors_of_two_actions_have_no_ratio(new_board, new_cell, dataset, ratio
     board = new_board([on(dataset, new_cell(level=1))])
     board.finish(board.suite.cells[0])
     records, _ = board.store.read(board.suite.cells)
-    runs = wanted_runs(board.store, board.suite, rows_of(board), records)
+    runs = wanted_runs(board.store, board.suite, BoardTests(rows_of(board), "rmse_future"), records)
     names = {name for run in runs for name, *_ in run.metrics}
     assert "data_equivariance_error" in names
     assert ("symmetry_ratio" in names) == ratio

@@ -3,7 +3,7 @@
 import pytest
 from fabricated_board import Board, rows_of
 
-from results.board.contests import family_leads, verdicts
+from results.board.contests import BoardTests
 
 RELAXED = "relaxed_steerable_rotation"
 
@@ -35,7 +35,7 @@ def test_the_sentence_of_a_contest(new_board, new_cell, errors: dict[str, tuple[
     board: Board = new_board([cell for cell, _ in cells])
     for cell, error in cells:
         board.finish(cell, rmse_future=error, strict_floor=0.031)
-    (verdict,) = verdicts(rows_of(board), "rmse_future")
+    (verdict,) = BoardTests(rows_of(board), "rmse_future").verdicts
     sentence = verdict.sentence("rmse_future")
     assert sentence.startswith("level 0 (data error 0, floor 0.031): e2cnn")
     assert ending in sentence
@@ -54,7 +54,9 @@ def test_the_lead_of_relaxed_networks_is_that_of_the_member_with_the_lowest_vali
     board: Board = new_board([cell for cell, *_ in cells])
     for n, (cell, error, validation) in enumerate(cells):
         board.finish(cell, rmse_future=error * (1 + 0.001 * (n % 3)), rmse_validation=validation)
-    assert family_leads(rows_of(board), "rmse_future") == ["Relaxed against strict: level 0: 100 % behind, sure."]
+    assert BoardTests(rows_of(board), "rmse_future").family_leads == [
+        "Relaxed against strict: level 0: 100 % behind, sure."
+    ]
 
 
 def test_families_are_compared_level_by_level_and_only_where_both_have_all_seeds(new_board, new_cell) -> None:
@@ -67,5 +69,5 @@ def test_families_are_compared_level_by_level_and_only_where_both_have_all_seeds
             board.finish(
                 cell, rmse_future=errors[tuple(key)] * spread[n if key[0] == RELAXED else 2 - n], rmse_validation=1.0
             )
-    (sentence,) = family_leads(rows_of(board), "rmse_future")
+    (sentence,) = BoardTests(rows_of(board), "rmse_future").family_leads
     assert sentence == "Relaxed against strict: level 1: 100 % ahead, sure; level 3: less than 1 % behind, not sure."
