@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmark.cli.options import json_option, plugin_option, site_of, site_option, store_option, suite_argument
+from benchmark.cli.options import (
+    json_option,
+    plugin_option,
+    set_option,
+    site_of,
+    site_option,
+    store_option,
+    suite_argument,
+)
 from benchmark.data import dataset_registry
 from benchmark.data.paths import Field, data_path
 from benchmark.errors import MachineError, UserError, unknown_name
@@ -36,18 +44,19 @@ def data() -> None:
     epilog="symbench data prepare quickstart\nsymbench data prepare icml2022-scale --on my-site.yaml",
 )
 @suite_argument
+@set_option
 @store_option
 @site_option
 @click.option("--processes", type=click.IntRange(min=1), help="Simulations at a time (default: number of cores).")
 @plugin_option
-def prepare(suite: str, store_folder: Path, site: str, processes: int | None) -> None:
+def prepare(suite: str, overrides: tuple[str, ...], store_folder: Path, site: str, processes: int | None) -> None:
     """Simulate the fields of SUITE that the store does not have; after Ctrl-C, the same command continues."""
     from benchmark.data import prepare as preparing
     from benchmark.training.machine import available_cpus
 
     place = site_of(site)
     with few_cores(processes, "--processes N") if place is None else nullcontext():
-        for work, levels in preparing.outlines(_of_suite(suite), data_folder(store_folder)):
+        for work, levels in preparing.outlines(_of_suite(suite, store_folder, overrides), data_folder(store_folder)):
             label = f"{work.name} ({work.preset})"
             with progress(label) as show:
                 if place is not None:
@@ -129,7 +138,7 @@ def info(name: str, store_folder: Path, as_json: bool) -> None:
     for dataset, reason in dict.fromkeys((one["dataset"], one["no_strict_floor"]) for one in descriptions):
         if reason:
             click.echo(f"{dataset}: no strict floor: {reason}")
-    _print_splits(name, _fields(name, store_folder))
+    _print_splits(name, store_folder)
     if drawn:
         for same in _by_preset(descriptions).values():
             drawn += _draw_errors(same, store_folder)
@@ -163,8 +172,8 @@ def card(name: str, store_folder: Path) -> None:
         click.echo(f"wrote {folder / 'README.md'}")
 
 
-def _of_suite(suite: str) -> list[Field]:
-    cells = suites.load(suite).cells
+def _of_suite(suite: str, store_folder: Path, overrides: Iterable[str] = ()) -> list[Field]:
+    cells = suites.declared(suite, store_folder, overrides).cells
     return list(dict.fromkeys((c.dataset.name, c.dataset.preset, c.dataset.level) for c in cells))
 
 
@@ -173,10 +182,10 @@ def _fields(name: str, store_folder: Path) -> list[Field]:
     from benchmark.data.dataset import IMPORTED
 
     if name not in dataset_registry.dataset_names():
-        if Path(name).suffix not in {".yaml", ".yml"} and name not in suites.available():
-            valid = [*dataset_registry.dataset_names(), *suites.available()]
-            raise UserError(unknown_name("suite or dataset", name, valid))
-        return _of_suite(name)
+        known = [*suites.available(), *suites.kept(store_folder)]
+        if Path(name).suffix not in {".yaml", ".yml"} and name not in known:
+            raise UserError(unknown_name("suite or dataset", name, [*dataset_registry.dataset_names(), *known]))
+        return _of_suite(name, store_folder)
     dataset = dataset_registry.dataset(name)
     folder = data_folder(store_folder)
     stored = [
@@ -239,14 +248,14 @@ def _draw_errors(descriptions: list[dict[str, Any]], store_folder: Path) -> list
     return [path] if symmetry_breaking([LevelErrors.of(one) for one in descriptions], path, meaning) else []
 
 
-def _print_splits(name: str, fields: Iterable[Field]) -> None:
+def _print_splits(name: str, store_folder: Path) -> None:
     """Runs and windows of each split, with the protocols of a suite, or with both protocols at their defaults."""
     from benchmark.cell import Protocol
 
     defaults = [Protocol(name="disjoint"), Protocol(name="icml2022")]
-    cells = [] if name in dataset_registry.dataset_names() else suites.load(name).cells
+    cells = () if name in dataset_registry.dataset_names() else suites.declared(name, store_folder).cells
     rows = []
-    for dataset, preset in dict.fromkeys((dataset, preset) for dataset, preset, _ in fields):
+    for dataset, preset in dict.fromkeys((dataset, preset) for dataset, preset, _ in _fields(name, store_folder)):
         mine = [c.protocol for c in cells if (c.dataset.name, c.dataset.preset) == (dataset, preset)]
         for protocol in dict.fromkeys(mine or defaults):
             row = {"dataset": dataset, "preset": preset, "protocol": protocol.name}

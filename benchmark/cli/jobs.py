@@ -65,7 +65,7 @@ def status(selection: Selection, as_json: bool, watch: bool) -> None:
             click.echo(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
         is_stranded = any(row["state"] in ("waiting", "failed", "interrupted") for row in rows)
         if is_stranded and (problem := now.ended_badly(loaded.name)):
-            click.echo(f"{problem}; `symbench retry {selection.suite} --on SITE` goes on", err=True)
+            click.echo(f"{problem}; `symbench retry {loaded.argument} --on SITE` goes on", err=True)
         is_moving = any(row["state"] in ("queued", "running", "retrying") for row in rows)
         if not watch or not (is_moving or now.is_collecting(loaded.name)):
             return
@@ -183,7 +183,8 @@ def cancel(selection: Selection) -> None:
     from cluster.slurm import commands as slurm
     from cluster.slurm.submissions import Submission, TuningSubmission, live_jobs
 
-    store, name = selection.store, suites.name_of(selection.suite)
+    store = selection.store
+    name = suites.name_of(selection.suite, selection.store_folder, selection.overrides)
     sent = f"{name}-tuned" if selection.tuned else name
     jobs = live_jobs(store, name, TuningSubmission) + live_jobs(store, sent, Submission)
     if not jobs:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,8 @@ def _hours(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 
 def complete_suites(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names for the completion of a shell."""
-    return [name for name in suites.available() if name.startswith(incomplete)]
+    store = Path(ctx.params.get("store_folder") or os.environ.get("SYMBENCH_STORE", "runs"))
+    return [name for name in (*suites.available(), *suites.kept(store)) if name.startswith(incomplete)]
 
 
 def complete_models(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -61,7 +63,16 @@ store_option = click.option(
     show_default=True,
     help="Folder of data and results; also $SYMBENCH_STORE.",
 )
-only_option = click.option("--only", metavar="EXPR", default="", help="Only some cells: 'model=convnet,seed=0'.")
+only_option = click.option(
+    "--only", metavar="EXPR", default="", help="Only some cells: 'level>=1,model=[convnet,e2cnn],seed!=0'."
+)
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Another value for a key of SUITE: train.epochs=2; it is then a suite of its own.",
+)
 site_option = click.option(
     "--on", "site", metavar="SITE", default="local", show_default=True, help="This machine, or a cluster: name or YAML."
 )
@@ -99,6 +110,7 @@ class Selection:
     suite: str = ""
     only: str = ""
     tuned: bool = False
+    overrides: tuple[str, ...] = ()
 
     @property
     def store(self) -> Store:
@@ -118,16 +130,22 @@ class Selection:
 
         Prints which results of studies are not as their search wrote them.
         """
-        suite = suites.load(self.suite, self.store_folder, self.tuned, self.only, skip_untuned)
+        suite = self._loaded(self.only, skip_untuned)
         for line in suite.edited:
             click.echo(line, err=True)
         return suite
 
+    def declared(self) -> Suite:
+        """All of the suite, with the settings that it writes and not those of `symbench tune`."""
+        return suites.declared(self.suite, self.store_folder, self.overrides)
+
     def load_with_full_suite(self) -> tuple[Suite, Suite]:
         """The suite with `--only`, and without it."""
         loaded = self.load()
-        full = suites.load(self.suite, self.store_folder, self.tuned, skip_untuned=True) if self.only else loaded
-        return loaded, full
+        return loaded, self._loaded("", skip_untuned=True) if self.only else loaded
+
+    def _loaded(self, only: str, skip_untuned: bool) -> Suite:
+        return suites.load(self.suite, self.store_folder, self.tuned, only, skip_untuned, self.overrides)
 
 
 def selecting(*options: Decorator, plugins: bool = True) -> Decorator:
@@ -136,7 +154,7 @@ def selecting(*options: Decorator, plugins: bool = True) -> Decorator:
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def command(**given: Any) -> Any:
-            mine = {name: given.pop(name) for name in ("store_folder", "suite", "only", "tuned") if name in given}
+            mine = {field.name: given.pop(field.name) for field in fields(Selection) if field.name in given}
             return function(Selection(**mine), **given)
 
         decorated: Callable[..., Any] = command
@@ -148,8 +166,8 @@ def selecting(*options: Decorator, plugins: bool = True) -> Decorator:
     return decorate
 
 
-whole_suite = selecting(suite_argument, tuned_option)
-some_cells = selecting(suite_argument, only_option, tuned_option)
+whole_suite = selecting(suite_argument, set_option, tuned_option)
+some_cells = selecting(suite_argument, only_option, set_option, tuned_option)
 
 
 def site_of(name: str, hours: float | None = None, live_code: bool = False) -> Site | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import click
 from benchmark.cli.options import Selection, budget_option, json_option, name_broken, site_of, site_option, some_cells
 from benchmark.planning.footprint import Footprint, footprint
 from benchmark.planning.plan import Plan, PlanRow, make_plan, open_cells_of, siblings_of
-from benchmark.terminal import Examples, duration, print_json, print_table
+from benchmark.terminal import Examples, duration, one_line, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,7 +71,7 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
         rows = [vars(row) | {"estimated_seconds": round(row.estimated_seconds, 2)} for row in result.rows]
         counts = {"suite": loaded.name, "cells": total, "finished": total - count, "left": count}
         outdated = {kind: len(cells) for kind, cells in review.outdated.items()}
-        counts |= {"outdated": outdated, "mixed": review.mixed_lines, **files.counts}
+        counts |= {"set": list(loaded.overrides), "outdated": outdated, "mixed": review.mixed_lines, **files.counts}
         print_json({**counts, "estimated_seconds": round(result.estimated_seconds, 2), **cost, "rows": rows})
         return
     own = [key for key in ("budget", "resources") if any(getattr(row, key) for row in result.rows)]
@@ -88,8 +89,16 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
     beside = f", and {unknown} cells of unknown time, which cannot be built" if unknown else ""
     click.echo(f"{total} cells: {total - count} finished, {count} open, about {text}{beside}")
     click.echo(f"about {files}")
-    for line in (*review.outdated_lines, *review.mixed_lines):
+    for line in (*_overrides(loaded), *review.outdated_lines, *review.mixed_lines):
         click.echo(line, err=True)
+
+
+def _overrides(suite: Suite) -> list[str]:
+    """Line for each `--set`: the value, and the one of the file."""
+    return [
+        f"--set {one_line(override)}: instead of {'nothing' if replaced is None else json.dumps(replaced)}"
+        for override, replaced in suite.overrides.items()
+    ]
 
 
 def _files(suite: Suite, states: Mapping[str, str], store: Store) -> Footprint:

@@ -16,6 +16,7 @@ from benchmark.cli.options import (
     name_broken,
     only_option,
     selecting,
+    set_option,
     tuned_option,
     whole_suite,
 )
@@ -39,7 +40,8 @@ _FILE = click.Path(dir_okay=False, allow_dash=True)
     "symbench leaderboard quickstart --latex -",
 )
 @selecting(
-    click.argument("suite", required=False, default="", shell_complete=complete_suites), only_option, tuned_option
+    click.argument("suite", required=False, default="", shell_complete=complete_suites),
+    *(only_option, set_option, tuned_option),
 )
 @json_option
 @click.option("--metric", default="rmse_future", show_default=True, help="Metric that ranks the models.")
@@ -88,9 +90,10 @@ def leaderboard(
 
 
 def _show_suites(store: Store, as_json: bool) -> None:
-    """The suites of symbench of which the store has a cell."""
+    """The suites of symbench, and those with overrides, of which the store has a cell."""
     present = {path.name for path in (store.root / "cells").glob("*")}
-    cells = {name: suites.load(name, store.root, skip_untuned=True).cells for name in suites.available()}
+    names = [*suites.available(), *suites.kept(store.root)]
+    cells = {name: suites.load(name, store.root, skip_untuned=True).cells for name in names}
     rows = [
         {"suite": name, "begun": sum(cell.id in present for cell in members), "cells": len(members)}
         for name, members in cells.items()
@@ -151,11 +154,11 @@ def compare(selection: Selection, first: str, second: str, metric: str, as_json:
 
     store = selection.store
     if not selection.suite:
+        known = [*suites.available(), *suites.kept(store.root)]
         for name in (first, second):
-            if name not in suites.available() and not Path(name).exists():
+            if name not in known and not Path(name).exists():
                 raise UserError(
-                    f"{unknown_name('suite', name, suites.available())}; two models, or two stores, are compared with"
-                    " --suite SUITE"
+                    f"{unknown_name('suite', name, known)}; two models, or two stores, are compared with --suite SUITE"
                 )
         one, other = (replace(selection, suite=name).load(skip_untuned=True) for name in (first, second))
         compared = comparing.suites(one, other, store, metric)

@@ -18,6 +18,7 @@ from benchmark.cli.options import (
     some_cells,
 )
 from benchmark.errors import UserError, unknown_name
+from benchmark.suite import loading as suites
 from benchmark.suite.labels import labels_of
 from benchmark.terminal import Examples, duration, one_line
 from cluster.jobs.login_node import few_cores
@@ -74,6 +75,8 @@ def run(
         raise UserError("--dry-run: changes nothing, and --retrain discards results; use one of them")
     loaded, full_suite = selection.load_with_full_suite()
     _show_outdated(loaded, selection.store, retrain)
+    if not dry_run:
+        suites.keep(full_suite, selection.store_folder)
     if place is None:
         _run_here(loaded, selection.store, full_suite, parallel)
     else:
@@ -176,6 +179,7 @@ def retry(selection: Selection, site: str, failure: str | None, live_code: bool)
     if not again.cells:
         click.echo(f"{loaded.name}: every cell has a result")
         return
+    suites.keep(full_suite, selection.store_folder)
     if place is None:
         _run_here(again, store, full_suite)
     else:

@@ -13,6 +13,7 @@ from benchmark.cli.options import (
     live_code_option,
     only_option,
     selecting,
+    set_option,
     site_of,
     site_option,
     suite_argument,
@@ -33,7 +34,7 @@ DEFAULT_TRIALS = 20
     epilog="symbench tune quickstart --trials 8\nsymbench tune my-suite.yaml --gpu-hours 20 --search optuna\n"
     "symbench tune my-suite.yaml --on my-site.yaml --nodes 2\nsymbench run my-suite.yaml --tuned",
 )
-@selecting(suite_argument, only_option)
+@selecting(suite_argument, only_option, set_option)
 @site_option
 @click.option("--trials", type=click.IntRange(min=1), help=f"Trials of each study (default: {DEFAULT_TRIALS}).")
 @click.option(
@@ -93,7 +94,7 @@ def tune(
         raise UserError("--trials and --gpu-hours: give one of them")
     trials = trials if hours or trials else DEFAULT_TRIALS
     effort = Effort(search=search, scheduler=scheduler, trials=trials, hours=hours)
-    suite, store = suites.load(selection.suite), selection.store
+    suite, store = selection.declared(), selection.store
     selected = [cell.id for cell in (suite.only(selection.only) if selection.only else suite).cells]
     chosen = selected_studies(suite, selected)
     print_table(f"{suite.name}: studies", _rows([StudyFolder(store.root, study) for study in chosen]))
@@ -106,9 +107,9 @@ def tune(
     if unequal and not allow_unequal:
         raise UserError(f"{suite.name}: its models would not be tuned alike (above); --allow-unequal does it anyway")
     require_ray(effort)
+    suites.keep(suite, store.root)
     if place is not None:
-        code = None if live_code else snapshot.take(store.root)
-        layout = Layout(nodes, parallel, trials_per_gpu, code)
+        layout = Layout(nodes, parallel, trials_per_gpu, None if live_code else snapshot.take(store.root))
         click.echo(tune_on_cluster(suite, chosen, effort, store, place, layout))
         sys.exit(1 if without_result(chosen, effort, store) else 0)
     try:

@@ -16,9 +16,9 @@ from benchmark.data import dataset_registry
 from benchmark.errors import UserError, unknown_name
 from benchmark.models import model_registry
 from benchmark.suite import budget, facts
-from benchmark.suite.grid import GridReader
+from benchmark.suite.grid import ZIP, GridReader
 from benchmark.suite.suite import Range, Resources, TunedTrainingField, Tuning
-from benchmark.suite.yaml_file import Location, YamlFile, plain
+from benchmark.suite.yaml_file import Location, Override, YamlFile, overridden_name, plain
 
 REQUIRED = ("name", "datasets", "models")
 OPTIONAL = ("protocol", "seeds", "train", "budget", "resources", "tuning", "tuned", "plugins", "keep")
@@ -63,10 +63,15 @@ class Declaration:
 
 
 class SuiteReader:
-    """Reader of one file."""
+    """Reader of one file, with `overrides`, which are not of its name or plug-ins."""
 
-    def __init__(self, path: Path) -> None:
-        self.file = YamlFile(path, "a suite is a mapping with the keys name, datasets and models")
+    def __init__(self, path: Path, overrides: Sequence[Override] = ()) -> None:
+        for override in overrides:
+            if override.key[0] in ("name", "plugins"):
+                remedy = "it follows from the other overrides" if override.key[0] == "name" else "use --plugin FILE"
+                raise UserError(f"--set {'.'.join(override.key)}: cannot be set; {remedy}")
+        self.file = YamlFile(path, "a suite is a mapping with the keys name, datasets and models", overrides)
+        self.overrides = overrides
         self.tree = self.file.tree
         self.grid = GridReader(self.file)
         self.budgets = self._budgets(("budget",), self.tree.get("budget"))
@@ -102,11 +107,11 @@ class SuiteReader:
         )
 
     def name(self) -> str:
-        """Name of the suite; a wrong one is reported."""
+        """Name of the suite, with the overrides; a wrong one is reported."""
         name = self.tree.get("name")
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
             self.file.error(("name",), "must be a line of text")
-        return str(name)
+        return overridden_name(str(name), self.overrides)
 
     def _plugins(self) -> tuple[Path, ...]:
         """Files of baselines, from paths relative to the suite's folder. Registers them, as `--plugin` does."""
@@ -206,6 +211,7 @@ class SuiteReader:
         dataset = facts.dataset_facts(name)
         defaults = {"name": name, "level": list(dataset.levels), "preset": next(iter(dataset.presets))}
         own = tuple(key for key in DatasetChoice.model_fields if key != "name")
+        defaults = {key: value for key, value in defaults.items() if key not in _zipped(settings)}
         for choice in self.grid.points(where, {**defaults, **settings}, DatasetChoice, own):
             for key, value, valid in (
                 ("level", choice.level, dataset.levels),
@@ -250,7 +256,10 @@ class SuiteReader:
             self.file.error(where, str(error))
             return
         width = model.width_field
-        if budgeted and width in settings and model.settings.get(width) != "network":
+        if networks := [key for key in _zipped(settings) if model.settings.get(key) == "network"]:
+            self.file.error((*where, ZIP, networks[0]), "a network cannot stand under zip; write several entries")
+            return
+        if budgeted and (width in settings or width in _zipped(settings)) and model.settings.get(width) != "network":
             self.file.error((*where, width), f"the budget decides {width!r}; leave it out, or say `budget: null` here")
         expanded = {
             key: self._networks((*where, key), value, budgeted) if model.settings.get(key) == "network" else value
@@ -319,6 +328,11 @@ class SuiteReader:
             self.file.error(
                 where, f"{size} is not divisible by the {ranks} ranks of `resources`; it is the global batch"
             )
+
+
+def _zipped(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings that stand under `zip`; what is no mapping there is reported where the grid is expanded."""
+    return written if isinstance(written := settings.get(ZIP), dict) else {}
 
 
 def _words(tree: Any) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +17,9 @@ from benchmark.errors import UserError, unknown_name
 from benchmark.suite.budget import Budget
 
 SUITES_FOLDER = Path(__file__).parents[2] / "suites"
+OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
+"""Commas between the clauses of `--only`."""
+COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 class Resources(Frozen):
@@ -113,13 +118,16 @@ class Suite:
     """Files of baselines that the suite names."""
     keeps_checkpoints: bool = False
     """Whether finished cells keep their checkpoints."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Argument of each `--set` -> the value that it replaces, or None where the file has none."""
     own_resources: Mapping[str, Resources] = field(default_factory=dict)
     """Resources of the cells of models that have their own, by cell id."""
 
     @property
     def argument(self) -> str:
-        """The suite on the command line: its name if it is in `suites/`, otherwise its path."""
-        return self.path.stem if self.path.parent == SUITES_FOLDER else shlex.quote(str(self.path))
+        """The suite on the command line: its name if it is in `suites/`, otherwise its path; and its overrides."""
+        name = self.path.stem if self.path.parent == SUITES_FOLDER else str(self.path)
+        return shlex.join([name, *(word for override in self.overrides for word in ("--set", override))])
 
     def resources_of(self, cell: Cell) -> Resources:
         """Resources of a cell: those of its model, or of the suite."""
@@ -136,24 +144,51 @@ class Suite:
         }
 
     def only(self, expression: str) -> Suite:
-        """Cells that match every `key=value` of the comma-separated expression.
+        """Cells that match every clause of the comma-separated expression: `level>=1,model=[convnet,e2cnn],seed!=0`.
 
-        Keys: dataset, preset, level, model, seed, id, and every field of the models' Config. UserError: unknown key,
-        or no cell matches.
+        Operators: = and != with a value or a list of values, and <, <=, >, >= with a number. Keys: dataset, preset,
+        level, model, seed, id, and every field of the models' Config; a cell without the key matches != alone.
+        UserError: unknown key, a value that no cell has, or no cell matches.
         """
-        cells = self.cells
-        for clause in filter(None, (part.strip() for part in expression.split(","))):
-            key, equals, value = (part.strip() for part in clause.partition("="))
-            if not equals:
-                raise UserError(f"--only {expression!r}: {clause!r} is not of the form key=value")
-            valid = sorted({known for cell in self.cells for known in describe(cell)})
+        cells, described = self.cells, {cell.id: describe(cell) for cell in self.cells}
+        for clause in filter(None, (part.strip() for part in OUTSIDE_BRACKETS.split(expression))):
+            parts = re.fullmatch(r"([^=<>!]+)(!=|<=|>=|=|<|>)(.*)", clause)
+            if parts is None:
+                raise UserError(f"--only {expression!r}: {clause!r} is not of the form key=value (or != < <= > >=)")
+            key, sign, value = (part.strip() for part in parts.groups())
+            valid = sorted({known for settings in described.values() for known in settings})
             if key not in valid:
                 raise UserError(f"--only {expression!r}: {unknown_name('key', key, valid)}")
-            values = {str(describe(cell)[key]) for cell in cells if key in describe(cell)}
-            cells = tuple(cell for cell in cells if str(describe(cell).get(key)) == value)
+            values = {cell.id: described[cell.id][key] for cell in cells if key in described[cell.id]}
+            try:
+                matches = _matching(key, values, sign, value)
+            except ValueError as error:
+                raise UserError(f"--only {expression!r}: {error}") from error
+            cells = tuple(cell for cell in cells if (cell.id in matches) != (sign == "!="))
             if not cells:
-                raise UserError(f"--only {expression!r}: {unknown_name(key, value, sorted(values))}")
+                texts = ", ".join(sorted(set(map(str, values.values()))))
+                raise UserError(f"--only {expression!r}: no cell has {key}{sign}{value} ({key}: {texts})")
         return replace(self, cells=cells, only_expression=",".join(filter(None, (self.only_expression, expression))))
+
+
+def _matching(key: str, values: Mapping[str, Any], sign: str, text: str) -> set[str]:
+    """Ids of `values` that are among those of `text`, or compare so with its number. ValueError: none can."""
+    if sign in COMPARISONS:
+        numbers = {one: value for one, value in values.items() if type(value) in (int, float)}
+        try:
+            limit = float(text)
+        except ValueError:
+            raise ValueError(f"{key}{sign}{text}: {text!r} is not a number") from None
+        if not numbers:
+            raise ValueError(f"{key}{sign}{text}: {key} is not a number; use = or !=")
+        return {one for one, value in numbers.items() if COMPARISONS[sign](value, limit)}
+    texts = {one: str(value) for one, value in values.items()}
+    is_list = text.startswith("[") and text.endswith("]") and text not in texts.values()
+    wanted = [part.strip() for part in text[1:-1].split(",")] if is_list else [text]
+    for one in wanted:
+        if one not in texts.values():
+            raise ValueError(unknown_name(key, one, sorted(set(texts.values()))))
+    return {one for one, value in texts.items() if value in wanted}
 
 
 def describe(cell: Cell) -> dict[str, Any]:

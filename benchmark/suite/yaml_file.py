@@ -1,7 +1,12 @@
 """YAML files that people write: all mistakes are reported at once, with file, line and key."""
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,20 +22,83 @@ Location = tuple[str | int, ...]
 """Keys and list positions on the way to a value."""
 MAX_TEXT, MAX_SCALAR, MAX_DEPTH, MAX_VALUES = 1_000_000, 1000, 50, 100_000
 """Characters of a file and of one value in it, lists within lists, and values with the aliases written out."""
+NAMED = ("models", "datasets")
+"""Sections that are lists of names, each with its settings if it has any."""
+MAX_NAME = 80
+"""Characters that overrides add to the name of a suite."""
+
+
+@dataclass(frozen=True)
+class Override:
+    """Value that replaces the one of `key` in a file: `--set train.epochs=2`. `value` keeps ruamel's types."""
+
+    key: tuple[str, ...]
+    value: Any
+
+    @classmethod
+    def parsed(cls, text: str) -> "Override":
+        """Override from its text. UserError: it is not KEY=VALUE, or its value no YAML within the bounds of files."""
+        key, equals, value = text.partition("=")
+        words, place = tuple(key.strip().split(".")), f"--set {text[:100]}"
+        if not equals or not value.strip() or not all(words) or len(words) > MAX_DEPTH:
+            raise UserError(f"{place}: must be KEY=VALUE with the keys on the way, as train.epochs=2")
+        return cls(words, _tree(value, place, "rt"))
+
+    def __str__(self) -> str:
+        written = json.dumps(plain(self.value), separators=(",", ": "), ensure_ascii=False)
+        bare = written.replace('"', "")
+        is_same = re.fullmatch(r"[\w.,+\-\[\]]+", bare) and plain(_tree(bare, "", "rt")) == plain(self.value)
+        return f"{'.'.join(self.key)}={bare if is_same else written}"
+
+
+def overrides_of(texts: Iterable[str]) -> tuple[Override, ...]:
+    """Overrides in the order of their keys, so that order on the command line changes no name. UserError: a bad one."""
+    overrides = sorted(map(Override.parsed, texts), key=lambda one: one.key)
+    for one, other in itertools.pairwise(overrides):
+        if one.key == other.key:
+            raise UserError(f"--set {'.'.join(one.key)}: is given twice")
+    return tuple(overrides)
+
+
+def overridden_name(name: str, overrides: Sequence[Override]) -> str:
+    """Name of a suite with `overrides`: they are added, and a digest where a part of them cannot stand in a name."""
+    words = "".join(f"+{one}" for one in overrides)
+    plainly = re.sub(r"[^\w.=+,-]+", "-", words, flags=re.ASCII)[:MAX_NAME].rstrip("-")
+    digest = "" if plainly == words else f"-{hashlib.sha256(words.encode()).hexdigest()[:6]}"
+    return f"{name}{plainly}{digest}"
 
 
 class YamlFile:
-    """Mapping in a file, and its mistakes so far. UserError: the file cannot be read, or holds no mapping."""
+    """Mapping in a file with `overrides`, and its mistakes so far.
 
-    def __init__(self, path: Path, is_a: str) -> None:
+    UserError: the file cannot be read, holds no mapping, or an override has no place in it.
+    """
+
+    def __init__(self, path: Path, is_a: str, overrides: Sequence[Override] = ()) -> None:
         self.path = path
         self.errors: list[tuple[int, str]] = []
         self.tree = _parsed(path, is_a, "rt")
+        self.replaced: dict[str, Any] = {}
+        """Override as text -> value in the file, or None."""
+        self.overridden: dict[Location, str] = {}
+        for override in overrides:
+            for holder, where in _holders(self.tree, override.key, (), str(override)):
+                self.replaced.setdefault(str(override), plain(holder.get(override.key[-1])))
+                holder[override.key[-1]] = override.value
+                self.overridden[(*where, override.key[-1])] = f"--set {str(override)[:100]}"
+            if _exceeds(MAX_VALUES, self.tree):
+                raise UserError(f"--set {str(override)[:100]}: makes more than {MAX_VALUES:,} values")
 
     def error(self, where: Location, message: str) -> None:
-        """Add a mistake at `where`."""
+        """Add a mistake at `where`, which an override may have made."""
         line, name = self._line(where), ".".join(str(part) for part in where)
-        self.errors.append((line, f"{self.path}:{line}: {name + ': ' if name else ''}{message}"))
+        place = f"{self.path}:{line}"
+        for at, override in self.overridden.items():
+            if where[: len(at)] == at:
+                line, place = 0, override
+            elif where and at[: len(where)] == where and place != override:
+                place = f"{place} with {override}"
+        self.errors.append((line, f"{place}: {name + ': ' if name else ''}{message}"))
 
     def invalid(self, where: Location, error: ValidationError) -> None:
         """Add the first mistake of each key in `error`, about the settings at `where`."""
@@ -78,23 +146,65 @@ def _parsed(path: Path, is_a: str, kind: Literal["rt", "safe"]) -> Any:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text") from error
-    if len(text) > MAX_TEXT:
-        raise UserError(f"{path}: has {len(text):,} characters, and at most {MAX_TEXT:,} are read")
-    try:
-        for line, problem in _refused(YAML(typ=kind).parse(text)):
-            raise UserError(f"{path}:{line}: {problem}")
-        tree = YAML(typ=kind).load(text)
-    except MarkedYAMLError as error:
-        raise UserError(f"{path}{_syntax_error(error)}") from error
-    except TypeError as error:
-        raise UserError(f"{path}: not valid YAML: a key is a mapping, and must be a name") from error
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    tree = _tree(text, str(path), kind)
     if not isinstance(tree, dict):
         raise UserError(f"{path}:1: {is_a}")
-    if _exceeds(MAX_VALUES, tree):
-        raise UserError(f"{path}: has more than {MAX_VALUES:,} values, those of its aliases included")
     return tree
+
+
+def _tree(text: str, place: str, kind: Literal["rt", "safe"]) -> Any:
+    """Content of a YAML text. UserError, which names `place`: it is no YAML, or exceeds the bounds."""
+    if len(text) > MAX_TEXT:
+        raise UserError(f"{place}: has {len(text):,} characters, and at most {MAX_TEXT:,} are read")
+    try:
+        for line, problem in _refused(YAML(typ=kind).parse(text)):
+            raise UserError(f"{place}:{line}: {problem}")
+        tree = YAML(typ=kind).load(text)
+    except MarkedYAMLError as error:
+        raise UserError(f"{place}{_syntax_error(error)}") from error
+    except TypeError as error:
+        raise UserError(f"{place}: not valid YAML: a key is a mapping, and must be a name") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    if _exceeds(MAX_VALUES, tree):
+        raise UserError(f"{place}: has more than {MAX_VALUES:,} values, those of its aliases included")
+    return tree
+
+
+def _holders(
+    node: CommentedMap, key: Sequence[str], where: Location, override: str
+) -> Iterator[tuple[CommentedMap, Location]]:
+    """Mappings of the file that have the last word of `key`, each with its location; they are made where they lack.
+
+    What is on the way is copied, since an alias may share it. UserError: a value on the way has no keys.
+    """
+    word, *rest = key
+    if not rest:
+        yield node, where
+        return
+    child, at = node.get(word), (*where, word)
+    if isinstance(child, CommentedSeq) and (where or word in NAMED):
+        node[word] = entries = CommentedSeq(child)
+        child.copy_attributes(entries)
+        names = [next(iter(entry)) if isinstance(entry, CommentedMap) and entry else entry for entry in child]
+        if rest[0] not in names:
+            raise UserError(f"--set {override[:100]}: {unknown_name(f'entry of {word}', rest[0], names)}")
+        for index, (name, entry) in enumerate(zip(names, child, strict=True)):
+            if name == rest[0]:
+                entries[index] = entry.copy() if isinstance(entry, CommentedMap) else CommentedMap({name: None})
+                yield from _holders(entries[index], rest, (*at, index), override)
+        return
+    if child is None or (child == rest[0] and where):
+        child = CommentedMap({} if child is None else {child: None})
+    elif isinstance(child, str) and at == ("protocol",):
+        child = CommentedMap(name=child)
+    if not isinstance(child, CommentedMap):
+        written = json.dumps(plain(child), default=str)[:60]
+        raise UserError(
+            f"--set {override[:100]}: {'.'.join(map(str, at))} is {written} in the file, and has no key {rest[0]!r}"
+        )
+    node[word] = child.copy()
+    yield from _holders(node[word], rest, at, override)
 
 
 def _refused(events: Iterable[Any]) -> Iterator[tuple[int, str]]:

@@ -158,6 +158,7 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
     times = [record.status.heartbeat for record in records.values() if record.status.is_result]
     documents = [row_document(row, metric, index in winners, groups[index]) for index, row in enumerate(rows)]
     environments = _add_environments(documents, records)
+    is_shipped = suite.path.parent == SUITES_FOLDER and not suite.overrides
     return {
         "format": FORMAT,
         "suite": suite.name,
@@ -178,7 +179,7 @@ def board(suite: Suite, records: Mapping[str, Record], broken: Sequence[Broken],
         "environments": environments,
         "differences": provenance_notes(rows),
         "data": _data(records.values()),
-        "command": f"symbench run {suite.path.stem if suite.path.parent == SUITES_FOLDER else 'suite.yaml'}"
+        "command": f"symbench run {suite.path.stem if is_shipped else 'suite.yaml'}"
         + (" --tuned" if suite.tuned_by_option else ""),
     }
 

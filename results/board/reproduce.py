@@ -4,7 +4,7 @@ import shlex
 from collections import defaultdict
 
 from benchmark.models import model_registry
-from benchmark.suite.suite import SUITES_FOLDER, Suite, describe
+from benchmark.suite.suite import Suite, describe
 from results.board.row import Row
 
 
@@ -16,7 +16,7 @@ class Commands:
     """
 
     def __init__(self, suite: Suite) -> None:
-        self.suite = shlex.quote(suite.path.stem if suite.path.parent == SUITES_FOLDER else str(suite.path))
+        self.suite = suite.argument
         self.chosen = [suite.only_expression] if suite.only_expression else []
         given = [path for path in model_registry.plugin_paths() if path not in suite.plugins]
         plugins = [word for path in given for word in ("--plugin", shlex.quote(str(path)))]
@@ -51,7 +51,8 @@ class Commands:
 
     def _selected(self, key: str, value: str) -> int:
         """Cells that `--only key=value` selects; none if its syntax cannot express key or value."""
-        expressible = "," not in key + value and "=" not in key and value == value.strip() and key == key.strip()
+        is_plain = value == value.strip() and key == key.strip()
+        expressible = is_plain and not set(",[]") & set(key + value) and not set("=<>!") & set(key)
         return self.having[key, value] if expressible else 0
 
     def _run(self, clauses: list[str]) -> str:
