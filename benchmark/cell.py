@@ -28,7 +28,8 @@ Level = int | float | str
 Target = Literal["frame", "change"]
 Grid = Literal["centered", "staggered"]
 Layout = Literal["physical", "published"]
-GroupName = Literal["C4", "translation", "scale"]
+GroupName = Literal["C4", "translation", "scale", "O"]
+"""Symmetry of level 0; O are the rotations of the cube."""
 TestRuns = Literal["designed", "sampled"]
 
 

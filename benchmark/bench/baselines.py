@@ -158,7 +158,7 @@ def main(baselines: tuple[str, ...], batch: int, grid: int, rounds: int, quick: 
     for name in baselines or model_registry.model_names():
         config = settings(name, quick)
         baseline = model_registry.model(name)
-        refusal = baseline.refusal(baseline.Config.model_validate(config), _task(grid))
+        refusal = baseline.cannot_run(baseline.Config.model_validate(config), _task(grid))
         if refusal or not baseline.trained:
             click.echo(f"{name}: {refusal or 'nothing to train'}", err=True)
             continue

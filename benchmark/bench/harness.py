@@ -85,9 +85,7 @@ def noise(cell: Cell, most: int | None = None) -> tuple[Windows, Windows]:
     task, splits = experiment.task, experiment.splits
     runs = 1 + max(run for split in splits.values() for run in split.runs)
     frames = experiment.dataset.presets[cell.dataset.preset].frames
-    field = torch.randn(
-        runs, frames, task.channels, task.height, task.width, generator=torch.Generator().manual_seed(0)
-    )
+    field = torch.randn(runs, frames, *task.shape, generator=torch.Generator().manual_seed(0))
     train, validation = (Windows.of(field, splits[name], task.input_frames) for name in ("train", "validation"))
     if most is not None and most < len(train):
         share = max(1, len(validation) * most // len(train))

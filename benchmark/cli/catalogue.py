@@ -35,7 +35,7 @@ def model(name: str) -> dict[str, Any]:
         return {**row, "source": str(error)}
     try:
         choice = facts.configured(name, {})
-        count = facts.parameters(choice, facts.STANDARD)
+        count = facts.parameters(choice, facts.STANDARD[facts.model_facts(choice.name).kind])
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
         file = inspect.getsourcefile(model_registry.model(name))
         return {**row, "source": f"{name}: cannot be built: {error_location(error, file)}"}
@@ -59,11 +59,11 @@ def datasets() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
+                "kind": dataset.kind,
                 "group": dataset.group,
                 "levels": list(dataset.levels),
                 "presets": ", ".join(
-                    f"{key} ({height}x{width}, {frames} frames)"
-                    for key, (height, width, frames) in dataset.presets.items()
+                    f"{key} ({size['label']}, {size['frames']} frames)" for key, size in dataset.presets.items()
                 ),
                 "level_meaning": dataset.level_meaning,
                 "source": dataset.source,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,15 +222,10 @@ def _by_preset(descriptions: Iterable[dict[str, Any]]) -> dict[tuple[str, str], 
 
 def _draw(stored: StoredField) -> list[Path]:
     """A sheet and an animation, drawn again where the data are newer."""
-    from benchmark.data.show.animation import animation
-    from benchmark.data.show.pictures import contact_sheet
+    from benchmark.kinds.pictures import PAINTERS
 
     drawn = []
-    painters: tuple[tuple[str, Callable[[StoredField, Path], None]], ...] = (
-        (".png", contact_sheet),
-        (".gif", animation),
-    )
-    for suffix, paint in painters:
+    for suffix, paint in PAINTERS[stored.kind].items():
         path = stored.path.parent / "pictures" / f"{stored.path.stem}{suffix}"
         if not path.exists() or path.stat().st_mtime < stored.path.stat().st_mtime:
             paint(stored, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from benchmark.cell import Training
+from benchmark.kinds.kind import Kind
+from benchmark.kinds.kinds import KINDS
 from benchmark.models import model_registry
-from benchmark.models.baseline import Baseline, Task
+from benchmark.models.baseline import Baseline
+from benchmark.models.task import AnyTask
 from benchmark.training.loss import RolledOutLoss
 
-FRAMES = 3
-SQUARE, WIDE, ODD, JET = (12, 12), (12, 9), (11, 13), (62, 23)
 ROUND_OFF = 1e-5
 CPU = torch.device("cpu")
 UNTRAINED = "it has nothing to train"
@@ -70,41 +71,40 @@ class Candidate:
                 known[key] = value
         return config.model_validate(known)
 
-    def refusal(self, task: Task) -> str | None:
-        """Reason why a narrow copy cannot run on `task`, or None."""
-        return self.baseline.refusal(self.config(), task)
+    @property
+    def kind(self) -> Kind:
+        """Kind of the states that it takes."""
+        return KINDS[self.baseline.kind]
 
-    def build(self, task: Task, seed: int = 0, **settings: Any) -> Baseline:
+    def refusal(self, task: AnyTask) -> str | None:
+        """Reason why a narrow copy cannot run on `task`, or None."""
+        return self.baseline.cannot_run(self.config(), task)
+
+    def build(self, task: Any, seed: int = 0, **settings: Any) -> Baseline:
         """Narrow copy with random weights."""
         config = self.config(**settings)
         torch.manual_seed(seed)
         return self.baseline(config, task)
 
-    def task(self, grids: Iterable[tuple[int, int]] = (SQUARE, (64, 64), WIDE, JET), periodic: bool = False) -> Task:
-        """First task on `grids` that it supports. Violation: it supports none."""
-        tasks = [velocity_task(grid, periodic) for grid in grids]
+    def task(self, tasks: Sequence[Any] | None = None) -> Any:
+        """First of `tasks`, by default those of its kind, that it supports. Violation: it supports none."""
         reasons = []
-        for task in tasks:
+        for task in self.kind.tasks if tasks is None else tasks:
             reason = self.refusal(task)
             if reason is None:
                 return task
-            reasons.append(f"{task.height} x {task.width}: {reason}")
+            reasons.append(f"{' x '.join(map(str, task.shape))}: {reason}")
         raise Violation(f"it supports none of the offered tasks ({'; '.join(reasons)})")
 
 
-def velocity_task(grid: tuple[int, int], periodic: bool = False) -> Task:
-    """Task with one velocity on this grid."""
-    return Task("made_up", FRAMES, 2, *grid, periodic=periodic)
+def noise(task: AnyTask, windows: int = 2, seed: int = 1) -> Tensor:
+    """Random windows (B, T, ...)."""
+    return _random((windows, task.input_frames, *task.shape), seed)
 
 
-def noise(task: Task, windows: int = 2, seed: int = 1) -> Tensor:
-    """Random windows (B, T, C, H, W)."""
-    return _random((windows, task.input_frames, task.channels, task.height, task.width), seed)
-
-
-def targets(task: Task, windows: int = 2, steps: int = 2, seed: int = 2) -> Tensor:
-    """Random frames (B, S, C, H, W), independent of `noise`."""
-    return _random((windows, steps, task.channels, task.height, task.width), seed)
+def targets(task: AnyTask, windows: int = 2, steps: int = 2, seed: int = 2) -> Tensor:
+    """Random frames (B, S, ...), independent of `noise`."""
+    return _random((windows, steps, *task.shape), seed)
 
 
 def uniform_draws(windows: int, seed: int = 3) -> Tensor:
@@ -112,19 +112,11 @@ def uniform_draws(windows: int, seed: int = 3) -> Tensor:
     return torch.rand(windows, generator=torch.Generator().manual_seed(seed))
 
 
-def loss(model: Baseline, x_BTCHW: Tensor, y_BSCHW: Tensor, precision: str = "fp32") -> Tensor:
+def loss(model: Baseline, x: Tensor, y: Tensor, precision: str = "fp32") -> Tensor:
     """Loss as in training, with the terms that the model adds."""
     settings = Training.model_validate({"precision": precision})
-    value: Tensor = RolledOutLoss(model, settings, CPU, cache_filters=True)(
-        x_BTCHW, y_BSCHW, uniform_draws(len(x_BTCHW))
-    )[0]
+    value: Tensor = RolledOutLoss(model, settings, CPU, cache_filters=True)(x, y, uniform_draws(len(x)))[0]
     return value
-
-
-def relative_error(difference: Tensor, scale: Tensor) -> float:
-    """Largest difference relative to the largest absolute value of `scale`; 0 if nothing differs."""
-    largest = difference.abs().max()
-    return 0.0 if largest == 0 else float(largest / scale.abs().max())
 
 
 def _random(shape: tuple[int, ...], seed: int) -> Tensor:

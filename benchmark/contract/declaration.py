@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from benchmark.contract.candidate import Candidate, require
 from benchmark.models import model_registry
-from benchmark.models.baseline import Choice, LogUniform
+from benchmark.models.baseline import STATES, Choice, LogUniform
 
 
 def declares_what_it_is(candidate: Candidate) -> str | None:
@@ -14,6 +14,8 @@ def declares_what_it_is(candidate: Candidate) -> str | None:
     baseline = candidate.baseline
     problem = model_registry.declaration_problem(baseline)
     require(problem is None, f"{baseline.__name__} {problem}")
+    wrong = [name for name in baseline.symmetries if name not in candidate.kind.symmetries]
+    require(not wrong, f"symmetries: {', '.join(wrong)} is none of {STATES[baseline.kind]}")
     require(bool(baseline.source.strip()), "source is empty, expected paper and section")
     require("__doc__" in vars(baseline) and bool((baseline.__doc__ or "").strip()), "the class has no docstring")
     return None
@@ -44,7 +46,7 @@ def search_space_lies_within_the_config(candidate: Candidate) -> str | None:
 
 
 def runs_on_some_task(candidate: Candidate) -> str | None:
-    """The baseline supports a velocity on one of the usual grids."""
+    """The baseline supports a velocity on one of the usual grids, or five particles."""
     candidate.task()
     return None
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from benchmark.contract.candidate import ROUND_OFF, Candidate, noise, relative_error, require, targets
+from benchmark.contract.candidate import ROUND_OFF, Candidate, noise, require, targets
 from benchmark.contract.symmetry import action, scale_error, train
+from benchmark.kinds.kind import relative_error
 from benchmark.models.baseline import Baseline
 
 START = 1e-2

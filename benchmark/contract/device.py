@@ -88,11 +88,10 @@ def _problem(name: str, plugins: Sequence[Path]) -> tuple[str, bool]:
     model_registry.replace_plugins(plugins)
     candidate = Candidate.named(name)
     task = candidate.task()
-    shape = task.channels, task.height, task.width
     model = candidate.build(task)
     loss = RolledOutLoss(model, Training(), CPU, cache_filters=True)
     with fake_gpu(model) as copies:
-        x, y, draws = empty(2, task.input_frames, *shape), empty(2, 2, *shape), empty(2)
+        x, y, draws = empty(2, task.input_frames, *task.shape), empty(2, 2, *task.shape), empty(2)
         try:
             value, _ = loss(x, y, draws)
             if candidate.baseline.trained and not copies:

@@ -9,29 +9,26 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from benchmark.contract.candidate import (
-    JET,
-    ODD,
     ROUND_OFF,
-    SQUARE,
-    WIDE,
     Candidate,
     Violation,
     loss,
     noise,
-    relative_error,
     targets,
     uniform_draws,
-    velocity_task,
 )
 from benchmark.contract.candidate import require as require_that
 from benchmark.evaluation.evaluate import roll_out
+from benchmark.kinds.field import JET, ODD, SQUARE, WIDE, velocity_task
+from benchmark.kinds.kind import relative_error
+from benchmark.kinds.kinds import PARTICLES
 from benchmark.models.baseline import Baseline
 from benchmark.training.model_errors import forecast_problem
 
 
-def require_forecast(y: object, x_BTCHW: Tensor, where: str) -> None:
+def require_forecast(y: object, x: Tensor, where: str) -> None:
     """Raise Violation if `y` is not a forecast for the windows `x`."""
-    problem = forecast_problem(y, x_BTCHW)
+    problem = forecast_problem(y, x)
     if problem is not None:
         raise Violation(f"{where}: {problem}")
 
@@ -44,13 +41,28 @@ def forecasts_one_frame(candidate: Candidate, grid: tuple[int, int]) -> str | No
         if reason is not None:
             reasons.append(reason)
             continue
-        model, x = candidate.build(task), noise(task)
         where = f"{task.height} x {task.width}{', periodic' if task.periodic else ''}"
-        require_forecast(model(x), x, where)
-        penalty = model.penalty()
-        require_that(penalty.ndim == 0, f"{where}: penalty has shape {tuple(penalty.shape)}, expected a scalar")
-        require_that(bool(penalty.isfinite()), f"{where}: penalty is {penalty.item()}, expected a finite number")
+        _require_frame(candidate.build(task), noise(task), where)
     return reasons[0] if len(reasons) == 2 else None
+
+
+def forecasts_one_frame_of_particles(candidate: Candidate) -> str | None:
+    """`forward` maps windows (B, T, N, 6) to a finite float32 state (B, N, 6), also from one frame."""
+    reasons = []
+    for task in PARTICLES.tasks:
+        reason = candidate.refusal(task)
+        if reason is not None:
+            reasons.append(reason)
+            continue
+        _require_frame(candidate.build(task), noise(task), f"{task.particles} particles, {task.input_frames} frames")
+    return reasons[0] if len(reasons) == len(PARTICLES.tasks) else None
+
+
+def _require_frame(model: Baseline, x: Tensor, where: str) -> None:
+    require_forecast(model(x), x, where)
+    penalty = model.penalty()
+    require_that(penalty.ndim == 0, f"{where}: penalty has shape {tuple(penalty.shape)}, expected a scalar")
+    require_that(bool(penalty.isfinite()), f"{where}: penalty is {penalty.item()}, expected a finite number")
 
 
 def leaves_its_input_alone(candidate: Candidate) -> str | None:
@@ -151,6 +163,7 @@ CHECKS: Mapping[str, Callable[[Candidate], str | None]] = {
         f"forecasts_one_frame_on_{grid[0]}x{grid[1]}": partial(forecasts_one_frame, grid=grid)
         for grid in (SQUARE, WIDE, ODD, JET)
     },
+    "forecasts_one_frame_of_particles": forecasts_one_frame_of_particles,
     "leaves_its_input_alone": leaves_its_input_alone,
     **{f"takes_kernel_size_{size}": partial(takes_kernel_size, size=size) for size in (3, 5)},
     "trains_in_bf16": trains_in_bf16,

@@ -14,24 +14,19 @@ from torch import Tensor
 
 from benchmark.contract.candidate import (
     ROUND_OFF,
-    SQUARE,
-    WIDE,
     Candidate,
     loss,
     noise,
-    relative_error,
     require,
     targets,
-    velocity_task,
 )
 from benchmark.evaluation.regions import by_walls, reach
-from benchmark.groups import elements, mirror, rotate, zoom
+from benchmark.groups import Transform, elements, rotate, zoom
+from benchmark.kinds.field import SQUARE, WIDE, reflection_error, translation_error, velocity_task
+from benchmark.kinds.kind import relative_error
+from benchmark.kinds.kinds import PARTICLES
 from benchmark.models.baseline import Baseline, Symmetry, Task
 
-SQUARES = (SQUARE, (64, 64))
-BOXES = ((8, 8), (16, 16), (64, 64))
-SHIFTS = 8
-"""Shifts along each side of a box: a strided layer may keep no shift by less than an eighth of 64 cells."""
 ZOOMED, FACTOR = velocity_task((96, 96)), 1.5
 BEYOND_REACH = 1e-4
 """Largest effect of walls beyond the reach, which is measured to round-off."""
@@ -77,7 +72,7 @@ def reflection_is_kept(candidate: Candidate, grid: tuple[int, int]) -> str | Non
     if reason is not None:
         return reason
     for settings in _kernels(candidate):
-        error = _reflection_error(candidate.build(task, **settings), noise(task))
+        error = reflection_error(candidate.build(task, **settings), noise(task))
         case = f"mirrored{_suffix(settings)}, {grid[0]} x {grid[1]}"
         require(error <= ROUND_OFF, f"{case}: error {error:.1e}, expected at most {ROUND_OFF:.0e}")
     return None
@@ -94,7 +89,7 @@ def translation_is_kept_in_a_periodic_box(candidate: Candidate) -> str | None:
         return reason
     x = noise(task, windows=1)
     for settings in _kernels(candidate):
-        error = _translation_error(candidate.build(task, **settings), x)
+        error = translation_error(candidate.build(task, **settings), x)
         require(error <= ROUND_OFF, f"shifted{_suffix(settings)}: error {error:.1e}, expected at most {ROUND_OFF:.0e}")
     return None
 
@@ -122,6 +117,23 @@ def translation_is_kept_away_from_walls(candidate: Candidate) -> str | None:
             error = relative_error((model(element.act(x)) - element.act(y)) * cells, y)
             case = f"{element.name}, {distance} cells from walls"
             require(error <= BEYOND_REACH, f"{case}: error {error:.1e}, expected at most {BEYOND_REACH:.0e}")
+    return None
+
+
+def particles_keep(candidate: Candidate, symmetry: Symmetry) -> str | None:
+    """If a model of particles declares the symmetry, transformed states give the transformed forecast, to round-off.
+
+    Rotations are the 24 turns of the cube and 20 random ones, reflection is the inversion; a relaxed model is measured
+    at the start, where its relaxation is off.
+    """
+    if candidate.baseline.kind != "particles":
+        return "it does not take particles"
+    reason = _not_exact(candidate, symmetry)
+    if reason is not None:
+        return reason
+    task, error_of, _ = action(candidate, symmetry)
+    error = error_of(candidate.build(task).eval(), noise(task))
+    require(error <= ROUND_OFF, f"{symmetry} of particles: error {error:.1e}, expected at most {ROUND_OFF:.0e}")
     return None
 
 
@@ -239,50 +251,10 @@ def _suffix(settings: Mapping[str, Any]) -> str:
     return "".join(f", {key} {value}" for key, value in settings.items())
 
 
-Act = Callable[[Tensor], Tensor]
-
-
-def action(candidate: Candidate, symmetry: Symmetry) -> tuple[Task, Callable[[Baseline, Tensor], float], Act]:
+def action(candidate: Candidate, symmetry: Symmetry) -> tuple[Any, Callable[[Baseline, Tensor], float], Transform]:
     """Task on which the group is exact, the model's equivariance error, and the orbit of windows under the group."""
-    if symmetry == "rotation":
-        return candidate.task(SQUARES), _rotation_error, _all_turns
-    if symmetry == "reflection":
-        return candidate.task(), _reflection_error, _all_mirrors
-    return candidate.task(BOXES, periodic=True), _translation_error, _all_shifts
-
-
-def _rotation_error(model: Baseline, x: Tensor) -> float:
-    with torch.no_grad():
-        pairs = [(model(rotate(x, k, "centered")), rotate(model(x), k, "centered")) for k in (1, 2, 3)]
-    return max(relative_error(actual - expected, expected) for actual, expected in pairs)
-
-
-def _all_turns(field: Tensor) -> Tensor:
-    return torch.cat([rotate(field, turns, "centered") for turns in range(4)])
-
-
-def _reflection_error(model: Baseline, x: Tensor) -> float:
-    with torch.no_grad():
-        pairs = [(model(mirror(x, axis)), mirror(model(x), axis)) for axis in (0, 1)]
-    return max(relative_error(actual - expected, expected) for actual, expected in pairs)
-
-
-def _all_mirrors(field: Tensor) -> Tensor:
-    both = torch.cat((field, mirror(field, 0)))
-    return torch.cat((both, mirror(both, 1)))
-
-
-def _translation_error(model: Baseline, x: Tensor) -> float:
-    with torch.no_grad():
-        shifts = [(x.shape[axis] // SHIFTS, axis) for axis in (-2, -1)]
-        pairs = [(model(x.roll(*shift)), model(x).roll(*shift)) for shift in shifts]
-    return max(relative_error(actual - expected, expected) for actual, expected in pairs)
-
-
-def _all_shifts(field: Tensor) -> Tensor:
-    steps = [size // SHIFTS for size in field.shape[-2:]]
-    places = [(i * steps[0], j * steps[1]) for i in range(SHIFTS) for j in range(SHIFTS)]
-    return torch.cat([field.roll(place, (-2, -1)) for place in places])
+    exact = candidate.kind.actions[symmetry]
+    return candidate.task(exact.tasks), exact.error, exact.orbit
 
 
 def _descend(model: Baseline, x: Tensor, y: Tensor) -> None:
@@ -333,6 +305,7 @@ CHECKS: Mapping[str, Callable[[Candidate], str | None]] = {
     "translation_is_kept_in_a_periodic_box": translation_is_kept_in_a_periodic_box,
     "translation_is_kept_away_from_walls": translation_is_kept_away_from_walls,
     "scale_is_kept": scale_is_kept,
+    **{f"particles_keep_{symmetry}": partial(particles_keep, symmetry=symmetry) for symmetry in PARTICLES.actions},
     "relaxed_stays_on_symmetric_data": relaxed_stays_on_symmetric_data,
     "relaxed_leaves_on_other_data": relaxed_leaves_on_other_data,
     "penalty_measures_the_relaxation": penalty_measures_the_relaxation,

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmark.cell import Training
-from benchmark.contract.candidate import FRAMES, UNTRAINED, Candidate, loss, noise, require, targets, uniform_draws
+from benchmark.contract.candidate import UNTRAINED, Candidate, loss, noise, require, targets, uniform_draws
 from benchmark.contract.ranks import two_ranks_equal_one, two_ranks_equal_one_with_batch_norm
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
@@ -72,8 +72,9 @@ def resume_equals_no_interruption(candidate: Candidate) -> str | None:
     if not candidate.baseline.trained:
         return UNTRAINED
     task = candidate.task()
-    field = noise(task, windows=1).repeat_interleave(4, dim=1) * 0.9 ** torch.arange(4 * FRAMES)[:, None, None, None]
-    windows = Windows.of(field, Split((0,), tuple(range(8)), 1), FRAMES)
+    field = noise(task, windows=1).repeat_interleave(-(-12 // task.input_frames), dim=1)
+    field *= (0.9 ** torch.arange(field.shape[1])).reshape(-1, *[1] * len(task.shape))
+    windows = Windows.of(field, Split((0,), tuple(range(8)), 1), task.input_frames)
     settings = Training(epochs=3, batch_size=4, early_stop_after=None)
 
     def train(checkpoint: Path, epochs: int = settings.epochs) -> Baseline:

@@ -61,11 +61,11 @@ def _identity(stored: StoredField, dataset_name: str, preset: str, level: Level)
 
 
 def _shape(stored: StoredField, dataset: Dataset, preset: str) -> Iterator[str]:
-    runs, frames, *cells = stored.field.shape
+    runs, frames, *shape = stored.field.shape
     size = dataset.presets[preset]
-    held, right = (" x ".join(map(str, sizes)) for sizes in (cells, (dataset.channels, size.height, size.width)))
+    held, right = (" x ".join(map(str, sizes)) for sizes in (shape, size.shape))
     if held != right:
-        yield f"its field has components, height and width {held}, the preset {preset} {right}"
+        yield f"its field has {size.shape_names} {held}, the preset {preset} {right}"
     if frames < size.frames or (frames > size.frames and preset != IMPORTED):
         least = "at least " if preset == IMPORTED else ""
         yield f"it has {frames} frames a run, and the preset {preset} {least}{size.frames}"

@@ -37,10 +37,53 @@ IMPORTED = "imported"
 class Preset:
     """Size of the arrays: `height` cells along x, `width` cells along y, `frames` in each run."""
 
+    kind: ClassVar[str] = "field"
+    axes: ClassVar[tuple[str, ...]] = ("run", "time", "component", "x", "y")
+    units: ClassVar[Mapping[str, str]] = {"field": "length / time", "spacing": "length", "time_step": "time"}
+    shape_names: ClassVar[str] = "components, height and width"
+
     height: int
     width: int
     frames: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a state: (2, H, W), a velocity in the plane."""
+        return 2, self.height, self.width
+
+    @property
+    def label(self) -> str:
+        """Size of a state in a list."""
+        return f"{self.height}x{self.width}"
+
+
+@dataclass(frozen=True)
+class ParticlePreset:
+    """Size of the arrays: `particles` in each of `frames`, which are `time_step` apart."""
+
+    kind: ClassVar[str] = "particles"
+    axes: ClassVar[tuple[str, ...]] = ("run", "time", "particle", "position and velocity")
+    units: ClassVar[Mapping[str, str]] = {"field": "length, and length / time", "time_step": "time"}
+    shape_names: ClassVar[str] = "particles and numbers of each"
+
+    particles: int
+    frames: int
+    time_step: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a state: (N, 6)."""
+        return self.particles, 6
+
+    @property
+    def label(self) -> str:
+        """Size of a state in a list."""
+        return f"{self.particles} particles"
+
+
+AnyPreset = Preset | ParticlePreset
+STORAGE: Mapping[str, type[Preset] | type[ParticlePreset]] = {size.kind: size for size in (Preset, ParticlePreset)}
+"""Kind of state -> the class of its presets, which names axes and units of its data files."""
 
 TINY = Preset(16, 16, 24)
 """Preset to try a suite in seconds, and for the tests; too coarse for a statement about models."""
@@ -75,22 +118,26 @@ class EquivarianceError:
 
 @dataclass(frozen=True)
 class Simulation:
-    """All runs of one level: `field` is (run, time, 2, H, W) float32, a velocity in length / time.
+    """All runs of one level: `field` is (run, time, ...) float32; the axes of a state are those of its preset.
 
-    `spacing` is the width of a grid cell in the same length, `time_step` the time between frames. `divergence_free`
-    states that the divergence on the staggered stencil is zero up to float32 rounding. `parameters` (JSON) describes
-    the simulation, `run_parameters` holds one entry for each run. `prepare` adds the `strict_floor`.
+    A field is (2, H, W), a velocity in length / time. `spacing` is the width of a grid cell in the same length,
+    `time_step` the time between frames. `divergence_free` states that the divergence on the staggered stencil is zero
+    up to float32 rounding. Particles are (N, 6), positions and velocities, and have the defaults of the grid.
+
+    `parameters` (JSON) describes the simulation, `run_parameters` holds one entry for each run. `prepare` adds the
+    `strict_floor`.
     """
 
     field: NDArray[np.float32]
-    grid: Grid
-    divergence_free: bool
-    spacing: float
     time_step: float
     parameters: Mapping[str, Any]
     run_parameters: Sequence[Mapping[str, Any]]
     equivariance_errors: Sequence[EquivarianceError]
+    grid: Grid = "centered"
+    divergence_free: bool = False
+    spacing: float = 1.0
     strict_floor: StrictFloor | None = None
+    kind: str = "field"
 
 
 class Part(ABC):
@@ -112,7 +159,7 @@ class Part(ABC):
 
     @abstractmethod
     def simulate(self) -> NDArray[np.float32]:
-        """Trajectories (run, time, 2, H, W) float32, the same bytes each time on the same machine."""
+        """Trajectories (run, time, ...) float32, the same bytes each time on the same machine."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +188,7 @@ class PublishedWindows:
 
 
 class Dataset(ABC):
-    """A family of fields with a knob that breaks one symmetry."""
+    """A family of fields, or of systems of particles, with a knob that breaks one symmetry."""
 
     group: ClassVar[GroupName]
     """Symmetry of level 0, as far as the box allows."""
@@ -151,8 +198,9 @@ class Dataset(ABC):
     """Valid settings of the knob: 0 is the most symmetric, `paper` the published one."""
     level_meaning: ClassVar[str]
     """Physical meaning of a level, in one sentence."""
-    presets: ClassVar[Mapping[str, Preset]]
-    """Sizes, the default first. The preset `imported` belongs to `published_files`."""
+    presets: ClassVar[Mapping[str, AnyPreset]]
+    """Sizes, the default first: `Preset` for fields, `ParticlePreset` for particles. The preset `imported` belongs to
+    `published_files`."""
     published_files: ClassVar[PublishedFiles | None] = None
     training_runs: ClassVar[Sequence[int]]
     """Runs of the splits train, validation and future."""
@@ -164,9 +212,17 @@ class Dataset(ABC):
     windows: ClassVar[PublishedWindows] = PublishedWindows()
     no_floor: ClassVar[str] = ""
     """Reason why the level has no strict floor; empty if `floor_parts` has its simulations."""
-    channels: ClassVar[int] = 2
-    """Components of the field; the benchmark knows velocities in the plane only."""
     source: ClassVar[str]
+
+    @property
+    def kind(self) -> str:
+        """Kind of the states."""
+        return next(iter(self.presets.values())).kind
+
+    def size(self, preset: str) -> dict[str, Any]:
+        """Size of a preset as JSON, for tasks and lists."""
+        size = self.presets[preset]
+        return {"kind": size.kind, "shape": size.shape, "label": size.label, "periodic": self.periodic, **asdict(size)}
 
     @abstractmethod
     def parts(self, level: Level, preset: str) -> Sequence[Part]:
@@ -179,7 +235,7 @@ class Dataset(ABC):
     def floor_parts(self, level: Level, preset: str) -> Sequence[Part]:
         """Simulations of the strict floor of the level, see `benchmark.data.strict_floor`; none if `no_floor` says why.
 
-        Each gives F(x) - (P F)(x) for some states x, after 1, 2, ... frames: (state, time, 2, H, W).
+        Each gives F(x) - (P F)(x) for some states x, after 1, 2, ... frames: (state, time, ...).
         """
         return ()
 

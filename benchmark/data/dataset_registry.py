@@ -19,7 +19,6 @@ DECLARED = (
     *("training_runs", "unseen_runs", "test_runs", "source"),
 )
 """Attributes that a dataset has to set."""
-VELOCITY_COMPONENTS = 2
 
 
 def dataset_names() -> list[str]:
@@ -57,9 +56,7 @@ def declaration_problem(dataset: type[Dataset]) -> str | None:
     missing += [key for key in DECLARED if not hasattr(dataset, key)]
     if missing:
         return f"lacks {', '.join(missing)}"
-    if dataset.channels != VELOCITY_COMPONENTS:
-        return (
-            f"declares channels = {dataset.channels}; a field is a velocity of {VELOCITY_COMPONENTS} components, which"
-            " group actions, spectra and divergences act on"
-        )
+    kinds = {size.kind for size in dataset.presets.values()}
+    if len(kinds) != 1:
+        return f"has presets of {len(kinds)} kinds of states, and needs those of one"
     return None

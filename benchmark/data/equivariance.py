@@ -11,7 +11,7 @@ Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def measure(element: str, pairs: Iterable[Pair], exact: bool = True) -> EquivarianceError:
-    """Error of one group element g over `pairs` of trajectories (d_1, d_g), each (time, 2, H, W).
+    """Error of one group element g over `pairs` of trajectories (d_1, d_g), each (time, ...).
 
     d_g starts from the transformed set-up and is transformed back. The absolute error is the mean of |d_1 - d_g| over
     all pairs, the relative error divides it by the mean of |d_1| (Wang, Walters, Yu 2022, section 5).

@@ -1,7 +1,8 @@
 """Data files: one HDF5 file for each (dataset, preset, level), complete or absent.
 
-A file holds one contiguous, uncompressed data set `field` (run, time, component, x, y) float32. Attributes of the root
-describe it, structured ones as JSON. The checksum covers the field alone, so equal fields have equal checksums whatever
+A file holds one contiguous, uncompressed data set `field` float32. Its axes are those of the kind of its states: (run,
+time, component, x, y) for fields, (run, time, particle, position and velocity) for particles. Attributes of the root
+describe it, structured ones as JSON. The checksum covers `field` alone, so equal data have equal checksums whatever
 software wrote them.
 """
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.cell import Cell, Grid, Level
-from benchmark.data.dataset import IMPORTED, EquivarianceError, Part, Simulation
+from benchmark.data.dataset import IMPORTED, STORAGE, EquivarianceError, Part, Simulation
 from benchmark.data.hdf5 import array
 from benchmark.data.paths import field_path
 from benchmark.data.strict_floor import StrictFloor
@@ -34,20 +35,19 @@ FORMAT = "symbench field"
 FORMAT_VERSION = 2
 FLOOR = "strict_floor"
 """Attribute that a file may lack."""
-AXES = ("run", "time", "component", "x", "y")
-UNITS = {"field": "length / time", "spacing": "length", "time_step": "time"}
 LIBRARIES = ("numpy", "scipy", "torch", "h5py")
 """Distributions whose versions a data file records."""
 
 
 @dataclass(frozen=True)
 class StoredField:
-    """Content of a data file: `field` is (run, time, 2, H, W) float32 on the CPU; see `Simulation` for the rest."""
+    """Content of a data file: `field` is (run, time, ...) float32 on the CPU; see `Simulation` for the rest."""
 
     path: Path
     dataset: str
     preset: str
     level: Level
+    kind: str
     field: Tensor
     grid: Grid
     divergence_free: bool
@@ -112,8 +112,9 @@ def write(path: Path, dataset_name: str, preset: str, level: Level, simulation: 
         "dataset": dataset_name,
         "preset": preset,
         "level": json.dumps(level),
-        "axes": json.dumps(AXES),
-        "units": json.dumps(UNITS),
+        "kind": simulation.kind,
+        "axes": json.dumps(STORAGE[simulation.kind].axes),
+        "units": json.dumps(STORAGE[simulation.kind].units),
         "grid": simulation.grid,
         "divergence_free": simulation.divergence_free,
         "spacing": simulation.spacing,
@@ -209,8 +210,8 @@ def _stored_field(path: Path, file: h5py.File) -> StoredField:
     if attributes["format_version"] != FORMAT_VERSION:
         version = attributes["format_version"]
         raise MachineError(f"{path}: written in format {version}, this symbench reads {FORMAT_VERSION}; {remedy(path)}")
-    field = array(file, "field")
-    if field.dtype != np.float32 or field.ndim != len(AXES):
+    field, kind = array(file, "field"), str(attributes.get("kind", "field"))  # files from before particles lack it
+    if field.dtype != np.float32 or field.ndim != len(STORAGE[kind].axes):
         raise ValueError("field of another type or shape")
     errors = json.loads(attributes["equivariance_errors"])
     return StoredField(
@@ -218,6 +219,7 @@ def _stored_field(path: Path, file: h5py.File) -> StoredField:
         dataset=str(attributes["dataset"]),
         preset=str(attributes["preset"]),
         level=json.loads(attributes["level"]),
+        kind=kind,
         field=torch.from_numpy(field),
         grid=cast(Grid, attributes["grid"]),
         divergence_free=bool(attributes["divergence_free"]),

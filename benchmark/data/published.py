@@ -65,7 +65,9 @@ def import_files(dataset_name: str, folder: Path, data_folder: Path, progress: P
             f"{dataset_name} is simulated (`symbench data prepare SUITE`), there are no files to import;"
             f" there are for: {', '.join(importable)}"
         )
-    runs = _read_all(dataset_name, files, dataset.presets[IMPORTED], folder, progress)
+    size = dataset.presets[IMPORTED]
+    assert isinstance(size, Preset)  # published files are fields
+    runs = _read_all(dataset_name, files, size, folder, progress)
     simulation = _simulation(runs, files.measured)
     path = data_path(data_folder, dataset_name, IMPORTED, files.level)
     write(path, dataset_name, IMPORTED, files.level, simulation)

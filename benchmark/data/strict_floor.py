@@ -64,14 +64,17 @@ def deviation(forecasts: Tensor) -> Tensor:
 
 
 def measure(deviations: Sequence[NDArray[np.float32]], grid: Grid, recipe: str) -> StrictFloor:
-    """Floor from `deviations` F(x) - (P F)(x), arrays (state, step, 2, H, W) on `grid`.
+    """Floor from `deviations` F(x) - (P F)(x), arrays (state, step, ...) on `grid`.
 
     A staggered field has a floor on the cell centres, too.
     """
     fields = torch.from_numpy(np.concatenate(deviations)).double()
     by_grid = {grid: fields} | ({"centered": to_cell_centers(fields)} if grid == "staggered" else {})
     return StrictFloor(
-        {name: tuple(field.square().mean((0, 2, 3, 4)).sqrt().tolist()) for name, field in by_grid.items()},
+        {
+            name: tuple(field.square().mean((0, *range(2, field.ndim))).sqrt().tolist())
+            for name, field in by_grid.items()
+        },
         len(fields),
         recipe,
     )

@@ -11,14 +11,15 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from benchmark.models.baseline import Baseline, Task
+from benchmark.models.baseline import Baseline
+from benchmark.models.task import AnyTask
 
 CPU = torch.device("cpu")
 COMPLEX_COST = 4
 """Real multiply-adds in a complex multiply-add."""
 
 
-def built(baseline: type[Baseline], config: Any, task: Task) -> Baseline:
+def built(baseline: type[Baseline], config: Any, task: AnyTask) -> Baseline:
     """A model on the CPU, for inspection; the random state is restored."""
     with _same_random_state(CPU):
         return baseline(config, task)
@@ -37,7 +38,7 @@ def flops(model: Baseline, device: torch.device = CPU) -> int:
     roll-out. The model and the random state are restored.
     """
     task, training = model.task, model.training
-    window = torch.zeros(1, task.input_frames, task.channels, task.height, task.width, device=device)
+    window = torch.zeros(1, task.input_frames, *task.shape, device=device)
     counter = _Counter()
     model.eval()
     # Not inference_mode: there, a convolution reaches the counter under another name.

@@ -10,8 +10,7 @@ from torch.nn.utils import parametrize
 
 from benchmark.data.dataset import SplitName
 from benchmark.data.windows import Windows
-from benchmark.evaluation.flow import Box, FlowError
-from benchmark.evaluation.metrics import ForecastError, ModelEquivarianceError
+from benchmark.evaluation.metrics import ForecastError, Measures, ModelEquivarianceError
 from benchmark.evaluation.rollouts import Rollouts
 from benchmark.groups import Element
 from benchmark.models.baseline import Baseline
@@ -38,17 +37,17 @@ class Ranks(Protocol):
         """Sum of `values` over ranks, in place."""
 
 
-def roll_out(model: Baseline, x_BTCHW: Tensor, steps: int, device_type: str, bf16: bool) -> Tensor:
-    """Feed the model its own predictions: (B, T, C, H, W) -> (B, steps, C, H, W), float32.
+def roll_out(model: Baseline, x: Tensor, steps: int, device_type: str, bf16: bool) -> Tensor:
+    """Feed the model its own predictions: (B, T, ...) -> (B, steps, ...), float32.
 
     The model gets copies (`Baseline.next_frame`) and its forecasts are copied, so that no edit in place reaches either.
     """
     predictions = []
     for _ in range(steps):
         with torch.autocast(device_type, torch.bfloat16, enabled=bf16):
-            prediction = model.next_frame(x_BTCHW)
+            prediction = model.next_frame(x)
         predictions.append(prediction.to(torch.float32, copy=True))
-        x_BTCHW = torch.cat((x_BTCHW[:, 1:], predictions[-1][:, None]), dim=1)
+        x = torch.cat((x[:, 1:], predictions[-1][:, None]), dim=1)
     return torch.stack(predictions, dim=1)
 
 
@@ -61,21 +60,19 @@ def forecast_error(model: Baseline, windows: Windows, world: Ranks, precision: s
 
 
 def split_errors(
-    model: Baseline, windows: Windows, world: Ranks, precision: str, box: Box
-) -> tuple[ForecastError, FlowError]:
-    """Forecast error of each run of a test split, and the errors of spectrum and divergence; equal on all ranks."""
+    model: Baseline, windows: Windows, world: Ranks, precision: str, space: tuple[int, ...], measures: Measures
+) -> ForecastError:
+    """Forecast error of each run of a test split; adds its roll-outs to `measures`. Both are equal on all ranks."""
     runs, row = torch.unique(windows.index[:, 0], return_inverse=True)
-    error = ForecastError.zero(windows.steps, world.device, len(runs))
-    height, width = windows.field.shape[-2:]
-    flow = FlowError.zero(box, height, width, world.device)
+    error = ForecastError.zero(windows.steps, world.device, len(runs), space)
 
     def add(numbers: Tensor, prediction: Tensor, truth: Tensor) -> None:
         error.add(prediction, truth, row[numbers].to(truth.device))
-        flow.add(prediction, truth)
+        measures.add(prediction, truth)
 
     _forecast(model, windows, world, precision, add)
-    add_up(world, error.squared, error.variance, error.count, flow.spectrum, flow.divergence, flow.count)
-    return error, flow
+    add_up(world, error.squared, error.variance, error.count, *measures.sums())
+    return error
 
 
 def equivariance_error(
@@ -83,7 +80,7 @@ def equivariance_error(
 ) -> ModelEquivarianceError:
     """Equivariance error over `group` and all windows, in float32: the mean over the steps of a roll-out of `steps`.
 
-    `regions` (E, R, H, W) are those of `ChangeError`. Equal on all ranks.
+    `regions` are those of `ChangeError`. Equal on all ranks.
     """
     error = ModelEquivarianceError.zero(regions.to(world.device))
     model.eval()
@@ -115,7 +112,8 @@ def example_rollouts(model: Baseline, windows: Windows, split: SplitName, count:
     with torch.inference_mode(), parametrize.cached():
         prediction = roll_out(model, x, windows.steps, x.device.type, precision == "bf16")
     rows = windows.index[positions].tolist()
-    return Rollouts(split, x.cpu().numpy(), y.cpu().numpy(), prediction.cpu().numpy(), [(r, s) for r, s in rows])
+    places = [(run, start) for run, start in rows]
+    return Rollouts(split, x.cpu().numpy(), y.cpu().numpy(), prediction.cpu().numpy(), places, model.task.kind)
 
 
 def _forecast(

@@ -6,11 +6,13 @@ Shape letters are those of baseline.py. Sums add up exactly over batches and ran
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmark.cell import Grid
+from benchmark.data.dataset import SplitName
 from benchmark.groups import divergence
 
 FLOOR = 1e-10
@@ -44,12 +46,28 @@ class FlowError:
         shapes = ((2, max(height, width) // 2), (2,), ())
         return cls(box, *(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
 
-    def add(self, prediction_BSCHW: Tensor, truth_BSCHW: Tensor) -> None:
+    def add(self, prediction: Tensor, truth: Tensor) -> None:
         """Add a batch of roll-outs."""
-        for row, field in enumerate((prediction_BSCHW, truth_BSCHW)):
+        for row, field in enumerate((prediction, truth)):
             self.spectrum[row] += energy_spectrum(field[:, -1].double(), self.box.periodic).sum(0)
             self.divergence[row] += mean_divergence(field, self.box).sum()
-        self.count += len(truth_BSCHW)
+        self.count += len(truth)
+
+    def sums(self) -> tuple[Tensor, ...]:
+        """Sums over windows, which are added over ranks in place."""
+        return self.spectrum, self.divergence, self.count
+
+    def metrics(self, split: SplitName) -> dict[str, Any]:
+        """Spectra and divergences of a test split, by their names in a record."""
+        spectrum, spectrum_truth = self.spectra()
+        divergence, divergence_truth = self.divergences()
+        return {
+            f"spectrum_{split}": spectrum,
+            f"spectrum_truth_{split}": spectrum_truth,
+            f"spectrum_error_{split}": self.spectrum_error(),
+            f"divergence_{split}": divergence,
+            f"divergence_truth_{split}": divergence_truth,
+        }
 
     def spectra(self) -> tuple[list[float], list[float]]:
         """E(k) of prediction and truth in (field units)^2, for k = 1, 2, ... waves along the longer side of the box."""

@@ -1,49 +1,67 @@
 """Forecasting and symmetry metrics, as sums that add up exactly over batches and ranks.
 
-Shape letters are those of baseline.py: B windows, S rolled-out steps, C components, H and W the grid.
+Shape letters are those of baseline.py: B windows, S rolled-out steps; then come the axes of a state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from benchmark.data.dataset import SplitName
 from benchmark.groups import Element
 
 VRMSE_EPSILON = 1e-7
 """Added to the variance (Ohana et al. 2024, The Well, appendix)."""
 
 
+class Measures(Protocol):
+    """Metrics of roll-outs besides the RMSE, as sums over windows that add up exactly over batches and ranks."""
+
+    def add(self, prediction: Tensor, truth: Tensor) -> None:
+        """Add a batch of roll-outs (B, S, ...)."""
+
+    def sums(self) -> Sequence[Tensor]:
+        """Sums, which are added over ranks in place."""
+
+    def metrics(self, split: SplitName) -> dict[str, Any]:
+        """Metrics of the test split, by their names in a record."""
+
+
 @dataclass
 class ForecastError:
     """Sums over windows for each of R runs and S rolled-out steps, in float64; R is 1 if runs are not distinguished.
 
-    `squared` (R, S) sums the squared errors, `variance` (R, S) the squared deviations of the truth from its spatial
-    mean, and `count` (R, S) counts the values of both sums.
+    `squared` (R, S) sums the squared errors, `variance` (R, S) the squared deviations of the truth from its
+    mean over the axes `space`, and `count` (R, S) counts the values of both sums.
     """
 
     squared: Tensor
     variance: Tensor
     count: Tensor
+    space: tuple[int, ...]
 
     @classmethod
-    def zero(cls, steps: int, device: torch.device, runs: int = 1) -> ForecastError:
-        return cls(*(torch.zeros(runs, steps, dtype=torch.float64, device=device) for _ in range(3)))
+    def zero(cls, steps: int, device: torch.device, runs: int = 1, space: tuple[int, ...] = (-2, -1)) -> ForecastError:
+        squared, variance, count = torch.zeros(3, runs, steps, dtype=torch.float64, device=device)
+        return cls(squared, variance, count, space)
 
-    def add(self, prediction_BSCHW: Tensor, truth_BSCHW: Tensor, run_B: Tensor | None = None) -> None:
+    def add(self, prediction: Tensor, truth: Tensor, run_B: Tensor | None = None) -> None:
         """Add a batch of roll-outs. `run_B` is the row of each window (default: row 0)."""
-        truth = truth_BSCHW.double()
+        truth = truth.double()
+        state = tuple(range(2, truth.ndim))
         run = torch.zeros(len(truth), dtype=torch.long, device=truth.device) if run_B is None else run_B
         of_run = (run == torch.arange(len(self.count), device=truth.device)[:, None]).double()
-        self.squared += of_run @ (prediction_BSCHW.double() - truth).square().sum((2, 3, 4))
-        self.variance += of_run @ (truth - truth.mean((-2, -1), keepdim=True)).square().sum((2, 3, 4))
+        self.squared += of_run @ (prediction.double() - truth).square().sum(state)
+        self.variance += of_run @ (truth - truth.mean(self.space, keepdim=True)).square().sum(state)
         self.count += of_run.sum(1, keepdim=True) * truth[0, 0].numel()
 
     def rmse(self) -> float:
-        """Root of the mean squared error over windows, steps, components and pixels, in units of the field."""
+        """Root of the mean squared error over windows, steps and components, in units of the data."""
         return float((self.squared.sum() / self.count.sum()).sqrt())
 
     def rmse_by_step(self) -> list[float]:
@@ -65,9 +83,9 @@ class ForecastError:
 class ChangeError:
     """Equivariance error over what the model adds: |f(g x) - g f(x)| / |g f(x) - g x_last|.
 
-    A forecast of the next frame and one of its change have the same error. `regions` (E, R, H, W) has masks for E
-    elements and R regions of cells; `difference` and `change` (E, R) are sums over windows, steps, components and
-    cells, in float64.
+    A forecast of the next frame and one of its change have the same error. `regions` (E, R, ...) has masks for E
+    elements and R regions of the last two axes of a state; `difference` and `change` (E, R) are sums over windows,
+    steps and components, in float64.
     """
 
     regions: Tensor
@@ -80,7 +98,7 @@ class ChangeError:
         return cls(regions, *(torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(2)))
 
     def add(self, element: int, difference: Tensor, change: Tensor) -> None:
-        """Add a batch (..., C, H, W) of the element of that index."""
+        """Add a batch (..., H, W) or (..., N, 6) of the element of that index."""
         for total, field in ((self.difference, difference), (self.change, change)):
             cells = field.abs().flatten(0, -3).sum(0, dtype=torch.float64)
             total[element] += (cells * self.regions[element]).sum((-2, -1))
@@ -111,16 +129,16 @@ class ModelEquivarianceError:
         difference, field, count = torch.zeros(3, dtype=torch.float64, device=regions.device)
         return cls(difference, field, count, ChangeError.zero(regions))
 
-    def add(self, model: Callable[[Tensor], Tensor], x_BTCHW: Tensor, group: Sequence[Element]) -> None:
-        """Add a batch of inputs; `model` returns (B, S, C, H, W), a roll-out of S steps."""
-        prediction, last = model(x_BTCHW).double(), x_BTCHW[:, -1:].double()
+    def add(self, model: Callable[[Tensor], Tensor], x: Tensor, group: Sequence[Element]) -> None:
+        """Add a batch of inputs; `model` returns (B, S, ...), a roll-out of S steps."""
+        prediction, last = model(x).double(), x[:, -1:].double()
         for index, element in enumerate(group):
             expected = element.act(prediction)
-            difference = model(element.act(x_BTCHW)).double() - expected
+            difference = model(element.act(x)).double() - expected
             self.difference += element.valid(difference).abs().flatten(1).mean(1).sum() / len(group)
             self.changes.add(index, difference, expected - element.act(last))
         self.field += prediction.abs().flatten(1).mean(1).sum()
-        self.count += len(x_BTCHW)
+        self.count += len(x)
 
     def absolute(self) -> float:
         """Error in units of the field."""

@@ -12,7 +12,7 @@ TEST_SPLITS: tuple[SplitName, ...] = ("future", "domain")
 
 @dataclass(frozen=True)
 class Rollouts:
-    """A few rolled-out windows of one split, float32: (n, T or S, C, H, W)."""
+    """A few rolled-out windows of one split, float32: (n, T or S, ...)."""
 
     split: SplitName
     input: Any
@@ -20,3 +20,4 @@ class Rollouts:
     prediction: Any
     windows: list[tuple[int, int]] = field(default_factory=list)
     """(run, first frame) of each window."""
+    kind: str = "field"

@@ -1,17 +1,19 @@
 """Symmetry metrics of a trained model, by the names that records and boards have."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from benchmark.cell import Grid
 from benchmark.data.dataset import Dataset, SplitName
 from benchmark.data.windows import Windows
 from benchmark.evaluation import scale_axis
 from benchmark.evaluation.evaluate import Ranks, equivariance_error, rollout_equivariance_error
+from benchmark.evaluation.metrics import ModelEquivarianceError
 from benchmark.evaluation.regions import by_walls, defined, middle, reach
-from benchmark.groups import elements
+from benchmark.groups import Element, elements
 from benchmark.models.baseline import Baseline
 
 ERROR = "model_equivariance_error"
@@ -51,11 +53,8 @@ def symmetry_metrics(
         metrics["reach"] = max(height, width) if distance is None else distance
     if distance is not None:
         regions = torch.cat((regions, by_walls(group, height, width, distance)), dim=1)
-    one_step = equivariance_error(model, windows["validation"], group, regions, world)
-    rolled_out = rollout_equivariance_error(model, windows["future"], group, regions, world)
-    for name, error in ((ERROR, one_step), ("rollout_equivariance_error", rolled_out)):
-        metrics |= {name: error.absolute(), f"{name}_relative": error.relative()}
-        metrics[f"{name}_over_change"] = error.changes.ratio()
+    errors, one_step = step_and_rollout(model, windows, group, regions, world)
+    metrics |= errors
     if distance is not None:
         metrics |= {f"{ERROR}_near_walls": one_step.changes.ratio(1), f"{ERROR}_inside": one_step.changes.ratio(2)}
     if zooms:
@@ -63,3 +62,16 @@ def symmetry_metrics(
         metrics[f"{ERROR}_within_range"] = in_range.ratio()
         metrics["equivariance_floor"] = scale_axis.floor(windows["validation"], world, grid).ratio()
     return metrics
+
+
+def step_and_rollout(
+    model: Baseline, windows: Mapping[SplitName, Windows], group: Sequence[Element], regions: Tensor, world: Ranks
+) -> tuple[dict[str, float | None], ModelEquivarianceError]:
+    """Metrics of one step and of a roll-out over `group`, and the error of one step; `regions` as in `ChangeError`."""
+    one_step = equivariance_error(model, windows["validation"], group, regions, world)
+    rolled_out = rollout_equivariance_error(model, windows["future"], group, regions, world)
+    metrics: dict[str, float | None] = {}
+    for name, error in ((ERROR, one_step), ("rollout_equivariance_error", rolled_out)):
+        metrics |= {name: error.absolute(), f"{name}_relative": error.relative()}
+        metrics[f"{name}_over_change"] = error.changes.ratio()
+    return metrics, one_step

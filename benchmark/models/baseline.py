@@ -51,7 +51,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.cell import Frozen
-from benchmark.models.task import Kind, ParticleTask, Task
+from benchmark.models.task import AnyTask, ParticleTask, Task
 
 Family = Literal["relaxed", "strict", "cnn", "free", "approximate", "reference"]
 """`cnn` are the unconstrained networks on fields, `free` those on particles."""
@@ -73,6 +73,8 @@ class LogUniform:
     high: float
 
 
+STATES = {"field": "fields", "particles": "particles"}
+"""Kind of state -> its states in a sentence."""
 SearchSpace = Mapping[str, Choice | LogUniform]
 
 
@@ -82,7 +84,7 @@ class Baseline(nn.Module, ABC):
     class Config(Frozen):
         """Hyperparameters of the baseline; a subclass lists its own."""
 
-    kind: ClassVar[Kind] = "field"
+    kind: ClassVar[str] = "field"
     """Kind of state that the model takes; on data of another kind it is "n/a"."""
     family: ClassVar[Family]
     """Type of model, as the leaderboard groups them."""
@@ -113,14 +115,22 @@ class Baseline(nn.Module, ABC):
     """False for a baseline without parameters, which is evaluated once, whatever the seeds."""
 
     @classmethod
-    def supports(cls, task: Task) -> str | None:
-        """Reason why the baseline cannot run on `task`, in a few words, or None if it can."""
+    def cannot_run(cls, config: Any, task: AnyTask) -> str | None:
+        """Reason why the baseline cannot run on `task` with these settings, or None; the kind of state comes first."""
+        if task.kind != cls.kind:
+            takes, has = (STATES[kind] for kind in (cls.kind, task.kind))
+            return f"takes {takes}, {task.dataset} has {has}"
+        return cls.refusal(config, task)
+
+    @classmethod
+    def supports(cls, task: Any) -> str | None:
+        """Reason why the baseline cannot run on `task`, of its kind, in a few words, or None if it can."""
         if cls.needs_velocity and task.channels != 2:
             return f"needs 2 velocity components, {task.dataset} has {task.channels}"
         return None
 
     @classmethod
-    def refusal(cls, config: Any, task: Task) -> str | None:
+    def refusal(cls, config: Any, task: Any) -> str | None:
         """As `supports`, for a reason that depends on the settings."""
         return cls.supports(task)
 
@@ -132,9 +142,10 @@ class Baseline(nn.Module, ABC):
         return cls.Config.model_validate({**config.model_dump(), cls.width_field: width})
 
     @abstractmethod
-    def __init__(self, config: Any, task: Task) -> None:
+    def __init__(self, config: Any, task: Any) -> None:
+        """`task` is that of the model's kind: a `Task`, or a `ParticleTask`."""
         super().__init__()
-        self.task = task
+        self.task: Task = task
 
     @abstractmethod
     def forward(self, x_BTCHW: Tensor) -> Tensor:
@@ -198,7 +209,7 @@ class ParticleBaseline(Baseline):
 
     @abstractmethod
     def __init__(self, config: Any, task: ParticleTask) -> None:
-        super().__init__(config, task)  # type: ignore[arg-type]
+        super().__init__(config, task)
 
     @abstractmethod
     def forward(self, x_BTN6: Tensor) -> Tensor:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from benchmark.cell import DatasetChoice, Grid, Protocol, Target
+from benchmark.errors import UserError
 
-Kind = Literal["field", "particles"]
-"""Kind of a state."""
+Size = Mapping[str, Any]
+"""JSON of a preset of a dataset, `Dataset.size`."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class Task:
     box, convolutions pad circularly. `grid` is the position of the velocity components within a cell.
     """
 
-    kind: ClassVar[Kind] = "field"
+    kind: ClassVar[str] = "field"
+    trivial: ClassVar[tuple[str, ...]] = ("persistence", "linear")
+    """Models without weights that every board shows beside the others."""
 
     dataset: str
     input_frames: int
@@ -32,13 +35,18 @@ class Task:
     grid: Grid = "centered"
 
     @classmethod
-    def of(cls, dataset: DatasetChoice, protocol: Protocol, shape_CHW: Sequence[int], periodic: bool) -> Task:
-        """The task on fields of shape (C, H, W) in the physical layout."""
-        channels, height, width = shape_CHW
+    def of(cls, dataset: DatasetChoice, protocol: Protocol, size: Size) -> Task:
+        """The task on a preset, whose shape (C, H, W) is that of the physical layout."""
+        channels, height, width = size["shape"]
         if dataset.layout == "published":
             height, width = width, height
         frames, target = protocol.input_frames, protocol.target
-        return cls(dataset.name, frames, channels, height, width, target, periodic, dataset.grid)
+        return cls(dataset.name, frames, channels, height, width, target, size["periodic"], dataset.grid)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a state, (C, H, W)."""
+        return self.channels, self.height, self.width
 
     @property
     def padding_mode(self) -> Literal["zeros", "circular"]:
@@ -53,10 +61,34 @@ class ParticleTask:
     A state is (N, 6): position and velocity of each particle, about the centre of the trap. `target` is as in `Task`.
     """
 
-    kind: ClassVar[Kind] = "particles"
+    kind: ClassVar[str] = "particles"
+    trivial: ClassVar[tuple[str, ...]] = ()
 
     dataset: str
     input_frames: int
     particles: int
     time_step: float
     target: Target = "frame"
+
+    @classmethod
+    def of(cls, dataset: DatasetChoice, protocol: Protocol, size: Size) -> ParticleTask:
+        """The task on a preset. UserError: `dataset` asks for a grid or a layout of its axes, which particles lack."""
+        if dataset.place != "centered":
+            raise UserError(f"{dataset.name} has particles, which lie on no grid: leave out `grid` and `layout`")
+        particles, _ = size["shape"]
+        return cls(dataset.name, protocol.input_frames, particles, size["time_step"], protocol.target)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a state, (N, 6)."""
+        return self.particles, 6
+
+
+AnyTask = Task | ParticleTask
+TASKS: Mapping[str, type[Task] | type[ParticleTask]] = {task.kind: task for task in (Task, ParticleTask)}
+"""Kind of state -> its task."""
+
+
+def task_on(dataset: DatasetChoice, protocol: Protocol, size: Size) -> AnyTask:
+    """The task of a model on a preset of a dataset. UserError: as in `ParticleTask.of`."""
+    return TASKS[size["kind"]].of(dataset, protocol, size)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from benchmark.cell import Cell, DatasetChoice
@@ -66,7 +67,7 @@ def footprint(suite: Suite, finished: Mapping[str, tuple[int, int]], data_folder
 def _estimated(cell: Cell, keeps_checkpoint: bool) -> tuple[int, int]:
     task, protocol = facts.task_of(cell.dataset, cell.protocol), cell.protocol
     frames = protocol.input_frames + 2 * protocol.test_steps  # the truth and the forecast
-    fields = len(TEST_SPLITS) * EXAMPLES * frames * task.channels * task.height * task.width
+    fields = len(TEST_SPLITS) * EXAMPLES * frames * prod(task.shape)
     number = RECORD_BYTES + HDF5_BYTES + FLOAT_BYTES * fields
     if not facts.is_trained(cell):
         return 2, number
@@ -80,6 +81,5 @@ def _data_bytes(path: Path, dataset: DatasetChoice) -> int:
     """Bytes of a data file, or of the field that it will hold."""
     if path.exists():
         return path.stat().st_size
-    declared = facts.dataset_facts(dataset.name)
-    height, width, frames = declared.presets[dataset.preset]
-    return FLOAT_BYTES * facts.runs(dataset.name) * frames * declared.channels * height * width
+    size = facts.dataset_facts(dataset.name).presets[dataset.preset]
+    return FLOAT_BYTES * facts.runs(dataset.name) * int(size["frames"]) * prod(size["shape"])

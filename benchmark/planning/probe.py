@@ -80,7 +80,7 @@ def _windows(cell: Cell, world: World, data_folder: Path) -> tuple[Mapping[Split
         return experiment.windows(stored_field(cell.dataset, data_folder).field, world.device), "real"
     task = experiment.task
     frames = protocol.input_frames + protocol.train_steps
-    shape = (RANDOM_RUNS, frames + RANDOM_FRAMES, task.channels, task.height, task.width)
+    shape = (RANDOM_RUNS, frames + RANDOM_FRAMES, *task.shape)
     field = torch.randn(shape, generator=torch.Generator().manual_seed(cell.seed)).to(world.device)
     index = torch.cartesian_prod(torch.arange(RANDOM_RUNS), torch.arange(RANDOM_FRAMES)).to(world.device)
     windows = Windows(field, index, protocol.input_frames, protocol.train_steps)

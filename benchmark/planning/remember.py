@@ -18,7 +18,7 @@ def ask() -> None:
     """Ask all questions that those commands ask."""
     for name in model_registry.model_names():
         facts.model_facts(name)
-        facts.parameters(facts.configured(name, {}), facts.STANDARD)
+        facts.parameters(facts.configured(name, {}), facts.STANDARD[facts.model_facts(name).kind])
     for name in dataset_registry.dataset_names():
         facts.dataset_facts(name)
         facts.runs(name)

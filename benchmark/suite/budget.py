@@ -14,7 +14,8 @@ from benchmark.models import model_registry
 from benchmark.suite import facts
 
 if TYPE_CHECKING:
-    from benchmark.models.baseline import Baseline, Task
+    from benchmark.models.baseline import Baseline
+    from benchmark.models.task import AnyTask
 
 
 class Flops(Frozen):
@@ -90,7 +91,7 @@ def sized(choice: ModelChoice, budget: Budget, dataset: DatasetChoice, protocol:
     """
     task = facts.task_of(dataset, protocol)
     baseline, config = model_registry.configured(choice)
-    if baseline.refusal(config, task) is not None:
+    if baseline.cannot_run(config, task) is not None:
         return choice
     if baseline.widened(config, 1) is None:
         raise ValueError(f"{choice.name} has no width that a budget could decide; `budget: null` leaves it as it is")
@@ -115,7 +116,7 @@ Counted = tuple[int, int]
 
 
 @cache
-def _around(baseline: type[Baseline], config_json: str, quantity: str, wanted: int, task: Task) -> list[Counted]:
+def _around(baseline: type[Baseline], config_json: str, quantity: str, wanted: int, task: AnyTask) -> list[Counted]:
     from benchmark.evaluation import costs  # torch takes seconds to import
 
     config = baseline.Config.model_validate_json(config_json)

@@ -15,18 +15,22 @@ from benchmark.cell import Cell, DatasetChoice, GroupName, Level, ModelChoice, P
 from benchmark.data import dataset_registry
 from benchmark.errors import UserError
 from benchmark.models import model_registry
-from benchmark.models.task import Task
+from benchmark.models.task import AnyTask, ParticleTask, Size, Task, task_on
 from benchmark.suite.remembered import REGISTRY, answer, code_files
 
 SettingKind = Literal["scalar", "list", "network"]
-STANDARD = Task("standard", input_frames=10, channels=2, height=64, width=64)
-"""Task of the smoke datasets under the published protocol, on which `symbench list models` counts parameters."""
+STANDARD: Mapping[str, AnyTask] = {
+    "field": Task("standard", input_frames=10, channels=2, height=64, width=64),
+    "particles": ParticleTask("standard", input_frames=1, particles=5, time_step=0.15),
+}
+"""Kind of state -> the task on which `symbench list models` counts parameters: smoke as published, and five ions."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
     """Declaration of a baseline. `settings` are the fields of its Config; `search_space` is JSON."""
 
+    kind: str
     version: int
     differs: str
     family: str
@@ -40,14 +44,13 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """Declaration of a dataset; a preset is (height, width, frames)."""
+    """Declaration of a dataset; a preset is a `Dataset.size`."""
 
     group: GroupName
     levels: tuple[Level, ...]
     level_meaning: str
-    presets: Mapping[str, tuple[int, int, int]]
-    channels: int
-    periodic: bool
+    presets: Mapping[str, Size]
+    kind: str
     test_runs: TestRuns
     source: str
 
@@ -69,6 +72,7 @@ def _declaration(name: str) -> dict[str, Any]:
 
     baseline = model_registry.model(name)
     return {
+        "kind": baseline.kind,
         "version": baseline.version,
         "differs": baseline.differs,
         "family": baseline.family,
@@ -126,7 +130,7 @@ def has_deviations(choice: ModelChoice) -> bool:
     return has
 
 
-def refusal(choice: ModelChoice, task: Task) -> str | None:
+def refusal(choice: ModelChoice, task: AnyTask) -> str | None:
     """Why the model cannot run on `task`; None where it can. UserError: the author's code raises."""
 
     def reason() -> str | None:
@@ -134,28 +138,28 @@ def refusal(choice: ModelChoice, task: Task) -> str | None:
 
         baseline, config = model_registry.configured(choice)
         with author_errors(choice.name, baseline):
-            return baseline.refusal(config, task)
+            return baseline.cannot_run(config, task)
 
     text: str | None = about_model(choice.name, f"refusal {_text(choice, task)}", reason)
     return text
 
 
-def parameters(choice: ModelChoice, task: Task) -> int | None:
+def parameters(choice: ModelChoice, task: AnyTask) -> int | None:
     """Number of trained parameters; None where the model cannot run on `task`."""
     return _count("parameters", choice, task)
 
 
-def flops(choice: ModelChoice, task: Task) -> int | None:
+def flops(choice: ModelChoice, task: AnyTask) -> int | None:
     """Floating-point operations of one forecast step of one window; None where the model cannot run on `task`."""
     return _count("flops", choice, task)
 
 
-def _count(quantity: Literal["parameters", "flops"], choice: ModelChoice, task: Task) -> int | None:
+def _count(quantity: Literal["parameters", "flops"], choice: ModelChoice, task: AnyTask) -> int | None:
     def counted() -> int | None:
         from benchmark.evaluation import costs  # torch takes seconds to import
 
         baseline, config = model_registry.configured(choice)
-        if baseline.refusal(config, task) is not None:
+        if baseline.cannot_run(config, task) is not None:
             return None
         model = costs.built(baseline, config, task)
         return costs.parameters(model) if quantity == "parameters" else costs.flops(model)
@@ -178,7 +182,7 @@ def _file_of(name: str) -> Path | None:
     return file
 
 
-def _text(choice: ModelChoice, task: Task) -> str:
+def _text(choice: ModelChoice, task: AnyTask) -> str:
     return json.dumps([choice.config, asdict(task)])
 
 
@@ -186,8 +190,7 @@ def _text(choice: ModelChoice, task: Task) -> str:
 def dataset_facts(name: str) -> DatasetFacts:
     """Declaration of the dataset `name`. UserError: it is unknown."""
     facts = _about_dataset(name, "declaration", lambda: _dataset_declaration(name))
-    presets = {preset: tuple(size) for preset, size in facts["presets"].items()}
-    return DatasetFacts(**{**facts, "levels": tuple(facts["levels"]), "presets": presets})
+    return DatasetFacts(**{**facts, "levels": tuple(facts["levels"])})
 
 
 def _dataset_declaration(name: str) -> dict[str, Any]:
@@ -196,9 +199,8 @@ def _dataset_declaration(name: str) -> dict[str, Any]:
         "group": dataset.group,
         "levels": dataset.levels,
         "level_meaning": dataset.level_meaning,
-        "presets": {preset: [size.height, size.width, size.frames] for preset, size in dataset.presets.items()},
-        "channels": dataset.channels,
-        "periodic": dataset.periodic,
+        "presets": {preset: dataset.size(preset) for preset in dataset.presets},
+        "kind": dataset.kind,
         "test_runs": dataset.test_runs,
         "source": dataset.source,
     }
@@ -215,11 +217,9 @@ def runs(name: str) -> int:
     return count
 
 
-def task_of(dataset: DatasetChoice, protocol: Protocol) -> Task:
-    """The task of a model on the preset of `dataset`."""
-    facts = dataset_facts(dataset.name)
-    height, width, _ = facts.presets[dataset.preset]
-    return Task.of(dataset, protocol, (facts.channels, height, width), facts.periodic)
+def task_of(dataset: DatasetChoice, protocol: Protocol) -> AnyTask:
+    """The task of a model on the preset of `dataset`. UserError: as in `task_on`."""
+    return task_on(dataset, protocol, dataset_facts(dataset.name).presets[dataset.preset])
 
 
 def windows(dataset: str, preset: str, protocol: Protocol) -> dict[str, tuple[int, int]]:

@@ -21,7 +21,8 @@ from benchmark.data.layout import StoredField, on_grid, read
 from benchmark.data.paths import field_path
 from benchmark.data.windows import Windows
 from benchmark.models import model_registry
-from benchmark.models.baseline import Baseline, Task
+from benchmark.models.baseline import Baseline
+from benchmark.models.task import AnyTask, task_on
 from benchmark.training import gpu
 from benchmark.training.model_errors import author_errors
 
@@ -36,7 +37,7 @@ class Experiment:
     dataset: Dataset
     model_class: type[Baseline]
     config: Any
-    task: Task
+    task: AnyTask
 
     @classmethod
     def of(cls, cell: Cell) -> Experiment:
@@ -53,7 +54,7 @@ class Experiment:
     def refusal(self) -> str | None:
         """Reason why the model cannot run on the task, or None. Raises UserError if the author's code fails."""
         with author_errors(self.cell.model.name, self.model_class):
-            return self.model_class.refusal(self.config, self.task)
+            return self.model_class.cannot_run(self.config, self.task)
 
     def build(self) -> Baseline:
         """Model on the CPU, initialised from torch's random state. Raises UserError if the author's code fails."""
@@ -61,7 +62,7 @@ class Experiment:
             return self.model_class(self.config, self.task)
 
     def windows(self, field: Tensor, device: torch.device, tuning: bool = False) -> dict[SplitName, Windows]:
-        """Windows of all splits over `field` (run, time, C, H, W), which is copied to the device once if it has room.
+        """Windows of all splits over `field` (run, time, ...), which is copied to the device once if it has room.
 
         With `tuning`, training and validation only; frames that only the test splits use are NaN in the copy.
         """
@@ -83,11 +84,9 @@ class Experiment:
         return {name: Windows.of(field, split, frames, device) for name, split in splits.items()}
 
 
-def task_of(dataset: DatasetChoice, protocol: Protocol) -> Task:
-    """Task of a dataset under a protocol, on the preset."""
-    declared = dataset_registry.dataset(dataset.name)
-    preset = declared.presets[dataset.preset]
-    return Task.of(dataset, protocol, (declared.channels, preset.height, preset.width), declared.periodic)
+def task_of(dataset: DatasetChoice, protocol: Protocol) -> AnyTask:
+    """Task of a dataset under a protocol, on the preset. UserError: as in `task_on`."""
+    return task_on(dataset, protocol, dataset_registry.dataset(dataset.name).size(dataset.preset))
 
 
 def stored_field(dataset: DatasetChoice, data_folder: Path) -> StoredField:

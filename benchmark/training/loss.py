@@ -14,7 +14,7 @@ from benchmark.models.baseline import Baseline
 class RolledOutLoss(nn.Module):
     """MSE summed over rolled-out steps, without teacher forcing, plus the penalty and the regularization of the model.
 
-    Maps windows (B, T, C, H, W), targets (B, S, C, H, W) and draws (B,) to the loss and the MSE alone.
+    Maps windows (B, T, ...), targets (B, S, ...) and draws (B,) to the loss and the MSE alone.
     """
 
     def __init__(self, model: Baseline, settings: Training, device: torch.device, cache_filters: bool) -> None:
@@ -24,14 +24,14 @@ class RolledOutLoss(nn.Module):
         self.bf16 = settings.precision == "bf16"
         self.cache_filters = cache_filters
 
-    def forward(self, x_BTCHW: Tensor, y_BSCHW: Tensor, draws_B: Tensor) -> tuple[Tensor, Tensor]:
-        x_BTCHW, y_BSCHW = self.model.augment(x_BTCHW, y_BSCHW, draws_B)
+    def forward(self, x: Tensor, y: Tensor, draws_B: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = self.model.augment(x, y, draws_B)
         # Filters are expanded once for the whole roll-out; a compiler removes the repetition on its own.
         with parametrize.cached() if self.cache_filters else nullcontext():
-            prediction = roll_out(self.model, x_BTCHW, y_BSCHW.shape[1], self.device_type, self.bf16)
-            error = (prediction - y_BSCHW).square().mean((0, 2, 3, 4)).sum()
+            prediction = roll_out(self.model, x, y.shape[1], self.device_type, self.bf16)
+            error = (prediction - y).square().mean((0, *range(2, y.ndim))).sum()
             with torch.autocast(self.device_type, torch.bfloat16, enabled=self.bf16):
-                regularization = self.model.regularization(x_BTCHW, draws_B)
+                regularization = self.model.regularization(x, draws_B)
             # A zero on the CPU adds to a number on a GPU without a copy, which the CPU would wait for.
             added = self.model.penalty() + regularization.float()
             # Not detached here: a compiler may return one tensor for both outputs if nothing is added.

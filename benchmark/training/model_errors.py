@@ -18,7 +18,7 @@ def forecast_problem(y: object, x_BTCHW: Tensor) -> str | None:
     if not isinstance(y, Tensor):
         return f"forward gives {type(y).__name__}, expected a tensor of shape {expected}"
     if y.shape != expected:
-        return f"forward gives a tensor of shape {tuple(y.shape)}, expected (windows, C, H, W) = {expected}"
+        return f"forward gives a tensor of shape {tuple(y.shape)}, expected (windows, *task.shape) = {expected}"
     if y.device != x_BTCHW.device:
         return f"forward gives a tensor on {y.device}, the windows are on {x_BTCHW.device}: {CHOOSES_A_DEVICE}"
     if y.dtype != torch.float32:

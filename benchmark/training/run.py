@@ -15,11 +15,10 @@ from benchmark.data.layout import StoredField
 from benchmark.data.windows import Windows
 from benchmark.evaluation import costs
 from benchmark.evaluation.evaluate import example_rollouts, forecast_error, split_errors
-from benchmark.evaluation.flow import Box
-from benchmark.evaluation.relaxation import Relaxation, relaxations
+from benchmark.evaluation.relaxation import Relaxation
 from benchmark.evaluation.rollouts import EXAMPLES, TEST_SPLITS
-from benchmark.evaluation.symmetry import symmetry_metrics
 from benchmark.evaluation.trivial import trivial_forecast
+from benchmark.kinds.kinds import KINDS
 from benchmark.models.baseline import Baseline
 from benchmark.models.model_digest import model_digest
 from benchmark.training import environment
@@ -110,20 +109,18 @@ def _evaluate(
     experiment: Experiment, model: Baseline, stored: StoredField, windows: SplitWindows, world: World
 ) -> dict[str, Any]:
     """Metrics of the trained model on validation and test windows."""
-    dataset, grid, precision = experiment.dataset, experiment.task.grid, experiment.cell.train.precision
+    dataset, precision, kind = experiment.dataset, experiment.cell.train.precision, KINDS[experiment.task.kind]
     metrics: dict[str, Any] = {}
     metrics["rmse_validation"] = forecast_error(model, windows["validation"], world, precision).rmse()
-    box = Box(grid, stored.spacing, dataset.periodic)
     for split in TEST_SPLITS:
-        error, flow = split_errors(model, windows[split], world, precision, box)
+        measures = kind.measures(stored, dataset, world.device)
+        error = split_errors(model, windows[split], world, precision, kind.space, measures)
         metrics[f"rmse_{split}"] = error.rmse()
         metrics[f"rmse_{split}_by_step"] = error.rmse_by_step()
         metrics[f"rmse_{split}_by_run"] = error.rmse_by_run()
         metrics[f"vrmse_{split}"] = error.vrmse()
-        metrics[f"spectrum_{split}"], metrics[f"spectrum_truth_{split}"] = flow.spectra()
-        metrics[f"spectrum_error_{split}"] = flow.spectrum_error()
-        metrics[f"divergence_{split}"], metrics[f"divergence_truth_{split}"] = flow.divergences()
-    symmetry = symmetry_metrics(model, dataset, grid, windows, world)
+        metrics |= measures.metrics(split)
+    symmetry = kind.symmetry_metrics(model, dataset, windows, world)
     metrics |= {name: value for name, value in symmetry.items() if value is not None}
     return metrics
 
@@ -131,7 +128,7 @@ def _evaluate(
 def _relaxations(progress: Progress, experiment: Experiment) -> list[Relaxation]:
     """Relaxed layers of the best epoch, for a picture."""
     try:
-        return [*relaxations(progress.best_model, (experiment.task.height, experiment.task.width))]
+        return KINDS[experiment.task.kind].relaxations(progress.best_model, experiment.task)
     except Exception as error:  # noqa: BLE001 - a plug-in may give the names of our weights to others
         warnings.warn(f"no picture of the relaxed weights: {type(error).__name__}: {error}", stacklevel=2)
         return []

@@ -5,10 +5,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark.models.task import TASKS
 from results.board.quantities import METRICS, SKILLS, is_number, written
 from results.board.row import Row
 
-TRIVIAL = ("persistence", "linear")
+TRIVIAL = tuple(name for task in TASKS.values() for name in task.trivial)
 MOST_NAMED = 6
 """Contests that the first line of a board names; it counts the others."""
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmark.data.hdf5 import array, group
+from benchmark.kinds.panels import PANELS, Frames
 from results.board.row import Row
 from results.figures.figures import Plot
 from results.figures.plot import svg, text
@@ -34,26 +35,21 @@ MILLISECONDS = 350
 MOST_BYTES = 400_000
 """Size of one animation; a larger one loses every other frame."""
 
-Frames = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class Window:
-    """One rolled-out test window: truth and prediction are velocities (S, 2, H, W)."""
+    """One rolled-out test window: planes of each step (S, X, Y), and the `caption` of their kind."""
 
     run: int
     first_frame: int
     truth: Frames
     prediction: Frames
+    error: Frames
+    caption: str
 
     @property
     def key(self) -> tuple[int, int, tuple[int, ...]]:
         return self.run, self.first_frame, self.truth.shape
-
-    @property
-    def error(self) -> Frames:
-        """|u - u truth| of each step: (S, H, W)."""
-        return speed(self.prediction - self.truth)
 
 
 def first_window(record: Record) -> Window | None:
@@ -62,16 +58,14 @@ def first_window(record: Record) -> Window | None:
         with h5py.File(record.predictions_path, locking=False) as file:
             kept = group(file, "future")
             run, first_frame = (int(value) for value in kept.attrs["windows"][0])
+            panels = PANELS[str(kept.attrs.get("kind", "field"))]
             truth, prediction = (np.asarray(array(kept, name, 0), np.float32) for name in ("truth", "prediction"))
     except (OSError, KeyError, IndexError, ValueError, TypeError):
         return None
-    valid = truth.ndim == 4 and truth.shape == prediction.shape and truth.size and np.isfinite(truth).all()
-    return Window(run, first_frame, truth, prediction) if valid else None
-
-
-def speed(field_SCHW: Frames) -> Frames:
-    """|u|: (S, C, H, W) -> (S, H, W)."""
-    return np.linalg.norm(field_SCHW, axis=1).astype(np.float32)
+    fits = truth.ndim == panels.axes + 1 and truth.shape == prediction.shape
+    if not (fits and truth.size and np.isfinite(truth).all()):
+        return None
+    return Window(run, first_frame, *panels.planes(truth, prediction), panels.caption)
 
 
 def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> list[Plot]:
@@ -83,7 +77,7 @@ def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> 
     unread = f". Cannot be read: {', '.join(broken)}" if broken else ""
     reason = f"no finished record has a roll-out that can be read{unread}"
     caption = (
-        f"Speed |u| and error |u - u truth| in field units; first kept window of the future test, first finished seed;"
+        f"{shown[0][1].caption if shown else 'Roll-outs'}; first kept window of the future test, first finished seed;"
         f" {where}. The first {MOST_MODELS} models of the table at most; x to the right, y up{unread}."
     )
     made = (
@@ -113,16 +107,16 @@ def _limits(shown: Sequence[tuple[str, Window]]) -> tuple[float, float]:
     """Upper ends of the colour scales of speeds and errors."""
     errors = [window.error[np.isfinite(window.error)] for _, window in shown]
     most = max((float(np.percentile(error, 99.5)) for error in errors if error.size), default=0.0)
-    return float(speed(shown[0][1].truth).max()) or 1.0, most or 1.0
+    return float(shown[0][1].truth.max()) or 1.0, most or 1.0
 
 
 def _still(shown: Sequence[tuple[str, Window]]) -> str:
-    truth = speed(shown[0][1].truth)
+    truth = shown[0][1].truth
     most, worst = _limits(shown)
     steps = sorted({round(float(step)) for step in np.linspace(0, len(truth) - 1, STEPS_SHOWN)})
     lines = [("truth", truth, most, 0)]
     for label, window in shown:
-        lines += [(label, speed(window.prediction), most, 0), ("error", window.error, worst, SHADES)]
+        lines += [(label, window.prediction, most, 0), ("error", window.error, worst, SHADES)]
     tall = PANEL * truth.shape[2] / truth.shape[1]
     width = len(steps) * (PANEL + MARGIN)
     parts = [
@@ -139,9 +133,9 @@ def _still(shown: Sequence[tuple[str, Window]]) -> str:
 
 
 def _moving(shown: Sequence[tuple[str, Window]]) -> str:
-    truth = speed(shown[0][1].truth)
+    truth = shown[0][1].truth
     most, worst = _limits(shown)
-    upper = [_indices(truth, most, 0), *(_indices(speed(w.prediction), most, 0) for _, w in shown)]
+    upper = [_indices(truth, most, 0), *(_indices(w.prediction, most, 0) for _, w in shown)]
     lower = [np.full_like(upper[0], CLEAR), *(_indices(w.error, worst, SHADES) for _, w in shown)]
     rows = [
         np.stack([_beside(np.stack([line[step] for line in row])) for step in range(len(truth))])
@@ -224,7 +218,7 @@ def _image(address: str, x: float, y: float, width: float, height: float) -> str
 def _bars(x: float, top: float, most: float, worst: float) -> str:
     """Colour bars of speeds and of errors, one below the other."""
     parts = []
-    for number, (name, limit) in enumerate((("|u| (field units)", most), ("error (field units)", worst))):
+    for number, (name, limit) in enumerate((("speed", most), ("error", worst))):
         start = top + number * 96
         shades = np.arange(SHADES, dtype=np.uint8)[::-1, None] + np.uint8(number * SHADES)
         parts += [

@@ -16,7 +16,12 @@ from benchmark.data.show.info import FLOOR_FRAMES, floors, short
 from benchmark.data.show.planes import run_labels
 from benchmark.markdown import Markdown, escape, table
 
-GROUPS = {"C4": "quarter turns", "translation": "translations", "scale": "changes of scale"}
+GROUPS = {
+    "C4": "quarter turns",
+    "translation": "translations",
+    "scale": "changes of scale",
+    "O": "the 24 turns of the cube",
+}
 MOST_ELEMENTS = 8
 """Group elements in the table of errors; of more elements, it has the lowest and the highest error."""
 ENDS: Mapping[str, Any] = {"the lowest": min, "the highest": max}

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from benchmark.cell import Grid, Protocol
 from benchmark.data.check import PROTOCOLS
-from benchmark.data.dataset import IMPORTED, Dataset
-from benchmark.data.layout import AXES, UNITS, StoredField
+from benchmark.data.dataset import IMPORTED, STORAGE, Dataset
+from benchmark.data.layout import StoredField
 from benchmark.data.strict_floor import StrictFloor
 from benchmark.errors import UserError
 
@@ -24,10 +24,11 @@ def describe(stored: StoredField, dataset: Dataset) -> dict[str, Any]:
 
     `bytes` is the size of the file. `splits` has, for each protocol with its default windows, the runs and the number
     of windows of each split, or only the `reason` why they do not fit. `rms` and `max` are taken over the components of
-    the velocity, in its units. `no_strict_floor` is the reason why there is none, or "". Numbers that are not finite
+    a state, in their units. `no_strict_floor` is the reason why there is none, or "". Numbers that are not finite
     and errors that were not measured are None.
     """
-    runs, frames, _, height, width = stored.field.shape
+    runs, frames = stored.field.shape[:2]
+    storage = STORAGE[stored.kind]
     rms, largest = _sizes(stored.field)
     description = {
         "dataset": stored.dataset,
@@ -39,17 +40,17 @@ def describe(stored: StoredField, dataset: Dataset) -> dict[str, Any]:
         "bytes": stored.path.stat().st_size,
         "runs": runs,
         "frames": frames,
-        "height": height,
-        "width": width,
+        "kind": stored.kind,
+        "label": dataset.presets[stored.preset].label,
         "shape": stored.field.shape,
-        "axes": AXES,
+        "axes": storage.axes,
         "grid": stored.grid,
         "periodic": dataset.periodic,
         "test_runs": dataset.test_runs,
         "divergence_free": stored.divergence_free,
         "spacing": stored.spacing,
         "time_step": stored.time_step,
-        "units": UNITS,
+        "units": storage.units,
         "rms": rms,
         "max": largest,
         "equivariance_errors": [asdict(error) for error in stored.equivariance_errors],
@@ -72,7 +73,7 @@ def row(description: Mapping[str, Any]) -> dict[str, Any]:
     """Row of a table, from the result of `describe`."""
     return {
         **{key: description[key] for key in ("dataset", "preset", "level", "runs", "frames")},
-        "cells": f"{description['height']} x {description['width']}",
+        "state": description["label"],
         "grid": description["grid"],
         "test_runs": description["test_runs"],
         "rms": short(description["rms"]),

@@ -96,7 +96,7 @@ def contact_sheet(stored: StoredField, path: Path) -> None:
     rows = spread(runs, min(max(int(SHEET_SIDE / (panel_height + TITLE)), 2), MOST_ROWS))
     planes = Planes.of(stored, rows, columns)
     size = (len(columns) * (panel_width + GAP) + 1.1, len(rows) * (panel_height + TITLE) + 0.65)
-    with _drawing(path, *size) as figure:
+    with drawing(path, *size) as figure:
         for (row, column), plane in zip(np.ndindex(planes.values.shape[:2]), chain(*planes.values), strict=True):
             x, y = 0.1 + column * (panel_width + GAP), 0.1 + (len(rows) - 1 - row) * (panel_height + TITLE)
             axes = figure.add_axes((x / size[0], y / size[1], panel_width / size[0], panel_height / size[1]))
@@ -139,7 +139,7 @@ def symmetry_breaking(points: Sequence[LevelErrors], path: Path, knob: str = "le
     measured = sorted((point for point in points if point.errors), key=lambda point: point.knob)
     if not measured:
         return False
-    with _drawing(path, 9.2, 3.9) as figure:
+    with drawing(path, 9.2, 3.9) as figure:
         wide, narrow = figure.subplots(1, 2, width_ratios=(1.8, 1))
         figure.subplots_adjust(left=0.06, right=0.8, bottom=0.19, top=0.9, wspace=0.22)
         _draw_errors(wide, measured, "absolute")
@@ -209,7 +209,7 @@ def figure_of(
 
 
 @contextmanager
-def _drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
+def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure that is written to `path` as PNG at the end of the block."""
     with figure_of(width, height) as (figure, _):
         yield figure

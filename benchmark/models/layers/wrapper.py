@@ -63,7 +63,7 @@ class Wrapper(Baseline):
     def refusal(cls, config: Any, task: Task) -> str | None:
         """Reason of the wrapper, or of the network."""
         baseline, settings = model_registry.configured(config.network)
-        return cls.supports(task) or baseline.refusal(settings, task)
+        return cls.supports(task) or baseline.cannot_run(settings, task)
 
     @classmethod
     def widened(cls, config: Any, width: int) -> Any:

@@ -64,12 +64,12 @@ BROKEN = {
     "refusal": (
         "runs_on_some_task",
         ("    def forward", METHOD.format("supports(task):", "return 'not today'") + "    def forward"),
-        "it supports none of the offered tasks (12 x 12: not today;",
+        "it supports none of the offered tasks (2 x 12 x 12: not today;",
     ),
     "shape": (
         "forecasts_one_frame_on_12x9",
         ("return y", "return y[..., :-1]"),
-        "12 x 9: forward gives a tensor of shape (2, 2, 12, 8), expected (windows, C, H, W) = (2, 2, 12, 9)",
+        "12 x 9: forward gives a tensor of shape (2, 2, 12, 8), expected (windows, *task.shape) = (2, 2, 12, 9)",
     ),
     "dtype": (
         "forecasts_one_frame_on_12x12",

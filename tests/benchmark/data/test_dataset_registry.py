@@ -10,7 +10,7 @@ from benchmark.data.prepare import outline
 from benchmark.errors import UserError
 
 GOOD = """
-from benchmark.data.dataset import Dataset, Preset
+from benchmark.data.dataset import Dataset, ParticlePreset, Preset
 
 class Made(Dataset):
     group, levels, level_meaning, source = "C4", (0,), "nothing", "this test"
@@ -39,7 +39,10 @@ def register(folder: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (GOOD + "    channels = 3\n", "Made declares channels = 3; a field is a velocity of 2 components"),
+        (
+            GOOD + '    presets = {"tiny": Preset(4, 4, 2), "ions": ParticlePreset(5, 40, 0.1)}\n',
+            "Made has presets of 2 kinds of states, and needs those of one",
+        ),
         (GOOD.replace("def parts", "def pieces"), "Made lacks parts"),
         (GOOD.replace(', "designed"', "").replace(", test_runs", ""), "Made lacks test_runs"),
         (GOOD + "import no_such_module\n", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),

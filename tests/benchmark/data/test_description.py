@@ -213,8 +213,8 @@ def test_unknown_numbers_are_none(write: Callable[..., Path]) -> None:
 
 def test_the_row_of_a_table(write: Callable[..., Path]) -> None:
     row = info.row(info.describe(layout.read(write()), Swirls()))
-    assert [row[key] for key in ("cells", "equivariance_error", "relative", "size")] == [
-        "20 x 12",
+    assert [row[key] for key in ("state", "equivariance_error", "relative", "size")] == [
+        "20x12",
         "0.5",
         "1",
         "0.7 MB",

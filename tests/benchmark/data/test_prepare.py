@@ -53,7 +53,7 @@ class Toy(Dataset):
         return [ToyPart(0), ToyPart(int(level))]
 
     def assemble(self, level: Level, preset: str, fields: Sequence[NDArray[np.float32]]) -> Simulation:
-        return Simulation(fields[1], "centered", False, 1.0, 1.0, {}, [{}], [])
+        return Simulation(fields[1], 1.0, {}, [{}], [])
 
 
 def no_progress(done: int, total: int) -> None:

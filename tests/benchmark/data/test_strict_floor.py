@@ -181,7 +181,7 @@ class Linear(Dataset):
         return [LinearPart(0.5 * float(level))]
 
     def assemble(self, level: Level, preset: str, fields: list[NDArray[np.float32]]) -> Simulation:  # type: ignore[override]
-        return Simulation(fields[0], "centered", False, 1.0, 1.0, {}, [{}], [])
+        return Simulation(fields[0], 1.0, {}, [{}], [])
 
 
 def test_files_without_the_floor_of_today_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

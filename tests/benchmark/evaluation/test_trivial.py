@@ -46,7 +46,7 @@ def equals(model: Baseline) -> str | None:
     return trivial_forecast(rmse, model.task, windows, World())
 
 
-@pytest.mark.parametrize(("target", "equal"), [("change", "persistence"), ("frame", "a zero field")])
+@pytest.mark.parametrize(("target", "equal"), [("change", "persistence"), ("frame", "a zero forecast")])
 def test_a_network_without_output_equals_a_trivial_forecast(target: str, equal: str) -> None:
     task = Task("noise", 2, 2, 6, 6, target)  # type: ignore[arg-type]
     model = ConvNet(ConvNet.Config(hidden=4, layers=2), task)

@@ -7,7 +7,8 @@ import torch
 from model_support import parameter_count
 from torch.nn.utils import parametrize
 
-from benchmark.contract.candidate import Candidate, noise, velocity_task
+from benchmark.contract.candidate import Candidate, noise
+from benchmark.kinds.field import velocity_task
 from benchmark.models import model_registry
 from benchmark.models.baseline import Task
 

@@ -75,7 +75,7 @@ def test_remembered_facts_about_a_model_are_right(name: str, request: pytest.Fix
 def test_remembered_counts_are_right(name: str, request: pytest.FixtureRequest) -> None:
     def counts() -> list[int | None]:
         choice = facts.configured(name, {})
-        return [count(choice, facts.STANDARD) for count in (facts.parameters, facts.flops)]
+        return [count(choice, facts.STANDARD["field"]) for count in (facts.parameters, facts.flops)]
 
     before = counts()
     request.getfixturevalue("computed")
@@ -85,11 +85,10 @@ def test_remembered_counts_are_right(name: str, request: pytest.FixtureRequest) 
 @pytest.mark.parametrize("name", dataset_registry.dataset_names())
 def test_remembered_facts_about_a_dataset_are_right(name: str) -> None:
     known, dataset = facts.dataset_facts(name), dataset_registry.dataset(name)
-    assert (known.levels, known.group, known.channels) == (dataset.levels, dataset.group, dataset.channels)
+    assert (known.levels, known.group, known.kind) == (dataset.levels, dataset.group, dataset.kind)
     assert [*map(type, known.levels)] == [*map(type, dataset.levels)]
     preset = next(iter(dataset.presets))
-    size = dataset.presets[preset]
-    assert known.presets[preset] == (size.height, size.width, size.frames)
+    assert known.presets[preset] == json.loads(json.dumps(dataset.size(preset)))
     protocol = Protocol(input_frames=2, train_steps=2, test_steps=2)
     splits = dataset.splits(protocol, preset)
     expected = {split: (len(windows), windows.steps) for split, windows in splits.items()}

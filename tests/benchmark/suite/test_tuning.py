@@ -242,7 +242,7 @@ def test_the_test_splits_are_not_opened(folder: StudyFolder, store: Store, monke
         return made[-1]
 
     monkeypatch.setattr(Windows, "of", classmethod(spy))
-    for name in ("example_rollouts", "symmetry_metrics", "split_errors"):
+    for name in ("example_rollouts", "_evaluate", "split_errors"):
         monkeypatch.setattr(runs, name, lambda *arguments: pytest.fail("an evaluation on a test split"))
     trial = run_trial(folder, store, Note(number=0, settings=folder.study.defaults[0], by="default"))
     assert trial.state == "done"

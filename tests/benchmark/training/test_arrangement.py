@@ -40,7 +40,7 @@ def test_the_physical_layout_is_no_part_of_the_identity() -> None:
 
 
 def test_a_task_has_the_shape_that_the_model_sees() -> None:
-    task = Task.of(PUBLISHED, Protocol(), (2, 62, 23), periodic=False)
+    task = Task.of(PUBLISHED, Protocol(), {"shape": (2, 62, 23), "periodic": False})
     assert (task.height, task.width) == (23, 62)
     assert in_layout(torch.zeros(3, 2, 62, 23), "published").shape == (3, 2, 23, 62)
 

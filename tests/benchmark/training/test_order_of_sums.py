@@ -1,5 +1,6 @@
 """Networks whose gradients a GPU adds up in any order, so that a resumed training may differ in the last digit."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,7 +50,10 @@ def test_only_the_networks_that_the_docs_name_add_in_any_order(periodic: bool) -
         candidate = Candidate.named(name)
         if not candidate.baseline.trained:
             continue
-        task = candidate.task(periodic=periodic)
+        if periodic and candidate.baseline.kind != "field":
+            continue
+        tasks = candidate.kind.tasks
+        task = candidate.task([replace(task, periodic=True) for task in tasks] if periodic else tasks)
         loss = RolledOutLoss(candidate.build(task), Training(), CPU, cache_filters=True)
         with _Kernels() as mode:
             loss(noise(task), targets(task), uniform_draws(2))[0].backward()

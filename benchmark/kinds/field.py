@@ -1,0 +1,96 @@
+"""Fields: velocities in the plane on a grid, (C, H, W)."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from benchmark.data.dataset import Dataset
+from benchmark.data.layout import StoredField
+from benchmark.evaluation.evaluate import Ranks
+from benchmark.evaluation.flow import Box, FlowError
+from benchmark.evaluation.relaxation import Relaxation, relaxations
+from benchmark.evaluation.symmetry import symmetry_metrics
+from benchmark.groups import mirror, rotate
+from benchmark.kinds.kind import Action, Kind, SplitWindows, relative_error
+from benchmark.models.baseline import Baseline
+from benchmark.models.task import Task
+
+FRAMES = 3
+SQUARE, WIDE, ODD, JET = (12, 12), (12, 9), (11, 13), (62, 23)
+SQUARES = (SQUARE, (64, 64))
+BOXES = ((8, 8), (16, 16), (64, 64))
+SHIFTS = 8
+"""Shifts along each side of a box: a strided layer may keep no shift by less than an eighth of 64 cells."""
+
+
+def velocity_task(grid: tuple[int, int], periodic: bool = False) -> Task:
+    """Task with one velocity on this grid."""
+    return Task("made_up", FRAMES, 2, *grid, periodic=periodic)
+
+
+def _rotation_error(model: Baseline, x: Tensor) -> float:
+    with torch.no_grad():
+        pairs = [(model(rotate(x, k, "centered")), rotate(model(x), k, "centered")) for k in (1, 2, 3)]
+    return max(relative_error(actual - expected, expected) for actual, expected in pairs)
+
+
+def _all_turns(field: Tensor) -> Tensor:
+    return torch.cat([rotate(field, turns, "centered") for turns in range(4)])
+
+
+def reflection_error(model: Baseline, x: Tensor) -> float:
+    """Relative error of mirrors along x and along y."""
+    with torch.no_grad():
+        pairs = [(model(mirror(x, axis)), mirror(model(x), axis)) for axis in (0, 1)]
+    return max(relative_error(actual - expected, expected) for actual, expected in pairs)
+
+
+def _all_mirrors(field: Tensor) -> Tensor:
+    both = torch.cat((field, mirror(field, 0)))
+    return torch.cat((both, mirror(both, 1)))
+
+
+def translation_error(model: Baseline, x: Tensor) -> float:
+    """Relative error of shifts by an eighth of a periodic box along x and along y."""
+    with torch.no_grad():
+        shifts = [(x.shape[axis] // SHIFTS, axis) for axis in (-2, -1)]
+        pairs = [(model(x.roll(*shift)), model(x).roll(*shift)) for shift in shifts]
+    return max(relative_error(actual - expected, expected) for actual, expected in pairs)
+
+
+def _all_shifts(field: Tensor) -> Tensor:
+    steps = [size // SHIFTS for size in field.shape[-2:]]
+    places = [(i * steps[0], j * steps[1]) for i in range(SHIFTS) for j in range(SHIFTS)]
+    return torch.cat([field.roll(place, (-2, -1)) for place in places])
+
+
+class Field(Kind):
+    """A velocity (2, H, W): spectrum and divergence, turns, mirrors, shifts and zooms of the plane."""
+
+    name = "field"
+    space = (-2, -1)
+    tasks = tuple(velocity_task(grid) for grid in (SQUARE, (64, 64), WIDE, JET))
+    actions: ClassVar[Mapping[Any, Action]] = {
+        "rotation": Action([velocity_task(grid) for grid in SQUARES], _rotation_error, _all_turns),
+        "reflection": Action(tasks, reflection_error, _all_mirrors),
+        "translation": Action([velocity_task(grid, periodic=True) for grid in BOXES], translation_error, _all_shifts),
+    }
+
+    symmetries = ("translation", "rotation", "reflection", "scale")
+
+    def measures(self, stored: StoredField, dataset: Dataset, device: torch.device) -> FlowError:
+        """Energy spectrum and divergence."""
+        height, width = stored.field.shape[-2:]
+        return FlowError.zero(Box(stored.grid, stored.spacing, dataset.periodic), height, width, device)
+
+    def symmetry_metrics(
+        self, model: Baseline, dataset: Dataset, windows: SplitWindows, world: Ranks
+    ) -> dict[str, float | None]:
+        """Errors over the elements of `benchmark.groups`, see `benchmark.evaluation.symmetry`."""
+        return symmetry_metrics(model, dataset, model.task.grid, windows, world)
+
+    def relaxations(self, state: Mapping[str, Tensor], task: Task) -> list[Relaxation]:
+        """Layers whose weights differ from place to place."""
+        return [*relaxations(state, (task.height, task.width))]
