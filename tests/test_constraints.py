@@ -17,7 +17,7 @@ PYTHONS = [
     for version in PROJECT["classifiers"]
     if re.fullmatch(r"Programming Language :: Python :: 3\.\d+", version)
 ]
-PLAIN_PYTHON_SOURCES = ("phiflow", "phiml")
+PLAIN_PYTHON_SOURCES = ("jsonpath-rw", "phiflow", "phiml")
 """Packages that come without a wheel and need no compiler."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ from benchmark.cli.options import (
 from benchmark.data import dataset_registry
 from benchmark.data.paths import Field, data_path
 from benchmark.errors import MachineError, UserError, unknown_name
-from benchmark.files import data_folder, write_text
+from benchmark.files import data_folder, write_json, write_text
 from benchmark.suite import loading as suites
 from benchmark.terminal import Commands, Examples, print_json, print_table, progress
 from cluster.jobs.login_node import few_cores
@@ -151,8 +152,50 @@ def info(name: str, store_folder: Path, as_json: bool) -> None:
 @store_option
 @plugin_option
 def card(name: str, store_folder: Path) -> None:
-    """Write a data card in Markdown, with pictures, for each dataset and preset."""
+    """Write a data card in Markdown, with pictures and Croissant metadata, for each dataset and preset."""
+    for folder, _ in _cards(name, store_folder):
+        for file in ("README.md", "croissant.json"):
+            click.echo(f"wrote {folder / file}")
+
+
+@data.command(
+    "package",
+    cls=Examples,
+    epilog="symbench data package smoke_translation --license CC-BY-4.0 --creator 'Family, Given' --into archive",
+)
+@_name_argument
+@click.option(
+    "--license",
+    "licence",
+    type=click.Choice(["CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0"]),
+    required=True,
+    help="Licence under which you publish the data.",
+)
+@click.option(
+    "--creator", "creators", multiple=True, required=True, help="Name of an author; more than once if needed."
+)
+@click.option("--into", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of packages.")
+@click.option("--version", default="1.0.0", show_default=True, help="Version of the data.")
+@click.option("--doi", default="", help="DOI that the archive has reserved.")
+@store_option
+@plugin_option
+def package(name: str, into: Path, store_folder: Path, licence: str, creators: tuple[str, ...], **more: str) -> None:
+    """Write a folder for an archive with a DOI, for each dataset and preset that symbench simulated.
+
+    It has the data, their card with pictures, Croissant metadata, checksums, licence and citation.
+    """
+    from benchmark.data.show import package as packaging
+
+    terms = packaging.Terms(licence, creators, more["version"], more["doi"], datetime.date.today())
+    for folder, descriptions in _cards(name, store_folder):
+        dataset, preset = descriptions[0]["dataset"], descriptions[0]["preset"]
+        click.echo(f"wrote {packaging.package(folder, into, dataset, preset, descriptions, terms)}")
+
+
+def _cards(name: str, store_folder: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """Write the card of each dataset and preset; yield its folder and the descriptions of its levels."""
     from benchmark.data.show.card import card as write_card
+    from benchmark.data.show.croissant import FILE, croissant
 
     pictures: dict[tuple[str, str], dict[str, Path]] = {}
     descriptions = []
@@ -169,7 +212,8 @@ def card(name: str, store_folder: Path) -> None:
             shown = {"Measured symmetry breaking": path, **shown}
         relative = {caption: path.relative_to(folder) for caption, path in shown.items()}
         write_text(folder / "README.md", write_card(dataset, preset, ours, relative))
-        click.echo(f"wrote {folder / 'README.md'}")
+        write_json(folder / FILE, croissant(dataset, preset, ours, folder))
+        yield folder, ours
 
 
 def _of_suite(suite: str, store_folder: Path, overrides: Iterable[str] = ()) -> list[Field]:

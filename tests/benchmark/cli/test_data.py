@@ -73,6 +73,20 @@ def test_card(suite: Path, store: Store) -> None:
     assert "smoke_rotation_levels" in card
     assert "pictures/level_2.gif" in card
     assert "pictures/symmetry_breaking.png" in card
+    metadata = json.loads(path_of(store, 0).with_name("croissant.json").read_text(encoding="utf-8"))
+    assert [file["name"] for file in metadata["distribution"]] == ["level_0.h5", "level_2.h5"]
+
+
+def test_package(suite: Path, store: Store, tmp_path: Path) -> None:
+    options = ("--license", "CC-BY-4.0", "--creator", "Curie, Marie", "--into", tmp_path / "archive")
+    answer = symbench("data", "package", suite, *options, store=store)
+    assert answer.returncode == 0, answer.stderr
+    folder = tmp_path / "archive" / "smoke_rotation_levels-tiny-1.0.0"
+    assert answer.stdout == f"wrote {folder}\n"
+    assert "pictures/level_2.gif" in (folder / "README.md").read_text(encoding="utf-8")
+    assert (folder / "pictures" / "level_2.gif").is_file()
+    again = symbench("data", "package", suite, *options, store=store)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
 
 
 def test_check_names_what_is_wrong(suite: Path, store: Store) -> None:
