@@ -25,7 +25,7 @@ MOST_PROCESSES = 4
 ORDER = (
     *("tests/slurm/", "tests/cluster/tuning/test_tune.py", "tests/benchmark/contract/test_adding_a_baseline.py"),
     *("tests/benchmark/cli/", "tests/cluster/jobs/", "tests/results/tracking/", "tests/benchmark/data/"),
-    *("tests/cluster/", "tests/benchmark/", "tests/results/", "tests/test_", "tests/contract/"),
+    *("tests/cluster/", "tests/benchmark/", "tests/results/", "tests/test_", "tests/contract/", "tests/docs/"),
 )
 """Beginnings of test ids: what takes longest is begun first, so that no process is left with it in the end."""
 STAND_ALONE = ("tests/benchmark/cli/test_cli.py", "tests/cluster/jobs/test_launch.py")
