@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from benchmark.cell import Frozen as Frozen
     from benchmark.cell import PositiveInt as PositiveInt
     from benchmark.data.dataset import Dataset as Dataset
+    from benchmark.data.dataset import Part as Part
+    from benchmark.data.dataset import Preset as Preset
+    from benchmark.data.dataset import Simulation as Simulation
     from benchmark.errors import SymbenchError as SymbenchError
     from benchmark.errors import UserError as UserError
     from benchmark.models.baseline import Baseline as Baseline
@@ -49,8 +52,11 @@ PLACES = {
     "LogUniform": "benchmark.models.baseline:LogUniform",
     "ParticleBaseline": "benchmark.models.baseline:ParticleBaseline",
     "ParticleTask": "benchmark.models.task:ParticleTask",
+    "Part": "benchmark.data.dataset:Part",
     "PositiveInt": "benchmark.cell:PositiveInt",
+    "Preset": "benchmark.data.dataset:Preset",
     "SearchSpace": "benchmark.models.baseline:SearchSpace",
+    "Simulation": "benchmark.data.dataset:Simulation",
     "Suite": "benchmark.suite.suite:Suite",
     "SymbenchError": "benchmark.errors:SymbenchError",
     "Task": "benchmark.models.task:Task",

@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from benchmark import discovery
 from benchmark.cell import Cell, Level
 from benchmark.cli import main as cli
 from benchmark.data import dataset_registry
@@ -22,7 +23,6 @@ from benchmark.data.dataset import Dataset, EquivarianceError, Preset, Simulatio
 from benchmark.data.layout import write
 from benchmark.data.paths import data_path
 from benchmark.files import write_json
-from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from results.store.record import FINISHED, PARTS, Record
 from results.store.store import Store
@@ -57,7 +57,7 @@ def symbench(*arguments: object, store: Store | None) -> subprocess.CompletedPro
 
 def call(command: list[str]) -> subprocess.CompletedProcess[str]:
     """Call the console script; it raises exceptions that it would show as a traceback."""
-    plugins, handler = model_registry.plugin_paths(), signal.getsignal(signal.SIGTERM)
+    plugins, handler = discovery.plugin_paths(), signal.getsignal(signal.SIGTERM)
     status, out, err = 0, StringIO(), StringIO()
     with patch.object(sys, "argv", command), redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # libraries of MLflow warn, and pytest turns warnings into errors
@@ -67,7 +67,7 @@ def call(command: list[str]) -> subprocess.CompletedProcess[str]:
             status = int(end.code or 0)
         finally:
             signal.signal(signal.SIGTERM, handler)
-            model_registry.replace_plugins(plugins)
+            discovery.replace_plugins(plugins)
     return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 

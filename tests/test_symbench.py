@@ -26,12 +26,25 @@ NAMES = [
         "FramesAsChannels",
         "Frozen",
         "LogUniform",
+        "Part",
         "ParticleBaseline",
         "ParticleTask",
         "PositiveInt",
+        "Preset",
         "SearchSpace",
     ),
-    *("Suite", "SymbenchError", "Task", "UserError", "compare", "figure", "load_suite", "results", "train"),
+    *(
+        "Simulation",
+        "Suite",
+        "SymbenchError",
+        "Task",
+        "UserError",
+        "compare",
+        "figure",
+        "load_suite",
+        "results",
+        "train",
+    ),
 ]
 READ = """
 import sys, symbench

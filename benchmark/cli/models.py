@@ -1,14 +1,23 @@
-"""`symbench new-baseline` and `check-baseline`: write and check a baseline."""
+"""`symbench new-baseline`, `new-dataset`, `check-baseline` and `check-dataset`: write and check plug-ins."""
+
+from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
+from benchmark import discovery
 from benchmark.cli.options import complete_models, json_option, plugin_option
 from benchmark.terminal import Examples, print_json, print_table, without_repetitions
+
+if TYPE_CHECKING:
+    from benchmark.contract.checks import Result
+    from benchmark.contract.scaffold import Kind
 
 
 @click.command(
@@ -28,20 +37,55 @@ from benchmark.terminal import Examples, print_json, print_table, without_repeti
 )
 def new_baseline(name: str, model: str | None, folder: Path) -> None:
     """Write NAME.py, a working baseline: a copy of MODEL, or a plain network. Nothing is overwritten."""
+    path, checked, plugin, is_built_in = _written(name, model, folder, "baseline")
+    also = f"; also pytest tests/contract -k {name}" if is_built_in else ""
+    _print_next(
+        path,
+        {
+            f"symbench check-baseline {checked}": f"its contract{also}",
+            f"symbench run SUITE.yaml{plugin}": f"with {name} under `models:`",
+            f"symbench list models{plugin}": "its parameters beside the others'",
+        },
+    )
+
+
+@click.command(
+    "new-dataset", cls=Examples, epilog="symbench new-dataset my_flow\nsymbench new-dataset my_flow --from beta_plane"
+)
+@click.argument("name")
+@click.option("--from", "original", metavar="DATASET", help="Dataset to copy (default: vortices in a wind).")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=".",
+    help="Folder of the file (default: here); in benchmark/data/datasets it becomes a built-in.",
+)
+def new_dataset(name: str, original: str | None, folder: Path) -> None:
+    """Write NAME.py, a working dataset: a copy of DATASET, or a small one. Nothing is overwritten."""
+    path, checked, plugin, _ = _written(name, original, folder, "dataset")
+    _print_next(
+        path,
+        {
+            f"symbench check-dataset {checked}": "its contract",
+            f"symbench data prepare SUITE.yaml{plugin}": f"with {name} under `datasets:`",
+            f"symbench run SUITE.yaml{plugin}": "trains on it",
+        },
+    )
+
+
+def _written(name: str, original: str | None, folder: Path, kind: Kind) -> tuple[Path, str, str, bool]:
+    """The new file; how commands name it, their option for it, and whether it is a built-in, which needs none."""
     from benchmark.contract import scaffold
 
-    path = scaffold.write(name, model, folder)
+    path = scaffold.write(name, original, folder, kind)
+    if scaffold.is_built_in(folder, kind):
+        return path, name, "", True
+    quoted = shlex.quote(str(path))
+    return path, quoted, f" --plugin {quoted}", False
+
+
+def _print_next(path: Path, steps: Mapping[str, str]) -> None:
     click.echo(f"wrote {path}")
-    if scaffold.is_built_in(folder):
-        checked, plugin, also = name, "", f"; also pytest tests/contract -k {name}"
-    else:
-        checked = shlex.quote(str(path))
-        plugin, also = f" --plugin {checked}", ""
-    steps = {
-        f"symbench check-baseline {checked}": f"its contract{also}",
-        f"symbench run SUITE.yaml{plugin}": f"with {name} under `models:`",
-        f"symbench list models{plugin}": "its parameters beside the others'",
-    }
     click.echo("next:")
     for command, meaning in steps.items():
         click.echo(f"  {command:{max(map(len, steps))}}  # {meaning}")
@@ -56,14 +100,33 @@ def new_baseline(name: str, model: str | None, folder: Path) -> None:
 def check_baseline(baseline: str, as_json: bool) -> None:
     """Check the contract of a baseline, given by NAME or in a FILE of its own, on small random fields."""
     from benchmark.contract.candidate import Candidate
-    from benchmark.contract.checks import OUTCOMES, examine_all
-    from benchmark.models import model_registry
+    from benchmark.contract.checks import examine_all
 
-    name = model_registry.add_plugin(Path(baseline)) if baseline.endswith(".py") else baseline
-    candidate = Candidate.named(name)
+    name = discovery.add_plugin(Path(baseline)) if baseline.endswith(".py") else baseline
+    _show(name, examine_all(Candidate.named(name)), as_json)
+
+
+@click.command(
+    "check-dataset", cls=Examples, epilog="symbench check-dataset beta_plane\nsymbench check-dataset my_flow.py --json"
+)
+@click.argument("dataset", metavar="NAME|FILE")
+@json_option
+@plugin_option
+def check_dataset(dataset: str, as_json: bool) -> None:
+    """Check the contract of a dataset, given by NAME or in a FILE of its own, at its smallest preset."""
+    from benchmark.contract.datasets import DatasetCandidate, examine_all
+
+    name = discovery.add_plugin(Path(dataset)) if dataset.endswith(".py") else dataset
+    _show(name, examine_all(DatasetCandidate.named(name)), as_json)
+
+
+def _show(name: str, outcomes: Iterable[Result], as_json: bool) -> None:
+    """Run and show the checks; exit status 1 if one failed."""
+    from benchmark.contract.checks import OUTCOMES
+
     results = []
     with Console(stderr=True).status("") as status:
-        for result in examine_all(candidate):
+        for result in outcomes:
             results.append(result)
             status.update(f"after {result.check.name.replace('_', ' ')}")
     failed = [result for result in results if result.outcome == "failed"]
@@ -105,4 +168,4 @@ def check_baseline(baseline: str, as_json: bool) -> None:
         sys.exit(1)
 
 
-COMMANDS = (new_baseline, check_baseline)
+COMMANDS = (new_baseline, check_baseline, new_dataset, check_dataset)

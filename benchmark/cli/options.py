@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from benchmark import discovery
 from benchmark.errors import UserError
 from benchmark.suite import loading as suites
 
@@ -25,10 +26,8 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _plugins(ctx: click.Context, parameter: click.Parameter, paths: tuple[Path, ...]) -> None:
-    from benchmark.models import model_registry
-
     for path in paths:
-        model_registry.add_plugin(path)
+        discovery.add_plugin(path)
 
 
 def _hours(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:

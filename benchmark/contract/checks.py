@@ -8,7 +8,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 
@@ -20,12 +20,20 @@ Outcome = Literal["passed", "does not apply", "failed", "not run"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
+class Examined(Protocol):
+    """Baseline or dataset that a contract is checked of."""
+
+    @property
+    def file(self) -> str | None:
+        """Path of its source file."""
+
+
 @dataclass(frozen=True)
 class Check:
     """Demand of the contract, and the function that checks it."""
 
     name: str
-    function: Callable[[Candidate], str | None]
+    function: Callable[..., str | None]
 
     @property
     def demand(self) -> str:
@@ -69,8 +77,8 @@ def examine_all(candidate: Candidate) -> Iterator[Result]:
             cause = f"{check.name} failed"
 
 
-def examine(check: Check, candidate: Candidate) -> Result:
-    """Run one check. An exception of the baseline becomes a failure with the line in its file."""
+def examine(check: Check, candidate: Examined) -> Result:
+    """Run one check. An exception of the author's code becomes a failure with the line in its file."""
     started = time.perf_counter()
     outcome: Outcome = "passed"
     try:

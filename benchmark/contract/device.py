@@ -21,11 +21,11 @@ from torch._subclasses.fake_tensor import (
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmark import discovery
 from benchmark.cell import Training
 from benchmark.contract.candidate import CPU, Candidate, Violation, noise, targets, uniform_draws
 from benchmark.discovery import ROOT
 from benchmark.errors import CHOOSES_A_DEVICE, error_location
-from benchmark.models import model_registry
 from benchmark.models.task import Task
 from benchmark.training.loss import RolledOutLoss
 
@@ -41,7 +41,7 @@ def keeps_to_its_device(candidate: Candidate) -> str | None:
     if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
         return "this version of torch cannot imitate a GPU"
     try:
-        problem, is_fault = _process().submit(_problem, candidate.name, model_registry.plugin_paths()).result()
+        problem, is_fault = _process().submit(_problem, candidate.name, discovery.plugin_paths()).result()
     except BrokenProcessPool:
         _process.cache_clear()  # the next baseline gets a new process
         problem, is_fault = "the process died without an error message", True
@@ -85,7 +85,7 @@ def _problem(name: str, plugins: Sequence[Path]) -> tuple[str, bool]:
 
     A library that asks for a number, as e2cnn's own R2Conv does, is none: it costs time, and the author cannot mend it.
     """
-    model_registry.replace_plugins(plugins)
+    discovery.replace_plugins(plugins)
     candidate = Candidate.named(name)
     task = candidate.task()
     model = candidate.build(task)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from benchmark import discovery
 from benchmark.cell import Training
 from benchmark.contract.candidate import CPU, UNTRAINED, Candidate, Violation, noise, require, targets, uniform_draws
 from benchmark.errors import error_location
-from benchmark.models import model_registry
 from benchmark.models.layers.norm import BatchNorm
 from benchmark.training.distributed import World, join
 from benchmark.training.loss import RolledOutLoss
@@ -42,7 +42,7 @@ def two_ranks_equal_one(candidate: Candidate, norm: str = "none") -> str | None:
     alone = _train(candidate, World(), norm)
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = Path(folder, "rendezvous")
-        plugins = model_registry.plugin_paths()
+        plugins = discovery.plugin_paths()
         jobs = [_pair().submit(_on_rank, candidate.name, plugins, norm, rank, rendezvous) for rank in range(2)]
         try:
             results = [job.result() for job in jobs]
@@ -81,7 +81,7 @@ def _on_rank(name: str, plugins: Sequence[Path], norm: str, rank: int, rendezvou
     warnings.simplefilter("ignore")  # the calling process shows its own
     file = None
     try:
-        model_registry.replace_plugins(plugins)
+        discovery.replace_plugins(plugins)
         candidate = Candidate.named(name)
         file = candidate.file
         with join(rank, 2, CPU, rendezvous) as world:

@@ -1,4 +1,4 @@
-"""File of a new baseline: a copy of a registered baseline under another name, or a plain network."""
+"""File of a new baseline or dataset: a copy of a registered one under another name, or a plain one."""
 
 import ast
 import importlib.util
@@ -9,10 +9,16 @@ import re
 import sys
 import tokenize
 from pathlib import Path
+from typing import Literal
 
+from benchmark.contract import dataset_template
+from benchmark.data import dataset_registry
+from benchmark.discovery import BASELINES, DATASETS
 from benchmark.errors import MachineError, UserError
 from benchmark.models import model_registry
 
+Kind = Literal["baseline", "dataset"]
+SOURCES = {"baseline": BASELINES, "dataset": DATASETS}
 TEMPLATE_CLASS = "NewBaseline"
 TEMPLATE = '''\
 from __future__ import annotations
@@ -53,21 +59,21 @@ class NewBaseline(Baseline):
 '''
 
 
-def write(name: str, model: str | None, folder: Path) -> Path:
-    """Write NAME.py into `folder`, a copy of the baseline `model` or, for None, a plain network; returns its path.
+def write(name: str, model: str | None, folder: Path, kind: Kind = "baseline") -> Path:
+    """Write NAME.py into `folder`, a copy of `model` or, for None, a plain network or dataset; returns its path.
 
     UserError: the name is taken or invalid, `model` is unknown or broken, or the file exists. MachineError: the file
     cannot be written.
     """
-    _check_name(name)
+    _check_name(name, kind)
     path = folder / f"{name}.py"
     if path.exists():
         raise UserError(f"{path} exists; nothing was written")
-    if name in model_registry.model_names():
-        raise UserError(f"a baseline named {name!r} exists; choose another name")
+    if name in SOURCES[kind].all():
+        raise UserError(f"a {kind} named {name!r} exists; choose another name")
     if importlib.util.find_spec(name) is not None:
         raise UserError(f"a Python module named {name!r} exists, and one would hide the other; choose another name")
-    text = rendered(name, model)
+    text = rendered(name, model, kind)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
@@ -77,21 +83,23 @@ def write(name: str, model: str | None, folder: Path) -> Path:
     return path
 
 
-def is_built_in(folder: Path) -> bool:
-    """Whether a file in `folder` is a baseline of this checkout and needs no --plugin."""
-    return folder.resolve() == model_registry.MODELS_FOLDER
+def is_built_in(folder: Path, kind: Kind = "baseline") -> bool:
+    """Whether a file in `folder` is one of this checkout and needs no --plugin."""
+    return folder.resolve() == SOURCES[kind].folder
 
 
-def rendered(name: str, model: str | None) -> str:
+def rendered(name: str, model: str | None, kind: Kind = "baseline") -> str:
     """Text of the new file. UserError: `model` is unknown or broken."""
-    if model is None:
+    if model is None and kind == "baseline":
         text, old_class, package = TEMPLATE, TEMPLATE_CLASS, ""
         summary = f"{name}: one line about the model."
     else:
-        baseline = model_registry.model(model)
-        module = sys.modules[baseline.__module__]
-        text, old_class, package = inspect.getsource(module), baseline.__name__, module.__package__ or ""
-        summary = f"{name}: starts from {model}."
+        original: type = dataset_template.NewDataset
+        if model is not None:
+            original = model_registry.model(model) if kind == "baseline" else type(dataset_registry.dataset(model))
+        module = sys.modules[original.__module__]
+        text, old_class, package = inspect.getsource(module), original.__name__, module.__package__ or ""
+        summary = f"{name}: starts from {model or 'vortices in a wind'}."
     text = _with_class(text, old_class, name)
     return _with_summary(_with_absolute_imports(text, package), summary)
 
@@ -128,13 +136,13 @@ def _with_summary(text: str, summary: str) -> str:
     return "".join(lines)
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, kind: Kind) -> None:
     if re.fullmatch(r"[a-z][a-z0-9_]*", name) and not keyword.iskeyword(name) and not name.startswith("test_"):
         return
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     near = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_0123456789").removeprefix("test_")
     hint = f"; {near!r} would be one" if re.match(r"[a-z]", near) and not keyword.iskeyword(near) else ""
     raise UserError(
-        f"{name!r} cannot be the name of a baseline: it must be small letters, digits and underscores, begin with a"
+        f"{name!r} cannot be the name of a {kind}: it must be small letters, digits and underscores, begin with a"
         f" letter and not with 'test_', and be no keyword of Python{hint}"
     )

@@ -1,19 +1,18 @@
-"""Registry of the datasets in `benchmark/data/datasets/`."""
+"""Registry of datasets: files of `benchmark/data/datasets/`, plug-in files, and entry points of installed packages."""
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.discovery import module_names, subclasses
-from benchmark.errors import UserError, error_location, unknown_name
+from benchmark.discovery import DATASETS, subclasses
+from benchmark.errors import UserError, error_location
 
 if TYPE_CHECKING:
     from benchmark.data.dataset import Dataset
 
-DATASETS_FOLDER = Path(__file__).resolve().parent / "datasets"
 DECLARED = (
     *("group", "levels", "level_meaning", "presets"),
     *("training_runs", "unseen_runs", "test_runs", "source"),
@@ -23,30 +22,38 @@ DECLARED = (
 
 def dataset_names() -> list[str]:
     """Names of all datasets, sorted; none is imported."""
-    return list(module_names(DATASETS_FOLDER))
+    return sorted(DATASETS.all())
 
 
 def dataset(name: str) -> Dataset:
     """The dataset called `name`. UserError: unknown name, with the nearest one, or its file is broken."""
-    if name not in dataset_names():
-        raise UserError(unknown_name("dataset", name, dataset_names()))
-    return _dataset_class(name)()
+    sources = DATASETS.all()
+    if name not in sources:
+        raise UserError(DATASETS.unknown(name))
+    return _dataset_class(name, sources[name].origin)()
+
+
+def import_plugins(files: Mapping[str, Path]) -> None:
+    """Register and import plug-ins in a process that gets their simulations from another one."""
+    DATASETS.plugins.update(files)
+    for name in files:
+        dataset(name)
 
 
 @cache
-def _dataset_class(name: str) -> type[Dataset]:
+def _dataset_class(name: str, origin: str) -> type[Dataset]:
     from benchmark.data.dataset import Dataset  # numpy takes a tenth of a second to import
 
-    file = DATASETS_FOLDER / f"{name}.py"
+    source, where = DATASETS.all()[name], f"{name} ({origin})"
     try:
-        module = importlib.import_module(f"{__package__}.datasets.{name}")
-    except Exception as error:
-        raise UserError(f"{file} cannot be imported: {error_location(error, file)}") from error
+        module = source.load()
+    except (Exception, SystemExit) as error:  # a plug-in may raise anything; it is refused by name
+        raise UserError(f"{where} cannot be imported: {error_location(error, source.file)}") from error
     classes = subclasses(module, Dataset)  # type: ignore[type-abstract]
     if len(classes) != 1:
-        raise UserError(f"{file} must define one subclass of Dataset, found {len(classes)}")
+        raise UserError(f"{where} must define one subclass of Dataset, found {len(classes)}")
     if problem := declaration_problem(classes[0]):
-        raise UserError(f"{file}: {classes[0].__name__} {problem}")
+        raise UserError(f"{where}: {classes[0].__name__} {problem}")
     return classes[0]
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmark import discovery
 from benchmark.cell import Level
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, Dataset, Part
@@ -187,7 +188,12 @@ def _in_turn(work: Outline, parts: Sequence[Part], processes: int) -> Iterator[s
 def _in_processes(work: Outline, parts: Sequence[Part], processes: int) -> Iterator[str]:
     """Simulate in spawned processes, because the threads of torch do not survive a fork."""
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        processes,
+        multiprocessing.get_context("spawn"),
+        dataset_registry.import_plugins,
+        (dict(discovery.DATASETS.plugins),),
+    )
     yield ""
     try:
         with _blocked(signal.SIGINT):  # workers inherit it: Ctrl-C reaches the parent alone, which ends them

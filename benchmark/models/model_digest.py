@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 
 from benchmark.cell import ModelChoice, is_network
-from benchmark.discovery import ROOT, files_digest, imported_files, reachable
-from benchmark.models.model_registry import MODELS_FOLDER, NOT_BASELINES, source_file
+from benchmark.discovery import BASELINES, ROOT, files_digest, imported_files, reachable
+from benchmark.models.model_registry import MODELS_FOLDER, source_file
 
 GROUPS, FACE = ROOT / "benchmark" / "groups.py", ROOT / "symbench.py"
 
@@ -47,7 +47,7 @@ def _imported_code(file: Path) -> list[Path]:
 
 
 def _is_code_of_models(path: Path) -> bool:
-    if path.parent == MODELS_FOLDER and path.stem in (*NOT_BASELINES, "__init__"):
+    if path.parent == MODELS_FOLDER and path.stem in (*BASELINES.excluded, "__init__"):
         return False
     if path == FACE:
         return False

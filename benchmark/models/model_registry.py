@@ -2,90 +2,37 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import importlib.util
 import inspect
 import json
-import os
-import shlex
-import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args
 
 from benchmark.cell import Frozen, ModelChoice
-from benchmark.discovery import module_names, subclasses
+from benchmark.discovery import BASELINES, subclasses
 from benchmark.errors import UserError, error_location, unknown_name
 
 if TYPE_CHECKING:
     from benchmark.models.baseline import Baseline
 
-ENTRY_POINTS = "symbench.models"
-MODELS_FOLDER = Path(__file__).resolve().parent
-NOT_BASELINES = ("baseline", "model_digest", "model_registry", "task")
-"""Files of `benchmark/models/` that define no baseline."""
-_plugins: dict[str, Path] = {}
-
-
-@dataclass(frozen=True)
-class Source:
-    """Origin of a baseline and its import; `file` is the file of a plug-in."""
-
-    origin: str
-    load: Callable[[], ModuleType]
-    file: Path | None = None
-
-
-def add_plugin(path: Path) -> str:
-    """Register the baseline in the file `path` under the file's name; returns the name.
-
-    A file of `benchmark/models/` is registered already. UserError: no Python file, or the name is taken.
-    """
-    try:
-        path = path.expanduser().resolve()
-    except (OSError, RuntimeError) as error:  # links that go round, the home of an unknown user
-        raise UserError(f"plug-in {path}: {error}") from error
-    if path.suffix != ".py" or not path.is_file():
-        raise UserError(f"plug-in {path}: not a Python file")
-    known = path.stem in _baseline_modules()
-    if known and path.parent == MODELS_FOLDER:
-        return path.stem
-    if known or _plugins.get(path.stem, path) != path:
-        raise UserError(f"plug-in {path}: a baseline named {path.stem!r} exists; rename the file")
-    _plugins[path.stem] = path
-    return path.stem
-
-
-def replace_plugins(paths: Iterable[Path]) -> None:
-    """Replace the registered plug-ins, in a process that serves several callers."""
-    _plugins.clear()
-    for path in paths:
-        add_plugin(path)
-
-
-def plugin_paths() -> tuple[Path, ...]:
-    """Plug-ins of this process, which workers register, too."""
-    return tuple(_plugins.values())
+MODELS_FOLDER = BASELINES.folder
 
 
 def model_names() -> list[str]:
     """Sorted names of all baselines, without importing one."""
-    return sorted(_model_sources())
+    return sorted(BASELINES.all())
 
 
 @cache
 def built_in_file(name: str) -> Path | None:
     """The file of a baseline in `benchmark/models/`; None for a plug-in, an installed one, and an unknown name."""
-    return MODELS_FOLDER / f"{name}.py" if name in _baseline_modules() else None
+    return MODELS_FOLDER / f"{name}.py" if name in BASELINES.built_in else None
 
 
 def source_file(name: str) -> Path | None:
     """The file of a baseline; None for an unknown name, or a package that is not installed as files."""
-    source = _model_sources().get(name)
+    source = BASELINES.all().get(name)
     if source is None or source.file is not None:
         return source.file if source else None
     try:
@@ -97,27 +44,15 @@ def source_file(name: str) -> Path | None:
 
 def has_others() -> bool:
     """Whether there are baselines besides those in `benchmark/models/`."""
-    return _model_sources().keys() != set(_baseline_modules())
+    return BASELINES.all().keys() != set(BASELINES.built_in)
 
 
 def model(name: str) -> type[Baseline]:
     """Baseline class called `name`. UserError: unknown name (with the nearest), or its file is broken."""
-    sources = _model_sources()
+    sources = BASELINES.all()
     if name not in sources:
-        raise UserError(unknown_model(name))
+        raise UserError(BASELINES.unknown(name))
     return _model_at(name, sources[name].origin)
-
-
-def unknown_model(name: str, suite_folder: Path | None = None) -> str:
-    """Message for an unknown name: the file of that name, beside the suite or here, or else the nearest names."""
-    for folder in (suite_folder or Path(), Path()):
-        file = folder / f"{name}.py"
-        if file.is_file():
-            options = [f"`--plugin {shlex.quote(str(file))}`"]
-            if suite_folder is not None:
-                options.append(f"`plugins: [{os.path.relpath(file, suite_folder)}]` in the suite")
-            return f"unknown model {name!r}; {file} was not given: add {', or '.join(options)}"
-    return f"{unknown_name('model', name, model_names())}; a baseline of your own needs its file: `--plugin FILE`"
 
 
 @cache
@@ -125,7 +60,7 @@ def _model_at(name: str, origin: str) -> type[Baseline]:
     """Class, imported and validated once; a broken file is imported again."""
     from benchmark.models.baseline import Baseline  # torch takes seconds to import
 
-    source, where = _model_sources()[name], f"{name} ({origin})"
+    source, where = BASELINES.all()[name], f"{name} ({origin})"
     try:
         module = source.load()
     except (Exception, SystemExit) as error:  # a plug-in may raise anything; it is refused by name
@@ -178,42 +113,3 @@ def configured(choice: ModelChoice) -> tuple[type[Baseline], Any]:
             f" {baseline.version}; expand the suite again"
         )
     return baseline, baseline.Config.model_validate_json(json.dumps(choice.config))
-
-
-@cache
-def _baseline_modules() -> tuple[str, ...]:
-    return tuple(name for name in module_names(MODELS_FOLDER) if name not in NOT_BASELINES)
-
-
-@cache
-def _installed_models() -> dict[str, Source]:
-    """Baselines of this package and of installed ones, cached, since listing entry points takes milliseconds."""
-    modules = {name: f"{__package__}.{name}" for name in _baseline_modules()}
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        modules.setdefault(entry.name, entry.module)
-    return {name: Source(origin, partial(importlib.import_module, origin)) for name, origin in modules.items()}
-
-
-def _model_sources() -> dict[str, Source]:
-    sources = dict(_installed_models())
-    for name, path in _plugins.items():
-        sources[name] = Source(str(path), partial(_import_file, name, path), path)
-    return sources
-
-
-def _import_file(name: str, path: Path) -> ModuleType:
-    qualified = f"symbench_plugin_{name}"
-    loaded = sys.modules.get(qualified)
-    if loaded is not None and loaded.__file__ == str(path):
-        return loaded
-    spec = importlib.util.spec_from_file_location(qualified, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python module")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[qualified] = module  # before it runs, since annotations are resolved through it
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit):
-        del sys.modules[qualified]
-        raise
-    return module

@@ -8,6 +8,7 @@ import os
 import tempfile
 from typing import Any
 
+from benchmark import discovery
 from benchmark.data import dataset_registry
 from benchmark.files import write_text
 from benchmark.models import model_registry
@@ -37,7 +38,7 @@ def main() -> None:
         remembered.save()
     files = [
         *(model_registry.MODELS_FOLDER / f"{name}.py" for name in model_registry.model_names()),
-        *(dataset_registry.DATASETS_FOLDER / f"{name}.py" for name in dataset_registry.dataset_names()),
+        *(discovery.DATASETS.folder / f"{name}.py" for name in dataset_registry.dataset_names()),
     ]
     document: dict[str, Any] = {}
     for file in files:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmark import discovery
 from benchmark.cell import Cell, DatasetChoice, GroupName, Level, ModelChoice, Protocol, TestRuns
 from benchmark.data import dataset_registry
 from benchmark.errors import UserError
@@ -239,5 +240,5 @@ def windows(dataset: str, preset: str, protocol: Protocol) -> dict[str, tuple[in
 
 
 def _about_dataset(name: str, question: str, compute: Callable[[], Any]) -> Any:
-    file = dataset_registry.DATASETS_FOLDER / f"{name}.py"
+    file = discovery.DATASETS.folder / f"{name}.py"
     return answer(file, question, compute) if file.is_file() else compute()

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+from benchmark import discovery
 from benchmark.cell import FIRST_TUNING_SEED, DatasetChoice, Frozen, ModelChoice, Protocol, Training
 from benchmark.data import dataset_registry
 from benchmark.errors import UserError, unknown_name
@@ -114,7 +115,7 @@ class SuiteReader:
         return overridden_name(str(name), self.overrides)
 
     def _plugins(self) -> tuple[Path, ...]:
-        """Files of baselines, from paths relative to the suite's folder. Registers them, as `--plugin` does."""
+        """Files of baselines and datasets, with paths relative to the suite's folder; registered as by `--plugin`."""
         written = plain(self.tree.get("plugins", []))
         if not isinstance(written, list) or not all(isinstance(path, str) for path in written):
             self.file.error(("plugins",), "must be a list of Python files, with paths relative to this file")
@@ -123,7 +124,7 @@ class SuiteReader:
         for index, name in enumerate(written):
             try:
                 paths.append((self.file.path.parent / Path(name).expanduser()).resolve())
-                model_registry.add_plugin(paths[-1])
+                discovery.add_plugin(paths[-1])
             except UserError as error:
                 self.file.error(("plugins", index), str(error))
             except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, `~` of nobody
@@ -206,7 +207,7 @@ class SuiteReader:
 
     def _datasets(self, where: Location, name: str, settings: Mapping[str, Any]) -> Iterator[DatasetChoice]:
         if name not in dataset_registry.dataset_names():
-            self.file.error(where, unknown_name("dataset", name, dataset_registry.dataset_names()))
+            self.file.error(where, discovery.DATASETS.unknown(name, self.file.path.parent))
             return
         dataset = facts.dataset_facts(name)
         defaults = {"name": name, "level": list(dataset.levels), "preset": next(iter(dataset.presets))}
@@ -248,7 +249,7 @@ class SuiteReader:
         self, where: Location, name: str, settings: Mapping[str, Any], budgeted: bool
     ) -> Iterator[ModelChoice]:
         if name not in model_registry.model_names():
-            self.file.error(where, model_registry.unknown_model(name, self.file.path.parent))
+            self.file.error(where, discovery.BASELINES.unknown(name, self.file.path.parent))
             return
         try:
             model = facts.model_facts(name)

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import submitit
 
+from benchmark import discovery
 from benchmark.cell import Cell
 from benchmark.data.layout import require_data
 from benchmark.errors import MachineError
 from benchmark.files import write_text
-from benchmark.models import model_registry
 from benchmark.suite.suite import Suite
 from cluster.jobs import policies
 from cluster.jobs.capacity import shapes_here, threads_of, visible_gpus
@@ -170,7 +170,7 @@ def local_job(
     job = Job(
         store=store.root.resolve(),
         cells=tuple(cells),
-        plugins=model_registry.plugin_paths(),
+        plugins=discovery.plugin_paths(),
         **shape.processes,
         seen=seen,
         threads=threads_of(shape),

@@ -12,10 +12,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmark import discovery
 from benchmark.discovery import ROOT, imported_files, reachable
 from benchmark.errors import MachineError, UserError
 from benchmark.files import new_private_folder, write_errors
-from benchmark.models import model_registry
 from benchmark.training import environment
 from cluster.site import Site
 
@@ -68,7 +68,7 @@ def plugin_in(code: Path | None, plugin: Path) -> Path:
 
 def plugins_in(code: Path | None) -> tuple[Path, ...]:
     """Paths in the snapshot `code` of the plug-ins of this process."""
-    return tuple(plugin_in(code, plugin) for plugin in model_registry.plugin_paths())
+    return tuple(plugin_in(code, plugin) for plugin in discovery.plugin_paths())
 
 
 def with_code(site: Site, code: Path | None) -> Site:
@@ -115,7 +115,7 @@ def _contents() -> dict[Path, bytes]:
         for path in [ROOT / package, *(ROOT / package).rglob("*")]:
             if path.is_file() and path.suffix != ".pyc" and not path.is_relative_to(NOT_COPIED):
                 contents[_place(path, path)] = path.read_bytes()
-    for plugin in model_registry.plugin_paths():
+    for plugin in discovery.plugin_paths():
         for path in reachable(plugin, lambda file: [one for one in imported_files(file) if not _is_in_package(one)]):
             contents[_place(path, plugin)] = path.read_bytes()
     return contents

@@ -12,9 +12,9 @@ from pathlib import Path
 import submitit
 import torch
 
+from benchmark import discovery
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
-from benchmark.models import model_registry
 from benchmark.suite.tuned import provenance
 from benchmark.training import gpu
 from benchmark.training.distributed import World, join
@@ -76,7 +76,7 @@ def load(path: Path) -> Job:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
     _choose_slice(job, submitit.JobEnvironment().local_rank)
     for plugin in job.plugins:
-        model_registry.add_plugin(plugin)
+        discovery.add_plugin(plugin)
     torch.set_num_threads(job.threads)
     if submitit.JobEnvironment().cluster != "slurm":
         interrupt_on_signals()

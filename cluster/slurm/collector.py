@@ -8,9 +8,9 @@ from pathlib import Path
 
 import submitit
 
+from benchmark import discovery
 from benchmark.errors import MachineError, SymbenchError
 from benchmark.files import write_text
-from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from cluster.jobs import policies, snapshot
@@ -40,7 +40,7 @@ def collect(submission_file: str) -> None:
     submission = read(Path(submission_file), Submission)
     snapshot.require(submission.code)
     for plugin in submission.plugins:
-        model_registry.add_plugin(plugin)
+        discovery.add_plugin(plugin)
     store = Store(submission.store)
     suite = suites.load(str(submission.suite_file), store.root, submission.tuned, skip_untuned=True)
     _wait_for_leases(suite, store, submission)

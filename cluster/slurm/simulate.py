@@ -6,6 +6,8 @@ from pathlib import Path
 
 import submitit
 
+from benchmark import discovery
+from benchmark.data import dataset_registry
 from benchmark.data.prepare import Outline, TotalProgress, outline, simulate_part
 from benchmark.errors import MachineError
 from benchmark.files import write_json
@@ -33,7 +35,9 @@ def simulate_on(site: Site, work: Outline, store_root: Path, progress: TotalProg
     shares = balance(parts, lambda part: part.work, site.jobs, len(parts))
     share_file = folder / "shares.json"
     arguments = (work.name, work.preset, list(work.levels), str(work.folder.resolve()))
-    write_json(share_file, {"outline": arguments, "shares": [[part.key for part in share] for share in shares]})
+    plugins = {name: str(path) for name, path in discovery.DATASETS.plugins.items()}
+    keys = [[part.key for part in share] for share in shares]
+    write_json(share_file, {"outline": arguments, "plugins": plugins, "shares": keys})
     jobs = _submit(site, folder, share_file, len(shares))
     (array,) = slurm.arrays_of(job.job_id for job in jobs)
     total = sum(part.work for part in parts)
@@ -62,6 +66,7 @@ def simulate_on(site: Site, work: Outline, store_root: Path, progress: TotalProg
 def simulate_share(share_file: str, index: int) -> None:
     """Entry point of a job of the array."""
     document = json.loads(Path(share_file).read_text(encoding="utf-8"))
+    dataset_registry.import_plugins({name: Path(path) for name, path in document["plugins"].items()})
     name, preset, levels, folder = document["outline"]
     work = outline(name, preset, levels, Path(folder))
     mine = set(document["shares"][index])

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
 
+from benchmark import discovery
 from benchmark.cell import Training
-from benchmark.models import model_registry
 from benchmark.suite.study import Study
 from cluster.jobs import snapshot
 from results.store.studies import Effort
@@ -50,7 +50,7 @@ class TuneJob(BaseModel):
         """Job in `path`, whose plug-ins are registered in this process."""
         job = cls.model_validate_json(path.read_text(encoding="utf-8"))
         snapshot.require(job.code)
-        model_registry.replace_plugins(job.plugins)
+        discovery.replace_plugins(job.plugins)
         return job
 
     @property

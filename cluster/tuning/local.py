@@ -3,10 +3,10 @@
 import os
 from collections.abc import Sequence
 
+from benchmark import discovery
 from benchmark.data.layout import require_data
 from benchmark.errors import MachineError
 from benchmark.files import write_text
-from benchmark.models import model_registry
 from benchmark.suite.study import Study
 from benchmark.suite.suite import Suite
 from benchmark.training.machine import available_cpus, gpu_count, mig_slices
@@ -50,7 +50,7 @@ def tune_locally(suite: Suite, chosen: Sequence[Study], effort: Effort, store: S
         store=store.root.resolve(),
         studies=tuple(studies),
         effort=effort,
-        plugins=model_registry.plugin_paths(),
+        plugins=discovery.plugin_paths(),
         device=placement.device,
         ranks=placement.ranks,
         threads=max(1, cpus // (gpus * trials_per_gpu)) if on_gpu else 1,

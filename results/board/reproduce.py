@@ -3,7 +3,7 @@
 import shlex
 from collections import defaultdict
 
-from benchmark.models import model_registry
+from benchmark import discovery
 from benchmark.suite.suite import Suite, describe
 from results.board.row import Row
 
@@ -18,7 +18,7 @@ class Commands:
     def __init__(self, suite: Suite) -> None:
         self.suite = suite.argument
         self.chosen = [suite.only_expression] if suite.only_expression else []
-        given = [path for path in model_registry.plugin_paths() if path not in suite.plugins]
+        given = [path for path in discovery.plugin_paths() if path not in suite.plugins]
         plugins = [word for path in given for word in ("--plugin", shlex.quote(str(path)))]
         self.options = [*(["--tuned"] if suite.tuned_by_option else []), *plugins]
         cells = (*suite.cells, *suite.untuned)

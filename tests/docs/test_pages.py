@@ -12,6 +12,7 @@ import click
 import pytest
 from support import SYMBENCH, call
 
+from benchmark import discovery
 from benchmark.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +68,15 @@ def test_the_consoles_of_the_first_page(folder: Path) -> None:
     (suite,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (folder / "first.yaml").write_text(suite, encoding="utf-8")
     for command, expected in consoles(page):
+        check(command, expected)
+
+
+def test_the_page_about_a_dataset_of_your_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "adding-a-dataset.md").read_text(encoding="utf-8")
+    (suite,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (folder / "flows.yaml").write_text(suite, encoding="utf-8")
+    for command, expected in consoles(page):
+        monkeypatch.setattr(discovery.DATASETS, "plugins", {})
         check(command, expected)
 
 

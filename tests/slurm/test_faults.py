@@ -80,7 +80,7 @@ class Still(Persistence):
 SEND_LANES = """
 import sys
 from pathlib import Path
-from benchmark.models import model_registry
+from benchmark import discovery
 from benchmark.suite import loading as suites
 from cluster import site
 from cluster.jobs.packing import Shape
@@ -89,7 +89,7 @@ from cluster.slurm.submit import Batch, submit
 from results.store.store import Store
 
 plugin, suite_file, site_file, store = sys.argv[1:]
-model_registry.add_plugin(Path(plugin))
+discovery.add_plugin(Path(plugin))
 suite = suites.load(suite_file)
 submit(suite, Store(Path(store)), site.load(site_file), [Batch(Shape("cpu", 1, lanes=2), (suite.cells,))], collect)
 """

@@ -21,7 +21,7 @@ from slurm.login_node import LoginNode, manage, pids, started_cluster
 from slurm.test_tune import KEEP
 from support import store_in
 
-from benchmark.models import model_registry
+from benchmark import discovery
 from benchmark.suite import loading as suites
 from benchmark.suite.studies import distinct_studies
 from cluster.tuning.ray_cluster.ray_node import sweep
@@ -210,7 +210,7 @@ def main() -> int:
         node = LoginNode(environment, store_in(Path(name, "store")), Path(name), minutes=90)
         node.plug_in("faulty", FAULTY)
         assert node.plugin is not None
-        model_registry.add_plugin(node.plugin)
+        discovery.add_plugin(node.plugin)
         suite = node.declare("[{faulty: {hidden: 4}}]", epochs=EPOCHS)
         text = suite.read_text(encoding="utf-8").replace("preset: small", "preset: tiny")  # it sleeps long enough
         suite.write_text(text + KEEP, encoding="utf-8")

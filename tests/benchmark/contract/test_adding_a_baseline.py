@@ -11,9 +11,9 @@ from typing import NamedTuple
 import pytest
 from support import SYMBENCH, call
 
+from benchmark import discovery
 from benchmark.contract import checks
 from benchmark.contract.candidate import Candidate
-from benchmark.models import model_registry
 
 PAGE = Path(__file__).parents[3] / "docs" / "adding-a-baseline.md"
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -128,8 +128,8 @@ def test_the_code_passes_the_linter(shell: Shell) -> None:
 
 def test_the_network_of_d4_keeps_its_symmetries(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Among them the checks that e2cnn's own R2Conv fails."""
-    monkeypatch.setattr(model_registry, "_plugins", {})
-    candidate = Candidate.named(model_registry.add_plugin(shell.folder / "d4_network.py"))
+    monkeypatch.setattr(discovery.BASELINES, "plugins", {})
+    candidate = Candidate.named(discovery.add_plugin(shell.folder / "d4_network.py"))
     results = [checks.examine(check, candidate) for check in checks.CHECKS if not check.name.startswith("two_ranks")]
     assert [result.reason for result in results if result.outcome == "failed"] == []
     assert {result.check.name for result in results if result.outcome == "passed"} > {

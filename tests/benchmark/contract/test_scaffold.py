@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from support import symbench
 
+from benchmark import discovery
 from benchmark.cli import models as cli_models
 from benchmark.contract import checks, scaffold
 from benchmark.contract.candidate import Candidate, noise
@@ -28,7 +29,7 @@ RUFF = Path(sys.executable).with_name("ruff")
 
 @pytest.fixture(autouse=True)
 def _no_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(model_registry, "_plugins", {})
+    monkeypatch.setattr(discovery.BASELINES, "plugins", {})
     yield
     for name in [name for name in sys.modules if name.startswith("symbench_plugin_")]:
         del sys.modules[name]
@@ -40,7 +41,7 @@ def test_a_copy_is_the_baseline_under_another_name(tmp_path: Path, model: str | 
     assert path == tmp_path / "my_model.py"
     summary = path.read_text(encoding="utf-8").splitlines()[0]
     assert summary.startswith(f'"""my_model: starts from {model}.' if model else '"""my_model: one line about')
-    copy = Candidate.named(model_registry.add_plugin(path))
+    copy = Candidate.named(discovery.add_plugin(path))
     assert copy.baseline.__name__ == "MyModel"
     task = copy.task()
     frame = copy.build(task)(noise(task))
@@ -55,7 +56,7 @@ def test_a_copy_is_the_baseline_under_another_name(tmp_path: Path, model: str | 
 
 def test_the_plain_network_keeps_the_contract(tmp_path: Path) -> None:
     """A copy has the code of a baseline, whose contract `tests/contract` checks."""
-    candidate = Candidate.named(model_registry.add_plugin(scaffold.write("my_model", None, tmp_path)))
+    candidate = Candidate.named(discovery.add_plugin(scaffold.write("my_model", None, tmp_path)))
     results = [checks.examine(check, candidate) for check in checks.CHECKS]
     assert [result for result in results if result.outcome == "failed"] == []
 
@@ -87,7 +88,7 @@ def test_what_is_written_passes_the_linter(tmp_path: Path) -> None:
 
 
 def test_in_the_folder_of_models_it_is_a_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_registry, "MODELS_FOLDER", tmp_path)
+    monkeypatch.setattr(discovery.BASELINES, "folder", tmp_path)
     path = scaffold.write("my_model", "relaxed_steerable_rotation", tmp_path)
     text = path.read_text(encoding="utf-8")
     assert scaffold.is_built_in(path.parent)
@@ -111,7 +112,7 @@ def test_in_the_folder_of_models_it_is_a_built_in(tmp_path: Path, monkeypatch: p
 def test_class_names(tmp_path: Path, name: str, model: str | None, class_name: str) -> None:
     """A class may not hide what its file imports."""
     path = scaffold.write(name, model, tmp_path)
-    assert model_registry.model(model_registry.add_plugin(path)).__name__ == class_name
+    assert model_registry.model(discovery.add_plugin(path)).__name__ == class_name
 
 
 @pytest.mark.parametrize("docstring", ['r"""On \\alpha."""\n', "'Short.'\n", '"""Two\n\nparagraphs\n"""\n', ""])
@@ -133,8 +134,8 @@ def test_a_baseline_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.
     (package / "theirs.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     origin = "installed_models.theirs"
-    source = model_registry.Source(origin, partial(importlib.import_module, origin))
-    monkeypatch.setattr(model_registry, "_installed_models", lambda: {"theirs": source})
+    source = discovery.Source(origin, partial(importlib.import_module, origin))
+    monkeypatch.setattr(discovery.BASELINES, "_installed", {"theirs": source})
     written = scaffold.write("my_model", "theirs", tmp_path).read_text(encoding="utf-8")
     assert written.endswith("from installed_models import parts\nfrom installed_models.parts import __doc__\n")
 
@@ -203,7 +204,7 @@ class TestCommand:
         ]
 
     def test_a_built_in_needs_no_plugin(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(model_registry, "MODELS_FOLDER", tmp_path)
+        monkeypatch.setattr(discovery.BASELINES, "folder", tmp_path)
         result = self.call("my_model", "--folder", str(tmp_path))
         assert "symbench check-baseline my_model " in result.output
         assert "pytest tests/contract -k my_model" in result.output

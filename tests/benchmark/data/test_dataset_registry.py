@@ -1,11 +1,11 @@
 """Registration of datasets: a file that declares what the benchmark cannot work with is refused by name."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from benchmark.data import dataset_registry, datasets
+from benchmark import discovery
+from benchmark.data import dataset_registry
 from benchmark.data.prepare import outline
 from benchmark.errors import UserError
 
@@ -22,18 +22,15 @@ class Made(Dataset):
 
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folder of datasets in place of ours."""
-    monkeypatch.setattr(dataset_registry, "DATASETS_FOLDER", tmp_path)
-    monkeypatch.setattr(datasets, "__path__", [str(tmp_path)])
+def _no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery.DATASETS, "plugins", {})
 
 
 def register(folder: Path, text: str) -> str:
     """Name of a dataset with this code, which no other test has."""
-    name = f"made_{abs(hash(text))}"
-    sys.modules.pop(f"{datasets.__name__}.{name}", None)
-    (folder / f"{name}.py").write_text(text, encoding="utf-8")
-    return name
+    path = folder / f"made_{abs(hash(text))}.py"
+    path.write_text(text, encoding="utf-8")
+    return discovery.DATASETS.add(path)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +50,7 @@ def test_a_broken_dataset_is_refused_by_name(tmp_path: Path, text: str, reason: 
     name = register(tmp_path, text)
     with pytest.raises(UserError) as refusal:
         dataset_registry.dataset(name)
-    assert str(refusal.value).startswith(str(tmp_path / f"{name}.py"))
+    assert str(refusal.value).startswith(f"{name} ({tmp_path / name}.py)")
     assert reason in str(refusal.value)
 
 

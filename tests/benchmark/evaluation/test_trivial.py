@@ -8,11 +8,11 @@ import torch
 from support import records, symbench
 from torch import nn
 
+from benchmark import discovery
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
 from benchmark.evaluation.evaluate import forecast_error
 from benchmark.evaluation.trivial import trivial_forecast
-from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 from benchmark.models.convnet import ConvNet
 from benchmark.models.linear import Linear
@@ -64,8 +64,8 @@ def test_the_record_and_the_board_say_so(
 ) -> None:
     file = tmp_path / "silent.py"
     file.write_text(SILENT, encoding="utf-8")
-    monkeypatch.setattr(model_registry, "_plugins", {})
-    model_registry.add_plugin(file)
+    monkeypatch.setattr(discovery.BASELINES, "plugins", {})
+    discovery.add_plugin(file)
     suite = make_suite(models="[persistence, silent]", epochs=1)
     run = symbench("run", suite, "--plugin", file, store=store)
     assert run.returncode == 0, run.stderr

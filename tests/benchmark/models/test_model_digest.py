@@ -8,7 +8,6 @@ import pytest
 from benchmark import discovery
 from benchmark.cell import ModelChoice
 from benchmark.models import model_digest as digests
-from benchmark.models import model_registry
 from benchmark.models.model_digest import model_digest
 from benchmark.models.model_registry import MODELS_FOLDER
 
@@ -22,7 +21,7 @@ def _forget() -> Iterator[None]:
     forget()
     yield
     forget()
-    model_registry.replace_plugins([])
+    discovery.replace_plugins([])
 
 
 def forget() -> None:
@@ -71,7 +70,7 @@ def test_a_plugin_depends_on_its_file_and_on_modules_beside_it_wherever_they_lie
         plugin, helper = (tmp_path / folder / f"{name}.py" for name in ("mine", "helper"))
         plugin.write_text("import helper\nimport torch\nfrom benchmark.models.layers.norm import BatchNorm\n")
         helper.write_text("x = 1\n")
-        model_registry.replace_plugins([plugin])
+        discovery.replace_plugins([plugin])
         digests_seen.append(digest_of(mine))
     assert digests_seen[0] == digests_seen[1] is not None
     helper.write_text("x = 2\n")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import discovery
 from benchmark.cell import ModelChoice
 from benchmark.cli import catalogue
 from benchmark.data import dataset_registry
@@ -27,20 +28,20 @@ def with_config(text: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _forget_plugins() -> Iterator[None]:
-    before = dict(model_registry._plugins)
+    before = dict(discovery.BASELINES.plugins)
     yield
-    model_registry._plugins.clear()
-    model_registry._plugins.update(before)
+    discovery.BASELINES.plugins.clear()
+    discovery.BASELINES.plugins.update(before)
 
 
 def plugin(folder: Path, name: str, text: str) -> str:
     (folder / f"{name}.py").write_text(text, encoding="utf-8")
-    return model_registry.add_plugin(folder / f"{name}.py")
+    return discovery.add_plugin(folder / f"{name}.py")
 
 
 def test_what_lies_in_the_folder_is_found() -> None:
     folder = Path(model_registry.__file__).parent
-    others = {"__init__", *model_registry.NOT_BASELINES}
+    others = {"__init__", *discovery.BASELINES.excluded}
     assert model_registry.model_names() == sorted({path.stem for path in folder.glob("*.py")} - others)
     assert "smoke_rotation_levels" in dataset_registry.dataset_names()
     assert "dataset" not in dataset_registry.dataset_names()
@@ -119,19 +120,19 @@ def test_a_plugin_cannot_take_a_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a baseline named 'convnet' exists"):
         plugin(tmp_path, "convnet", GOOD)
     with pytest.raises(UserError, match="not a Python file"):
-        model_registry.add_plugin(tmp_path / "none.py")
+        discovery.add_plugin(tmp_path / "none.py")
 
 
 def test_a_file_of_the_suite_is_known_already() -> None:
-    assert model_registry.add_plugin(Path(model_registry.__file__).parent / "convnet.py") == "convnet"
-    assert model_registry.plugin_paths() == ()
+    assert discovery.add_plugin(Path(model_registry.__file__).parent / "convnet.py") == "convnet"
+    assert discovery.plugin_paths() == ()
 
 
 def test_another_plugin_of_the_same_name_is_another_module(tmp_path: Path) -> None:
     for folder, name in ((tmp_path / "a", "First"), (tmp_path / "b", "Second")):
         folder.mkdir()
         (folder / "still.py").write_text(GOOD.replace("Still", name), encoding="utf-8")
-        model_registry.replace_plugins([folder / "still.py"])
+        discovery.replace_plugins([folder / "still.py"])
         assert model_registry.model("still").__name__ == name
 
 

@@ -96,7 +96,7 @@ def test_remembered_facts_about_a_dataset_are_right(name: str) -> None:
 
 
 def test_each_model_and_dataset_has_a_digest_of_its_own() -> None:
-    files = [*remembered.MODELS_FOLDER.glob("*.py"), *dataset_registry.DATASETS_FOLDER.glob("*.py")]
+    files = [*remembered.MODELS_FOLDER.glob("*.py"), *discovery.DATASETS.folder.glob("*.py")]
     assert len({remembered.code_digest(file) for file in files}) == len(files)
 
 
@@ -151,11 +151,11 @@ def test_a_cache_that_cannot_be_written_is_no_error(cache: Path) -> None:
 
 
 def test_nothing_about_plugins_is_remembered(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_registry, "_plugins", {})
+    monkeypatch.setattr(discovery.BASELINES, "plugins", {})
     plugin = tmp_path / "mine.py"
     plugin.write_text(CONVNET.read_text(encoding="utf-8"), encoding="utf-8")
     assert facts._file_of("augmentation") == AUGMENTATION
-    model_registry.add_plugin(plugin)
+    discovery.add_plugin(plugin)
     assert facts._file_of("mine") is None
     assert facts._file_of("convnet") == CONVNET
     assert facts._file_of("augmentation") is None, "a wrapper may take the plug-in"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import discovery
 from benchmark.cell import RELAXATION_RATE
 from benchmark.errors import UserError
 from benchmark.models import convnet, model_registry
@@ -274,7 +275,7 @@ def test_seeds_may_be_counted(load: Load) -> None:
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder with the baseline `mine` in a file of its own, which no command has named."""
-    monkeypatch.setattr(model_registry, "_plugins", {})
+    monkeypatch.setattr(discovery.BASELINES, "plugins", {})
     folder = tmp_path / "my models"
     folder.mkdir()
     (folder / "mine.py").write_text(Path(convnet.__file__).read_text(encoding="utf-8"), encoding="utf-8")
@@ -284,7 +285,7 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_suite_names_its_plugins(load: Load, plugins: Path, tmp_path: Path) -> None:
     text = f"{GOOD.replace('convnet', 'mine')}plugins: ['my models/mine.py']  # beside\n"
     suite = load(text)
-    assert suite.plugins == model_registry.plugin_paths() == (plugins / "mine.py",)
+    assert suite.plugins == discovery.plugin_paths() == (plugins / "mine.py",)
     assert load(text) == suite
     elsewhere = tmp_path / "elsewhere" / "suite.yaml"
     elsewhere.parent.mkdir()

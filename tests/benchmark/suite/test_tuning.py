@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from benchmark import discovery
 from benchmark.cell import FIRST_TUNING_SEED, Cell, Protocol, Training
 from benchmark.data.windows import Windows
 from benchmark.errors import UserError
-from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.search_space import check_keep, training_space
 from benchmark.suite.studies import distinct_studies, studies
@@ -170,12 +170,12 @@ def test_a_model_that_cannot_run_somewhere_has_no_study_there(make_suite: MakeSu
         "    def supports(cls, task):\n"
         "        return 'not here'\n"
     )
-    model_registry.add_plugin(plugin)
+    discovery.add_plugin(plugin)
     try:
         suite = suites.load(str(make_suite(models="[choosy, {convnet: {hidden: 4}}]")))
         assert {study.model.name for study in studies(suite).values()} == {"convnet"}
     finally:
-        model_registry.replace_plugins([])
+        discovery.replace_plugins([])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from support import records, start, symbench
 from benchmark import discovery
 from benchmark.data import layout
 from benchmark.data.dataset import Simulation
-from benchmark.models import model_digest, model_registry
+from benchmark.models import model_digest
 from benchmark.suite import loading as suites
 from results.store.record import Record
 from results.store.store import Store
@@ -166,8 +166,8 @@ def test_a_stopped_training_continues_bit_for_bit(
     """After each stop the same command continues; two lanes give the same bits as one."""
     plugin, limit = tmp_path / "halting.py", tmp_path / "limit"
     plugin.write_text(HALTING, encoding="utf-8")
-    monkeypatch.setattr(model_registry, "_plugins", {})
-    model_registry.add_plugin(plugin)
+    monkeypatch.setattr(discovery.BASELINES, "plugins", {})
+    discovery.add_plugin(plugin)
     path = make_suite(models="[{halting: {hidden: 4}}]", epochs=EPOCHS, ranks=ranks, seeds=str(list(range(lanes))))
     command = ("run", path, "--plugin", plugin, "--parallel", lanes)
     histories = []
@@ -248,8 +248,8 @@ def test_a_dying_process_affects_only_its_cell(
     assert result.returncode == 1
     assert "killed: the process died without an error message; `symbench logs" in result.stderr
     assert "2 cells run, 0 were finished, 2 failed" in result.stdout
-    monkeypatch.setattr(model_registry, "_plugins", {})
-    model_registry.add_plugin(tmp_path / "moody.py")
+    monkeypatch.setattr(discovery.BASELINES, "plugins", {})
+    discovery.add_plugin(tmp_path / "moody.py")
     ended = [(record.status.state, record.status.failure, record.status.attempt) for record in records(path, store)]
     # Each cell has one attempt: marking the dead one takes a lease, but is no attempt.
     assert ended == [("done", "", 1), ("failed", "killed", 1), ("failed", "code_error", 1), ("done", "", 1)]
@@ -259,11 +259,11 @@ def test_plug_ins_are_trained_and_ranked_and_a_diverged_one_is_a_result(
     store: Store, make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One is an option, the other is named by the suite."""
-    monkeypatch.setattr(model_registry, "_plugins", {})
+    monkeypatch.setattr(discovery.BASELINES, "plugins", {})
     for name, factor in (("gain", "1"), ("bomb", "1e15")):
         (tmp_path / f"{name}.py").write_text(TOY.format(body=f"return x[:, -1] * (1 + {factor} * self.gain)"))
     plugins = ["--plugin", tmp_path / "gain.py"]
-    model_registry.add_plugin(tmp_path / "gain.py")
+    discovery.add_plugin(tmp_path / "gain.py")
     path = make_suite(models="[persistence, gain, bomb]", epochs=30)
     path.write_text(f"{path.read_text()}plugins: [bomb.py]\n")
     result = symbench("run", path, *plugins, store=store)
@@ -293,9 +293,9 @@ def test_results_of_other_data_or_code_are_counted_and_trained_again(
         path = make_suite(models="[gain, {convnet: {hidden: 4}}]", seeds=seeds, epochs=1)
         result = symbench("run", path, "--plugin", plugin, *options, store=store)
         assert result.returncode == 0, result.stderr
-        model_registry.add_plugin(plugin)
+        discovery.add_plugin(plugin)
         now.update({(one.cell.model.name, one.cell.seed): one.metrics["rmse_future"] for one in records(path, store)})
-        model_registry.replace_plugins([])
+        discovery.replace_plugins([])
         return result.stdout + result.stderr
 
     plugin.write_text(TOY.format(body="return x[:, -1] * (1 + self.gain)"), encoding="utf-8")

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from support import records, symbench
 
+from benchmark import discovery
 from benchmark.errors import MachineError
-from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from cluster.jobs import launch
 from cluster.jobs.display import Display
@@ -41,8 +41,8 @@ def test_a_cell_that_lacks_memory_beside_others_is_tried_again_alone(
     """Here the first cell that trains finds no room."""
     (tmp_path / "crowded.py").write_text(CROWDED, encoding="utf-8")
     path = make_suite(models="[{crowded: {hidden: [2, 3]}}]")
-    monkeypatch.setattr(model_registry, "_plugins", {})
-    model_registry.add_plugin(tmp_path / "crowded.py")
+    monkeypatch.setattr(discovery.BASELINES, "plugins", {})
+    discovery.add_plugin(tmp_path / "crowded.py")
     assert symbench("run", path, "--parallel", 2, "--plugin", tmp_path / "crowded.py", store=store).returncode == 0
     assert [(record.status.state, record.status.attempt) for record in records(path, store)] == [
         ("done", 2),

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import discovery
 from benchmark.cell import ModelChoice
 from benchmark.discovery import ROOT
 from benchmark.errors import MachineError, UserError
-from benchmark.models import convnet, model_registry
+from benchmark.models import convnet
 from benchmark.models.model_digest import model_digest
 from benchmark.training import environment
 from cluster.jobs import snapshot
@@ -26,12 +27,13 @@ from pathlib import Path
 from benchmark.cell import ModelChoice
 from benchmark.discovery import ROOT
 from benchmark.models import model_registry
+from benchmark import discovery
 from benchmark.models.model_digest import model_digest
 from benchmark.training import environment
 from cluster.jobs import snapshot
 from cluster.jobs.job import job_folder
 snapshot.require(Path(sys.argv[1]))
-model_registry.add_plugin(Path(sys.argv[2]))
+discovery.add_plugin(Path(sys.argv[2]))
 digests = [model_digest(ModelChoice(name=name, version=1, config={})) for name in ("e2cnn", "mine")]
 print(json.dumps([str(ROOT), digests, environment.git_state(Path(environment.__file__).parent)]))
 """
@@ -42,12 +44,12 @@ SITE = Site(scheduler="slurm")
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Plug-in that imports a module beside it."""
-    monkeypatch.setattr(model_registry, "_plugins", {})
+    monkeypatch.setattr(discovery.BASELINES, "plugins", {})
     path = tmp_path / "mine.py"
     path.write_text("import helper\n" + Path(convnet.__file__).read_text(encoding="utf-8"), encoding="utf-8")
     path.with_name("helper.py").write_text("", encoding="utf-8")
     path.with_name("unused.py").write_text("", encoding="utf-8")
-    model_registry.add_plugin(path)
+    discovery.add_plugin(path)
     return path
 
 

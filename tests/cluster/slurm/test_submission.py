@@ -7,8 +7,9 @@ import pytest
 from fake_slurm import SITE, FakeSlurm, begin
 from support import suite_in, symbench
 
+from benchmark import discovery
 from benchmark.errors import MachineError
-from benchmark.models import convnet, model_registry
+from benchmark.models import convnet
 from benchmark.suite import loading as suites
 from benchmark.suite.suite import Suite
 from cluster.jobs.packing import Shape
@@ -100,7 +101,7 @@ class TestSubmission:
         self, fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The collector reads the suite from the folder of the jobs."""
-        monkeypatch.setattr(model_registry, "_plugins", {})
+        monkeypatch.setattr(discovery.BASELINES, "plugins", {})
         plugin = suite.path.with_name("mine.py")
         plugin.write_text(Path(convnet.__file__).read_text(encoding="utf-8"), encoding="utf-8")
         suite.path.write_text(suite.path.read_text().replace("convnet", "mine") + "plugins: [mine.py]\n")
@@ -109,7 +110,7 @@ class TestSubmission:
         (note,), _ = notes(store, Submission)
         jobs = [json.loads(path.read_text()) for path in note.suite_file.parent.glob("job-*.json")]
         assert [job["plugins"] for job in jobs] == 3 * [[str(plugin)]]
-        model_registry.replace_plugins([])
+        discovery.replace_plugins([])
         begin(store, suite.cells[0], "node_failure")
         fake.says("sacct", *(f"{job}|FAILED" for job in note.jobs))
         collector.collect(str(note.suite_file.parent / Submission.FILE))

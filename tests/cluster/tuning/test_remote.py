@@ -8,9 +8,10 @@ from fake_slurm import FakeSlurm
 from support import symbench
 from tuning_support import EPOCHS, MakeSuite
 
+from benchmark import discovery
 from benchmark.errors import MachineError
 from benchmark.files import write_json
-from benchmark.models import convnet, model_registry
+from benchmark.models import convnet
 from benchmark.suite import loading as suites
 from benchmark.suite.studies import distinct_studies
 from benchmark.suite.suite import Suite
@@ -51,7 +52,7 @@ def test_studies_are_sent_once(fake: FakeSlurm, suite: Suite, store: Store) -> N
 def test_a_job_has_the_plugins_of_the_suite(
     fake: FakeSlurm, suite: Suite, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_registry, "_plugins", {})
+    monkeypatch.setattr(discovery.BASELINES, "plugins", {})
     plugin = suite.path.with_name("mine.py")
     plugin.write_text(Path(convnet.__file__).read_text(encoding="utf-8"), encoding="utf-8")
     suite.path.write_text(suite.path.read_text().replace("convnet", "mine") + "plugins: [mine.py]\n")

@@ -18,8 +18,8 @@ from slurm.login_node import WAITING
 from support import start, symbench
 from tuning_support import MakeSuite
 
+from benchmark import discovery
 from benchmark.cell import FIRST_TUNING_SEED
-from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.studies import distinct_studies
 from benchmark.suite.tuned import read_result
@@ -149,8 +149,8 @@ def waiting_suite(make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.Mon
     """Suite whose epochs take a few tenths of a second until there is a file `go`, and its plug-in."""
     plugin = tmp_path / "waiting.py"
     plugin.write_text(WAITING.replace("FOLDER", repr(str(tmp_path))).replace("0.1", "0.03"), encoding="utf-8")
-    monkeypatch.setattr(model_registry, "_plugins", {})
-    model_registry.add_plugin(plugin)
+    monkeypatch.setattr(discovery.BASELINES, "plugins", {})
+    discovery.add_plugin(plugin)
     return tuned_suite(make_suite, models="[{waiting: {hidden: 4}}]", epochs=20), plugin
 
 
@@ -246,8 +246,8 @@ def test_a_trial_that_hangs_uses_up_the_hours(
     """Time counts whether or not it brings an epoch; the study ends, and so do both ranks of the trial."""
     plugin = tmp_path / "hanging.py"
     plugin.write_text(HANGING, encoding="utf-8")
-    monkeypatch.setattr(model_registry, "_plugins", {})
-    model_registry.add_plugin(plugin)
+    monkeypatch.setattr(discovery.BASELINES, "plugins", {})
+    discovery.add_plugin(plugin)
     path = tuned_suite(make_suite, models="[{hanging: {hidden: 4}}]", ranks=2)
     assert symbench("tune", path, "--plugin", plugin, "--gpu-hours", 0.02, store=store).returncode == 1
     (trial,) = folder_of(path, store).trials()
