@@ -1,22 +1,19 @@
 """Contract of all datasets: the physics of a preset at a tiny size."""
 
-import dataclasses
 import hashlib
-from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from support import simulate
 
-from benchmark.cell import Level, Protocol
+from benchmark.cell import Protocol
+from benchmark.contract.checks import Check, examine
+from benchmark.contract.datasets import CHECKS, DatasetCandidate
 from benchmark.data import dataset_registry
-from benchmark.data.dataset import IMPORTED, PAPER, Dataset, Simulation
+from benchmark.data.dataset import IMPORTED, PAPER, Dataset
 from benchmark.data.paths import data_path
 from benchmark.data.prepare import outline, prepare, recipe
 from benchmark.errors import MachineError, UserError
-from benchmark.groups import divergence, elements
 
 SHORT = Protocol(input_frames=1, train_steps=2, test_steps=2)
 NAMES = dataset_registry.dataset_names()
@@ -40,21 +37,9 @@ def no_progress(done: int, total: int) -> None:
     pass
 
 
-def some_levels(dataset: Dataset) -> list[Level]:
-    """Numbers alone: the most symmetric, one between, the least symmetric."""
-    levels = [level for level in dataset.levels if level != PAPER]
-    return [levels[0], levels[len(levels) // 2], levels[-1]]
-
-
 @pytest.fixture(scope="session", params=SIMULATED)
 def dataset(request: pytest.FixtureRequest) -> Dataset:
     return dataset_registry.dataset(request.param)
-
-
-@pytest.fixture(scope="session")
-def simulations(dataset: Dataset) -> dict[Level, Simulation]:
-    levels = [*some_levels(dataset), *([PAPER] if PAPER in dataset.levels else [])]
-    return {level: simulate(dataset, level, "tiny") for level in levels}
 
 
 def test_datasets_are_found() -> None:
@@ -62,19 +47,16 @@ def test_datasets_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_says_what_it_is(name: str) -> None:
-    dataset = dataset_registry.dataset(name)
-    assert dataset.kind != "field" or elements(dataset.group, "centered", dataset.periodic, 16, 16)
-    assert dataset.level_meaning
-    assert dataset.test_runs in ("designed", "sampled")
-    assert dataset.source
-    assert (type(dataset).__doc__ or "").strip()
-    assert len(set(dataset.levels)) == len(dataset.levels) > 0
-    assert dataset.presets
-    values = [dataset.level_value(level) for level in dataset.levels if level != PAPER]
-    assert values == sorted(set(values))
-    if PAPER in dataset.levels:
-        assert isinstance(dataset.level_value(PAPER), float)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_contract(name: str, check: Check) -> None:
+    result = examine(check, candidate(name))
+    assert result.outcome in ("passed", "does not apply"), result.reason
+    assert result.outcome == "passed" or name not in SIMULATED or check.name == "keeps_its_promise_of_no_divergence"
+
+
+@cache
+def candidate(name: str) -> DatasetCandidate:
+    return DatasetCandidate.named(name)
 
 
 @pytest.mark.parametrize("name", SIMULATED)
@@ -82,18 +64,6 @@ def test_the_first_preset_is_small_and_level_0_is_there(name: str) -> None:
     dataset = dataset_registry.dataset(name)
     assert next(iter(dataset.presets)) == "small"
     assert dataset.levels[0] == 0
-
-
-@pytest.mark.parametrize("name", SIMULATED)
-def test_parts_are_plain_data_with_keys(name: str) -> None:
-    dataset = dataset_registry.dataset(name)
-    for preset in set(dataset.presets) - {IMPORTED}:
-        keys = {level: [part.key for part in dataset.parts(level, preset)] for level in dataset.levels}
-        assert keys == {level: [part.key for part in dataset.parts(level, preset)] for level in dataset.levels}
-        assert len({tuple(one) for one in keys.values()}) == len(dataset.levels)  # no level is another one
-        for part in dataset.parts(dataset.levels[-1], preset):
-            assert dataclasses.is_dataclass(part)
-            assert part.work > 0
 
 
 def test_recipes_are_golden() -> None:
@@ -108,39 +78,6 @@ def test_recipes_are_golden() -> None:
         for name, dataset in ((name, dataset_registry.dataset(name)) for name in SIMULATED)
     }
     assert digests == {name: golden for name, *golden in map(str.split, RECIPES.strip().splitlines())}
-
-
-def test_fields(dataset: Dataset, simulations: Mapping[Level, Simulation]) -> None:
-    runs = {run for split in dataset.splits(SHORT, "tiny").values() for run in split.runs}
-    for simulation in simulations.values():
-        field = simulation.field
-        assert field.dtype == np.float32
-        size = dataset.presets["tiny"]
-        assert field.shape[1:] == (size.frames, *size.shape)
-        assert len(field) == len(simulation.run_parameters) >= max(runs) + 1
-        assert np.isfinite(field).all()
-        assert (np.abs(field).reshape(len(field), -1).max(axis=1) > 0).all()
-        assert simulation.spacing > 0
-        assert simulation.time_step > 0
-
-
-def test_no_divergence_where_that_is_promised(simulations: Mapping[Level, Simulation]) -> None:
-    for simulation in simulations.values():
-        if simulation.divergence_free:
-            assert simulation.grid == "staggered"
-            field = torch.from_numpy(simulation.field).double()
-            limit = 1e-6 * field.abs().max() / simulation.spacing
-            assert divergence(field, simulation.spacing).abs().max() < limit
-
-
-def test_the_knob_breaks_the_symmetry(dataset: Dataset, simulations: Mapping[Level, Simulation]) -> None:
-    """Measured, not set: the more the knob is turned, the larger the error of every kind."""
-    numbered = [simulations[level] for level in some_levels(dataset)]
-    for kind in ("absolute", "relative"):
-        means = [np.mean([getattr(error, kind) for error in one.equivariance_errors]) for one in numbered]
-        assert (np.diff(means) > 0).all(), means
-    names = [[error.element for error in one.equivariance_errors] for one in simulations.values()]
-    assert all(one == names[0] and len(set(one)) == len(one) > 0 for one in names)
 
 
 @pytest.mark.parametrize("name", ["disjoint", "icml2022"])
