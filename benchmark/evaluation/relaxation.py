@@ -1,4 +1,4 @@
-"""Relaxation weights of a network: the deviation of a relaxed layer from the strict one, place by place."""
+"""Relaxation of a network: where the weights of a relaxed layer deviate from those of the strict one."""
 
 from __future__ import annotations
 
@@ -15,19 +15,30 @@ from benchmark.data.hdf5 import array, group
 if TYPE_CHECKING:
     from torch import Tensor
 
-_GROUP = "relaxations"
+_GROUP = "relaxation_modes"
+ITERATIONS = 50
+"""Of the power method for the leading mode."""
 
 
 @dataclass(frozen=True)
 class Relaxation:
-    """Deviation of one layer at each place: mean |w - mean of w over places| over the mean |w|; (X, Y), or (1, N)."""
+    """Deviation of one layer: its size, and the map (X, Y), or (1, N), of its leading mode over the places.
+
+    The deviation is w - mean of w over the places, and `size` its root mean square over that of w: 0 is the strict
+    layer. The mode is the pattern over the places that holds most of its square (first singular vector), in the same
+    unit and with a sign, since two halves that differ are as far from their mean. The sign as a whole is arbitrary: the
+    largest is positive. `explained` is the share of the mode in the square of the deviation.
+    """
 
     layer: str
     map: NDArray[np.float64]
+    size: float
+    explained: float
 
-    @property
-    def mean(self) -> float:
-        return float(self.map.mean())
+
+def share_of_relaxation(layers: Sequence[Relaxation]) -> float:
+    """Root mean square of the sizes of the layers."""
+    return float(np.sqrt(np.mean([layer.size**2 for layer in layers])))
 
 
 def relaxations(state: Mapping[str, Tensor], grid: tuple[int, int]) -> Iterator[Relaxation]:
@@ -42,7 +53,7 @@ def relaxations(state: Mapping[str, Tensor], grid: tuple[int, int]) -> Iterator[
         path, _, last = name.rpartition(".")
         layer = path.split(".parametrizations.weight")[0].removesuffix(".banks")
         if last == "a" and weight.ndim == 3:
-            yield Relaxation(layer, _deviation(weight.movedim(0, -1)))
+            yield _mode(layer, 1 + weight.movedim(0, -1))
         if last != "deviation":
             continue
         if f"{path}.places" in state:
@@ -51,24 +62,31 @@ def relaxations(state: Mapping[str, Tensor], grid: tuple[int, int]) -> Iterator[
             coefficients = state[f"{layer}.parametrizations.weight.original"].flatten(0, 1)  # (O I, L)
             w = coefficients[:, None].repeat(1, kernels.shape[0] * kernels.shape[1], 1).flatten(1)
             w[:, state[f"{path}.places"]] += weight.flatten(0, 1)
-            yield Relaxation(layer, _deviation(w.T.reshape(*kernels.shape[:2], -1)))
+            yield _mode(layer, w.T.reshape(*kernels.shape[:2], -1))
         elif f"{path}.weight" in state and tuple(weight.shape[:2]) == grid:
-            yield Relaxation(layer, _deviation((weight + state[f"{path}.weight"]).flatten(2)))
+            yield _mode(layer, (weight + state[f"{path}.weight"]).flatten(2))
         elif weight.ndim >= 2 and weight.numel() > len(weight):
-            yield Relaxation(layer, _deviation((weight + 1 / len(weight)).movedim(0, -1)))
+            w = weight + 1 / len(weight)
+            if w.ndim != 3:  # group elements
+                yield _mode(layer, w.movedim(1, 0).flatten(1)[None])
+            if w.ndim > 2:  # pixels
+                yield _mode(layer, w.flatten(0, -3).movedim(0, -1))
 
 
-def _deviation(weight: Tensor) -> NDArray[np.float64]:
-    """(places ..., numbers) -> (X, Y)."""
+def _mode(layer: str, weight: Tensor) -> Relaxation:
+    """Leading mode of the weights (X, Y, numbers) of a layer."""
     w = weight.double()
-    places = tuple(range(w.ndim - 1))
-    size = float(w.abs().mean()) or 1.0
-    away = (w - w.mean(places, keepdim=True)).abs().mean(-1) / size
-    if away.ndim == 1:
-        away = away[None]
-    while away.ndim > 2:
-        away = away.mean(0)
-    return away.cpu().numpy()
+    scale = float(w.square().mean().sqrt()) or 1.0
+    deviation = (w - w.mean((0, 1), keepdim=True)).flatten(0, 1) / scale / w.shape[-1] ** 0.5
+    mode = deviation[deviation.square().sum(1).argmax()]
+    for _ in range(ITERATIONS):
+        mode = deviation.T @ (deviation @ mode)
+        mode = mode / (float(mode.norm()) or 1.0)
+    pattern = deviation @ mode
+    pattern = pattern * pattern[pattern.abs().argmax()].sign()
+    square = float(deviation.square().sum(1).mean())
+    explained = float(pattern.square().mean()) / square if square else 0.0
+    return Relaxation(layer, pattern.reshape(w.shape[:2]).cpu().numpy(), square**0.5, explained)
 
 
 def write_relaxations(file: h5py.File, relaxations: Sequence[Relaxation]) -> None:
@@ -76,13 +94,17 @@ def write_relaxations(file: h5py.File, relaxations: Sequence[Relaxation]) -> Non
     kept = file.create_group(_GROUP)
     for number, relaxation in enumerate(relaxations):
         layer = kept.create_dataset(f"{number:04}", data=relaxation.map.astype(np.float32))
-        layer.attrs["layer"] = relaxation.layer
+        layer.attrs["layer"], layer.attrs["size"] = relaxation.layer, relaxation.size
+        layer.attrs["explained"] = relaxation.explained
 
 
 def read_relaxations(file: h5py.File) -> list[Relaxation] | None:
     """Layers in an open file; None if it is of an earlier version, which did not write them. Raises ValueError."""
     if _GROUP not in file:
         return None
-    kept = group(file, _GROUP)
-    maps = {name: np.asarray(array(kept, name), np.float64) for name in sorted(kept)}
-    return [Relaxation(str(kept[name].attrs["layer"]), places) for name, places in maps.items()]
+    kept, layers = group(file, _GROUP), []
+    for name in sorted(kept):
+        places = np.asarray(array(kept, name), np.float64)
+        layer, size, explained = (kept[name].attrs[key] for key in ("layer", "size", "explained"))
+        layers.append(Relaxation(str(layer), places, float(size), float(explained)))
+    return layers

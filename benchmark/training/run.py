@@ -15,7 +15,7 @@ from benchmark.data.layout import StoredField
 from benchmark.data.windows import Windows
 from benchmark.evaluation import costs
 from benchmark.evaluation.evaluate import example_rollouts, forecast_error, split_errors
-from benchmark.evaluation.relaxation import Relaxation
+from benchmark.evaluation.relaxation import Relaxation, share_of_relaxation
 from benchmark.evaluation.rollouts import EXAMPLES, TEST_SPLITS
 from benchmark.evaluation.trivial import trivial_forecast
 from benchmark.kinds.kinds import KINDS
@@ -87,7 +87,9 @@ def run_cell(
         if world.is_main:
             precision = cell.train.precision
             examples = [example_rollouts(model, seen[split], split, EXAMPLES, precision) for split in TEST_SPLITS]
-            recorder.rollouts(examples, cell.dataset.grid, _relaxations(progress, experiment))
+            layers = _relaxations(progress, experiment)
+            metrics |= {"relaxation": share_of_relaxation(layers)} if layers else {}
+            recorder.rollouts(examples, cell.dataset.grid, layers)
     finite = {key: value for key, value in metrics.items() if _is_finite(value)}
     if len(finite) < len(metrics):
         recorder.finish("diverged", finite, f"not finite: {', '.join(sorted(metrics.keys() - finite.keys()))}")

@@ -181,6 +181,13 @@ METRICS: Mapping[str, Metric] = {
         "Mean |divergence| of the same frames of the truth: the error of the stencil on exact fields",
         unranked=EQUAL,
     ),
+    "relaxation": Metric(
+        "Relaxation",
+        "%",
+        "Deviation of the relaxed layers from strict ones over their weights, root mean squares; 0 is strict",
+        divisor=0.01,
+        unranked="it says how far weights moved, and not what that is worth",
+    ),
     "penalty_share": Metric("Penalty in the loss", "1", "Penalty on the weights over the training loss, best epoch"),
     "penalty_gradient": Metric(
         "Pull of the penalty",

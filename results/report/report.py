@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -40,6 +41,7 @@ MORE_COLUMNS = (
     "model_equivariance_error_near_walls",
     "rollout_equivariance_error",
     "rollout_equivariance_error_over_change",
+    "relaxation",
     "spectrum_error_future",
     "divergence_future",
     "samples_per_second",
@@ -216,6 +218,8 @@ def _plots(rows: Sequence[Row], look: Mapping[str, Style], records: Mapping[str,
     errors = [row.metrics.get("data_equivariance_error") for row in rows]
     most = max(zip(rows, errors, strict=True), key=lambda pair: -1.0 if pair[1] is None else pair[1].mean)[0].level
     last = [row for row in rows if row.level == most]
+    least = min(zip(rows, errors, strict=True), key=lambda pair: inf if pair[1] is None else pair[1].mean)[0].level
+    first = [row for row in rows if row.level == least != most]
     one_level = len({row.level for row in rows}) == 1
     where = f"level {most}" if one_level else f"level {most}, where the data break the symmetry most"
     plots = [views_symmetry.error_of_models(rows, metric, look)]
@@ -233,7 +237,7 @@ def _plots(rows: Sequence[Row], look: Mapping[str, Style], records: Mapping[str,
         views_flow.spectra(last, metric, look, where),
         views_flow.divergence(rows, metric, look),
         *views_flow.pareto(last, metric, look, where),
-        views_weights.pictures(last, records, where),
+        views_weights.pictures(last, first, records, where),
     ]
     return plots
 

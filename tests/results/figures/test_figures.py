@@ -209,14 +209,18 @@ class TestWeights:
     def test_constant_weights_are_strict(self):
         (layer,) = relaxations({"layers.0.banks.deviation": torch.full((2, 8, 8), 0.7)}, (8, 8))
         assert layer.layer == "layers.0"
-        assert layer.mean == pytest.approx(0.0, abs=1e-6)
+        assert layer.size == pytest.approx(0.0, abs=1e-6)
 
     def test_a_step_in_the_box_is_seen_where_it_is(self):
         deviation = torch.zeros(1, 8, 8)
         deviation[:, 4:] = 2.0
         (layer,) = relaxations({"a.banks.deviation": deviation}, (8, 8))
         assert layer.map.shape == (8, 8)
-        assert layer.map == pytest.approx(0.5), "each half is 1 from the mean of 2"
+        assert abs(layer.map) == pytest.approx(1 / 5**0.5), (
+            "each half is 1 from the mean of 2; the root mean square is 5^.5"
+        )
+        assert (layer.map[4:] == -layer.map[:4]).all(), "halves that differ have opposite signs"
+        assert layer.explained == pytest.approx(1)
 
     def test_layers_are_known_by_their_names(self):
         expanded = "steerable.parametrizations.weight"
@@ -239,7 +243,7 @@ class TestWeights:
         maps = {one.layer: one.map for one in relaxations(state, (8, 8))}
         shapes = {layer: places.shape for layer, places in maps.items()}
         assert shapes == {"steerable": (3, 3), "local": (8, 8), "turns": (1, 4), "both": (8, 8), "gm": (8, 8)}
-        assert divmod(int(maps["steerable"].argmax()), 3) == (1, 2)
+        assert divmod(int(abs(maps["steerable"]).argmax()), 3) == (1, 2)
 
     def test_every_relaxed_layer_of_the_registry_is_found(self):
         """A relaxed baseline whose weights no picture shows is named here."""
@@ -258,19 +262,19 @@ class TestWeights:
         row = next(row for row in leaderboard.aggregate(full_board.suite.cells, records) if row.family == "relaxed")
         read = []
         monkeypatch.setattr(views_weights, "_read", lambda record: read.append(record) or [])
-        assert views_weights.pictures([row] * 50, records, "level 0").svg is None
+        assert views_weights.pictures([row] * 50, [], records, "level 0").svg is None
         assert len(read) == views_weights.MOST_READ
 
     def test_layers_are_drawn_without_a_checkpoint(self, new_board, new_cell):
         cell = new_cell("relaxed_steerable_rotation")
         board = new_board([cell])
         board.finish(cell)
-        layers = [Relaxation("first", np.eye(4)), Relaxation("not finite", np.full((1, 4), np.nan))]
+        layers = [Relaxation("first", np.eye(4), 0.1, 1.0), Relaxation("not finite", np.full((1, 4), np.nan), 0.1, 1.0)]
         with board.store.recorder(cell) as recorder:
             recorder.rollouts([], "centered", layers)
         records, _ = board.store.read([cell])
         (layer,) = views_weights._read(records[cell.id])
-        assert (layer.layer, layer.map.tolist()) == ("first", np.eye(4).tolist())
+        assert (layer.layer, layer.map.tolist(), layer.size) == ("first", np.eye(4).tolist(), 0.1)
 
     def test_a_broken_checkpoint_is_named_and_costs_the_picture_alone(self, new_board, new_cell):
         cell = new_cell("relaxed_steerable_rotation")
@@ -278,7 +282,7 @@ class TestWeights:
         board.finish(cell)
         folder = board.store.cell_folder(cell.id)
         with h5py.File(folder / "predictions.h5", "a") as file:
-            del file["relaxations"]  # as earlier versions left it
+            del file["relaxation_modes"]  # as earlier versions left it
         (folder / "checkpoint.pt").write_bytes(b"no checkpoint")
         html = report_of(board).html
         assert "no finished model here has relaxed weights" in html
