@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _GROUP = "relaxation_modes"
 ITERATIONS = 50
-"""Of the power method for the leading mode."""
+"""Steps of the power method for the leading mode."""
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,7 @@ def run_cell(
         if has_weights:
             trivial = trivial_forecast(metrics["rmse_validation"], experiment.task, windows["validation"], world)
         if world.is_main:
-            precision = cell.train.precision
-            examples = [example_rollouts(model, seen[split], split, EXAMPLES, precision) for split in TEST_SPLITS]
+            examples = [example_rollouts(model, seen[at], at, EXAMPLES, cell.train.precision) for at in TEST_SPLITS]
             layers = _relaxations(progress, experiment)
             metrics |= {"relaxation": share_of_relaxation(layers)} if layers else {}
             recorder.rollouts(examples, cell.dataset.grid, layers)
