@@ -22,8 +22,15 @@ class _InterruptedError(Exception):
     pass
 
 
+OFF_THE_START = 0.1
+"""Size of the deviations with which the weights that multiply them must have a gradient."""
+
+
 def every_parameter_gets_a_gradient(candidate: Candidate) -> str | None:
-    """The loss of training reaches every parameter; a baseline without parameters declares `trained = False`."""
+    """The loss of training reaches every parameter; a baseline without parameters declares `trained = False`.
+
+    A weight that multiplies deviations has no gradient where these are zero, and one elsewhere.
+    """
     task, trained = candidate.task(), candidate.baseline.trained
     model = candidate.build(task)
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -35,12 +42,25 @@ def every_parameter_gets_a_gradient(candidate: Candidate) -> str | None:
         require(parameter.grad is not None, f"{key} gets no gradient")
         assert parameter.grad is not None
         require(bool(parameter.grad.isfinite().all()), f"the gradient of {key} is not finite")
-        require(bool(parameter.grad.abs().max() > 0), f"the gradient of {key} is zero everywhere")
+    deviations = {id(parameter) for parameter in model.deviations()}
+    idle = [(key, parameter) for key, parameter in model.named_parameters() if not _moves(parameter)]
+    if idle and deviations.isdisjoint(id(parameter) for _, parameter in idle):
+        with torch.no_grad():
+            for deviation in model.deviations():
+                deviation.add_(OFF_THE_START * torch.randn(deviation.shape, generator=torch.Generator().manual_seed(0)))
+        loss(model, noise(task), targets(task)).backward()
+    for key, parameter in idle:
+        require(_moves(parameter), f"the gradient of {key} is zero everywhere")
     model.before_step(0.0)
     for key, parameter in model.named_parameters():
         finite = parameter.grad is None or bool(parameter.grad.isfinite().all())
         require(finite, f"before_step makes the gradient of {key} infinite or NaN")
     return None
+
+
+def _moves(parameter: torch.nn.Parameter) -> bool:
+    """Whether it has a gradient other than zero."""
+    return parameter.grad is not None and bool(parameter.grad.any())
 
 
 def chance_comes_from_the_draws(candidate: Candidate) -> str | None:

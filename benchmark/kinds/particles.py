@@ -10,9 +10,11 @@ from torch import Tensor
 from benchmark.cube import turns
 from benchmark.data.dataset import Dataset, SplitName
 from benchmark.data.layout import StoredField
+from benchmark.data.physics.ion_dataset import IonDataset
 from benchmark.evaluation.evaluate import Ranks
 from benchmark.evaluation.relaxation import Relaxation
 from benchmark.evaluation.symmetry import full_float32, step_and_rollout
+from benchmark.evaluation.symmetry_discovery import discovery_metrics
 from benchmark.groups import Element
 from benchmark.kinds.kind import Action, Kind, SplitWindows, relative_error
 from benchmark.models.baseline import Baseline
@@ -129,10 +131,13 @@ class Particles(Kind):
     def symmetry_metrics(
         self, model: Baseline, dataset: Dataset, windows: SplitWindows, world: Ranks
     ) -> dict[str, float | None]:
-        """Errors over the turns of the cube, each of which is exact."""
+        """Errors over the turns of the cube, each of which is exact, and the breaking that the model has learned."""
         group = cube()[1:]
         everything = torch.ones(len(group), 1, *windows["validation"].field.shape[-2:])
-        return step_and_rollout(model, windows, group, everything, world)[0]
+        metrics = step_and_rollout(model, windows, group, everything, world)[0]
+        if isinstance(dataset, IonDataset):
+            metrics |= discovery_metrics(model, dataset.trap(1), windows["validation"])
+        return metrics
 
     def relaxations(self, state: Mapping[str, Tensor], task: ParticleTask) -> list[Relaxation]:
         """None: no weight of a model of particles belongs to a place."""

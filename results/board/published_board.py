@@ -36,7 +36,7 @@ KEPT = (
     *("rmse_validation", "rmse_future", "rmse_domain", "skill_future", "skill_domain", "vrmse_future", "vrmse_domain"),
     *("data_equivariance_error", "strict_floor"),
     *("model_equivariance_error", "model_equivariance_error_over_change"),
-    *("model_equivariance_error_within_range", "equivariance_floor"),
+    *("model_equivariance_error_within_range", "equivariance_floor", "learned_level", "learned_angle"),
     *("parameters", "flops", "training_seconds", "epochs"),
 )
 """Metrics of a published board, besides the one that it is ranked by; the store has the others."""

@@ -126,6 +126,17 @@ METRICS: Mapping[str, Metric] = {
         "Equivariance error over the change of a map that commutes with every zoom, u - (u . grad) u, on this grid",
         unranked=EQUAL,
     ),
+    "learned_level": Metric(
+        "Learned level",
+        "1",
+        "Level whose field or anisotropy the model has learned, from the derivatives of its forecast; see"
+        " benchmark/evaluation/symmetry_discovery.py",
+        beside="learned_angle",
+        unranked="the nearest to the level is the best",
+    ),
+    "learned_angle": Metric(
+        "Angle of the learned breaking", "degrees", "Between the learned field or anisotropy and the true one"
+    ),
     "data_equivariance_error": Metric(
         "Data equivariance error", FIELD, "Measured data equivariance error of the level", unranked=EQUAL
     ),
