@@ -62,7 +62,7 @@ class ParticleTask:
     """
 
     kind: ClassVar[str] = "particles"
-    trivial: ClassVar[tuple[str, ...]] = ()
+    trivial: ClassVar[tuple[str, ...]] = ("mean_velocity",)
 
     dataset: str
     input_frames: int
