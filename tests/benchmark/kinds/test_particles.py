@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
 
+from benchmark import discovery
 from benchmark.cell import DatasetChoice, Protocol
 from benchmark.cli.main import cli
 from benchmark.contract import checks
@@ -173,4 +174,4 @@ def test_a_model_of_particles_passes_the_contract_and_gets_its_row(data: Path, t
                 result = checks.examine(one, Candidate.named("toy_particles"))
                 assert result.outcome in ("passed", "does not apply"), (one.name, result.reason)
     finally:
-        model_registry.replace_plugins(())
+        discovery.replace_plugins(())
