@@ -68,11 +68,11 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
     files = _files(loaded, states, store)
     total, count = len(loaded.cells), len(open_cells)
     if as_json:
-        rows = [vars(row) | {"estimated_seconds": round(row.estimated_seconds, 2)} for row in result.rows]
+        rows = [vars(row) | {"estimated_seconds": _rounded(row.estimated_seconds)} for row in result.rows]
         counts = {"suite": loaded.name, "cells": total, "finished": total - count, "left": count}
         outdated = {kind: len(cells) for kind, cells in review.outdated.items()}
         counts |= {"set": list(loaded.overrides), "outdated": outdated, "mixed": review.mixed_lines, **files.counts}
-        print_json({**counts, "estimated_seconds": round(result.estimated_seconds, 2), **cost, "rows": rows})
+        print_json({**counts, "estimated_seconds": _rounded(result.estimated_seconds), **cost, "rows": rows})
         return
     own = [key for key in ("budget", "resources") if any(getattr(row, key) for row in result.rows)]
     print_table(
@@ -91,6 +91,11 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
     click.echo(f"about {files}")
     for line in (*_overrides(loaded), *review.outdated_lines, *review.mixed_lines):
         click.echo(line, err=True)
+
+
+def _rounded(seconds: float) -> float:
+    """Three digits, also of less than a second."""
+    return float(f"{seconds:.3g}")
 
 
 def _overrides(suite: Suite) -> list[str]:

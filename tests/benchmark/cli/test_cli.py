@@ -29,9 +29,7 @@ def test_help_shows_an_example(command: tuple[str, ...]) -> None:
     assert f"symbench {' '.join(command)}" in result.stdout.split("Example")[1]
 
 
-@pytest.mark.parametrize(
-    ("group", "first", "last"), [((), "list", "check-baseline"), (("data",), "prepare", "package")]
-)
+@pytest.mark.parametrize(("group", "first", "last"), [((), "list", "check-dataset"), (("data",), "prepare", "package")])
 def test_a_group_lists_its_commands_in_the_order_of_work(group: tuple[str, ...], first: str, last: str) -> None:
     listed = symbench(*group, "--help", store=None).stdout.split("Commands:\n")[1]
     names = re.findall(r"^  (\S+)", listed, re.MULTILINE)
