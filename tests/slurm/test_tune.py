@@ -120,5 +120,5 @@ def test_two_studies_share_a_node_and_continue_after_the_signal(login_node: Logi
         assert list(now[key].history[: len(record.history)]) == list(record.history)
     assert {record.status.attempt for record in now.values()} == {1, 2}
     assert "nothing to send" in tuner.tune("--trials", 3, "--scheduler", "none")
-    owners = [int((folder / "guard.pid").read_text()) for folder in Path("/tmp").glob("sbray-*")]
+    owners = [int(path.read_text()) for path in Path("/tmp").glob("sbray-*/guard.pid")]
     assert not [pid for pid in owners if pid_is_of_a_node(pid)]

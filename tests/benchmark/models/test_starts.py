@@ -70,7 +70,7 @@ def table() -> dict[str, Beginning]:
     for name in model_registry.model_names():
         baseline = model_registry.model(name)
         config = baseline.Config.model_validate(WIDTHS.get(name, {}))
-        if baseline.trained and baseline.refusal(config, TASK) is None:
+        if baseline.trained and baseline.cannot_run(config, TASK) is None:
             torch.manual_seed(0)
             measured[name] = beginning(baseline(config, TASK), x, y)
     return measured

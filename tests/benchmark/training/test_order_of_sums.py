@@ -63,6 +63,9 @@ def test_only_the_networks_that_the_docs_name_add_in_any_order(periodic: bool) -
     pooling = {"adaptive_avg_pool2d", "adaptive_avg_pool2d_backward"}
     named = {f"lift_{group}": pooling for group in ("rotation", "scale", "translation")}
     named |= {f"relaxed_steerable_{group}": {"index_add"} for group in ("rotation", "scale")}
+    if not periodic:
+        named |= {name: {"index_add"} for name in ("egnn", "relaxed_egnn", "tfn", "relaxed_tfn")}
     assert kernels == named
-    docs = (ROOT / "docs/clusters.md").read_text("utf-8")
-    assert "`lift_*` (`AdaptiveAvgPool2d`) and the penalty of the `relaxed_steerable_*`" in " ".join(docs.split())
+    docs = " ".join((ROOT / "docs/clusters.md").read_text("utf-8").split())
+    assert "`lift_*` (`AdaptiveAvgPool2d`), the penalty of the `relaxed_steerable_*` models" in docs
+    assert "`egnn`, `relaxed_egnn`, `tfn` and `relaxed_tfn` (`index_select`)" in docs

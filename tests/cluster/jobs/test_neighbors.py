@@ -38,15 +38,15 @@ class Crowded(ConvNet):
 def test_a_cell_that_lacks_memory_beside_others_is_tried_again_alone(
     store: Store, make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here the first cell that trains finds no room."""
+    """Here the first cell that trains finds no room, whichever it is."""
     (tmp_path / "crowded.py").write_text(CROWDED, encoding="utf-8")
     path = make_suite(models="[{crowded: {hidden: [2, 3]}}]")
     monkeypatch.setattr(discovery.BASELINES, "plugins", {})
     discovery.add_plugin(tmp_path / "crowded.py")
     assert symbench("run", path, "--parallel", 2, "--plugin", tmp_path / "crowded.py", store=store).returncode == 0
-    assert [(record.status.state, record.status.attempt) for record in records(path, store)] == [
-        ("done", 2),
+    assert sorted((record.status.state, record.status.attempt) for record in records(path, store)) == [
         ("done", 1),
+        ("done", 2),
     ]
 
 

@@ -11,8 +11,8 @@ import pytest
 from fabricated_board import report_of
 from PIL import Image, ImageColor
 
+from benchmark import discovery
 from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol, Training
-from benchmark.models import model_registry
 from results.board import leaderboard
 from results.board.reproduce import Commands
 from results.figures import figures
@@ -108,7 +108,7 @@ def test_the_command_meets_no_cell_that_is_not_on_the_board(full_board, new_cell
                 assert command[5:] == (["--tuned"] if shown.tuned_by_option else [])
     plugin = tmp_path / "my model.py"
     plugin.touch()
-    monkeypatch.setattr(model_registry, "_plugins", {"my model": plugin})
+    monkeypatch.setattr(discovery.BASELINES, "plugins", {"my model": plugin})
     assert shlex.split(Commands(suite).of_cell("abc"))[-2:] == ["--plugin", str(plugin)]
 
 
