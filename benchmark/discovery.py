@@ -62,20 +62,29 @@ class Sources:
     @property
     def built_in(self) -> tuple[str, ...]:
         """Names of the files in the folder."""
-        return tuple(name for name in module_names(self.folder) if name not in self.excluded)
+        return _names(self.folder, self.excluded)
+
+    @property
+    def has_others(self) -> bool:
+        """Whether there are others besides the built-in ones."""
+        return bool(self.plugins) or len(self._of_packages()) > len(self.built_in)
 
     def all(self) -> dict[str, Source]:
-        """Source of every name; entry points are listed once, since that takes milliseconds."""
+        """Source of every name."""
+        plugins = {
+            name: Source(str(path), partial(_import_file, name, path), path) for name, path in self.plugins.items()
+        }
+        return {**self._of_packages(), **plugins}
+
+    def _of_packages(self) -> dict[str, Source]:
+        """Built-in ones and those of entry points, listed once, since that takes milliseconds."""
         if self._installed is None:
             modules = {name: f"{self.package}.{name}" for name in self.built_in}
             for entry in importlib.metadata.entry_points(group=self.entry_points):
                 modules.setdefault(entry.name, entry.module)
             loads = {name: partial(importlib.import_module, origin) for name, origin in modules.items()}
             self._installed = {name: Source(modules[name], load) for name, load in loads.items()}
-        plugins = {
-            name: Source(str(path), partial(_import_file, name, path), path) for name, path in self.plugins.items()
-        }
-        return {**self._installed, **plugins}
+        return self._installed
 
     def unknown(self, name: str, suite_folder: Path | None = None) -> str:
         """Message for an unknown name: the file of that name, beside the suite or here, or else the nearest names."""
@@ -102,6 +111,11 @@ class Sources:
             raise UserError(f"plug-in {path}: a {self.kind} named {path.stem!r} exists; rename the file")
         self.plugins[path.stem] = path
         return path.stem
+
+
+@cache
+def _names(folder: Path, excluded: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in module_names(folder) if name not in excluded)
 
 
 def python_file(path: Path) -> Path:

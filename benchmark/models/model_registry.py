@@ -42,11 +42,6 @@ def source_file(name: str) -> Path | None:
     return Path(spec.origin) if spec and spec.has_location and spec.origin else None
 
 
-def has_others() -> bool:
-    """Whether there are baselines besides those in `benchmark/models/`."""
-    return BASELINES.all().keys() != set(BASELINES.built_in)
-
-
 def model(name: str) -> type[Baseline]:
     """Baseline class called `name`. UserError: unknown name (with the nearest), or its file is broken."""
     sources = BASELINES.all()

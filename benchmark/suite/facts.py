@@ -178,7 +178,7 @@ def about_model(name: str, question: str, compute: Callable[[], Any]) -> Any:
 def _file_of(name: str) -> Path | None:
     """File that answers about a baseline depend on; None where they depend on files of others, too."""
     file = model_registry.built_in_file(name)
-    if file is not None and model_registry.has_others() and REGISTRY in code_files(file):
+    if file is not None and discovery.BASELINES.has_others and REGISTRY in code_files(file):
         return None
     return file
 
