@@ -53,6 +53,9 @@ class Faulty(ConvNet):
 
     def before_step(self, progress: float) -> None:
         folder, process = Path(FOLDER), os.getpid()
+        if progress == 0:  # what an earlier trial of this process was marked with
+            for name in ("go", "hungry"):
+                (folder / f"{name}-{process}").unlink(missing_ok=True)
         if (folder / f"hungry-{process}").exists():
             torch.empty(10**14)
         fast = (folder / "go").exists() or (folder / f"go-{process}").exists()
