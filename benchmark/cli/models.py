@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 )
 def new_baseline(name: str, model: str | None, folder: Path) -> None:
     """Write NAME.py, a working baseline: a copy of MODEL, or a plain network. Nothing is overwritten."""
-    path, checked, plugin, is_built_in = _written(name, model, folder, "baseline")
-    also = f"; also pytest tests/contract -k {name}" if is_built_in else ""
+    path, checked, plugin = _written(name, model, folder, "baseline")
+    also = "" if plugin else f"; also pytest tests/contract -k {name}"
     _print_next(
         path,
         {
@@ -62,7 +62,7 @@ def new_baseline(name: str, model: str | None, folder: Path) -> None:
 )
 def new_dataset(name: str, original: str | None, folder: Path) -> None:
     """Write NAME.py, a working dataset: a copy of DATASET, or a small one. Nothing is overwritten."""
-    path, checked, plugin, _ = _written(name, original, folder, "dataset")
+    path, checked, plugin = _written(name, original, folder, "dataset")
     _print_next(
         path,
         {
@@ -73,15 +73,15 @@ def new_dataset(name: str, original: str | None, folder: Path) -> None:
     )
 
 
-def _written(name: str, original: str | None, folder: Path, kind: Kind) -> tuple[Path, str, str, bool]:
-    """The new file; how commands name it, their option for it, and whether it is a built-in, which needs none."""
+def _written(name: str, original: str | None, folder: Path, kind: Kind) -> tuple[Path, str, str]:
+    """The new file, how commands name it, and their option for it; a built-in needs none."""
     from benchmark.contract import scaffold
 
     path = scaffold.write(name, original, folder, kind)
     if scaffold.is_built_in(folder, kind):
-        return path, name, "", True
+        return path, name, ""
     quoted = shlex.quote(str(path))
-    return path, quoted, f" --plugin {quoted}", False
+    return path, quoted, f" --plugin {quoted}"
 
 
 def _print_next(path: Path, steps: Mapping[str, str]) -> None:

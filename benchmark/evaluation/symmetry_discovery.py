@@ -79,11 +79,8 @@ def learned_fields(model: Baseline, x_BTN6: Tensor) -> LearnedFields:
     With several input frames, a derivative by the velocity is that for a particle that was faster in all of them, and
     came here in a straight line.
     """
-    x_BTN6, h, frames = (
-        x_BTN6.clone(),
-        cast(ParticleTask, model.task).time_step,
-        x_BTN6.shape[1],
-    )  # a clone is no inference tensor
+    h, frames = cast(ParticleTask, model.task).time_step, x_BTN6.shape[1]
+    x_BTN6 = x_BTN6.clone()  # no inference tensor
     group = torch.from_numpy(np.stack(list(turns().values()))).to(x_BTN6)
     windows = torch.einsum("gij,btnsj->gbtnsi", group, x_BTN6.unflatten(-1, (2, 3))).flatten(0, 1).flatten(-2)
     ages = h * torch.arange(1 - frames, 1, dtype=x_BTN6.dtype, device=x_BTN6.device)[:, None, None]
