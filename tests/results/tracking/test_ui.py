@@ -319,7 +319,7 @@ async def walk(chromium, profile, ui):
     """From the file that `--open` opens to the board, and reload and Back there."""
     report = "document.querySelector('iframe') !== null"
     has_rows = r"/\b[1-9]\d* matching runs/.test(document.body.innerText)"
-    who_wins = "document.body.innerText.includes('x best L9')"
+    who_wins = "document.body.innerText.includes('verdict')"  # no column of the view of costs
     cost = "document.body.innerText.includes('train min')"
     with subprocess.Popen(
         [*chromium, "--remote-debugging-port=0", "about:blank"], stderr=subprocess.DEVNULL
