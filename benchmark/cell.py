@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, TypeGuard
+from functools import cache, cached_property
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -38,6 +38,13 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    def __copy__(self) -> Self:
+        """Copy without cached properties, since `model_copy` may update what they are made of."""
+        copied = super().__copy__()
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
+
 
 class Extended(Frozen):
     """Settings that have gained fields. A cell from before a field of `later` lacks it.
@@ -50,10 +57,25 @@ class Extended(Frozen):
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)
-        for name in self.later:
-            if fields.get(name) == type(self).model_fields[name].default:
+        for name, default in _later_defaults(type(self)).items():
+            if fields.get(name) == default:
                 fields.pop(name, None)
         return fields
+
+    @cached_property
+    def document(self) -> Mapping[str, Any]:
+        """The JSON. Cells of a suite share their parts, so that a board of 10,000 cells makes few of them."""
+        return self.model_dump(mode="json")
+
+    @cached_property
+    def canonical(self) -> str:
+        """Text of the JSON, equal for equal settings."""
+        return _canonical(self.document)
+
+
+@cache
+def _later_defaults(settings: type[Extended]) -> dict[str, Any]:
+    return {name: settings.model_fields[name].default for name in settings.later}
 
 
 class DatasetChoice(Extended):
@@ -188,11 +210,32 @@ class Cell(Frozen):
             raise ValueError(f"train.rollout_steps: {steps} is more than the protocol's train_steps, {most}")
         return self
 
+    @property
+    def document(self) -> dict[str, Any]:
+        """The JSON, whose parts other cells share."""
+        parts = {name: part.document for name, part in self._parts.items()}
+        return {**parts, "seed": self.seed}
+
+    @property
+    def setting(self) -> tuple[str, ...]:
+        """Key that is equal for cells that differ in their seeds alone."""
+        return tuple(part.canonical for part in self._parts.values())
+
+    @property
+    def task(self) -> tuple[str, str]:
+        """Key that is equal for cells with the same data and protocol."""
+        return self.dataset.canonical, self.protocol.canonical
+
+    @property
+    def _parts(self) -> dict[str, Extended]:
+        return {"dataset": self.dataset, "model": self.model, "protocol": self.protocol, "train": self.train}
+
     @cached_property
     def id(self) -> str:
         """16 hex digits: equal for equal cells on every machine and in every suite."""
-        document = {"schema": SCHEMA_VERSION, **self.model_dump(mode="json")}
-        canonical = _canonical(document)
+        texts = {name: part.canonical for name, part in self._parts.items()}
+        texts |= {"schema": str(SCHEMA_VERSION), "seed": str(self.seed)}
+        canonical = "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
         if "-0.0" in canonical:  # a number or the end of a text
             canonical = _canonical(json.loads(canonical, parse_float=lambda text: float(text) + 0.0))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -28,22 +28,21 @@ def expanded(declared: Declaration, grid: GridReader) -> Suite:
     cells: dict[str, Cell] = {}
     budgets: dict[str, tuple[budget.Budget, ...]] = {}
     resources: dict[str, Resources] = {}
-    for dataset, entry, protocol, train, (index, seed) in itertools.product(
-        declared.datasets, declared.models, declared.protocols, declared.trainings, enumerate(declared.seeds)
-    ):
+    for dataset, entry, protocol, train in itertools.product(*axes[:-1]):
         model = _sized(entry, dataset, protocol, grid)
         if model is None:
             continue
+        seeds = declared.seeds
         if not facts.model_facts(model.name).trained:
-            if index > 0:
-                continue
-            train = Training()  # one cell, whatever the training of the others
+            train, seeds = Training(), seeds[:1]  # one cell, whatever the training of the others
         rate = train.relaxation_rate or RELAXATION_RATE if facts.has_deviations(model) else None
         train = train.model_copy(update={"relaxation_rate": rate})
-        make = partial(Cell, dataset=dataset, model=model, protocol=protocol, train=train, seed=seed)
-        cell = grid.checked(("seeds",), make)
-        if cell is not None:
-            own = entry.resources or declared.resources
+        own = entry.resources or declared.resources
+        for seed in seeds:
+            make = partial(Cell, dataset=dataset, model=model, protocol=protocol, train=train, seed=seed)
+            cell = grid.checked(("seeds",), make)
+            if cell is None:
+                continue
             if resources.setdefault(cell.id, own) != own:
                 grid.file.error(entry.where, f"these settings of {model.name} stand above with other resources")
             cells.setdefault(cell.id, cell)

@@ -27,14 +27,13 @@ def studies(suite: Suite) -> dict[str, Study]:
     UserError: `tuning.keep` names a setting that no model has.
     """
     members: dict[str, list[Cell]] = {}
-    known: dict[str, str] = {}  # cells that differ in seed only have one study
+    known: dict[tuple[str, ...], str] = {}  # cells that differ in seed only have one study
     for cell in suite.cells:
-        setting = cell.model_dump_json(exclude={"seed"})
-        if setting not in known:
+        if cell.setting not in known:
             runs = facts.is_trained(cell) and not facts.refusal(cell.model, facts.task_of(cell.dataset, cell.protocol))
-            known[setting] = _identity(suite, cell) if runs else ""
-        if known[setting]:
-            members.setdefault(known[setting], []).append(cell)
+            known[cell.setting] = _identity(suite, cell) if runs else ""
+        if known[cell.setting]:
+            members.setdefault(known[cell.setting], []).append(cell)
     check_keep(suite)
     of_cell: dict[str, Study] = {}
     for identity, cells in members.items():

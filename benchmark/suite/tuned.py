@@ -89,7 +89,7 @@ def resolved(suite: Suite, store: Path, only: str = "", skip_untuned: bool = Fal
         study, budgeted, own = of_cell.get(cell.id), suite.budgets.get(cell.id, ()), suite.own_resources.get(cell.id)
         if study is not None and (tuned := best[study.name][0]) is not None:
             cell = cell.model_copy(update={"model": tuned.model, "train": tuned.train})
-            cell = Cell.model_validate_json(cell.model_dump_json())  # also: a copy keeps the id of the original
+            cell = Cell.model_validate_json(cell.model_dump_json())  # the update is not validated
             names[cell.id] = study.name
             if budgeted:
                 budgets[cell.id] = tuple(dict.fromkeys((*budgets.get(cell.id, ()), *budgeted)))

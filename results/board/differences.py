@@ -75,23 +75,23 @@ def provenance_notes(rows: Sequence[Row]) -> list[str]:
 
     Empty if all agree as far as is known. Seeds of a row that differ in data, code or metrics are in its remark, too.
     """
-    groups: dict[tuple[str, str], list[tuple[str, Row]]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[tuple[str, list[dict[str, str]]]]] = defaultdict(list)
     for row in rows:
         place = f"{row.dataset} level {row.level} ({row.preset})"
         networks = [str(value) for key, value in row.config.items() if key.split(".")[-1] == "network"]
-        groups["data", place].append((row.label, row))
-        groups["code", " ".join([row.model, *networks])].append((place, row))
-        groups["metrics", "this board"].append((f"{row.label}, {place}", row))
+        known = [compared(environment) for environment in row.environments]
+        groups["data", place].append((row.label, known))
+        groups["code", " ".join([row.model, *networks])].append((place, known))
+        groups["metrics", "this board"].append((f"{row.label}, {place}", known))
     notes = [note for (kind, name), members in groups.items() if (note := _parted(kind, name, members))]
     return [*notes, *_versions_within_rows(rows)]
 
 
-def _parted(kind: str, name: str, members: Sequence[tuple[str, Row]]) -> str:
+def _parted(kind: str, name: str, members: Sequence[tuple[str, Sequence[Mapping[str, str]]]]) -> str:
     """Sentence on rows of different data, code or metrics; empty if they agree, or are one row with its own remark."""
     values: dict[str, list[str]] = defaultdict(list)
-    for label, row in members:
-        for environment in row.environments:
-            known = compared(environment)
+    for label, seeds in members:
+        for known in seeds:
             if kind in known:
                 values[known[kind]].append(label)
     if len(values) < 2 or len(members) < 2:

@@ -1,6 +1,5 @@
 """The leaderboard: records of a suite, aggregated over seeds and sorted with the best row of each level first."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -84,23 +83,19 @@ Entry = tuple[list[Cell], str]
 
 
 def _entries(cells: Sequence[Cell], budgets: Mapping[str, tuple[Budget, ...]]) -> list[Entry]:
-    settings: dict[str, list[Cell]] = defaultdict(list)
+    settings: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
-        settings[json.dumps(cell.model_dump(mode="json", exclude={"seed"}), sort_keys=True)].append(cell)
+        settings[cell.setting].append(cell)
     of_task: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     own = []
     for group in settings.values():
         own.append([described(budget) for budget in budgets.get(group[0].id, ())])
-        of_task[_task(group[0])] |= dict.fromkeys(own[-1])
+        of_task[group[0].task] |= dict.fromkeys(own[-1])
     return [
         (group, budget)
         for group, mine in zip(settings.values(), own, strict=True)
-        for budget in mine or of_task[_task(group[0])] or [""]
+        for budget in mine or of_task[group[0].task] or [""]
     ]
-
-
-def _task(cell: Cell) -> tuple[str, str]:
-    return cell.dataset.model_dump_json(), cell.protocol.model_dump_json()
 
 
 def _rows(entries: Sequence[Entry], records: Mapping[str, Record], names: Sequence[str]) -> list[Row]:
@@ -114,12 +109,15 @@ def _rows(entries: Sequence[Entry], records: Mapping[str, Record], names: Sequen
     ]
     of_contest: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for index, (cells, budget) in enumerate(entries):
-        of_contest[(*_task(cells[0]), budget)].append(index)
+        of_contest[(*cells[0].task, budget)].append(index)
     for members in of_contest.values():
         models = [groups[index][0].model.name for index in members]
         for index, seeds in zip(members, skilled([recorded[index] for index in members], models), strict=True):
             recorded[index] = seeds
-    metrics = {name: summaries([[one.get(name) for one in seeds] for seeds in recorded]) for name in METRICS}
+    present = {name for seeds in recorded for one in seeds for name in one}
+    metrics = {
+        name: summaries([[one.get(name) for one in seeds] for seeds in recorded]) for name in METRICS if name in present
+    }
     declarations = {model: declared(model) for model in {cells[0].model.name for cells in groups}}
     rows = []
     for index, ((cells, budget), label) in enumerate(zip(entries, names, strict=True)):
@@ -139,7 +137,7 @@ def _rows(entries: Sequence[Entry], records: Mapping[str, Record], names: Sequen
                 protocol=first.protocol.model_dump(),
                 train=first.train.model_dump(),
                 seeds=tuple(_seed(cell, records.get(cell.id)) for cell in cells),
-                metrics={name: value for name in METRICS if (value := metrics[name][index]) is not None},
+                metrics={name: value for name, values in metrics.items() if (value := values[index]) is not None},
                 recorded=tuple(recorded[index]),
                 trained=trained,
                 test_runs=declared_test_runs(first.dataset.name),

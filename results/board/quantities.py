@@ -325,7 +325,8 @@ def written_column(name: str, values: Sequence[Statistic | None]) -> list[str]:
     metric = METRICS[name]
     shown = [value for value in values if value is not None]
     sizes = [abs(value.mean / metric.divisor) for value in shown if value.mean and not _is_round_off(name, value.mean)]
-    decimals = 2 - math.floor(math.log10(min(size for size in sizes if size >= max(sizes) / 100))) if sizes else 0
+    largest = max(sizes, default=0.0)
+    decimals = 2 - math.floor(math.log10(min(size for size in sizes if size >= largest / 100))) if sizes else 0
     if metric.prefixed or metric.unit in ("count", "cells") or decimals > MOST_DECIMALS:
         return ["-" if value is None else written_statistic(name, value) for value in values]
     decimals = max(0, decimals)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
-from math import factorial, prod
+from math import ceil, factorial, prod
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -78,14 +78,15 @@ def resamples(n: int) -> tuple[Array, Array]:
 
 def weighted_ends(values: Array, weights: Array, tail: float) -> tuple[Array, Array]:
     """The smallest value with at least `tail` at or below it, and the largest with at least `tail` at or above."""
-    order = np.argsort(values, axis=-1, kind="stable")
-    ordered = np.take_along_axis(values, order, -1)
-    below = np.cumsum(weights[order], axis=-1)
-    above = np.cumsum(weights[order][..., ::-1], axis=-1)
-    least = tail - 1e-12
-    low = np.take_along_axis(ordered, np.argmax(below >= least, axis=-1)[..., None], -1)[..., 0]
-    high = np.take_along_axis(ordered[..., ::-1], np.argmax(above >= least, axis=-1)[..., None], -1)[..., 0]
-    return low, high
+    order = np.argsort(values, axis=-1)
+    most = max(1, ceil(tail / weights.min()))  # so many of the smallest values have the tail, whichever they are
+
+    def end(outermost: NDArray[np.intp]) -> Array:
+        reached = np.cumsum(weights[outermost], axis=-1) >= tail - 1e-12
+        place = np.take_along_axis(outermost, np.argmax(reached, axis=-1)[..., None], -1)
+        return np.take_along_axis(values, place, -1)[..., 0]
+
+    return end(order[..., :most]), end(order[..., : -most - 1 : -1])
 
 
 def drawn_seeds(block: Array, stratum: int) -> Array:

@@ -4,6 +4,7 @@ The tests work on logarithms, so that they speak of ratios, or on the values the
 A seed that diverged is `inf` (`-inf` if higher is better) and is left out, as if it were missing.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,7 +43,7 @@ class Sample:
 
     def finite(self) -> "Sample":
         """The sample without the seeds that diverged."""
-        kept = [index for index, value in enumerate(self.values) if np.isfinite(value)]
+        kept = [index for index, value in enumerate(self.values) if math.isfinite(value)]
         by_run = None if self.by_run is None else tuple(self.by_run[index] for index in kept)
         values = tuple(self.values[index] for index in kept)
         return Sample(tuple(self.seeds[index] for index in kept), values, by_run, self.deterministic)

@@ -92,7 +92,7 @@ class CellRecorder:
             self._file(name).unlink(missing_ok=True)
 
     def _cell_document(self) -> dict[str, Any]:
-        return {"id": self.cell.id, **self.cell.model_dump(mode="json")}
+        return {"id": self.cell.id, **self.cell.document}
 
     def _file(self, name: str) -> Path:
         if self.lease.lost:

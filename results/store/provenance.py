@@ -30,8 +30,10 @@ Environments = Mapping[str, Mapping[str, Any]]
 
 def compared(environment: Mapping[str, Any]) -> dict[str, str]:
     """Kind -> value, as far as the record knows it. Records without a version of the metrics are of version 1."""
-    known = {"metrics_version": 1, **environment} if environment else {}
-    return {kind: str(known[key]) for key, kind in KINDS.items() if known.get(key) is not None}
+    if not environment:
+        return {}
+    values = {kind: environment.get(key, 1 if kind == "metrics" else None) for key, kind in KINDS.items()}
+    return {kind: str(value) for kind, value in values.items() if value is not None}
 
 
 def metrics_versions(environments: Iterable[Mapping[str, Any]]) -> list[int]:
@@ -124,9 +126,9 @@ def _mixed_lines(cells: Iterable[Cell], environments: Environments) -> list[str]
     for members in groups.values():
         if not mixed((cell.seed, environments[cell.id]) for cell in members):
             continue
-        settings: dict[str, list[Cell]] = defaultdict(list)
+        settings: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
         for cell in members:
-            settings[cell.model_dump_json(exclude={"seed"})].append(cell)
+            settings[cell.setting].append(cell)
         for setting in settings.values():
             text = mixed((cell.seed, environments[cell.id]) for cell in setting)
             lines += [f"{setting[0].model.name}, {_place(setting[0])}: {text}"] if text else []

@@ -45,7 +45,7 @@ class Store:
 
     def cell_folder(self, cell_id: str) -> Path:
         """Folder of the record of a cell."""
-        return self.root / "cells" / cell_id
+        return self.root.joinpath("cells", cell_id)
 
     def make(self) -> None:
         """Create the store's folders. Raises MachineError if they cannot be written."""

@@ -70,6 +70,15 @@ def test_a_later_field_is_no_part_of_the_identity_at_its_default() -> None:
     assert Protocol(train_runs=3).model_dump()["train_runs"] == 3
 
 
+def test_a_copy_has_its_own_identity() -> None:
+    cell = a_cell()
+    assert cell.id == a_cell().id  # so that both have cached what the copies below must not keep
+    slow = cell.train.model_copy(update={"learning_rate": 1e-4})
+    copied = cell.model_copy(update={"train": slow})
+    assert copied.id == a_cell(train=Training(learning_rate=1e-4)).id != cell.id
+    assert copied.document == copied.model_dump(mode="json")
+
+
 @pytest.mark.parametrize("value", ["1", 1.5, -1, True, 2**31])
 def test_seed_is_strict(value: object) -> None:
     with pytest.raises(ValidationError):
