@@ -36,6 +36,9 @@ class Ranks(Protocol):
     def sum(self, values: Tensor) -> Tensor:
         """Sum of `values` over ranks, in place."""
 
+    def gather(self, value: float) -> list[float]:
+        """Values of all ranks, on every rank."""
+
 
 def roll_out(model: Baseline, x: Tensor, steps: int, device_type: str, bf16: bool) -> Tensor:
     """Feed the model its own predictions: (B, T, ...) -> (B, steps, ...), float32.

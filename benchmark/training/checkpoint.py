@@ -22,11 +22,12 @@ from benchmark.training.recorder import Epoch
 
 @dataclass
 class Position:
-    """Progress within the present epoch: steps done, their summed loss on each rank, and their seconds."""
+    """Progress within the present epoch: steps done, their summed loss on each rank, their seconds and joules."""
 
     step: int = 0
     error: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    joules: float = 0.0
 
     def error_on(self, world: World) -> float:
         """Summed loss of this rank. If the number of ranks has changed, rank 0 takes the sum over all."""

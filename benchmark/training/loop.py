@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from benchmark.cell import RELAXATION_RATE, Training
 from benchmark.data.windows import Windows
 from benchmark.errors import UserError
+from benchmark.evaluation.energy import EnergyMeter
 from benchmark.evaluation.evaluate import forecast_error
 from benchmark.models.baseline import Baseline
 from benchmark.models.layers.norm import BatchNorm
@@ -173,7 +174,7 @@ class _Trainer:
     ) -> None:
         self.model, self.data, self.settings, self.seed, self.execution = model, data, settings, seed, execution
         self.world, self.device = execution.world, execution.world.device
-        self.progress = Progress()
+        self.progress, self.energy = Progress(), EnergyMeter(self.world)
         if settings.channels_last:
             for parameter in model.parameters():  # Module.to would refuse weights with five axes
                 if parameter.ndim == 4:
@@ -201,6 +202,7 @@ class _Trainer:
             error, pull = self._train()
         except StoppedError:
             progress.position.seconds += time.perf_counter() - started
+            progress.position.joules += self.energy.lap()
             raise
         self.schedule.step()
         rmse = forecast_error(self.model, self.data.validation, self.world, self.settings.precision).rmse()
@@ -208,7 +210,8 @@ class _Trainer:
             raise DivergedError(progress)
         epoch, train_rmse = len(progress.history) + 1, math.sqrt(error / self.data.train.steps)
         seconds = progress.position.seconds + time.perf_counter() - started
-        rates = learning_rate, seconds, pull.share, pull.gradient
+        joules = progress.position.joules + self.energy.lap()
+        rates = learning_rate, seconds, pull.share, pull.gradient, joules if math.isfinite(joules) else None
         progress.history.append(Epoch(epoch, error, train_rmse, rmse, *rates))
         progress.position = Position()
         if rmse < progress.best_rmse:
@@ -233,6 +236,7 @@ class _Trainer:
             if world.any(self.execution.should_stop()):
                 position.step, position.error = step, world.gather(float(total))
                 raise StoppedError
+            self.energy.update()
             seed_device(step_seed(self.seed, epoch, step) + world.rank, self.device)
             self._accumulate_gradients(batches[step], draws[step], total)
             if step == len(batches) - 1:

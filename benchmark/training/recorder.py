@@ -45,7 +45,8 @@ class Epoch:
 
     Of a model with a penalty on its weights, at the last step of the epoch: `penalty_share` is the penalty's part of
     the loss, and `penalty_gradient` the norm of its gradient over that of the rest of the loss, on the deviations from
-    the symmetry, or on all weights if there are none. Both are None for other models.
+    the symmetry, or on all weights if there are none. Both are None for other models. `joules` is None if the energy
+    was not measured.
     """
 
     epoch: int
@@ -56,6 +57,7 @@ class Epoch:
     seconds: float
     penalty_share: float | None = None
     penalty_gradient: float | None = None
+    joules: float | None = None
 
 
 class Recorder(Protocol):

@@ -147,8 +147,10 @@ def _data_errors(stored: StoredField, test_steps: int) -> dict[str, float]:
 
 
 def _costs(cell: Cell, model: Baseline, progress: Progress, windows: SplitWindows, world: World) -> dict[str, Any]:
-    """Parameters, time, peak memory in bytes and FLOPs. `samples_per_second` counts training windows only, but the
-    time of validation, too."""
+    """Parameters, time, energy, peak memory in bytes and FLOPs.
+
+    `samples_per_second` counts training windows only, but the time of validation, too.
+    """
     epochs, seconds = len(progress.history), progress.seconds
     measured: dict[str, Any] = {"parameters": costs.parameters(model), "epochs": epochs, "training_seconds": seconds}
     peak = environment.peak_memory_bytes(world.device)
@@ -164,6 +166,8 @@ def _costs(cell: Cell, model: Baseline, progress: Progress, windows: SplitWindow
         best = progress.history[progress.best_epoch - 1]
         pull = {"penalty_share": best.penalty_share, "penalty_gradient": best.penalty_gradient}
         measured |= {name: value for name, value in pull.items() if value is not None}
+        joules = [epoch.joules for epoch in progress.history if epoch.joules is not None]
+        measured |= {"training_joules": math.fsum(joules)} if len(joules) == epochs else {}
         measured["samples_per_second"] = epochs * batches * cell.train.batch_size / seconds
     return measured
 

@@ -217,6 +217,13 @@ METRICS: Mapping[str, Metric] = {
     "samples_per_second": Metric("Speed", "samples/s", "Training samples per second, all ranks", higher_is_better=True),
     "peak_memory_bytes": Metric("Memory", "MiB", "Peak memory of a rank in training", divisor=2**20),
     "training_seconds": Metric("Training", "s", "Time spent in training"),
+    "training_joules": Metric(
+        "Energy",
+        "kJ",
+        "Energy of the devices in training: GPUs by NVML, processors and memory by RAPL; not measured where others used"
+        " them, too",
+        divisor=1000,
+    ),
     "epochs": Metric("Epochs", "count", "Epochs trained before the early stop"),
     "best_epoch": Metric("Best epoch", "count", "The epoch that was kept, chosen by validation"),
 }

@@ -14,8 +14,11 @@ COSTS = (
     ("parameters", 1.0, "trainable parameters (count)"),
     ("flops", 1.0, "FLOPs of one forecast step (count)"),
     ("training_seconds", 3600.0, "training time (hours)"),
+    ("training_joules", 1000.0, "energy of the training (kJ)"),
 )
 """Metric, divisor, label of the axis."""
+NOT_MEASURED = {"training_joules": "not measured: no counter could be read, or others used the machine, too"}
+"""Cost -> why no record has it."""
 
 
 def by_step(rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: str) -> Plot:
@@ -92,6 +95,7 @@ def _pareto(
         f"At {where}. Dashed: the Pareto front, the models that no other beats in both; models that lack a seed are not"
         " on it. Bars: 95 % bootstrap interval over seeds.",
         chart(series, Axis(cost_label, log=True), Axis(f"{METRICS[metric].title} ({METRICS[metric].unit})")),
+        reason=NOT_MEASURED.get(cost, Plot.reason),
         folded=cost == "flops",
     )
 

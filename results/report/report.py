@@ -47,6 +47,7 @@ MORE_COLUMNS = (
     "samples_per_second",
     "peak_memory_bytes",
     "training_seconds",
+    "training_joules",
     "best_epoch",
 )
 ALWAYS = ("data_equivariance_error", "rmse_future", "rmse_domain", "model_equivariance_error", "parameters", "flops")

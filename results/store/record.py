@@ -22,7 +22,7 @@ _STATUS = TypeAdapter(Status)
 MOST_SECONDS = 1e11
 """Largest plausible time in seconds since 1970: the year 5138."""
 MOST_EPOCHS = 10**9
-COSTS = ("training_seconds", "samples_per_second", "peak_memory_bytes")
+COSTS = ("training_seconds", "training_joules", "samples_per_second", "peak_memory_bytes")
 """Metrics in which two equal trainings may differ."""
 
 

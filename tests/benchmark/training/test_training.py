@@ -16,6 +16,7 @@ from benchmark.cell import RELAXATION_RATE, Frozen, Training
 from benchmark.data.dataset import Split
 from benchmark.data.windows import Windows
 from benchmark.errors import MachineError, UserError
+from benchmark.evaluation import energy
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 from benchmark.models.convnet import ConvNet
@@ -295,6 +296,23 @@ def test_a_training_stopped_between_steps_resumes_exactly(tmp_path: Path, stops:
         with pytest.raises(StoppedError):
             train(tmp_path / "parts.pt", SETTINGS, should_stop=lambda: next(calls) in stops)
     assert_resumed_exactly(tmp_path / "parts.pt")
+
+
+def test_energy_counts_before_and_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A made-up counter of a joule a step: 7 steps an epoch, of which the first 3 before the training is stopped."""
+    steps = 0
+
+    def stop_at_the_fourth() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps == 4
+
+    monkeypatch.setattr(energy, "OWN_SHARE", 0.0)
+    monkeypatch.setattr(energy, "processor_counters", lambda: [energy.Counter(lambda: float(steps))])
+    with pytest.raises(StoppedError):
+        train(tmp_path / "parts.pt", updated(epochs=2), should_stop=stop_at_the_fourth)
+    _, progress = train(tmp_path / "parts.pt", updated(epochs=2), should_stop=stop_at_the_fourth)
+    assert [epoch.joules for epoch in progress.history] == [8, 7], "one step was asked for twice"
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
