@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import multiprocessing
 import os
 import subprocess
@@ -22,6 +23,7 @@ from benchmark.data import dataset_registry
 from benchmark.data.dataset import Split, SplitName
 from benchmark.data.windows import Windows
 from benchmark.errors import MachineError
+from benchmark.evaluation.energy import EnergyMeter
 from benchmark.evaluation.symmetry import ERROR, symmetry_metrics
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline
@@ -112,6 +114,21 @@ def same_as_on_the_cpu() -> str:
                 worst_gradient = max(worst_gradient, error)
                 require(error < 1e-4, f"{name}: the gradient of {key} differs by {error:.1e}")
     return f"loss {worst_loss:.1e}, gradients {worst_gradient:.1e}"
+
+
+@step("a positive energy, or that it is not measured")
+def energy() -> str:
+    """Joules of two hundred large matrix products, by NVML."""
+    meter = EnergyMeter(World(device=DEVICE))
+    matrix = torch.randn(4096, 4096, device=DEVICE) / 64  # products keep their size
+    for _ in range(200):
+        matrix = matrix @ matrix / matrix.norm() * 64
+    torch.cuda.synchronize()
+    joules = meter.lap()
+    if math.isnan(joules):
+        return "not measured: no counter (a MIG slice, before Volta), or others use the GPU"
+    require(joules > 0, f"{joules} J")
+    return f"{joules:.0f} J"
 
 
 @step("float32 below 1e-5, tf32 between 1e-5 and 1e-2")
