@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from benchmark.groups import rotate, zoom
 from benchmark.models.baseline import Baseline, Task
 from benchmark.models.layers.relaxation import layer_deviations
+from benchmark.models.task import AnyTask
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
-def build(model: type[Any], task: Task, **config: Any) -> Any:
+def build(model: type[Any], task: AnyTask, **config: Any) -> Any:
     """Model with weights from seed 0."""
     torch.manual_seed(0)
     return model(model.Config.model_validate(config), task)

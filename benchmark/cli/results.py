@@ -45,7 +45,7 @@ _FILE = click.Path(dir_okay=False, allow_dash=True)
 )
 @json_option
 @click.option("--metric", default="rmse_future", show_default=True, help="Metric that ranks the models.")
-@click.option("--baseline", help="Reference model for the comparison over levels (default: convnet).")
+@click.option("--baseline", help="Reference model for the comparison over levels (default: convnet or gnn).")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write the report, one HTML file.")
 @click.option("--csv", type=_FILE, help="Also write all numbers as CSV; - prints them instead of the tables.")
 @click.option("--latex", type=_FILE, help="Also write the tables in LaTeX (booktabs); - as above.")

@@ -16,15 +16,15 @@ from benchmark.kinds.kind import Kind
 from benchmark.kinds.kinds import KINDS
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline
-from benchmark.models.task import AnyTask
+from benchmark.models.task import TASKS, AnyTask
 from benchmark.training.loss import RolledOutLoss
 
 ROUND_OFF = 1e-5
 CPU = torch.device("cpu")
 UNTRAINED = "it has nothing to train"
 
-NARROW: Mapping[str, Any] = {"hidden": 4, "penalty": 0.01, "network": {"convnet": {"hidden": 4}}}
-"""Settings for a small baseline with a penalty; each is used if the Config has and accepts it."""
+NARROW: Mapping[str, Any] = {"hidden": 4, "penalty": 0.01}
+"""Settings for a small baseline with a penalty; each is used if the Config has and accepts it, as is a `network`."""
 
 
 class Violation(AssertionError):  # noqa: N818 - not an error of the program
@@ -39,15 +39,17 @@ def require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Registered baseline."""
+    """Registered baseline, on states of one kind."""
 
     name: str
     baseline: type[Baseline]
+    kind: Kind
 
     @classmethod
-    def named(cls, name: str) -> Candidate:
-        """Candidate of that name. UserError: unknown name, or its file is broken."""
-        return cls(name, model_registry.model(name))
+    def named(cls, name: str, kind: str | None = None) -> Candidate:
+        """Candidate of that name, on its usual kind of states. UserError: unknown name, or its file is broken."""
+        baseline = model_registry.model(name)
+        return cls(name, baseline, KINDS[kind or baseline.kinds[0]])
 
     @property
     def file(self) -> str | None:
@@ -62,7 +64,8 @@ class Candidate:
         """Narrow Config with these `settings`. ValidationError: it does not accept them."""
         config = self.baseline.Config
         known = {key: value for key, value in settings.items() if self.has(key)}
-        for key, value in NARROW.items():
+        network = {"network": {TASKS[self.kind.name].plain[1]: {"hidden": 4}}}
+        for key, value in {**NARROW, **network}.items():
             if self.has(key) and key not in known:
                 try:
                     config.model_validate({**known, key: value})
@@ -70,11 +73,6 @@ class Candidate:
                     continue  # e.g. another unit of the width
                 known[key] = value
         return config.model_validate(known)
-
-    @property
-    def kind(self) -> Kind:
-        """Kind of the states that it takes."""
-        return KINDS[self.baseline.kind]
 
     def refusal(self, task: AnyTask) -> str | None:
         """Reason why a narrow copy cannot run on `task`, or None."""

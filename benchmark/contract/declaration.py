@@ -15,7 +15,7 @@ def declares_what_it_is(candidate: Candidate) -> str | None:
     problem = model_registry.declaration_problem(baseline)
     require(problem is None, f"{baseline.__name__} {problem}")
     wrong = [name for name in baseline.symmetries if name not in candidate.kind.symmetries]
-    require(not wrong, f"symmetries: {', '.join(wrong)} is none of {STATES[baseline.kind]}")
+    require(not wrong, f"symmetries: {', '.join(wrong)} is none of {STATES[candidate.kind.name]}")
     require(bool(baseline.source.strip()), "source is empty, expected paper and section")
     require("__doc__" in vars(baseline) and bool((baseline.__doc__ or "").strip()), "the class has no docstring")
     return None

@@ -41,7 +41,9 @@ def keeps_to_its_device(candidate: Candidate) -> str | None:
     if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
         return "this version of torch cannot imitate a GPU"
     try:
-        problem, is_fault = _process().submit(_problem, candidate.name, discovery.plugin_paths()).result()
+        problem, is_fault = (
+            _process().submit(_problem, candidate.name, candidate.kind.name, discovery.plugin_paths()).result()
+        )
     except BrokenProcessPool:
         _process.cache_clear()  # the next baseline gets a new process
         problem, is_fault = "the process died without an error message", True
@@ -80,13 +82,13 @@ def _process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
-def _problem(name: str, plugins: Sequence[Path]) -> tuple[str, bool]:
+def _problem(name: str, kind: str, plugins: Sequence[Path]) -> tuple[str, bool]:
     """Problem of a training step on a GPU, or an empty text, and whether it is a fault.
 
     A library that asks for a number, as e2cnn's own R2Conv does, is none: it costs time, and the author cannot mend it.
     """
     discovery.replace_plugins(plugins)
-    candidate = Candidate.named(name)
+    candidate = Candidate.named(name, kind)
     task = candidate.task()
     model = candidate.build(task)
     loss = RolledOutLoss(model, Training(), CPU, cache_filters=True)

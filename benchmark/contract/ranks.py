@@ -43,7 +43,8 @@ def two_ranks_equal_one(candidate: Candidate, norm: str = "none") -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = Path(folder, "rendezvous")
         plugins = discovery.plugin_paths()
-        jobs = [_pair().submit(_on_rank, candidate.name, plugins, norm, rank, rendezvous) for rank in range(2)]
+        which = (candidate.name, candidate.kind.name)
+        jobs = [_pair().submit(_on_rank, which, plugins, norm, rank, rendezvous) for rank in range(2)]
         try:
             results = [job.result() for job in jobs]
         except BrokenProcessPool:
@@ -75,14 +76,14 @@ def _pair() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
 
 
-def _on_rank(name: str, plugins: Sequence[Path], norm: str, rank: int, rendezvous: Path) -> Weights | str:
+def _on_rank(which: tuple[str, str], plugins: Sequence[Path], norm: str, rank: int, rendezvous: Path) -> Weights | str:
     """Weights after training, or the error as text, since the exception of an author may not be picklable."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # the calling process shows its own
     file = None
     try:
         discovery.replace_plugins(plugins)
-        candidate = Candidate.named(name)
+        candidate = Candidate.named(*which)
         file = candidate.file
         with join(rank, 2, CPU, rendezvous) as world:
             return _train(candidate, world, norm)

@@ -126,7 +126,7 @@ def particles_keep(candidate: Candidate, symmetry: Symmetry) -> str | None:
     Rotations are the 24 turns of the cube and 20 random ones, reflection is the inversion; a relaxed model is measured
     at the start, where its relaxation is off.
     """
-    if candidate.baseline.kind != "particles":
+    if candidate.kind is not PARTICLES:
         return "it does not take particles"
     reason = _not_exact(candidate, symmetry)
     if reason is not None:

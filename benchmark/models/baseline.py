@@ -84,8 +84,8 @@ class Baseline(nn.Module, ABC):
     class Config(Frozen):
         """Hyperparameters of the baseline; a subclass lists its own."""
 
-    kind: ClassVar[str] = "field"
-    """Kind of state that the model takes; on data of another kind it is "n/a"."""
+    kinds: ClassVar[tuple[str, ...]] = ("field",)
+    """Kinds of states that the model takes, the usual one first; on data of another kind it is "n/a"."""
     family: ClassVar[Family]
     """Type of model, as the leaderboard groups them."""
     symmetries: ClassVar[tuple[Symmetry, ...]]
@@ -117,15 +117,15 @@ class Baseline(nn.Module, ABC):
     @classmethod
     def cannot_run(cls, config: Any, task: AnyTask) -> str | None:
         """Reason why the baseline cannot run on `task` with these settings, or None; the kind of state comes first."""
-        if task.kind != cls.kind:
-            takes, has = (STATES[kind] for kind in (cls.kind, task.kind))
-            return f"takes {takes}, {task.dataset} has {has}"
+        if task.kind not in cls.kinds:
+            takes = " and ".join(STATES[kind] for kind in cls.kinds)
+            return f"takes {takes}, {task.dataset} has {STATES[task.kind]}"
         return cls.refusal(config, task)
 
     @classmethod
     def supports(cls, task: Any) -> str | None:
         """Reason why the baseline cannot run on `task`, of its kind, in a few words, or None if it can."""
-        if cls.needs_velocity and task.channels != 2:
+        if cls.needs_velocity and isinstance(task, Task) and task.channels != 2:
             return f"needs 2 velocity components, {task.dataset} has {task.channels}"
         return None
 
@@ -204,7 +204,7 @@ class FramesAsChannels(Baseline):
 class ParticleBaseline(Baseline):
     """Baseline on particles: a state is (N, 6), position and velocity of each particle."""
 
-    kind = "particles"
+    kinds = ("particles",)
     task: ParticleTask  # type: ignore[assignment]  # that of a field in the base class
 
     @abstractmethod

@@ -24,6 +24,8 @@ class Task:
     kind: ClassVar[str] = "field"
     trivial: ClassVar[tuple[str, ...]] = ("persistence", "linear")
     """Models without weights that every board shows beside the others."""
+    plain: ClassVar[tuple[str, str]] = ("cnn", "convnet")
+    """Family of the networks without a symmetry under turns, and the usual one of them."""
 
     dataset: str
     input_frames: int
@@ -63,6 +65,7 @@ class ParticleTask:
 
     kind: ClassVar[str] = "particles"
     trivial: ClassVar[tuple[str, ...]] = ("mean_velocity",)
+    plain: ClassVar[tuple[str, str]] = ("free", "gnn")
 
     dataset: str
     input_frames: int

@@ -73,7 +73,7 @@ def _declaration(name: str) -> dict[str, Any]:
 
     baseline = model_registry.model(name)
     return {
-        "kind": baseline.kind,
+        "kind": baseline.kinds[0],
         "version": baseline.version,
         "differs": baseline.differs,
         "family": baseline.family,

@@ -10,7 +10,7 @@ from benchmark.suite.budget import Budget, described
 from benchmark.suite.labels import labels
 from benchmark.terminal import one_line
 from results.board.quantities import METRICS, require_ranking, summaries
-from results.board.row import Row, Seed, declared, declared_test_runs
+from results.board.row import Row, Seed, declared, declared_test_runs, family_on
 from results.board.trivial import skilled
 from results.store.record import Record
 
@@ -131,7 +131,7 @@ def _rows(entries: Sequence[Entry], records: Mapping[str, Record], names: Sequen
                 level=first.dataset.level,
                 model=first.model.name,
                 label=label,
-                family=family,
+                family=family_on(first.dataset.name, family),
                 source=source,
                 config=first.model.settings(),
                 protocol=first.protocol.model_dump(),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from benchmark.cell import Level, TestRuns
 from benchmark.errors import UserError
+from benchmark.models.task import TASKS
 from benchmark.suite.facts import dataset_facts, model_facts
 from benchmark.training.recorder import NOT_LEARNED, State
 from results.board.notes import MARK, difference_from_paper
@@ -222,6 +223,15 @@ def declared(model: str) -> tuple[str, str, bool]:
     except UserError:
         return "unknown", "", True
     return facts.family, facts.source, facts.trained
+
+
+def family_on(dataset: str, family: str) -> str:
+    """`family` of a model on `dataset`: a method that takes any network without a symmetry is `cnn` or `free`."""
+    try:
+        task = TASKS[dataset_facts(dataset).kind]
+    except UserError:
+        return family
+    return task.plain[0] if family in {one.plain[0] for one in TASKS.values()} else family
 
 
 def declared_test_runs(dataset: str) -> TestRuns | None:

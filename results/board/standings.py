@@ -11,6 +11,7 @@ from math import inf, nan
 import numpy as np
 
 from benchmark.errors import UserError, unknown_name
+from benchmark.models.task import TASKS
 from results.board.contests import contests
 from results.board.quantities import METRICS
 from results.board.row import Row
@@ -106,16 +107,17 @@ def overall(rows: Sequence[Row], metric: str, baseline: str | None = None) -> St
 
 
 def default_baseline(rows: Sequence[Row], blocks: Sequence[dict[str, Sample]]) -> str:
-    """Label of the plain ConvNet, since the question is what symmetry adds to it.
+    """Label of the plain network, `convnet` or `gnn`, since the question is what symmetry adds to it.
 
     Without one, another label of the family `cnn`, then of `free`, then of `reference`, then any. Among several, the
     one with the most blocks.
     """
-    families = ("cnn", "free", "reference")
+    families, networks = zip(*(task.plain for task in TASKS.values()), strict=True)
+    families += ("reference",)
 
     def preference(row: Row) -> tuple[int, int, int, str]:
         family = families.index(row.family) if row.family in families else len(families)
-        return family, row.model != "convnet", -sum(row.label in block for block in blocks), row.label
+        return family, row.model not in networks, -sum(row.label in block for block in blocks), row.label
 
     return min(rows, key=preference).label if rows else ""
 

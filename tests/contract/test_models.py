@@ -23,20 +23,23 @@ WITHOUT_CONDITION = {
 }
 
 
+CANDIDATES = [(name, kind) for name in model_registry.model_names() for kind in model_registry.model(name).kinds]
+
+
 @cache
-def result(check: Check, name: str) -> Result:
-    return checks.examine(check, Candidate.named(name))
+def result(check: Check, name: str, kind: str) -> Result:
+    return checks.examine(check, Candidate.named(name, kind))
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
-@pytest.mark.parametrize("name", model_registry.model_names())
-def test_contract(name: str, check: Check) -> None:
+@pytest.mark.parametrize(("name", "kind"), CANDIDATES)
+def test_contract(name: str, kind: str, check: Check) -> None:
     """A check may pass because it does not apply; those without a condition apply to every baseline."""
-    checked = result(check, name)
+    checked = result(check, name, kind)
     assert checked.outcome != "failed", checked.reason
     assert checked.outcome == "passed" or check.name not in WITHOUT_CONDITION, checked.reason
 
 
 def test_every_check_applies_to_a_baseline() -> None:
     for check in CHECKS.values():
-        assert any(result(check, name).outcome == "passed" for name in model_registry.model_names()), check.name
+        assert any(result(check, *one).outcome == "passed" for one in CANDIDATES), check.name

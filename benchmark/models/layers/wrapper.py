@@ -1,16 +1,17 @@
 """Base class of methods that change how a network is trained or called: each wraps any other baseline."""
 
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo
 from torch import Tensor, nn
 
 from benchmark.cell import Frozen, ModelChoice, is_network
 from benchmark.errors import UserError
 from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
+from benchmark.models.task import AnyTask
 
 
 def _resolved(network: Any) -> ModelChoice:
@@ -44,9 +45,39 @@ Network = Annotated[ModelChoice, BeforeValidator(_resolved)]
 """Type of the Config field that names the wrapped network and its settings."""
 
 
-def network(name: str = "convnet") -> Any:
+def network(name: str = Task.plain[1]) -> Any:
     """Default of a field of type `Network`."""
     return Field(default_factory=lambda: _resolved(name))
+
+
+def state_kind(choice: ModelChoice) -> str:
+    """Kind of state that a model takes, for a wrapper that of its network."""
+    baseline, settings = model_registry.configured(choice)
+    return state_kind(settings.network) if issubclass(baseline, Wrapper) else baseline.kinds[0]
+
+
+GROUPS: Mapping[str, tuple[str, ...]] = {"field": ("C4", "translation", "scale"), "particles": ("SO3",)}
+"""Kind of state -> groups that act on it, the usual one first."""
+
+
+def _acting(group: Any, info: ValidationInfo) -> Any:
+    """`group`, by default the usual one of the states of the network. ValueError: it acts on other states."""
+    if "network" not in info.data:  # the network is wrong, which has an error of its own
+        return group or GROUPS["field"][0]
+    choice = info.data["network"]
+    groups = GROUPS[state_kind(choice)]
+    if group in {name for names in GROUPS.values() for name in names} - set(groups):
+        raise ValueError(f"{group} does not act on the states of {choice.name}; {' and '.join(groups)} would")
+    return group or groups[0]
+
+
+DrawnGroup = Annotated[Literal["C4", "translation", "scale", "SO3"], BeforeValidator(_acting)]
+"""Type of the Config field that names the group, after that of the network."""
+
+
+def drawn_group() -> Any:
+    """Default of a field of type `DrawnGroup`."""
+    return Field(default=None, validate_default=True)
 
 
 class Wrapper(Baseline):
@@ -63,7 +94,10 @@ class Wrapper(Baseline):
     def refusal(cls, config: Any, task: Task) -> str | None:
         """Reason of the wrapper, or of the network."""
         baseline, settings = model_registry.configured(config.network)
-        return cls.supports(task) or baseline.cannot_run(settings, task)
+        reason = cls.supports(task) or baseline.cannot_run(settings, task)
+        if task.kind not in baseline.kinds:
+            return f"its network {config.network.name} {reason}: try `network: {task.plain[1]}`"
+        return reason
 
     @classmethod
     def widened(cls, config: Any, width: int) -> Any:
@@ -75,7 +109,7 @@ class Wrapper(Baseline):
         choice = config.network.model_copy(update={"config": wide.model_dump(mode="json")})
         return cls.Config.model_validate({**config.model_dump(), cls.width_field: choice})
 
-    def __init__(self, config: Any, task: Task) -> None:
+    def __init__(self, config: Any, task: AnyTask) -> None:
         super().__init__(config, task)
         baseline, settings = model_registry.configured(config.network)
         self.network = baseline(settings, task)

@@ -1,5 +1,6 @@
 """Particles: group actions, errors against closed forms, data files, pictures, and a cell from its data to a board."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ name: ions
 plugins: [toy_particles.py]
 datasets:
   - trapped_ions: {level: [0.5], preset: tiny}
-models: [toy_particles, convnet]
+models: [toy_particles, convnet, augmentation: {network: toy_particles}, remul: {network: toy_particles}]
 protocol: {input_frames: 1, train_steps: 1, test_steps: 2, target: change}
 train: {epochs: 1}
 seeds: [0]
@@ -165,6 +166,8 @@ def test_a_model_of_particles_passes_the_contract_and_gets_its_row(data: Path, t
             cli, ["leaderboard", str(tmp_path / "ions.yaml"), *store, "--json", "--html", str(html)]
         )
         assert board.exit_code == 0, board.output
+        families = {row["model"]: row["family"] for row in json.loads(board.stdout)}
+        assert families["augmentation"] == "free"
         for metric in ("rmse_future", "model_equivariance_error", "strict_floor", "data_equivariance_error"):
             assert metric in board.output
         assert "Particles in the x-y plane" in html.read_text("utf-8")

@@ -14,28 +14,30 @@ from benchmark.groups import Grid, rotate
 from benchmark.models.augmentation import Augmentation
 from benchmark.models.baseline import Baseline, Task
 from benchmark.models.frame_averaging import FrameAveraging
-from benchmark.models.layers.group_draws import choose, other_draws, regions, task_elements, transformed
+from benchmark.models.layers.group_draws import choose, other_draws, regions, rotations, task_elements, transformed
 from benchmark.models.layers.wrapper import Wrapper
 from benchmark.models.per import PER
 from benchmark.models.projection_penalty import ProjectionPenalty
 from benchmark.models.remul import Remul
+from benchmark.models.task import AnyTask, ParticleTask
 from benchmark.training.loss import RolledOutLoss
 
 TASK = Task("made_up", 2, 2, 8, 8)
 WIDE, PERIODIC = replace(TASK, height=6, width=9), replace(TASK, periodic=True)
 CONVNET = {"convnet": {"hidden": 8, "layers": 3}}
+IONS = ParticleTask("ions", 2, 3, 0.15)
 SIX = torch.arange(6) / 6 + 0.01
 WRAPPERS: list[type[Wrapper]] = [Augmentation, Remul, ProjectionPenalty, PER, FrameAveraging]
 
 
-def build(model: type[Any], on: Task = TASK, **config: Any) -> Any:
+def build(model: type[Any], on: AnyTask = TASK, **config: Any) -> Any:
     return model_support.build(model, on, **{"network": CONVNET, **config})
 
 
 class Given(Baseline):
     """Network that is a function of the last frame."""
 
-    def __init__(self, function: Any, on: Task = TASK) -> None:
+    def __init__(self, function: Any, on: AnyTask = TASK) -> None:
         super().__init__(None, on)
         self.function = function
 
@@ -218,3 +220,68 @@ def test_remul_and_augmentation_together() -> None:
     loss = RolledOutLoss(model, Training(), torch.device("cpu"), cache_filters=True)
     total, error = loss(x, x[:, :1], SIX)
     assert total > error
+
+
+# Particles
+
+
+def states(windows: int, frames: int = 2) -> Tensor:
+    return torch.randn(windows, frames, 3, 6)
+
+
+def test_rotations_are_uniform_and_those_of_two_methods_independent() -> None:
+    """Means of entries and of their products over SO(3): 0, and 1/3 for an entry with itself, else 0."""
+    draws = torch.rand(60000)
+    one, other = rotations(draws), rotations(other_draws(draws))
+    torch.testing.assert_close(one @ one.mT, torch.eye(3).expand_as(one), atol=1e-5, rtol=0)
+    assert (torch.linalg.det(one) > 0).all()
+    for turns in (one, other):
+        entries = turns.flatten(1)
+        assert entries.mean(0).abs().max() < 0.01
+        torch.testing.assert_close(entries.T @ entries / len(draws), torch.eye(9) / 3, atol=0.01, rtol=0)
+    assert (one.flatten(1).T @ other.flatten(1) / len(draws)).abs().max() < 0.01
+
+
+def test_augmentation_rotates_positions_and_velocities_of_a_window_and_its_targets_alike() -> None:
+    model, x = build(Augmentation, IONS, network="gnn"), states(4)
+    new_x, new_y = model.augment(x, 2 * x[:, -1:], SIX[:4])
+    torch.testing.assert_close(new_y, 2 * new_x[:, -1:])
+    for window, turn in enumerate(rotations(SIX[:4])):
+        for half in (slice(0, 3), slice(3, 6)):
+            torch.testing.assert_close(new_x[window, ..., half], x[window, ..., half] @ turn.T)
+
+
+def test_remul_on_particles_is_zero_for_an_equivariant_network() -> None:
+    x = states(6)
+    for network in ("egnn", "gnn"):
+        model = build(Remul, IONS, network=network)
+        share = (model.regularization(x, SIX) / model(x).square().mean()).item()
+        assert share < 1e-10 if network == "egnn" else share > 1e-2
+
+
+def test_autocast_does_not_round_rotations() -> None:
+    model, x = build(Remul, IONS, network="gnn"), states(6)
+    model.network = Given(lambda last: 2 * last, IONS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.regularization(x, SIX) < 1e-10
+
+
+def test_remul_of_a_wind_on_particles() -> None:
+    """|e - R e|^2 is 2 in the mean over rotations R, and one of six components is a third of it."""
+    model = build(Remul, IONS, network="gnn", penalty=0.5)
+    model.network = Given(lambda last: torch.eye(6)[3].expand_as(last), IONS)
+    assert model.regularization(states(4000), torch.rand(4000)).item() == pytest.approx(0.5 * 2 / 6, rel=0.05)
+
+
+@pytest.mark.parametrize("model", [Augmentation, Remul])
+def test_the_group_is_one_of_the_states_of_the_network(model: Any) -> None:
+    assert model.Config().group == "C4"
+    assert model.Config.model_validate({"network": "gnn"}).group == "SO3"
+    nested = model.Config.model_validate({"network": {"augmentation": {"network": "gnn"}}})
+    assert nested.group == "SO3"
+    for wrong in ({"network": "gnn", "group": "C4"}, {"group": "SO3"}):
+        with pytest.raises(ValueError, match=f"{wrong['group']} does not act on the states of"):
+            model.Config.model_validate(wrong)
+    assert model.cannot_run(model.Config(), IONS) == (
+        "its network convnet takes fields, ions has particles: try `network: gnn`"
+    )

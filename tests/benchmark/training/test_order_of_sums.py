@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmark.cell import Training
 from benchmark.contract.candidate import CPU, Candidate, noise, targets, uniform_draws
 from benchmark.discovery import ROOT
+from benchmark.kinds.kinds import FIELD
 from benchmark.models import model_registry
 from benchmark.training.loss import RolledOutLoss
 
@@ -50,7 +51,7 @@ def test_only_the_networks_that_the_docs_name_add_in_any_order(periodic: bool) -
         candidate = Candidate.named(name)
         if not candidate.baseline.trained:
             continue
-        if periodic and candidate.baseline.kind != "field":
+        if periodic and candidate.kind is not FIELD:
             continue
         tasks = candidate.kind.tasks
         task = candidate.task([replace(task, periodic=True) for task in tasks] if periodic else tasks)
