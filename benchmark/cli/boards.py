@@ -51,13 +51,14 @@ def verify(selection: Selection, board: str, cells: int) -> None:
     )
     records = retrain(drawn, suite, selection.store)
     checks = [verification.check(claim, records[claim.cell.id]) for claim in drawn]
+    different = [str(check.cell) for check in checks if check.rule is None]
+    if not different:  # files before lines: a pipe to `head` ends the command
+        path = verification.add_verification(folder, document, checks, records)
+        publish.write_page(folder)
     for check in checks:
         click.echo(f"{check.cell} ({check.cell.id}): {check.rule or 'DIFFERS'}: {one_line(check.text)}")
-    different = [str(check.cell) for check in checks if check.rule is None]
     if different:
         _fail([], f"{len(different)} of {len(checks)} cells do not agree with the board")
-    path = verification.add_verification(folder, document, checks, records)
-    publish.write_page(folder)
     click.echo(f"verified: {len(checks)} of {len(checks)} cells agree; wrote {path} and README.md beside it")
 
 

@@ -135,14 +135,14 @@ def info(name: str, store_folder: Path, as_json: bool) -> None:
     if as_json:
         print_json(descriptions)
         return
+    if drawn:  # before the tables: a pipe to `head` ends the command
+        for same in _by_preset(descriptions).values():
+            drawn += _draw_errors(same, store_folder)
     print_table(name, [row(description) for description in descriptions])
     for dataset, reason in dict.fromkeys((one["dataset"], one["no_strict_floor"]) for one in descriptions):
         if reason:
             click.echo(f"{dataset}: no strict floor: {reason}")
     _print_splits(name, store_folder)
-    if drawn:
-        for same in _by_preset(descriptions).values():
-            drawn += _draw_errors(same, store_folder)
     for path in drawn:
         click.echo(f"picture: {path}")
 

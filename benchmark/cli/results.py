@@ -69,17 +69,8 @@ def leaderboard(
     records, broken = store.read(loaded.cells, history=False)
     name_broken(broken)
     rows = aggregate(loaded.cells, records, metric, loaded.budgets)
-    if as_json:
-        print_json(to_json(rows))
-    elif "-" not in exports.values():
-        console().print(to_table(rows, metric))
-        if baseline is not None or len(rows) <= MOST_STANDING:
-            console().print(standings_table(overall(rows, metric, baseline)))
-    _show_tuning(loaded, records, store, with_ledger=not as_json and "-" not in exports.values())
-    for kind, target in exports.items():
-        if target == "-":
-            click.echo(FORMATS[kind](rows, metric), nl=False)
-        elif target is not None:
+    for kind, target in exports.items():  # files before tables: a pipe to `head` ends the command
+        if target is not None and target != "-":
             write_text(Path(target), FORMATS[kind](rows, metric))
             click.echo(f"wrote {target}", err=True)
     if html is not None:
@@ -87,6 +78,15 @@ def leaderboard(
 
         write_text(html, Report(store, loaded, records, broken, metric, baseline).html)
         click.echo(f"wrote {html}", err=True)
+    if as_json:
+        print_json(to_json(rows))
+    elif "-" not in exports.values():
+        console().print(to_table(rows, metric))
+        if baseline is not None or len(rows) <= MOST_STANDING:
+            console().print(standings_table(overall(rows, metric, baseline)))
+    _show_tuning(loaded, records, store, with_ledger=not as_json and "-" not in exports.values())
+    for kind in (kind for kind, target in exports.items() if target == "-"):
+        click.echo(FORMATS[kind](rows, metric), nl=False)
 
 
 def _show_suites(store: Store, as_json: bool) -> None:

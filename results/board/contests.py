@@ -4,11 +4,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from typing import Any
+
+import numpy as np
 
 from benchmark.cell import TestRuns
 from results.board.quantities import BY_RUN, METRICS, tested_as, written, written_error
-from results.board.row import Row
+from results.board.row import Row, merits, samples
 from results.statistics.bootstrap import Estimate
 from results.statistics.multiple_comparisons import SIGNIFICANT, PairTest, adjusted_tests, groups, matrix, tested_pairs
 from results.statistics.two_models import Pair, effects
@@ -24,12 +27,18 @@ MEMBER = (
 class Contest:
     """Positions of the rows of a contest, and `ranked` those with a number, the best first; tests of their pairs.
 
-    An incomplete row ranks behind every complete one, as in `best`. `tests` are by position in `ranked`.
+    An incomplete row ranks behind every complete one, as in `best`. `tests` are by position in `ranked`, `merit` is by
+    position on the board.
     """
 
     positions: tuple[int, ...]
     ranked: tuple[int, ...]
     tests: Mapping[Pair, PairTest]
+    merit: Mapping[int, float]
+
+    def behind(self, index: int, best: int) -> float:
+        """Number of the row at `index` relative to that of `best`, less 1; infinite if the latter is 0."""
+        return float(np.expm1(self.merit[index] - self.merit[best]))
 
     def test(self, first: int, second: int) -> PairTest | None:
         """Test of two rows, by their positions on the board; None if it was not possible."""
@@ -54,12 +63,13 @@ def contest_of(rows: Sequence[Row], positions: Sequence[int], metric: str, also:
     In a large contest each row is tested against the best only (`tested_pairs`), and the pairs of positions `also`.
     """
     ranked = [index for index in positions if metric in rows[index].metrics]
-    ranked.sort(key=lambda index: (not rows[index].ranks(metric), rows[index].merit(metric)))
+    merit = dict(zip(positions, merits([rows[index] for index in positions], metric), strict=True))
+    ranked.sort(key=lambda index: (not rows[index].ranks(metric), merit[index]))
     place = {index: n for n, index in enumerate(ranked)}
     more = [(min(place[i], place[j]), max(place[i], place[j])) for i, j in also if {i, j} <= place.keys()]
     pairs = dict.fromkeys([*tested_pairs(range(len(ranked))), *more])
-    samples = [rows[index].sample(tested_as(metric)) for index in ranked]
-    return Contest(tuple(positions), tuple(ranked), adjusted_tests(effects(samples, list(pairs))))
+    tests = adjusted_tests(effects(samples([rows[index] for index in ranked], metric), list(pairs)))
+    return Contest(tuple(positions), tuple(ranked), tests, merit)
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,7 @@ class Verdict:
 
     best: Row | None
     rival: Row | None
+    behind: float
     test: PairTest | None
     tied: tuple[str, ...]
     tested: bool
@@ -111,15 +122,9 @@ class Verdict:
         """Lead over the rival, of geometric means as in the test; empty without a rival."""
         if self.best is None or self.rival is None:
             return ""
-        best, rival = self.best.metrics[metric].mean, self.rival.metrics[metric].mean
-        unit = METRICS[metric]
-        if self.test is not None and self.test.effect.logarithmic and not unit.higher_is_better:
-            percent = 100 * self.test.effect.size
-        elif not unit.higher_is_better and best > 0:
-            percent = 100 * (rival / best - 1)
-        else:
-            return f"{abs(best - rival) / unit.divisor:.3g}"
-        return f"{percent:.0f} %" if percent >= 1 else "less than 1 %"
+        if not isfinite(self.behind):
+            return f"{abs(self.rival.metrics[metric].mean) / METRICS[metric].divisor:.3g}"
+        return f"{100 * self.behind:.0f} %" if self.behind >= 0.01 else "less than 1 %"
 
     def sentence(self, metric: str) -> str:
         """Winner, lead and certainty on one line, after the level and its measured breaking."""
@@ -189,19 +194,32 @@ class BoardTests:
     def _verdict(self, contest: Contest) -> Verdict:
         rows = self.rows
         ranked = [index for index in contest.ranked if rows[index].ranks(self.metric)]
-        best, others = next(iter(ranked), None), ranked[1:]
-        tests = {index: contest.test(index, ranked[0]) for index in others}
+        best, others = ranked[0] if ranked else -1, ranked[1:]
+        higher = METRICS[tested_as(self.metric)].higher_is_better  # the test is of the larger number against the other
+        tests = {index: contest.test(*((best, index) if higher else (index, best))) for index in others}
         tied = [index for index, test in tests.items() if test is None or test.p >= SIGNIFICANT]
         rival = next(iter(tied or others), None)
         return Verdict(
-            None if best is None else rows[best],
+            rows[best] if ranked else None,
             None if rival is None else rows[rival],
+            0.0 if rival is None else contest.behind(rival, best),
             None if rival is None else tests[rival],
             tuple(rows[index].label for index in tied),
             any(test is not None for test in tests.values()),
             sum(not rows[i].ranks(self.metric) and not rows[i].reason for i in contest.positions),
             rows[contest.positions[0]],
         )
+
+    @cached_property
+    def ratios(self) -> list[float | None]:
+        """Number of each complete row over that of the best of its contest, of geometric means; None without them."""
+        ratios: list[float | None] = [None] * len(self.rows)
+        for contest in self.contests:
+            ranked = [index for index in contest.ranked if self.rows[index].ranks(self.metric)]
+            for index in ranked:
+                behind = contest.behind(index, ranked[0])
+                ratios[index] = 1 + behind if isfinite(behind) else None
+        return ratios
 
     @property
     def sure_winners(self) -> set[int]:
@@ -263,4 +281,6 @@ def claim(rows: Sequence[Row], metric: str) -> str:
         None: f"are unknown, since the dataset is gone; they count as designed ({welch})",
     }
     sentences = [f"The test runs of {', '.join(names)} {texts[kind]}." for kind, names in kinds.items()]
-    return " ".join([*sentences, "Tests are on logarithms, p is adjusted for the pairs of a level (Holm)."])
+    return " ".join(
+        [*sentences, "Rank, lead and tests are of means of logarithms, p is adjusted for the pairs of a level (Holm)."]
+    )

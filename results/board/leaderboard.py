@@ -1,7 +1,7 @@
 """The leaderboard: records of a suite, aggregated over seeds and sorted with the best row of each level first."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +10,7 @@ from benchmark.suite.budget import Budget, described
 from benchmark.suite.labels import labels
 from benchmark.terminal import one_line
 from results.board.quantities import METRICS, require_ranking, summaries
-from results.board.row import Row, Seed, declared, declared_test_runs, family_on
+from results.board.row import Row, Seed, declared, declared_test_runs, family_on, merits
 from results.board.trivial import skilled
 from results.store.record import Record
 
@@ -27,7 +27,7 @@ def aggregate(
     metric: str = "rmse_future",
     budgets: Mapping[str, tuple[Budget, ...]] | None = None,
 ) -> list[Row]:
-    """One row for each setting among `cells`, sorted by dataset, level and `metric` with the best first.
+    """One row for each setting among `cells`, sorted by dataset, level and merit in `metric` with the best first.
 
     `budgets` are those of a suite, by cell id. A model without one, such as a trivial forecast, has a row in the
     contest of each budget.
@@ -38,21 +38,22 @@ def aggregate(
     entries = _entries(cells, budgets or {})
     rows = _rows(entries, records, labels([(cells[0], budget) for cells, budget in entries]))
 
-    def order(row: Row) -> tuple[Any, ...]:
+    def order(ranked: tuple[Row, float]) -> tuple[Any, ...]:
+        row, merit = ranked
         numeric = isinstance(row.level, int | float)
         level = (not numeric, row.level if numeric else 0, str(row.level))
-        place = (not row.ranks(metric), row.merit(metric) if metric in row.metrics else 0.0, row.label)
+        place = (not row.ranks(metric), merit if metric in row.metrics else 0.0, row.label)
         return (*row.panel, level, *row.contest[-2:], *place)
 
-    return sorted(rows, key=order)
+    return [row for row, _ in sorted(zip(rows, merits(rows, metric), strict=True), key=order)]
 
 
-def best(rows: Iterable[Row], metric: str) -> set[int]:
+def best(rows: Sequence[Row], metric: str) -> set[int]:
     """Positions of the rows that win their contest by `metric`; an incomplete row cannot win."""
     winners: dict[tuple[Any, ...], tuple[float, int]] = {}
-    for index, row in enumerate(rows):
+    for index, (row, merit) in enumerate(zip(rows, merits(rows, metric), strict=True)):
         if row.ranks(metric):
-            candidate = (row.merit(metric), index)
+            candidate = (merit, index)
             winners[row.contest] = min(winners.get(row.contest, candidate), candidate)
     return {index for _, index in winners.values()}
 

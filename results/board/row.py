@@ -1,11 +1,12 @@
 """A row of the board: all seeds of one setting."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
-from math import inf, isinf
+from math import inf, isinf, nan
 from typing import Any, Literal
 
 from benchmark.cell import Level, TestRuns
@@ -22,6 +23,7 @@ from results.board.quantities import (
     Statistic,
     curve,
     is_number,
+    tested_as,
     written_column,
     written_statistic,
 )
@@ -119,10 +121,6 @@ class Row:
         """Whether every seed is done and has `metric`, so that the row may win its contest."""
         return self.complete and metric in self.metrics and self.metrics[metric].n == len(self.seeds)
 
-    def merit(self, metric: str) -> float:
-        """Mean of `metric`, negated if higher is better: the lowest merit is the best."""
-        return METRICS[metric].merit(self.metrics[metric].mean)
-
     def written(self, metric: str) -> str:
         """Statistic of `metric` as text; `-` if there is none, `n/a` if the network reaches a wall from everywhere."""
         if metric in self.metrics:
@@ -190,6 +188,30 @@ class Row:
     def contest(self) -> tuple[Any, ...]:
         """Key of the contest: equal for rows with the same task and budget."""
         return (*self.task, self.budget)
+
+
+def samples(rows: Sequence[Row], metric: str) -> list[Sample]:
+    """Samples of the rows of one contest for the tests; without test runs unless all complete rows have as many."""
+    each = [row.sample(tested_as(metric)) for row in rows]
+    if len({one.runs for one, row in zip(each, rows, strict=True) if row.ranks(metric)}) > 1:
+        each = [replace(one, by_run=None) for one in each]
+    return each
+
+
+def merits(rows: Sequence[Row], metric: str) -> list[float]:
+    """Merit of each row within its contest: the lowest is the best; NaN without a number.
+
+    It is a mean on the scale of the tests, of logarithms, so that the best, its lead and the letters never contradict
+    each other: a lead is exp(merit of the other - merit of the best) - 1, the effect of the test of the two.
+    """
+    positions: dict[Hashable, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        positions[row.contest].append(index)
+    values = [nan] * len(rows)
+    for members in positions.values():
+        for index, sample in zip(members, samples([rows[index] for index in members], metric), strict=True):
+            values[index] = METRICS[tested_as(metric)].merit(sample.finite().location)
+    return values
 
 
 def written_numbers(rows: Sequence[Row], metric: str) -> list[str]:

@@ -6,7 +6,7 @@ Models are identified by their label. A block is one contest.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import inf, nan
+from math import inf, isfinite, nan
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from benchmark.errors import UserError, unknown_name
 from benchmark.models.task import TASKS
 from results.board.contests import contests
 from results.board.quantities import METRICS
-from results.board.row import Row
+from results.board.row import Row, merits
 from results.board.trivial import skill_of
 from results.statistics.bootstrap import Estimate, interquartile_estimate
 from results.statistics.improvement import improvement_estimate
@@ -65,21 +65,23 @@ def overall(rows: Sequence[Row], metric: str, baseline: str | None = None) -> St
     labels = list(dict.fromkeys(row.label for row in rows))
     if baseline is not None and baseline not in labels:
         raise UserError(unknown_name("baseline", baseline, labels))
-    blocks = [
-        {rows[index].label: samples for index in positions if (samples := rows[index].sample(metric)).seeds}
-        for positions in contests(rows)
-    ]
-    blocks = [block for block in blocks if block]
+    merit = merits(rows, metric)
+    blocks, table = [], []
+    for positions in contests(rows):
+        own = {
+            rows[index].label: (one, merit[index]) for index in positions if (one := rows[index].sample(metric)).seeds
+        }
+        if own:
+            blocks.append({label: one for label, (one, _) in own.items()})
+            table.append([_ranked(*own[label]) if label in own else nan for label in labels])
     chosen = baseline or default_baseline(rows, blocks)
     higher = METRICS[metric].higher_is_better
-    merit = METRICS[metric].merit
-    table = np.array([[merit(_mean(block[x])) if x in block else nan for x in labels] for block in blocks])
-    table = table.reshape(len(blocks), len(labels))
-    ranked = ranks(table) if len(blocks) else table
+    merit_table = np.array(table).reshape(len(blocks), len(labels))
+    ranked = ranks(merit_table) if len(blocks) else merit_table
     counted = (~np.isnan(ranked)).sum(axis=0)
     mean_rank = np.where(counted, np.nansum(ranked, axis=0) / np.maximum(counted, 1), nan)
     order = sorted(range(len(labels)), key=lambda i: (not counted[i], mean_rank[i], labels[i]))
-    letters = groups(order, partial(signed_ranks, table))
+    letters = groups(order, partial(signed_ranks, merit_table))
     of_label: dict[str, list[Row]] = {label: [] for label in labels}
     for row in rows:
         of_label[row.label].append(row)
@@ -120,6 +122,11 @@ def default_baseline(rows: Sequence[Row], blocks: Sequence[dict[str, Sample]]) -
         return family, row.model not in networks, -sum(row.label in block for block in blocks), row.label
 
     return min(rows, key=preference).label if rows else ""
+
+
+def _ranked(one: Sample, merit: float) -> float:
+    """Merit of a row, the worst if a seed diverged."""
+    return merit if all(map(isfinite, one.values)) else inf
 
 
 def _mean(one: Sample) -> float:

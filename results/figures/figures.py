@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from results.board.quantities import Statistic, written
-from results.board.row import Row
+from results.board.row import Row, merits
 from results.figures.plot import DASH, Style
 from results.statistics.bootstrap import Estimate
 
@@ -81,10 +81,10 @@ def few(rows: Sequence[Row], metric: str) -> tuple[list[Row], str]:
     if len(labels) <= MOST_SERIES:
         return list(rows), ""
     places: dict[str, list[float]] = defaultdict(list)
+    ranked = sorted(zip(merits(rows, metric), rows, strict=True), key=lambda pair: pair[0])
     for level in {row.level for row in rows}:
-        ranked = [row for row in rows if row.level == level and metric in row.metrics]
-        ranked.sort(key=lambda row: row.merit(metric))
-        for place, row in enumerate(ranked):
+        at = [row for _, row in ranked if row.level == level and metric in row.metrics]
+        for place, row in enumerate(at):
             places[row.label].append(place)
     last = float(len(rows))
     mean = {label: sum(places[label]) / len(places[label]) if places[label] else last for label in labels}

@@ -102,10 +102,14 @@ def _pareto(
 
 def pareto_front(rows: Sequence[Row], cost: str, metric: str) -> list[Row]:
     """Rows that no other row beats in both, or in one while equal in the other; the cheapest first."""
-    ranked = sorted(rows, key=lambda row: (row.metrics[cost].mean, row.merit(metric), row.label))
+
+    def merit(row: Row) -> float:
+        return METRICS[metric].merit(row.metrics[metric].mean)
+
+    ranked = sorted(rows, key=lambda row: (row.metrics[cost].mean, merit(row), row.label))
     front: list[Row] = []
     for row in ranked:
-        if not front or row.merit(metric) < front[-1].merit(metric):
+        if not front or merit(row) < merit(front[-1]):
             front.append(row)
     return front
 

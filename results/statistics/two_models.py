@@ -41,6 +41,19 @@ class Sample:
         lengths = {len(row) for row in self.by_run or ()}
         return lengths.pop() if len(lengths) == 1 else 0
 
+    @property
+    def location(self) -> float:
+        """Mean of the logarithms over seeds, and over test runs if they are recorded, as in the tests; NaN if empty.
+
+        The logarithm of the mean if a value is not positive, and -inf if the mean is not.
+        """
+        values = np.array(self.by_run if self.runs > 1 else self.values, dtype=np.float64)
+        if not values.size:
+            return np.nan
+        if (values > 0).all():
+            return float(np.log(values).mean())
+        return float(np.log(values.mean())) if values.mean() > 0 else -np.inf
+
     def finite(self) -> "Sample":
         """The sample without the seeds that diverged."""
         kept = [index for index, value in enumerate(self.values) if math.isfinite(value)]

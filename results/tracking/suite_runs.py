@@ -56,18 +56,15 @@ def wanted_runs(store: Store, suite: Suite, tests: BoardTests, records: Mapping[
     if not records:
         return []
     cells = {cell.id: cell for cell in suite.cells}
-    best: dict[Any, Row] = {}
-    for row in tests.rows:  # in the order of the board: the best complete row of a contest comes first
-        if row.complete and "rmse_future" in row.metrics:
-            best.setdefault(row.contest, row)
+    best = {one.example.contest: one.best for one in tests.verdicts}
     wanted: list[WantedRun] = []
     seen: set[str] = set()  # a model without a budget has a row in the contest of each
-    for row in tests.rows:
+    for row, ratio in zip(tests.rows, tests.ratios, strict=True):
         members = _records_of(row, records)
         if members and row.seeds[0].cell_id not in seen:
             seen.add(row.seeds[0].cell_id)
             cell = cells[row.seeds[0].cell_id]
-            wanted.append(setting_run(row, cell, records, suite.name, best.get(row.contest)))
+            wanted.append(setting_run(row, cell, records, suite.name, (ratio, best[row.contest])))
             wanted += [cell_run(record, suite.name, row.label) for record in members]
     return [*model_runs(tests, records, suite.name), *wanted, *study_runs(suite, store)]
 
@@ -75,13 +72,14 @@ def wanted_runs(store: Store, suite: Suite, tests: BoardTests, records: Mapping[
 def model_runs(tests: BoardTests, records: Mapping[str, Record], suite: str) -> list[WantedRun]:
     """A run for each model of a dataset and protocol: its numbers at every level, rounded for MLflow's table."""
     winner = {one.example.contest: one for one in tests.verdicts}
-    models: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    for row in tests.rows:
+    models: dict[tuple[Any, ...], list[tuple[Row, float | None]]] = defaultdict(list)
+    for row, ratio in zip(tests.rows, tests.ratios, strict=True):
         if _records_of(row, records):
-            models[(*row.panel, *row.contest[-2:], row.label)].append(row)
+            models[(*row.panel, *row.contest[-2:], row.label)].append((row, ratio))
     is_single = len({key[:-1] for key in models}) == 1
     wanted = []
-    for key, members in models.items():
+    for key, ranked in models.items():
+        members = [row for row, _ in ranked]
         row, place = members[0], f"{members[0].dataset} ({members[0].preset}, {members[0].grid}), {members[0].terms}"
         start, end = _span([record for one in members for record in _records_of(one, records)])
         best = [one for row in members if (one := winner[row.contest].best) is not None]
@@ -98,7 +96,7 @@ def model_runs(tests: BoardTests, records: Mapping[str, Record], suite: str) -> 
                 status="RUNNING" if running else "FINISHED",
                 tags={**tags, "verdict": verdict[:LONGEST_TAG], **_color(row.family)},
                 params={"model": row.model, "dataset": row.dataset, "preset": row.preset, "protocol": row.terms},
-                metrics=finite_points(_model_points(members, winner, latest)),
+                metrics=finite_points(_model_points(ranked, latest)),
             )
         )
     return wanted
@@ -111,21 +109,20 @@ def _standing(row: Row, verdict: Verdict) -> str:
     return "as good" if row.label in verdict.tied else "worse" if row.ranks("rmse_future") else "unfinished"
 
 
-def _model_points(members: Sequence[Row], winner: Mapping[Any, Verdict], time: int) -> list[tuple[str, Any, int, int]]:
-    """Three digits of each number; `error` has a step for each level, beside the data error of that level."""
+def _model_points(ranked: Sequence[tuple[Row, float | None]], time: int) -> list[tuple[str, Any, int, int]]:
+    """Three digits of each number of rows with their ratios; `error` and `data error` have a step for each level."""
     points: list[tuple[str, float, int]] = []
-    for step, row in enumerate(members):
+    for step, (row, ratio) in enumerate(ranked):
         means = {name: value.mean for name, value in row.metrics.items()}
-        error, best = means.get("rmse_future"), winner[row.contest].best
+        error = means.get("rmse_future")
         if error is not None:
             points += [(level_metric(row.level), error, 0), ("error", error, step)]
             points += [("data error", means[name], step) for name in ("data_equivariance_error",) if name in means]
-            if row.ranks("rmse_future") and best is not None and best.metrics["rmse_future"].mean > 0:
-                points.append((level_metric(row.level, "x best "), error / best.metrics["rmse_future"].mean, 0))
+            points += [(level_metric(row.level, "x best "), ratio, 0)] if ratio is not None else []
         symmetry = means.get(symmetry_metric(means))
         points += [(level_metric(row.level, "sym "), symmetry, 0)] if symmetry is not None else []
         for name, cost, divisor in COSTS:
-            points += [(name, means[cost] / divisor, 0)] if cost in means and row is members[-1] else []
+            points += [(name, means[cost] / divisor, 0)] if cost in means and row is ranked[-1][0] else []
     return [(name, float(f"{value:.3g}"), time, step) for name, value, step in points]
 
 
@@ -198,10 +195,12 @@ def setting_key(suite: str, cell: Cell) -> str:
     return f"setting-{hashlib.sha256(setting.encode()).hexdigest()[:16]}"
 
 
-def setting_run(row: Row, cell: Cell, records: Mapping[str, Record], suite: str, best: Row | None) -> WantedRun:
-    """The run of a setting: statistics over its seeds. `best` has the least mean RMSE future of the same contest.
+def setting_run(
+    row: Row, cell: Cell, records: Mapping[str, Record], suite: str, to_best: tuple[float | None, Row | None]
+) -> WantedRun:
+    """The run of a setting: statistics over its seeds. `to_best` is its ratio to the best of its contest, and that row.
 
-    A row that lacks a seed has no ratio to the best, so that it comes last in the table views.
+    A row that lacks a seed has no ratio, so that it comes last in the table views.
     """
     members = _records_of(row, records)
     start, end = _span(members)
@@ -219,8 +218,8 @@ def setting_run(row: Row, cell: Cell, records: Mapping[str, Record], suite: str,
         **{name: written_statistic(name, row.metrics[name]) for name in row.metrics if name in (*INTERVALS, *SIZES)},
     }
     points = [(name, value, end, 0) for name, value in _setting_metrics(row).items()]
-    if best is not None and row.complete and "rmse_future" in row.metrics and best.metrics["rmse_future"].mean > 0:
-        ratio = row.metrics["rmse_future"].mean / best.metrics["rmse_future"].mean
+    ratio, best = to_best
+    if ratio is not None and best is not None:
         points.append(("ratio_to_best", ratio, max(end, _span(_records_of(best, records))[1]), 0))
     steps = enumerate(row.curves.get("rmse_future_by_step", ()), start=1)
     points += [("rmse_future_by_step", value.mean, end, step) for step, value in steps]

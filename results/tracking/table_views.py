@@ -27,9 +27,10 @@ NOTE_OF_RUNS = (
     " level (`x best L0`), and its equivariance error (`sym L0`), to three digits. A run for each setting (data set,"
     " level, model) has the statistics over its seeds: the mean, e.g. `rmse_future`, and the ends of its 95 % interval,"
     " `rmse_future_low` and `rmse_future_high`; `ratio_to_best` is the error over that of the best model on the same"
-    " task, `symmetry_ratio` the model's equivariance error over the data's. Below it stands a run for each seed with"
-    " its curves. Errors are in field units. The tag `symbench.kind` tells them apart. This page is a view of the"
-    " store, made by `symbench sync`: what is changed here does not reach the results."
+    " task (geometric means, as in the tests), `symmetry_ratio` the model's equivariance error over the data's. Below"
+    " it stands a run for each seed with its curves. Errors are in data units. The tag `symbench.kind` tells them"
+    " apart. This page is a view of the store, made by `symbench sync`: what is changed here does not reach the"
+    " results."
 )
 REPORT = "The report"
 NAME, LEAST = "attributes.`Run Name`", 40

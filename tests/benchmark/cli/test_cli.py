@@ -81,6 +81,14 @@ def test_the_way_from_plan_to_board_and_mlflow(store: Store, make_suite: MakeSui
     assert board.returncode == 0, board.stderr
     assert "convnet" in board.stdout
     assert "convnet" in html.read_text(encoding="utf-8")
+    html.unlink()
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head` does when it has its lines
+    command = [*map(str, (SYMBENCH, "leaderboard", path, "--html", html, "--store", store.root))]
+    ended = subprocess.run(command, stdout=writing, check=False)
+    os.close(writing)
+    assert ended.returncode != 0, "nobody reads the table"
+    assert "convnet" in html.read_text(encoding="utf-8")
     rows = json.loads(symbench("leaderboard", path, "--json", store=store).stdout)
     assert {row["model"] for row in rows} == {"persistence", "convnet"}
     assert all(row["complete"] for row in rows)

@@ -3,7 +3,9 @@
 import pytest
 from fabricated_board import Board, rows_of
 
-from results.board.contests import BoardTests
+from results.board import leaderboard
+from results.board.contests import BoardTests, effect_text
+from results.tracking.suite_runs import wanted_runs
 
 RELAXED = "relaxed_steerable_rotation"
 
@@ -39,6 +41,34 @@ def test_the_sentence_of_a_contest(new_board, new_cell, errors: dict[str, tuple[
     sentence = verdict.sentence("rmse_future")
     assert sentence.startswith("level 0 (data error 0, floor 0.031): e2cnn")
     assert ending in sentence
+
+
+@pytest.mark.parametrize("test_runs", ["designed", "sampled"])
+def test_every_view_has_the_best_of_the_scale_of_the_tests(new_board, new_cell, monkeypatch, test_runs: str) -> None:
+    """The ConvNet has the lower arithmetic mean of two nearly equal models, e2cnn that of logarithms."""
+    monkeypatch.setattr(leaderboard, "declared_test_runs", lambda dataset: test_runs)
+    errors = {"convnet": (0.1, 0.1, 0.1), "e2cnn": (0.07, 0.1, 0.1306)}
+    cells = {(model, n): new_cell(model, seed=n) for model in errors for n in range(3)}
+    board: Board = new_board(list(cells.values()))
+    for (model, n), cell in cells.items():
+        error = errors[model][n]
+        board.finish(cell, rmse_future=error, rmse_future_by_run=[error, error])
+    rows = rows_of(board)
+    assert [row.model for row in rows] == ["e2cnn", "convnet"]
+    assert rows[0].metrics["rmse_future"].mean > rows[1].metrics["rmse_future"].mean
+    assert leaderboard.best(rows, "rmse_future") == {0}
+    tests = BoardTests(rows, "rmse_future")
+    (verdict,) = tests.verdicts
+    assert "e2cnn 0.1002, 3 % ahead of convnet, not sure" in verdict.sentence("rmse_future")
+    assert effect_text(verdict.test, "rmse_future").startswith("+3.0 % [-")
+    assert tests.ratios == [1.0, pytest.approx(1.0304, abs=1e-4)]
+    records, _ = board.store.read(board.suite.cells)
+    runs = {
+        run.name: {point.name: point.value for point in run.metrics}
+        for run in wanted_runs(board.store, board.suite, tests, records)
+    }
+    assert runs["level 0, e2cnn"]["ratio_to_best"] == runs["e2cnn"]["x best L0"] == 1
+    assert runs["level 0, convnet"]["ratio_to_best"] == pytest.approx(tests.ratios[1])
 
 
 def test_the_lead_of_relaxed_networks_is_that_of_the_member_with_the_lowest_validation_error(

@@ -5,7 +5,7 @@ import json
 import re
 import zlib
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, geometric_mean
 
 import pytest
 from fabricated_board import report_of
@@ -75,7 +75,7 @@ def test_a_parent_holds_the_statistics_of_its_seeds(new_board, new_cell):
     assert numbers["rmse_future"] == fmean(errors)
     assert (numbers["rmse_future_low"], numbers["rmse_future_high"]) == (0.1, 0.6), "three seeds: their range"
     assert (numbers["seeds_done"], numbers["seeds_expected"]) == (3, 3)
-    assert numbers["ratio_to_best"] == pytest.approx(fmean(errors) / 0.2)
+    assert numbers["ratio_to_best"] == pytest.approx(geometric_mean(errors) / 0.2)
     assert numbers["symmetry_ratio"] == pytest.approx(0.03 / 0.15)
     assert numbers["training_hours"] == 2
     assert "seed" not in parent.data.params
