@@ -39,6 +39,7 @@ bench: install  ## time of baselines, epochs, ranks, and symbench itself (docs/t
 	$(BIN)/python -m benchmark.bench.baselines $(BENCH)
 	$(BIN)/python -m benchmark.bench.epoch
 	$(BIN)/python -m benchmark.bench.epoch icml2022-rotation $(PAPER)
+	$(BIN)/python -m benchmark.bench.particles
 	$(BIN)/python -m benchmark.bench.ddp
 	$(BIN)/python -m benchmark.bench.overhead
 
