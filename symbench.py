@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from benchmark.data.dataset import Part as Part
     from benchmark.data.dataset import Preset as Preset
     from benchmark.data.dataset import Simulation as Simulation
+    from benchmark.data.imported import ImportedDataset as ImportedDataset
     from benchmark.errors import SymbenchError as SymbenchError
     from benchmark.errors import UserError as UserError
     from benchmark.models.baseline import Baseline as Baseline
@@ -49,6 +50,7 @@ PLACES = {
     "Dataset": "benchmark.data.dataset:Dataset",
     "FramesAsChannels": "benchmark.models.baseline:FramesAsChannels",
     "Frozen": "benchmark.cell:Frozen",
+    "ImportedDataset": "benchmark.data.imported:ImportedDataset",
     "LogUniform": "benchmark.models.baseline:LogUniform",
     "ParticleBaseline": "benchmark.models.baseline:ParticleBaseline",
     "ParticleTask": "benchmark.models.task:ParticleTask",

@@ -25,6 +25,7 @@ NAMES = [
         "Dataset",
         "FramesAsChannels",
         "Frozen",
+        "ImportedDataset",
         "LogUniform",
         "Part",
         "ParticleBaseline",

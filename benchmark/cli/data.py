@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -69,14 +70,68 @@ def prepare(suite: str, overrides: tuple[str, ...], store_folder: Path, site: st
             click.echo(f"{label}: {levels} {'level' if levels == 1 else 'levels'} ready, {len(work.levels)} new")
 
 
-@data.command("import", cls=Examples, epilog="symbench data import jetflow ~/Downloads/JetFlow")
-@click.argument("dataset")
-@click.argument("folder", type=click.Path(path_type=Path))
+@data.command(
+    "import",
+    cls=Examples,
+    epilog="symbench data import ~/Downloads/JetFlow --as jets --axes ntxyc --source 'my paper' --licence CC-BY-4.0\n"
+    "symbench data import jetflow ~/Downloads/JetFlow",
+)
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...|DATASET FOLDER")
+@click.option(
+    "--as", "name", metavar="NAME", help="Name of the new dataset: writes NAME.py and a first suite, NAME.yaml."
+)
+@click.option("--source", help="Where the data come from: paper, DOI or address.")
+@click.option("--licence", help="Licence of the data, as CC-BY-4.0, or unknown.")
+@click.option(
+    "--field", default="", help="Array with the velocity, or U,V: that of the x component, that of the y one."
+)
+@click.option(
+    "--axes", help="Order of the axes, as ntxyc (run, time, x, y, component); -y where y falls along its axis."
+)
+@click.option(
+    "--group", type=click.Choice(["C4", "translation", "scale"]), default="C4", help="Symmetry (default: C4)."
+)
+@click.option("--train-on", default="", metavar="PATTERN", help="Folder or files that are trained on (default: train).")
+@click.option("--train-runs", type=click.IntRange(min=1), help="Runs to train on, evenly spread (default: all).")
+@click.option("--unseen-runs", type=click.IntRange(min=1), help="Runs of the split domain, likewise.")
+@click.option("--frames", default="", metavar="FIRST:END:STEP", help="Frames of each run (default: all).")
+@click.option("--coarsen", type=click.IntRange(min=1), default=1, help="Mean over so many points along x and y.")
+@click.option(
+    "--spacing", type=click.FloatRange(0, min_open=True), help="Width of a cell, if the files do not have it."
+)
+@click.option("--time-step", type=click.FloatRange(0, min_open=True), help="Time between frames, likewise.")
+@click.option("--periodic/--walls", default=None, help="Edges of the box, if the files do not have them.")
+@click.option("--levels", default="", metavar="0,0.5,1", help="Levels of the PATHs, the most symmetric first.")
 @store_option
-def import_(dataset: str, folder: Path, store_folder: Path) -> None:
-    """Make the preset `imported` of DATASET from the published raw_data_*.pt files in FOLDER."""
-    from benchmark.data.layout import read
-    from benchmark.data.published import import_files
+def import_(paths: tuple[str, ...], name: str | None, store_folder: Path, **options: Any) -> None:
+    """Convert data of others into a dataset NAME, one level for each PATH, or import the published files of DATASET.
+
+    Files of The Well, PDEBench and RealPDEBench, .npy and .npz are read: docs/importing-data.md.
+    """
+    if name is not None:
+        _import_as(name, paths, store_folder, options)
+    elif len(paths) == 2:
+        _import_published(paths[0], Path(paths[1]), store_folder)
+    else:
+        raise UserError("give --as NAME to import data of your own, or DATASET FOLDER for published files")
+
+
+def _import_as(name: str, paths: tuple[str, ...], store_folder: Path, options: dict[str, Any]) -> None:
+    from benchmark.contract import imports
+
+    plugin, suite = Path(f"{name}.py"), Path(f"{name}.yaml")
+    plan = imports.plan_of(name, paths, shlex.join(["symbench", *sys.argv[1:]]), options)
+    with progress(f"{name} (imported)") as show:
+        for line in imports.run(plan, plugin, suite, data_folder(store_folder), show):
+            click.echo(line)
+    click.echo(
+        f"next:\n  symbench check-dataset {plugin}\n  symbench data card {suite}\n  symbench run {suite}\n"
+        f"  symbench leaderboard {suite} --html {name}.html"
+    )
+
+
+def _import_published(dataset: str, folder: Path, store_folder: Path) -> None:
+    from benchmark.data import layout, published
 
     files = dataset_registry.dataset(dataset).published_files
     done, total = 0, len(files.names) if files else 0
@@ -87,8 +142,8 @@ def import_(dataset: str, folder: Path, store_folder: Path) -> None:
             done += more
             show(done, total)
 
-        path = import_files(dataset, folder, data_folder(store_folder), count)
-    stored = read(path)
+        path = published.import_files(dataset, folder, data_folder(store_folder), count)
+    stored = layout.read(path)
     click.echo(f"wrote {path}: {' x '.join(map(str, stored.field.shape))} (run, time, component, x, y)")
     for key, value in stored.parameters.items():
         click.echo(f"  {key}: {value}")

@@ -21,6 +21,7 @@ from benchmark.contract.candidate import require
 from benchmark.contract.checks import Check, Result, examine
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, PAPER, AnyPreset, Dataset, Simulation
+from benchmark.data.imported import ImportedDataset
 from benchmark.groups import divergence
 
 PROTOCOL = Protocol(input_frames=1, train_steps=2, test_steps=2)
@@ -181,6 +182,20 @@ def breaks_more_with_the_level(candidate: DatasetCandidate) -> str | None:
     return None
 
 
+def components_follow_their_axes(candidate: DatasetCandidate) -> str | None:
+    """No other order of axes and components of an import has less than half the divergence."""
+    dataset = candidate.dataset
+    if not isinstance(dataset, ImportedDataset) or dataset.compressible or not dataset.divergence:
+        return "it is compressible, or not imported by `symbench data import`"
+    shares = ", ".join(f"{share:.3g} {order}" for order, share in dataset.divergence.items())
+    require(
+        not dataset.better_order,
+        f"mean |divergence| over the mean gradient is {shares}: import it again in the right order"
+        " (docs/importing-data.md), or write `compressible = True` into the file if the flow is so",
+    )
+    return None
+
+
 def has_a_strict_floor_or_a_reason(candidate: DatasetCandidate) -> str | None:
     """`floor_parts` gives simulations, or `no_floor` says why there are none."""
     dataset = candidate.dataset
@@ -194,7 +209,7 @@ CHECKS: tuple[Check, ...] = tuple(
     for check in (
         *(says_what_it_is, levels_are_in_order, splits_share_no_run, parts_are_plain_data, simulates_fields),
         *(simulates_the_same_again, keeps_its_promise_of_no_divergence, breaks_more_with_the_level),
-        has_a_strict_floor_or_a_reason,
+        *(components_follow_their_axes, has_a_strict_floor_or_a_reason),
     )
 )
 

@@ -65,14 +65,10 @@ def write(name: str, model: str | None, folder: Path, kind: Kind = "baseline") -
     UserError: the name is taken or invalid, `model` is unknown or broken, or the file exists. MachineError: the file
     cannot be written.
     """
-    _check_name(name, kind)
     path = folder / f"{name}.py"
     if path.exists():
         raise UserError(f"{path} exists; nothing was written")
-    if name in SOURCES[kind].all():
-        raise UserError(f"a {kind} named {name!r} exists; choose another name")
-    if importlib.util.find_spec(name) is not None:
-        raise UserError(f"a Python module named {name!r} exists, and one would hide the other; choose another name")
+    require_free_name(name, kind)
     text = rendered(name, model, kind)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +77,15 @@ def write(name: str, model: str | None, folder: Path, kind: Kind = "baseline") -
     except OSError as error:
         raise MachineError(f"{path}: cannot be written: {error.strerror or error}") from error
     return path
+
+
+def require_free_name(name: str, kind: Kind) -> None:
+    """UserError: the name is invalid, or a baseline, dataset or module has it."""
+    _check_name(name, kind)
+    if name in SOURCES[kind].all():
+        raise UserError(f"a {kind} named {name!r} exists; choose another name")
+    if importlib.util.find_spec(name) is not None:
+        raise UserError(f"a Python module named {name!r} exists, and one would hide the other; choose another name")
 
 
 def is_built_in(folder: Path, kind: Kind = "baseline") -> bool:

@@ -260,6 +260,16 @@ class Dataset(ABC):
             splits[name] = Split(of_split.get(name, tuple(runs)), starts, steps)
         return splits
 
+    @property
+    def terms(self) -> str:
+        """Sentences on the rights in the files of the preset `imported`, and on where they come from."""
+        where = self.published_files.where if self.published_files else self.source
+        return f"symbench gives no licence for this data; ask its authors before you pass it on. Source: {where}."
+
+    def import_command(self, name: str) -> str:
+        """Command that makes the data files of the preset `imported`."""
+        return f"symbench data import {name} FOLDER"
+
     def level_value(self, level: Level) -> float:
         """The knob as a number, also for `paper`, so that levels can be ordered."""
         return float(level)

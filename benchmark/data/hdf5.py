@@ -9,15 +9,21 @@ from numpy.typing import NDArray
 def array(parent: h5py.Group, name: str, index: Any = ()) -> NDArray[Any]:
     """Content of the dataset `name` in `parent`, or of `index` in it.
 
-    ValueError: it is a link, lies in other files, or is larger than its file, which symbench never compresses.
+    ValueError: as in `dataset`, or it is larger than its file, which symbench never compresses.
     """
-    dataset = _own(parent, name)
-    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-        raise ValueError(f"{name} is no dataset of this file")
-    if dataset.nbytes > parent.file.id.get_filesize():
-        raise ValueError(f"{name} has {dataset.nbytes:,} bytes, more than its file")
-    content: NDArray[Any] = dataset[index]
+    stored = dataset(parent, name)
+    if stored.nbytes > parent.file.id.get_filesize():
+        raise ValueError(f"{name} has {stored.nbytes:,} bytes, more than its file")
+    content: NDArray[Any] = stored[index]
     return content
+
+
+def dataset(parent: h5py.Group, name: str) -> h5py.Dataset:
+    """Dataset `name` in `parent`, unread. ValueError: it is a link, or lies in other files."""
+    member = _own(parent, name)
+    if not isinstance(member, h5py.Dataset) or member.is_virtual or member.external:
+        raise ValueError(f"{name} is no dataset of this file")
+    return member
 
 
 def group(parent: h5py.Group, name: str) -> h5py.Group:

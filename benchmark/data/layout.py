@@ -27,6 +27,7 @@ from benchmark.data.dataset import IMPORTED, STORAGE, EquivarianceError, Part, S
 from benchmark.data.hdf5 import array
 from benchmark.data.paths import field_path
 from benchmark.data.strict_floor import StrictFloor
+from benchmark.discovery import DATASETS
 from benchmark.errors import MachineError, UserError
 from benchmark.files import replacing
 from benchmark.groups import to_cell_centers
@@ -95,6 +96,8 @@ def require_data(data_folder: Path, cells: Iterable[Cell]) -> None:
 def _origin(path: Path) -> str:
     """Command that makes the file of that name."""
     dataset, preset = path.parent.parent.name, path.parent.name
+    if preset == IMPORTED and dataset in DATASETS.plugins:
+        return f"the `symbench data import` command in {dataset}.py makes it"
     if preset == IMPORTED:
         return f"`symbench data import {dataset} FOLDER` makes it from the published files"
     return "`symbench data prepare SUITE` makes it"

@@ -80,10 +80,10 @@ def outline(dataset_name: str, preset: str, levels: Iterable[Level], folder: Pat
             parts[level], floors[level], paths[level] = field, floor, path
     for path in paths.values():
         if preset == IMPORTED:
-            assert dataset.published_files is not None
+            where = f" {dataset.published_files.where}; then" if dataset.published_files else ""
             raise MachineError(
                 f"{path}: no such data file, and {dataset_name} ({IMPORTED}) is not simulated here:"
-                f" {dataset.published_files.where}; then `symbench data import {dataset_name} FOLDER`"
+                f"{where} `{dataset.import_command(dataset_name)}`"
             )
         _require_writable(path.parent)
     return Outline(dataset_name, preset, folder, parts, floors, paths)

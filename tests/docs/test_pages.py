@@ -80,6 +80,15 @@ def test_the_page_about_a_dataset_of_your_own(folder: Path, monkeypatch: pytest.
         check(command, expected)
 
 
+def test_the_page_about_data_of_others(folder: Path) -> None:
+    page = (ROOT / "docs" / "importing-data.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for python in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(python, names)
+    for command, expected in consoles(page):
+        check(command, expected)
+
+
 def test_the_errors_that_people_meet(folder: Path) -> None:
     page = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
     (suite,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)

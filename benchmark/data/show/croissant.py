@@ -59,11 +59,8 @@ def croissant(
     dataset = dataset_registry.dataset(dataset_name)
     first = descriptions[0]
     shape = ", ".join(f"{axis} {length}" for axis, length in zip(first["axes"], first["shape"], strict=True))
-    origin = (
-        f"Imported from published files: {dataset.published_files.where}"
-        if preset == IMPORTED and dataset.published_files
-        else "Simulated by symbench"
-    )
+    published_by = dataset.published_files.where if dataset.published_files else dataset.terms.rstrip(".")
+    origin = f"Imported from published files: {published_by}" if preset == IMPORTED else "Simulated by symbench"
     sentences = (
         inspect.getdoc(type(dataset)) or dataset_name,
         f"Level: {dataset.level_meaning}. Source: {dataset.source}. {origin}.",

@@ -1,0 +1,81 @@
+"""Order of the axes of a velocity in the arrays of others, and its change to (time, component, x, y)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.errors import UserError
+
+EXAMPLE = "--axes ntxyc: run, time, x, y, component; a minus, as in -y, where the coordinate falls along the axis"
+POSSIBLE = "symbench forecasts one velocity of two components, no scalar alone and none beside a velocity"
+SMALLEST_SIDE, LARGEST_SIDE, MOST_RUNS = 4, 8192, 100_000
+NAMES_SHOWN = 10
+
+
+def listed(names: Iterable[str]) -> str:
+    """First names of those in a file, printable and short; `nothing` if there are none."""
+    some = sorted(names)
+    more = f" and {len(some) - NAMES_SHOWN} more" if len(some) > NAMES_SHOWN else ""
+    return ", ".join(ascii(name[:60])[1:-1] for name in some[:NAMES_SHOWN]) + more or "nothing"
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Letters of the axes in the order of the array, n (run), t (time), x, y, c (component): `ntxyc`.
+
+    `n` is missing where a file is one run, `c` where each component has an array of its own. A letter in `reversed` is
+    stored backwards: x or y falls along its axis, or the y component stands first.
+    """
+
+    letters: str
+    reversed: frozenset[str] = frozenset()
+
+    @classmethod
+    def parse(cls, text: str) -> Axes:
+        """Axes from `--axes`, as `ntxyc` or `t-yx`. UserError: no such order."""
+        letters = text.replace("-", "")
+        valid = re.fullmatch(r"(-?[xyc]|[nt])+", text) and max(Counter(letters).values()) == 1
+        if not valid or not set("txy") <= set(letters):
+            raise UserError(f"--axes {text}: must have t, x and y once, n and c at most once; {EXAMPLE}")
+        return cls(letters, frozenset(re.findall("-(.)", text)))
+
+    def __str__(self) -> str:
+        return "".join(f"-{letter}" if letter in self.reversed else letter for letter in self.letters)
+
+    def sizes(self, shapes: Sequence[tuple[int, ...]], where: str) -> dict[str, int]:
+        """Size of each axis. UserError: the arrays have other axes, or are no velocity; `where` names them."""
+        shape = shapes[0]
+        if any(other != shape for other in shapes):
+            raise UserError(f"{where}: its components have the shapes {' and '.join(map(str, shapes))}")
+        if len(shapes) > 2 or (len(shapes) == 1) != ("c" in self.letters):
+            raise UserError(f"{where}: {len(shapes)} arrays with the axes {self} are no velocity: {POSSIBLE}")
+        if len(shape) != len(self.letters):
+            raise UserError(f"{where}: has the shape {shape}, and not the {len(self.letters)} axes {self}; {EXAMPLE}")
+        sizes = dict(zip(self.letters, map(int, shape), strict=True))
+        if sizes.get("c", 2) != 2:
+            raise UserError(f"{where}: has {sizes['c']} components; {POSSIBLE}")
+        if min(sizes.values()) < 1 or not all(SMALLEST_SIDE <= sizes[axis] <= LARGEST_SIDE for axis in "xy"):
+            raise UserError(f"{where}: has the shape {shape}; x and y have {SMALLEST_SIDE} to {LARGEST_SIDE} points")
+        if sizes.get("n", 1) > MOST_RUNS:
+            raise UserError(f"{where}: has {sizes['n']:,} runs; at most {MOST_RUNS:,} of a file can be imported")
+        return sizes
+
+    def read(self, arrays: Sequence[Any], run: int, frames: slice, thin: int) -> NDArray[Any]:
+        """Frames of a run from the arrays of its components, every `thin`-th point: (time, component, x, y)."""
+        chosen = {"n": run, "t": frames}
+        index = tuple(chosen.get(letter, slice(None)) for letter in self.letters)
+        letters = self.letters.replace("n", "")
+        order = [letters.index(letter) for letter in "tcxy" if letter in letters]
+        parts = [np.transpose(array[index], order) for array in arrays]
+        velocity = np.stack(parts, axis=1) if len(parts) > 1 else parts[0]
+        velocity = velocity[..., ::thin, ::thin]
+        for letter in self.reversed:
+            velocity = np.flip(velocity, "tcxy".index(letter))
+        return velocity

@@ -1,0 +1,259 @@
+"""Forms of files: where The Well, PDEBench, RealPDEBench and plain arrays have their velocity, and in which order.
+
+Layouts: docs/data_format.md of PolymathicAI/the_well; data_gen/src/data_io.py and data_gen_NLE/Data_Merge.py of
+pdebench/PDEBench; utils/convert_hdf5_to_hf.py of AI4Science-WestlakeU/RealPDEBench.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.data import hdf5
+from benchmark.data.importing import arrays, arrow
+from benchmark.data.importing.axes import EXAMPLE, POSSIBLE, Axes, listed
+from benchmark.errors import UserError
+
+UNEVEN = 1e-3
+"""Largest deviation of a step of a coordinate from their mean, relative to it."""
+RUNS, FRAMES, ROWS = "ntxyc", "ntxy", "tyx"
+DEFAULT_FIELD = "velocity"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run `number` of a file, unread: the arrays `fields` with `axes`. None is what the file does not say.
+
+    `name` is the path within the imported folder, `grid` the points along x and y, `others` what is not imported.
+    """
+
+    file: Path
+    name: str
+    form: str
+    fields: tuple[str, ...]
+    axes: Axes
+    number: int = 0
+    frames: int = 0
+    grid: tuple[int, int] = (0, 0)
+    spacing: float | None = None
+    time_step: float | None = None
+    periodic: bool | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+
+    def read(self, frames: slice, thin: int) -> NDArray[Any]:
+        """Frames at every `thin`-th point, (time, component, x, y), not yet checked. UserError: the file is damaged."""
+        with arrays.opened(self.file, self.fields, self.number) as opened:
+            return self.axes.read(opened, self.number, frames, thin)
+
+
+def runs_of(file: Path, name: str, fields: tuple[str, ...], axes: Axes | None) -> list[Run]:
+    """Runs of a file, whose velocity is in the arrays `fields` with `axes`; without `axes`, the form says where it is.
+
+    UserError: the file cannot be read, has no known form, or no velocity of two components.
+    """
+    with arrays.readable(file):
+        if file.suffix == arrow.SUFFIX:
+            return list(_arrow(file, name))
+        if axes is not None:
+            return _all(Run(file, name, "arrays", fields, axes))
+        if file.suffix not in arrays.HDF5:
+            shapes = "" if file.suffix == ".npz" else f" for the shape {np.load(file, mmap_mode='r').shape}"
+            raise UserError(f"{file}: --axes must say the order of the axes{shapes}; {EXAMPLE}")
+        with h5py.File(file, "r", locking=False) as root:
+            members = _members(root)
+            if members & {"t0_fields", "t1_fields"}:
+                run = _well(root, file, name, fields)
+            elif "measured_data" in members:
+                run = _measured(root, file, name)
+            elif members & {"velocity", "Vx", "tensor"}:
+                run = _pdebench(root, members, file, name)
+            else:
+                raise UserError(
+                    f"{file}: has {listed(members)}, and not the form of The Well, PDEBench or RealPDEBench;"
+                    " --field can name any array of it, and --axes the order of its axes"
+                )
+    return _all(run)
+
+
+def _all(run: Run) -> list[Run]:
+    """Runs of a file with the shape of its arrays."""
+    with arrays.opened(run.file, run.fields) as opened:
+        where = f"{run.file}: {' and '.join(run.fields)}".removesuffix(": ")
+        sizes = run.axes.sizes([array.shape for array in opened], where)
+        units = sorted({unit for array in opened if (unit := _units(array))})
+    if len(units) > 1:
+        raise UserError(f"{where}: its components have different units, {' and '.join(units)}")
+    run = replace(run, frames=sizes["t"], grid=(sizes["x"], sizes["y"]))
+    if units:
+        run = replace(run, parameters={**run.parameters, "units": units[0]})
+    return [replace(run, number=number) for number in range(sizes.get("n", 1))]
+
+
+def _well(root: h5py.File, file: Path, name: str, fields: tuple[str, ...]) -> Run:
+    scalars, vectors, tensors = (_group_members(root, f"t{rank}_fields") for rank in range(3))
+    chosen = fields or ((DEFAULT_FIELD,) if DEFAULT_FIELD in vectors else tuple(vectors)[:1])
+    if len(chosen) != 1 or chosen[0] not in vectors:
+        has = f"vectors: {listed(vectors)}; scalars: {listed(scalars)}"
+        raise UserError(f"{file}: {' and '.join(chosen) or 'there'} is no vector of t1_fields ({has}); {POSSIBLE}")
+    dimensions = hdf5.group(root, "dimensions")
+    spatial = [_text(dimension) for dimension in dimensions.attrs["spatial_dims"]]
+    if len(spatial) != 2 or _text(root.attrs.get("grid_type", "cartesian")) != "cartesian":
+        grid = _text(root.attrs.get("grid_type", "cartesian"))
+        raise UserError(
+            f"{file}: has a {listed([grid])} grid of {listed(spatial)}; symbench knows flat grids of two dimensions"
+        )
+    coordinates = [_values(dimensions, dimension) for dimension in spatial]
+    types = {_text(bc.attrs["bc_type"]).upper() for bc in _groups(hdf5.group(root, "boundary_conditions"))}
+    names = [_text(parameter) for parameter in root.attrs.get("simulation_parameters", ())]
+    spacing, axes = _grid(file, RUNS, coordinates)
+    return Run(
+        file,
+        name,
+        "The Well",
+        (f"t1_fields/{chosen[0]}",),
+        axes,
+        spacing=spacing,
+        time_step=_step(file, "time", _values(dimensions, "time"))[0],
+        periodic=types == {"PERIODIC"},
+        parameters={key: value for key in names if (value := _number(root.attrs.get(key))) is not None},
+        others=tuple(sorted(scalars | tensors | (vectors - set(chosen)))),
+    )
+
+
+def _pdebench(root: h5py.File, members: set[str], file: Path, name: str) -> Run:
+    coordinates = [_values(root, f"{axis}-coordinate") for axis in "xyt" if f"{axis}-coordinate" in members]
+    fields = ("velocity",) if "velocity" in members else ("Vx", "Vy") if "Vx" in members else ("tensor",)
+    if not set(fields) <= members or len(coordinates) not in (0, 3):
+        raise UserError(f"{file}: has {listed(members)}; {POSSIBLE}")
+    if fields == ("tensor",) and hdf5.dataset(root, "tensor").ndim != len(RUNS):
+        shape = hdf5.dataset(root, "tensor").shape
+        raise UserError(f"{file}: tensor has the shape {shape}, a scalar; {POSSIBLE}")
+    spacing, axes = _grid(file, RUNS if len(fields) == 1 else FRAMES, coordinates[:2])
+    times = _values(root, "t") if "t" in members else (coordinates[2] if coordinates else np.empty(0))
+    edge = [word for word in file.stem.split("_") if word in ("periodic", "trans")]
+    known = {*fields, "t", "x-coordinate", "y-coordinate", "t-coordinate"}
+    return Run(
+        file,
+        name,
+        "PDEBench",
+        fields,
+        axes,
+        spacing=spacing,
+        time_step=_step(file, "time", times)[0],
+        periodic=edge[0] == "periodic" if edge else None,
+        others=tuple(sorted(members - known)),
+    )
+
+
+def _measured(root: h5py.File, file: Path, name: str) -> Run:
+    measured = hdf5.group(root, "measured_data")
+    members = _members(measured)
+    if not {"u", "v"} <= members:
+        raise UserError(f"{file}: measured_data has {listed(members)}, and no u and v; {POSSIBLE}")
+    places = {key: place for place in (measured, root) for key in _members(place)}
+    grids = [_values(places[key], key) for key in "xy" if key in places]
+    times = _values(places["t"], "t") if "t" in places else np.empty(0)
+    run = Run(
+        file,
+        name,
+        "RealPDEBench",
+        ("measured_data/u", "measured_data/v"),
+        Axes(ROWS),
+        others=tuple(members - {"u", "v"}),
+    )
+    return _on_grid(run, grids, times)
+
+
+def _arrow(file: Path, name: str) -> Iterator[Run]:
+    for number, row in enumerate(arrow.rows(file)):
+        shapes = [velocity.shape for velocity in row.arrays(("u", "v"))]
+        sizes = Axes(ROWS).sizes(shapes, str(file))
+        grids = [grid for key in "xy" if (grid := row.numbers(key, "<f8")).size == sizes["x"] * sizes["y"]]
+        others = tuple({"p", "vo"} & set(row.columns))
+        run = Run(file, f"{name}/{row.value('sim_id')}", "RealPDEBench", ("u", "v"), Axes(ROWS), number, others=others)
+        run = replace(run, frames=sizes["t"], grid=(sizes["x"], sizes["y"]))
+        yield _on_grid(run, [grid.reshape(shapes[0][1:]) for grid in grids], row.numbers("t", "<f8"))
+
+
+def _on_grid(run: Run, grids: Sequence[NDArray[Any]], times: NDArray[Any]) -> Run:
+    """Run of RealPDEBench with the order of its rows and columns as `grids`, x and y at each point, have them."""
+    if len(grids) == 2 and all(grid.ndim == 2 and min(grid.shape) > 1 for grid in grids):
+        x, y = grids
+        along_rows = abs(x[-1, 0] - x[0, 0]) > abs(x[0, -1] - x[0, 0])
+        letters = "txy" if along_rows else ROWS
+        spacing, axes = _grid(run.file, letters, (x[:, 0], y[0]) if along_rows else (x[0], y[:, 0]))
+        grid = run.grid if letters == ROWS else run.grid[::-1]
+        run = replace(run, axes=axes, spacing=spacing, grid=grid)
+    return replace(run, time_step=_step(run.file, "time", times)[0])
+
+
+def _grid(file: Path, letters: str, coordinates: Sequence[NDArray[Any]]) -> tuple[float | None, Axes]:
+    """Width of a cell, and axes with the directions of the coordinates of x and y, if there are any.
+
+    UserError: points that are not evenly spaced, or cells that are not square.
+    """
+    steps = [_step(file, axis, values) for axis, values in zip("xy", coordinates, strict=False)]
+    widths = [width for width, _ in steps if width is not None]
+    if len(widths) != 2:
+        return None, Axes(letters)
+    if abs(widths[0] - widths[1]) > UNEVEN * widths[0]:
+        raise UserError(f"{file}: its cells are {widths[0]:.4g} x {widths[1]:.4g}; symbench knows square cells alone")
+    falling = [axis for axis, (_, rises) in zip("xy", steps, strict=True) if not rises]
+    return widths[0], Axes(letters, frozenset(falling))
+
+
+def _step(file: Path, what: str, values: NDArray[Any]) -> tuple[float | None, bool]:
+    """Distance of neighbours, and whether they rise; None if there are less than two. UserError: they are not even."""
+    if values.ndim == 2:  # one row for each run
+        values = values[0]
+    steps = np.diff(values.astype(np.float64))
+    if not len(steps):
+        return None, True
+    mean = float(steps.mean())
+    if not math.isfinite(mean) or mean == 0 or np.abs(steps / mean - 1).max() > UNEVEN:
+        raise UserError(f"{file}: its points along {what} are not evenly spaced; symbench knows even ones alone")
+    return abs(mean), mean > 0
+
+
+def _values(parent: h5py.Group, name: str) -> NDArray[Any]:
+    """Small array of coordinates; of one that has a row for each run or frame, the first rows."""
+    values = hdf5.dataset(parent, name)
+    if values.ndim == 0 or math.prod(values.shape[-2:]) > 2**26:
+        raise ValueError(f"{name} has the shape {values.shape}, and is no coordinate")
+    return np.asarray(values[(0,) * (values.ndim - 2)])
+
+
+def _units(array: Any) -> str:
+    return _text(getattr(array, "attrs", {}).get("units", ""))
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _number(value: Any) -> float | None:
+    """Finite number of an attribute, or None."""
+    one = np.asarray(value)
+    return float(one) if one.dtype.kind in "fiu" and one.ndim == 0 and np.isfinite(one) else None
+
+
+def _members(group: h5py.Group) -> set[str]:
+    """Names in a group, without links."""
+    return {name for name in group if isinstance(group.get(name, getlink=True), h5py.HardLink)}
+
+
+def _group_members(root: h5py.Group, name: str) -> set[str]:
+    return _members(hdf5.group(root, name)) if name in _members(root) else set()
+
+
+def _groups(group: h5py.Group) -> Iterator[h5py.Group]:
+    for name in _members(group):
+        yield hdf5.group(group, name)
