@@ -78,7 +78,8 @@ class Verdict:
 
     The rival is the first row that the tests do not tell from the best, or the second if there is none: so the interval
     of `test` holds 0 exactly if the best is not sure. `tied` are the labels of all such rows; `tested` is false if no
-    test was possible. `unfinished` counts the rows that lack a seed. `example` is any row of the contest.
+    test was possible. `unfinished` counts the rows that lack a seed. `example` is any row of the contest. `terms` are
+    its protocol and budget if the board has several.
     """
 
     best: Row | None
@@ -89,6 +90,7 @@ class Verdict:
     tested: bool
     unfinished: int
     example: Row
+    terms: str
 
     @property
     def sure(self) -> bool:
@@ -112,11 +114,12 @@ class Verdict:
 
     @property
     def place(self) -> str:
-        """Level of the contest, with its measured breaking."""
+        """Level of the contest, with its terms and its measured breaking."""
         known = (self.best or self.example).metrics
         named = {"data error": "data_equivariance_error", "floor": "strict_floor"}
         measured = [f"{name} {written_error(known[key].mean)}" for name, key in named.items() if key in known]
-        return f"level {self.example.level}" + (f" ({', '.join(measured)})" if measured else "")
+        terms = f", {self.terms}" if self.terms else ""
+        return f"level {self.example.level}{terms}" + (f" ({', '.join(measured)})" if measured else "")
 
     def lead(self, metric: str) -> str:
         """Lead over the rival, of geometric means as in the test; empty without a rival."""
@@ -207,7 +210,8 @@ class BoardTests:
             tuple(rows[index].label for index in tied),
             any(test is not None for test in tests.values()),
             sum(not rows[i].ranks(self.metric) and not rows[i].reason for i in contest.positions),
-            rows[contest.positions[0]],
+            (example := rows[contest.positions[0]]),
+            example.terms if len({row.terms for row in rows}) > 1 else "",
         )
 
     @cached_property

@@ -1,5 +1,7 @@
 """The sentence above a level: who wins, by how much, and whether it is sure."""
 
+from dataclasses import replace
+
 import pytest
 from fabricated_board import Board, rows_of
 
@@ -41,6 +43,18 @@ def test_the_sentence_of_a_contest(new_board, new_cell, errors: dict[str, tuple[
     sentence = verdict.sentence("rmse_future")
     assert sentence.startswith("level 0 (data error 0, floor 0.031): e2cnn")
     assert ending in sentence
+
+
+def test_two_contests_of_a_level_are_told_apart(new_board, new_cell) -> None:
+    cell = new_cell("e2cnn")
+    board: Board = new_board([cell])
+    board.finish(cell, rmse_future=0.1)
+    rows = [replace(row, budget=budget) for budget in ("55k parameters", "1M FLOPs a step") for row in rows_of(board)]
+    sentences = [verdict.sentence("rmse_future") for verdict in BoardTests(rows, "rmse_future").verdicts]
+    assert [sentence.partition(" (")[0] for sentence in sentences] == [
+        "level 0, disjoint, 55k parameters",
+        "level 0, disjoint, 1M FLOPs a step",
+    ]
 
 
 @pytest.mark.parametrize("test_runs", ["designed", "sampled"])
