@@ -72,8 +72,9 @@ def add_figure(page: Path) -> None:
 def methods() -> str:
     """Page of the methods, from what each baseline declares."""
     rows = sorted(catalogue.models(), key=lambda row: (row["family"], row["name"]))
-    heads = ("method", "family", "keeps, or starts with", "source", "differs from its paper")
-    cells = [(r["name"], r["family"], ", ".join(r["symmetries"]), r["source"], r["differs"]) for r in rows]
+    heads = ("method", "takes", "family", "keeps, or starts with", "source", "differs from its paper")
+    lists = [(", ".join(r["kinds"]), r["family"], ", ".join(r["symmetries"])) for r in rows]
+    cells = [(r["name"], *listed, r["source"], r["differs"]) for r, listed in zip(rows, lists, strict=True)]
     settings = [(r["name"], ", ".join(f"{key}={value}" for key, value in r["settings"].items())) for r in rows]
     return "\n\n".join(
         (

@@ -23,6 +23,7 @@ def model(name: str) -> dict[str, Any]:
     """
     row: dict[str, Any] = {
         "name": name,
+        "kinds": [],
         "family": "refused",
         "symmetries": [],
         "parameters": None,
@@ -35,13 +36,14 @@ def model(name: str) -> dict[str, Any]:
         return {**row, "source": str(error)}
     try:
         choice = facts.configured(name, {})
-        count = facts.parameters(choice, facts.STANDARD[facts.model_facts(choice.name).kind])
+        count = facts.parameters(choice, facts.STANDARD[model.kinds[0]])
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
         file = inspect.getsourcefile(model_registry.model(name))
         return {**row, "source": f"{name}: cannot be built: {error_location(error, file)}"}
     settings = {key: value for key, value in choice.settings().items() if key.rpartition(".")[2] != "version"}
     return {
         "name": name,
+        "kinds": list(model.kinds),
         "family": model.family,
         "symmetries": list(model.symmetries),
         "parameters": count,

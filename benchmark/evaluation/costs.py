@@ -1,8 +1,11 @@
 """Costs of a model: its parameters, and the floating-point operations of a forecast step."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +20,18 @@ from benchmark.models.task import AnyTask
 CPU = torch.device("cpu")
 COMPLEX_COST = 4
 """Real multiply-adds in a complex multiply-add."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Work of one forecast step: `flops` as a record has them, numbers that other operations write, and operations.
+
+    `flops` and `numbers` are for one window, `operations` for a batch.
+    """
+
+    flops: float
+    numbers: float
+    operations: float
 
 
 def built(baseline: type[Baseline], config: Any, task: AnyTask) -> Baseline:
@@ -37,8 +52,18 @@ def flops(model: Baseline, device: torch.device = CPU) -> int:
     N points, half of it for real numbers. Pointwise operations do not count. Weights are expanded beforehand, as in a
     roll-out. The model and the random state are restored.
     """
+    return round(_counted(model, 1, device).total)
+
+
+def work(model: Baseline) -> Work:
+    """Work of one forecast step, for a model on the CPU. The model and the random state are restored."""
+    one, two = (_counted(model, windows, CPU) for windows in (1, 2))
+    return Work(round(one.total), two.numbers - one.numbers, one.operations)
+
+
+def _counted(model: Baseline, windows: int, device: torch.device) -> _Counter:
     task, training = model.task, model.training
-    window = torch.zeros(1, task.input_frames, *task.shape, device=device)
+    window = torch.zeros(windows, task.input_frames, *task.shape, device=device)
     counter = _Counter()
     model.eval()
     # Not inference_mode: there, a convolution reaches the counter under another name.
@@ -49,7 +74,7 @@ def flops(model: Baseline, device: torch.device = CPU) -> int:
         with counter:
             model.next_frame(window)
     model.train(training)
-    return round(counter.total)
+    return counter
 
 
 class _Counter(TorchDispatchMode):
@@ -58,6 +83,7 @@ class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.total = 0.0
+        self.numbers = self.operations = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -79,6 +105,9 @@ class _Counter(TorchDispatchMode):
             is_complex = isinstance(result, Tensor) and result.is_complex()
             count = flop_registry[operation](*args, **kwargs, out_val=result)
             self.total += count * (COMPLEX_COST if is_complex else 1)
+        elif isinstance(result, Tensor) and not func.is_view:
+            self.numbers += result.numel()
+        self.operations += not func.is_view
         return result
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from benchmark.cell import Cell, Level, ModelChoice
+from benchmark.models.task import AnyTask
 from benchmark.planning.step_timing import StepTiming
 from benchmark.suite import facts, remembered
 from benchmark.suite.budget import described
@@ -28,10 +29,17 @@ Speed = Callable[[], float]
 StepTimingOf = Callable[[Cell], StepTiming | None]
 """Probe of a cell's kind where it will run, or None."""
 Basis = Literal["measured", "probe", "from FLOPs", "unknown"]
+EVALUATION_BATCH = 32
+"""Windows in a batch of the evaluation, `BATCH` there, which needs torch."""
 BACKWARD_COST = 2
 """A backward pass costs about two forward passes."""
 TRAINING_SHARE = 0.6
 """Share of the speed of an undisturbed convolution that a training reaches. Measured on CPUs: 0.4 to 1.0."""
+NUMBER_COST = 50
+"""FLOPs that writing a number in an operation without FLOPs, such as an activation, takes as long as."""
+OPERATION_SECONDS = 13e-6
+"""Time of an operation beside its arithmetic, once for a batch. Measured on one core as NUMBER_COST: with both, a step
+takes 0.8 to 2 times the estimate, on fields and on particles; from FLOPs alone it takes 0.8 to 9 times."""
 REPEATS, MOST_SECONDS = 200, 3.0
 
 
@@ -124,7 +132,7 @@ def estimates(
 
     The default of `speed` is that of this machine.
     """
-    kind_of, forward_flops = CostKind(), _ForwardFlops(cells)
+    kind_of, forward_work = CostKind(), _ForwardWork(cells)
     seconds: dict[tuple[str, ...], dict[bool, list[float]]] = {}
     for timing in timings:
         by_alike = seconds.setdefault(kind_of(timing.cell), {})
@@ -134,7 +142,7 @@ def estimates(
     for cell in cells:
         kind = kind_of(cell)
         if kind not in known:
-            known[kind] = _estimate(cell, forward_flops, speed or flops_per_second, step_timing_of)
+            known[kind] = _estimate(cell, forward_work, speed or flops_per_second, step_timing_of)
         expected[cell.id] = known[kind]
     return expected
 
@@ -177,11 +185,11 @@ class CostKind:
         return self.known[id(part)]
 
 
-class _ForwardFlops:
-    """Floating-point operations of one forecast step of one window.
+class _ForwardWork:
+    """Work of one forecast step, as FLOPs of one window and operations of a batch.
 
     Of a network with many widths in the suite, three narrow ones are counted, and a parabola gives the others: the
-    number is nearly always a polynomial of degree two in the width, and a wide network takes seconds to build.
+    FLOPs are nearly always a polynomial of degree two in the width, and a wide network takes seconds to build.
     """
 
     def __init__(self, cells: Sequence[Cell]) -> None:
@@ -189,18 +197,18 @@ class _ForwardFlops:
         for choice in {id(cell.model): cell.model for cell in cells}.values():
             self.widths.setdefault(self._others(choice), set()).add(self._width(choice))
 
-    def __call__(self, cell: Cell) -> float:
+    def __call__(self, cell: Cell) -> tuple[float, float]:
         choice, task = cell.model, facts.task_of(cell.dataset, cell.protocol)
         widths = sorted(self.widths[self._others(choice)])
         if len(widths) <= 3:
-            return facts.flops(choice, task) or 0
+            return _counted(choice, task)
         w0, w1, w2 = widths[0], widths[max(1, len(widths) // 16)], widths[max(2, len(widths) // 8)]
         width, field = self._width(choice), facts.model_facts(choice.name).width_field
         narrow = (choice.model_copy(update={"config": {**choice.config, field: each}}) for each in (w0, w1, w2))
-        c0, c1, c2 = (facts.flops(each, task) or 0 for each in narrow)
+        (c0, operations), (c1, _), (c2, _) = (_counted(each, task) for each in narrow)
         slope = (c1 - c0) / (w1 - w0)
         curvature = ((c2 - c1) / (w2 - w1) - slope) / (w2 - w0)
-        return c0 + (width - w0) * (slope + curvature * (width - w1))
+        return c0 + (width - w0) * (slope + curvature * (width - w1)), operations
 
     def _width(self, choice: ModelChoice) -> int:
         """Width of the network; 0 if it is none of the model's own settings."""
@@ -213,25 +221,34 @@ class _ForwardFlops:
         return json.dumps([choice.name, others], sort_keys=True)
 
 
+def _counted(choice: ModelChoice, task: AnyTask) -> tuple[float, float]:
+    flops, numbers, operations = facts.work(choice, task)
+    return flops + NUMBER_COST * numbers, operations
+
+
 def _estimate(
-    cell: Cell, forward_flops: Callable[[Cell], float], speed: Speed, step_timing_of: StepTimingOf
+    cell: Cell, forward_work: Callable[[Cell], tuple[float, float]], speed: Speed, step_timing_of: StepTimingOf
 ) -> Estimate:
     try:
         step_timing = step_timing_of(cell) if is_trained(cell) else None
         if step_timing is not None:
             return Estimate(step_timing.seconds(cell), "probe")
-        return Estimate(_flops(cell, forward_flops(cell)) / speed(), "from FLOPs")
+        flops, operations = forward_work(cell)
+        training, testing = _forecasts(cell)
+        passes = training / cell.train.batch_size + testing / EVALUATION_BATCH
+        seconds = (training + testing) * flops / speed() + passes * operations * OPERATION_SECONDS
+        return Estimate(seconds, "from FLOPs")
     except Exception:  # noqa: BLE001 - a plug-in may raise anything; `run` reports it for that cell
         return Estimate(0.0, "unknown")
 
 
-def _flops(cell: Cell, forward: float) -> float:
-    """Floating-point operations of training and evaluating the cell, with those of one forward pass."""
+def _forecasts(cell: Cell) -> tuple[float, float]:
+    """Forecast steps of windows that training the cell costs, backward passes included, and those of its evaluation."""
     windows = facts.windows(cell.dataset.name, cell.dataset.preset, cell.protocol)
     forecasts = {name: count * steps for name, (count, steps) in windows.items()}
-    each_epoch = forecasts["train"] * (1 + BACKWARD_COST) + forecasts["validation"]
     epochs = cell.train.epochs if is_trained(cell) else 0
-    return forward * (epochs * each_epoch + forecasts["future"] + forecasts["domain"])
+    testing = epochs * forecasts["validation"] + forecasts["future"] + forecasts["domain"]
+    return epochs * forecasts["train"] * (1 + BACKWARD_COST), testing
 
 
 @cache

@@ -19,13 +19,13 @@ def ask() -> None:
     """Ask all questions that those commands ask."""
     for name in model_registry.model_names():
         facts.model_facts(name)
-        facts.parameters(facts.configured(name, {}), facts.STANDARD[facts.model_facts(name).kind])
+        facts.parameters(facts.configured(name, {}), facts.STANDARD[facts.model_facts(name).kinds[0]])
     for name in dataset_registry.dataset_names():
         facts.dataset_facts(name)
         facts.runs(name)
     for name in loading.available():
         for cell in loading.load(name).cells:
-            facts.flops(cell.model, facts.task_of(cell.dataset, cell.protocol))
+            facts.work(cell.model, facts.task_of(cell.dataset, cell.protocol))
             facts.windows(cell.dataset.name, cell.dataset.preset, cell.protocol)
 
 

@@ -6,7 +6,7 @@ Facts about baselines of other packages and of plug-ins are not remembered: thei
 import json
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,7 @@ STANDARD: Mapping[str, AnyTask] = {
 class ModelFacts:
     """Declaration of a baseline. `settings` are the fields of its Config; `search_space` is JSON."""
 
-    kind: str
+    kinds: tuple[str, ...]
     version: int
     differs: str
     family: str
@@ -65,7 +65,7 @@ def model_facts(name: str) -> ModelFacts:
 @cache
 def _remembered_facts(name: str, file: Path) -> ModelFacts:
     facts = answer(file, "declaration", lambda: _declaration(name))
-    return ModelFacts(**{**facts, "symmetries": tuple(facts["symmetries"])})
+    return ModelFacts(**{**facts, **{key: tuple(facts[key]) for key in ("kinds", "symmetries")}})
 
 
 def _declaration(name: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _declaration(name: str) -> dict[str, Any]:
 
     baseline = model_registry.model(name)
     return {
-        "kind": baseline.kinds[0],
+        "kinds": baseline.kinds,
         "version": baseline.version,
         "differs": baseline.differs,
         "family": baseline.family,
@@ -147,26 +147,27 @@ def refusal(choice: ModelChoice, task: AnyTask) -> str | None:
 
 def parameters(choice: ModelChoice, task: AnyTask) -> int | None:
     """Number of trained parameters; None where the model cannot run on `task`."""
-    return _count("parameters", choice, task)
+    count: int | None = _count("parameters", choice, task)
+    return count
 
 
-def flops(choice: ModelChoice, task: AnyTask) -> int | None:
-    """Floating-point operations of one forecast step of one window; None where the model cannot run on `task`."""
-    return _count("flops", choice, task)
+def work(choice: ModelChoice, task: AnyTask) -> tuple[float, float, float]:
+    """Fields of `costs.Work` for one forecast step; zeros where the model cannot run on `task`."""
+    flops, numbers, operations = _count("work", choice, task) or (0, 0, 0)
+    return flops, numbers, operations
 
 
-def _count(quantity: Literal["parameters", "flops"], choice: ModelChoice, task: AnyTask) -> int | None:
-    def counted() -> int | None:
+def _count(quantity: Literal["parameters", "work"], choice: ModelChoice, task: AnyTask) -> Any:
+    def counted() -> Any:
         from benchmark.evaluation import costs  # torch takes seconds to import
 
         baseline, config = model_registry.configured(choice)
         if baseline.cannot_run(config, task) is not None:
             return None
         model = costs.built(baseline, config, task)
-        return costs.parameters(model) if quantity == "parameters" else costs.flops(model)
+        return costs.parameters(model) if quantity == "parameters" else astuple(costs.work(model))
 
-    count: int | None = about_model(choice.name, f"{quantity} {_text(choice, task)}", counted)
-    return count
+    return about_model(choice.name, f"{quantity} {_text(choice, task)}", counted)
 
 
 def about_model(name: str, question: str, compute: Callable[[], Any]) -> Any:

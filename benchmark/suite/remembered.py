@@ -23,7 +23,7 @@ from benchmark.models.model_registry import MODELS_FOLDER
 
 SHIPPED = Path(__file__).with_name("remembered.json")
 REGISTRY = MODELS_FOLDER / "model_registry.py"
-COUNTED_BY = (ROOT / "benchmark/evaluation/costs.py", ROOT / "benchmark/suite/budget.py")
+COUNTED_BY = tuple(ROOT / "benchmark" / file for file in ("evaluation/costs.py", "suite/budget.py", "suite/facts.py"))
 LIBRARIES = ("torch", "e2cnn")
 known: dict[str, dict[str, Any]] = {}
 """Answers that this process has read or computed, by the digest of the code that they are about."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from benchmark.cell import DatasetChoice, Frozen, Protocol
-from benchmark.evaluation.costs import built, flops, parameters
+from benchmark.evaluation.costs import Work, built, flops, parameters, work
 from benchmark.models.baseline import Baseline, Task
 from benchmark.models.convnet import ConvNet
 from benchmark.models.fno import FNO
@@ -124,3 +124,18 @@ def test_the_task_of_a_preset_is_that_of_its_data() -> None:
     protocol = Protocol(input_frames=3, target="change")
     task = Task("smoke_rotation", 3, 2, 64, 64, "change", periodic=False, grid="staggered")
     assert task_of(dataset, protocol) == task
+
+
+class Sums(Toy):
+    def step(self, x: Tensor) -> None:
+        x.flatten(1) + 1  # a view, and an operation on each window
+        self.weight + 1
+        self.weight @ self.weight
+
+
+def test_work_tells_what_grows_with_the_batch_from_what_does_not() -> None:
+    """A window has its copy and the sum, a batch also the random numbers and the operations on weights."""
+    model = Sums(Frozen(), TASK)
+    numbers = 2 * (TASK.input_frames * 2 * CELLS)
+    assert work(model) == Work(flops=2 * 4**3, numbers=numbers, operations=5)
+    assert flops(model) == 2 * 4**3
