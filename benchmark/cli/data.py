@@ -122,8 +122,8 @@ def _import_as(name: str, paths: tuple[str, ...], store_folder: Path, options: d
     plugin, suite = Path(f"{name}.py"), Path(f"{name}.yaml")
     plan = imports.plan_of(name, paths, shlex.join(["symbench", *sys.argv[1:]]), options)
     with progress(f"{name} (imported)") as show:
-        for line in imports.run(plan, plugin, suite, data_folder(store_folder), show):
-            click.echo(line)
+        lines = imports.run(plan, plugin, suite, data_folder(store_folder), show)
+    click.echo("\n".join(lines))
     click.echo(
         f"next:\n  symbench check-dataset {plugin}\n  symbench data card {suite}\n  symbench run {suite}\n"
         f"  symbench leaderboard {suite} --html {name}.html"

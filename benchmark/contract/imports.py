@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,32 +37,32 @@ def plan_of(name: str, paths: Sequence[str], command: str, options: Mapping[str,
     )
 
 
-def run(plan: Plan, plugin_file: Path, suite_file: Path, data_folder: Path, progress: Progress) -> Iterator[str]:
-    """Convert the data and write the plug-in and the suite; yields what was done, as lines.
+def run(plan: Plan, plugin_file: Path, suite_file: Path, data_folder: Path, progress: Progress) -> list[str]:
+    """Convert the data, and write the plug-in and the suite; returns what was done, as lines.
 
     UserError: the plug-in exists and is of another import, or a file cannot be converted. MachineError as in `convert`.
     """
     ours = plugin.is_ours(plan, plugin_file)
-    others = sorted(plan.first.others)
-    paths = []
-    for level in plan.runs:
-        paths.append(convert(plan, level, data_folder, progress))
-        shape = (len(plan.runs[level]), plan.frames, 2, *plan.size)
-        yield f"wrote {paths[-1]}: {' x '.join(map(str, shape))} (run, time, component, x, y)"
-    unseen = len(plan.runs[level]) - plan.training
-    yield f"trained on: {plan.training} runs, as {plan.first.name}; unseen: {unseen}, as {plan.last.name}"
-    if others:
-        yield f"not imported: {listed(others)}"
-    divergence = parameters(paths[0])["divergence"]
-    yield "mean |divergence| over the mean gradient: " + ", ".join(
-        f"{value} {key}" for key, value in divergence.items()
-    )
+    lines = []
+    for level, runs in plan.runs.items():
+        path = convert(plan, level, data_folder, progress)
+        shape = " x ".join(map(str, (len(runs), plan.frames, 2, *plan.size)))
+        lines.append(f"wrote {path}: {shape} (run, time, component, x, y)")
+    unseen = len(runs) - plan.training
+    lines.append(f"trained on: {plan.training} runs, the first from {plan.first.name}")
+    lines.append(f"unseen: {unseen} runs, the last from {plan.last.name}")
+    if plan.first.others:
+        lines.append(f"not imported: {listed(plan.first.others)}")
+    divergence = parameters(path)["divergence"]
+    lines.append("mean |divergence| over the mean gradient:")
+    lines += [f"  {share:<8g} {order}" for order, share in divergence.items()]
     if not ours:
         write_text(plugin_file, plugin.plugin_text(plan, divergence))
-        yield f"wrote {plugin_file}"
+        lines.append(f"wrote {plugin_file}")
     if not suite_file.exists():
         write_text(suite_file, plugin.suite_text(plan))
-        yield f"wrote {suite_file}"
+        lines.append(f"wrote {suite_file}")
+    return lines
 
 
 def _levels(text: str, count: int) -> list[Level]:

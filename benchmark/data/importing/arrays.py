@@ -8,16 +8,18 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import psutil
 
 from benchmark.data import hdf5
 from benchmark.data.importing import arrow
 from benchmark.data.importing.axes import listed
-from benchmark.errors import UserError
+from benchmark.errors import SymbenchError, UserError
 
 HDF5 = (".h5", ".hdf5", ".hdf")
 SUFFIXES = (".npy", ".npz", *HDF5, arrow.SUFFIX)
@@ -27,12 +29,14 @@ LARGEST_CHUNK = 2**30
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """UserError, which names the file, for what readers raise on files that are damaged or something else."""
+    """UserError, which names the file, for the errors of readers."""
     try:
         yield
+    except SymbenchError:
+        raise
     except MemoryError as error:
-        raise UserError(f"{path}: an array of it does not fit into the memory") from error
-    except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: an array of it does not fit into memory") from error
+    except Exception as error:  # h5py, numpy, zipfile and pyarrow raise almost anything on altered bytes
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path}: cannot be read: {reason}") from error
 
@@ -47,7 +51,7 @@ def opened(path: Path, names: Sequence[str], run: int = 0) -> Iterator[list[Any]
         if path.suffix == ".npy":
             arrays = [np.load(path, mmap_mode="r", allow_pickle=False)]
         elif path.suffix == ".npz":
-            arrays = _npz(path, names)
+            arrays = _npz(path, tuple(names), path.stat().st_mtime_ns)
         elif path.suffix == arrow.SUFFIX:
             arrays = arrow.rows(path)[run].arrays(names)
         else:
@@ -57,13 +61,17 @@ def opened(path: Path, names: Sequence[str], run: int = 0) -> Iterator[list[Any]
         yield [_numbers(path, name, array) for name, array in zip(names or ("",), arrays, strict=True)]
 
 
-def _npz(path: Path, names: Sequence[str]) -> list[Any]:
-    """Arrays of an archive, each of which is read whole. UserError: it has no such array."""
+@lru_cache(maxsize=1)  # else each block of frames would read it again
+def _npz(path: Path, names: tuple[str, ...], modified: int) -> list[Any]:
+    """Arrays of an archive, which are read whole. UserError: it has no such array, or they do not fit into memory."""
     with zipfile.ZipFile(path) as archive:
         sizes = {entry.filename.removesuffix(".npy"): entry.file_size for entry in archive.infolist()}
-    for name in names:
-        if name not in sizes:
-            raise UserError(f"{path}: has no array {name!r}; it has {listed(sizes)}; --field names one, or two")
+    if not names or not set(names) <= set(sizes):
+        raise UserError(f"{path}: has the arrays {listed(sizes)}; --field must name one of them, or two")
+    if sum(sizes[name] for name in names) > psutil.virtual_memory().available:
+        raise UserError(
+            f"{path}: its arrays, which are read whole, do not fit into memory; as .npy they would be read in parts"
+        )
     with np.load(path, allow_pickle=False) as archive:
         return [archive[name] for name in names]
 

@@ -61,12 +61,11 @@ def rows(path: Path) -> list[Row]:
     if pyarrow is None:
         raise MachineError(f"{path}: reading Arrow files needs pyarrow, which comes with MLflow: pip install pyarrow")
     with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as stream:
-        if (
-            not {"u", "v", "shape_t", "shape_h", "shape_w"} <= set(stream.schema.names)
-            or "time_id" in stream.schema.names
-        ):
+        columns = {column.name: column.type for column in stream.schema}
+        are_bytes = all(columns.get(key) in (pyarrow.binary(), pyarrow.large_binary()) for key in "uv")
+        if not are_bytes or not {"shape_t", "shape_h", "shape_w"} <= set(columns) or "time_id" in columns:
             raise UserError(
-                f"{path}: has the columns {listed(stream.schema.names)}; right are u, v, shape_t, shape_h and shape_w"
+                f"{path}: has the columns {listed(columns)}; right are u and v as bytes, shape_t, shape_h and shape_w"
                 " of complete runs, without time_id, as RealPDEBench has them for its flows"
             )
         return [Row(batch, number) for batch in stream for number in range(batch.num_rows)]

@@ -21,9 +21,10 @@ from benchmark.data.importing import arrays, arrow
 from benchmark.data.importing.axes import EXAMPLE, POSSIBLE, Axes, listed
 from benchmark.errors import UserError
 
-UNEVEN = 1e-3
+UNEVEN = 1e-2
 """Largest deviation of a step of a coordinate from their mean, relative to it."""
 RUNS, FRAMES, ROWS = "ntxyc", "ntxy", "tyx"
+UV = ("u", "v")
 DEFAULT_FIELD = "velocity"
 
 
@@ -61,7 +62,11 @@ def runs_of(file: Path, name: str, fields: tuple[str, ...], axes: Axes | None) -
     """
     with arrays.readable(file):
         if file.suffix == arrow.SUFFIX:
-            return list(_arrow(file, name))
+            return list(_arrow(file, name, fields, axes))
+        if file.suffix == ".npy" and fields:
+            raise UserError(
+                f"{file}: has one array, without a name: no --field is needed; two arrays may be in one .npz"
+            )
         if axes is not None:
             return _all(Run(file, name, "arrays", fields, axes))
         if file.suffix not in arrays.HDF5:
@@ -72,9 +77,9 @@ def runs_of(file: Path, name: str, fields: tuple[str, ...], axes: Axes | None) -
             if members & {"t0_fields", "t1_fields"}:
                 run = _well(root, file, name, fields)
             elif "measured_data" in members:
-                run = _measured(root, file, name)
+                run = _measured(root, file, name, fields)
             elif members & {"velocity", "Vx", "tensor"}:
-                run = _pdebench(root, members, file, name)
+                run = _pdebench(root, members, file, name, fields)
             else:
                 raise UserError(
                     f"{file}: has {listed(members)}, and not the form of The Well, PDEBench or RealPDEBench;"
@@ -111,7 +116,8 @@ def _well(root: h5py.File, file: Path, name: str, fields: tuple[str, ...]) -> Ru
             f"{file}: has a {listed([grid])} grid of {listed(spatial)}; symbench knows flat grids of two dimensions"
         )
     coordinates = [_values(dimensions, dimension) for dimension in spatial]
-    types = {_text(bc.attrs["bc_type"]).upper() for bc in _groups(hdf5.group(root, "boundary_conditions"))}
+    edges = hdf5.group(root, "boundary_conditions")
+    types = {_text(hdf5.group(edges, edge).attrs["bc_type"]).upper() for edge in _members(edges)}
     names = [_text(parameter) for parameter in root.attrs.get("simulation_parameters", ())]
     spacing, axes = _grid(file, RUNS, coordinates)
     return Run(
@@ -128,11 +134,11 @@ def _well(root: h5py.File, file: Path, name: str, fields: tuple[str, ...]) -> Ru
     )
 
 
-def _pdebench(root: h5py.File, members: set[str], file: Path, name: str) -> Run:
+def _pdebench(root: h5py.File, members: set[str], file: Path, name: str, wanted: tuple[str, ...]) -> Run:
     coordinates = [_values(root, f"{axis}-coordinate") for axis in "xyt" if f"{axis}-coordinate" in members]
     fields = ("velocity",) if "velocity" in members else ("Vx", "Vy") if "Vx" in members else ("tensor",)
-    if not set(fields) <= members or len(coordinates) not in (0, 3):
-        raise UserError(f"{file}: has {listed(members)}; {POSSIBLE}")
+    if not set(fields) <= members or wanted not in ((), fields) or len(coordinates) not in (0, 3):
+        raise UserError(f"{file}: has {listed(members)}, of which {' and '.join(fields)} may be a velocity; {POSSIBLE}")
     if fields == ("tensor",) and hdf5.dataset(root, "tensor").ndim != len(RUNS):
         shape = hdf5.dataset(root, "tensor").shape
         raise UserError(f"{file}: tensor has the shape {shape}, a scalar; {POSSIBLE}")
@@ -153,11 +159,11 @@ def _pdebench(root: h5py.File, members: set[str], file: Path, name: str) -> Run:
     )
 
 
-def _measured(root: h5py.File, file: Path, name: str) -> Run:
+def _measured(root: h5py.File, file: Path, name: str, wanted: tuple[str, ...]) -> Run:
     measured = hdf5.group(root, "measured_data")
     members = _members(measured)
-    if not {"u", "v"} <= members:
-        raise UserError(f"{file}: measured_data has {listed(members)}, and no u and v; {POSSIBLE}")
+    if not set(UV) <= members or wanted not in ((), UV):
+        raise UserError(f"{file}: measured_data has {listed(members)}, of which u and v are a velocity; {POSSIBLE}")
     places = {key: place for place in (measured, root) for key in _members(place)}
     grids = [_values(places[key], key) for key in "xy" if key in places]
     times = _values(places["t"], "t") if "t" in places else np.empty(0)
@@ -165,33 +171,38 @@ def _measured(root: h5py.File, file: Path, name: str) -> Run:
         file,
         name,
         "RealPDEBench",
-        ("measured_data/u", "measured_data/v"),
+        tuple(f"measured_data/{component}" for component in UV),
         Axes(ROWS),
-        others=tuple(members - {"u", "v"}),
+        others=tuple(members - set(UV)),
     )
     return _on_grid(run, grids, times)
 
 
-def _arrow(file: Path, name: str) -> Iterator[Run]:
+def _arrow(file: Path, name: str, wanted: tuple[str, ...], axes: Axes | None) -> Iterator[Run]:
+    if wanted not in ((), UV):
+        raise UserError(f"{file}: has {' and '.join(wanted)}, but u and v are the velocity; {POSSIBLE}")
     for number, row in enumerate(arrow.rows(file)):
-        shapes = [velocity.shape for velocity in row.arrays(("u", "v"))]
-        sizes = Axes(ROWS).sizes(shapes, str(file))
-        grids = [grid for key in "xy" if (grid := row.numbers(key, "<f8")).size == sizes["x"] * sizes["y"]]
+        shapes = [velocity.shape for velocity in row.arrays(UV)]
+        order = axes or Axes(ROWS)
+        sizes = order.sizes(shapes, str(file))
         others = tuple({"p", "vo"} & set(row.columns))
-        run = Run(file, f"{name}/{row.value('sim_id')}", "RealPDEBench", ("u", "v"), Axes(ROWS), number, others=others)
+        run = Run(file, f"{name}/{row.value('sim_id')}", "RealPDEBench", UV, order, number, others=others)
         run = replace(run, frames=sizes["t"], grid=(sizes["x"], sizes["y"]))
-        yield _on_grid(run, [grid.reshape(shapes[0][1:]) for grid in grids], row.numbers("t", "<f8"))
+        grids = [row.numbers(key, "<f8") for key in "xy"]
+        known = axes is None and all(grid.size == sizes["x"] * sizes["y"] for grid in grids)
+        yield _on_grid(run, [grid.reshape(shapes[0][1:]) for grid in grids if known], row.numbers("t", "<f8"))
 
 
 def _on_grid(run: Run, grids: Sequence[NDArray[Any]], times: NDArray[Any]) -> Run:
     """Run of RealPDEBench with the order of its rows and columns as `grids`, x and y at each point, have them."""
     if len(grids) == 2 and all(grid.ndim == 2 and min(grid.shape) > 1 for grid in grids):
         x, y = grids
-        along_rows = abs(x[-1, 0] - x[0, 0]) > abs(x[0, -1] - x[0, 0])
-        letters = "txy" if along_rows else ROWS
-        spacing, axes = _grid(run.file, letters, (x[:, 0], y[0]) if along_rows else (x[0], y[:, 0]))
-        grid = run.grid if letters == ROWS else run.grid[::-1]
-        run = replace(run, axes=axes, spacing=spacing, grid=grid)
+        if abs(x[-1, 0] - x[0, 0]) > abs(x[0, -1] - x[0, 0]):  # x changes from row to row
+            spacing, axes = _grid(run.file, "txy", (x[:, 0], y[0]))
+            run = replace(run, axes=axes, spacing=spacing, grid=run.grid[::-1])
+        else:
+            spacing, axes = _grid(run.file, ROWS, (x[0], y[:, 0]))
+            run = replace(run, axes=axes, spacing=spacing)
     return replace(run, time_step=_step(run.file, "time", times)[0])
 
 
@@ -252,8 +263,3 @@ def _members(group: h5py.Group) -> set[str]:
 
 def _group_members(root: h5py.Group, name: str) -> set[str]:
     return _members(hdf5.group(root, name)) if name in _members(root) else set()
-
-
-def _groups(group: h5py.Group) -> Iterator[h5py.Group]:
-    for name in _members(group):
-        yield hdf5.group(group, name)

@@ -37,6 +37,9 @@ def test_what_is_no_velocity_is_refused_with_what_is_possible(tmp_path: Path) ->
     for fields in ("density", "velocity,density"):
         assert "vectors: velocity; scalars: density" in (message := refusal("well.h5", "--field", fields))
         assert possible in message
+    with h5py.File(tmp_path / "gas.h5", "w") as file:
+        file["Vx"], file["Vy"], file["density"] = FLOW[..., 0], FLOW[..., 1], FLOW[..., 0]
+    assert "has Vx, Vy, density, of which Vx and Vy may be a velocity" in refusal("gas.h5", "--field", "density")
     np.save(tmp_path / "scalar.npy", FLOW[..., 0])
     np.save(tmp_path / "three.npy", np.zeros((2, 20, 8, 8, 3)))
     assert possible in refusal("scalar.npy", "--axes", "ntxy")
@@ -52,6 +55,7 @@ def test_what_is_no_velocity_is_refused_with_what_is_possible(tmp_path: Path) ->
         (("flow.npy",), r"for the shape \(4, 20, 12, 8, 2\); --axes ntxyc: run, time"),
         (("flow.npy", "--axes", "ntxy"), "1 arrays with the axes ntxy are no velocity"),
         (("flow.npy", "--axes", "tnxycc"), "--axes tnxycc: must have t, x and y once"),
+        (("flow.npy", "--axes", "ntxyc", "--field", "u,v"), "has one array, without a name: no --field is needed"),
         (("flow.npy", "--axes", "cntxy"), "has 4 components"),
         (("nowhere", "--axes", "ntxyc"), "nowhere: no such file or folder"),
         (("empty", "--axes", "ntxyc"), "holds 0 files .npy, .npz, .h5"),
@@ -162,7 +166,7 @@ def uneven(folder: Path) -> None:
 def test_a_file_that_cannot_be_used_gives_one_line(make: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     make(tmp_path)
     (bad,) = (path for path in tmp_path.iterdir() if path.name.startswith("bad"))
-    axes = () if bad.suffix == ".h5" else ("--axes", "ntxyc", "--field", "" if bad.suffix != ".npz" else "u,v")
+    axes = {".npz": ("--axes", "ntxy", "--field", "u,v"), ".h5": ()}.get(bad.suffix, ("--axes", "ntxyc"))
     assert re.search(message, refusal(bad.name, *axes))
 
 

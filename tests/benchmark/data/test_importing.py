@@ -1,5 +1,6 @@
 """Import of data of others: one flow, written in each form, comes back with x and y, u and v where they belong."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,16 @@ def test_the_first_suite_has_five_models_and_its_cells_run(tmp_path: Path) -> No
     done = call(["symbench", "run", "flows.yaml", "--only", "model=[persistence,convnet],seed=0", "--parallel", "1"])
     assert "2 cells run, 0 were finished, 0 failed" in done.stdout, done.stderr
     assert call(["symbench", "data", "check", "flows.yaml"]).stdout.endswith("level_0.h5: in order\n")
+
+
+def test_a_model_of_simulated_runs_is_tested_on_measured_ones(tmp_path: Path) -> None:
+    imported(*measured(tmp_path))
+    assert call(["symbench", "run", "flows.yaml", "--only", "model=persistence", "--parallel", "1"]).returncode == 0
+    (row,) = json.loads(call(["symbench", "leaderboard", "flows.yaml", "--only", "model=persistence", "--json"]).stdout)
+    steps = row["protocol"]["test_steps"]
+    starts = range(0, FRAMES - steps, steps // 2)
+    errors = [FLOW[3, start + 1 : start + 1 + steps] - FLOW[3, start] for start in starts]
+    assert row["metrics"]["rmse_domain"]["mean"] == pytest.approx(np.sqrt(np.square(errors).mean()), rel=1e-5)
 
 
 def test_the_card_names_source_licence_and_command(tmp_path: Path) -> None:
