@@ -118,13 +118,15 @@ class ModelChoice(Extended):
     def settings(self) -> dict[str, Any]:
         """Fields of the Config, and the version from 2 on.
 
-        A nested network gives its name and its fields by dotted names, as `network.hidden`.
+        A nested network gives its name and its fields by dotted names, as `network.hidden`; without fields its version,
+        by which it is told from a text.
         """
         flat: dict[str, Any] = {} if self.version == 1 else {"version": self.version}
         for key, value in self.config.items():
             if is_network(value):
                 inner = ModelChoice(**value)
-                flat |= {key: inner.name, **{f"{key}.{field}": own for field, own in inner.settings().items()}}
+                fields = inner.settings() or {"version": inner.version}
+                flat |= {key: inner.name, **{f"{key}.{field}": own for field, own in fields.items()}}
             else:
                 flat[key] = value
         return flat

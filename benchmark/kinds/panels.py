@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Frames = NDArray[np.float32]
 Planes = tuple[Frames, Frames, Frames]
 """Truth, prediction and error of each step, (S, X, Y), 0 or more."""
-PIXELS, RADIUS = 96, 3.5
+PIXELS, RADIUS = 144, 5.5
 """Side of a picture of particles, and radius of a particle in it."""
 
 
@@ -32,7 +32,7 @@ def _of_fields(truth: Frames, prediction: Frames) -> Planes:
 
 
 def _of_particles(truth: Frames, prediction: Frames) -> Planes:
-    reach = 1.1 * float(np.abs(truth[..., :2]).max()) or 1.0
+    reach = 1.2 * float(np.abs(truth[..., :2]).max()) or 1.0
     error = np.linalg.norm(prediction - truth, axis=-1)
     speeds = (np.linalg.norm(states[..., 3:], axis=-1) for states in (truth, prediction))
     seen, forecast = (_discs(states, values, reach) for states, values in zip((truth, prediction), speeds, strict=True))
@@ -40,11 +40,11 @@ def _of_particles(truth: Frames, prediction: Frames) -> Planes:
 
 
 def _discs(states_SN6: Frames, values_SN: Frames, reach: float) -> Frames:
-    """Discs with these values at the places of the particles in the x-y plane; the largest value is in front."""
+    """Discs with these values, and soft edges, at the particles in the x-y plane; the largest value is in front."""
     places = (np.nan_to_num(states_SN6[..., :2]) / reach + 1) * (PIXELS / 2)
     x, y = np.meshgrid(*2 * [np.arange(PIXELS) + 0.5], indexing="ij")
     distance = np.hypot(x - places[..., 0, None, None], y - places[..., 1, None, None])
-    return (values_SN[..., None, None] * (distance < RADIUS)).max(1).astype(np.float32)
+    return (values_SN[..., None, None] * np.clip(RADIUS + 0.5 - distance, 0, 1)).max(1).astype(np.float32)
 
 
 PANELS: Mapping[str, Panels] = {

@@ -171,6 +171,17 @@ def test_a_model_of_particles_passes_the_contract_and_gets_its_row(data: Path, t
         for metric in ("rmse_future", "model_equivariance_error", "strict_floor", "data_equivariance_error"):
             assert metric in board.output
         assert "Particles in the x-y plane" in html.read_text("utf-8")
+        suite = str(tmp_path / "ions.yaml")
+        for command in (
+            ["publish", suite, "--into", str(tmp_path / "boards")],
+            ["verify", str(tmp_path / "boards" / "ions"), "--cells", "1"],
+            ["compare", "toy_particles", "remul", "--suite", suite],
+            ["data", "card", "trapped_ions"],
+        ):
+            discovery.replace_plugins(())  # as in a process of its own
+            done = CliRunner().invoke(cli, [*command, *store])
+            assert done.exit_code == 0, (command, done.output)
+        discovery.add_plugin(tmp_path / "toy_particles.py")
         slow = ("two_ranks_equal_one", "two_ranks_equal_one_with_batch_norm", "keeps_to_its_device")
         for one in checks.CHECKS:
             if one.name not in slow:
