@@ -22,6 +22,7 @@ from benchmark.cli.options import (
     suite_argument,
 )
 from benchmark.data import dataset_registry
+from benchmark.data.dataset import IMPORTED, STORAGE
 from benchmark.data.paths import Field, data_path
 from benchmark.errors import MachineError, UserError, unknown_name
 from benchmark.files import data_folder, write_json, write_text
@@ -278,8 +279,6 @@ def _of_suite(suite: str, store_folder: Path, overrides: Iterable[str] = ()) -> 
 
 def _fields(name: str, store_folder: Path) -> list[Field]:
     """Fields of a suite, or fields of a dataset in the store."""
-    from benchmark.data.dataset import IMPORTED
-
     if name not in dataset_registry.dataset_names():
         known = [*suites.available(), *suites.kept(store_folder)]
         if Path(name).suffix not in {".yaml", ".yml"} and name not in known:
@@ -339,7 +338,8 @@ def _draw_errors(descriptions: list[dict[str, Any]], store_folder: Path) -> list
     first = descriptions[0]
     path = data_folder(store_folder) / first["dataset"] / first["preset"] / "pictures" / "symmetry_breaking.png"
     meaning = dataset_registry.dataset(first["dataset"]).level_meaning
-    return [path] if symmetry_breaking([LevelErrors.of(one) for one in descriptions], path, meaning) else []
+    points, unit = [LevelErrors.of(one) for one in descriptions], STORAGE[first["kind"]].error_unit
+    return [path] if symmetry_breaking(points, path, meaning, unit) else []
 
 
 def _print_splits(name: str, store_folder: Path) -> None:

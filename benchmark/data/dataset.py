@@ -41,6 +41,13 @@ class Preset:
     axes: ClassVar[tuple[str, ...]] = ("run", "time", "component", "x", "y")
     units: ClassVar[Mapping[str, str]] = {"field": "length / time", "spacing": "length", "time_step": "time"}
     shape_names: ClassVar[str] = "components, height and width"
+    on_grid: ClassVar[bool] = True
+    error_unit: ClassVar[str] = "field units"
+    error_meaning: ClassVar[str] = "Field units are those of the dataset's velocity."
+    strictness: ClassVar[str] = (
+        "For quarter turns, and in a periodic box, a strict model stays at round-off; walls and interpolation add to"
+        " it."
+    )
 
     height: int
     width: int
@@ -65,6 +72,10 @@ class ParticlePreset:
     axes: ClassVar[tuple[str, ...]] = ("run", "time", "particle", "position and velocity")
     units: ClassVar[Mapping[str, str]] = {"field": "length, and length / time", "time_step": "time"}
     shape_names: ClassVar[str] = "particles and numbers of each"
+    on_grid: ClassVar[bool] = False
+    error_unit: ClassVar[str] = "data units"
+    error_meaning: ClassVar[str] = "Errors are of positions and velocities together, in the units of the data."
+    strictness: ClassVar[str] = "A strict model stays at round-off, since every turn is exact."
 
     particles: int
     frames: int
@@ -83,7 +94,15 @@ class ParticlePreset:
 
 AnyPreset = Preset | ParticlePreset
 STORAGE: Mapping[str, type[Preset] | type[ParticlePreset]] = {size.kind: size for size in (Preset, ParticlePreset)}
-"""Kind of state -> the class of its presets, which names axes and units of its data files."""
+"""Kind of state -> the class of its presets, which names axes and units of its data files, and errors on boards."""
+
+GROUPS: Mapping[str, str] = {
+    "C4": "quarter turns",
+    "translation": "translations",
+    "scale": "changes of scale",
+    "O": "the 24 turns of the cube",
+}
+"""Symmetry of level 0 in words."""
 
 TINY = Preset(16, 16, 24)
 """Preset to try a suite in seconds, and for the tests; too coarse for a statement about models."""
@@ -238,6 +257,13 @@ class Dataset(ABC):
         Each gives F(x) - (P F)(x) for some states x, after 1, 2, ... frames: (state, time, ...).
         """
         return ()
+
+    def breaking_map(self, level: Level, preset: str) -> NDArray[np.float64] | None:
+        """What breaks the symmetry at each cell (X, Y), in any unit, to be compared with maps of relaxed layers.
+
+        None, the default: nothing does at this level, or it is no function of the place.
+        """
+        return None
 
     def splits(self, protocol: Protocol, preset: str) -> Mapping[SplitName, Split]:
         """Windows of each split. UserError: the frames or runs do not hold a window of the protocol."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import h5py
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from benchmark.data.hdf5 import array, group
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _GROUP = "relaxation_modes"
 ITERATIONS = 50
@@ -34,6 +34,31 @@ class Relaxation:
     map: NDArray[np.float64]
     size: float
     explained: float
+
+
+@runtime_checkable
+class DeclaresPlaces(Protocol):
+    """Layer, or model, that says itself which of its weights act at which place."""
+
+    def relaxed_weight(self) -> Tensor:
+        """Weights that act at each place, deviations included: (X, Y, numbers). Places are pixels or in a kernel."""
+
+
+def relaxations_of(model: nn.Module, grid: tuple[int, int]) -> list[Relaxation]:
+    """Relaxed layers of a model: those that declare their weights, then those recognised by names.
+
+    Raises ValueError if a layer declares what is not (X, Y, numbers).
+    """
+    modules = [(name, module) for name, module in model.named_modules() if isinstance(module, DeclaresPlaces)]
+    declared = {name: module.relaxed_weight() for name, module in modules}
+    for name, weight in declared.items():
+        if weight.ndim != 3:
+            shape = tuple(weight.shape)
+            raise ValueError(f"relaxed_weight of {name or 'the model'} is {shape}, expected (X, Y, numbers)")
+    inside = tuple(f"{name}." if name else "" for name in declared)
+    others = {name: weight for name, weight in model.state_dict().items() if not name.startswith(inside)}
+    layers = [_mode(name or type(model).__name__, weight.detach()) for name, weight in declared.items()]
+    return [*layers, *relaxations(others, grid)]
 
 
 def share_of_relaxation(layers: Sequence[Relaxation]) -> float:

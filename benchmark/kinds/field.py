@@ -10,7 +10,7 @@ from benchmark.data.dataset import Dataset
 from benchmark.data.layout import StoredField
 from benchmark.evaluation.evaluate import Ranks
 from benchmark.evaluation.flow import Box, FlowError
-from benchmark.evaluation.relaxation import Relaxation, relaxations
+from benchmark.evaluation.relaxation import Relaxation, relaxations_of
 from benchmark.evaluation.symmetry import symmetry_metrics
 from benchmark.groups import mirror, rotate
 from benchmark.kinds.kind import Action, Kind, SplitWindows, relative_error
@@ -91,6 +91,6 @@ class Field(Kind):
         """Errors over the elements of `benchmark.groups`, see `benchmark.evaluation.symmetry`."""
         return symmetry_metrics(model, dataset, model.task.grid, windows, world)
 
-    def relaxations(self, state: Mapping[str, Tensor], task: Task) -> list[Relaxation]:
+    def relaxations(self, model: Baseline, task: Task) -> list[Relaxation]:
         """Layers whose weights differ from place to place."""
-        return [*relaxations(state, (task.height, task.width))]
+        return relaxations_of(model, (task.height, task.width))

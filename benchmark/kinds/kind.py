@@ -65,8 +65,8 @@ class Kind(ABC):
         """Equivariance errors of a trained model, by their names in a record; None where undefined."""
 
     @abstractmethod
-    def relaxations(self, state: Mapping[str, Tensor], task: Any) -> list[Relaxation]:
-        """Relaxed layers in a state dict, for a picture."""
+    def relaxations(self, model: Baseline, task: Any) -> list[Relaxation]:
+        """Relaxed layers of a trained model, for a picture."""
 
 
 def relative_error(difference: Tensor, scale: Tensor) -> float:

@@ -139,6 +139,6 @@ class Particles(Kind):
             metrics |= discovery_metrics(model, dataset.trap(1), windows["validation"])
         return metrics
 
-    def relaxations(self, state: Mapping[str, Tensor], task: ParticleTask) -> list[Relaxation]:
+    def relaxations(self, model: Baseline, task: ParticleTask) -> list[Relaxation]:
         """None: no weight of a model of particles belongs to a place."""
         return []

@@ -77,7 +77,7 @@ def run_cell(
         if tuning:
             recorder.finish("done", {"rmse_validation": progress.best_rmse, **measured})
             return
-        has_weights = model.trained
+        has_weights, trained = model.trained, model
         model, seen = physical(model, windows, layout)
         metrics = _evaluate(experiment, model, stored, seen, world) | measured
         metrics |= _data_errors(stored, cell.protocol.test_steps)
@@ -86,7 +86,7 @@ def run_cell(
             trivial = trivial_forecast(metrics["rmse_validation"], experiment.task, windows["validation"], world)
         if world.is_main:
             examples = [example_rollouts(model, seen[at], at, EXAMPLES, cell.train.precision) for at in TEST_SPLITS]
-            layers = _relaxations(progress, experiment)
+            layers = _relaxations(trained, experiment)
             metrics |= {"relaxation": share_of_relaxation(layers)} if layers else {}
             recorder.rollouts(examples, cell.dataset.grid, layers)
     finite = {key: value for key, value in metrics.items() if _is_finite(value)}
@@ -126,10 +126,10 @@ def _evaluate(
     return metrics
 
 
-def _relaxations(progress: Progress, experiment: Experiment) -> list[Relaxation]:
+def _relaxations(model: Baseline, experiment: Experiment) -> list[Relaxation]:
     """Relaxed layers of the best epoch, for a picture."""
     try:
-        return KINDS[experiment.task.kind].relaxations(progress.best_model, experiment.task)
+        return KINDS[experiment.task.kind].relaxations(model, experiment.task)
     except Exception as error:  # noqa: BLE001 - a plug-in may give the names of our weights to others
         warnings.warn(f"no picture of the relaxed weights: {type(error).__name__}: {error}", stacklevel=2)
         return []

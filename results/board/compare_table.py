@@ -11,6 +11,7 @@ from rich.text import Text
 from benchmark.terminal import titled
 from results.board.compare import Compared, Pair
 from results.board.contests import claim, effect_text
+from results.board.notes import size_of, unit_of
 from results.board.quantities import METRICS
 from results.statistics.multiple_comparisons import SIGNIFICANT
 
@@ -19,9 +20,9 @@ MOST_VALUES = 4
 
 def to_table(compared: Compared) -> Group:
     """Tables of the pairs and of what differs, a summary, and the rows without a partner; fits 120 columns."""
-    metric = METRICS[compared.metric]
+    metric, unit = METRICS[compared.metric], unit_of(compared.metric, {row.dataset for row in compared.first.rows})
     parts: list[RenderableType] = [
-        Text(f"A: {compared.first.name}\nB: {compared.second.name}\n{metric.title} ({metric.unit})\n")
+        Text(f"A: {compared.first.name}\nB: {compared.second.name}\n{metric.title} ({unit})\n")
     ]
     if compared.warning:
         parts.append(Text(f"{compared.warning}\n", style="bold yellow"))
@@ -72,7 +73,7 @@ def _claim(compared: Compared) -> str:
 def _pairs(compared: Compared, pairs: Sequence[Pair]) -> Table:
     """Table of the pairs of one dataset."""
     dataset, preset, grid = pairs[0].first.panel
-    table = titled(f"{dataset} ({preset}, {grid}), {pairs[0].first.test_runs or 'unknown'} test runs")
+    table = titled(f"{dataset} ({size_of(dataset, preset, grid)}), {pairs[0].first.test_runs or 'unknown'} test runs")
     models = any(pair.first.label != compared.first.name for pair in compared.pairs)
     table.add_column("Level", justify="right", no_wrap=True)
     if models:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.cell import TestRuns
+from results.board.notes import size_of
 from results.board.quantities import BY_RUN, METRICS, tested_as, written, written_error
 from results.board.row import Row, merits, samples
 from results.statistics.bootstrap import Estimate
@@ -250,10 +251,11 @@ class BoardTests:
                         key = (*first.panel, first.terms, rival)
                         texts[key].append(f"level {first.level}: {_lead(test, self.metric)}")
         many = len({key[:-1] for key in texts}) > 1
-        return [
-            f"Relaxed against {rival}{f' on {name} ({preset}, {grid}), {terms}' if many else ''}: {'; '.join(levels)}."
-            for (name, preset, grid, terms, rival), levels in texts.items()
-        ]
+        sentences = []
+        for (name, preset, grid, terms, rival), levels in texts.items():
+            where = f" on {name} ({size_of(name, preset, grid)}), {terms}" if many else ""
+            sentences.append(f"Relaxed against {rival}{where}: {'; '.join(levels)}.")
+        return sentences
 
 
 def effect_text(test: PairTest | None, metric: str) -> str:

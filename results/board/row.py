@@ -14,7 +14,7 @@ from benchmark.errors import UserError
 from benchmark.models.task import TASKS
 from benchmark.suite.facts import dataset_facts, model_facts
 from benchmark.training.recorder import NOT_LEARNED, State
-from results.board.notes import MARK, difference_from_paper
+from results.board.notes import MARK, difference_from_paper, group_words, size_of
 from results.board.quantities import (
     BY_RUN,
     BY_WALLS,
@@ -173,6 +173,17 @@ class Row:
     def panel(self) -> tuple[str, str, str]:
         """Dataset, preset and grid: the rows that are shown in one table."""
         return self.dataset, self.preset, self.grid
+
+    @property
+    def size(self) -> str:
+        """Preset, and the grid of a state that lies on one."""
+        return size_of(*self.panel)
+
+    @property
+    def test_words(self) -> str:
+        """Kind of the test runs, and the group of the data error, as in a heading."""
+        group = group_words(self.dataset)
+        return f"{self.test_runs or 'unknown'} test runs" + (f", data error over {group}" if group else "")
 
     @property
     def terms(self) -> str:

@@ -13,7 +13,7 @@ from benchmark.terminal import titled
 from results.board.contests import BoardTests, claim
 from results.board.differences import provenance_notes
 from results.board.leaderboard import best
-from results.board.notes import paper_notes, symmetry_notes
+from results.board.notes import paper_notes, symmetry_notes, unit_of
 from results.board.quantities import METRICS, symmetry_metric, with_neighbours, written
 from results.board.row import Row, written_numbers
 from results.board.standings import Standings
@@ -56,7 +56,9 @@ class _Panel:
         self.columns = [name for name in columns if name in recorded or name not in OPTIONAL or name == metric]
         self.tests = BoardTests(rows, metric)
         self.numbers = {name: self._numbers(name) for name in self.columns}
-        self.heads = {name: f"{fill(METRICS[name].title, 12)}\n{METRICS[name].unit}" for name in self.columns}
+        self.heads = {
+            name: f"{fill(METRICS[name].title, 12)}\n{unit_of(name, [rows[0].dataset])}" for name in self.columns
+        }
         self.groups = [letters[:4] for letters in self.tests.letters]
         self.seeds = [f"{row.count('done')}/{len(row.seeds)}" for row in rows]
         self.one_protocol = len({row.terms for row in rows}) == 1
@@ -92,10 +94,9 @@ class _Panel:
         return shown, max(NARROWEST, NARROW - GAP + room - sum(widths[name] for name in shown))
 
     def _title(self) -> str:
-        dataset, preset, grid = self.rows[0].panel
-        runs = self.rows[0].test_runs or "unknown"
-        terms = f"{self.rows[0].terms}, " if self.one_protocol else ""
-        return f"{dataset} ({preset}, {grid}), {terms}{runs} test runs: {METRICS[self.metric].title}"
+        first = self.rows[0]
+        terms = f"{first.terms}, " if self.one_protocol else ""
+        return f"{first.dataset} ({first.size}), {terms}{first.test_words}: {METRICS[self.metric].title}"
 
     def _heading(self, row: Row) -> str:
         return f"level {row.level}" + ("" if self.one_protocol else f", {row.terms}")

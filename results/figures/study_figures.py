@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from benchmark.suite.study import Study
+from results.board.notes import unit_of
 from results.board.row import family_and_source
 from results.figures.figures import INK, Plot, family_style
 from results.figures.plot import DASH, Axis, Series, Style, chart
@@ -28,6 +29,7 @@ def _learning_curves(study: Study, trials: Sequence[Trial]) -> str | None:
     best = best_trial(trials)
     style = family_style(family_and_source(study.model.name)[0])
     series = []
+    unit = unit_of("rmse_validation", [study.dataset.name])
     for trial in sorted(trials, key=lambda trial: (trial is best, trial.note.by == "default")):
         marked = trial is best or trial.note.by == "default"
         name = f"trial {trial.note.number}" + (" (default)" if trial.note.by == "default" else "")
@@ -43,4 +45,4 @@ def _learning_curves(study: Study, trials: Sequence[Trial]) -> str | None:
                 ),
             )
         )
-    return chart(series, Axis("epoch (count)", integer=True), Axis("lowest validation RMSE (field units)", log=True))
+    return chart(series, Axis("epoch (count)", integer=True), Axis(f"lowest validation RMSE ({unit})", log=True))

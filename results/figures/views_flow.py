@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from results.board.notes import unit_of
 from results.board.quantities import METRICS, Statistic
 from results.board.row import Row
 from results.figures.figures import DASHED, Plot, ends, few, hint
 from results.figures.plot import Axis, Series, Style, chart
-from results.figures.views_symmetry import BAND, beside_truth, missing
+from results.figures.views_symmetry import BAND, axis_of, beside_truth, missing
 
 WAVES, ENERGY = Axis("wave number (waves in the box)", log=True), Axis("energy (field units²)", log=True)
 COSTS = (
@@ -29,7 +30,11 @@ def by_step(rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: 
         "Error by rolled-out step",
         f"Later frames of the runs seen; {where}. {BAND}{note}",
         _curves(
-            kept, "rmse_future_by_step", look, Axis("rolled-out step (count)", integer=True), Axis("RMSE (field units)")
+            kept,
+            "rmse_future_by_step",
+            look,
+            Axis("rolled-out step (count)", integer=True),
+            Axis(f"RMSE ({unit_of('rmse_future', {row.dataset for row in rows})})"),
         ),
     )
 
@@ -94,7 +99,7 @@ def _pareto(
         f"{METRICS[metric].title} against {cost_label.partition(' (')[0]}",
         f"At {where}. Dashed: the Pareto front, the models that no other beats in both; models that lack a seed are not"
         " on it. Bars: 95 % bootstrap interval over seeds.",
-        chart(series, Axis(cost_label, log=True), Axis(f"{METRICS[metric].title} ({METRICS[metric].unit})")),
+        chart(series, Axis(cost_label, log=True), axis_of(rows, metric)),
         reason=NOT_MEASURED.get(cost, Plot.reason),
         folded=cost == "flops",
     )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import floor, isfinite, log10
 
 from results.board.contests import MEMBER, family_members
-from results.board.notes import group_of
+from results.board.notes import group_of, group_words, storage_of, unit_of
 from results.board.quantities import METRICS, SKILLS, written
 from results.board.row import Row
 from results.figures.figures import DASHED, Plot, Sheet, ends, family_style, few, hint
@@ -19,8 +19,7 @@ from results.statistics.crossing import Crossing, crossing, slope_and_rank
 ROUND_OFF = 1e-5
 """Relative equivariance error of a roll-out below which a model is strict up to round-off (single precision)."""
 DATA, FLOOR = "data_equivariance_error", "strict_floor"
-DATA_AXIS = Axis("measured data equivariance error (field units)")
-RELATIVE_AXIS = Axis("measured data error / mean |field| (1)")
+RELATIVE_AXIS = Axis("measured data error / mean |state| (1)")
 BAND = "Bands: 95 % bootstrap interval over seeds, none for a single seed."
 
 
@@ -29,12 +28,12 @@ def error_of_models(rows: Sequence[Row], metric: str, look: Mapping[str, Style])
     kept, note = few(rows, metric)
     series, floor = _by_label(kept, DATA, metric, look), _floor(rows, metric)
     if metric in SKILLS:
-        note += " 0 is the best trivial forecast (persistence or linear) of the level, 1 a perfect one."
+        note += " 0 is the best trivial forecast of the level, 1 a perfect one."
     return Plot(
         "skill-of-models" if metric in SKILLS else "error-of-models",
         f"{METRICS[metric].title} against the measured symmetry breaking of the data",
         f"{BAND}{_floor_note(floor)} Only finished seeds count; the table names the others.{note}",
-        chart([*series, *floor], DATA_AXIS, _axis(metric), from_zero=True),
+        chart([*series, *floor], data_axis(rows), axis_of(rows, metric), from_zero=True),
         reason=missing(rows),
     )
 
@@ -55,7 +54,7 @@ def error_of_families(rows: Sequence[Row], metric: str) -> Plot:
         "error-of-families",
         f"{METRICS[metric].title} of each family",
         f"{MEMBER} Point at a marker for its name. {BAND}{_floor_note(floor)}",
-        chart([*series, *floor], DATA_AXIS, _axis(metric), from_zero=True),
+        chart([*series, *floor], data_axis(rows), axis_of(rows, metric), from_zero=True),
         reason=missing(rows),
     )
 
@@ -86,15 +85,15 @@ def symmetry_kept(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -
     series = _by_label(kept, f"{DATA}_relative", ours, look)
     least = _least([value for one in series for value in one.y])
     over, short = ("over a rolled-out test window", "rolled out") if ours == rollout else ("in one step", "one step")
-    axis = Axis(f"model error / mean |field| (1), {short}", log=True, least=least)
+    axis = Axis(f"model error / mean |state| (1), {short}", log=True, least=least)
     if least is not None:
         note += f" The axis ends at {least:.0e}: strict models, whose error is round-off, are drawn there."
     caption = (
         f"Error of the model: mean |F(gx) - g F(x)| {over}. Error of the data: difference between two whole"
         " simulations, one with the transformed set-up, which grows with every frame. The two differ in kind, so equal"
-        " numbers mean nothing; look at whether the model's error follows that of the data. For quarter turns, and in a"
-        " periodic box, a strict model stays at round-off; walls and interpolation add to it. The error of a model that"
-        " learns the right amount rises with that of the data, and is small for symmetric data."
+        " numbers mean nothing; look at whether the model's error follows that of the data."
+        f" {storage_of(rows[0].dataset).strictness} The error of a model that learns the right amount rises with that"
+        " of the data, and is small for symmetric data."
         f" {BAND}{note}"
     )
     return Plot(
@@ -193,7 +192,7 @@ def where_they_cross(rows: Sequence[Row], metric: str) -> Plot:
         "crossing",
         title,
         f"{_sentence(at)} {MEMBER} {BAND}{_floor_note(floor)}",
-        chart([*series, *floor], DATA_AXIS, _axis(metric), from_zero=True, span=span, at=place),
+        chart([*series, *floor], data_axis(rows), axis_of(rows, metric), from_zero=True, span=span, at=place),
         sheet=_crossings(rows, metric),
     )
 
@@ -276,11 +275,18 @@ def beside_truth(rows: Sequence[Row], metric: str, truth_metric: str, look: Mapp
     """A metric over the data error on a logarithmic axis, a line for each label of `rows` and one for the truth."""
     points = {row.level: row for row in rows if truth_metric in row.metrics and DATA in row.metrics}
     line = _line("truth", [(row, row.metrics[truth_metric].mean) for row in points.values()])
-    return chart([*_by_label(rows, DATA, metric, look), line], DATA_AXIS, _axis(metric, log=True))
+    return chart([*_by_label(rows, DATA, metric, look), line], data_axis(rows), axis_of(rows, metric, log=True))
 
 
-def _axis(metric: str, log: bool = False) -> Axis:
-    return Axis(f"{METRICS[metric].title} ({METRICS[metric].unit})", log)
+def data_axis(rows: Sequence[Row]) -> Axis:
+    """Axis of the data error of one dataset."""
+    group = f" over {words}" if rows and (words := group_words(rows[0].dataset)) else ""
+    return Axis(f"measured data error{group} ({unit_of(DATA, {row.dataset for row in rows})})")
+
+
+def axis_of(rows: Sequence[Row], metric: str, log: bool = False) -> Axis:
+    """Axis of a metric with its unit."""
+    return Axis(f"{METRICS[metric].title} ({unit_of(metric, {row.dataset for row in rows})})", log)
 
 
 def _labelled(rows: Sequence[Row], x: str, y: str) -> dict[str, list[Row]]:

@@ -1,14 +1,17 @@
 """Atlas of the relaxation: where the weights of a relaxed layer deviate from those of the strict one."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import h5py
 import matplotlib
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.errors import MachineError
+from benchmark.data.dataset_registry import dataset
+from benchmark.errors import MachineError, UserError
 from benchmark.evaluation.relaxation import Relaxation, read_relaxations, relaxations
 from benchmark.training import checkpoint
 from results.board.row import Row
@@ -20,7 +23,7 @@ from results.store.record import Record
 MOST_MODELS, MOST_LAYERS = 3, 8
 MOST_READ = 12
 """Checkpoints that are read, since on a large board few models have such weights."""
-A_ROW, SIDE, GAP, LINE = 5, 84, 10, 18
+A_ROW, SIDE, GAP, LINE = 6, 84, 10, 18
 LARGEST_CHECKPOINT = 200_000_000
 """Largest checkpoint in bytes that is read for a picture."""
 COLORS = "RdBu_r"
@@ -31,7 +34,7 @@ def pictures(rows: Sequence[Row], symmetric: Sequence[Row], records: Mapping[str
 
     First finished seed, best epoch.
     """
-    shown: dict[str, list[tuple[str, list[Relaxation]]]] = {}
+    shown: dict[str, list[Maps]] = {}
     broken: list[str] = []
     read = 0
     for row in rows:
@@ -45,7 +48,7 @@ def pictures(rows: Sequence[Row], symmetric: Sequence[Row], records: Mapping[str
             if layers is None:
                 broken.append(f"cells/{done[0].folder.name}")
             elif layers:
-                maps.append((f"{row.label}, level {one.level}", layers[:MOST_LAYERS]))
+                maps.append(Maps(f"{row.label}, level {one.level}", layers[:MOST_LAYERS], _known(one)))
         if maps:
             shown[row.label] = maps
     unread = f". Cannot be read: {', '.join(broken)}" if broken else ""
@@ -56,14 +59,38 @@ def pictures(rows: Sequence[Row], symmetric: Sequence[Row], records: Mapping[str
         " places deviate in opposite ways, white ones do not; which is red means nothing. Below: deviation over the"
         " weights (root mean squares; 0 is the strict layer), and the share of its square that this pattern holds."
         " A network deviates wherever that helps it, at walls and by chance, too: compare with the most symmetric"
-        " level, shown first on the same scale, before you read physics in it. Layers go from input to output. Places"
-        " are pixels of the box, positions in the kernel, or group elements in a row; x to the right, y up. First"
-        f" finished seed, best epoch; {where}."
+        " level, shown first on the same scale, before you read physics in it. Known: what breaks the symmetry of the"
+        " data, where a data set has a map of it; r is its rank correlation with a pattern, without the sign. Layers go"
+        " from input to output. Places are pixels of the box, positions in the kernel, or group elements in a row; x to"
+        f" the right, y up. First finished seed, best epoch; {where}."
         f" The first {MOST_MODELS} models of the table that have such weights, among at most {MOST_READ};"
         f" at most {MOST_LAYERS} layers each{unread}.",
         _draw(shown.values()) if shown else None,
         reason=f"no finished model here has relaxed weights in its record{unread}",
     )
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Relaxed layers of one model at one level, and the map (X, Y) of what breaks the symmetry of its data, if any."""
+
+    heading: str
+    layers: Sequence[Relaxation]
+    known: NDArray[np.float64] | None
+
+    def correlation(self, layer: Relaxation) -> float | None:
+        """Rank correlation of a layer's map with the known one, without its sign; None if they cannot be compared."""
+        if self.known is None or layer.map.shape != self.known.shape or not np.ptp(layer.map):
+            return None
+        return abs(float(scipy.stats.spearmanr(layer.map.ravel(), self.known.ravel()).statistic))
+
+
+def _known(row: Row) -> NDArray[np.float64] | None:
+    """Map of what breaks the symmetry; None if the dataset has none, or is gone, or its arrays have other axes."""
+    try:
+        return dataset(row.dataset).breaking_map(row.level, row.preset) if "layout" not in row.grid else None
+    except (UserError, KeyError):
+        return None
 
 
 def _read(record: Record) -> list[Relaxation] | None:
@@ -86,23 +113,30 @@ def _read(record: Record) -> list[Relaxation] | None:
     return [one for one in relaxations(with_tensors, grid) if np.isfinite(one.map).all()]
 
 
-def _draw(models: Iterable[Sequence[tuple[str, Sequence[Relaxation]]]]) -> str:
+def _draw(models: Iterable[Sequence[Maps]]) -> str:
     """The maps of each model, with one scale for its levels."""
     parts, top = [], 0.0
     for levels in models:
-        most = max(float(abs(layer.map).max()) for _, layers in levels for layer in layers)
-        for heading, layers in levels:
-            parts.append(text(0, top + 14, heading if most else f"{heading}: strict everywhere"))
+        most = max(float(abs(layer.map).max()) for maps in levels for layer in maps.layers)
+        for maps in levels:
+            parts.append(text(0, top + 14, maps.heading if most else f"{maps.heading}: strict everywhere"))
+            panels = [(layer.map, most, _captions(maps, layer)) for layer in maps.layers]
+            if maps.known is not None and any(maps.correlation(layer) is not None for layer in maps.layers):
+                centred = maps.known - (maps.known.min() + maps.known.max()) / 2
+                panels.append((centred, float(abs(centred).max()), ["known"]))
             top += LINE
-            for one_row in (layers[start : start + A_ROW] for start in range(0, len(layers), A_ROW)):
+            for one_row in (panels[start : start + A_ROW] for start in range(0, len(panels), A_ROW)):
                 tallest = 0.0
-                for number, layer in enumerate(one_row):
-                    x, shape = number * (SIDE + GAP), layer.map.shape
+                for number, (values, limit, captions) in enumerate(one_row):
+                    x, shape = number * (SIDE + GAP), values.shape
                     tall = SIDE / 4 if shape[0] == 1 else min(SIDE * shape[1] / shape[0], 2 * SIDE)
-                    parts.append(_cells(layer.map, most, x, top, tall))
-                    parts.append(text(x, top + tall + 12, _caption(layer), 'font-size="10"'))
-                    tallest = max(tallest, tall)
-                top += tallest + 20
+                    parts.append(_cells(values, limit, x, top, tall))
+                    parts += [
+                        text(x, top + tall + 12 * line, caption, 'font-size="10"')
+                        for line, caption in enumerate(captions, start=1)
+                    ]
+                    tallest = max(tallest, tall + 12 * len(captions))
+                top += tallest + 8
         if most:
             parts.append(_cells(np.linspace(-1, 1, SIDE)[None], 1.0, 0, top, 10))
             parts.append(text(SIDE + GAP, top + 9, f"± {100 * most:.2g} % of the weights", 'font-size="10"'))
@@ -110,8 +144,10 @@ def _draw(models: Iterable[Sequence[tuple[str, Sequence[Relaxation]]]]) -> str:
     return svg(A_ROW * (SIDE + GAP), top, "".join(parts))
 
 
-def _caption(layer: Relaxation) -> str:
-    return f"{100 * layer.size:.2g} %, {100 * layer.explained:.0f} % of it" if layer.size else "strict"
+def _captions(maps: Maps, layer: Relaxation) -> list[str]:
+    size = f"{100 * layer.size:.2g} %, {100 * layer.explained:.0f} % of it" if layer.size else "strict"
+    correlation = maps.correlation(layer)
+    return [size] if correlation is None else [size, f"r {correlation:.2f}"]
 
 
 def _cells(values: NDArray[np.float64], most: float, x: float, top: float, height: float) -> str:

@@ -124,7 +124,7 @@ def _tables(rows: Sequence[Row], metric: str) -> Iterator[tuple[str, list[str], 
     winners = {name: best(rows, name) for name in {metric, "rmse_future", "rmse_domain"}}
     for contest in tests.contests:
         first = rows[contest.positions[0]]
-        heading = f"{first.dataset} ({first.preset}, {first.grid}), level {first.level}, {first.terms}"
+        heading = f"{first.dataset} ({first.size}), level {first.level}, {first.terms}"
         lines = []
         for index in contest.positions:
             row = rows[index]

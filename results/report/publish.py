@@ -20,7 +20,7 @@ from benchmark.suite import loading as suites
 from benchmark.suite.facts import model_facts
 from benchmark.suite.suite import Suite
 from benchmark.training.recorder import METRICS_VERSION
-from results.board.notes import paper_notes, symmetry_notes
+from results.board.notes import paper_notes, size_of, symmetry_notes, unit_of
 from results.board.published_board import STATISTICS, board, by_rank, read
 from results.board.quantities import METRICS, Statistic, written, written_column
 from results.board.trivial import Line, place_of, rmse_of, sentence
@@ -265,9 +265,10 @@ def _tables(document: Mapping[str, Any]) -> list[str]:
         panels[row["dataset"], row["preset"], row["grid"], f"{budget}{runs}"].append(row)
     for (dataset, preset, grid, terms), rows in panels.items():
         levels = list(dict.fromkeys(str(row["level"]) for row in rows))
+        unit, size = unit_of(document["metric"], [dataset]), size_of(dataset, preset, grid)
         for first in range(0, len(levels), MOST_COLUMNS):
             shown = levels[first : first + MOST_COLUMNS]
-            lines += ["", f"{metric.title} ({metric.unit}) on `{dataset}` ({preset}, {grid}){terms}:", ""]
+            lines += ["", f"{metric.title} ({unit}) on `{dataset}` ({size}){terms}:", ""]
             labels = dict.fromkeys(row["label"] for row in rows)
             cells = ([label, *(_cell(rows, label, level, document["metric"]) for level in shown)] for label in labels)
             lines.append(table(["model", *(f"level {level}" for level in shown)], cells))

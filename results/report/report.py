@@ -15,7 +15,7 @@ from benchmark.suite.suite import Suite
 from results.board.contests import MEMBER, BoardTests, claim, effect_text
 from results.board.differences import provenance_notes
 from results.board.leaderboard import aggregate, best
-from results.board.notes import MARK, paper_notes, symmetry_notes
+from results.board.notes import MARK, paper_notes, storage_of, symmetry_notes, unit_of
 from results.board.quantities import METRICS, Statistic, with_neighbours, written, written_error, written_statistic
 from results.board.reproduce import Commands
 from results.board.row import Row, written_numbers
@@ -23,7 +23,7 @@ from results.board.standings import overall
 from results.board.table import estimate
 from results.board.trivial import first_line, skill_of
 from results.board.tuning_ledger import HEADINGS, ledger_row, tuning_ledger, unequal_tuning, untuned_models
-from results.figures import rollouts, views_flow, views_symmetry, views_weights
+from results.figures import rollouts, views_discovery, views_flow, views_symmetry, views_weights
 from results.figures.figures import Plot, styles
 from results.figures.plot import Style, standalone
 from results.figures.study_figures import figures_of as study_figures
@@ -117,6 +117,7 @@ class Report:
         recorded = {name for row in rows for name in row.metrics}
         columns = [name for name in columns if name in recorded or name in ALWAYS or name == metric]
         numbers = {name: written_numbers(rows, name) for name in columns}
+        datasets = [*dict.fromkeys(row.dataset for row in rows)]
         tests, place = BoardTests(rows, metric), {id(row): index for index, row in enumerate(rows)}
         environment = Environment(
             loader=PackageLoader("results.report"),
@@ -125,19 +126,21 @@ class Report:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        environment.globals |= HELPERS
         environment.filters["svg"] = Markup  # safe: `plot` escapes every name in its SVG
         environment.filters["foldable"] = lambda name: escape(name).replace("_", Markup("_<wbr>"))
         return environment.get_template("report.html").render(
             suite=suite.name,
             metric_name=metric,
             metric=METRICS[metric],
-            columns=[(name, METRICS[name]) for name in columns],
+            columns=[(name, METRICS[name], unit_of(name, datasets)) for name in columns],
+            metric_unit=unit_of(metric, datasets),
+            error_meanings=[*dict.fromkeys(storage_of(dataset).error_meaning for dataset in datasets)],
             rows=rows,
             detailed=detailed,
             most_detailed=MOST_DETAILED,
             winners={name: best(rows, name) for name in ("rmse_future", "rmse_domain", metric)},
             groups=tests.letters,
-            tooltip=_tooltip,
             verdicts=[
                 (one, "-" if one.best is None else numbers[metric][place[id(one.best)]]) for one in tests.verdicts
             ],
@@ -145,12 +148,7 @@ class Report:
             member=MEMBER,
             standings=overall(rows, metric, self.baseline),
             most_standings=MOST_STANDINGS,
-            estimate=estimate,
-            effect_text=effect_text,
             claim=claim(rows, metric),
-            written=written,
-            written_error=written_error,
-            written_statistic=written_statistic,
             numbers=numbers,
             sure=tests.sure_winners,
             commands=Commands(suite),
@@ -200,11 +198,11 @@ def panels_of(rows: Sequence[Row], records: Mapping[str, Record], metric: str) -
         protocols[row.panel][row.task[-1]] = row.protocol
     panels = []
     for members in list(groups.values())[:MOST_PANELS]:
-        name, preset, grid = members[0].panel
+        name = members[0].dataset
         own, others = members[0].protocol, protocols[members[0].panel].values()
         varied = [f"{key} {value}" for key, value in own.items() if any(one.get(key) != value for one in others)]
         varied += [members[0].budget] if members[0].budget else []
-        heading = f"{name} ({', '.join((preset, grid, *varied))})"
+        heading = f"{name} ({', '.join((members[0].size, *varied))})"
         panels.append(Panel(heading, _plots(members, look, records, metric), beside(members)))
     return panels
 
@@ -231,16 +229,17 @@ def _plots(rows: Sequence[Row], look: Mapping[str, Style], records: Mapping[str,
     if len(measured) > len({family for family, _ in measured}):
         plots.append(views_symmetry.error_of_families(rows, metric))
     plots += [
+        *views_discovery.learned_level(rows, metric, look),
         views_symmetry.symmetry_kept(rows, metric, look),
         views_symmetry.where_they_cross(rows, metric),
         views_flow.by_step(last, metric, look, where),
         *rollouts.pictures(last, records, where),
-        views_flow.spectra(last, metric, look, where),
-        views_flow.divergence(rows, metric, look),
-        *views_flow.pareto(last, metric, look, where),
-        views_weights.pictures(last, first, records, where),
     ]
-    return plots
+    on_grid = storage_of(rows[0].dataset).on_grid
+    if on_grid:
+        plots += [views_flow.spectra(last, metric, look, where), views_flow.divergence(rows, metric, look)]
+    plots += views_flow.pareto(last, metric, look, where)
+    return [*plots, views_weights.pictures(last, first, records, where)] if on_grid else plots
 
 
 def _tooltip(name: str, value: Statistic, seeds: int) -> str:
@@ -266,3 +265,10 @@ def _provenance(records: Iterable[Record]) -> list[tuple[list[str], int]]:
     """Combinations of versions, machine and data, each with the number of its records."""
     counts = Counter(tuple(str(record.environment.get(key, "")) for key in PROVENANCE) for record in records)
     return [(list(values), count) for values, count in sorted(counts.items())]
+
+
+HELPERS = {
+    **{"tooltip": _tooltip, "estimate": estimate, "effect_text": effect_text},
+    **{"written": written, "written_error": written_error, "written_statistic": written_statistic},
+}
+"""Functions that the template calls."""

@@ -19,7 +19,7 @@ MOST_WINNERS = 6
 def setting_note(row: Row) -> str:
     """Note of the run of a setting: what it is, and the means over its seeds."""
     lines = [
-        f"{bold(row.marked)} on {escape(row.dataset)} ({escape(row.preset)}, {row.grid}), level"
+        f"{bold(row.marked)} on {escape(row.dataset)} ({escape(row.size)}), level"
         f" {escape(row.level)}. Means over {row.count('done')} of {len(row.seeds)} seeds, which stand below this"
         " run; those that end in `_low` and `_high` are the ends of the 95 % interval of the mean.",
         *([f"Not in the means: {escape(row.missing)}."] if row.missing else []),

@@ -80,7 +80,7 @@ def model_runs(tests: BoardTests, records: Mapping[str, Record], suite: str) -> 
     wanted = []
     for key, ranked in models.items():
         members = [row for row, _ in ranked]
-        row, place = members[0], f"{members[0].dataset} ({members[0].preset}, {members[0].grid}), {members[0].terms}"
+        row, place = members[0], f"{members[0].dataset} ({members[0].size}), {members[0].terms}"
         start, end = _span([record for one in members for record in _records_of(one, records)])
         best = [one for row in members if (one := winner[row.contest].best) is not None]
         latest = max([end, *(_span(_records_of(one, records))[1] for one in best)])

@@ -56,6 +56,15 @@ class SmokeTranslation(Dataset):
         plumes = self._plumes(level)
         return [SmokePart(box, plumes[i : i + len(ROWS)], size.frames) for i in range(0, len(plumes), len(ROWS))]
 
+    def breaking_map(self, level: Level, preset: str) -> NDArray[np.float64] | None:
+        """Buoyancy of unit smoke."""
+        if not self.level_value(level):
+            return None
+        size, level_value = self.presets[preset], self.level_value(level)
+        assert isinstance(size, Preset)
+        lift = MEAN_BUOYANCY + np.where(np.arange(size.height) < size.height / 2, -0.5, 0.5) * level_value
+        return np.repeat(lift[:, None], size.width, axis=1)
+
     def assemble(self, level: Level, preset: str, fields: Sequence[NDArray[np.float32]]) -> Simulation:
         """All runs, ordered by x, then y."""
         field = np.concatenate(fields)

@@ -11,17 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from benchmark.cell import Protocol
 from benchmark.data import dataset_registry
 from benchmark.data.check import PROTOCOLS, shortest_splits
-from benchmark.data.dataset import IMPORTED, Dataset
+from benchmark.data.dataset import GROUPS, IMPORTED, STORAGE, Dataset
 from benchmark.data.show.info import FLOOR_FRAMES, floors, short
 from benchmark.data.show.planes import run_labels
 from benchmark.markdown import Markdown, escape, table
 
-GROUPS = {
-    "C4": "quarter turns",
-    "translation": "translations",
-    "scale": "changes of scale",
-    "O": "the 24 turns of the cube",
-}
 MOST_ELEMENTS = 8
 """Group elements in the table of errors; of more elements, it has the lowest and the highest error."""
 ENDS: Mapping[str, Any] = {"the lowest": min, "the highest": max}
@@ -89,9 +83,10 @@ def _levels(descriptions: Sequence[Description]) -> Markdown:
 
 def _floors(descriptions: Sequence[Description]) -> Markdown:
     """Table of the strict floor on each grid; empty if no level has one."""
-    heads = ["level", "grid", *(f"over {frames} frames" for frames in FLOOR_FRAMES)]
+    on_grid = STORAGE[descriptions[0]["kind"]].on_grid
+    heads = ["level", *(["grid"] if on_grid else []), *(f"over {frames} frames" for frames in FLOOR_FRAMES)]
     rows = [
-        [d["level"], grid, *floors(d, grid)]
+        [d["level"], *([grid] if on_grid else []), *floors(d, grid)]
         for d in descriptions
         for grid in (d["strict_floor"] or {"by_step": ()})["by_step"]
     ]

@@ -17,6 +17,8 @@ from benchmark.errors import UserError
 
 FLOOR_FRAMES = (6, 20)
 """Lengths of the roll-outs whose strict floor is shown."""
+ROUND_OFF = 1e-6
+"""A strict floor below this is shown as 0."""
 
 
 def describe(stored: StoredField, dataset: Dataset) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def row(description: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{key: description[key] for key in ("dataset", "preset", "level", "runs", "frames")},
         "state": description["label"],
-        "grid": description["grid"],
+        "grid": description["grid"] if STORAGE[description["kind"]].on_grid else "",
         "test_runs": description["test_runs"],
         "rms": short(description["rms"]),
         "equivariance_error": short(description["mean_absolute_error"]),
@@ -89,7 +91,8 @@ def floors(description: Mapping[str, Any], grid: Grid | None = None) -> list[str
     if description["strict_floor"] is None:
         return []
     floor = StrictFloor.of(description["strict_floor"])
-    return [short(floor.over(frames, grid or description["grid"])) for frames in FLOOR_FRAMES]
+    over = [floor.over(frames, grid or description["grid"]) for frames in FLOOR_FRAMES]
+    return [short(value if value is None or value > ROUND_OFF else 0.0) for value in over]
 
 
 def _no_floor(stored: StoredField, dataset: Dataset) -> str:

@@ -25,7 +25,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from benchmark.cell import Level
-from benchmark.data.dataset import PAPER, EquivarianceError
+from benchmark.data.dataset import PAPER, EquivarianceError, Preset
 from benchmark.data.layout import StoredField
 from benchmark.data.show.planes import COLORS, UNIT, Planes, quickening, spread
 from benchmark.data.strict_floor import FLOOR_STEPS, StrictFloor
@@ -129,12 +129,14 @@ def _color_bar(figure: Figure, image: AxesImage, size: tuple[float, float]) -> N
     bar.grid(visible=False)
 
 
-def symmetry_breaking(points: Sequence[LevelErrors], path: Path, knob: str = "level") -> bool:
+def symmetry_breaking(
+    points: Sequence[LevelErrors], path: Path, knob: str = "level", unit: str = Preset.error_unit
+) -> bool:
     """Write a PNG of the measured data equivariance error, absolute and relative, against the level.
 
-    `knob` is the label of the level axis. Thin lines are group elements, the thick line is their mean, the dotted one
-    the strict floor, a root mean square in the same units. The level `paper` is marked. Returns False, and writes
-    nothing, if no level has an error. MachineError: `path` cannot be written.
+    `knob` is the label of the level axis, `unit` that of an error. Thin lines are group elements, the thick line is
+    their mean, the dotted one the strict floor, a root mean square in the same units. The level `paper` is marked.
+    Returns False, and writes nothing, if no level has an error. MachineError: `path` cannot be written.
     """
     measured = sorted((point for point in points if point.errors), key=lambda point: point.knob)
     if not measured:
@@ -149,8 +151,8 @@ def symmetry_breaking(points: Sequence[LevelErrors], path: Path, knob: str = "le
             wide.plot(
                 *zip(*floors, strict=True), color=INK, ls=":", lw=1.8, label=f"strict floor\n({FLOOR_STEPS} frames)"
             )
-        wide.set_title("measured data equivariance error (field units)", loc="left", fontsize=10)
-        narrow.set_title("relative to the field", loc="left", fontsize=10)
+        wide.set_title(f"measured data equivariance error ({unit})", loc="left", fontsize=10)
+        narrow.set_title("relative to the mean |state|", loc="left", fontsize=10)
         figure.supxlabel(fill(knob, 100), x=0.425, y=0.02, fontsize=10)
         figure.legend(*wide.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(0.81, 0.53), frameon=False)
     return True

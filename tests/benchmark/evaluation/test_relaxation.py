@@ -8,9 +8,17 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from support import symbench
+from torch import nn
 from torch.nn.functional import conv2d, pad
+from toy_baseline import RELAXED
 
-from benchmark.evaluation.relaxation import Relaxation, read_relaxations, relaxations, share_of_relaxation
+from benchmark.evaluation.relaxation import (
+    Relaxation,
+    read_relaxations,
+    relaxations,
+    relaxations_of,
+    share_of_relaxation,
+)
 from benchmark.models.relaxed_group_translation import RelaxedConv2d
 from results.store.store import Store
 
@@ -18,7 +26,8 @@ SUITE = """\
 name: halves
 protocol: {name: disjoint, input_frames: 1, train_steps: 2, test_steps: 4, target: change}
 datasets: [{smoke_translation: {level: 0.2, preset: tiny}}]
-models: [{relaxed_group_translation: {hidden: 8}}]
+plugins: [toy.py]
+models: [{relaxed_group_translation: {hidden: 8}}, toy]
 seeds: [0]
 train: {epochs: 6, batch_size: 16, learning_rate: 3e-3, learning_rate_decay: 0.8, weight_decay: 0.0}
 """
@@ -70,15 +79,45 @@ def test_the_mode_is_the_known_pattern_with_its_share():
     assert share_of_relaxation([shown, shown]) == pytest.approx(shown.size)
 
 
+def test_a_layer_that_declares_its_weights_is_not_recognised_by_name():
+    model = nn.Sequential(Declaring(), RelaxedConv2d((6, 5), 1, 1, 2, 3, "circular"))
+    names = [one.layer for one in relaxations_of(model, (6, 5))]
+    assert names[0] == "0"
+    assert len(names) == 2
+    assert names[1].startswith("1")
+    model[0].relaxed_weight = lambda: torch.ones(6, 5)
+    with pytest.raises(ValueError, match=r"relaxed_weight of 0 is \(6, 5\), expected \(X, Y, numbers\)"):
+        relaxations_of(model, (6, 5))
+
+
+class Declaring(nn.Module):
+    """Layer whose weights have the name of another one's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deviation = nn.Parameter(torch.randn(6, 5))
+
+    def relaxed_weight(self) -> torch.Tensor:
+        return (1 + self.deviation)[..., None]
+
+
 def test_smoke_that_rises_faster_in_one_half_is_broken_there(tmp_path: Path, monkeypatch):
+    """In a network of ours and in a plug-in that declares its weights; the report has the buoyancy beside them."""
     monkeypatch.chdir(tmp_path)
     Path("halves.yaml").write_text(SUITE)
+    Path("toy.py").write_text(f"{RELAXED}\n    def relaxed_weight(self):\n        return (1 + self.w)[..., None]\n")
     store = Store(tmp_path / "runs")
     symbench("data", "prepare", "halves.yaml", store=store)
     symbench("run", "halves.yaml", store=store)
-    (path,) = tmp_path.glob("runs/cells/*/predictions.h5")
-    with h5py.File(path) as file:
-        layers = read_relaxations(file)
+    layers = {}
+    for path in tmp_path.glob("runs/cells/*/predictions.h5"):
+        with h5py.File(path) as file:
+            layers |= {one.layer: one for one in read_relaxations(file)}
+    html = tmp_path / "board.html"
+    symbench("leaderboard", "halves.yaml", "--html", html, store=store)
+    assert html.read_text().count(">known</text>") == 2
+    toy = layers.pop("Toy")
     half = np.repeat([[0.0], [1.0]], SIZE // 2, axis=0).repeat(SIZE, axis=1)
-    correlations = [abs(spearmanr(layer.map.ravel(), half.ravel()).statistic) for layer in layers]
+    correlations = [abs(spearmanr(layer.map.ravel(), half.ravel()).statistic) for layer in layers.values()]
+    assert f">r {abs(spearmanr(toy.map.ravel(), half.ravel()).statistic):.2f}</text>" in html.read_text()
     assert np.median(correlations) > 0.3, "at level 0, 0.04 to 0.2; docs/relaxation.md has both"

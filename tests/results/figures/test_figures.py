@@ -286,7 +286,7 @@ class TestWeights:
         (folder / "checkpoint.pt").write_bytes(b"no checkpoint")
         html = report_of(board).html
         assert "no finished model here has relaxed weights" in html
-        assert f"Cannot be read: cells/{cell.id}." in html
+        assert f"Cannot be read: cells/{cell.id})." in html
 
 
 def test_x_is_to_the_right_and_y_up():
