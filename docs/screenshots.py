@@ -24,7 +24,10 @@ from results.tracking.client import default_tracking_uri
 
 IMAGES = Path(__file__).parent / "images"
 PORT, DEBUGGING = 5079, 9339
-FIGURE = "document.body.replaceChildren(document.querySelector('figure svg')); document.body.style.padding = '8px'; 1"
+FIGURE = (
+    "document.readyState === 'complete' && (document.body.replaceChildren(document.querySelector('figure svg')),"
+    " document.body.style.padding = '8px')"
+)
 REPORT, TABLE = "document.querySelector('iframe') !== null", "document.body.innerText.includes('verdict')"
 """Scripts that are true once a page is there."""
 

@@ -259,7 +259,7 @@ class Dataset(ABC):
         return ()
 
     def breaking_map(self, level: Level, preset: str) -> NDArray[np.float64] | None:
-        """What breaks the symmetry at each cell (X, Y), in any unit, to be compared with maps of relaxed layers.
+        """Map (X, Y) of what breaks the symmetry, in any unit, to be compared with maps of relaxed layers.
 
         None, the default: nothing does at this level, or it is no function of the place.
         """
