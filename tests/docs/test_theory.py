@@ -1,20 +1,30 @@
-"""The table of the theory page is that of the committed board."""
+"""The tables and the figure of the theory page are those of the committed boards."""
 
-import json
+import runpy
 from math import hypot
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+FIGURE = runpy.run_path(str(ROOT / "docs" / "theory_figure.py"))
 
 
-def test_the_table_follows_from_the_board() -> None:
-    board = json.loads((ROOT / "results/published/beta-plane/board.json").read_text(encoding="utf-8"))
-    floors = {data["level"]: data["strict_floor"] for data in board["data"]}
-    errors = {(row["label"], row["level"]): row["metrics"]["rmse_future"]["mean"] for row in board["rows"]}
+@pytest.mark.parametrize(
+    ("board", "strict", "free"), [("beta-plane", ("e2cnn",), "convnet"), ("trapped-ions", ("egnn", "tfn"), "gnn")]
+)
+def test_a_table_follows_from_the_board(board: str, strict: tuple[str, ...], free: str) -> None:
+    errors = {label: FIGURE["errors"](board, label) for label in (*strict, free)}
     expected = []
-    for level, floor in sorted(floors.items()):
-        strict, predicted = errors["e2cnn", level], hypot(errors["e2cnn", 0], floor)
-        numbers = f"{floor:.4f} | {predicted:.4f} | {strict:.4f} | {strict / predicted:.2f}"
-        expected.append(f"| {level:g} | {numbers} | {errors['convnet', level]:.4f} |")
+    for number, (level, floor, free_error) in enumerate(errors[free]):
+        cells = [f"{level:g}", f"{floor:.4f}"]
+        for label in strict:
+            error, predicted = errors[label][number][2], hypot(errors[label][0][2], floor)
+            cells += [f"{predicted:.4f}", f"{error:.4f}", f"{error / predicted:.2f}"]
+        expected.append(f"| {' | '.join([*cells, f'{free_error:.4f}'])} |")
     page = (ROOT / "docs/theory.md").read_text(encoding="utf-8")
     assert "\n".join(expected) in page, "\n".join(expected)
+
+
+def test_the_figure_follows_from_the_boards() -> None:
+    assert FIGURE["IMAGE"].read_text(encoding="utf-8") == FIGURE["figure"]()
