@@ -85,10 +85,11 @@ class Campaign:
             time.sleep(0.5)
 
     def running(self) -> list[tuple[Trial, Record]]:
-        """Trials at work with a live process, each with its record."""
+        """Trials at work with a live process and an epoch, as the first step takes marks away; each with its record."""
         trials = [trial for trial in self.folder.trials() if not trial.closed]
         pairs = [(trial, record) for trial in trials for record in trial.records.values()]
-        return [(t, r) for t, r in pairs if r.status.state == "running" and psutil.pid_exists(r.status.pid)]
+        alive = [(t, r) for t, r in pairs if r.status.state == "running" and psutil.pid_exists(r.status.pid)]
+        return [(trial, record) for trial, record in alive if record.history]
 
     def both(self) -> dict[str, tuple[Trial, Record]]:
         """Host -> a trial at work there, once both hosts have one."""
