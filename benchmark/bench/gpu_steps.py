@@ -119,8 +119,8 @@ def same_as_on_the_cpu() -> str:
 @step("a positive energy, or that it is not measured")
 def energy() -> str:
     """Joules of two hundred large matrix products, by NVML."""
-    meter = EnergyMeter(World(device=DEVICE))
     matrix = torch.randn(4096, 4096, device=DEVICE) / 64  # products keep their size
+    meter = EnergyMeter(World(device=DEVICE))
     for _ in range(200):
         matrix = matrix @ matrix / matrix.norm() * 64
     torch.cuda.synchronize()

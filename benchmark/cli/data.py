@@ -111,6 +111,8 @@ def import_(paths: tuple[str, ...], name: str | None, store_folder: Path, **opti
     """
     if name is not None:
         _import_as(name, paths, store_folder, options)
+    elif any(value not in (None, "", 1, "C4") for value in options.values()):
+        raise UserError("--as NAME is missing: the options are for data of your own")
     elif len(paths) == 2:
         _import_published(paths[0], Path(paths[1]), store_folder)
     else:

@@ -23,8 +23,11 @@ from benchmark.evaluation.evaluate import Ranks
 POWER_ZONES = Path("/sys/class/powercap")
 OWN_SHARE = 0.9
 """Least share of a machine's busy processor time that a training has if it is alone there."""
-READ_SECONDS = 30.0
-"""Time between readings. A RAPL counter starts again at some 2.6e5 J, after ten minutes of a large processor."""
+READ_SECONDS, MOST_SECONDS = 30.0, 120.0
+"""Time between readings, and the longest one after which a counter may have started again twice, unseen.
+
+A RAPL counter starts again at 6.5e4 to 2.6e5 J, which a large processor takes in three minutes or more.
+"""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class EnergyMeter:
 
     def _read(self) -> None:
         now = [counter.read() for counter in self._counters]
+        if time.monotonic() > self._last_time + MOST_SECONDS and any(c.wraps_at < math.inf for c in self._counters):
+            self._joules = math.nan
         pairs = zip(self._counters, now, self._last, strict=True)
         self._joules += sum((new - old) % counter.wraps_at for counter, new, old in pairs)
         self._last, self._last_time = now, time.monotonic()
@@ -78,37 +83,43 @@ class EnergyMeter:
 
 
 def processor_counters() -> list[Counter]:
-    """Counters of the processors of this machine and of their memory; empty if this user cannot read one of them."""
+    """Counters of the processors of this machine and of their memory; empty if there are none."""
     try:
         return [
             Counter(partial(_joules, zone / "energy_uj"), _joules(zone / "max_energy_range_uj"))
             for zone in sorted(POWER_ZONES.glob("intel-rapl:*"))  # also on AMD
-            if (zone / "name").read_text().startswith(("package", "dram")) and _joules(zone / "energy_uj") >= 0
+            if (zone / "name").read_text().startswith(("package", "dram"))
         ]
-    except (OSError, ValueError):  # readable by root alone since 2020 (CVE-2020-8694)
+    except OSError:
         return []
 
 
 def _joules(file: Path) -> float:
-    return int(file.read_text()) / 1e6
+    """Joules of a file in microjoules; nan if it cannot be read, as by others than root since CVE-2020-8694."""
+    try:
+        return int(file.read_text()) / 1e6
+    except (OSError, ValueError):
+        return math.nan
 
 
 def gpu_counters(device: torch.device) -> list[Counter]:
-    """Counter of a GPU; empty if its driver has none, as for a MIG slice or a GPU before Volta."""
+    """Counter of a GPU, which has one since Volta; empty without a driver of NVIDIA, and for a MIG slice."""
     try:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
     except pynvml.NVMLError:
         return []
-    counter = Counter(partial(_gpu_joules, handle))
-    return [] if math.isnan(counter.read()) else [counter]
+    return [Counter(partial(_gpu_joules, handle))]
 
 
 def _gpu_joules(handle: Any) -> float:
-    """Joules since the driver was loaded; nan if the GPU does not say, or if another process uses it."""
+    """Joules since the driver was loaded; nan if the GPU does not say, or is not used by one process alone.
+
+    NVML may not see processes from within a container: then nobody knows who else is there.
+    """
     try:
         joules = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
-        return joules if len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle)) <= 1 else math.nan
+        return joules if len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle)) == 1 else math.nan
     except pynvml.NVMLError:
         return math.nan
 

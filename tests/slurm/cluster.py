@@ -116,6 +116,8 @@ def down(root: Path) -> None:
         while pids := pids_on(host):
             kill(pids)
             time.sleep(0.05)
+        if (INTERFACES / cable(host)).exists():  # that of a deleted namespace would go a while later, under a next `up`
+            run("ip", "link", "delete", cable(host))
         if (NAMESPACES / host).exists():
             run("ip", "netns", "delete", host)
     if (INTERFACES / BRIDGE).exists():
@@ -157,6 +159,11 @@ def task_plugin() -> str:
     return "task/cgroup" if (MEMORY_CGROUPS / "memory.limit_in_bytes").exists() else "task/none"
 
 
+def cable(host: str) -> str:
+    """Name of the end outside of the link to a host."""
+    return f"symbench-{host}"
+
+
 def make_network(root: Path) -> None:
     """Make the bridge, a namespace for each host, and their names; bring all links up."""
     if not (INTERFACES / BRIDGE).exists():
@@ -164,12 +171,11 @@ def make_network(root: Path) -> None:
     run("ip", "link", "set", BRIDGE, "up", "alias", str(root))
     run("ip", "address", "replace", f"{BRIDGE_ADDRESS}/24", "dev", BRIDGE)
     for host, address in HOSTS.items():
-        cable = f"symbench-{host}"
         if not (NAMESPACES / host).exists():
             run("ip", "netns", "add", host)
-        if not (INTERFACES / cable).exists():
-            run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", host)
-        run("ip", "link", "set", cable, "up", "master", BRIDGE)
+        if not (INTERFACES / cable(host)).exists():
+            run("ip", "link", "add", cable(host), "type", "veth", "peer", "name", "eth0", "netns", host)
+        run("ip", "link", "set", cable(host), "up", "master", BRIDGE)
         run("ip", "-n", host, "address", "replace", f"{address}/24", "dev", "eth0")
         for link in ("lo", "eth0"):
             run("ip", "-n", host, "link", "set", link, "up")

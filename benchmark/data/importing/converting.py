@@ -54,13 +54,17 @@ def convert(plan: Plan, level: Level, data_folder: Path, progress: Progress) -> 
     shape = (len(runs), plan.frames, 2, *plan.size)
     with write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _require_room(path.parent, math.prod(shape) * 4)
         partial = path.with_name(f".{path.name}.{identity}.partial")
+        _require_room(partial, math.prod(shape) * 4)
         for other in path.parent.glob(f".{path.name}.*.partial"):
             if other != partial:
                 other.unlink(missing_ok=True)
         with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as raw:
-            _append(raw, plan, runs, progress)
+            try:
+                _append(raw, plan, runs, progress)
+            except UserError:  # no later attempt goes on from it
+                partial.unlink(missing_ok=True)
+                raise
             field = np.memmap(raw, "<f4", "r", shape=shape)
             write(path, plan.request.name, IMPORTED, level, _simulation(plan, level, field, identity))
         partial.unlink(missing_ok=True)
@@ -167,12 +171,13 @@ def _identity(plan: Plan, level: Level) -> str:
     return hashlib.sha256(json.dumps([options, sources]).encode()).hexdigest()[:16]
 
 
-def _require_room(folder: Path, size: int) -> None:
-    """MachineError: the data do not fit into memory, as a training needs them, or twice on the disk."""
+def _require_room(partial: Path, size: int) -> None:
+    """MachineError: the data do not fit into memory, as a training needs them, or twice on the disk, with `partial`."""
+    there = partial.stat().st_size if partial.exists() else 0
     smaller = "--train-runs, --unseen-runs, --frames and --coarsen make it smaller"
     for place, free, needed in (
         ("the memory", psutil.virtual_memory().available, size),
-        (str(folder), shutil.disk_usage(folder).free, 2 * size),
+        (str(partial.parent), shutil.disk_usage(partial.parent).free, 2 * size - there),
     ):
         if needed > free:
             raise MachineError(

@@ -67,6 +67,11 @@ def runs_of(file: Path, name: str, fields: tuple[str, ...], axes: Axes | None) -
             raise UserError(
                 f"{file}: has one array, without a name: no --field is needed; two arrays may be in one .npz"
             )
+        if axes is not None and not fields and file.suffix in arrays.HDF5:
+            with h5py.File(file, "r", locking=False) as root:
+                raise UserError(
+                    f"{file}: has {listed(_members(root))}; --axes is for arrays that --field names, one or two"
+                )
         if axes is not None:
             return _all(Run(file, name, "arrays", fields, axes))
         if file.suffix not in arrays.HDF5:
@@ -104,7 +109,9 @@ def _all(run: Run) -> list[Run]:
 
 def _well(root: h5py.File, file: Path, name: str, fields: tuple[str, ...]) -> Run:
     scalars, vectors, tensors = (_group_members(root, f"t{rank}_fields") for rank in range(3))
-    chosen = fields or ((DEFAULT_FIELD,) if DEFAULT_FIELD in vectors else tuple(vectors)[:1])
+    chosen = fields or ((DEFAULT_FIELD,) if DEFAULT_FIELD in vectors else tuple(sorted(vectors)))
+    if len(chosen) > 1 and not fields:
+        raise UserError(f"{file}: has the vectors {listed(chosen)}; --field must name one of them")
     if len(chosen) != 1 or chosen[0] not in vectors:
         has = f"vectors: {listed(vectors)}; scalars: {listed(scalars)}"
         raise UserError(f"{file}: {' and '.join(chosen) or 'there'} is no vector of t1_fields ({has}); {POSSIBLE}")

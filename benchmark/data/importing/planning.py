@@ -71,6 +71,11 @@ class Plan:
         return next(iter(self.runs.values()))[-1]
 
     @property
+    def count(self) -> int:
+        """Runs of a level."""
+        return len(next(iter(self.runs.values())))
+
+    @property
     def size(self) -> tuple[int, int]:
         """Cells along x and y of the data file."""
         x, y = self.grid
@@ -109,7 +114,7 @@ def plan(request: Request) -> Plan:
 
 
 def _runs(path: Path, request: Request) -> Iterator[Run]:
-    """Runs of all files. UserError: a file is in another form than the first, or its axes are."""
+    """Runs of all files. UserError: a file is in another form than the first."""
     first: Run | None = None
     for file, name in _files(path):
         for run in runs_of(file, name, request.fields, request.axes):
@@ -123,6 +128,8 @@ def _files(path: Path) -> Iterator[tuple[Path, str]]:
     """Files that may hold arrays, sorted, with their path in the folder. UserError: there is none."""
     try:
         if path.is_file():
+            if path.suffix not in SUFFIXES:
+                raise UserError(f"{path}: is no file of {', '.join(SUFFIXES)}, by its name")
             yield path.absolute(), path.name
             return
         if not path.is_dir():
@@ -149,6 +156,8 @@ def _raise(error: OSError) -> None:
 
 def _split(runs: Sequence[Run], request: Request, path: Path) -> tuple[list[Run], list[Run]]:
     """Runs that are trained on and unseen ones. UserError: there are none, or fewer than wanted."""
+    if not runs:
+        raise UserError(f"{path}: holds no run")
     patterns = (request.train_on,) if request.train_on else TRAINING_FOLDERS
     for pattern in patterns:
         training = [run for run in runs if _matches(run.name, pattern)]

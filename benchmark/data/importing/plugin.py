@@ -44,10 +44,14 @@ def suite_text(plan: Plan) -> str:
 def plugin_text(plan: Plan, divergence: Mapping[str, float]) -> str:
     """Python of the plug-in."""
     request, run = plan.request, plan.first
-    count = len(next(iter(plan.runs.values())))
+    count = plan.count
     class_name = "".join(part.capitalize() for part in request.name.split("_"))
     levels = f"({', '.join(map(repr, request.levels))},)"
-    meaning = "nothing: the data are as they were imported" if len(request.levels) == 1 else "number of the folder"
+    meaning = (
+        "nothing: the data are as they were imported"
+        if len(request.levels) == 1
+        else "what distinguishes one PATH from the next"
+    )
     return f'''"""{request.name}: velocity fields of others, which `symbench data import` converted into the store.
 
 What is written here may be changed: the symmetry that is asked about, and what a level or the test runs mean.
@@ -63,9 +67,7 @@ class {class_name}(ImportedDataset):
     periodic = {plan.periodic}
     levels = {levels}
     level_meaning = {meaning!r}
-{preset_line(plan)}    training_runs = range({plan.training})
-    unseen_runs = range({plan.training}, {count})
-    test_runs = "designed"  # or "sampled", if other runs from the same distribution would do as well
+{size_lines(plan)}    test_runs = "designed"  # or "sampled", if other runs from the same distribution would do as well
     source = {request.source!r}
     licence = {request.licence!r}
     command = {request.command!r}
@@ -73,9 +75,13 @@ class {class_name}(ImportedDataset):
 '''
 
 
-def preset_line(plan: Plan) -> str:
-    """Line of the plug-in that must agree with the data."""
-    return f'    presets = {{"imported": Preset(height={plan.size[0]}, width={plan.size[1]}, frames={plan.frames})}}\n'
+def size_lines(plan: Plan) -> str:
+    """Lines of the plug-in that must agree with the data."""
+    return (
+        f'    presets = {{"imported": Preset(height={plan.size[0]}, width={plan.size[1]}, frames={plan.frames})}}\n'
+        f"    training_runs = range({plan.training})\n"
+        f"    unseen_runs = range({plan.training}, {plan.count})\n"
+    )
 
 
 def is_ours(plan: Plan, file: Path) -> bool:
@@ -85,6 +91,8 @@ def is_ours(plan: Plan, file: Path) -> bool:
     text = file.read_text(encoding="utf-8", errors="replace")
     if f"    command = {plan.request.command!r}\n" not in text:
         raise UserError(f"{file} exists and is of another import; delete it, or choose another --as")
-    if preset_line(plan) not in text:
-        raise UserError(f"{file} declares another size than the data have now; delete it to write it anew")
+    if size_lines(plan) not in text:
+        raise UserError(
+            f"{file} declares another size or other runs than the data have now; delete it to write it anew"
+        )
     return True

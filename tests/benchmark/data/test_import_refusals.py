@@ -26,7 +26,7 @@ def refusal(*arguments: str, name: str = "other") -> str:
     done = call(["symbench", "data", "import", *arguments, "--as", name, *TERMS])
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert not Path(f"{name}.py").exists()
-    assert not [path for path in Path("runs").rglob("*") if path.suffix == ".h5" and "other" in path.parts]
+    assert not [path for path in Path("runs").rglob("*") if path.is_file() and "other" in path.parts]
     return done.stderr
 
 
@@ -59,6 +59,9 @@ def test_what_is_no_velocity_is_refused_with_what_is_possible(tmp_path: Path) ->
         (("flow.npy", "--axes", "cntxy"), "has 4 components"),
         (("nowhere", "--axes", "ntxyc"), "nowhere: no such file or folder"),
         (("empty", "--axes", "ntxyc"), "holds 0 files .npy, .npz, .h5"),
+        (("flow.h5", "--axes", "ntxyc"), "has velocity; --axes is for arrays that --field names"),
+        (("flow.csv", "--axes", "ntxyc"), "flow.csv: is no file of .npy, .npz"),
+        (("two.h5",), "has the vectors current, momentum; --field must name one of them"),
         (("flow.npy", "--axes", "ntxyc", "--frames", "9:"), "shortest run has 11 frames; 18 and more are needed"),
         (("flow.npy", "--axes", "ntxyc", "--frames", "a"), "--frames a: must be FIRST:END"),
         (("flow.npy", "--axes", "ntxyc", "--coarsen", "3"), "does not divide the grid of 12 x 8"),
@@ -71,6 +74,11 @@ def test_what_is_no_velocity_is_refused_with_what_is_possible(tmp_path: Path) ->
 def test_wrong_options(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
     np.save(tmp_path / "flow.npy", FLOW)
     np.save(tmp_path / "fewer.npy", FLOW[:3])
+    with h5py.File(tmp_path / "flow.h5", "w") as file:
+        file["velocity"] = FLOW
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        file["t1_fields/momentum"] = file["t1_fields/current"] = FLOW
+    (tmp_path / "flow.csv").touch()
     (tmp_path / "empty").mkdir()
     assert re.search(message, refusal(*arguments))
 
@@ -82,6 +90,8 @@ def test_source_licence_and_a_free_name_are_needed(tmp_path: Path) -> None:
     assert "--licence must name" in call([*arguments, "flows", "--source", "me", "--licence", " "]).stderr
     assert "a dataset named 'beta_plane' exists" in call([*arguments, "beta_plane", *TERMS]).stderr
     assert "give --as NAME" in call(["symbench", "data", "import", "flow.npy"]).stderr
+    published = ["symbench", "data", "import", "jetflow", "folder"]
+    assert "--as NAME is missing" in call([*published, "--coarsen", "2"]).stderr
 
 
 def loop(folder: Path) -> None:

@@ -278,6 +278,23 @@ def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     )
 
 
+def test_a_plugin_whose_runs_are_not_those_of_the_files_is_refused(tmp_path: Path) -> None:
+    arguments = well(tmp_path)
+    imported(*arguments)
+    text = Path("flows.py").read_text()
+    training = next(line for line in text.splitlines() if "training_runs" in line)
+    Path("flows.py").write_text(text.replace(training, "    training_runs = range(1)"))
+    done = call(["symbench", "data", "import", *arguments, "--as", "flows", *TERMS])
+    assert (done.returncode, "other runs than the data have now; delete it" in done.stderr) == (2, True), done.stderr
+
+
+def test_the_level_with_the_doubtful_order_is_the_one_that_is_shown(tmp_path: Path) -> None:
+    path, *options = one_array(tmp_path)
+    np.save(tmp_path / "swapped.npy", np.flip(RUN_TIME_X_Y_COMPONENT, -1))
+    imported("swapped.npy", path, *options)
+    assert call(["symbench", "check-dataset", "flows.py"]).returncode == 1
+
+
 def test_another_order_is_noticed(tmp_path: Path) -> None:
     np.save(tmp_path / "swapped.npy", RUN_TIME_X_Y_COMPONENT[..., ::-1])
     imported("swapped.npy", *PLAIN, "ntxyc")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.cell import Cell
+from benchmark.evaluation.evaluate import BATCH
 from benchmark.planning import plan as plan_module
 from benchmark.planning.footprint import footprint
 from benchmark.planning.plan import (
@@ -97,7 +98,7 @@ def test_operations_count_beside_flops() -> None:
     train, validation, future, domain = (windows[name][0] * windows[name][1] for name in windows)
     training, testing = 3 * cell.train.epochs * train, cell.train.epochs * validation + future + domain
     slow, fast = (estimates([cell], [], partial(float, speed))[cell.id].seconds for speed in (1e9, 1e30))
-    assert fast == pytest.approx(13e-6 * operations * (training / 32 + testing / 32))
+    assert fast == pytest.approx(13e-6 * operations * (training / 32 + testing / BATCH))
     assert slow - fast == pytest.approx((flops + 50 * numbers) / 1e9 * (training + testing))
 
 
