@@ -3,6 +3,7 @@
 Each file follows from its kind and number alone. The last line is JSON: what failed, and the CPU seconds.
 """
 
+import copy
 import json
 import random
 import resource
@@ -114,7 +115,7 @@ def changed_tree(chance: random.Random, tree: Any) -> Any:
         holder, key = chance.choice(all_places)
         match chance.randrange(6):
             case 0 | 1:
-                holder[key] = chance.choice(VALUES)
+                holder[key] = copy.deepcopy(chance.choice(VALUES))  # a list of it may be changed later
             case 2:
                 del holder[key]
             case 3:
