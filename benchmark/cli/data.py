@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from benchmark.cli.options import (
     json_option,
@@ -111,7 +112,7 @@ def import_(paths: tuple[str, ...], name: str | None, store_folder: Path, **opti
     """
     if name is not None:
         _import_as(name, paths, store_folder, options)
-    elif any(value not in (None, "", 1, "C4") for value in options.values()):
+    elif any(click.get_current_context().get_parameter_source(key) == ParameterSource.COMMANDLINE for key in options):
         raise UserError("--as NAME is missing: the options are for data of your own")
     elif len(paths) == 2:
         _import_published(paths[0], Path(paths[1]), store_folder)

@@ -21,7 +21,7 @@ from benchmark.contract.candidate import require
 from benchmark.contract.checks import Check, Result, examine
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, PAPER, AnyPreset, Dataset, Simulation
-from benchmark.data.imported import ImportedDataset
+from benchmark.data.imported import ImportedDataset, better_order
 from benchmark.groups import divergence
 
 PROTOCOL = Protocol(input_frames=1, train_steps=2, test_steps=2)
@@ -189,7 +189,7 @@ def components_follow_their_axes(candidate: DatasetCandidate) -> str | None:
         return "it is compressible, or not imported by `symbench data import`"
     shares = ", ".join(f"{share:.3g} {order}" for order, share in dataset.divergence.items())
     require(
-        not dataset.better_order,
+        not better_order(dataset.divergence),
         f"mean |divergence| over the mean gradient is {shares}: import it again in the right order"
         " (docs/importing-data.md), or write `compressible = True` into the file if the flow is so",
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmark.cell import Level
 from benchmark.contract.scaffold import require_free_name
-from benchmark.data.imported import AS_IMPORTED
+from benchmark.data.imported import better_order
 from benchmark.data.importing import plugin
 from benchmark.data.importing.axes import Axes, listed
 from benchmark.data.importing.converting import Progress, convert, parameters
@@ -44,20 +44,20 @@ def run(plan: Plan, plugin_file: Path, suite_file: Path, data_folder: Path, prog
     UserError: the plug-in exists and is of another import, or a file cannot be converted. MachineError as in `convert`.
     """
     ours = plugin.is_ours(plan, plugin_file)
-    lines, measured = [], []
+    lines, measured = [], {}
     for level in plan.runs:
         path = convert(plan, level, data_folder, progress)
         shape = " x ".join(map(str, (plan.count, plan.frames, 2, *plan.size)))
         lines.append(f"wrote {path}: {shape} (run, time, component, x, y)")
-        measured.append(parameters(path)["divergence"])
+        measured[level] = parameters(path)["divergence"]
     unseen = plan.count - plan.training
     lines.append(f"trained on: {plan.training} runs, the first from {plan.first.name}")
     lines.append(f"unseen: {unseen} runs, the last from {plan.last.name}")
     if plan.first.others:
         lines.append(f"not imported: {listed(plan.first.others)}")
-    divergence = max(measured, key=_doubt)
-    where = " of the level where it is least as expected" if len(measured) > 1 else ""
-    lines.append(f"mean |divergence| over the mean gradient{where}:")
+    shown = next((level for level, divergence in measured.items() if better_order(divergence)), next(iter(measured)))
+    divergence = measured[shown]
+    lines.append("mean |divergence| over the mean gradient" + (f", level {shown}:" if len(measured) > 1 else ":"))
     lines += [f"  {share:<8g} {order}" for order, share in divergence.items()]
     if not ours:
         write_text(plugin_file, plugin.plugin_text(plan, divergence))
@@ -66,12 +66,6 @@ def run(plan: Plan, plugin_file: Path, suite_file: Path, data_folder: Path, prog
         write_text(suite_file, plugin.suite_text(plan))
         lines.append(f"wrote {suite_file}")
     return lines
-
-
-def _doubt(divergence: Mapping[str, float]) -> float:
-    """Divergence as imported over the least of the other orders; large if another order is likelier."""
-    least = min(share for order, share in divergence.items() if order != AS_IMPORTED)
-    return divergence[AS_IMPORTED] / max(least, 1e-30)
 
 
 def _levels(text: str, count: int) -> list[Level]:

@@ -13,9 +13,15 @@ from benchmark.data.dataset import Dataset
 from benchmark.errors import UserError
 
 AS_IMPORTED = "as imported"
-"""Key of `ImportedDataset.divergence`."""
+"""Key of a divergence for the order that the import was told."""
 NO_DIVERGENCE = 0.01
 """Share of the gradient that differences between points leave of a flow without divergence."""
+
+
+def better_order(divergence: Mapping[str, float]) -> str:
+    """Order of axes and components with less than half the divergence as imported, if that is large, or ""."""
+    best = min(divergence, key=lambda order: divergence[order])
+    return best if divergence[best] < divergence[AS_IMPORTED] / 2 - NO_DIVERGENCE else ""
 
 
 class ImportedDataset(Dataset):
@@ -31,12 +37,6 @@ class ImportedDataset(Dataset):
     """Mean |divergence| over the mean gradient, of the velocity as imported and with other orders of its axes."""
     no_floor = "the data are imported, not simulated"
     test_runs = "designed"
-
-    @property
-    def better_order(self) -> str:
-        """Order of axes and components with less than half the divergence as imported, if that is large, or ""."""
-        best = min(self.divergence, key=lambda order: self.divergence[order], default=AS_IMPORTED)
-        return best if self.divergence.get(best, 0) < self.divergence.get(AS_IMPORTED, 0) / 2 - NO_DIVERGENCE else ""
 
     @property
     def terms(self) -> str:

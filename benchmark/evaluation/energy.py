@@ -24,9 +24,10 @@ POWER_ZONES = Path("/sys/class/powercap")
 OWN_SHARE = 0.9
 """Least share of a machine's busy processor time that a training has if it is alone there."""
 READ_SECONDS, MOST_SECONDS = 30.0, 120.0
-"""Time between readings, and the longest one after which a counter may have started again twice, unseen.
+"""Time between readings, and the longest one after which a reading is trusted.
 
-A RAPL counter starts again at 6.5e4 to 2.6e5 J, which a large processor takes in three minutes or more.
+A RAPL counter starts again at 6.5e4 to 2.6e5 J, which a large processor takes in three minutes or more. It does not say
+how often it did so.
 """
 
 

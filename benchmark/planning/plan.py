@@ -36,7 +36,7 @@ BACKWARD_COST = 2
 TRAINING_SHARE = 0.6
 """Share of the speed of an undisturbed convolution that a training reaches. Measured on CPUs: 0.4 to 1.0."""
 NUMBER_COST = 50
-"""FLOPs that writing a number in an operation without FLOPs, such as an activation, takes as long as."""
+"""Time of writing one number in an operation without FLOPs, such as an activation; in FLOPs."""
 OPERATION_SECONDS = 13e-6
 """Time of an operation beside its arithmetic, once for a batch. Measured on one core as NUMBER_COST: with both, a step
 takes 0.8 to 2 times the estimate, on fields and on particles; from FLOPs alone it takes 0.8 to 9 times."""

@@ -77,7 +77,7 @@ def run_cell(
         if tuning:
             recorder.finish("done", {"rmse_validation": progress.best_rmse, **measured})
             return
-        has_weights, trained = model.trained, model
+        network, has_weights = model, model.trained
         model, seen = physical(model, windows, layout)
         metrics = _evaluate(experiment, model, stored, seen, world) | measured
         metrics |= _data_errors(stored, cell.protocol.test_steps)
@@ -86,7 +86,7 @@ def run_cell(
             trivial = trivial_forecast(metrics["rmse_validation"], experiment.task, windows["validation"], world)
         if world.is_main:
             examples = [example_rollouts(model, seen[at], at, EXAMPLES, cell.train.precision) for at in TEST_SPLITS]
-            layers = _relaxations(trained, experiment)
+            layers = _relaxations(network, experiment)
             metrics |= {"relaxation": share_of_relaxation(layers)} if layers else {}
             recorder.rollouts(examples, cell.dataset.grid, layers)
     finite = {key: value for key, value in metrics.items() if _is_finite(value)}

@@ -38,7 +38,10 @@ class Contest:
     merit: Mapping[int, float]
 
     def behind(self, index: int, best: int) -> float:
-        """Number of the row at `index` relative to that of `best`, less 1; infinite if the latter is 0."""
+        """How far the row at `index` is behind that of `best`: the worse number over the better one, less 1.
+
+        The better one is the smaller, or the larger if higher is better. Infinite if the number divided by is 0.
+        """
         return float(np.expm1(self.merit[index] - self.merit[best]))
 
     def test(self, first: int, second: int) -> PairTest | None:
@@ -78,9 +81,9 @@ class Verdict:
     """Result of one contest: the best row, its rival, and the test of the rival against the best.
 
     The rival is the first row that the tests do not tell from the best, or the second if there is none: so the interval
-    of `test` holds 0 exactly if the best is not sure. `tied` are the labels of all such rows; `tested` is false if no
-    test was possible. `unfinished` counts the rows that lack a seed. `example` is any row of the contest. `terms` are
-    its protocol and budget if the board has several.
+    of `test` holds 0 exactly if the best is not sure. `behind` is that of the rival (`Contest.behind`). `tied` are the
+    labels of all such rows; `tested` is false if no test was possible. `unfinished` counts the rows that lack a seed.
+    `example` is any row of the contest. `terms` are its protocol and budget if the board has several.
     """
 
     best: Row | None
@@ -177,6 +180,7 @@ class BoardTests:
     def __init__(self, rows: Sequence[Row], metric: str) -> None:
         self.rows, self.metric = rows, metric
         self.contests = [contest_of(rows, positions, metric) for positions in contests(rows)]
+        self.one_protocol = len({row.terms for row in rows}) == 1
 
     @property
     def letters(self) -> list[str]:
@@ -211,13 +215,13 @@ class BoardTests:
             tuple(rows[index].label for index in tied),
             any(test is not None for test in tests.values()),
             sum(not rows[i].ranks(self.metric) and not rows[i].reason for i in contest.positions),
-            (example := rows[contest.positions[0]]),
-            example.terms if len({row.terms for row in rows}) > 1 else "",
+            rows[contest.positions[0]],
+            "" if self.one_protocol else rows[contest.positions[0]].terms,
         )
 
     @cached_property
     def ratios(self) -> list[float | None]:
-        """Number of each complete row over that of the best of its contest, of geometric means; None without them."""
+        """1 + `Contest.behind` of each complete row and the best of its contest; None without both, or if infinite."""
         ratios: list[float | None] = [None] * len(self.rows)
         for contest in self.contests:
             ranked = [index for index in contest.ranked if self.rows[index].ranks(self.metric)]

@@ -61,7 +61,6 @@ class _Panel:
         }
         self.groups = [letters[:4] for letters in self.tests.letters]
         self.seeds = [f"{row.count('done')}/{len(row.seeds)}" for row in rows]
-        self.one_protocol = len({row.terms for row in rows}) == 1
 
     def _numbers(self, name: str) -> list[str]:
         """Column of a metric; the skill beside its RMSE is short."""
@@ -95,11 +94,11 @@ class _Panel:
 
     def _title(self) -> str:
         first = self.rows[0]
-        terms = f"{first.terms}, " if self.one_protocol else ""
+        terms = f"{first.terms}, " if self.tests.one_protocol else ""
         return f"{first.dataset} ({first.size}), {terms}{first.test_words}: {METRICS[self.metric].title}"
 
     def _heading(self, row: Row) -> str:
-        return f"level {row.level}" + ("" if self.one_protocol else f", {row.terms}")
+        return f"level {row.level}" + ("" if self.tests.one_protocol else f", {row.terms}")
 
     def _table(self, shown: Sequence[str], width: int) -> Iterator[Text]:
         """Lines of the table, laid out here: rich's Table takes a millisecond a row."""

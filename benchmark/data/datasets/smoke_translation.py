@@ -58,11 +58,11 @@ class SmokeTranslation(Dataset):
 
     def breaking_map(self, level: Level, preset: str) -> NDArray[np.float64] | None:
         """Buoyancy of unit smoke."""
-        if not self.level_value(level):
+        size, plume = self.presets[preset], self._plumes(level)[0]
+        if plume.right_buoyancy in (None, plume.buoyancy):
             return None
-        size, level_value = self.presets[preset], self.level_value(level)
-        assert isinstance(size, Preset)
-        lift = MEAN_BUOYANCY + np.where(np.arange(size.height) < size.height / 2, -0.5, 0.5) * level_value
+        x = np.arange(size.height) + 0.5
+        lift = np.where(x > size.height / 2, plume.right_buoyancy[1], plume.buoyancy[1])
         return np.repeat(lift[:, None], size.width, axis=1)
 
     def assemble(self, level: Level, preset: str, fields: Sequence[NDArray[np.float32]]) -> Simulation:

@@ -288,10 +288,13 @@ def test_a_plugin_whose_runs_are_not_those_of_the_files_is_refused(tmp_path: Pat
     assert (done.returncode, "other runs than the data have now; delete it" in done.stderr) == (2, True), done.stderr
 
 
-def test_the_level_with_the_doubtful_order_is_the_one_that_is_shown(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_level_in_another_order_is_noticed_among_others(tmp_path: Path, place: int) -> None:
     path, *options = one_array(tmp_path)
     np.save(tmp_path / "swapped.npy", np.flip(RUN_TIME_X_Y_COMPONENT, -1))
-    imported("swapped.npy", path, *options)
+    paths = [path]
+    paths.insert(place, "swapped.npy")
+    imported(*paths, *options)
     assert call(["symbench", "check-dataset", "flows.py"]).returncode == 1
 
 
