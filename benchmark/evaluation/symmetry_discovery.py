@@ -13,7 +13,7 @@ as weights multiply them: their sign and length are not identifiable.
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -39,17 +39,23 @@ class LearnedFields:
     magnetic_field: Tensor
     anisotropy: Tensor
 
-    def beside(self, unit: Trap) -> dict[str, float | None]:
+    def beside(self, unit: Trap) -> dict[str, Any]:
         """Metrics, beside the trap `unit` of level 1: the level that a field of this length has, and its angle.
 
-        The angle, in degrees, is that between vectors, or between matrices as vectors of nine numbers.
+        The angle, in degrees, is that between vectors, or between matrices as vectors of nine numbers. A magnetic field
+        is also kept as a vector, beside the true one of level 1, both over the length of the latter.
         """
         learned, true = self.magnetic_field, torch.tensor(unit.magnetic_field, dtype=torch.float64)
-        if not any(unit.magnetic_field):
+        magnetic = any(unit.magnetic_field)
+        if not magnetic:
             learned = self.anisotropy.flatten()
             true = traceless(torch.diag(torch.tensor(unit.squared_frequencies, dtype=torch.float64))).flatten()
         level = float(learned.norm() / true.norm())
-        return {"learned_level": level, "learned_angle": angle(learned, true) if level > NOTHING else None}
+        metrics = {"learned_level": level, "learned_angle": angle(learned, true) if level > NOTHING else None}
+        if not magnetic:
+            return metrics
+        vectors = {"learned_field": learned, "true_field": true}
+        return metrics | {name: (vector / true.norm()).tolist() for name, vector in vectors.items()}
 
 
 def angle(one: Tensor, other: Tensor) -> float:
@@ -58,7 +64,7 @@ def angle(one: Tensor, other: Tensor) -> float:
     return math.degrees(2 * math.atan2(float((one - other).norm()), float((one + other).norm())))
 
 
-def discovery_metrics(model: Baseline, unit: Trap, windows: Windows) -> dict[str, float | None]:
+def discovery_metrics(model: Baseline, unit: Trap, windows: Windows) -> dict[str, Any]:
     """Breaking that `model` has learned, from STATES of `windows`; `unit` is the trap of level 1."""
     few = torch.linspace(0, len(windows) - 1, min(STATES, len(windows))).round().long()
     return learned_fields(model, windows.batch(few)[0]).beside(unit)

@@ -61,7 +61,7 @@ class Kind(ABC):
     @abstractmethod
     def symmetry_metrics(
         self, model: Baseline, dataset: Dataset, windows: SplitWindows, world: Ranks
-    ) -> dict[str, float | None]:
+    ) -> dict[str, Any]:
         """Equivariance errors of a trained model, by their names in a record; None where undefined."""
 
     @abstractmethod

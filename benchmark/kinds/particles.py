@@ -130,11 +130,11 @@ class Particles(Kind):
     @full_float32()
     def symmetry_metrics(
         self, model: Baseline, dataset: Dataset, windows: SplitWindows, world: Ranks
-    ) -> dict[str, float | None]:
+    ) -> dict[str, Any]:
         """Errors over the turns of the cube, each of which is exact, and the breaking that the model has learned."""
         group = cube()[1:]
         everything = torch.ones(len(group), 1, *windows["validation"].field.shape[-2:])
-        metrics = step_and_rollout(model, windows, group, everything, world)[0]
+        metrics: dict[str, Any] = step_and_rollout(model, windows, group, everything, world)[0]
         if isinstance(dataset, IonDataset):
             metrics |= discovery_metrics(model, dataset.trap(1), windows["validation"])
         return metrics
