@@ -70,14 +70,14 @@ def run(suite: Suite, store: Store, display: Display, full_suite: Suite, paralle
             for cell in _without_room(part.cells, begun, shape):
                 display.announced.discard(cell.id)
                 begun |= _run_lanes([cell], store, shape, display, suite.keeps_checkpoints)
+        records, broken = store.read(unfinished)
+        if broken:
+            raise MachineError(f"{broken[0].folder}: cannot be read back: {broken[0].reason}")
         if waiting := [cell for cell in unfinished if cell.id not in begun]:
             raise MachineError(
                 f"the job ended before {waiting[0]} began; {_last_error(store)}see the logs in {store.root / 'jobs'},"
                 " and whether another process holds that cell"
             )
-        records, broken = store.read(unfinished)
-        if broken:
-            raise MachineError(f"{broken[0].folder}: cannot be read back: {broken[0].reason}")
     failed = tuple(record for record in records.values() if not record.status.is_result)
     return Outcome(len(unfinished) - len(failed), failed, len(finished))
 

@@ -24,6 +24,8 @@ MOST_SECONDS = 1e11
 MOST_EPOCHS = 10**9
 COSTS = ("training_seconds", "training_joules", "samples_per_second", "peak_memory_bytes")
 """Metrics in which two equal trainings may differ."""
+VECTORS = ("learned_field", "true_field")
+"""Metrics that are vectors, whose components may be negative."""
 
 
 @dataclass(frozen=True)
@@ -133,15 +135,17 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _checked_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Metrics of a record: errors, spectra, counts and times, none of which is below 0. Raises ValueError otherwise."""
+    """Metrics of a record: finite numbers, none of which is below 0 but in VECTORS. Raises ValueError otherwise."""
     for name, value in metrics.items():
         for number in value if isinstance(value, list) else (value,):
             try:
-                is_sound = 0 <= number < math.inf  # a board of 10,000 records checks a million
+                # a board of 10,000 records checks a million
+                is_sound = 0 <= number < math.inf or (name in VECTORS and -math.inf < number < 0)
             except TypeError:
                 is_sound = False
             if not is_sound:
-                raise ValueError(f"metrics: {name} is {number!r}, expected a number from 0 on")
+                least = "" if name in VECTORS else " from 0 on"
+                raise ValueError(f"metrics: {name} is {number!r}, expected a number{least}")
     return metrics
 
 

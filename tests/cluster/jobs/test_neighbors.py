@@ -16,6 +16,7 @@ from benchmark.errors import MachineError
 from benchmark.suite import loading as suites
 from cluster.jobs import launch
 from cluster.jobs.display import Display
+from results.store import record
 from results.store.store import Store
 
 MakeSuite = Callable[..., Path]
@@ -72,3 +73,18 @@ def test_a_rank_that_dies_while_it_starts_does_not_keep_the_other_waiting(
         with pytest.raises(MachineError, match="the job ended before "):
             launch.run(suite, store, display, suite)
         killing.result()
+
+
+def test_a_record_that_cannot_be_read_back_is_the_error(
+    store: Store, make_suite: MakeSuite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cell counts as one that never began, which is no reason."""
+
+    def refuse(metrics: object) -> None:
+        raise ValueError("metrics: no such number")
+
+    monkeypatch.setattr(record, "_checked_metrics", refuse)
+    suite = suites.load(str(make_suite(models="[persistence]")))
+    unreadable = pytest.raises(MachineError, match="cannot be read back: metrics: no such number")
+    with Display(Console(stderr=True)) as display, unreadable:
+        launch.run(suite, store, display, suite)
