@@ -1,5 +1,7 @@
 """Files of a store: what finished cells leave, and what earlier versions left."""
 
+import json
+import math
 import os
 import tarfile
 import threading
@@ -12,7 +14,8 @@ from support import in_old_layout, symbench
 
 from benchmark.files import write_json
 from benchmark.suite import loading as suites
-from results.board.leaderboard import to_json
+from results.board.leaderboard import aggregate, to_json
+from results.board.quantities import Statistic
 from results.report.publish import PUBLISHED_FOLDER
 from results.store import archive, prune
 from results.store.store import Store
@@ -45,6 +48,30 @@ def test_records_of_earlier_versions_are_read(new_board, new_cell):
     assert (board.store.read([cell]), board.store.statuses([cell])) == before
     (folder / "metrics.json").unlink()
     assert board.store.read([cell])[1][0].reason == "status.json says done, but metrics.json is missing"
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [*(("rmse_future", value) for value in (-5.0, math.inf, "2.0", [1.0, -1.0])), ("true_field", [0.0, -math.inf])],
+)
+def test_an_impossible_metric_is_a_broken_record_and_leads_no_board(new_board, new_cell, metric, value):
+    board = new_board([new_cell(seed=seed) for seed in range(2)])
+    for cell in board.suite.cells:
+        board.finish(cell, rmse_future=2.0)
+    path = board.store.cell_folder(board.suite.cells[0].id) / "record.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "metrics": {**record["metrics"], metric: value}}))
+    records, (broken,) = board.store.read(board.suite.cells)
+    assert broken.reason.startswith(f"metrics: {metric} is ")
+    (row,) = aggregate(board.suite.cells, records, "rmse_future")
+    assert row.metrics["rmse_future"] == Statistic(2.0, None, 1)
+
+
+def test_components_of_a_vector_may_be_negative(new_board, new_cell):
+    board = new_board([new_cell()])
+    board.finish(new_cell(), learned_field=[-0.1, 0.2, 0.0], true_field=[0.48, -0.36, 0.8])
+    (row,) = rows_of(board)
+    assert row.complete
 
 
 def test_who_reads_a_cell_that_finishes_sees_it_before_or_after(new_board, new_cell):
