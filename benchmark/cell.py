@@ -30,6 +30,25 @@ Grid = Literal["centered", "staggered"]
 Layout = Literal["physical", "published"]
 GroupName = Literal["C4", "translation", "scale", "O"]
 """Symmetry of level 0; O are the rotations of the cube."""
+Component = Literal["vector", "scalar"]
+Components = tuple[Component, ...]
+SIZES: Mapping[Component, int] = {"vector": 2, "scalar": 1}
+"""Numbers of a component in each cell; those of a vector are along x and y."""
+VELOCITY: Components = ("vector",)
+"""Components of a field that is one velocity in the plane."""
+
+
+def shown_channels(components: Components) -> slice:
+    """Numbers of the component that pictures show: the first vector, or else the first scalar.
+
+    >>> shown_channels(("scalar", "vector"))
+    slice(1, 3, None)
+    """
+    first = components.index("vector") if "vector" in components else 0
+    start = sum(SIZES[component] for component in components[:first])
+    return slice(start, start + SIZES[components[first]])
+
+
 TestRuns = Literal["designed", "sampled"]
 
 

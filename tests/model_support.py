@@ -22,7 +22,7 @@ def build(model: type[Any], task: AnyTask, **config: Any) -> Any:
 
 
 SCALES = (1.0, 1.5, 2.0)
-CLOSED, PERIODIC = Task("made_up", 2, 2, 10, 12), Task("made_up", 2, 2, 8, 9, periodic=True)
+CLOSED, PERIODIC = Task("made_up", 2, 10, 12), Task("made_up", 2, 8, 9, periodic=True)
 SMALL = {"hidden": 4, "kernel_size": 3, "rank": 3, "scales": SCALES, "encoder_grid": 4, "encoder_hidden": 8}
 boxes = pytest.mark.parametrize("on", [CLOSED, PERIODIC], ids=["closed", "periodic"])
 projections = pytest.mark.parametrize("projection", ["max", "mean"])

@@ -54,7 +54,7 @@ def build(name: str, config: dict[str, Any], grid: int) -> Baseline:
 
 
 def _task(grid: int) -> Task:
-    return Task("bench", FRAMES_IN, 2, grid, grid)
+    return Task("bench", FRAMES_IN, grid, grid)
 
 
 def _windows(batch: int, grid: int) -> tuple[Tensor, Tensor, Tensor]:

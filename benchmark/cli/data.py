@@ -87,6 +87,7 @@ def prepare(suite: str, overrides: tuple[str, ...], store_folder: Path, site: st
 @click.option(
     "--field", default="", help="Array with the velocity, or U,V: that of the x component, that of the y one."
 )
+@click.option("--scalar", multiple=True, metavar="NAME", help="Array of a scalar; without --field, scalars alone.")
 @click.option(
     "--axes", help="Order of the axes, as ntxyc (run, time, x, y, component); -y where y falls along its axis."
 )

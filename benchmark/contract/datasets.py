@@ -16,17 +16,19 @@ from typing import get_args
 import numpy as np
 import torch
 
-from benchmark.cell import GroupName, Level, Protocol
+from benchmark.cell import GroupName, Level, Protocol, shown_channels
 from benchmark.contract.candidate import require
 from benchmark.contract.checks import Check, Result, examine
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, PAPER, AnyPreset, Dataset, Simulation
 from benchmark.data.imported import ImportedDataset, better_order
-from benchmark.groups import divergence
+from benchmark.groups import divergence, parts
 
 PROTOCOL = Protocol(input_frames=1, train_steps=2, test_steps=2)
 DIVERGENCE_LIMIT = 1e-6
 MEASURED = "it is imported, not simulated"
+UNEQUAL = 10.0
+"""Ratio of the sizes of two components beyond which an error says nothing of the smaller one."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,23 @@ def simulates_fields(candidate: DatasetCandidate) -> str | None:
     return None
 
 
+def components_are_about_equally_large(candidate: DatasetCandidate) -> str | None:
+    """Deviations from the mean of each component differ by less than UNEQUAL, since errors are over all of them."""
+    if not candidate.presets:
+        return MEASURED
+    components = candidate.presets[candidate.preset].components
+    if len(components) < 2:
+        return "it has one component"
+    for level, simulation in candidate.simulated().items():
+        field = torch.from_numpy(simulation.field).double()
+        by_name = zip(components, parts(field, tuple(components.values())), strict=True)
+        sizes = {name: float(part.std()) for name, part in by_name}
+        shown = ", ".join(f"{name} {size:.2g}" for name, size in sizes.items())
+        limit = f"choose units in which they differ by less than {UNEQUAL:g}"
+        require(max(sizes.values()) < UNEQUAL * min(sizes.values()), f"level {level}: deviations are {shown}; {limit}")
+    return None
+
+
 def simulates_the_same_again(candidate: DatasetCandidate) -> str | None:
     """A part simulated twice gives the same bytes."""
     if not candidate.presets:
@@ -160,7 +179,8 @@ def keeps_its_promise_of_no_divergence(candidate: DatasetCandidate) -> str | Non
     promised = [simulation for simulation in candidate.simulated().values() if simulation.divergence_free]
     for simulation in promised:
         require(simulation.grid == "staggered", "divergence_free holds for a staggered grid alone")
-        values = torch.from_numpy(simulation.field).double()
+        components = tuple(candidate.presets[candidate.preset].components.values())
+        values = torch.from_numpy(simulation.field[:, :, shown_channels(components)]).double()
         share = float(divergence(values, simulation.spacing).abs().max() * simulation.spacing / values.abs().max())
         require(share < DIVERGENCE_LIMIT, f"divergence times spacing is {share:.1e} of the velocity")
     return None if promised else "no level is declared free of divergence"
@@ -208,6 +228,7 @@ CHECKS: tuple[Check, ...] = tuple(
     Check(check.__name__, check)
     for check in (
         *(says_what_it_is, levels_are_in_order, splits_share_no_run, parts_are_plain_data, simulates_fields),
+        components_are_about_equally_large,
         *(simulates_the_same_again, keeps_its_promise_of_no_divergence, breaks_more_with_the_level),
         *(components_follow_their_axes, has_a_strict_floor_or_a_reason),
     )

@@ -19,7 +19,7 @@ from benchmark.contract.candidate import (
 )
 from benchmark.contract.candidate import require as require_that
 from benchmark.evaluation.evaluate import roll_out
-from benchmark.kinds.field import JET, ODD, SQUARE, WIDE, velocity_task
+from benchmark.kinds.field import JET, MIXED, ODD, SQUARE, WIDE, velocity_task
 from benchmark.kinds.kind import relative_error
 from benchmark.kinds.kinds import PARTICLES
 from benchmark.models.baseline import Baseline
@@ -44,6 +44,15 @@ def forecasts_one_frame(candidate: Candidate, grid: tuple[int, int]) -> str | No
         where = f"{task.height} x {task.width}{', periodic' if task.periodic else ''}"
         _require_frame(candidate.build(task), noise(task), where)
     return reasons[0] if len(reasons) == 2 else None
+
+
+def forecasts_one_frame_with_scalars(candidate: Candidate) -> str | None:
+    """As `forecasts_one_frame`, for scalars beside a velocity and alone."""
+    reasons = [candidate.refusal(task) for task in MIXED]
+    for task, reason in zip(MIXED, reasons, strict=True):
+        if reason is None:
+            _require_frame(candidate.build(task), noise(task), " and ".join(task.components))
+    return reasons[0] if all(reasons) else None
 
 
 def forecasts_one_frame_of_particles(candidate: Candidate) -> str | None:
@@ -163,6 +172,7 @@ CHECKS: Mapping[str, Callable[[Candidate], str | None]] = {
         f"forecasts_one_frame_on_{grid[0]}x{grid[1]}": partial(forecasts_one_frame, grid=grid)
         for grid in (SQUARE, WIDE, ODD, JET)
     },
+    "forecasts_one_frame_with_scalars": forecasts_one_frame_with_scalars,
     "forecasts_one_frame_of_particles": forecasts_one_frame_of_particles,
     "leaves_its_input_alone": leaves_its_input_alone,
     **{f"takes_kernel_size_{size}": partial(takes_kernel_size, size=size) for size in (3, 5)},

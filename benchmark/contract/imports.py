@@ -33,9 +33,8 @@ def plan_of(name: str, paths: Sequence[str], command: str, options: Mapping[str,
         level: Path(path).expanduser()
         for level, path in zip(_levels(options["levels"], len(paths)), paths, strict=True)
     }
-    return plan(
-        Request(name, levels, command=command, fields=fields, axes=axes, frames=_frames(options["frames"]), **given)
-    )
+    given |= {"fields": fields, "scalars": tuple(options["scalar"]), "axes": axes, "frames": _frames(options["frames"])}
+    return plan(Request(name, levels, command=command, **given))
 
 
 def run(plan: Plan, plugin_file: Path, suite_file: Path, data_folder: Path, progress: Progress) -> list[str]:
@@ -47,7 +46,7 @@ def run(plan: Plan, plugin_file: Path, suite_file: Path, data_folder: Path, prog
     lines, measured = [], {}
     for level in plan.runs:
         path = convert(plan, level, data_folder, progress)
-        shape = " x ".join(map(str, (plan.count, plan.frames, 2, *plan.size)))
+        shape = " x ".join(map(str, (plan.count, plan.frames, plan.channels, *plan.size)))
         lines.append(f"wrote {path}: {shape} (run, time, component, x, y)")
         measured[level] = parameters(path)["divergence"]
     unseen = plan.count - plan.training
@@ -57,7 +56,8 @@ def run(plan: Plan, plugin_file: Path, suite_file: Path, data_folder: Path, prog
         lines.append(f"not imported: {listed(plan.first.others)}")
     shown = next((level for level, divergence in measured.items() if better_order(divergence)), next(iter(measured)))
     divergence = measured[shown]
-    lines.append("mean |divergence| over the mean gradient" + (f", level {shown}:" if len(measured) > 1 else ":"))
+    if divergence:
+        lines.append("mean |divergence| over the mean gradient" + (f", level {shown}:" if len(measured) > 1 else ":"))
     lines += [f"  {share:<8g} {order}" for order, share in divergence.items()]
     if not ours:
         write_text(plugin_file, plugin.plugin_text(plan, divergence))

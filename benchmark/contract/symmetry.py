@@ -22,9 +22,9 @@ from benchmark.contract.candidate import (
 )
 from benchmark.evaluation.regions import by_walls, reach
 from benchmark.groups import Transform, elements, rotate, zoom
-from benchmark.kinds.field import SQUARE, WIDE, reflection_error, translation_error, velocity_task
+from benchmark.kinds.field import MIXED, SQUARE, WIDE, reflection_error, translation_error, velocity_task
 from benchmark.kinds.kind import relative_error
-from benchmark.kinds.kinds import PARTICLES
+from benchmark.kinds.kinds import FIELD, PARTICLES
 from benchmark.models.baseline import Baseline, Symmetry, Task
 
 ZOOMED, FACTOR = velocity_task((96, 96)), 1.5
@@ -118,6 +118,23 @@ def translation_is_kept_away_from_walls(candidate: Candidate) -> str | None:
             case = f"{element.name}, {distance} cells from walls"
             require(error <= BEYOND_REACH, f"{case}: error {error:.1e}, expected at most {BEYOND_REACH:.0e}")
     return None
+
+
+def symmetries_are_kept_with_scalars(candidate: Candidate) -> str | None:
+    """Scalars beside a velocity, and alone, turn, are mirrored and shift as declared, to round-off."""
+    declared = [one for one in FIELD.actions if one in candidate.baseline.symmetries]
+    if not declared:
+        return "it declares no symmetry that is exact on a grid"
+    reason = _not_exact(candidate, declared[0])
+    reasons = [reason or candidate.refusal(task) for task in MIXED]
+    for task, reason in zip(MIXED, reasons, strict=True):
+        if reason is not None:
+            continue
+        model, x = candidate.build(task), noise(task)
+        for symmetry in declared:
+            error, case = FIELD.actions[symmetry].error(model, x), f"{symmetry} of {' and '.join(task.components)}"
+            require(error <= ROUND_OFF, f"{case}: error {error:.1e}, expected at most {ROUND_OFF:.0e}")
+    return reasons[0] if all(reasons) else None
 
 
 def particles_keep(candidate: Candidate, symmetry: Symmetry) -> str | None:
@@ -305,6 +322,7 @@ CHECKS: Mapping[str, Callable[[Candidate], str | None]] = {
     "translation_is_kept_in_a_periodic_box": translation_is_kept_in_a_periodic_box,
     "translation_is_kept_away_from_walls": translation_is_kept_away_from_walls,
     "scale_is_kept": scale_is_kept,
+    "symmetries_are_kept_with_scalars": symmetries_are_kept_with_scalars,
     **{f"particles_keep_{symmetry}": partial(particles_keep, symmetry=symmetry) for symmetry in PARTICLES.actions},
     "relaxed_stays_on_symmetric_data": relaxed_stays_on_symmetric_data,
     "relaxed_leaves_on_other_data": relaxed_leaves_on_other_data,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from benchmark.cell import DatasetChoice, Level, Protocol
+from benchmark.cell import DatasetChoice, Level, Protocol, shown_channels
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, Dataset, Split, SplitName
 from benchmark.data.layout import StoredField, read, remedy
@@ -34,7 +34,8 @@ def check(path: Path, dataset_name: str, preset: str, level: Level) -> list[str]
         return [str(error).removeprefix(f"{path}: ")]
     problems = [*_identity(stored, dataset_name, preset, level), *_shape(stored, dataset, preset)]
     problems += [*_description(stored), *_not_finite(stored), *_still(stored)]
-    if stored.divergence_free and stored.grid == "staggered" and stored.spacing > 0 and stored.field.shape[2] == 2:
+    has_velocity = "vector" in stored.components.values()
+    if stored.divergence_free and stored.grid == "staggered" and stored.spacing > 0 and has_velocity:
         problems += _divergence(stored)
     return [f"{problem}; {remedy(path)}" for problem in problems]
 
@@ -66,6 +67,8 @@ def _shape(stored: StoredField, dataset: Dataset, preset: str) -> Iterator[str]:
     held, right = (" x ".join(map(str, sizes)) for sizes in (shape, size.shape))
     if held != right:
         yield f"its field has {size.shape_names} {held}, the preset {preset} {right}"
+    if stored.components != size.components:
+        yield f"its components are {dict(stored.components)}, those of the preset {preset} {dict(size.components)}"
     if frames < size.frames or (frames > size.frames and preset != IMPORTED):
         least = "at least " if preset == IMPORTED else ""
         yield f"it has {frames} frames a run, and the preset {preset} {least}{size.frames}"
@@ -108,7 +111,7 @@ def _not_finite(stored: StoredField) -> Iterator[str]:
             frame = int((~finite.all(1)).nonzero()[0])
             broken.append(f"{int((~finite).sum())} in run {number} from frame {frame} on")
     if broken:
-        yield f"values that are not finite: {_some(broken)}, and every velocity should be a number"
+        yield f"values that are not finite: {_some(broken)}, and every value should be a number"
 
 
 def _still(stored: StoredField) -> Iterator[str]:
@@ -119,8 +122,9 @@ def _still(stored: StoredField) -> Iterator[str]:
 
 def _divergence(stored: StoredField) -> Iterator[str]:
     divergent = []
+    velocity = shown_channels(tuple(stored.components.values()))
     for number, run in enumerate(stored.field):
-        worst, frame, largest = _worst_divergence(run)
+        worst, frame, largest = _worst_divergence(run[:, velocity])
         if worst > DIVERGENCE_LIMIT * largest:
             divergent.append(f"{worst / stored.spacing:.2g} / time in run {number}, frame {frame}")
     if divergent:

@@ -15,18 +15,21 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from dataclasses import field as attribute
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.cell import Grid, GroupName, Level, Protocol, TestRuns
+from benchmark.cell import SIZES, VELOCITY, Component, Grid, GroupName, Level, Protocol, TestRuns
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from benchmark.data.strict_floor import StrictFloor
 
 SplitName = Literal["train", "validation", "future", "domain"]
+ONE_VELOCITY: Mapping[str, Component] = {"velocity": VELOCITY[0]}
+"""Components of a field that is one velocity."""
 PAPER: Level = "paper"
 """Level of the published setting."""
 IMPORTED = "imported"
@@ -35,9 +38,14 @@ IMPORTED = "imported"
 
 @dataclass(frozen=True)
 class Preset:
-    """Size of the arrays: `height` cells along x, `width` cells along y, `frames` in each run."""
+    """Size of the arrays: `height` cells along x, `width` cells along y, `frames` in each run.
+
+    `components` names what stands in each cell, in the order of the array: a vector has 2 numbers, a scalar 1. Errors
+    are taken over all numbers, so the components should be stored in units in which they are about equally large.
+    """
 
     kind: ClassVar[str] = "field"
+    usual_components: ClassVar[Mapping[str, Component]] = ONE_VELOCITY
     axes: ClassVar[tuple[str, ...]] = ("run", "time", "component", "x", "y")
     units: ClassVar[Mapping[str, str]] = {"field": "length / time", "spacing": "length", "time_step": "time"}
     shape_names: ClassVar[str] = "components, height and width"
@@ -52,11 +60,12 @@ class Preset:
     height: int
     width: int
     frames: int
+    components: Mapping[str, Component] = attribute(default_factory=lambda: ONE_VELOCITY)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a state: (2, H, W), a velocity in the plane."""
-        return 2, self.height, self.width
+        """Shape of a state: (C, H, W), with C = 2 for one velocity."""
+        return sum(SIZES[component] for component in self.components.values()), self.height, self.width
 
     @property
     def label(self) -> str:
@@ -69,6 +78,8 @@ class ParticlePreset:
     """Size of the arrays: `particles` in each of `frames`, which are `time_step` apart."""
 
     kind: ClassVar[str] = "particles"
+    usual_components: ClassVar[Mapping[str, Component]] = {}
+    components: ClassVar[Mapping[str, Component]] = {}
     axes: ClassVar[tuple[str, ...]] = ("run", "time", "particle", "position and velocity")
     units: ClassVar[Mapping[str, str]] = {"field": "length, and length / time", "time_step": "time"}
     shape_names: ClassVar[str] = "particles and numbers of each"
@@ -139,12 +150,13 @@ class EquivarianceError:
 class Simulation:
     """All runs of one level: `field` is (run, time, ...) float32; the axes of a state are those of its preset.
 
-    A field is (2, H, W), a velocity in length / time. `spacing` is the width of a grid cell in the same length,
-    `time_step` the time between frames. `divergence_free` states that the divergence on the staggered stencil is zero
-    up to float32 rounding. Particles are (N, 6), positions and velocities, and have the defaults of the grid.
+    A field is (C, H, W), a velocity in length / time and scalars. `spacing` is the width of a grid cell in the same
+    length, `time_step` the time between frames. `divergence_free` states that the divergence of the velocity on the
+    staggered stencil is zero up to float32 rounding. Particles are (N, 6), positions and velocities, and have the
+    defaults of the grid.
 
     `parameters` (JSON) describes the simulation, `run_parameters` holds one entry for each run. `prepare` adds the
-    `strict_floor`.
+    `strict_floor`, and the `components` of a field, as the preset names them.
     """
 
     field: NDArray[np.float32]
@@ -157,6 +169,7 @@ class Simulation:
     spacing: float = 1.0
     strict_floor: StrictFloor | None = None
     kind: str = "field"
+    components: Mapping[str, Component] = attribute(default_factory=lambda: ONE_VELOCITY)
 
 
 class Part(ABC):

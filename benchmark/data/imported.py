@@ -20,12 +20,14 @@ NO_DIVERGENCE = 0.01
 
 def better_order(divergence: Mapping[str, float]) -> str:
     """Order of axes and components with less than half the divergence as imported, if that is large, or ""."""
+    if not divergence:
+        return ""
     best = min(divergence, key=lambda order: divergence[order])
     return best if divergence[best] < divergence[AS_IMPORTED] / 2 - NO_DIVERGENCE else ""
 
 
 class ImportedDataset(Dataset):
-    """Velocity fields of others. Nothing is simulated, so the equivariance error of the data cannot be measured."""
+    """Fields of others. Nothing is simulated, so the equivariance error of the data cannot be measured."""
 
     licence: ClassVar[str]
     """Licence of the data, as the user named it."""
@@ -34,7 +36,10 @@ class ImportedDataset(Dataset):
     compressible: ClassVar[bool] = False
     """Whether the flow may have a divergence, so that the order of axes and components cannot be checked by it."""
     divergence: ClassVar[Mapping[str, float]] = {}
-    """Mean |divergence| over the mean gradient, of the velocity as imported and with other orders of its axes."""
+    """Mean |divergence| over the mean gradient, of the velocity as imported and with other orders of its axes.
+
+    Empty without a velocity.
+    """
     no_floor = "the data are imported, not simulated"
     test_runs = "designed"
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.cell import Cell, Grid, Level
+from benchmark.cell import Cell, Component, Grid, Level
 from benchmark.data.dataset import IMPORTED, STORAGE, EquivarianceError, Part, Simulation
 from benchmark.data.hdf5 import array
 from benchmark.data.paths import field_path
@@ -34,8 +34,8 @@ from benchmark.groups import to_cell_centers
 
 FORMAT = "symbench field"
 FORMAT_VERSION = 2
-FLOOR = "strict_floor"
-"""Attribute that a file may lack."""
+FLOOR, COMPONENTS = "strict_floor", "components"
+"""Attributes that a file may lack; without components, a field is one velocity."""
 LIBRARIES = ("numpy", "scipy", "torch", "h5py")
 """Distributions whose versions a data file records."""
 
@@ -49,6 +49,7 @@ class StoredField:
     preset: str
     level: Level
     kind: str
+    components: Mapping[str, Component]
     field: Tensor
     grid: Grid
     divergence_free: bool
@@ -129,6 +130,8 @@ def write(path: Path, dataset_name: str, preset: str, level: Level, simulation: 
         "recipe": recipe,
         "checksum": checksum(field),
     }
+    if simulation.components != STORAGE[simulation.kind].usual_components:
+        attributes[COMPONENTS] = json.dumps(simulation.components)
     if simulation.strict_floor is not None:
         attributes[FLOOR] = json.dumps(asdict(simulation.strict_floor))
     with replacing(path) as temporary:
@@ -182,7 +185,7 @@ def on_grid(stored: StoredField, grid: Grid) -> StoredField:
         return stored
     if grid == "staggered":
         raise UserError(f"{stored.path}: {stored.dataset} is given at cell centres and has no staggered grid")
-    return replace(stored, field=to_cell_centers(stored.field), grid=grid)
+    return replace(stored, field=to_cell_centers(stored.field, tuple(stored.components.values())), grid=grid)
 
 
 def checksum(field: NDArray[np.float32]) -> str:
@@ -223,6 +226,7 @@ def _stored_field(path: Path, file: h5py.File) -> StoredField:
         preset=str(attributes["preset"]),
         level=json.loads(attributes["level"]),
         kind=kind,
+        components=json.loads(attributes[COMPONENTS]) if COMPONENTS in attributes else STORAGE[kind].usual_components,
         field=torch.from_numpy(field),
         grid=cast(Grid, attributes["grid"]),
         divergence_free=bool(attributes["divergence_free"]),

@@ -157,10 +157,13 @@ def assemble(work: Outline, level: Level) -> Path:
     """Write a level from its parts on disk; returns its path."""
     parts, floor_parts = work.levels[level], work.floors[level]
     fields = [_field(work, part) for part in parts]
-    simulation = dataset_registry.dataset(work.name).assemble(level, work.preset, fields)
+    dataset = dataset_registry.dataset(work.name)
+    components = dataset.presets[work.preset].components
+    simulation = replace(dataset.assemble(level, work.preset, fields), components=components)
     if floor_parts:
         deviations = [_field(work, part) for part in floor_parts]
-        simulation = replace(simulation, strict_floor=measure(deviations, simulation.grid, recipe(floor_parts)))
+        floor = measure(deviations, simulation.grid, recipe(floor_parts), tuple(components.values()))
+        simulation = replace(simulation, strict_floor=floor)
     if torch.cuda.is_available():  # which rounds otherwise, and chaotic runs differ in time
         named = {**simulation.parameters, "device": torch.cuda.get_device_name()}
         simulation = replace(simulation, parameters=named)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.cell import Grid
+from benchmark.cell import VELOCITY, Components, Grid
 from benchmark.groups import to_cell_centers
 
 FLOOR_STEPS = 20
@@ -63,13 +63,15 @@ def deviation(forecasts: Tensor) -> Tensor:
     return forecasts[0] - forecasts.mean(dim=0)
 
 
-def measure(deviations: Sequence[NDArray[np.float32]], grid: Grid, recipe: str) -> StrictFloor:
+def measure(
+    deviations: Sequence[NDArray[np.float32]], grid: Grid, recipe: str, components: Components = VELOCITY
+) -> StrictFloor:
     """Floor from `deviations` F(x) - (P F)(x), arrays (state, step, ...) on `grid`.
 
     A staggered field has a floor on the cell centres, too.
     """
     fields = torch.from_numpy(np.concatenate(deviations)).double()
-    by_grid = {grid: fields} | ({"centered": to_cell_centers(fields)} if grid == "staggered" else {})
+    by_grid = {grid: fields} | ({"centered": to_cell_centers(fields, components)} if grid == "staggered" else {})
     return StrictFloor(
         {
             name: tuple(field.square().mean((0, *range(2, field.ndim))).sqrt().tolist())

@@ -116,7 +116,8 @@ def example_rollouts(model: Baseline, windows: Windows, split: SplitName, count:
         prediction = roll_out(model, x, windows.steps, x.device.type, precision == "bf16")
     rows = windows.index[positions].tolist()
     places = [(run, start) for run, start in rows]
-    return Rollouts(split, x.cpu().numpy(), y.cpu().numpy(), prediction.cpu().numpy(), places, model.task.kind)
+    task, (inputs, truth, forecast) = model.task, [part.cpu().numpy() for part in (x, y, prediction)]
+    return Rollouts(split, inputs, truth, forecast, places, task.kind, task.components)
 
 
 def _forecast(

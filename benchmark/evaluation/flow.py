@@ -30,25 +30,28 @@ class Box:
 
 @dataclass
 class FlowError:
-    """Sums over windows; row 0 is the prediction, row 1 the truth.
+    """Sums over windows; row 0 is the prediction, row 1 the truth. `velocity` are the channels of the velocity.
 
     `spectrum` (2, K) sums the energy spectra of the last rolled-out step, `divergence` (2,) the mean |divergence| over
     all steps. `count` is the number of windows.
     """
 
     box: Box
+    velocity: slice
     spectrum: Tensor
     divergence: Tensor
     count: Tensor
 
     @classmethod
-    def zero(cls, box: Box, height: int, width: int, device: torch.device) -> FlowError:
+    def zero(cls, box: Box, height: int, width: int, device: torch.device, velocity: slice = slice(2)) -> FlowError:
         shapes = ((2, max(height, width) // 2), (2,), ())
-        return cls(box, *(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
+        spectrum, divergence, count = (torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes)
+        return cls(box, velocity, spectrum, divergence, count)
 
     def add(self, prediction: Tensor, truth: Tensor) -> None:
         """Add a batch of roll-outs."""
-        for row, field in enumerate((prediction, truth)):
+        for row, states in enumerate((prediction, truth)):
+            field = states[:, :, self.velocity]
             self.spectrum[row] += energy_spectrum(field[:, -1].double(), self.box.periodic).sum(0)
             self.divergence[row] += mean_divergence(field, self.box).sum()
         self.count += len(truth)

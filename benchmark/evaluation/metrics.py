@@ -5,7 +5,7 @@ Shape letters are those of baseline.py: B windows, S rolled-out steps; then come
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,6 +30,60 @@ class Measures(Protocol):
 
     def metrics(self, split: SplitName) -> dict[str, Any]:
         """Metrics of the test split, by their names in a record."""
+
+
+@dataclass
+class ComponentErrors:
+    """Sums over windows for each named component of a field (B, S, C, H, W), in float64.
+
+    `sizes` has the numbers of each component, `squared` (K,) sums the squared errors, `count` the cells.
+    """
+
+    sizes: Mapping[str, int]
+    squared: Tensor
+    count: Tensor
+
+    @classmethod
+    def zero(cls, sizes: Mapping[str, int], device: torch.device) -> ComponentErrors:
+        options: Any = {"dtype": torch.float64, "device": device}
+        return cls(sizes, torch.zeros(len(sizes), **options), torch.zeros((), **options))
+
+    def add(self, prediction: Tensor, truth: Tensor) -> None:
+        """Add a batch of roll-outs."""
+        by_channel = (prediction.double() - truth.double()).square().sum((0, 1, 3, 4))
+        self.squared += torch.stack([part.sum() for part in by_channel.split(list(self.sizes.values()))])
+        self.count += truth[:, :, 0].numel()
+
+    def sums(self) -> tuple[Tensor, ...]:
+        """Sums over windows, which are added over ranks in place."""
+        return self.squared, self.count
+
+    def metrics(self, split: SplitName) -> dict[str, float]:
+        """RMSE of each component, in its own stored unit."""
+        errors = zip(self.sizes.items(), self.squared.tolist(), strict=True)
+        return {
+            f"rmse_{split}_of_{name}": (error / (size * float(self.count))) ** 0.5 for (name, size), error in errors
+        }
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several measures of the same roll-outs."""
+
+    measures: Sequence[Measures]
+
+    def add(self, prediction: Tensor, truth: Tensor) -> None:
+        """Add a batch of roll-outs to each."""
+        for one in self.measures:
+            one.add(prediction, truth)
+
+    def sums(self) -> tuple[Tensor, ...]:
+        """Sums of all."""
+        return tuple(total for one in self.measures for total in one.sums())
+
+    def metrics(self, split: SplitName) -> dict[str, Any]:
+        """Metrics of all."""
+        return {name: value for one in self.measures for name, value in one.metrics(split).items()}
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmark.cell import VELOCITY, Components
 from benchmark.data.dataset import SplitName
 
 EXAMPLES = 2
@@ -21,3 +22,5 @@ class Rollouts:
     windows: list[tuple[int, int]] = field(default_factory=list)
     """(run, first frame) of each window."""
     kind: str = "field"
+    components: Components = VELOCITY
+    """Components of a field, () for particles."""

@@ -62,7 +62,7 @@ def range_error(model: Baseline, windows: Windows, world: Ranks, grid: Grid) -> 
         for numbers in share(windows, world):
             x, _ = windows.batch(numbers)
             for index, factor in enumerate(factors):
-                act = partial(zoom, factor=factor, grid=grid)
+                act = partial(zoom, factor=factor, grid=grid, components=model.task.components)
                 with _keeping(model, factor, 0):
                     expected = act(roll_out(model, x, 1, world.device.type, bf16=False).double())
                 with _keeping(model, factor, 1):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from benchmark.cell import Grid
+from benchmark.cell import VELOCITY
 from benchmark.data.dataset import Dataset, SplitName
 from benchmark.data.windows import Windows
 from benchmark.evaluation import scale_axis
@@ -14,7 +14,7 @@ from benchmark.evaluation.evaluate import Ranks, equivariance_error, rollout_equ
 from benchmark.evaluation.metrics import ModelEquivarianceError
 from benchmark.evaluation.regions import by_walls, defined, middle, reach
 from benchmark.groups import Element, elements
-from benchmark.models.baseline import Baseline
+from benchmark.models.baseline import Baseline, Task
 
 ERROR = "model_equivariance_error"
 
@@ -34,7 +34,7 @@ def full_float32() -> Iterator[None]:
 
 @full_float32()
 def symmetry_metrics(
-    model: Baseline, dataset: Dataset, grid: Grid, windows: Mapping[SplitName, Windows], world: Ranks
+    model: Baseline, dataset: Dataset, windows: Mapping[SplitName, Windows], world: Ranks
 ) -> dict[str, float | None]:
     """Equivariance errors of one step, on validation windows, and of a roll-out, on windows of the future test.
 
@@ -43,7 +43,8 @@ def symmetry_metrics(
     For zooms, also within the range of scales, beside the error of a map that commutes with zooms. None: undefined.
     """
     height, width = windows["validation"].field.shape[-2:]
-    group = elements(dataset.group, grid, dataset.periodic, height, width)
+    task: Task = model.task
+    group = elements(dataset.group, task.grid, dataset.periodic, height, width, task.components)
     zooms = dataset.group == "scale"
     regions = middle(len(group), height, width) if zooms else defined(group, height, width)
     metrics: dict[str, float | None] = {}
@@ -58,9 +59,10 @@ def symmetry_metrics(
     if distance is not None:
         metrics |= {f"{ERROR}_near_walls": one_step.changes.ratio(1), f"{ERROR}_inside": one_step.changes.ratio(2)}
     if zooms:
-        in_range = scale_axis.range_error(model, windows["validation"], world, grid)
+        in_range = scale_axis.range_error(model, windows["validation"], world, task.grid)
         metrics[f"{ERROR}_within_range"] = in_range.ratio()
-        metrics["equivariance_floor"] = scale_axis.floor(windows["validation"], world, grid).ratio()
+        if task.components == VELOCITY:  # which the map that commutes with zooms moves
+            metrics["equivariance_floor"] = scale_axis.floor(windows["validation"], world, task.grid).ratio()
     return metrics
 
 

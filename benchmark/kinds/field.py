@@ -1,15 +1,18 @@
-"""Fields: velocities in the plane on a grid, (C, H, W)."""
+"""Fields: a velocity in the plane on a grid, scalars beside it, or scalars alone, (C, H, W)."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from benchmark.cell import SIZES, shown_channels
 from benchmark.data.dataset import Dataset
 from benchmark.data.layout import StoredField
 from benchmark.evaluation.evaluate import Ranks
 from benchmark.evaluation.flow import Box, FlowError
+from benchmark.evaluation.metrics import ComponentErrors, Measures, Together
 from benchmark.evaluation.relaxation import Relaxation, relaxations_of
 from benchmark.evaluation.symmetry import symmetry_metrics
 from benchmark.groups import mirror, rotate
@@ -27,12 +30,21 @@ SHIFTS = 8
 
 def velocity_task(grid: tuple[int, int], periodic: bool = False) -> Task:
     """Task with one velocity on this grid."""
-    return Task("made_up", FRAMES, 2, *grid, periodic=periodic)
+    return Task("made_up", FRAMES, *grid, periodic=periodic)
 
 
-def _rotation_error(model: Baseline, x: Tensor) -> float:
+MIXED = (
+    Task("made_up_convection", FRAMES, 16, 16, periodic=True, components=("scalar", "vector", "scalar")),
+    Task("made_up_reaction", FRAMES, 16, 16, periodic=True, components=("scalar", "scalar")),
+)
+"""Tasks with scalars, beside a velocity and alone, on which every group is exact."""
+
+
+def rotation_error(model: Baseline, x: Tensor) -> float:
+    """Relative error of the three quarter turns."""
+    act = partial(rotate, grid="centered", components=model.task.components)
     with torch.no_grad():
-        pairs = [(model(rotate(x, k, "centered")), rotate(model(x), k, "centered")) for k in (1, 2, 3)]
+        pairs = [(model(act(x, k)), act(model(x), k)) for k in (1, 2, 3)]
     return max(relative_error(actual - expected, expected) for actual, expected in pairs)
 
 
@@ -43,7 +55,8 @@ def _all_turns(field: Tensor) -> Tensor:
 def reflection_error(model: Baseline, x: Tensor) -> float:
     """Relative error of mirrors along x and along y."""
     with torch.no_grad():
-        pairs = [(model(mirror(x, axis)), mirror(model(x), axis)) for axis in (0, 1)]
+        act = partial(mirror, components=model.task.components)
+        pairs = [(model(act(x, axis)), act(model(x), axis)) for axis in (0, 1)]
     return max(relative_error(actual - expected, expected) for actual, expected in pairs)
 
 
@@ -67,29 +80,36 @@ def _all_shifts(field: Tensor) -> Tensor:
 
 
 class Field(Kind):
-    """A velocity (2, H, W): spectrum and divergence, turns, mirrors, shifts and zooms of the plane."""
+    """A field (C, H, W): spectrum and divergence of its velocity, turns, mirrors, shifts and zooms of the plane."""
 
     name = "field"
     space = (-2, -1)
-    tasks = tuple(velocity_task(grid) for grid in (SQUARE, (64, 64), WIDE, JET))
+    tasks = (*(velocity_task(grid) for grid in (SQUARE, (64, 64), WIDE, JET)), *MIXED)
     actions: ClassVar[Mapping[Any, Action]] = {
-        "rotation": Action([velocity_task(grid) for grid in SQUARES], _rotation_error, _all_turns),
+        "rotation": Action([velocity_task(grid) for grid in SQUARES], rotation_error, _all_turns),
         "reflection": Action(tasks, reflection_error, _all_mirrors),
         "translation": Action([velocity_task(grid, periodic=True) for grid in BOXES], translation_error, _all_shifts),
     }
 
     symmetries = ("translation", "rotation", "reflection", "scale")
 
-    def measures(self, stored: StoredField, dataset: Dataset, device: torch.device) -> FlowError:
-        """Energy spectrum and divergence."""
-        height, width = stored.field.shape[-2:]
-        return FlowError.zero(Box(stored.grid, stored.spacing, dataset.periodic), height, width, device)
+    def measures(self, stored: StoredField, dataset: Dataset, device: torch.device) -> Measures:
+        """Energy spectrum and divergence of the velocity; of several components, also the RMSE of each."""
+        measures: list[Measures] = []
+        components = tuple(stored.components.values())
+        if "vector" in components:
+            box, (height, width) = Box(stored.grid, stored.spacing, dataset.periodic), stored.field.shape[-2:]
+            measures.append(FlowError.zero(box, height, width, device, shown_channels(components)))
+        if len(components) > 1:
+            sizes = {name: SIZES[component] for name, component in stored.components.items()}
+            measures.append(ComponentErrors.zero(sizes, device))
+        return Together(measures)
 
     def symmetry_metrics(
         self, model: Baseline, dataset: Dataset, windows: SplitWindows, world: Ranks
     ) -> dict[str, float | None]:
         """Errors over the elements of `benchmark.groups`, see `benchmark.evaluation.symmetry`."""
-        return symmetry_metrics(model, dataset, model.task.grid, windows, world)
+        return symmetry_metrics(model, dataset, windows, world)
 
     def relaxations(self, model: Baseline, task: Task) -> list[Relaxation]:
         """Layers whose weights differ from place to place."""

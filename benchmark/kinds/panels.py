@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.cell import VELOCITY, Components, shown_channels
+
 Frames = NDArray[np.float32]
 Planes = tuple[Frames, Frames, Frames]
 """Truth, prediction and error of each step, (S, X, Y), 0 or more."""
@@ -15,23 +17,31 @@ PIXELS, RADIUS = 144, 5.5
 
 @dataclass(frozen=True)
 class Panels:
-    """`planes` of truth and prediction (S, ...), of which a state has `axes` axes; `caption` says what they show."""
+    """`planes` of truth and prediction (S, ...), of which a state has `axes` axes, and the components of a field.
+
+    `caption` says what the planes show, of these components.
+    """
 
     axes: int
-    planes: Callable[[Frames, Frames], Planes]
-    caption: str
+    planes: Callable[[Frames, Frames, Components], Planes]
+    caption: Callable[[Components], str]
 
 
-def speed(field_SCHW: Frames) -> Frames:
-    """|u|: (S, C, H, W) -> (S, H, W)."""
-    return np.linalg.norm(field_SCHW, axis=1).astype(np.float32)
+def size(field_SCHW: Frames, components: Components = VELOCITY) -> Frames:
+    """|u| of the component that pictures show: (S, C, H, W) -> (S, H, W)."""
+    return np.linalg.norm(field_SCHW[:, shown_channels(components)], axis=1).astype(np.float32)
 
 
-def _of_fields(truth: Frames, prediction: Frames) -> Planes:
-    return speed(truth), speed(prediction), speed(prediction - truth)
+def _of_fields(truth: Frames, prediction: Frames, components: Components) -> Planes:
+    return tuple(size(field, components) for field in (truth, prediction, prediction - truth))  # type: ignore[return-value]
 
 
-def _of_particles(truth: Frames, prediction: Frames) -> Planes:
+def _caption_of_fields(components: Components) -> str:
+    quantity = "Speed |u|" if "vector" in components else "Size |u| of the first scalar u"
+    return f"{quantity} and error |u - u truth| in field units"
+
+
+def _of_particles(truth: Frames, prediction: Frames, components: Components) -> Planes:
     reach = 1.2 * float(np.abs(truth[..., :2]).max()) or 1.0
     error = np.linalg.norm(prediction - truth, axis=-1)
     speeds = (np.linalg.norm(states[..., 3:], axis=-1) for states in (truth, prediction))
@@ -48,9 +58,9 @@ def _discs(states_SN6: Frames, values_SN: Frames, reach: float) -> Frames:
 
 
 PANELS: Mapping[str, Panels] = {
-    "field": Panels(3, _of_fields, "Speed |u| and error |u - u truth| in field units"),
+    "field": Panels(3, _of_fields, _caption_of_fields),
     "particles": Panels(
-        2, _of_particles, "Particles in the x-y plane, coloured by speed |v|, and by their error in x and v"
+        2, _of_particles, lambda _: "Particles in the x-y plane, coloured by speed |v|, and by their error in x and v"
     ),
 }
 """Kind -> its panels."""

@@ -28,7 +28,6 @@ class Augmentation(Wrapper):
     kinds = ("field", "particles")
     family = "cnn"
     symmetries = ()
-    needs_velocity = True
     source = "Chen, Dobriban, Lee 2020, group augmentation (arXiv 1907.10905)"
 
     @classmethod

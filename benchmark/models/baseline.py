@@ -50,7 +50,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark.cell import Frozen
+from benchmark.cell import VELOCITY, Frozen
 from benchmark.models.task import AnyTask, ParticleTask, Task
 
 Family = Literal["relaxed", "strict", "cnn", "free", "approximate", "reference"]
@@ -91,7 +91,7 @@ class Baseline(nn.Module, ABC):
     symmetries: ClassVar[tuple[Symmetry, ...]]
     """Groups that the model keeps, exactly or, for a relaxed model, at the start. What each one claims, and where:
 
-    - `rotation`: quarter turns of a velocity whose components lie at the cell centres, walls included.
+    - `rotation`: quarter turns of a velocity whose components lie at the cell centres, and of scalars, walls included.
     - `reflection`: mirrors of x and of y, as above. With `rotation` this is D4.
     - `translation`: shifts in a periodic box. With walls, only in cells that the network's reach separates from the
       walls, as for a convolution with zero padding.
@@ -110,7 +110,7 @@ class Baseline(nn.Module, ABC):
     width_field: ClassVar[str] = "hidden"
     """Config field for the width of the network, which a suite's `budget` solves for."""
     needs_velocity: ClassVar[bool] = False
-    """Whether the model acts on the 2 components of one velocity; other fields are then refused."""
+    """Whether the model is written for one velocity; states with other components are then refused."""
     trained: ClassVar[bool] = True
     """False for a baseline without parameters, which is evaluated once, whatever the seeds."""
 
@@ -125,8 +125,8 @@ class Baseline(nn.Module, ABC):
     @classmethod
     def supports(cls, task: Any) -> str | None:
         """Reason why the baseline cannot run on `task`, of its kind, in a few words, or None if it can."""
-        if cls.needs_velocity and isinstance(task, Task) and task.channels != 2:
-            return f"needs 2 velocity components, {task.dataset} has {task.channels}"
+        if cls.needs_velocity and isinstance(task, Task) and task.components != VELOCITY:
+            return f"acts on one velocity, {task.dataset} has {', '.join(task.components)}"
         return None
 
     @classmethod

@@ -33,7 +33,6 @@ class ComboRotation(FramesAsChannels):
     family = "approximate"
     version = 2
     symmetries = ("rotation", "translation")
-    needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 5, Combo"
     search_space: ClassVar[SearchSpace] = {
         "hidden": Choice((16, 32, 64)),

@@ -37,7 +37,6 @@ class ConstraintRelaxation(FramesAsChannels):
     family = "approximate"
     version = 2
     symmetries = ("rotation", "translation")
-    needs_velocity = True
     source = "Pertigkiozoglou, Chatzipantazis, Trivedi, Daniilidis 2024 (arXiv 2408.13242)"
     differs = "e2cnn is relaxed, where the authors' code for flows relaxes the relaxed steerable network."
     search_space: ClassVar[SearchSpace] = {**STEERABLE_SEARCH_SPACE, "penalty": LogUniform(1e-4, 1e-1)}

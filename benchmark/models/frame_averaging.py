@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from benchmark.groups import rotate, to_cell_centers
+from benchmark.groups import parts, rotate, to_cell_centers
 from benchmark.models.baseline import Choice, SearchSpace, Task
 from benchmark.models.layers.wrapper import Wrapper
 
@@ -42,13 +42,14 @@ class FrameAveraging(Wrapper):
 
     family = "strict"
     symmetries = ("rotation",)
-    needs_velocity = True
     source = "Puny et al. 2022 (arXiv 2110.03336)"
     search_space: ClassVar[SearchSpace] = {"frame": Choice(("group", "flux"))}
 
     @classmethod
     def refusal(cls, config: Any, task: Task) -> str | None:
-        """As for any wrapper, on the upright grid."""
+        """As for any wrapper, on the upright grid; a flux needs a velocity."""
+        if config.frame == "flux" and "vector" not in task.components:
+            return f"`frame: flux` needs a velocity, {task.dataset} has none: `frame: group` needs none"
         return super().refusal(config, _upright(task))
 
     def __init__(self, config: Config, task: Task) -> None:
@@ -58,13 +59,15 @@ class FrameAveraging(Wrapper):
         self.frame = config.frame
         self.to_upright = 0 if upright == task else -1
         self.turns = (0, 1, 2, 3) if task.height == task.width else (0, 2)
-        inside = torch.ones(2, upright.height, upright.width)
+        inside = torch.ones(upright.shape)
         if task.grid == "staggered":
-            inside[0, 0] = inside[1, :, 0] = 0
+            for part, component in zip(parts(inside, task.components), task.components, strict=True):
+                if component == "vector":
+                    part[0, 0] = part[1, :, 0] = 0  # a view of `inside`
         self.register_buffer("inside", inside, persistent=False)
 
     def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 2, H, W) -> (B, 2, H, W)."""
+        """(B, T, C, H, W) -> (B, C, H, W)."""
         x = self._rotate(x_BTCHW, self.to_upright) * self.inside
         y = self._over_group(x) if self.frame == "group" else self._along_flux(x)
         return self._rotate(y, -self.to_upright)
@@ -80,7 +83,7 @@ class FrameAveraging(Wrapper):
         return super().regularization(self._rotate(x_BTCHW, self.to_upright), draws_B)
 
     def _rotate(self, field: Tensor, turns: int) -> Tensor:
-        return rotate(field, turns, self.task.grid)
+        return rotate(field, turns, self.task.grid, self.task.components)
 
     def _over_group(self, x: Tensor) -> Tensor:
         turned = torch.cat([self._rotate(x, -turns) for turns in self.turns])
@@ -107,7 +110,8 @@ class FrameAveraging(Wrapper):
     @torch.no_grad()
     def _frame(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Turn of each window, one of `self.turns`, and whether its flux has a direction: (B,), (B,)."""
-        v = to_cell_centers(x) if self.task.grid == "staggered" else x
+        v = parts(x, self.task.components)[self.task.components.index("vector")]
+        v = to_cell_centers(v) if self.task.grid == "staggered" else v
         speed = v.square().sum(2, keepdim=True).sqrt()
         flux = (speed.square() * v).mean((1, 3, 4))
         flows = flux.norm(dim=1) > NO_DIRECTION * speed.pow(3).mean((1, 2, 3, 4))

@@ -36,7 +36,6 @@ class LiftRotation(Baseline):
 
     family = "approximate"
     symmetries = ("rotation", "translation")
-    needs_velocity = True
     source = "Wang, Walters, Zhu, Platt 2021 (arXiv 2110.15443); Wang, Walters, Yu 2022, section 5, Lift"
     search_space: ClassVar[SearchSpace] = {
         **STEERABLE_SEARCH_SPACE,

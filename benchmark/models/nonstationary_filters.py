@@ -118,7 +118,7 @@ class NonstationaryFilters(FramesAsChannels):
             last = torch.randn(many_out, many_in, config.filter_hidden) * expand.deviation(many_in)
             return GroupConv2d(before, after, config.kernel_size, last, expand, task.padding_mode)
 
-        self.network = field_network(task.input_frames, config.hidden, config.layers, layer)
+        self.network = field_network(task, config.hidden, config.layers, layer)
 
     def deviations(self) -> list[nn.Parameter]:
         """omega of each layer."""

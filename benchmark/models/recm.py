@@ -96,7 +96,6 @@ class RECM(FramesAsChannels):
     family = "approximate"
     version = 2
     symmetries = ("rotation", "translation")
-    needs_velocity = True
     source = "Pertigkiozoglou, Petrache, Trivedi, Daniilidis 2026 (arXiv 2602.02853); the update rule is ours"
     differs = "The rule that updates the state of a layer is ours."
     search_space: ClassVar[SearchSpace] = {**STEERABLE_SEARCH_SPACE, "rate": LogUniform(1e-3, 1e-1)}

@@ -41,7 +41,6 @@ class RelaxedGroupRotation(RelaxedBaseline):
     family = "relaxed"
     version = 3
     symmetries = ("rotation", "translation")
-    needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.1"
     search_space: ClassVar[SearchSpace] = {
         "hidden": Choice((16, 32, 64, 130)),
@@ -57,4 +56,4 @@ class RelaxedGroupRotation(RelaxedBaseline):
         def layer(before: Fields, after: Fields) -> RotationGroupConv2d:
             return RotationGroupConv2d(before, after, config.kernel_size, config.banks, True, task.padding_mode)
 
-        self.network = field_network(task.input_frames, config.hidden, config.layers, layer, config.norm)
+        self.network = field_network(task, config.hidden, config.layers, layer, config.norm)

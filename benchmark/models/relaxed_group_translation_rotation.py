@@ -113,4 +113,4 @@ class RelaxedGroupTranslationRotation(RelaxedBaseline):
         def layer(before: Fields, after: Fields) -> RelaxedGroupConv2d:
             return RelaxedGroupConv2d(grid, before, after, config.kernel_size, config.banks, task.padding_mode)
 
-        self.network = field_network(task.input_frames, config.hidden, config.layers, layer)
+        self.network = field_network(task, config.hidden, config.layers, layer)

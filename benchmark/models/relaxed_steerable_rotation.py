@@ -28,7 +28,6 @@ class RelaxedSteerableRotation(RelaxedBaseline):
     family = "relaxed"
     version = 2
     symmetries = ("rotation", "translation")
-    needs_velocity = True
     source = "Wang, Walters, Yu 2022 (arXiv 2201.11969), section 4.2"
     search_space: ClassVar[SearchSpace] = {
         **STEERABLE_SEARCH_SPACE,

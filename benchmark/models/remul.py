@@ -35,7 +35,6 @@ class Remul(Wrapper):
     kinds = ("field", "particles")
     family = "approximate"
     symmetries = ("rotation",)
-    needs_velocity = True
     source = "Elhag, Rusch, Di Giovanni, Bronstein 2024, REMUL (arXiv 2410.17878)"
     differs = "The loss compares two forecasts, f(g x) with g f(x); weights are constant, without GradNorm."
     search_space: ClassVar[SearchSpace] = {"penalty": LogUniform(1e-2, 1e2)}

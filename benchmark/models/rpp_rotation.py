@@ -44,7 +44,6 @@ class RPPRotation(ResidualPathwayBaseline):
     family = "approximate"
     version = 2
     symmetries = ("rotation", "translation")
-    needs_velocity = True
     source = "Finzi, Benton, Wilson 2021 (arXiv 2112.01388); Wang, Walters, Yu 2022, section 5, RPP"
     search_space: ClassVar[SearchSpace] = {
         **STEERABLE_SEARCH_SPACE,
@@ -55,6 +54,7 @@ class RPPRotation(ResidualPathwayBaseline):
     def __init__(self, config: Config, task: Task) -> None:
         super().__init__(config, task)
         self.network = steerable_network(config, task)
-        for index, layer in enumerate(self.network):
-            if isinstance(layer, SteerableConv2d):
-                self.network[index] = SummedPathways(layer, free_convolution(layer))
+        for parent in list(self.network.modules()):
+            for name, layer in list(parent.named_children()):
+                if isinstance(layer, SteerableConv2d):
+                    setattr(parent, name, SummedPathways(layer, free_convolution(layer)))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from benchmark.cell import DatasetChoice, Grid, Protocol, Target
+from benchmark.cell import SIZES, VELOCITY, Components, DatasetChoice, Grid, Protocol, Target
 from benchmark.errors import UserError
 
 Size = Mapping[str, Any]
@@ -15,10 +15,10 @@ Size = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """Shapes and boundary condition of a forecast: `channels` components on an (H, W) grid from `input_frames` frames.
+    """Shapes and boundary condition of a forecast: `components` on an (H, W) grid from `input_frames` frames.
 
     `target` is the quantity that `forward` returns: the next frame, or its change from the last one. In a `periodic`
-    box, convolutions pad circularly. `grid` is the position of the velocity components within a cell.
+    box, convolutions pad circularly. `grid` is the position of a velocity's components within a cell.
     """
 
     kind: ClassVar[str] = "field"
@@ -29,21 +29,27 @@ class Task:
 
     dataset: str
     input_frames: int
-    channels: int
     height: int
     width: int
     target: Target = "frame"
     periodic: bool = False
     grid: Grid = "centered"
+    components: Components = VELOCITY
 
     @classmethod
     def of(cls, dataset: DatasetChoice, protocol: Protocol, size: Size) -> Task:
         """The task on a preset, whose shape (C, H, W) is that of the physical layout."""
-        channels, height, width = size["shape"]
+        _, height, width = size["shape"]
         if dataset.layout == "published":
             height, width = width, height
         frames, target = protocol.input_frames, protocol.target
-        return cls(dataset.name, frames, channels, height, width, target, size["periodic"], dataset.grid)
+        components = tuple(size["components"].values())
+        return cls(dataset.name, frames, height, width, target, size["periodic"], dataset.grid, components)
+
+    @property
+    def channels(self) -> int:
+        """Numbers in a cell: 2 for each vector, 1 for each scalar."""
+        return sum(SIZES[component] for component in self.components)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,6 +72,7 @@ class ParticleTask:
     kind: ClassVar[str] = "particles"
     trivial: ClassVar[tuple[str, ...]] = ("mean_velocity",)
     plain: ClassVar[tuple[str, str]] = ("free", "gnn")
+    components: ClassVar[Components] = ()
 
     dataset: str
     input_frames: int

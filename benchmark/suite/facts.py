@@ -21,7 +21,7 @@ from benchmark.suite.remembered import REGISTRY, answer, code_files
 
 SettingKind = Literal["scalar", "list", "network"]
 STANDARD: Mapping[str, AnyTask] = {
-    "field": Task("standard", input_frames=10, channels=2, height=64, width=64),
+    "field": Task("standard", input_frames=10, height=64, width=64),
     "particles": ParticleTask("standard", input_frames=1, particles=5, time_step=0.15),
 }
 """Kind of state -> the task on which `symbench list models` counts parameters: smoke as published, and five ions."""

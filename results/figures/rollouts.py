@@ -8,6 +8,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import h5py
 import matplotlib
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmark.cell import Components
 from benchmark.data.hdf5 import array, group
 from benchmark.kinds.panels import PANELS, Frames
 from results.board.row import Row
@@ -59,13 +61,14 @@ def first_window(record: Record) -> Window | None:
             kept = group(file, "future")
             run, first_frame = (int(value) for value in kept.attrs["windows"][0])
             panels = PANELS[str(kept.attrs.get("kind", "field"))]
+            components = cast(Components, tuple(str(kept.attrs.get("components", "vector")).split()))
             truth, prediction = (np.asarray(array(kept, name, 0), np.float32) for name in ("truth", "prediction"))
     except (OSError, KeyError, IndexError, ValueError, TypeError):
         return None
     fits = truth.ndim == panels.axes + 1 and truth.shape == prediction.shape
     if not (fits and truth.size and np.isfinite(truth).all()):
         return None
-    return Window(run, first_frame, *panels.planes(truth, prediction), panels.caption)
+    return Window(run, first_frame, *panels.planes(truth, prediction, components), panels.caption(components))
 
 
 def pictures(rows: Sequence[Row], records: Mapping[str, Record], where: str) -> list[Plot]:

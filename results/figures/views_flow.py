@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from results.board.notes import unit_of
-from results.board.quantities import METRICS, Statistic
+from results.board.quantities import METRICS, Statistic, summaries
 from results.board.row import Row
 from results.figures.figures import DASHED, Plot, ends, few, hint
 from results.figures.plot import Axis, Series, Style, chart
 from results.figures.views_symmetry import BAND, axis_of, beside_truth, missing
 
 WAVES, ENERGY = Axis("wave number (waves in the box)", log=True), Axis("energy (field units²)", log=True)
+OF_COMPONENT = "rmse_future_of_"
+"""Beginning of the metric of a component in a record."""
 COSTS = (
     ("parameters", 1.0, "trainable parameters (count)"),
     ("flops", 1.0, "FLOPs of one forecast step (count)"),
@@ -54,6 +56,35 @@ def spectra(rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: 
         _curves(kept, "spectrum_future", look, WAVES, ENERGY, series),
         reason="no finished record has the numbers for it; older records lack them",
     )
+
+
+def component_errors(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> list[Plot]:
+    """RMSE of each component over the level, if the states have several; a panel for each."""
+    present = dict.fromkeys(
+        name for row in rows for one in row.recorded for name in one if name.startswith(OF_COMPONENT)
+    )
+    kept, note = few([row for row in rows if not isinstance(row.level, str)], metric)
+    plots = []
+    for name in present:
+        component, series = name.removeprefix(OF_COMPONENT), []
+        for label in dict.fromkeys(row.label for row in kept):
+            points = [
+                (float(row.level), value, hint(label, row.level, value))
+                for row in sorted(kept, key=lambda row: float(row.level))
+                for value in summaries([[one.get(name) for one in row.recorded]])
+                if row.label == label and value is not None
+            ]
+            levels, values, hints = zip(*points, strict=True) if points else ((), (), ())
+            means = [value.mean for value in values]
+            series.append(Series(label, levels, means, look[label], *ends(values), hints))
+        caption = (
+            f"Roll-outs on later frames of the runs seen, in the unit in which {component} is stored. {BAND}{note}"
+        )
+        axes = Axis("level of the data"), Axis(f"RMSE of {component}")
+        plots.append(
+            Plot(f"error-of-{component}", f"Error of {component}", caption, chart(series, *axes, from_zero=True))
+        )
+    return plots
 
 
 def divergence(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> Plot:

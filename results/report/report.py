@@ -237,6 +237,7 @@ def _plots(rows: Sequence[Row], look: Mapping[str, Style], records: Mapping[str,
     ]
     on_grid = storage_of(rows[0].dataset).on_grid
     if on_grid:
+        plots += views_flow.component_errors(rows, metric, look)
         plots += [views_flow.spectra(last, metric, look, where), views_flow.divergence(rows, metric, look)]
     plots += views_flow.pareto(last, metric, look, where)
     return [*plots, views_weights.pictures(last, first, records, where)] if on_grid else plots

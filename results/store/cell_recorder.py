@@ -67,7 +67,8 @@ class CellRecorder:
             file.attrs["grid"] = grid
             for rollout in rollouts:
                 group = file.create_group(rollout.split)
-                group.attrs.update(windows=rollout.windows, kind=rollout.kind)
+                components = " ".join(rollout.components)
+                group.attrs.update(windows=rollout.windows, kind=rollout.kind, components=components)
                 for name in ("input", "truth", "prediction"):
                     group.create_dataset(name, data=getattr(rollout, name))
             write_relaxations(file, relaxations)

@@ -1,4 +1,4 @@
-"""Order of the axes of a velocity in the arrays of others, and its change to (time, component, x, y)."""
+"""Order of the axes in the arrays of others, and its change to (time, component, x, y)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmark.errors import UserError
 
 EXAMPLE = "--axes ntxyc: run, time, x, y, component; a minus, as in -y, where the coordinate falls along the axis"
-POSSIBLE = "symbench forecasts one velocity of two components, no scalar alone and none beside a velocity"
+POSSIBLE = "symbench forecasts a velocity of two components, scalars that --scalar names, or both"
 SMALLEST_SIDE, LARGEST_SIDE, MOST_RUNS = 4, 8192, 100_000
 NAMES_SHOWN = 10
 
@@ -49,18 +49,29 @@ class Axes:
     def __str__(self) -> str:
         return "".join(f"-{letter}" if letter in self.reversed else letter for letter in self.letters)
 
+    @property
+    def of_scalars(self) -> Axes:
+        """Axes of the scalars beside a velocity that has these."""
+        return Axes(self.letters.replace("c", ""), self.reversed - {"c"})
+
     def sizes(self, shapes: Sequence[tuple[int, ...]], where: str) -> dict[str, int]:
-        """Size of each axis. UserError: the arrays have other axes, or are no velocity; `where` names them."""
+        """Size of each axis of a velocity. UserError: the arrays have other axes, or are none; `where` names them."""
         shape = shapes[0]
         if any(other != shape for other in shapes):
             raise UserError(f"{where}: its components have the shapes {' and '.join(map(str, shapes))}")
         if len(shapes) > 2 or (len(shapes) == 1) != ("c" in self.letters):
             raise UserError(f"{where}: {len(shapes)} arrays with the axes {self} are no velocity: {POSSIBLE}")
+        if len(shape) == len(self.letters) and "c" in self.letters and shape[self.letters.index("c")] != 2:
+            raise UserError(f"{where}: has {shape[self.letters.index('c')]} components; {POSSIBLE}")
+        return self.sizes_of_array(shape, where)
+
+    def sizes_of_array(self, shape: tuple[int, ...], where: str) -> dict[str, int]:
+        """Size of each axis; a last axis of one number more is left out. UserError: the array has other axes."""
+        if len(shape) == len(self.letters) + 1 and shape[-1] == 1:
+            shape = shape[:-1]
         if len(shape) != len(self.letters):
             raise UserError(f"{where}: has the shape {shape}, and not the {len(self.letters)} axes {self}; {EXAMPLE}")
         sizes = dict(zip(self.letters, map(int, shape), strict=True))
-        if sizes.get("c", 2) != 2:
-            raise UserError(f"{where}: has {sizes['c']} components; {POSSIBLE}")
         if min(sizes.values()) < 1 or not all(SMALLEST_SIDE <= sizes[axis] <= LARGEST_SIDE for axis in "xy"):
             raise UserError(f"{where}: has the shape {shape}; x and y have {SMALLEST_SIDE} to {LARGEST_SIDE} points")
         if sizes.get("n", 1) > MOST_RUNS:
@@ -70,12 +81,12 @@ class Axes:
     def read(self, arrays: Sequence[Any], run: int, frames: slice, thin: int) -> NDArray[Any]:
         """Frames of a run from the arrays of its components, every `thin`-th point: (time, component, x, y)."""
         chosen = {"n": run, "t": frames}
-        index = tuple(chosen.get(letter, slice(None)) for letter in self.letters)
+        index: tuple[Any, ...] = tuple(chosen.get(letter, slice(None)) for letter in self.letters)
         letters = self.letters.replace("n", "")
         order = [letters.index(letter) for letter in "tcxy" if letter in letters]
-        parts = [np.transpose(array[index], order) for array in arrays]
-        velocity = np.stack(parts, axis=1) if len(parts) > 1 else parts[0]
-        velocity = velocity[..., ::thin, ::thin]
+        parts = [np.transpose(array[index + (0,) * (array.ndim - len(index))], order) for array in arrays]
+        field = parts[0] if "c" in letters else np.stack(parts, axis=1)
+        field = field[..., ::thin, ::thin]
         for letter in self.reversed:
-            velocity = np.flip(velocity, "tcxy".index(letter))
-        return velocity
+            field = np.flip(field, "tcxy".index(letter))
+        return field

@@ -11,7 +11,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,7 +38,17 @@ UNSURE_BYTES = 2**28
 SAMPLED_FRAMES = 64
 IDENTITY = "import"
 """Parameter of a data file that identifies what it was made from."""
+CONSTANT = 1e-6
+"""Deviation over the mean below which a scalar is constant, to the accuracy of float32."""
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A scalar is stored as (value - `offset`) / `scale`."""
+
+    offset: float
+    scale: float
 
 
 def convert(plan: Plan, level: Level, data_folder: Path, progress: Progress) -> Path:
@@ -51,7 +62,7 @@ def convert(plan: Plan, level: Level, data_folder: Path, progress: Progress) -> 
     if parameters(path).get(IDENTITY) == identity:
         return path
     runs = plan.runs[level]
-    shape = (len(runs), plan.frames, 2, *plan.size)
+    shape = (len(runs), plan.frames, plan.channels, *plan.size)
     with write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{identity}.partial")
@@ -61,12 +72,13 @@ def convert(plan: Plan, level: Level, data_folder: Path, progress: Progress) -> 
                 other.unlink(missing_ok=True)
         with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as raw:
             try:
-                _append(raw, plan, runs, progress)
+                units = scalar_units(plan)
+                _append(raw, plan, runs, units, progress)
             except UserError:  # no later attempt goes on from it
                 partial.unlink(missing_ok=True)
                 raise
             field = np.memmap(raw, "<f4", "r", shape=shape)
-            write(path, plan.request.name, IMPORTED, level, _simulation(plan, level, field, identity))
+            write(path, plan.request.name, IMPORTED, level, _simulation(plan, level, field, units, identity))
         partial.unlink(missing_ok=True)
     return path
 
@@ -81,15 +93,40 @@ def parameters(path: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
+def scalar_units(plan: Plan) -> Mapping[str, Unit]:
+    """Unit in which each scalar is stored, from some frames of the first level that are trained on.
+
+    Its deviations from its mean are then as large as the velocity, or as 1 without one, so that an error says as much
+    of each component. UserError: a scalar is constant, or holds values that are not finite.
+    """
+    runs = next(iter(plan.runs.values()))[: plan.training]
+    first = 2 * plan.first.has_velocity
+    frames = [(run, frame) for run in runs for frame in range(run.frames)[plan.request.frames][: plan.frames]]
+    sums, squares, count = np.zeros(plan.channels), np.zeros(plan.channels), 0
+    for run, frame in spread(frames, min(SAMPLED_FRAMES, len(frames))) if plan.first.scalars else []:
+        values = run.read(slice(frame, frame + 1), plan.thinning(run)).astype(np.float64)
+        sums, squares, count = sums + values.mean((0, 2, 3)), squares + np.square(values).mean((0, 2, 3)), count + 1
+    units = {}
+    largest = math.sqrt(squares[:first].sum() / (2 * count)) if first and count else 1.0
+    for channel, name in enumerate(list(plan.components)[bool(first) :], start=first):
+        mean = sums[channel] / count
+        deviation = math.sqrt(max(squares[channel] / count - mean**2, 0.0))
+        if not deviation > CONSTANT * abs(mean) or not math.isfinite(deviation):
+            raise UserError(f"{plan.first.file}: {name} is constant, or not finite, in the runs that are trained on")
+        units[name] = Unit(float(mean), deviation / (largest or 1.0))
+    return units
+
+
 def divergences(field: NDArray[np.float32]) -> dict[str, float]:
     """Mean |divergence| over the mean |gradient|, as imported and with other orders of axes and components.
 
-    `field` is (run, time, 2, H, W); some frames are looked at. Without a divergence, the right order has the least.
+    `field` is (run, time, C, H, W), the velocity first; some frames are looked at. Without a divergence, the right
+    order has the least.
     """
     frames = spread(range(len(field) * field.shape[1]), min(SAMPLED_FRAMES, len(field) * field.shape[1]))
     sums = np.zeros(5)
     for run, time in (divmod(frame, field.shape[1]) for frame in frames):
-        frame = field[run, time].astype(np.float64)
+        frame = field[run, time, :2].astype(np.float64)
         (ux, vx), (uy, vy) = frame[:, 2:, 1:-1] - frame[:, :-2, 1:-1], frame[:, 1:-1, 2:] - frame[:, 1:-1, :-2]
         signed = (ux + vy, vx + uy, ux - vy, vx - uy)
         sums += [np.abs(values).mean() for values in (*signed, np.stack([ux, uy, vx, vy]))]
@@ -97,14 +134,14 @@ def divergences(field: NDArray[np.float32]) -> dict[str, float]:
     return {order: float(f"{value / max(2 * sums[-1], 1e-30):.3g}") for order, value in zip(orders, sums, strict=False)}
 
 
-def _append(raw: IO[bytes], plan: Plan, runs: tuple[Run, ...], progress: Progress) -> None:
+def _append(raw: IO[bytes], plan: Plan, runs: tuple[Run, ...], units: Mapping[str, Unit], progress: Progress) -> None:
     """Write the runs that are not there yet."""
-    run_bytes = plan.frames * 2 * math.prod(plan.size) * 4
+    run_bytes = plan.frames * plan.channels * math.prod(plan.size) * 4
     done = max(0, os.fstat(raw.fileno()).st_size - UNSURE_BYTES) // run_bytes
     for number in range(min(done, len(runs)), len(runs)):
         raw.seek(number * run_bytes)
         moving = False
-        for block in _blocks(plan, runs[number]):
+        for block in _blocks(plan, runs[number], units):
             raw.write(np.ascontiguousarray(block, "<f4").data)
             moving = moving or bool(block.any())
         if not moving:
@@ -113,7 +150,7 @@ def _append(raw: IO[bytes], plan: Plan, runs: tuple[Run, ...], progress: Progres
     raw.flush()
 
 
-def _blocks(plan: Plan, run: Run) -> Iterator[NDArray[np.float32]]:
+def _blocks(plan: Plan, run: Run, units: Mapping[str, Unit]) -> Iterator[NDArray[np.float32]]:
     """Frames of a run on the grid of the plan, (time, component, x, y). UserError: values that are not finite."""
     chosen = range(run.frames)[plan.request.frames][: plan.frames]
     at_a_time = max(1, BLOCK_BYTES // (16 * math.prod(run.grid)))
@@ -127,8 +164,13 @@ def _blocks(plan: Plan, run: Run) -> Iterator[NDArray[np.float32]]:
             raise UserError(f"{run.file}: run {run.number} has values that are not finite from frame {frame} on")
         if coarsen > 1:
             times, _, x, y = block.shape
-            parts = block.reshape(times, 2, x // coarsen, coarsen, y // coarsen, coarsen)
+            parts = block.reshape(times, plan.channels, x // coarsen, coarsen, y // coarsen, coarsen)
             block = parts.mean((3, 5), dtype=np.float64)
+        if units:
+            block = block.astype(np.float64)
+            scalars = block[:, plan.channels - len(units) :]
+            scalars -= np.array([unit.offset for unit in units.values()])[:, None, None]
+            scalars /= np.array([unit.scale for unit in units.values()])[:, None, None]
         with np.errstate(over="ignore"):
             single = block.astype(np.float32)
         if not np.isfinite(single).all():
@@ -136,17 +178,20 @@ def _blocks(plan: Plan, run: Run) -> Iterator[NDArray[np.float32]]:
         yield single
 
 
-def _simulation(plan: Plan, level: Level, field: NDArray[np.float32], identity: str) -> Simulation:
+def _simulation(
+    plan: Plan, level: Level, field: NDArray[np.float32], units: Mapping[str, Unit], identity: str
+) -> Simulation:
     run, request = plan.first, plan.request
     frames = range(run.frames)[request.frames][: plan.frames]
     described = {
         "form": run.form,
-        "field": ", ".join(run.fields) or "the array of the file",
+        "field": ", ".join((*run.fields, *run.scalars)) or "the array of the file",
+        **{f"stored_{name}": f"(value - {unit.offset:g}) / {unit.scale:g}" for name, unit in units.items()},
         "axes_in_file": str(run.axes),
         "frames": f"{frames.start} to {frames[-1]}, every {frames.step}",
         "coarsened": request.coarsen,
         "not_imported": ", ".join(sorted(run.others)) or "nothing",
-        "divergence": divergences(field),
+        "divergence": divergences(field) if run.has_velocity else {},
         IDENTITY: identity,
     }
     return Simulation(
@@ -156,6 +201,7 @@ def _simulation(plan: Plan, level: Level, field: NDArray[np.float32], identity: 
         parameters=described,
         run_parameters=[{"file": one.name, "run": one.number, **one.parameters} for one in plan.runs[level]],
         equivariance_errors=(),
+        components=plan.components,
     )
 
 
@@ -165,8 +211,9 @@ def _identity(plan: Plan, level: Level) -> str:
     options = [plan.frames, plan.grid, plan.spacing, plan.time_step, str(request.frames), request.coarsen]
     files = {run.file: run.file.stat() for run in plan.runs[level]}
     sources = [
-        [run.name, run.number, *run.fields, str(run.axes), files[run.file].st_size, files[run.file].st_mtime_ns]
+        [run.name, run.number, *run.fields, *run.scalars, str(run.axes), file.st_size, file.st_mtime_ns]
         for run in plan.runs[level]
+        for file in (files[run.file],)
     ]
     return hashlib.sha256(json.dumps([options, sources]).encode()).hexdigest()[:16]
 

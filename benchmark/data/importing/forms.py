@@ -1,4 +1,4 @@
-"""Forms of files: where The Well, PDEBench, RealPDEBench and plain arrays have their velocity, and in which order.
+"""Forms of files: where The Well, PDEBench, RealPDEBench and plain arrays have their fields, and in which order.
 
 Layouts: docs/data_format.md of PolymathicAI/the_well; data_gen/src/data_io.py and data_gen_NLE/Data_Merge.py of
 pdebench/PDEBench; utils/convert_hdf5_to_hf.py of AI4Science-WestlakeU/RealPDEBench.
@@ -30,9 +30,11 @@ DEFAULT_FIELD = "velocity"
 
 @dataclass(frozen=True)
 class Run:
-    """Run `number` of a file, unread: the arrays `fields` with `axes`. None is what the file does not say.
+    """Run `number` of a file, unread. None is what the file does not say.
 
-    `name` is the path within the imported folder, `grid` the points along x and y, `others` what is not imported.
+    `fields` are the arrays of the velocity, with `axes`, and `scalars` those of scalars; without a velocity, `fields`
+    is empty. So it is for the one array of a .npy, which has no name. `name` is the path within the imported folder,
+    `grid` the points along x and y, `others` what is not imported.
     """
 
     file: Path
@@ -48,43 +50,65 @@ class Run:
     periodic: bool | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     others: tuple[str, ...] = ()
+    scalars: tuple[str, ...] = ()
+
+    @property
+    def has_velocity(self) -> bool:
+        """Whether a velocity is read."""
+        return bool(self.fields) or not self.scalars
+
+    @property
+    def sources(self) -> list[tuple[tuple[str, ...], Axes]]:
+        """Names of arrays that are opened together, and their axes: of the velocity, then of the scalars."""
+        if self.file.suffix == ".npy":
+            return [((), self.axes)]
+        velocity = [(self.fields, self.axes)] if self.has_velocity else []
+        return velocity + ([(self.scalars, self.axes.of_scalars)] if self.scalars else [])
 
     def read(self, frames: slice, thin: int) -> NDArray[Any]:
         """Frames at every `thin`-th point, (time, component, x, y), not yet checked. UserError: the file is damaged."""
-        with arrays.opened(self.file, self.fields, self.number) as opened:
-            return self.axes.read(opened, self.number, frames, thin)
+        parts = []
+        for names, axes in self.sources:
+            with arrays.opened(self.file, names, self.number) as opened:
+                parts.append(axes.read(opened, self.number, frames, thin))
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
-def runs_of(file: Path, name: str, fields: tuple[str, ...], axes: Axes | None) -> list[Run]:
+def runs_of(
+    file: Path, name: str, fields: tuple[str, ...], axes: Axes | None, scalars: tuple[str, ...] = ()
+) -> list[Run]:
     """Runs of a file, whose velocity is in the arrays `fields` with `axes`; without `axes`, the form says where it is.
 
-    UserError: the file cannot be read, has no known form, or no velocity of two components.
+    With `scalars` and no `fields`, the scalars alone are read. UserError: the file cannot be read, has no known form,
+    or no such fields.
     """
     with arrays.readable(file):
         if file.suffix == arrow.SUFFIX:
-            return list(_arrow(file, name, fields, axes))
-        if file.suffix == ".npy" and fields:
+            return list(_arrow(file, name, fields, axes, scalars))
+        if file.suffix == ".npy" and (fields or len(scalars) > 1):
             raise UserError(
                 f"{file}: has one array, without a name: no --field is needed; two arrays may be in one .npz"
             )
-        if axes is not None and not fields and file.suffix in arrays.HDF5:
+        named = fields or scalars
+        if axes is not None and not named and file.suffix in arrays.HDF5:
             with h5py.File(file, "r", locking=False) as root:
                 raise UserError(
-                    f"{file}: has {listed(_members(root))}; --axes is for arrays that --field names, one or two"
+                    f"{file}: has {listed(_members(root))}; --axes is for arrays that --field and --scalar name"
                 )
         if axes is not None:
-            return _all(Run(file, name, "arrays", fields, axes))
+            axes = axes if fields or not scalars else axes.of_scalars
+            return _all(Run(file, name, "arrays", fields, axes, scalars=scalars))
         if file.suffix not in arrays.HDF5:
             shapes = "" if file.suffix == ".npz" else f" for the shape {np.load(file, mmap_mode='r').shape}"
             raise UserError(f"{file}: --axes must say the order of the axes{shapes}; {EXAMPLE}")
         with h5py.File(file, "r", locking=False) as root:
             members = _members(root)
             if members & {"t0_fields", "t1_fields"}:
-                run = _well(root, file, name, fields)
+                run = _well(root, file, name, fields, scalars)
             elif "measured_data" in members:
-                run = _measured(root, file, name, fields)
-            elif members & {"velocity", "Vx", "tensor"}:
-                run = _pdebench(root, members, file, name, fields)
+                run = _measured(root, file, name, fields, scalars)
+            elif members & {"velocity", "Vx", "tensor", "x-coordinate"}:
+                run = _pdebench(root, members, file, name, fields, scalars)
             else:
                 raise UserError(
                     f"{file}: has {listed(members)}, and not the form of The Well, PDEBench or RealPDEBench;"
@@ -95,25 +119,40 @@ def runs_of(file: Path, name: str, fields: tuple[str, ...], axes: Axes | None) -
 
 def _all(run: Run) -> list[Run]:
     """Runs of a file with the shape of its arrays."""
-    with arrays.opened(run.file, run.fields) as opened:
-        where = f"{run.file}: {' and '.join(run.fields)}".removesuffix(": ")
-        sizes = run.axes.sizes([array.shape for array in opened], where)
-        units = sorted({unit for array in opened if (unit := _units(array))})
+    kinds: list[dict[str, int]] = []
+    units: set[str] = set()
+    for names, axes in run.sources:
+        with arrays.opened(run.file, names) as opened:
+            where = f"{run.file}: {' and '.join(names)}".removesuffix(": ")
+            if run.has_velocity and not kinds:
+                kinds.append(axes.sizes([array.shape for array in opened], where))
+                units = {unit for array in opened if (unit := _units(array))}
+            else:
+                scalars = zip(run.scalars, opened, strict=True)
+                kinds += [axes.sizes_of_array(array.shape, f"{run.file}: {name}") for name, array in scalars]
     if len(units) > 1:
-        raise UserError(f"{where}: its components have different units, {' and '.join(units)}")
+        raise UserError(f"{run.file}: its components have different units, {' and '.join(sorted(units))}")
+    sizes = {letter: size for letter, size in kinds[0].items() if letter != "c"}
+    for other in kinds[1:]:
+        if other != sizes:
+            raise UserError(f"{run.file}: a scalar has the sizes {other}, and the first array {sizes}")
     run = replace(run, frames=sizes["t"], grid=(sizes["x"], sizes["y"]))
     if units:
-        run = replace(run, parameters={**run.parameters, "units": units[0]})
+        run = replace(run, parameters={**run.parameters, "units": units.pop()})
     return [replace(run, number=number) for number in range(sizes.get("n", 1))]
 
 
-def _well(root: h5py.File, file: Path, name: str, fields: tuple[str, ...]) -> Run:
+def _well(root: h5py.File, file: Path, name: str, fields: tuple[str, ...], wanted: tuple[str, ...]) -> Run:
     scalars, vectors, tensors = (_group_members(root, f"t{rank}_fields") for rank in range(3))
-    chosen = fields or ((DEFAULT_FIELD,) if DEFAULT_FIELD in vectors else tuple(sorted(vectors)))
-    if len(chosen) > 1 and not fields:
-        raise UserError(f"{file}: has the vectors {listed(chosen)}; --field must name one of them")
-    if len(chosen) != 1 or chosen[0] not in vectors:
-        has = f"vectors: {listed(vectors)}; scalars: {listed(scalars)}"
+    has = f"vectors: {listed(vectors)}; scalars: {listed(scalars)}"
+    if not set(wanted) <= scalars:
+        raise UserError(f"{file}: {' and '.join(wanted)} must be scalars of t0_fields ({has})")
+    chosen = fields
+    if not fields and not wanted:
+        chosen = (DEFAULT_FIELD,) if DEFAULT_FIELD in vectors else tuple(sorted(vectors))
+        if len(chosen) > 1:
+            raise UserError(f"{file}: has the vectors {listed(chosen)}; --field must name one of them")
+    if chosen not in [(vector,) for vector in vectors] and not (wanted and not fields):
         raise UserError(f"{file}: {' and '.join(chosen) or 'there'} is no vector of t1_fields ({has}); {POSSIBLE}")
     dimensions = hdf5.group(root, "dimensions")
     spatial = [_text(dimension) for dimension in dimensions.attrs["spatial_dims"]]
@@ -131,21 +170,27 @@ def _well(root: h5py.File, file: Path, name: str, fields: tuple[str, ...]) -> Ru
         file,
         name,
         "The Well",
-        (f"t1_fields/{chosen[0]}",),
-        axes,
+        tuple(f"t1_fields/{vector}" for vector in chosen),
+        axes if chosen else axes.of_scalars,
         spacing=spacing,
         time_step=_step(file, "time", _values(dimensions, "time"))[0],
         periodic=types == {"PERIODIC"},
         parameters={key: value for key in names if (value := _number(root.attrs.get(key))) is not None},
-        others=tuple(sorted(scalars | tensors | (vectors - set(chosen)))),
+        others=tuple(sorted((scalars - set(wanted)) | tensors | (vectors - set(chosen)))),
+        scalars=tuple(f"t0_fields/{scalar}" for scalar in wanted),
     )
 
 
-def _pdebench(root: h5py.File, members: set[str], file: Path, name: str, wanted: tuple[str, ...]) -> Run:
+def _pdebench(
+    root: h5py.File, members: set[str], file: Path, name: str, wanted: tuple[str, ...], scalars: tuple[str, ...]
+) -> Run:
     coordinates = [_values(root, f"{axis}-coordinate") for axis in "xyt" if f"{axis}-coordinate" in members]
-    fields = ("velocity",) if "velocity" in members else ("Vx", "Vy") if "Vx" in members else ("tensor",)
-    if not set(fields) <= members or wanted not in ((), fields) or len(coordinates) not in (0, 3):
-        raise UserError(f"{file}: has {listed(members)}, of which {' and '.join(fields)} may be a velocity; {POSSIBLE}")
+    velocity = ("velocity",) if "velocity" in members else ("Vx", "Vy") if "Vx" in members else ("tensor",)
+    fields = velocity if wanted or not scalars else ()
+    if not {*fields, *scalars} <= members or wanted not in ((), velocity) or len(coordinates) not in (0, 3):
+        raise UserError(
+            f"{file}: has {listed(members)}; --field may be {','.join(velocity)}, --scalar any other; {POSSIBLE}"
+        )
     if fields == ("tensor",) and hdf5.dataset(root, "tensor").ndim != len(RUNS):
         shape = hdf5.dataset(root, "tensor").shape
         raise UserError(f"{file}: tensor has the shape {shape}, a scalar; {POSSIBLE}")
@@ -162,11 +207,13 @@ def _pdebench(root: h5py.File, members: set[str], file: Path, name: str, wanted:
         spacing=spacing,
         time_step=_step(file, "time", times)[0],
         periodic=edge[0] == "periodic" if edge else None,
-        others=tuple(sorted(members - known)),
+        others=tuple(sorted(members - known - set(scalars))),
+        scalars=scalars,
     )
 
 
-def _measured(root: h5py.File, file: Path, name: str, wanted: tuple[str, ...]) -> Run:
+def _measured(root: h5py.File, file: Path, name: str, wanted: tuple[str, ...], scalars: tuple[str, ...]) -> Run:
+    _require_no_scalars(file, scalars)
     measured = hdf5.group(root, "measured_data")
     members = _members(measured)
     if not set(UV) <= members or wanted not in ((), UV):
@@ -185,7 +232,15 @@ def _measured(root: h5py.File, file: Path, name: str, wanted: tuple[str, ...]) -
     return _on_grid(run, grids, times)
 
 
-def _arrow(file: Path, name: str, wanted: tuple[str, ...], axes: Axes | None) -> Iterator[Run]:
+def _require_no_scalars(file: Path, scalars: tuple[str, ...]) -> None:
+    if scalars:
+        raise UserError(f"{file}: is in the form of RealPDEBench, of which u and v alone are read, without --scalar")
+
+
+def _arrow(
+    file: Path, name: str, wanted: tuple[str, ...], axes: Axes | None, scalars: tuple[str, ...]
+) -> Iterator[Run]:
+    _require_no_scalars(file, scalars)
     if wanted not in ((), UV):
         raise UserError(f"{file}: has {' and '.join(wanted)}, but u and v are the velocity; {POSSIBLE}")
     for number, row in enumerate(arrow.rows(file)):

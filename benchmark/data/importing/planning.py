@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from benchmark.cell import GroupName, Level
+from benchmark.cell import SIZES, Component, GroupName, Level
 from benchmark.data.importing.arrays import SUFFIXES
 from benchmark.data.importing.axes import Axes
 from benchmark.data.importing.forms import Run, runs_of
@@ -18,6 +19,7 @@ from benchmark.errors import UserError
 TRAINING_FOLDERS = ("train", "numerical")
 """Folders whose runs are trained on, of The Well and of RealPDEBench, if the user names no other."""
 MOST_FILES = 100_000
+VELOCITY_NAME = "velocity"
 LEAST_BLOCK = 3
 """Frames of the blocks of validation and test: one input and two targets."""
 DIFFERENT = 0.01
@@ -37,6 +39,7 @@ class Request:
     frames: slice
     group: GroupName = "C4"
     fields: tuple[str, ...] = ()
+    scalars: tuple[str, ...] = ()
     axes: Axes | None = None
     coarsen: int = 1
     train_on: str = ""
@@ -71,6 +74,17 @@ class Plan:
         return next(iter(self.runs.values()))[-1]
 
     @property
+    def components(self) -> dict[str, Component]:
+        """Name and kind of what stands in each cell."""
+        velocity: dict[str, Component] = {VELOCITY_NAME: "vector"} if self.first.has_velocity else {}
+        return velocity | {scalar_name(scalar): "scalar" for scalar in self.first.scalars}
+
+    @property
+    def channels(self) -> int:
+        """Numbers in each cell."""
+        return sum(SIZES[component] for component in self.components.values())
+
+    @property
     def count(self) -> int:
         """Runs of a level."""
         return len(next(iter(self.runs.values())))
@@ -86,8 +100,18 @@ class Plan:
         return run.grid[0] // self.grid[0]
 
 
+def scalar_name(path: str) -> str:
+    """Name of a scalar from the path of its array: `t0_fields/tracer` is tracer."""
+    return path.rpartition("/")[2]
+
+
 def plan(request: Request) -> Plan:
     """Plan of an import. UserError: the data cannot be read, or do not fit together."""
+    names = [scalar_name(scalar) for scalar in request.scalars]
+    if len({*names, VELOCITY_NAME}) <= len(names) or not all(re.fullmatch(r"\w[\w.-]*", name) for name in names):
+        raise UserError(
+            f"--scalar {' --scalar '.join(request.scalars)}: must be different names, none of them velocity"
+        )
     readable = {level: list(_runs(path, request)) for level, path in request.levels.items()}
     split = {level: _split(runs, request, request.levels[level]) for level, runs in readable.items()}
     runs = {level: (*training, *unseen) for level, (training, unseen) in split.items()}
@@ -117,9 +141,9 @@ def _runs(path: Path, request: Request) -> Iterator[Run]:
     """Runs of all files. UserError: a file is in another form than the first."""
     first: Run | None = None
     for file, name in _files(path):
-        for run in runs_of(file, name, request.fields, request.axes):
+        for run in runs_of(file, name, request.fields, request.axes, request.scalars):
             first = first or run
-            if (run.form, run.fields) != (first.form, first.fields):
+            if (run.form, run.fields, run.scalars) != (first.form, first.fields, first.scalars):
                 raise UserError(f"{file}: is in the form of {run.form}, and {first.file} in that of {first.form}")
             yield run
 

@@ -52,7 +52,7 @@ def plugin_text(plan: Plan, divergence: Mapping[str, float]) -> str:
         if len(request.levels) == 1
         else "what distinguishes one PATH from the next"
     )
-    return f'''"""{request.name}: velocity fields of others, which `symbench data import` converted into the store.
+    return f'''"""{request.name}: fields of others, which `symbench data import` converted into the store.
 
 What is written here may be changed: the symmetry that is asked about, and what a level or the test runs mean.
 """
@@ -77,8 +77,10 @@ class {class_name}(ImportedDataset):
 
 def size_lines(plan: Plan) -> str:
     """Lines of the plug-in that must agree with the data."""
+    more = f", components={plan.components!r}" if plan.first.scalars else ""
+    height, width = plan.size
     return (
-        f'    presets = {{"imported": Preset(height={plan.size[0]}, width={plan.size[1]}, frames={plan.frames})}}\n'
+        f'    presets = {{"imported": Preset(height={height}, width={width}, frames={plan.frames}{more})}}\n'
         f"    training_runs = range({plan.training})\n"
         f"    unseen_runs = range({plan.training}, {plan.count})\n"
     )

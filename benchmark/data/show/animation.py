@@ -28,14 +28,14 @@ PAGE = 1.3
 """Preferred width over height of all panels."""
 DOTS_PER_INCH, FONT_SIZE, LETTER_WIDTH = 100, 8, 6.5
 SHADES, GRAYS = 65, 16
-"""Colours of the palette for the vorticity (odd, so that zero is one of them) and for the text."""
+"""Colours of the palette for the values (odd, so that zero is one of them) and for the text."""
 
 
 def animation(stored: StoredField, path: Path) -> None:
-    """Write a GIF that loops: up to four runs over time, coloured by vorticity in one scale, x right and y up.
+    """Write a GIF that loops: up to four runs over time, in one scale of colours, x right and y up.
 
-    The colours are the same in all frames. A file of more than 4 MB is made again with half the frames.
-    MachineError: `path` cannot be written.
+    The values are those of `Planes`, the colours the same in all frames. A file of more than 4 MB is made again with
+    half the frames. MachineError: `path` cannot be written.
     """
     runs, frames = spread(stored.field.shape[0], MOST_RUNS), MOST_FRAMES
     encoded = _encode(Planes.of(stored, runs, spread(stored.field.shape[1], frames)))
@@ -75,7 +75,7 @@ def _encode(planes: Planes) -> bytes:
             axes.spines[:].set_position(("outward", 0.7))
         bar = add_axes(width - MARGIN - SCALE - BAR, height - 18, BAR, 9)
         figure.colorbar(moving[0], cax=bar, orientation="horizontal", ticks=[]).outline.set_visible(False)
-        scale = f"vorticity, ±{planes.limit:.2g} per time"
+        scale = f"{planes.quantity}, ±{planes.limit:.2g} {planes.unit.replace('1 / ', 'per ')}"
         figure.text(1 - MARGIN / width, 9 / height, scale, ha="right", fontsize=FONT_SIZE)
         time = figure.text(MARGIN / width, 9 / height, "", fontsize=FONT_SIZE, animated=True)
         canvas.draw()
@@ -96,7 +96,7 @@ def _encode(planes: Planes) -> bytes:
 
 
 def _palette() -> Image.Image:
-    """Image that holds the palette of all frames: shades of the vorticity, then grays of the text."""
+    """Image that holds the palette of all frames: shades of the values, then grays of the text."""
     shades = matplotlib.colormaps[COLORS](np.linspace(0, 1, SHADES))[:, :3]
     grays = np.repeat(np.linspace(1, 0, GRAYS)[:, None], 3, axis=1)
     image = Image.new("P", (1, 1))

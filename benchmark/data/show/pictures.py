@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from benchmark.cell import Level
 from benchmark.data.dataset import PAPER, EquivarianceError, Preset
 from benchmark.data.layout import StoredField
-from benchmark.data.show.planes import COLORS, UNIT, Planes, quickening, spread
+from benchmark.data.show.planes import COLORS, Planes, quickening, spread
 from benchmark.data.strict_floor import FLOOR_STEPS, StrictFloor
 from benchmark.files import replacing
 
@@ -84,7 +84,7 @@ class LevelErrors:
 
 
 def contact_sheet(stored: StoredField, path: Path) -> None:
-    """Write a PNG of the vorticity: a few runs, one a row, at a few times, one a column.
+    """Write a PNG of the vorticity, or of a scalar: a few runs, one a row, at a few times, one a column.
 
     x points to the right, y up. All panels share one colour scale. Time counts from the first frame of the file.
     MachineError: `path` cannot be written.
@@ -108,7 +108,7 @@ def contact_sheet(stored: StoredField, path: Path) -> None:
                 figure.text((x + panel_width / 2) / size[0], 1 - 0.5 / size[1], time, ha="center", fontsize=9)
         name = f"{stored.dataset}, level {stored.level}, preset {stored.preset}"
         figure.text(0.1 / size[0], 1 - 0.22 / size[1], name, fontsize=11, weight="bold")
-        _color_bar(figure, image, size)
+        _color_bar(figure, image, size, f"{planes.quantity}\n({planes.unit})")
 
 
 def show_plane(axes: Axes, plane: NDArray[np.float32], colors: Any, low: float, high: float) -> AxesImage:
@@ -120,11 +120,11 @@ def show_plane(axes: Axes, plane: NDArray[np.float32], colors: Any, low: float, 
     return image
 
 
-def _color_bar(figure: Figure, image: AxesImage, size: tuple[float, float]) -> None:
+def _color_bar(figure: Figure, image: AxesImage, size: tuple[float, float], title: str) -> None:
     height = min(0.5 * size[1], 2.6) / size[1]
     bar = figure.add_axes((1 - 0.82 / size[0], 0.5 - height / 2, 0.13 / size[0], height))
     figure.colorbar(image, cax=bar, extend="both").outline.set_visible(False)
-    bar.set_title(f"vorticity\n({UNIT})", fontsize=9, pad=10)
+    bar.set_title(title, fontsize=9, pad=10)
     bar.tick_params(labelsize=8)
     bar.grid(visible=False)
 

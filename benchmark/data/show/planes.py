@@ -1,4 +1,4 @@
-"""Vorticity of a few runs at a few times, with colours and labels, for the pictures of a field."""
+"""Vorticity, or a scalar, of a few runs at a few times, with colours and labels, for the pictures of a field."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.cell import shown_channels
 from benchmark.data.layout import StoredField
 
 COLORS = "RdBu_r"
 """Colour map of matplotlib: blue turns clockwise, red counter-clockwise."""
-UNIT = "1 / time"
 ROBUST_PERCENTILE = 99.5
-"""Percentile of |vorticity| where the colours end, so that a sharp corner does not bleach the rest."""
+"""Percentile of the sizes where the colours end, so that a sharp corner does not bleach the rest."""
 LONGEST_LABEL, LONGEST_WORD = 60, 24
 UNBROKEN = ",\u00a0"
 """Separator of the numbers of a vector, at which no line breaks."""
@@ -24,9 +24,14 @@ UNBROKEN = ",\u00a0"
 
 @dataclass(frozen=True)
 class Planes:
-    """Vorticity (run, time, X, Y), coloured from -limit to limit; titles of the runs; times from the first frame on."""
+    """Values (run, time, X, Y), coloured from -limit to limit; titles of the runs; times from the first frame on.
+
+    They are the vorticity of the velocity, or the first scalar of a field without one: `quantity`, in `unit`.
+    """
 
     values: NDArray[np.float32]
+    quantity: str
+    unit: str
     limit: float
     titles: tuple[str, ...]
     times: tuple[float, ...]
@@ -34,12 +39,19 @@ class Planes:
     @classmethod
     def of(cls, stored: StoredField, runs: Sequence[int], frames: Sequence[int]) -> Planes:
         """Planes of the runs and frames with these numbers."""
-        values = vorticity(stored.field.numpy()[np.ix_(runs, frames)], stored.grid, stored.spacing)
+        components = tuple(stored.components.values())
+        field = stored.field.numpy()[np.ix_(runs, frames)][:, :, shown_channels(components)]
+        if "vector" in components:
+            values, quantity, unit = vorticity(field, stored.grid, stored.spacing), "vorticity", "1 / time"
+        else:
+            values, quantity, unit = field[:, :, 0], next(iter(stored.components)), "field units"
         sizes = np.abs(values[np.isfinite(values)])
         limit = float(np.percentile(sizes, ROBUST_PERCENTILE)) if sizes.size else 0.0
         labels = run_labels(stored.run_parameters)
         return cls(
             values,
+            quantity,
+            unit,
             limit or float(sizes.max(initial=0.0)) or 1.0,
             tuple(_title(run, labels) for run in runs),
             tuple(frame * stored.time_step for frame in frames),

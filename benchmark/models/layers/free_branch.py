@@ -3,8 +3,8 @@
 The branch is a second parametrization of the convolution's weight, after the expansion of the equivariant filter. Both
 paths are linear, so their sum is one convolution, and `parametrize.cached()` adds the filters once in a roll-out.
 
-Letters as in `steerable`: O, I fields out and in; a, b components within a field (2 for a vector, N for the regular
-representation of C_N); K kernel size.
+Letters as in `steerable`: O, I fields out and in; a, b components within a field (2 for a vector, 1 for a scalar, N for
+the regular representation of C_N); K kernel size.
 """
 
 import torch
@@ -16,7 +16,7 @@ from benchmark.models.layers.steerable import SteerableConv2d
 
 
 def _turn_components(fields: Tensor, axis: int) -> Tensor:
-    """Action rho of a quarter turn on an axis of 2 components (a vector) or of N (a regular field)."""
+    """Action rho of a quarter turn on an axis of 2 components (a vector), 1 (a scalar) or N (a regular field)."""
     components = fields.shape[axis]
     if components == 2:
         first, second = fields.unbind(axis)

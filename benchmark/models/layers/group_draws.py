@@ -56,11 +56,11 @@ class FieldDraws(GroupDraws):
         return choose(draws_B, self.count)
 
     def act(self, states: Tensor, elements: Tensor) -> Tensor:
-        """Fields (B, ..., 2, H, W)."""
+        """Fields (B, ..., C, H, W)."""
         return transformed(states, self.group, elements)
 
     def mean_squares(self, difference: Tensor, elements: Tensor) -> Tensor:
-        """Mean over components and the cells that do not come from outside the box: (B, 2, H, W) -> (B,)."""
+        """Mean over components and the cells that do not come from outside the box: (B, C, H, W) -> (B,)."""
         region_BHW = self.region[elements]
         return (difference.square().mean(1) * region_BHW).sum((1, 2)) / region_BHW.sum((1, 2))
 
@@ -92,7 +92,7 @@ def group_draws(group: str, task: AnyTask, identity: bool) -> GroupDraws:
 
 def task_elements(group: GroupName, task: Task) -> tuple[Element, ...]:
     """Non-trivial elements that keep the shape of the task's grid; of C4 on a wide grid, the half turn alone."""
-    return elements(group, task.grid, task.periodic, task.height, task.width)
+    return elements(group, task.grid, task.periodic, task.height, task.width, task.components)
 
 
 def choose(draws_B: Tensor, count: int) -> Tensor:
@@ -121,7 +121,7 @@ def rotations(draws_B: Tensor) -> Tensor:
 
 
 def transformed(field: Tensor, group: Sequence[Element], which_B: Tensor) -> Tensor:
-    """Apply element `which_B` of `group` to each window (B, ..., 2, H, W); the index `len(group)` is the identity."""
+    """Apply element `which_B` of `group` to each window (B, ..., C, H, W); the index `len(group)` is the identity."""
     result = field
     for index, element in enumerate(group):
         chosen = (which_B == index).view(-1, *[1] * (field.ndim - 1))

@@ -7,8 +7,9 @@ the turn h, with e_h the unit vector along x turned by h. A function f is projec
 Both commute with the group and are folded into the filter, so each layer is one convolution. A quarter turn permutes
 the cells of a filter, so the equivariance is exact.
 
-Letters: O, I fields out and in; L filter banks; g, h, s turns out, in, and from out to in, N = 4 of each; a, b
-components of a field (2 for a velocity, N for a function on the group); K kernel size.
+A scalar is lifted to v(x) for every turn, and a function projected to sum_h f(x, h). Letters: O, I fields out and in; L
+filter banks; g, h, s turns out, in, and from out to in, N = 4 of each; a, b components of a field (2 for a velocity, 1
+for a scalar, N for a function on the group); K kernel size.
 """
 
 import math
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
+from benchmark.cell import SIZES
 from benchmark.models.layers.convolutions import PaddingMode
 from benchmark.models.layers.fields import ExpandBias, ExpandedFilter, Field, Fields
 from benchmark.models.layers.relaxation import FilterBanks, RelaxedLayer, roughness
@@ -42,20 +44,20 @@ class GroupConv2d(nn.Conv2d, ExpandedFilter):
         padding_mode: PaddingMode = "zeros",
     ) -> None:
         (field_in, many_in), (field_out, many_out) = fields_in, fields_out
-        components = {"vector": 2, "regular": ORDER}
+        components: dict[Field, int] = {"vector": SIZES["vector"], "scalar": SIZES["scalar"], "regular": ORDER}
         super().__init__(
             many_in * components[field_in],
             many_out * components[field_out],
             kernel_size,
             padding=kernel_size // 2,
             padding_mode=padding_mode,
-            bias=field_out == "regular",
+            bias=field_out != "vector",
         )
         self.weight = nn.Parameter(coefficients)
         register_parametrization(self, "weight", expansion, unsafe=True)
         if self.bias is not None:
             self.bias = nn.Parameter(torch.zeros(many_out))
-            register_parametrization(self, "bias", ExpandBias(torch.ones(ORDER)), unsafe=True)
+            register_parametrization(self, "bias", ExpandBias(torch.ones(components[field_out])), unsafe=True)
 
 
 def group_filter(relative: Sequence[Tensor], field_in: Field, field_out: Field) -> Tensor:
@@ -65,17 +67,20 @@ def group_filter(relative: Sequence[Tensor], field_in: Field, field_out: Field) 
     """
     turned = [k.roll(g, 2).rot90(g, (-2, -1)) for g, k in enumerate(relative)]
     filters = torch.stack(turned, 1)  # (O, g, I, h, K, K)
-    if field_in == "vector":
-        filters = _along_axes(filters, 3)
-    if field_out == "vector":
-        filters = _along_axes(filters, 1)
-    return filters.flatten(2, 3).flatten(0, 1)
+    return _folded(_folded(filters, 3, field_in), 1, field_out).flatten(2, 3).flatten(0, 1)
 
 
-def _along_axes(filters: Tensor, axis: int) -> Tensor:
-    """Sum over turns h, on `axis`, of e_h times `filters`: e_0 and e_1 are the axes, e_2 and e_3 their opposites."""
-    positive, negative = filters.chunk(2, axis)
-    return positive - negative
+def _folded(filters: Tensor, axis: int, field: Field) -> Tensor:
+    """Sum over turns h, on `axis`, of e_h times `filters` for a vector, and of `filters` for a scalar.
+
+    e_0 and e_1 are the axes, e_2 and e_3 their opposites.
+    """
+    if field == "scalar":
+        return filters.sum(axis, keepdim=True)
+    if field == "vector":
+        positive, negative = filters.chunk(2, axis)
+        return positive - negative
+    return filters
 
 
 class MixFilterBanks(FilterBanks):

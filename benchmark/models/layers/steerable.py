@@ -7,8 +7,8 @@ the convolution's weight, which `parametrize.cached()` expands once for many cal
 with the same coefficients (tests/benchmark/models/test_steerable.py). `r2conv` is such a layer for other groups and
 fields of e2cnn, reflections included.
 
-Letters: N order of the group; O, I fields out and in; a, b components within a field (2 for a vector, N for
-the regular representation); L basis kernels; K kernel size.
+Letters: N order of the group; O, I fields out and in; a, b components within a field (2 for a vector, 1 for a scalar, N
+for the regular representation); L basis kernels; K kernel size.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ def _e2cnn() -> Any:
 
 
 def field_type(order: int, field: Field, multiplicity: int) -> FieldType:
-    """`multiplicity` fields of C_N: vectors (irrep 1, component 0 along x), or the regular representation."""
+    """`multiplicity` fields of C_N: vectors (irrep 1, component 0 along x), scalars, or the regular representation."""
     space = _e2cnn().gspaces.Rot2dOnR2(order)
-    fields = multiplicity * [space.irrep(1) if field == "vector" else space.regular_repr]
-    made: FieldType = _e2cnn().nn.FieldType(space, fields)
+    representations = {"vector": space.irrep(1), "scalar": space.trivial_repr, "regular": space.regular_repr}
+    made: FieldType = _e2cnn().nn.FieldType(space, multiplicity * [representations[field]])
     return made
 
 
@@ -209,12 +209,12 @@ class SteerableConv2d(ExpandedFilter, RelaxedLayer):
 
 
 def steerable_network(config: SteerableConfig, task: Task, relaxed: bool = False) -> nn.Sequential:
-    """(B, T 2, H, W) -> (B, 2, H, W) by steerable convolutions with `norm` and ReLU between them."""
+    """(B, T C, H, W) -> (B, C, H, W) by steerable convolutions with `norm` and ReLU between them."""
 
     def layer(before: Fields, after: Fields) -> SteerableConv2d:
         return SteerableConv2d(config.order, before, after, config.kernel_size, relaxed, task.padding_mode)
 
-    return field_network(task.input_frames, config.hidden, config.layers, layer, config.norm)
+    return field_network(task, config.hidden, config.layers, layer, config.norm)
 
 
 def r2conv(in_type: FieldType, out_type: FieldType, kernel_size: int, **options: Any) -> R2Conv:

@@ -317,7 +317,7 @@ def test_a_relaxed_model_may_declare_reflections(make: Make, factor: str, outcom
 
 def test_a_sound_model_is_left_as_it_was(make: Make) -> None:
     """`symbench run` checks a model before its first epoch; test_broken_models.py has the faults that it reports."""
-    task = Task("made_up", 3, 2, 6, 5)
+    task = Task("made_up", 3, 6, 5)
     model = make(TOY, ("return y", "assert not self.training; return y")).build(task)
     before, random = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
     check_forecast("toy", model, torch.ones(1, 3, 2, 6, 5))

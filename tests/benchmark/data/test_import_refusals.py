@@ -33,13 +33,13 @@ def refusal(*arguments: str, name: str = "other") -> str:
 def test_what_is_no_velocity_is_refused_with_what_is_possible(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "well.h5", "w") as file:
         file["t0_fields/density"], file["t1_fields/velocity"] = FLOW[..., 0], FLOW
-    possible = "one velocity of two components, no scalar alone and none beside a velocity"
+    possible = "a velocity of two components, scalars that --scalar names, or both"
     for fields in ("density", "velocity,density"):
         assert "vectors: velocity; scalars: density" in (message := refusal("well.h5", "--field", fields))
         assert possible in message
     with h5py.File(tmp_path / "gas.h5", "w") as file:
         file["Vx"], file["Vy"], file["density"] = FLOW[..., 0], FLOW[..., 1], FLOW[..., 0]
-    assert "has Vx, Vy, density, of which Vx and Vy may be a velocity" in refusal("gas.h5", "--field", "density")
+    assert "has Vx, Vy, density; --field may be Vx,Vy, --scalar any other" in refusal("gas.h5", "--field", "density")
     np.save(tmp_path / "scalar.npy", FLOW[..., 0])
     np.save(tmp_path / "three.npy", np.zeros((2, 20, 8, 8, 3)))
     assert possible in refusal("scalar.npy", "--axes", "ntxy")
@@ -59,7 +59,7 @@ def test_what_is_no_velocity_is_refused_with_what_is_possible(tmp_path: Path) ->
         (("flow.npy", "--axes", "cntxy"), "has 4 components"),
         (("nowhere", "--axes", "ntxyc"), "nowhere: no such file or folder"),
         (("empty", "--axes", "ntxyc"), "holds 0 files .npy, .npz, .h5"),
-        (("flow.h5", "--axes", "ntxyc"), "has velocity; --axes is for arrays that --field names"),
+        (("flow.h5", "--axes", "ntxyc"), "has velocity; --axes is for arrays that --field and --scalar name"),
         (("flow.csv", "--axes", "ntxyc"), "flow.csv: is no file of .npy, .npz"),
         (("two.h5",), "has the vectors current, momentum; --field must name one of them"),
         (("flow.npy", "--axes", "ntxyc", "--frames", "9:"), "shortest run has 11 frames; 18 and more are needed"),

@@ -15,7 +15,7 @@ from benchmark.models.fno import FNO
 from benchmark.models.persistence import Persistence
 from benchmark.training.experiment import task_of
 
-TASK = Task("made_up", 2, 2, 32, 16)
+TASK = Task("made_up", 2, 32, 16)
 CELLS = 32 * 16
 
 
@@ -122,7 +122,7 @@ def test_a_spectral_network_is_counted_with_its_transforms() -> None:
 def test_the_task_of_a_preset_is_that_of_its_data() -> None:
     dataset = DatasetChoice(name="smoke_rotation", level=0, preset="paper", grid="staggered")
     protocol = Protocol(input_frames=3, target="change")
-    task = Task("smoke_rotation", 3, 2, 64, 64, "change", periodic=False, grid="staggered")
+    task = Task("smoke_rotation", 3, 64, 64, "change", periodic=False, grid="staggered")
     assert task_of(dataset, protocol) == task
 
 

@@ -81,7 +81,7 @@ def test_edits_in_place_hurt_no_number(edit: Callable[[Tensor], object], kind: t
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x.clone())
 
-    task = Task("noise", 2, 2, 6, 6, target)
+    task = Task("noise", 2, 6, 6, target)
     assert measured(kind(edit, task)) == measured(Careful(edit, task))
 
 

@@ -18,7 +18,7 @@ from benchmark.models.persistence import Persistence
 from benchmark.models.sesn import SESN
 from benchmark.models.unet import UNet
 
-BOX = Task("made_up", 2, 2, 32, 32, "change")
+BOX = Task("made_up", 2, 32, 32, "change")
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ BOX = Task("made_up", 2, 2, 32, 32, "change")
 def test_reach_is_that_of_the_padding(
     model: type, config: dict[str, object], expected: int | None, target: str
 ) -> None:
-    assert reach(build(model, Task("made_up", 2, 2, 32, 32, target), **config)) == expected  # type: ignore[arg-type]
+    assert reach(build(model, Task("made_up", 2, 32, 32, target), **config)) == expected  # type: ignore[arg-type]
 
 
 def test_reach_is_that_of_the_longest_side_that_is_not_covered() -> None:
-    narrow = Task("made_up", 2, 2, 32, 8)
+    narrow = Task("made_up", 2, 32, 8)
     assert reach(build(ConvNet, narrow, hidden=4, layers=2)) == 2
     assert reach(build(ConvNet, narrow, hidden=4, layers=3)) is None, "all of the narrow side"
 
@@ -63,10 +63,10 @@ class Silent(Persistence):
 
 
 def test_reach_needs_no_gradient() -> None:
-    task = Task("made_up", 2, 2, 16, 16)
+    task = Task("made_up", 2, 16, 16)
     assert reach(InNumPy(InNumPy.Config(), task)) == 2
     assert reach(Silent(Silent.Config(), task)) == 0
-    assert reach(Silent(Silent.Config(), Task("made_up", 2, 2, 2, 1))) is None, "no cell is away from the walls"
+    assert reach(Silent(Silent.Config(), Task("made_up", 2, 2, 1))) is None, "no cell is away from the walls"
 
 
 def test_regions_of_a_shift() -> None:

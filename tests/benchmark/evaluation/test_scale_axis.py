@@ -33,7 +33,7 @@ from benchmark.models.layers.scale import ScaleNetwork
 from benchmark.models.sesn import SESN
 
 SIZE = 64
-SMOKE = Task("smoke_scale", 2, 2, SIZE, SIZE, "change")
+SMOKE = Task("smoke_scale", 2, SIZE, SIZE, "change")
 SEEDS = range(3)
 TABLE = Path(benchmark.__file__).parents[1] / "docs" / "scale.md"
 ROW = re.compile(r"\| `(\w+)`([^|]*)\|[^|]*\| ([\d.]+) \| ([\d.]+) \|")
@@ -83,7 +83,7 @@ def test_partners_are_the_scales_that_a_zoom_maps_to_one_another() -> None:
 @pytest.mark.parametrize(("model", "config"), [(SESN, {}), (GroupScale, {"scale_extent": 2})])
 @pytest.mark.parametrize("projection", ["max", "mean"])
 def test_kept_scales_are_a_network_of_these_scales_alone(model: type, config: dict[str, Any], projection: str) -> None:
-    task, scales = Task("made_up", 2, 2, 16, 16), (1.0, 1.5, 2.25)
+    task, scales = Task("made_up", 2, 16, 16), (1.0, 1.5, 2.25)
     sizes = {"hidden": 2, "layers": 3, "kernel_size": 3, "projection": projection, **config}
     network = build(model, task, scales=scales, **sizes)
     x = frames(task)

@@ -48,7 +48,7 @@ def equals(model: Baseline) -> str | None:
 
 @pytest.mark.parametrize(("target", "equal"), [("change", "persistence"), ("frame", "a zero forecast")])
 def test_a_network_without_output_equals_a_trivial_forecast(target: str, equal: str) -> None:
-    task = Task("noise", 2, 2, 6, 6, target)  # type: ignore[arg-type]
+    task = Task("noise", 2, 6, 6, target)  # type: ignore[arg-type]
     model = ConvNet(ConvNet.Config(hidden=4, layers=2), task)
     for parameter in model.parameters():
         nn.init.zeros_(parameter)

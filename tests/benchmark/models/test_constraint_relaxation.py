@@ -18,7 +18,7 @@ from benchmark.models.layers.fields import Fields
 from benchmark.models.layers.free_branch import add_free_branches, asymmetric_part, equivariant_filters, quarter_turn
 from benchmark.models.layers.steerable import SteerableConv2d
 
-TASK = Task("made_up", 2, 2, 8, 8, periodic=True)
+TASK = Task("made_up", 2, 8, 8, periodic=True)
 SMALL = {"hidden": 3, "layers": 3}
 LAYERS: list[tuple[Fields, Fields]] = [
     (("vector", 2), ("regular", 3)),

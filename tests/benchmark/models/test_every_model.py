@@ -13,7 +13,7 @@ from benchmark.models import model_registry
 from benchmark.models.baseline import Task
 
 PERIODIC = velocity_task((8, 9), periodic=True)
-SMOKE = Task("smoke", 10, 2, 64, 64)
+SMOKE = Task("smoke", 10, 64, 64)
 CONVOLUTIONAL = (
     *("combo_rotation", "combo_scale", "rpp_rotation", "rpp_scale"),
     *("nonstationary_filters", "partial_gcnn", "relaxed_group_rotation", "group_scale", "relaxed_group_scale"),

@@ -15,7 +15,7 @@ from benchmark.models.baseline import Task
 from benchmark.models.frame_averaging import FrameAveraging, quarter
 from benchmark.training.loss import RolledOutLoss
 
-TASK = Task("made_up", 2, 2, 8, 8)
+TASK = Task("made_up", 2, 8, 8)
 WIDE, TALL = replace(TASK, height=6, width=9), replace(TASK, height=9, width=6)
 CONVNET = {"convnet": {"hidden": 8, "layers": 3}}
 SIX = torch.arange(6) / 6 + 0.01

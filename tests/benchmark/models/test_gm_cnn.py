@@ -15,7 +15,7 @@ from benchmark.models.baseline import Baseline, Task
 from benchmark.models.convnet import ConvNet
 from benchmark.models.gm_cnn import GMCNN, AddDiagonal, GroupMatrixConv2d, Shift, neighborhood
 
-TASK = Task("made_up", 2, 2, 8, 8, periodic=True)
+TASK = Task("made_up", 2, 8, 8, periodic=True)
 SMALL = {"hidden": 3, "layers": 3}
 GRID = (4, 3)
 

@@ -14,7 +14,7 @@ from benchmark.models.baseline import Task
 from benchmark.models.layers.fields import Fields, field_network
 from benchmark.models.layers.group_rotation import RotationGroupConv2d, group_filter
 
-TASK = Task("made_up", 2, 2, 10, 10)
+TASK = Task("made_up", 2, 10, 10)
 FIELDS: list[tuple[Fields, Fields]] = [
     (("vector", 2), ("regular", 3)),
     (("regular", 3), ("regular", 2)),
@@ -121,7 +121,7 @@ def test_layer_is_equivariant_where_w_is_constant(
 
 
 def network(banks: int, relaxed: bool) -> nn.Sequential:
-    return field_network(2, 3, 4, lambda *fields: RotationGroupConv2d(*fields, 3, banks, relaxed))
+    return field_network(TASK, 3, 4, lambda *fields: RotationGroupConv2d(*fields, 3, banks, relaxed))
 
 
 def test_relaxed_is_strict_where_w_is_constant() -> None:

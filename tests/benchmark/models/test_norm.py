@@ -20,7 +20,7 @@ from benchmark.models.layers.norm import BatchNorm
 from benchmark.models.relaxed_group_rotation import RelaxedGroupRotation
 from benchmark.training.loop import Execution, TrainingData, TrainingOutput, fit
 
-TASK = Task("made_up", 2, 2, 12, 12, periodic=True)
+TASK = Task("made_up", 2, 12, 12, periodic=True)
 NORMED = [name for name in model_registry.model_names() if "norm" in model_registry.model(name).Config.model_fields]
 
 

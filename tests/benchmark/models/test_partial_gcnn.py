@@ -11,7 +11,7 @@ from benchmark.models.layers.fields import field_network
 from benchmark.models.layers.group_rotation import RotationGroupConv2d
 from benchmark.models.partial_gcnn import PartialGCNN
 
-TASK = Task("made_up", 2, 2, 6, 8)
+TASK = Task("made_up", 2, 6, 8)
 LOGITS = "parametrizations.deviation.original"
 BIAS = "parametrizations.bias.original"
 
@@ -32,7 +32,7 @@ def give_densities(model: PartialGCNN) -> list[Tensor]:
 def test_partial_is_its_definition() -> None:
     """The strict layers, each output multiplied by p of its turn."""
     model, x = build(), frames(TASK)
-    strict = field_network(2, 4, 5, lambda *fields: RotationGroupConv2d(*fields, 3, 1, relaxed=False))
+    strict = field_network(TASK, 4, 5, lambda *fields: RotationGroupConv2d(*fields, 3, 1, relaxed=False))
     with torch.no_grad():
         for ours, theirs in zip(*(layers_of(RotationGroupConv2d, one) for one in (model, strict)), strict=True):
             theirs.coefficients.copy_(ours.coefficients)

@@ -27,7 +27,7 @@ from benchmark.models.layers.wrapper import Wrapper
 from benchmark.models.per import PER
 from benchmark.models.projection_penalty import ProjectionPenalty
 
-TASK = Task("made_up", 2, 2, 8, 8)
+TASK = Task("made_up", 2, 8, 8)
 CONVNET = {"convnet": {"hidden": 8, "layers": 3}}
 GROUPS = {"rotations": ROTATIONS, "half turn": HALF_TURN, "mirror x": MIRROR_X, "mirror y": MIRROR_Y}
 LAYERS = {

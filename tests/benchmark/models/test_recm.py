@@ -22,7 +22,7 @@ from benchmark.models.layers.free_branch import (
 from benchmark.models.layers.steerable import SteerableConv2d
 from benchmark.models.recm import RECM, Modulation
 
-TASK = Task("made_up", 2, 2, 8, 8, periodic=True)
+TASK = Task("made_up", 2, 8, 8, periodic=True)
 
 
 def build(**config: Any) -> RECM:

@@ -29,7 +29,7 @@ PERIODIC = pytest.mark.parametrize("periodic", [False, True], ids=["walls", "per
 
 
 def task(height: int, width: int, periodic: bool = False, frames: int = 3) -> Task:
-    return Task("made_up", frames, 2, height, width, periodic=periodic)
+    return Task("made_up", frames, height, width, periodic=periodic)
 
 
 def build(baseline: type[Baseline], on: Task, **config: Any) -> Any:
@@ -84,7 +84,7 @@ def test_mlp_matrix_that_copies_the_last_frame_is_persistence() -> None:
 
 @pytest.mark.parametrize("target", ["frame", "change"])
 def test_linear_rolls_out_along_the_line_through_the_last_two_frames(target: Target) -> None:
-    on = Task("made_up", 2, 2, 6, 5, target=target)
+    on = Task("made_up", 2, 6, 5, target=target)
     x, k = noise(on), torch.arange(1, 9).view(1, -1, 1, 1, 1)
     forecast = roll_out(build(Linear, on), x, 8, "cpu", bf16=False)
     assert torch.allclose(forecast, x[:, -1:] + k * (x[:, -1:] - x[:, -2:-1]), atol=1e-4)
@@ -211,7 +211,7 @@ def test_unet_that_only_passes_on_gives_block_maxima(grid: tuple[int, int]) -> N
     (i, j), on odd grids, too, where the last block is cut.
     """
     height, width = grid
-    model = build(UNet, Task("made_up", 1, 2, height, width), hidden=2, depth=1)
+    model = build(UNet, Task("made_up", 1, height, width), hidden=2, depth=1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -220,7 +220,7 @@ def test_unet_that_only_passes_on_gives_block_maxima(grid: tuple[int, int]) -> N
         model.up[0].weight[(0, 1), (0, 1)] = 1
         model.merge[0][0].weight[(0, 1), (2, 3), 1, 1] = 1  # 0 and 1 are the skip
         model.last.weight[(0, 1), (0, 1)] = 1
-        x = noise(Task("made_up", 1, 2, height, width)).abs()
+        x = noise(Task("made_up", 1, height, width)).abs()
         y = model(x)
     for i in range(height):
         for j in range(width):

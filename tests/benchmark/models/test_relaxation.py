@@ -67,7 +67,7 @@ boxes = pytest.mark.parametrize("periodic", [False, True], ids=["closed", "perio
 
 
 def relaxed(case: Case, periodic: bool, penalty: float) -> tuple[Any, list[Tensor]]:
-    model = build(case.model, Task("made_up", 2, 2, *GRID, periodic=periodic), hidden=2, layers=3, penalty=penalty)
+    model = build(case.model, Task("made_up", 2, *GRID, periodic=periodic), hidden=2, layers=3, penalty=penalty)
     return model, [deviation(layer) for layer in layers_of(case.layer, model)]
 
 
@@ -112,7 +112,7 @@ def test_penalty_is_zero_only_for_constant_weights(case: Case, periodic: bool) -
 @pytest.mark.parametrize("model", [RelaxedSteerableRotation, RelaxedSteerableScale, CLCNN])
 def test_penalty_is_relative_to_the_symmetric_part(model: Any) -> None:
     """Weights of any size pay the same, and the penalty has no gradient that would let the symmetric part grow."""
-    network = build(model, Task("made_up", 2, 2, *GRID), hidden=2, layers=3, penalty=1.0)
+    network = build(model, Task("made_up", 2, *GRID), hidden=2, layers=3, penalty=1.0)
     deviations = {id(parameter) for parameter in network.deviations()}
     with torch.no_grad():
         for parameter in network.deviations():
@@ -126,7 +126,7 @@ def test_penalty_is_relative_to_the_symmetric_part(model: Any) -> None:
 
 
 def test_filter_banks_are_measured_by_their_constant() -> None:
-    model = build(RelaxedGroupRotation, Task("made_up", 2, 2, *GRID), hidden=2, banks=4)
+    model = build(RelaxedGroupRotation, Task("made_up", 2, *GRID), hidden=2, banks=4)
     assert [layer.size() for layer in layers_of(RotationGroupConv2d, model)] == [0.25] * 5
 
 
@@ -167,7 +167,7 @@ def test_kernel_deviation_is_where_the_basis_is(name: str) -> None:
 )
 def test_constant_coefficients_give_the_strict_network(model: Any, strict: Any, layer: Any, kernel_size: int) -> None:
     """Also with a deviation that is constant over the positions; and every deviation reaches the output."""
-    task = Task("made_up", 2, 2, *GRID)
+    task = Task("made_up", 2, *GRID)
     ours, theirs = (build(one, task, hidden=3, layers=3, kernel_size=kernel_size) for one in (model, strict))
     x = frames(task)
     torch.testing.assert_close(ours(x), theirs(x))
@@ -191,7 +191,7 @@ def test_a_relaxed_network_stays_symmetric_on_symmetric_data(model: Any) -> None
 
     Deviations that learn as fast as all other weights walk away from the symmetry, though nothing pulls them.
     """
-    task = Task("made_up", 1, 2, 8, 8)
+    task = Task("made_up", 1, 8, 8)
     teacher = build(E2CNN, task, hidden=3, layers=2)
     errors = {}
     for rate in (1.0, RELAXATION_RATE):

@@ -46,7 +46,7 @@ def test_starts_as_a_plain_convolution(banks: int, mode: Any) -> None:
 
 
 def test_banks_differ_at_the_start_and_go_apart() -> None:
-    task = Task("made_up", 2, 2, *GRID)
+    task = Task("made_up", 2, *GRID)
     model = build(RelaxedGroupTranslation, task, hidden=3, layers=3, banks=2)
     for layer in layers_of(RelaxedConv2d, model):
         first, second = layer.weight.chunk(2)
@@ -60,7 +60,7 @@ def test_banks_differ_at_the_start_and_go_apart() -> None:
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize("periodic", [False, True])
 def test_clcnn_with_equal_filters_is_the_convnet(kernel_size: int, periodic: bool) -> None:
-    task = Task("made_up", 2, 2, 7, 9, periodic=periodic)
+    task = Task("made_up", 2, 7, 9, periodic=periodic)
     clcnn, convnet = (build(model, task, hidden=4, kernel_size=kernel_size) for model in (CLCNN, ConvNet))
     x = frames(task)
     with torch.no_grad():

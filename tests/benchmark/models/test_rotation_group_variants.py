@@ -22,9 +22,9 @@ from benchmark.models.relaxed_group_translation_rotation import RelaxedGroupConv
 
 FRAMES = 2
 GRID = (6, 8)
-TASK = Task("made_up", FRAMES, 2, *GRID)
-PERIODIC = Task("made_up", FRAMES, 2, *GRID, periodic=True)
-SQUARE = Task("made_up", FRAMES, 2, 8, 8)
+TASK = Task("made_up", FRAMES, *GRID)
+PERIODIC = Task("made_up", FRAMES, *GRID, periodic=True)
+SQUARE = Task("made_up", FRAMES, 8, 8)
 DIRECTIONS = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
 FIELDS: list[tuple[Fields, Fields]] = [
     (("vector", 2), ("regular", 3)),
@@ -47,7 +47,7 @@ def strict_network(on: Task = TASK) -> nn.Sequential:
     def layer(before: Fields, after: Fields) -> RotationGroupConv2d:
         return RotationGroupConv2d(before, after, 3, 1, relaxed=False, padding_mode=on.padding_mode)
 
-    return field_network(FRAMES, 4, 5, layer)
+    return field_network(TASK, 4, 5, layer)
 
 
 def banks_of(layer: RelaxedGroupConv2d) -> Tensor:
@@ -175,7 +175,7 @@ def test_banks_start_with_the_deviation_of_the_strict_filter() -> None:
 @pytest.mark.parametrize("breaks", ["rotation", "translation"])
 def test_w_breaks_what_it_depends_on(breaks: str) -> None:
     """A w of the turn alone keeps translation, and a w that is the same round the centre of the box keeps rotation."""
-    on = Task("made_up", FRAMES, 2, 8, 8, periodic=True)
+    on = Task("made_up", FRAMES, 8, 8, periodic=True)
     model, x = build(RelaxedGroupTranslationRotation, on), frames(on)
     with torch.no_grad():
         for layer in layers_of(RelaxedGroupConv2d, model):

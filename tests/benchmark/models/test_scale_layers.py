@@ -26,7 +26,7 @@ from benchmark.models.sesn import SESN
 from benchmark.suite import loading as suites
 
 SCALES = (1.0, 1.5, 2.0, 2.5)
-TASK = Task("made_up", 2, 2, 16, 16)
+TASK = Task("made_up", 2, 16, 16)
 SMALL = {"hidden": 3, "layers": 3, "kernel_size": 3}
 LAYERS: list[tuple[Any, Any]] = [
     (("vector", 4), ("regular", 3)),
@@ -117,7 +117,7 @@ def test_scale_is_kept_within_the_range_and_lost_at_its_ends(projection: str) ->
     """Eddies of 3 cells, enlarged by 1.5: 4 % are off if the range of scales is enlarged, too, 45 % if it stays, and
     64 % in a ConvNet that reaches as far. With biases it is 1 %, and would be 33 % for a velocity that is not enlarged.
     """
-    big = Task("made_up", 2, 2, 96, 96, periodic=True)  # walls would be felt wherever there is a bias
+    big = Task("made_up", 2, 96, 96, periodic=True)  # walls would be felt wherever there is a bias
     config = {"hidden": 6, "kernel_size": 5, "projection": projection}
     model = build(SESN, big, **config)
     enlarged = build(SESN, big, **config, scales=tuple(1.5 * scale for scale in SCALES))
@@ -150,7 +150,7 @@ def test_a_position_has_its_own_coefficients(kernel_size: int) -> None:
 
 
 def test_varying_coefficients_break_the_symmetry() -> None:
-    big = Task("made_up", 2, 2, 96, 96)
+    big = Task("made_up", 2, 96, 96)
     ranges = (1.0, 1.5), (1.5, 2.25)
     model, enlarged = (build(RelaxedSteerableScale, big, scales=scales) for scales in ranges)
     before = scale_error(model, enlarged)
@@ -181,7 +181,5 @@ def test_scales_in_a_suite(tmp_path: Path) -> None:
 
 
 def test_network_needs_no_more_than_one_scale() -> None:
-    network = steerable_scale_network(
-        ScaleConfig(hidden=2, layers=2, kernel_size=3, scales=(1.0,)), Task("", 1, 2, 7, 9)
-    )
+    network = steerable_scale_network(ScaleConfig(hidden=2, layers=2, kernel_size=3, scales=(1.0,)), Task("", 1, 7, 9))
     assert network(torch.randn(1, 2, 7, 9)).shape == (1, 2, 7, 9)

@@ -21,7 +21,7 @@ from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline, Task
 from benchmark.training.loss import RolledOutLoss
 
-TASK = Task("turbulence_rotation", 2, 2, 32, 32, "change", periodic=True)
+TASK = Task("turbulence_rotation", 2, 32, 32, "change", periodic=True)
 WINDOWS, FIRST = 4, 4
 FACTOR = 10
 """Largest ratio of a number to its median over the models, and of the median to it."""

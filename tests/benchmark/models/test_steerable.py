@@ -24,7 +24,7 @@ from benchmark.models.layers.steerable import (
 )
 from benchmark.models.relaxed_steerable_rotation import RelaxedSteerableRotation
 
-TASK = Task("made_up", 2, 2, 10, 10)
+TASK = Task("made_up", 2, 10, 10)
 LAYERS: list[tuple[Fields, Fields]] = [
     (("vector", 2), ("regular", 3)),
     (("regular", 3), ("regular", 2)),

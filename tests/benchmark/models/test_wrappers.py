@@ -22,7 +22,7 @@ from benchmark.models.remul import Remul
 from benchmark.models.task import AnyTask, ParticleTask
 from benchmark.training.loss import RolledOutLoss
 
-TASK = Task("made_up", 2, 2, 8, 8)
+TASK = Task("made_up", 2, 8, 8)
 WIDE, PERIODIC = replace(TASK, height=6, width=9), replace(TASK, periodic=True)
 CONVNET = {"convnet": {"hidden": 8, "layers": 3}}
 IONS = ParticleTask("ions", 2, 3, 0.15)
@@ -157,7 +157,15 @@ def test_shifts_need_a_periodic_box() -> None:
     assert "walls" in (Augmentation.refusal(config, TASK) or "")
     assert Augmentation.refusal(config, PERIODIC) is None
     for model in WRAPPERS:
-        assert "2 velocity components" in (model.refusal(model.Config(), replace(TASK, channels=3)) or "")
+        convection = replace(TASK, components=("vector", "scalar"))
+        on_a_velocity = model.Config.model_validate({"network": "sesn"})
+        assert "acts on one velocity, made_up has vector, scalar" in (model.refusal(on_a_velocity, convection) or "")
+
+
+def test_a_flux_needs_a_velocity() -> None:
+    reaction = replace(TASK, components=("scalar",))
+    assert "needs a velocity" in (FrameAveraging.refusal(FrameAveraging.Config(), reaction) or "")
+    assert FrameAveraging.refusal(FrameAveraging.Config(frame="group"), reaction) is None
 
 
 def test_an_augmentation_of_an_augmentation_is_refused() -> None:

@@ -12,6 +12,7 @@ from support import records, store_in, symbench
 from torch import Tensor
 
 from benchmark.cell import DatasetChoice, Protocol
+from benchmark.data.dataset import ONE_VELOCITY
 from benchmark.groups import rotate
 from benchmark.models.e2cnn import E2CNN
 from benchmark.models.task import Task
@@ -40,7 +41,7 @@ def test_the_physical_layout_is_no_part_of_the_identity() -> None:
 
 
 def test_a_task_has_the_shape_that_the_model_sees() -> None:
-    task = Task.of(PUBLISHED, Protocol(), {"shape": (2, 62, 23), "periodic": False})
+    task = Task.of(PUBLISHED, Protocol(), {"shape": (2, 62, 23), "periodic": False, "components": ONE_VELOCITY})
     assert (task.height, task.width) == (23, 62)
     assert in_layout(torch.zeros(3, 2, 62, 23), "published").shape == (3, 2, 23, 62)
 
@@ -56,7 +57,7 @@ def error(f: object, x: Tensor, turns: int, places: int) -> float:
 
 
 def test_e2cnn_keeps_minus_the_turn_of_the_flow_in_the_published_layout() -> None:
-    task = Task("made_up", 1, 2, 12, 12)
+    task = Task("made_up", 1, 12, 12)
     model = model_support.build(E2CNN, task, hidden=3, layers=3)
     model_support.randomise(model)
     x = torch.randn(2, 1, 2, 12, 12)

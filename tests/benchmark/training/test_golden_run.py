@@ -20,7 +20,7 @@ SETTINGS = Training(epochs=3, batch_size=4, learning_rate=1e-2, weight_decay=4e-
 def model(name: str) -> Baseline:
     baseline = model_registry.model(name)
     config = {"hidden": 4} if "hidden" in baseline.Config.model_fields else {}
-    return baseline(baseline.Config.model_validate(config), Task("noise", 2, 2, 12, 12))
+    return baseline(baseline.Config.model_validate(config), Task("noise", 2, 12, 12))
 
 
 @pytest.mark.parametrize(

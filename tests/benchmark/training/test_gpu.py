@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from benchmark.cell import Training
 from benchmark.contract.candidate import Candidate
 from benchmark.contract.device import NAME, empty, fake_gpu
+from benchmark.data.dataset import SplitName
 from benchmark.data.windows import Windows
 from benchmark.errors import MachineError, UserError
 from benchmark.evaluation.symmetry import symmetry_metrics
@@ -24,7 +25,7 @@ from benchmark.training import gpu
 from benchmark.training.distributed import World, _require_own_gpus
 from benchmark.training.loop import Execution, TrainingData, TrainingOutput, _Trainer, fit
 
-TASK = Task("toy", input_frames=2, channels=2, height=6, width=5)
+TASK = Task("toy", input_frames=2, height=6, width=5)
 
 
 def epoch(batches: int, on_host: bool = False) -> tuple[list[str], int]:
@@ -114,15 +115,14 @@ def test_equivariance_is_measured_in_full_float32(monkeypatch: pytest.MonkeyPatc
             flags.add((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
             return super().forward(x)
 
-    task = Task("swirls", input_frames=2, channels=2, height=6, width=6)
+    task = Task("swirls", input_frames=2, height=6, width=6)
     windows = Windows(torch.rand(1, 9, 2, 6, 6), torch.zeros(4, 2, dtype=torch.long), 2, 2)
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
-        symmetry_metrics(
-            Watched(Watched.Config(), task), Swirls(), "centered", {"validation": windows, "future": windows}, World()
-        )
+        splits: dict[SplitName, Windows] = {"validation": windows, "future": windows}
+        symmetry_metrics(Watched(Watched.Config(), task), Swirls(), splits, World())
         assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
     finally:
         torch.set_float32_matmul_precision(before[0])

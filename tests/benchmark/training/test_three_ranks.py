@@ -32,7 +32,7 @@ def trained(rank: int, ranks: int, folder: Path, stop_at: int | None) -> tuple[N
     calls = itertools.count(1)
     for attempt in range(2):
         with join(rank, ranks, torch.device("cpu"), folder / f"rendezvous{attempt}") as world, deterministic(0):
-            model = ConvNet(ConvNet.Config(hidden=16), Task("noise", 2, 2, 8, 8))
+            model = ConvNet(ConvNet.Config(hidden=16), Task("noise", 2, 8, 8))
             try:
                 output, execution = TrainingOutput(folder / "c.pt"), Execution(world, lambda: next(calls) == stop_at)
                 progress = fit(model, data, SETTINGS, 0, output, execution)

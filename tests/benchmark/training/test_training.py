@@ -33,7 +33,7 @@ from benchmark.training.loop import (
 from benchmark.training.pull import measure
 from benchmark.training.randomness import deterministic, seed_device
 
-TASK = Task("toy", input_frames=2, channels=2, height=6, width=5)
+TASK = Task("toy", input_frames=2, height=6, width=5)
 
 
 class Linear(Baseline):
@@ -340,7 +340,7 @@ def swirl_rmse(field: Tensor, precision: str, seed: int, checkpoint: Path) -> li
     splits = [Split((0, 1, 2, 3), tuple(range(start, start + 20)), 2) for start in (0, 30)]
     data = TrainingData(*(Windows.of(field, split, 1) for split in splits))
     with deterministic(seed):
-        model = ConvNet(ConvNet.Config(hidden=8, layers=3), Task("swirls", 1, 2, *field.shape[-2:], target="change"))
+        model = ConvNet(ConvNet.Config(hidden=8, layers=3), Task("swirls", 1, *field.shape[-2:], target="change"))
         progress = fit(model, data, settings, seed, TrainingOutput(checkpoint))
     return [epoch.validation_rmse for epoch in progress.history]
 

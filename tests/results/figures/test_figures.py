@@ -247,7 +247,7 @@ class TestWeights:
 
     def test_every_relaxed_layer_of_the_registry_is_found(self):
         """A relaxed baseline whose weights no picture shows is named here."""
-        task = Task("smoke_rotation_levels", 1, 2, 8, 8)
+        task = Task("smoke_rotation_levels", 1, 8, 8)
         for name in model_registry.model_names():
             model_class = model_registry.model(name)
             if model_class.family != "relaxed" or model_class.cannot_run(model_class.Config(), task) is not None:
