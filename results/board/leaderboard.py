@@ -66,6 +66,7 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "seeds": [asdict(seed) for seed in row.seeds],
             "metrics": {name: vars(value) for name, value in row.metrics.items()},
             "curves": {name: [vars(step) for step in steps] for name, steps in row.curves.items()},
+            "vectors": {name: [vars(one) for one in components] for name, components in row.vectors.items()},
             "values": row.values,
             "complete": row.complete,
             "reason": row.reason,

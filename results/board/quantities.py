@@ -307,7 +307,7 @@ def is_number(value: Any) -> bool:
 def written(value: float, integer: bool = False) -> str:
     """`value` with four significant digits; with an exponent if it is very small or large."""
     if value == 0 or integer:
-        return f"{value:.0f}"
+        return f"{value + 0:.0f}"  # 0 for -0, too
     if not 1e-3 <= abs(value) < 1e6:
         return f"{value:.2e}"
     return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"

@@ -29,7 +29,7 @@ from results.board.quantities import (
 )
 from results.statistics.two_models import Sample
 from results.store.provenance import mixed
-from results.store.record import Record
+from results.store.record import VECTORS, Record
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,16 @@ class Row:
     @cached_property
     def curves(self) -> Mapping[str, tuple[Statistic, ...]]:
         """Metric -> Statistic of each rolled-out step or wave number."""
-        lists = {name: [_numbers(one.get(name)) for one in self.recorded] for name in CURVES}
-        return {name: steps for name in CURVES if (steps := curve(lists[name]))}
+        return self._lists(CURVES)
+
+    @cached_property
+    def vectors(self) -> Mapping[str, tuple[Statistic, ...]]:
+        """Metric -> Statistic of each component of a vector."""
+        return self._lists(VECTORS)
+
+    def _lists(self, names: Sequence[str]) -> dict[str, tuple[Statistic, ...]]:
+        lists = {name: [_numbers(one.get(name)) for one in self.recorded] for name in names}
+        return {name: numbers for name in names if (numbers := curve(lists[name]))}
 
     @property
     def complete(self) -> bool:

@@ -109,5 +109,10 @@ def ends(values: Sequence[Statistic]) -> tuple[list[float], list[float]]:
 
 def hint(label: str, level: object, value: Statistic) -> str:
     """Tooltip of a point: label, level, value with its interval, number of seeds."""
-    seeds = "1 seed" if value.n == 1 else f"{value.n} seeds"
-    return f"{label}, level {level}: {Estimate(value.mean, value.low, value.high).text(written)}, {seeds}"
+    estimate = Estimate(value.mean, value.low, value.high).text(written)
+    return f"{label}, level {level}: {estimate}, {seeds_of(value.n)}"
+
+
+def seeds_of(n: int) -> str:
+    """Number of seeds in words."""
+    return "1 seed" if n == 1 else f"{n} seeds"

@@ -100,15 +100,15 @@ def chart(
         )
     if at is not None:
         parts.append(f'<path d="M{_n(across(at))},{TOP}V{BOTTOM}" stroke="currentColor" stroke-dasharray="4 4"/>')
-    parts += [_group("band", one, _band(one, across, up)) for one in shown if len(one.low)]
-    parts += [_group("line", one, _points(one, across, up)) for one in shown]
+    parts += [group("band", one.name, one.style, _band(one, across, up)) for one in shown if len(one.low)]
+    parts += [group("line", one.name, one.style, _points(one, across, up)) for one in shown]
     parts.append(_names([(one, up(one.y[-1]), across(one.x[-1])) for one in shown]))
     return svg(WIDTH, HEIGHT, "".join(parts))
 
 
-def _group(kind: str, one: Series, content: str) -> str:
-    """Part of a series; the page of a report hides all parts of one name together."""
-    return f'<g class="{kind}" data-name="{_clean(one.name)}" fill="{one.style.color}">{content}</g>'
+def group(kind: str, name: str, style: Style, content: str) -> str:
+    """Part of what has this `name`, a "line", "band" or "name"; the page of a report hides all parts together."""
+    return f'<g class="{kind}" data-name="{cleaned(name)}" fill="{style.color}">{content}</g>'
 
 
 def svg(width: float, height: float, content: str) -> str:
@@ -121,10 +121,10 @@ def svg(width: float, height: float, content: str) -> str:
 
 def text(x: float, y: float, content: str, attributes: str = "") -> str:
     """A <text> element with `content` escaped."""
-    return f'<text x="{_n(x)}" y="{_n(y)}"{attributes and " " + attributes}>{_clean(content)}</text>'
+    return f'<text x="{_n(x)}" y="{_n(y)}"{attributes and " " + attributes}>{cleaned(content)}</text>'
 
 
-def _clean(content: str) -> str:
+def cleaned(content: str) -> str:
     """`content` escaped and without control characters, which XML does not allow."""
     return escape("".join(letter if letter.isprintable() else " " for letter in content))
 
@@ -273,7 +273,7 @@ def _points(one: Series, across: _Scale, up: _Scale) -> str:
     if one.style.marker:
         mark = f'd="{MARKERS[one.style.marker]}" fill-opacity="{one.style.fill:g}" stroke="{one.style.color}"'
         for index, (a, b) in enumerate(places):
-            hint = f"<title>{_clean(one.hints[index])}</title>" if one.hints else ""
+            hint = f"<title>{cleaned(one.hints[index])}</title>" if one.hints else ""
             parts.append(f'<path {mark} transform="translate({_n(a)} {_n(b)})">{hint}</path>')
     return "".join(parts)
 
@@ -281,7 +281,7 @@ def _points(one: Series, across: _Scale, up: _Scale) -> str:
 def _names(ends: Sequence[tuple[Series, float, float]]) -> str:
     """Name of each line, as close to the height of its end as the other names allow, joined to it by a thin line."""
     wanted = sorted((end for end in ends if end[0].name), key=lambda end: (end[1], end[0].name))
-    texts = [wrap(one.name, LONGEST_NAME, max_lines=NAME_LINES, placeholder=" …") or [" "] for one, _, _ in wanted]
+    texts = [lines_of(one.name) for one, _, _ in wanted]
     total = sum(map(len, texts))
     line = min(LINE, (HEIGHT - 8) / max(total, 1))
     size = FONT if line == LINE else min(SMALL, line * 0.9)
@@ -300,8 +300,13 @@ def _names(ends: Sequence[tuple[Series, float, float]]) -> str:
             text(RIGHT + 18, start + number * line, part, f'font-size="{_n(size)}"')
             for number, part in enumerate(lines)
         ]
-        parts.append(_group("name", one, joint + "".join(words)))
+        parts.append(group("name", one.name, one.style, joint + "".join(words)))
     return "".join(parts)
+
+
+def lines_of(name: str) -> list[str]:
+    """A name in at most NAME_LINES lines, as it is written beside a figure."""
+    return wrap(name, LONGEST_NAME, max_lines=NAME_LINES, placeholder=" …") or [" "]
 
 
 def _n(value: float) -> str:

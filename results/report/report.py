@@ -230,6 +230,7 @@ def _plots(rows: Sequence[Row], look: Mapping[str, Style], records: Mapping[str,
         plots.append(views_symmetry.error_of_families(rows, metric))
     plots += [
         *views_discovery.learned_level(rows, metric, look),
+        *views_discovery.learned_field(rows, metric, look),
         views_symmetry.symmetry_kept(rows, metric, look),
         views_symmetry.where_they_cross(rows, metric),
         views_flow.by_step(last, metric, look, where),

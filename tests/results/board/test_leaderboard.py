@@ -95,7 +95,7 @@ def test_json_has_stable_fields(full_board):
     identity = {"dataset", "preset", "grid", "level", "model", "label", "family", "source", "differs"}
     settings = {"config", "protocol", "train"}
     state = {"seeds", "complete", "reason", "mixed", "done", "expected", "diverged", "failed", "test_runs", "budget"}
-    assert set(rows[0]) == identity | settings | state | {"metrics", "curves", "values"}
+    assert set(rows[0]) == identity | settings | state | {"metrics", "curves", "vectors", "values"}
     assert rows[0]["metrics"]["rmse_future"]["n"] == 2
 
 

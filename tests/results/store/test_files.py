@@ -70,8 +70,10 @@ def test_an_impossible_metric_is_a_broken_record_and_leads_no_board(new_board, n
 def test_components_of_a_vector_may_be_negative(new_board, new_cell):
     board = new_board([new_cell()])
     board.finish(new_cell(), learned_field=[-0.1, 0.2, 0.0], true_field=[0.48, -0.36, 0.8])
-    (row,) = rows_of(board)
-    assert row.complete
+    (row,) = to_json(rows_of(board))
+    assert row["complete"]
+    means = {name: [part["mean"] for part in parts] for name, parts in row["vectors"].items()}
+    assert means == {"learned_field": [-0.1, 0.2, 0.0], "true_field": [0.48, -0.36, 0.8]}
 
 
 def test_who_reads_a_cell_that_finishes_sees_it_before_or_after(new_board, new_cell):
