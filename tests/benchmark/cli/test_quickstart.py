@@ -12,7 +12,7 @@ CUTS = {
     "level: [0, 1, 5], preset: small": "level: 0, preset: tiny",
     "seeds: [0, 1]": "seeds: [0]",
     "train_steps: 4, test_steps: 6": "train_steps: 2, test_steps: 4",
-    "epochs: 4": "epochs: 8",  # there are fewer windows, so more passes, and a step size that lasts
+    "epochs: 2": "epochs: 8",  # there are fewer windows, so more passes, and a step size that lasts
     "learning_rate_decay: 0.5": "learning_rate_decay: 0.8",
 }
 
