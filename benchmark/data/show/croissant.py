@@ -64,7 +64,7 @@ def croissant(
     sentences = (
         inspect.getdoc(type(dataset)) or dataset_name,
         f"Level: {dataset.level_meaning}. Source: {dataset.source}. {origin}.",
-        f"Each HDF5 file has the data set `field` ({shape}), float32, in {first['units']['field']}.",
+        f"Each HDF5 file has the data set `field` ({shape}), float32: {first['contents']}.",
     )
     return {
         "@context": CONTEXT,

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmark.cell import Grid, Protocol
+from benchmark.cell import SIZES, Grid, Protocol
 from benchmark.data.check import PROTOCOLS
 from benchmark.data.dataset import IMPORTED, STORAGE, Dataset
 from benchmark.data.layout import StoredField
@@ -26,8 +26,8 @@ def describe(stored: StoredField, dataset: Dataset) -> dict[str, Any]:
 
     `bytes` is the size of the file. `splits` has, for each protocol with its default windows, the runs and the number
     of windows of each split, or only the `reason` why they do not fit. `rms` and `max` are taken over the components of
-    a state, in their units. `no_strict_floor` is the reason why there is none, or "". Numbers that are not finite
-    and errors that were not measured are None.
+    a state, in their units; `contents` says what these are. `no_strict_floor` is the reason why there is none, or "".
+    Numbers that are not finite and errors that were not measured are None.
     """
     runs, frames = stored.field.shape[:2]
     storage = STORAGE[stored.kind]
@@ -46,6 +46,8 @@ def describe(stored: StoredField, dataset: Dataset) -> dict[str, Any]:
         "label": dataset.presets[stored.preset].label,
         "shape": stored.field.shape,
         "axes": storage.axes,
+        "components": stored.components,
+        "contents": _contents(stored),
         "grid": stored.grid,
         "periodic": dataset.periodic,
         "test_runs": dataset.test_runs,
@@ -69,6 +71,20 @@ def describe(stored: StoredField, dataset: Dataset) -> dict[str, Any]:
     }
     finite: dict[str, Any] = json.loads(json.dumps(description), parse_constant=lambda nan_or_infinity: None)
     return finite
+
+
+def _contents(stored: StoredField) -> str:
+    """What the numbers of a state are, with their units."""
+    unit = STORAGE[stored.kind].units["field"]
+    if stored.components == STORAGE[stored.kind].usual_components:
+        return f"a velocity in {unit}" if stored.components else unit
+    texts, first = [], 0
+    for name, component in stored.components.items():
+        end = first + SIZES[component]
+        numbers = f"components {first} and {end - 1}" if component == "vector" else f"component {first}"
+        texts.append(f"{name} ({numbers}: a {component}{f' in {unit}' if component == 'vector' else ''})")
+        first = end
+    return " and ".join(texts)
 
 
 def row(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -132,4 +132,5 @@ def test_a_board_of_mixed_fields_names_who_cannot_take_them() -> None:
     assert "acts on one velocity" in Path("mixed.html").read_text()
     card = call(["symbench", "data", "card", "mixed.yaml"])
     assert card.returncode == 0, card.stderr
-    assert "heat" in Path("runs/data/mixed/imported/README.md").read_text()
+    text = Path("runs/data/mixed/imported/README.md").read_text()
+    assert "velocity (components 0 and 1: a vector in length / time) and heat (component 2: a scalar)" in text
