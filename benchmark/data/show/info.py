@@ -74,7 +74,7 @@ def describe(stored: StoredField, dataset: Dataset) -> dict[str, Any]:
 
 
 def _contents(stored: StoredField) -> str:
-    """What the numbers of a state are, with their units."""
+    """Meaning and units of the numbers of a state."""
     unit = STORAGE[stored.kind].units["field"]
     if stored.components == STORAGE[stored.kind].usual_components:
         return f"a velocity in {unit}" if stored.components else unit

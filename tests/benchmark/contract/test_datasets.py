@@ -1,5 +1,6 @@
 """The contract of a dataset: files of `new-dataset` keep it, and each fault is reported by its check."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from benchmark.contract import scaffold
 from benchmark.contract.datasets import DatasetCandidate, examine_all
 from benchmark.data import dataset_registry
 from benchmark.errors import UserError
+from results.store.store import Store
 
 FAULTS = [
     ("says_what_it_is", 'level_meaning = "speed of the wind along x"', 'level_meaning = ""'),
@@ -57,6 +59,54 @@ def test_a_fault_is_reported_by_its_check(tmp_path: Path, check: str, old: str, 
     outcome, reason = outcomes(path)[check]
     assert outcome == "failed"
     assert reason
+
+
+MIXED = {
+    "velocity = (1j * ky * stream * change, -1j * kx * stream * change)": (
+        "velocity = (1j * ky * stream * change, -1j * kx * stream * change, SIZE * stream * change)"
+    ),
+    'Preset(32, 32, 48), "tiny": Preset(16, 16, 24)': 'Preset(16, 16, 24, {"velocity": "vector", "stream": "scalar"})',
+    '"centered").numpy()': '"centered", ("vector", "scalar")).numpy()',
+}
+"""The template with its stream function as a scalar beside the velocity."""
+
+
+def with_a_scalar(path: Path, size: float) -> Path:
+    text = scaffold.rendered(path.stem, None, "dataset")
+    for old, new in MIXED.items():
+        assert old in text
+        text = text.replace(old, new.replace("SIZE", str(size)))
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_dataset_with_a_scalar_trains_strict_networks(tmp_path: Path) -> None:
+    path = with_a_scalar(tmp_path / "streams.py", 2.0)
+    failed = {name: reason for name, (outcome, reason) in outcomes(path).items() if outcome == "failed"}
+    assert failed == {}
+    suite = tmp_path / "streams.yaml"
+    suite.write_text(
+        "name: streams\nplugins: [streams.py]\ndatasets: [{streams: {level: 0}}]\nseeds: [0]\n"
+        "models: [persistence, e2cnn: {hidden: 2, layers: 2}, augmentation: {network: {convnet: {hidden: 4}}}, sesn]\n"
+        "protocol: {input_frames: 1, train_steps: 2, test_steps: 2}\ntrain: {epochs: 1, batch_size: 16}\n",
+        encoding="utf-8",
+    )
+    store = Store(tmp_path / "store")
+    assert symbench("data", "prepare", suite, store=store).returncode == 0
+    assert symbench("run", suite, store=store).returncode == 0
+    board = json.loads(symbench("leaderboard", suite, "--json", store=store).stdout)
+    rows = {row["model"]: row["metrics"] for row in board}
+    assert rows["e2cnn"]["model_equivariance_error_relative"]["mean"] < 1e-5
+    assert rows["e2cnn"]["data_equivariance_error_relative"]["mean"] < 1e-5
+    assert rows["augmentation"]["model_equivariance_error_relative"]["mean"] > 1e-3
+    assert "rmse_future" not in rows["sesn"]
+
+
+def test_a_scalar_that_outweighs_the_velocity_is_reported(tmp_path: Path) -> None:
+    results = outcomes(with_a_scalar(tmp_path / "heavy_streams.py", 500.0))
+    outcome, reason = results["components_are_about_equally_large"]
+    assert outcome == "failed"
+    assert "choose units in which they differ by less than 10" in reason
 
 
 def test_a_file_is_a_dataset_or_a_baseline_and_its_name_is_taken_once(tmp_path: Path) -> None:
