@@ -55,6 +55,7 @@ class PartialGCNN(FramesAsChannels):
     family = "approximate"
     version = 2
     symmetries = ("rotation", "translation")
+    needs_velocity = True
     source = "Romero, Lohit 2022 (arXiv 2110.10211)"
     differs = "A mean over the turns replaces the sampling of turns in each layer."
     search_space: ClassVar[SearchSpace] = {
@@ -69,7 +70,7 @@ class PartialGCNN(FramesAsChannels):
         self.coefficient = config.penalty
 
         def layer(before: Fields, after: Fields) -> RotationGroupConv2d:
-            partial = before[0] == "regular"  # a vector or a scalar has no turns
+            partial = before[0] == "regular"  # a velocity has no turns
             one = RotationGroupConv2d(before, after, config.kernel_size, 1, partial, task.padding_mode)
             if partial:
                 register_parametrization(one.expansion, "deviation", Density())
@@ -79,8 +80,8 @@ class PartialGCNN(FramesAsChannels):
 
     def densities(self) -> list[Tensor]:
         """Densities p (1, N) of each layer but the last, as the next layer reads them."""
-        layers = (module for module in self.network.modules() if isinstance(module, RotationGroupConv2d))
-        return [layer.w for layer in layers if is_parametrized(layer.expansion, "deviation")]
+        readers = [module for module in self.network if isinstance(module, RotationGroupConv2d)][1:]
+        return [reader.w for reader in readers]
 
     def deviations(self) -> list[nn.Parameter]:
         """Logits of the densities."""
