@@ -75,9 +75,12 @@ def test_a_published_board_is_a_frame_and_a_figure(board: str) -> None:
         return
     frame = symbench.results(board)
     assert {"level", "model", "seed", "rmse_future", "train.epochs", "protocol.input_frames"} <= set(frame.columns)
-    assert frame.attrs["units"]["rmse_future"] == "field units"
+    unit = "data units" if set(frame["dataset"]) == {"trapped_ions"} else "field units"
+    assert frame.attrs["units"]["rmse_future"] == unit
     assert not frame.duplicated(["dataset", "preset", "grid", "level", "label", "budget", "seed"]).any()
-    assert symbench.figure(board).axes
+    (axes, *_) = symbench.figure(board).axes
+    assert unit in axes.get_xlabel()
+    assert unit in axes.get_ylabel()
 
 
 def test_a_cell_is_trained_and_read_back_as_a_frame_and_compared(tmp_path: Path) -> None:
@@ -90,6 +93,8 @@ def test_a_cell_is_trained_and_read_back_as_a_frame_and_compared(tmp_path: Path)
     frame = symbench.results(suite, store.root).sort_values(["model.hidden", "seed"], ignore_index=True)
     assert list(frame["state"]) == ["done", "absent", "absent", "absent"]
     assert frame["rmse_future"][0] == metrics["rmse_future"]
+    assert frame["peak_memory_bytes"][0] == metrics["peak_memory_bytes"]
+    assert frame.attrs["units"]["peak_memory_bytes"] == "bytes"
     assert frame["rmse_future"].isna().sum() == 3
     assert list(frame["model.hidden"]) == [2, 2, 3, 3]
     assert symbench.train(cells[0], store.root) == metrics, "a finished cell is not trained again"

@@ -54,7 +54,7 @@ def data() -> None:
 @click.option("--processes", type=click.IntRange(min=1), help="Simulations at a time (default: number of cores).")
 @plugin_option
 def prepare(suite: str, overrides: tuple[str, ...], store_folder: Path, site: str, processes: int | None) -> None:
-    """Simulate the fields of SUITE that the store does not have; after Ctrl-C, the same command continues."""
+    """Simulate the data of SUITE that the store does not have; after Ctrl-C, the same command continues."""
     from benchmark.data import prepare as preparing
     from benchmark.training.machine import available_cpus
 
@@ -183,7 +183,7 @@ def check(name: str, store_folder: Path, as_json: bool) -> None:
 @json_option
 @plugin_option
 def info(name: str, store_folder: Path, as_json: bool) -> None:
-    """Show sizes, splits, parameters and the measured symmetry breaking; without --json, draw the fields."""
+    """Show sizes, splits, parameters and the measured symmetry breaking; without --json, draw them."""
     from benchmark.data.show.info import row
 
     descriptions = []

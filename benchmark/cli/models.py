@@ -98,7 +98,7 @@ def _print_next(path: Path, steps: Mapping[str, str]) -> None:
 @json_option
 @plugin_option
 def check_baseline(baseline: str, as_json: bool) -> None:
-    """Check the contract of a baseline, given by NAME or in a FILE of its own, on small random fields."""
+    """Check the contract of a baseline, given by NAME or in a FILE of its own, on small random states."""
     from benchmark.contract.candidate import Candidate
     from benchmark.contract.checks import examine_all
 

@@ -126,7 +126,7 @@ def parts_are_plain_data(candidate: DatasetCandidate) -> str | None:
     return None
 
 
-def simulates_fields(candidate: DatasetCandidate) -> str | None:
+def simulates_states(candidate: DatasetCandidate) -> str | None:
     """States have the declared shape and type, all runs of the splits, finite values, and no run of zeros."""
     if not candidate.presets:
         return MEASURED
@@ -150,9 +150,10 @@ def components_are_about_equally_large(candidate: DatasetCandidate) -> str | Non
     """Deviations from the mean of each component differ by less than UNEQUAL, since errors are over all of them."""
     if not candidate.presets:
         return MEASURED
-    components = candidate.presets[candidate.preset].components
+    size = candidate.presets[candidate.preset]
+    components = size.components
     if len(components) < 2:
-        return "it has one component"
+        return "it has one component" if size.on_grid else "its states lie on no grid"
     for level, simulation in candidate.simulated().items():
         field = torch.from_numpy(simulation.field).double()
         by_name = zip(components, parts(field, tuple(components.values())), strict=True)
@@ -227,7 +228,7 @@ def has_a_strict_floor_or_a_reason(candidate: DatasetCandidate) -> str | None:
 CHECKS: tuple[Check, ...] = tuple(
     Check(check.__name__, check)
     for check in (
-        *(says_what_it_is, levels_are_in_order, splits_share_no_run, parts_are_plain_data, simulates_fields),
+        *(says_what_it_is, levels_are_in_order, splits_share_no_run, parts_are_plain_data, simulates_states),
         components_are_about_equally_large,
         *(simulates_the_same_again, keeps_its_promise_of_no_divergence, breaks_more_with_the_level),
         *(components_follow_their_axes, has_a_strict_floor_or_a_reason),

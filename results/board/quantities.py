@@ -17,7 +17,7 @@ class Metric:
 
     A value is shown as value / `divisor` in `unit`, or, if `prefixed`, with an SI prefix such as `5.6 M`. `beside` is
     the metric without which the value says nothing; tables show it in the next column. `unranked` is the reason why
-    models are not ranked by the metric.
+    models are not ranked by the metric. `base_unit` is the unit of values that are not divided.
     """
 
     title: str
@@ -28,6 +28,7 @@ class Metric:
     prefixed: bool = False
     beside: str = ""
     unranked: str = ""
+    base_unit: str = ""
 
     def merit(self, value: float) -> float:
         """`value`, negated if higher is better: the lowest merit is the best."""
@@ -135,7 +136,10 @@ METRICS: Mapping[str, Metric] = {
         unranked="the nearest to the level is the best",
     ),
     "learned_angle": Metric(
-        "Angle of the learned breaking", "degrees", "Between the learned field or anisotropy and the true one"
+        "Angle of the learned breaking",
+        "degrees",
+        "Between the learned field or anisotropy and the true one",
+        unranked="that of a model without a field is not defined, and at level 0 it says nothing",
     ),
     "data_equivariance_error": Metric(
         "Data equivariance error", FIELD, "Measured data equivariance error of the level", unranked=EQUAL
@@ -197,6 +201,7 @@ METRICS: Mapping[str, Metric] = {
         "%",
         "Deviation of the relaxed layers from strict ones over their weights, root mean squares; 0 is strict",
         divisor=0.01,
+        base_unit="1",
         unranked="it says how far weights moved, and not what that is worth",
     ),
     "penalty_share": Metric("Penalty in the loss", "1", "Penalty on the weights over the training loss, best epoch"),
@@ -215,7 +220,7 @@ METRICS: Mapping[str, Metric] = {
         prefixed=True,
     ),
     "samples_per_second": Metric("Speed", "samples/s", "Training samples per second, all ranks", higher_is_better=True),
-    "peak_memory_bytes": Metric("Memory", "MiB", "Peak memory of a rank in training", divisor=2**20),
+    "peak_memory_bytes": Metric("Memory", "MiB", "Peak memory of a rank in training", divisor=2**20, base_unit="bytes"),
     "training_seconds": Metric("Training", "s", "Time spent in training"),
     "training_joules": Metric(
         "Energy",
@@ -223,6 +228,7 @@ METRICS: Mapping[str, Metric] = {
         "Energy of the devices in training: GPUs by NVML, processors and memory by RAPL; not measured where others used"
         " them, too",
         divisor=1000,
+        base_unit="J",
     ),
     "epochs": Metric("Epochs", "count", "Epochs trained before the early stop"),
     "best_epoch": Metric("Best epoch", "count", "The epoch that was kept, chosen by validation"),

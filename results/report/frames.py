@@ -10,6 +10,7 @@ from benchmark.errors import UserError
 from benchmark.suite import loading as suites
 from results.board import compare as comparing
 from results.board.leaderboard import aggregate
+from results.board.notes import unit_of
 from results.board.published_board import read
 from results.board.quantities import METRICS
 from results.board.row import Row
@@ -30,6 +31,7 @@ def results(board: str | Path, store: str | Path | None = None) -> pandas.DataFr
     """
     rows = rows_of(board, store)
     names = [name for name in METRICS if any(name in row.metrics for row in rows)]
+    datasets = {row.dataset for row in rows}
     frame = pandas.DataFrame(
         {
             **{key: getattr(row, key) for key in PLACE},
@@ -43,7 +45,7 @@ def results(board: str | Path, store: str | Path | None = None) -> pandas.DataFr
     frame[names] = frame[names].astype(float)
     frame.attrs = {
         "board": str(board),
-        "units": {name: METRICS[name].unit for name in names},
+        "units": {name: METRICS[name].base_unit or unit_of(name, datasets) for name in names},
         "titles": {name: METRICS[name].title for name in names},
     }
     return frame

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmark.errors import UserError
+from results.board.notes import unit_of
 from results.board.quantities import METRICS, SKILLS, require_ranking
 from results.board.row import Row
 from results.figures.figures import ends, styles
@@ -31,8 +32,9 @@ def figure(board: str | Path, store: str | Path | None = None, metric: str = "rm
     drawn = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
     for axes, (title, rows) in zip(drawn.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         _draw(axes, rows, metric)
-        axes.set(title=title, xlabel="measured data equivariance error (field units)")
-        axes.set_ylabel(f"{METRICS[metric].title} ({METRICS[metric].unit})")
+        unit = {name: unit_of(name, {rows[0].dataset}) for name in (DATA, metric)}
+        axes.set(title=title, xlabel=f"measured data equivariance error ({unit[DATA]})")
+        axes.set_ylabel(f"{METRICS[metric].title} ({unit[metric]})")
         axes.legend(fontsize="small")
     return drawn
 

@@ -37,7 +37,7 @@ END = "<!-- end of the published boards -->"
 SHOWN = (
     *("rmse_future", "rmse_domain", "skill_future", "skill_domain", "model_equivariance_error"),
     *("model_equivariance_error_over_change", "model_equivariance_error_within_range", "equivariance_floor"),
-    *("parameters", "flops"),
+    *("learned_level", "learned_angle", "parameters", "flops"),
 )
 MEASURED = {"data_equivariance_error": "measured equivariance error", "strict_floor": "strict floor"}
 MOST_COLUMNS = 6

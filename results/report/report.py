@@ -42,6 +42,7 @@ MORE_COLUMNS = (
     "rollout_equivariance_error",
     "rollout_equivariance_error_over_change",
     "relaxation",
+    "learned_level",
     "spectrum_error_future",
     "divergence_future",
     "samples_per_second",

@@ -105,8 +105,10 @@ def model_runs(tests: BoardTests, records: Mapping[str, Record], suite: str) -> 
 def _standing(row: Row, verdict: Verdict) -> str:
     """Place of a row in its contest, in one or two words."""
     if row is verdict.best:
-        return "sure winner" if verdict.sure else "best, not sure"
-    return "as good" if row.label in verdict.tied else "worse" if row.ranks("rmse_future") else "unfinished"
+        return "sure winner" if verdict.sure else "best, not sure" if verdict.tested else "best, not tested"
+    if not row.ranks("rmse_future"):
+        return "unfinished"
+    return "not tested" if not verdict.tested else "as good" if row.label in verdict.tied else "worse"
 
 
 def _model_points(ranked: Sequence[tuple[Row, float | None]], time: int) -> list[tuple[str, Any, int, int]]:

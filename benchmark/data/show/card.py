@@ -156,4 +156,11 @@ def _leaves(document: Description, prefix: str = "") -> Iterator[tuple[str, str]
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", str(value)
+            yield f"{prefix}{key}", str(_rounded(value))
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers without the last digits of a product: 0.16, not 0.16000000000000003."""
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.12g}") if isinstance(value, float) else value

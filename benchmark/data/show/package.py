@@ -75,12 +75,12 @@ def package(
                 shutil.copyfile(source / name, building / name)
             if (source / "pictures").is_dir():
                 shutil.copytree(source / "pictures", building / "pictures")
-            title = f"{dataset_name} ({preset}): fields with a measured breaking of their symmetry"
+            title = f"{dataset_name} ({preset}): dynamics with a measured breaking of their symmetry"
             metadata = croissant(dataset_name, preset, descriptions, building, _published(title, terms))
             texts = {
                 FILE: json.dumps(metadata, indent=1) + "\n",
                 "LICENSE": _licence(title, terms),
-                "CITATION.cff": _citation(title, f"{dataset.level_meaning}. Source: {dataset.source}.", terms),
+                "CITATION.cff": _citation(title, f"Level: {dataset.level_meaning}. Source: {dataset.source}.", terms),
             }
             for name, text in texts.items():
                 (building / name).write_text(text, encoding="utf-8")

@@ -27,6 +27,8 @@ COMMANDS = [*((name,) for name in cli.commands if name != "data"), *(("data", na
 def test_help_shows_an_example(command: tuple[str, ...]) -> None:
     result = symbench(*command, "--help", store=None)
     assert f"symbench {' '.join(command)}" in result.stdout.split("Example")[1]
+    about = result.stdout.split("Options:")[0]
+    assert "field" not in about, "states are particles, too"
 
 
 @pytest.mark.parametrize(("group", "first", "last"), [((), "list", "check-dataset"), (("data",), "prepare", "package")])

@@ -8,7 +8,7 @@ from support import symbench
 
 from benchmark import discovery
 from benchmark.contract import scaffold
-from benchmark.contract.datasets import DatasetCandidate, examine_all
+from benchmark.contract.datasets import DatasetCandidate, components_are_about_equally_large, examine_all
 from benchmark.data import dataset_registry
 from benchmark.errors import UserError
 from results.store.store import Store
@@ -21,9 +21,9 @@ FAULTS = [
     ("splits_share_no_run", "range(8), range(8, 12)", "range(8), range(7, 12)"),
     ("splits_share_no_run", "Preset(16, 16, 24)", "Preset(16, 16, 6)"),
     ("parts_are_plain_data", "Vortices(self.level_value(level)", "Vortices(1.0"),
-    ("simulates_fields", ".astype(np.float32)", ""),
-    ("simulates_fields", "np.stack(runs).astype", "np.full_like(np.stack(runs), np.nan).astype"),
-    ("simulates_fields", "(*self.training_runs, *self.unseen_runs)", "tuple(self.training_runs)"),
+    ("simulates_states", ".astype(np.float32)", ""),
+    ("simulates_states", "np.stack(runs).astype", "np.full_like(np.stack(runs), np.nan).astype"),
+    ("simulates_states", "(*self.training_runs, *self.unseen_runs)", "tuple(self.training_runs)"),
     ("simulates_the_same_again", "default_rng(seed)", "default_rng()"),
     ("keeps_its_promise_of_no_divergence", "divergence_free=False", "divergence_free=True"),
     ("breaks_more_with_the_level", "1j * self.wind * kx", "1j * kx"),
@@ -134,6 +134,10 @@ def test_a_suite_names_the_file_that_it_needs(tmp_path: Path, monkeypatch: pytes
     assert "unknown dataset 'my_flow'" in refused.stderr
     assert "my_flow.py was not given: add `--plugin" in refused.stderr
     assert symbench("plan", suite, "--plugin", "my_flow.py", store=None).returncode == 0
+
+
+def test_particles_have_no_components_on_a_grid() -> None:
+    assert components_are_about_equally_large(DatasetCandidate.named("trapped_ions")) == "its states lie on no grid"
 
 
 def test_a_failed_check_is_shown(tmp_path: Path) -> None:

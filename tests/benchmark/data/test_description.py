@@ -265,6 +265,12 @@ def test_an_imported_card_names_the_owners(write: Callable[..., Path]) -> None:
     assert "Not on this disk: level 0, 0.5." in text
 
 
+def test_parameters_have_no_rounding_error(write: Callable[..., Path]) -> None:
+    text = card("swirls", "tiny", described(write, parameters={"trap": {"field": [0.1 + 0.2, 3.0], "frames": 20}}), {})
+    assert r"| trap.field | \[0.3, 3.0\] |" in text
+    assert "| trap.frames | 20 |" in text
+
+
 def test_many_elements_are_summed_up(write: Callable[..., Path]) -> None:
     errors = [EquivarianceError(f"scale{i}", 0.1 * i, 0.2 * i, False) for i in range(1, 38)]
     text = card("swirls", "tiny", described(write, equivariance_errors=errors), {})

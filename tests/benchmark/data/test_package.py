@@ -109,6 +109,8 @@ def test_a_package_is_complete_and_its_parts_agree(write: Callable[..., Path], t
     citation = YAML(typ="safe").load((target / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["authors"] == [{"family-names": "Curie", "given-names": "Marie"}, {"name": "The {lab}: #1"}]
     assert (citation["license"], citation["doi"], citation["type"]) == ("CC-BY-4.0", TERMS.doi, "dataset")
+    assert citation["title"] == "swirls (tiny): dynamics with a measured breaking of their symmetry"
+    assert citation["abstract"].startswith("Level: ")
     assert "Copyright (c) 2026 Curie, Marie; The {lab}: #1" in (target / "LICENSE").read_text(encoding="utf-8")
     with pytest.raises(UserError, match="exists; give another --version"):
         package(folder, tmp_path / "archive", "swirls", "tiny", descriptions, TERMS)

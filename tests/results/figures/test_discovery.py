@@ -13,6 +13,8 @@ from rich.console import Console
 
 from benchmark.cell import Cell, DatasetChoice, ModelChoice, Protocol, Training
 from benchmark.data.physics.trapped_ions import AXIS
+from benchmark.errors import UserError
+from results.board.quantities import require_ranking
 from results.board.row import Row
 from results.board.table import to_table
 from results.figures.figures import Plot, styles
@@ -95,7 +97,13 @@ def test_it_is_in_the_report_and_among_the_figures_of_mlflow(ions: Board, full_b
     assert "trapped-ions-small-learned-field" in [stem for stem, _ in report.svg_figures]
     assert "Does the model learn the breaking" in report.html
     assert "Which field has the model learned?" in report.html
+    assert 'data-metric="learned_level"' in report.html
     assert "Does the model learn the breaking" not in report_of(full_board).html
+
+
+def test_no_model_is_ranked_by_an_angle_that_it_may_not_have() -> None:
+    with pytest.raises(UserError, match="at level 0 it says nothing"):
+        require_ranking("learned_angle")
 
 
 def test_nothing_is_said_of_grids_and_fields(ions: Board) -> None:

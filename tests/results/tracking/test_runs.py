@@ -177,6 +177,17 @@ def test_the_ready_boards_answer_their_questions(full_board):
         assert shown <= there | {"skill_future"}, "no empty column; skill needs a trivial forecast, which is not here"
 
 
+def test_one_seed_is_not_tested(new_board, new_cell):
+    """The other models are not as good, but cannot be told from the best."""
+    board = new_board([new_cell(), new_cell("e2cnn")])
+    for cell in board.suite.cells:
+        board.finish(cell)
+    sync(board)
+    models = runs(board, "tags.`symbench.kind` = 'model'")
+    verdicts = {run.data.tags["symbench.label"]: run.data.tags["verdict"] for run in models}
+    assert verdicts == {"e2cnn": "L0 best, not tested", "convnet": "L0 not tested"}
+
+
 def test_hostile_names_are_text(new_board, new_cell):
     cell = new_cell("<script>alert(1)</script>\n| [x](javascript:alert(1)) *b*", note="'\"; drop table runs; --" * 500)
     long = [new_cell("convnet", note=letter * 9000) for letter in "ab"]
