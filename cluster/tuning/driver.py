@@ -76,7 +76,7 @@ def _search(job: TuneJob, job_file: Path, folder: StudyFolder) -> None:
                 storage_path=str(folder.root),
                 failure_config=tune.FailureConfig(max_failures=FAILURES),
                 verbose=0,
-                callbacks=[meter, ProgressPrinter(ledger)],
+                callbacks=[meter, ProgressPrinter(ledger, job.trials_at_once)],
                 stop=Hours(ledger),
             ),
         )
@@ -91,8 +91,8 @@ def _search(job: TuneJob, job_file: Path, folder: StudyFolder) -> None:
 class ProgressPrinter(tune.Callback):
     """Callback that prints each trial that ends, and every PRINT_SECONDS the running ones."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
+    def __init__(self, ledger: Ledger, trials_at_once: int) -> None:
+        self.ledger, self.trials_at_once = ledger, trials_at_once
         self.started = self.printed = time.monotonic()
         self.closed_before = len(ledger.closed)
         self.epochs: dict[int, int] = {}
@@ -124,7 +124,7 @@ class ProgressPrinter(tune.Callback):
             remaining = f", about {duration(seconds * (effort.trials - done))} left"
         elif effort.hours:
             remaining = f", {sum(ledger.hours.values()):.3g} of {effort.hours:g} device-hours spent"
-        running = len(ledger.running)
+        running = min(len(ledger.running), self.trials_at_once)  # Tune asks for one more, which waits
         print(
             f"{ledger.folder.study}: {event}; {done}{of} trials done, {running} running, {best_text}{remaining}",
             flush=True,

@@ -48,6 +48,7 @@ def environment(token: Path, ip: str) -> dict[str, str]:
         "RAY_enable_metrics_collection": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
+        "RAY_worker_niceness": "0",  # that of the command, as in `run`; with Ray's 15 a busy machine starves trials
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",

@@ -52,6 +52,17 @@ def test_the_rungs_are_epochs() -> None:
     assert first_rung(Training(epochs=1000, early_stop_after=None)) == 111
 
 
+def test_a_trial_that_waits_does_not_count_as_running(folder: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tune asks for one trial more than it runs at a time."""
+    from cluster.tuning.driver import ProgressPrinter
+
+    ledger = ledger_of(folder, Effort(trials=6))
+    ledger.running = {f"ray-{number}": ledger.next() for number in range(2)}
+    trial = SimpleNamespace(trial_id="ray-0", config={"trial": 0})
+    ProgressPrinter(ledger, trials_at_once=1).on_trial_error(0, [], trial)
+    assert "trial 0 died; 0 of 6 trials done, 1 running, " in capsys.readouterr().out
+
+
 def test_open_trials_are_resumed_and_finished_ones_are_not_repeated(folder: StudyFolder) -> None:
     """Wherever the earlier search died between two of its writes."""
     made = notes(folder, 4)

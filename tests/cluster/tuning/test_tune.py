@@ -164,6 +164,7 @@ def test_a_search_survives_kills_of_worker_head_and_tune_and_ctrl_c(
     tune = start(*command, store=store)
     try:
         (_, record), *_ = wait_until(lambda: running_at(folder, 3))
+        assert psutil.Process(record.status.pid).nice() == os.nice(0), "as important as the command"
         os.kill(record.status.pid, signal.SIGKILL)  # a worker
         wait_until(lambda: [t for t in folder.trials() for r in t.records.values() if r.status.attempt > 1])
 
