@@ -22,7 +22,7 @@ from benchmark.suite.suite import Suite
 from benchmark.training.recorder import METRICS_VERSION
 from results.board.notes import paper_notes, size_of, symmetry_notes, unit_of
 from results.board.published_board import STATISTICS, board, by_rank, read
-from results.board.quantities import METRICS, Statistic, written, written_column
+from results.board.quantities import METRICS, Statistic, written_column, written_error
 from results.board.trivial import Line, place_of, rmse_of, sentence
 from results.report.verification import FILE as VERIFIED
 from results.report.verification import Verification, verifications
@@ -187,7 +187,7 @@ def page(document: Mapping[str, Any], verified: Sequence[Verification] = ()) -> 
     files = (
         [
             *(f"{one['dataset']} ({one['preset']})", one["level"], one["file"], one["checksum"][:16]),
-            *("-" if value is None else written(value) for value in map(one.get, known)),
+            *("-" if value is None else written_error(value) for value in map(one.get, known)),
         ]
         for one in document["data"]
     )

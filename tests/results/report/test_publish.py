@@ -58,6 +58,16 @@ def test_where_it_comes_from_tells_all_values(new_board, new_cell, tmp_path):
     assert "secret" not in page
 
 
+def test_round_off_of_the_data_is_0_and_boards_of_particles_have_learned_levels(new_board, new_cell, tmp_path):
+    board = new_board([new_cell()])
+    numbers = {"data_equivariance_error": 0.18026, "strict_floor": 2.7e-16, "learned_level": 0.2, "learned_angle": 1.5}
+    board.finish(new_cell(), {"data_checksum": "d" * 64, "data_file": "level_0.h5"}, **numbers)
+    page = (publish.publish(board.store, board.suite, tmp_path, None).files[0].parent / "README.md").read_text()
+    assert f"| level_0.h5 | {'d' * 16} | 0.18 | 0 |" in page
+    assert "| Learned level | Angle of the learned breaking |" in page
+    assert "| 0.200 | 1.50 |" in page
+
+
 def test_boards_of_two_versions_of_the_metrics_do_not_stand_side_by_side_unmarked(
     new_board, new_cell, tmp_path, readme, monkeypatch
 ):
