@@ -47,7 +47,7 @@ def forecasts_one_frame(candidate: Candidate, grid: tuple[int, int]) -> str | No
 
 
 def forecasts_one_frame_with_scalars(candidate: Candidate) -> str | None:
-    """As `forecasts_one_frame`, for scalars beside a velocity and alone."""
+    """`forward` maps windows with scalars, beside a velocity and alone, to a finite float32 frame, if it takes them."""
     reasons = [candidate.refusal(task) for task in MIXED]
     for task, reason in zip(MIXED, reasons, strict=True):
         if reason is None:

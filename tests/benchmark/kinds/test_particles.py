@@ -144,7 +144,7 @@ def test_pictures_are_drawn_alike_each_time(data: Path, tmp_path: Path) -> None:
 def test_a_particle_is_seen_where_it_is() -> None:
     truth = np.zeros((1, 1, 6), np.float32)
     truth[0, 0, [0, 3, 4]] = 1.0, 3.0, 4.0
-    seen, forecast, error = PANELS["particles"].planes(truth, truth)
+    seen, forecast, error = PANELS["particles"].planes(truth, truth, ())
     assert np.array_equal(seen, forecast)
     assert seen.max() == 5
     assert error.max() == 0
