@@ -263,7 +263,7 @@ def test_the_boards_open_in_a_browser(ui, dump_dom, tmp_path):
         page = dump_dom(f"{ui.links['1 Who wins?']}{added}")  # what MLflow adds, and reload and Back keep
         for expected in ("verdict", "x best L0", "x best L9", "level 0 (data error 0, floor 0): relaxed_steerable_"):
             assert expected in page, expected
-        assert "L0 best, not sure" in page
+        assert "L0 best, not tested" in page
         assert ">LEADERBOARD<" not in page, "the board shows models"
         assert "<script>alert(1)" not in page
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
