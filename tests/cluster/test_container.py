@@ -23,6 +23,33 @@ def copied(recipe: Path) -> set[str]:
     return {line.split()[0] for line in re.search(r"%files\n(.*?)\n\n", text, re.DOTALL)[1].splitlines()}  # type: ignore[index]
 
 
+def commands(recipe: Path) -> list[str]:
+    """Shell commands that a recipe runs, without changes of the folder."""
+    text = re.sub(r"^ *#.*\n", "", recipe.read_text(encoding="utf-8"), flags=re.MULTILINE).replace("\\\n", "")
+    if recipe == DOCKERFILE:
+        runs = re.findall(r"^RUN (.*)$", text, re.MULTILINE)
+        return [command.strip() for run in runs for command in run.split("&&")]
+    lines = re.search(r"%post\n(.*?)\n\n", text, re.DOTALL)[1].splitlines()  # type: ignore[index]
+    return [line.strip() for line in lines if not line.startswith("    cd ")]
+
+
+def variables(recipe: Path) -> list[str]:
+    """Assignments of environment variables in a recipe."""
+    return re.findall(r"^(?:ENV|    export) (\S+=\S+)$", recipe.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_both_recipes_run_the_same_commands_and_set_the_same_variables() -> None:
+    assert commands(DOCKERFILE) == commands(APPTAINER)
+    assert variables(DOCKERFILE) == variables(APPTAINER)
+
+
+@pytest.mark.parametrize("recipe", [DOCKERFILE, APPTAINER], ids=lambda path: path.name)
+def test_neither_a_home_nor_the_owner_of_a_checkout_changes_what_a_record_says(recipe: Path) -> None:
+    """Apptainer mounts ~, whose ~/.local hid packages of the image; git refused the checkout of another user."""
+    assert "PYTHONNOUSERSITE=1" in variables(recipe)
+    assert "git config --system --add safe.directory '*'" in commands(recipe)
+
+
 @pytest.mark.parametrize("recipe", [DOCKERFILE, APPTAINER], ids=lambda path: path.name)
 def test_a_recipe_copies_what_the_wheel_needs_and_installs_the_pins(recipe: Path) -> None:
     wheel = set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"])
