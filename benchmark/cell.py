@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeGuard
 
@@ -38,15 +38,19 @@ VELOCITY: Components = ("vector",)
 """Components of a field that is one velocity in the plane."""
 
 
-def shown_channels(components: Components) -> slice:
-    """Numbers of the component that pictures show: the first vector, or else the first scalar.
+def channels(components: Iterable[Component]) -> int:
+    """Numbers in a cell."""
+    return sum(SIZES[component] for component in components)
 
-    >>> shown_channels(("scalar", "vector"))
+
+def main_channels(components: Components) -> slice:
+    """Channels of the main component: the first vector, or else the first scalar.
+
+    >>> main_channels(("scalar", "vector"))
     slice(1, 3, None)
     """
     first = components.index("vector") if "vector" in components else 0
-    start = sum(SIZES[component] for component in components[:first])
-    return slice(start, start + SIZES[components[first]])
+    return slice(channels(components[:first]), channels(components[: first + 1]))
 
 
 TestRuns = Literal["designed", "sampled"]

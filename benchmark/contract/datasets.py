@@ -16,7 +16,7 @@ from typing import get_args
 import numpy as np
 import torch
 
-from benchmark.cell import GroupName, Level, Protocol, shown_channels
+from benchmark.cell import GroupName, Level, Protocol, main_channels
 from benchmark.contract.candidate import require
 from benchmark.contract.checks import Check, Result, examine
 from benchmark.data import dataset_registry
@@ -181,7 +181,7 @@ def keeps_its_promise_of_no_divergence(candidate: DatasetCandidate) -> str | Non
     for simulation in promised:
         require(simulation.grid == "staggered", "divergence_free holds for a staggered grid alone")
         components = tuple(candidate.presets[candidate.preset].components.values())
-        values = torch.from_numpy(simulation.field[:, :, shown_channels(components)]).double()
+        values = torch.from_numpy(simulation.field[:, :, main_channels(components)]).double()
         share = float(divergence(values, simulation.spacing).abs().max() * simulation.spacing / values.abs().max())
         require(share < DIVERGENCE_LIMIT, f"divergence times spacing is {share:.1e} of the velocity")
     return None if promised else "no level is declared free of divergence"

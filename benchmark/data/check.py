@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from benchmark.cell import DatasetChoice, Level, Protocol, shown_channels
+from benchmark.cell import DatasetChoice, Level, Protocol, main_channels
 from benchmark.data import dataset_registry
 from benchmark.data.dataset import IMPORTED, Dataset, Split, SplitName
 from benchmark.data.layout import StoredField, read, remedy
@@ -122,7 +122,7 @@ def _still(stored: StoredField) -> Iterator[str]:
 
 def _divergence(stored: StoredField) -> Iterator[str]:
     divergent = []
-    velocity = shown_channels(tuple(stored.components.values()))
+    velocity = main_channels(tuple(stored.components.values()))
     for number, run in enumerate(stored.field):
         worst, frame, largest = _worst_divergence(run[:, velocity])
         if worst > DIVERGENCE_LIMIT * largest:

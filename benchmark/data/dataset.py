@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.cell import SIZES, VELOCITY, Component, Grid, GroupName, Level, Protocol, TestRuns
+from benchmark.cell import Component, Grid, GroupName, Level, Protocol, TestRuns, channels
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from benchmark.data.strict_floor import StrictFloor
 
 SplitName = Literal["train", "validation", "future", "domain"]
-ONE_VELOCITY: Mapping[str, Component] = {"velocity": VELOCITY[0]}
+ONE_VELOCITY: Mapping[str, Component] = {"velocity": "vector"}
 """Components of a field that is one velocity."""
 PAPER: Level = "paper"
 """Level of the published setting."""
@@ -65,7 +65,7 @@ class Preset:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of a state: (C, H, W), with C = 2 for one velocity."""
-        return sum(SIZES[component] for component in self.components.values()), self.height, self.width
+        return channels(self.components.values()), self.height, self.width
 
     @property
     def label(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from benchmark.cell import SIZES, shown_channels
+from benchmark.cell import SIZES, main_channels
 from benchmark.data.dataset import Dataset
 from benchmark.data.layout import StoredField
 from benchmark.evaluation.evaluate import Ranks
@@ -99,7 +99,7 @@ class Field(Kind):
         components = tuple(stored.components.values())
         if "vector" in components:
             box, (height, width) = Box(stored.grid, stored.spacing, dataset.periodic), stored.field.shape[-2:]
-            measures.append(FlowError.zero(box, height, width, device, shown_channels(components)))
+            measures.append(FlowError.zero(box, height, width, device, main_channels(components)))
         if len(components) > 1:
             sizes = {name: SIZES[component] for name, component in stored.components.items()}
             measures.append(ComponentErrors.zero(sizes, device))

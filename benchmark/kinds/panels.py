@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.cell import VELOCITY, Components, shown_channels
+from benchmark.cell import VELOCITY, Components, main_channels
 
 Frames = NDArray[np.float32]
 Planes = tuple[Frames, Frames, Frames]
@@ -29,7 +29,7 @@ class Panels:
 
 def size(field_SCHW: Frames, components: Components = VELOCITY) -> Frames:
     """|u| of the component that pictures show: (S, C, H, W) -> (S, H, W)."""
-    return np.linalg.norm(field_SCHW[:, shown_channels(components)], axis=1).astype(np.float32)
+    return np.linalg.norm(field_SCHW[:, main_channels(components)], axis=1).astype(np.float32)
 
 
 def _of_fields(truth: Frames, prediction: Frames, components: Components) -> Planes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from benchmark.cell import SIZES, VELOCITY, Components, DatasetChoice, Grid, Protocol, Target
+from benchmark.cell import VELOCITY, Components, DatasetChoice, Grid, Protocol, Target, channels
 from benchmark.errors import UserError
 
 Size = Mapping[str, Any]
@@ -49,7 +49,7 @@ class Task:
     @property
     def channels(self) -> int:
         """Numbers in a cell: 2 for each vector, 1 for each scalar."""
-        return sum(SIZES[component] for component in self.components)
+        return channels(self.components)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -60,30 +60,24 @@ def spectra(rows: Sequence[Row], metric: str, look: Mapping[str, Style], where: 
 
 def component_errors(rows: Sequence[Row], metric: str, look: Mapping[str, Style]) -> list[Plot]:
     """RMSE of each component over the level, if the states have several; a panel for each."""
-    present = dict.fromkeys(
-        name for row in rows for one in row.recorded for name in one if name.startswith(OF_COMPONENT)
-    )
+    recorded = dict.fromkeys(name for row in rows for one in row.recorded for name in one)
     kept, note = few([row for row in rows if not isinstance(row.level, str)], metric)
+    kept = sorted(kept, key=lambda row: float(row.level))
     plots = []
-    for name in present:
-        component, series = name.removeprefix(OF_COMPONENT), []
-        for label in dict.fromkeys(row.label for row in kept):
-            points = [
-                (float(row.level), value, hint(label, row.level, value))
-                for row in sorted(kept, key=lambda row: float(row.level))
-                for value in summaries([[one.get(name) for one in row.recorded]])
-                if row.label == label and value is not None
-            ]
-            levels, values, hints = zip(*points, strict=True) if points else ((), (), ())
-            means = [value.mean for value in values]
+    for name in [name for name in recorded if name.startswith(OF_COMPONENT)]:
+        component = name.removeprefix(OF_COMPONENT)
+        errors = zip(kept, summaries([[one.get(name) for one in row.recorded] for row in kept]), strict=True)
+        known = [(row, error) for row, error in errors if error is not None]
+        series = []
+        for label in dict.fromkeys(row.label for row, _ in known):
+            members = [(row.level, error) for row, error in known if row.label == label]
+            values = [error for _, error in members]
+            hints = [hint(label, level, error) for level, error in members]
+            levels, means = [float(level) for level, _ in members], [error.mean for error in values]
             series.append(Series(label, levels, means, look[label], *ends(values), hints))
-        caption = (
-            f"Roll-outs on later frames of the runs seen, in the unit in which {component} is stored. {BAND}{note}"
-        )
-        axes = Axis("level of the data"), Axis(f"RMSE of {component}")
-        plots.append(
-            Plot(f"error-of-{component}", f"Error of {component}", caption, chart(series, *axes, from_zero=True))
-        )
+        drawn = chart(series, Axis("level of the data"), Axis(f"RMSE of {component}"), from_zero=True)
+        caption = f"Roll-outs, later frames of the runs seen, in the unit in which {component} is stored. {BAND}{note}"
+        plots.append(Plot(f"error-of-{component}", f"Error of {component}", caption, drawn))
     return plots
 
 

@@ -11,8 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +24,7 @@ from benchmark.cell import Level
 from benchmark.data.dataset import IMPORTED, Simulation
 from benchmark.data.imported import AS_IMPORTED
 from benchmark.data.importing.forms import Run
-from benchmark.data.importing.planning import Plan, spread
+from benchmark.data.importing.planning import SAMPLED_FRAMES, Plan, spread
 from benchmark.data.layout import write
 from benchmark.data.paths import data_path
 from benchmark.errors import MachineError, UserError
@@ -35,20 +34,9 @@ BLOCK_BYTES = 2**26
 """Numbers of a file that are read at a time; at least one frame."""
 UNSURE_BYTES = 2**28
 """End of an interrupted conversion that is made again, since a machine that crashed may not have written it."""
-SAMPLED_FRAMES = 64
 IDENTITY = "import"
 """Parameter of a data file that identifies what it was made from."""
-CONSTANT = 1e-6
-"""Deviation over the mean below which a scalar is constant, to the accuracy of float32."""
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A scalar is stored as (value - `offset`) / `scale`."""
-
-    offset: float
-    scale: float
 
 
 def convert(plan: Plan, level: Level, data_folder: Path, progress: Progress) -> Path:
@@ -72,13 +60,12 @@ def convert(plan: Plan, level: Level, data_folder: Path, progress: Progress) -> 
                 other.unlink(missing_ok=True)
         with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as raw:
             try:
-                units = scalar_units(plan)
-                _append(raw, plan, runs, units, progress)
+                _append(raw, plan, runs, progress)
             except UserError:  # no later attempt goes on from it
                 partial.unlink(missing_ok=True)
                 raise
             field = np.memmap(raw, "<f4", "r", shape=shape)
-            write(path, plan.request.name, IMPORTED, level, _simulation(plan, level, field, units, identity))
+            write(path, plan.request.name, IMPORTED, level, _simulation(plan, level, field, identity))
         partial.unlink(missing_ok=True)
     return path
 
@@ -91,30 +78,6 @@ def parameters(path: Path) -> dict[str, Any]:
     except (OSError, KeyError, TypeError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
-
-
-def scalar_units(plan: Plan) -> Mapping[str, Unit]:
-    """Unit in which each scalar is stored, from some frames of the first level that are trained on.
-
-    Its deviations from its mean are then as large as the velocity, or as 1 without one, so that an error says as much
-    of each component. UserError: a scalar is constant, or holds values that are not finite.
-    """
-    runs = next(iter(plan.runs.values()))[: plan.training]
-    first = 2 * plan.first.has_velocity
-    frames = [(run, frame) for run in runs for frame in range(run.frames)[plan.request.frames][: plan.frames]]
-    sums, squares, count = np.zeros(plan.channels), np.zeros(plan.channels), 0
-    for run, frame in spread(frames, min(SAMPLED_FRAMES, len(frames))) if plan.first.scalars else []:
-        values = run.read(slice(frame, frame + 1), plan.thinning(run)).astype(np.float64)
-        sums, squares, count = sums + values.mean((0, 2, 3)), squares + np.square(values).mean((0, 2, 3)), count + 1
-    units = {}
-    largest = math.sqrt(squares[:first].sum() / (2 * count)) if first and count else 1.0
-    for channel, name in enumerate(list(plan.components)[bool(first) :], start=first):
-        mean = sums[channel] / count
-        deviation = math.sqrt(max(squares[channel] / count - mean**2, 0.0))
-        if not deviation > CONSTANT * abs(mean) or not math.isfinite(deviation):
-            raise UserError(f"{plan.first.file}: {name} is constant, or not finite, in the runs that are trained on")
-        units[name] = Unit(float(mean), deviation / (largest or 1.0))
-    return units
 
 
 def divergences(field: NDArray[np.float32]) -> dict[str, float]:
@@ -134,14 +97,14 @@ def divergences(field: NDArray[np.float32]) -> dict[str, float]:
     return {order: float(f"{value / max(2 * sums[-1], 1e-30):.3g}") for order, value in zip(orders, sums, strict=False)}
 
 
-def _append(raw: IO[bytes], plan: Plan, runs: tuple[Run, ...], units: Mapping[str, Unit], progress: Progress) -> None:
+def _append(raw: IO[bytes], plan: Plan, runs: tuple[Run, ...], progress: Progress) -> None:
     """Write the runs that are not there yet."""
     run_bytes = plan.frames * plan.channels * math.prod(plan.size) * 4
     done = max(0, os.fstat(raw.fileno()).st_size - UNSURE_BYTES) // run_bytes
     for number in range(min(done, len(runs)), len(runs)):
         raw.seek(number * run_bytes)
         moving = False
-        for block in _blocks(plan, runs[number], units):
+        for block in _blocks(plan, runs[number]):
             raw.write(np.ascontiguousarray(block, "<f4").data)
             moving = moving or bool(block.any())
         if not moving:
@@ -150,7 +113,7 @@ def _append(raw: IO[bytes], plan: Plan, runs: tuple[Run, ...], units: Mapping[st
     raw.flush()
 
 
-def _blocks(plan: Plan, run: Run, units: Mapping[str, Unit]) -> Iterator[NDArray[np.float32]]:
+def _blocks(plan: Plan, run: Run) -> Iterator[NDArray[np.float32]]:
     """Frames of a run on the grid of the plan, (time, component, x, y). UserError: values that are not finite."""
     chosen = range(run.frames)[plan.request.frames][: plan.frames]
     at_a_time = max(1, BLOCK_BYTES // (16 * math.prod(run.grid)))
@@ -166,11 +129,11 @@ def _blocks(plan: Plan, run: Run, units: Mapping[str, Unit]) -> Iterator[NDArray
             times, _, x, y = block.shape
             parts = block.reshape(times, plan.channels, x // coarsen, coarsen, y // coarsen, coarsen)
             block = parts.mean((3, 5), dtype=np.float64)
-        if units:
+        if plan.units:
             block = block.astype(np.float64)
-            scalars = block[:, plan.channels - len(units) :]
-            scalars -= np.array([unit.offset for unit in units.values()])[:, None, None]
-            scalars /= np.array([unit.scale for unit in units.values()])[:, None, None]
+            scalars = block[:, plan.channels - len(plan.units) :]
+            scalars -= np.array([unit.offset for unit in plan.units.values()])[:, None, None]
+            scalars /= np.array([unit.scale for unit in plan.units.values()])[:, None, None]
         with np.errstate(over="ignore"):
             single = block.astype(np.float32)
         if not np.isfinite(single).all():
@@ -178,15 +141,13 @@ def _blocks(plan: Plan, run: Run, units: Mapping[str, Unit]) -> Iterator[NDArray
         yield single
 
 
-def _simulation(
-    plan: Plan, level: Level, field: NDArray[np.float32], units: Mapping[str, Unit], identity: str
-) -> Simulation:
+def _simulation(plan: Plan, level: Level, field: NDArray[np.float32], identity: str) -> Simulation:
     run, request = plan.first, plan.request
     frames = range(run.frames)[request.frames][: plan.frames]
     described = {
         "form": run.form,
         "field": ", ".join((*run.fields, *run.scalars)) or "the array of the file",
-        **{f"stored_{name}": f"(value - {unit.offset:g}) / {unit.scale:g}" for name, unit in units.items()},
+        **{f"stored_{name}": f"(value - {unit.offset:g}) / {unit.scale:g}" for name, unit in plan.units.items()},
         "axes_in_file": str(run.axes),
         "frames": f"{frames.start} to {frames[-1]}, every {frames.step}",
         "coarsened": request.coarsen,

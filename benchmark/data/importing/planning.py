@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from benchmark.cell import SIZES, Component, GroupName, Level
+import numpy as np
+
+from benchmark.cell import Component, GroupName, Level, channels
 from benchmark.data.importing.arrays import SUFFIXES
 from benchmark.data.importing.axes import Axes
 from benchmark.data.importing.forms import Run, runs_of
@@ -20,6 +24,10 @@ TRAINING_FOLDERS = ("train", "numerical")
 """Folders whose runs are trained on, of The Well and of RealPDEBench, if the user names no other."""
 MOST_FILES = 100_000
 VELOCITY_NAME = "velocity"
+SAMPLED_FRAMES = 64
+"""Frames of a level that are read where a few of them will do."""
+CONSTANT = 1e-6
+"""Deviation over the mean below which a scalar is constant, to the accuracy of float32."""
 LEAST_BLOCK = 3
 """Frames of the blocks of validation and test: one input and two targets."""
 DIFFERENT = 0.01
@@ -48,6 +56,14 @@ class Request:
     spacing: float | None = None
     time_step: float | None = None
     periodic: bool | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A scalar is stored as (value - `offset`) / `scale`."""
+
+    offset: float
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,38 @@ class Plan:
     @property
     def channels(self) -> int:
         """Numbers in each cell."""
-        return sum(SIZES[component] for component in self.components.values())
+        return channels(self.components.values())
+
+    @cached_property
+    def units(self) -> Mapping[str, Unit]:
+        """Unit in which each scalar is stored, from some frames of the first level that are trained on.
+
+        Its deviations from its mean are then as large as the velocity, or as 1 without one, so that an error says as
+        much of each component. UserError: a scalar is constant, or holds values that are not finite.
+        """
+        if not self.first.scalars:
+            return {}
+        runs = next(iter(self.runs.values()))[: self.training]
+        frames = [(run, frame) for run in runs for frame in range(run.frames)[self.request.frames][: self.frames]]
+        some = spread(frames, min(SAMPLED_FRAMES, len(frames)))
+        sums, squares = np.zeros(self.channels), np.zeros(self.channels)
+        for run, frame in some:
+            values = run.read(slice(frame, frame + 1), self.thinning(run)).astype(np.float64)
+            sums += values.mean((0, 2, 3))
+            squares += np.square(values).mean((0, 2, 3))
+        means, squares = sums / len(some), squares / len(some)
+        scalars = slice(self.channels - len(self.first.scalars), None)
+        size = math.sqrt(squares[: scalars.start].mean()) if self.first.has_velocity else 1.0
+        units = {}
+        names = list(self.components)[-len(self.first.scalars) :]
+        for name, mean, square in zip(names, means[scalars], squares[scalars], strict=True):
+            deviation = math.sqrt(max(square - mean**2, 0.0))
+            if not deviation > CONSTANT * abs(mean) or not math.isfinite(deviation):
+                raise UserError(
+                    f"{self.first.file}: {name} is constant, or not finite, in the runs that are trained on"
+                )
+            units[name] = Unit(float(mean), deviation / (size or 1.0))
+        return units
 
     @property
     def count(self) -> int:
@@ -108,10 +155,11 @@ def scalar_name(path: str) -> str:
 def plan(request: Request) -> Plan:
     """Plan of an import. UserError: the data cannot be read, or do not fit together."""
     names = [scalar_name(scalar) for scalar in request.scalars]
-    if len({*names, VELOCITY_NAME}) <= len(names) or not all(re.fullmatch(r"\w[\w.-]*", name) for name in names):
-        raise UserError(
-            f"--scalar {' --scalar '.join(request.scalars)}: must be different names, none of them velocity"
-        )
+    given = " ".join(f"--scalar {scalar}" for scalar in request.scalars)
+    if len({*names, VELOCITY_NAME}) <= len(names):
+        raise UserError(f"{given}: must be different names, none of them velocity")
+    if not all(re.fullmatch(r"\w[\w.-]*", name) for name in names):
+        raise UserError(f"{given}: names have letters, digits, `_`, `.` and `-`, and begin with a letter or a digit")
     readable = {level: list(_runs(path, request)) for level, path in request.levels.items()}
     split = {level: _split(runs, request, request.levels[level]) for level, runs in readable.items()}
     runs = {level: (*training, *unseen) for level, (training, unseen) in split.items()}

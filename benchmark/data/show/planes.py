@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.cell import shown_channels
+from benchmark.cell import main_channels
 from benchmark.data.layout import StoredField
 
 COLORS = "RdBu_r"
@@ -40,7 +40,7 @@ class Planes:
     def of(cls, stored: StoredField, runs: Sequence[int], frames: Sequence[int]) -> Planes:
         """Planes of the runs and frames with these numbers."""
         components = tuple(stored.components.values())
-        field = stored.field.numpy()[np.ix_(runs, frames)][:, :, shown_channels(components)]
+        field = stored.field.numpy()[np.ix_(runs, frames)][:, :, main_channels(components)]
         if "vector" in components:
             values, quantity, unit = vorticity(field, stored.grid, stored.spacing), "vorticity", "1 / time"
         else:
