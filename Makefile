@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 TORCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
+# Python compiles a file when it is first imported; to compile all of them would take a third of the installation.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 # Arguments of the bench of baselines, such as `make bench BENCH="e2cnn --batch 2"` or `BENCH=--quick`.
 BENCH ?=
 # Arguments of the bench of epochs at the published size, small enough for two cores; `make paper` needs a GPU.
@@ -60,9 +62,8 @@ install: $(INSTALLED)  ## the environment in .venv, with the pins of constraints
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "symbench needs Python 3.11 to 3.13; say which with `make PYTHON=python3.11 ...`")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		$(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH)) torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH)) torch
+	$(PIP) -e '.[dev]'
 	touch $@
 
 slurm-up: install  ## a real SLURM of two nodes on this machine, to try `--on test-cluster`; needs root and its packages

@@ -185,8 +185,8 @@ def compare(selection: Selection, first: str, second: str, metric: str, as_json:
 def publish(selection: Selection, metric: str, into: Path | None) -> None:
     """Write the board of SUITE into results/published/, to be committed: JSON, Markdown, and where it comes from.
 
-    README.md shows the foremost board (present tests, then published sizes, then the most cells done) and names
-    the others. What is missing is listed, and nothing is left out of it.
+    README.md lists the boards, each with the first sentence of its suite. A board names what is missing, and leaves
+    nothing out.
     """
     from results.report import publish as publishing
 

@@ -197,18 +197,6 @@ def read(path: Path) -> dict[str, Any]:
     return document
 
 
-def by_rank(folder: Path) -> list[Path]:
-    """Paths of the boards in `folder`: those of the present tests first, then published sizes, then most cells done."""
-
-    def rank(path: Path) -> tuple[int, bool, int, str, str]:
-        document = read(path)
-        tests = document.get("statistics", 1)
-        large = any(row["preset"] == "paper" for row in document["rows"])
-        return tests, large, document["states"].get("done", 0), document["last_result"], path.parent.name
-
-    return sorted(folder.glob("*/board.json"), key=rank, reverse=True)
-
-
 def row_document(row: Row, metric: str, wins: bool, group: str) -> dict[str, Any]:
     """A row of board.json."""
     kept = {name: row.metrics[name] for name in dict.fromkeys((metric, *KEPT)) if name in row.metrics}

@@ -1,7 +1,7 @@
 """Published boards: results of a suite with their provenance, small enough to be committed.
 
 `results/published/<suite>/` holds board.json, README.md, the suite file and the plug-ins that it names. Equal stores
-give equal files. `results/published/README.md` shows the first board in the order of `by_rank` and links to the others.
+give equal files. `results/published/README.md` lists the boards, each with the question that its suite opens with.
 """
 
 import json
@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from benchmark.suite.facts import model_facts
 from benchmark.suite.suite import Suite
 from benchmark.training.recorder import METRICS_VERSION
 from results.board.notes import paper_notes, size_of, symmetry_notes, unit_of
-from results.board.published_board import STATISTICS, board, by_rank, read
+from results.board.published_board import STATISTICS, board, read
 from results.board.quantities import METRICS, Statistic, written_column, written_error
 from results.board.trivial import Line, place_of, rmse_of, sentence
 from results.report.verification import FILE as VERIFIED
@@ -111,24 +112,28 @@ def board_folder(board: str) -> Path:
 
 
 def section(folder: Path) -> str:
-    """Text of results/published/README.md between the markers; empty without a published board."""
-    ranked = by_rank(folder)
-    if not ranked:
-        return ""
-    first, *others = ((path.parent.name, read(path)) for path in ranked)
-    link, document = first
-    lines = [
-        *_notes(document),
-        f"Published board {bold(document['suite'])}: {_summary(document)}"
-        f" [Details]({link}/README.md), [JSON]({link}/board.json).",
-        *_tables(document),
-    ]
-    if others:
-        lines += ["", "Also published:", ""]
-        lines += [
-            f"- [{escape(document['suite'])}]({link}/README.md): {_summary(document)}" for link, document in others
-        ]
-    return "\n".join(lines)
+    """Table of the boards in `folder`, for results/published/README.md; empty without a published board."""
+    rows = []
+    for path in sorted(folder.glob("*/board.json")):
+        document, name = read(path), path.parent.name
+        cells = f"{document['states'].get('done', 0)} of {document['cells']}"
+        question = " ".join((_question(path.with_name("suite.yaml")), other_metrics(document))).strip()
+        rows.append(
+            (
+                Markdown(f"[{escape(document['suite'])}]({name}/README.md)"),
+                question,
+                cells,
+                document["last_result"][:10],
+            )
+        )
+    return table(("board", "question", "cells done", "last result"), rows) if rows else ""
+
+
+def _question(suite: Path) -> str:
+    """First sentence of the comment that the suite file `suite` opens with; empty without one."""
+    lines = suite.read_text(encoding="utf-8").splitlines() if suite.is_file() else []
+    comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+    return re.split(r"(?<=[.?!])\s", comment, maxsplit=1)[0]
 
 
 def with_section(text: str, content: str) -> str:

@@ -1,4 +1,4 @@
-"""Committed boards: nothing is left out, the same store gives the same files, and README.md shows the foremost."""
+"""Committed boards: nothing is left out, the same store gives the same files, and README.md lists them."""
 
 import itertools
 import json
@@ -30,7 +30,6 @@ def readme(tmp_path):
 def test_a_board_tells_what_is_there_and_what_is_missing(full_board, tmp_path, readme):
     folder = tmp_path / "published"
     done = publish.publish(full_board.store, full_board.suite, folder, readme)
-    assert published_board.by_rank(folder)[0].parent.name == "levels"
     assert done.unfinished == {"absent": 1, "diverged": 1, "n/a": 3}
     document = json.loads((folder / "levels" / "board.json").read_text())
     assert document["states"] == {"absent": 1, "diverged": 1, "done": 16, "n/a": 3}
@@ -103,26 +102,25 @@ def test_the_same_store_gives_the_same_files(full_board, tmp_path, readme):
     assert content("a") == content("b")
 
 
-def test_readme_shows_the_foremost_board_names_the_others_and_keeps_the_rest(full_board, tmp_path, readme):
+def test_readme_lists_the_boards_with_their_questions_and_keeps_the_rest(full_board, tmp_path, readme):
     folder = tmp_path / "published"
-    publish.publish(full_board.store, full_board.suite, folder, readme)
-    document = published_board.read(folder / "levels" / "board.json")
-    done, rows = document["states"]["done"], document["rows"]
-    for name, changed in {
-        "older": {"last_result": "2020-01-01 00:00 UTC"},
-        "fewer": {"last_result": "2030-01-01 00:00 UTC", "states": {"done": done - 1}},
-        "paper": {"states": {"done": 1}, "rows": [{**row, "preset": "paper"} for row in rows]},
+    document = published_board.read(publish.publish(full_board.store, full_board.suite, folder, None).files[0])
+    for name, opening in {
+        "asked": "# Which is\n# the best? It is hard to say.\n\n# Not this?\n",
+        "no-question": "",
+        "told": "# The rate of docs/relaxation.md on two cores, 3.5 s.\n",
     }.items():
-        write_json(folder / name / "board.json", {**document, "suite": name, **changed})
-    assert [path.parent.name for path in published_board.by_rank(folder)] == ["paper", "levels", "older", "fewer"]
-    (folder / "paper" / "board.json").unlink()
+        write_json(folder / name / "board.json", {**document, "suite": name, "last_result": "2020-01-01 00:00 UTC"})
+        (folder / name / "suite.yaml").write_text(opening + f"name: {name}  # no opening\n")
     publish.publish(full_board.store, full_board.suite, folder, readme)
     text = readme.read_text()
     assert text.startswith("# x\n")
     assert text.endswith("rest\n")
-    assert "Published board **levels**" in text
-    assert "(levels/README.md)" in text
-    assert [line.partition("]")[0] for line in text.splitlines() if line.startswith("- ")] == ["- [older", "- [fewer"]
+    rows = [line for line in text.splitlines() if line.startswith("| [")]
+    assert rows[0] == "| [asked](asked/README.md) | Which is the best? | 16 of 21 | 2020-01-01 |"
+    assert [line.partition("](")[0] for line in rows] == ["| [asked", "| [levels", "| [no-question", "| [told"]
+    assert rows[2].startswith("| [no-question](no-question/README.md) | | 16")
+    assert " | The rate of docs/relaxation.md on two cores, 3.5 s. | " in rows[3]
     assert publish.with_section(text, publish.section(folder)) == text
     assert publish.with_section(text, "") == EMPTY
 
