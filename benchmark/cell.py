@@ -236,6 +236,11 @@ class Cell(Frozen):
         return self
 
     @property
+    def rollout_steps(self) -> int:
+        """Rolled-out steps in the loss."""
+        return self.train.rollout_steps or self.protocol.train_steps
+
+    @property
     def document(self) -> dict[str, Any]:
         """The JSON, whose parts other cells share."""
         parts = {name: part.document for name, part in self._parts.items()}

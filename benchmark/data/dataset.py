@@ -344,8 +344,11 @@ def _published_starts(name: SplitName, frames: int, protocol: Protocol, steps: i
     """
     fitting = tuple(start for start in starts if start + protocol.input_frames + steps <= frames)
     if not fitting:
-        raise UserError(
-            f"{name} windows of icml2022 start at frame {starts[0]} of {frames}; input_frames and"
-            f" steps may sum up to {max(0, frames - starts[0])} at most, not {protocol.input_frames} + {steps}"
+        room = frames - starts[0]
+        advice = (
+            f"input_frames and steps may sum up to {room} at most, not {protocol.input_frames} + {steps}"
+            if room >= 2
+            else "shorter runs need `protocol: {name: disjoint}`"
         )
+        raise UserError(f"{name} windows of icml2022 start at frame {starts[0]}, and a run has {frames}: {advice}")
     return fitting

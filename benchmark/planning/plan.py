@@ -248,7 +248,7 @@ def _forecasts(cell: Cell) -> tuple[float, float]:
     forecasts = {name: count * steps for name, (count, steps) in windows.items()}
     epochs = cell.train.epochs if is_trained(cell) else 0
     testing = epochs * forecasts["validation"] + forecasts["future"] + forecasts["domain"]
-    return epochs * forecasts["train"] * (1 + BACKWARD_COST), testing
+    return epochs * windows["train"][0] * cell.rollout_steps * (1 + BACKWARD_COST), testing
 
 
 @cache

@@ -28,12 +28,13 @@ class StepTiming:
 
 def kind(cell: Cell) -> dict[str, Any]:
     """Settings of a cell that its speed depends on; cells of one kind are timed once."""
-    dataset, protocol, train = cell.dataset, cell.protocol, cell.train
+    dataset, train = cell.dataset, cell.train
     return {
         "model": cell.model.model_dump(mode="json"),
         "model_digest": model_digest(cell.model),
         "dataset": dataset.model_dump(mode="json", exclude={"level"}),
-        "protocol": protocol.model_dump(mode="json", exclude={"name", "test_steps"}),
+        "protocol": cell.protocol.model_dump(mode="json", exclude={"name", "test_steps", "train_steps"}),
+        "rollout_steps": cell.rollout_steps,
         "train": train.model_dump(
             mode="json", include={"batch_size", "gradient_clip", "precision", "compile", "channels_last"}
         ),

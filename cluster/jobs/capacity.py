@@ -79,7 +79,7 @@ def _rank_bytes(cell: Cell, store: Store, shape: Shape) -> float:
     path = field_path(store.data_folder, cell.dataset)
     field = path.stat().st_size if path.exists() else 0
     task = task_of(cell.dataset, cell.protocol)
-    points = cell.train.batch_size / shape.ranks * cell.protocol.train_steps * prod(task.shape[-2:])
+    points = cell.train.batch_size / shape.ranks * cell.rollout_steps * prod(task.shape[-2:])
     return RANK_BYTES + FIELD_COPIES * field + (POINT_BYTES * points if shape.device == "cpu" else 0.0)
 
 

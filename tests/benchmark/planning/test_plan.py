@@ -90,6 +90,20 @@ def test_flops_of_many_widths_follow_from_three(model: str, monkeypatch: pytest.
     assert [operations for _, operations in estimated] == [one[2] for one in counted]
 
 
+def test_steps_in_the_loss_are_those_that_a_training_takes() -> None:
+    cells = suites.load("quickstart").only("model=convnet,level=0,seed=0").cells
+    counts = facts.windows("beta_plane", "small", cells[0].protocol)
+    train, validation = (cells[0].train.epochs * counts[name][0] for name in ("train", "validation"))
+    rest = validation * 4 + (counts["future"][0] + counts["domain"][0]) * 6
+    for steps in (None, 1, 3):
+        training = cells[0].train.model_copy(update={"rollout_steps": steps})
+        cell = cells[0].model_copy(update={"train": training})
+        forecasts = 3 * train * (steps or 4) + rest
+        slow, fast = (estimates([cell], [], partial(float, speed))[cell.id].seconds for speed in (1e9, 1e30))
+        flops, numbers, _ = facts.work(cell.model, facts.task_of(cell.dataset, cell.protocol))
+        assert slow - fast == pytest.approx((flops + 50 * numbers) / 1e9 * forecasts)
+
+
 def test_operations_count_beside_flops() -> None:
     """Small operations take most of the time of particles; counted by hand for one training batch of `gnn`."""
     (cell,) = suites.load("trapped-ions-small").only("model=gnn,level=0,seed=0").cells

@@ -84,6 +84,7 @@ def test_warm_up_is_not_counted_and_slow_steps_are_not_repeated(monkeypatch: pyt
         ("dataset", {"name": "smoke_rotation"}),
         ("protocol", {"train_steps": 3}),
         ("protocol", {"input_frames": 2}),
+        ("train", {"rollout_steps": 1}),
         ("train", {"batch_size": 4}),
         ("train", {"precision": "bf16"}),
         ("train", {"compile": True}),
