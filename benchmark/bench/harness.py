@@ -79,7 +79,7 @@ def build(cell: Cell) -> Baseline:
 def noise(cell: Cell, most: int | None = None) -> tuple[Windows, Windows]:
     """Training and validation windows of noise, in the size of the cell's data, on the CPU.
 
-    At most `most` training windows, and the same share of the validation windows.
+    Training windows are as long as the loss rolls out. At most `most` of them, and the same share of the validation's.
     """
     experiment = Experiment.of(cell)
     task, splits = experiment.task, experiment.splits
@@ -87,6 +87,7 @@ def noise(cell: Cell, most: int | None = None) -> tuple[Windows, Windows]:
     frames = experiment.dataset.presets[cell.dataset.preset].frames
     field = torch.randn(runs, frames, *task.shape, generator=torch.Generator().manual_seed(0))
     train, validation = (Windows.of(field, splits[name], task.input_frames) for name in ("train", "validation"))
+    train = replace(train, steps=cell.rollout_steps)
     if most is not None and most < len(train):
         share = max(1, len(validation) * most // len(train))
         train, validation = (

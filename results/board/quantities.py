@@ -77,7 +77,7 @@ METRICS: Mapping[str, Metric] = {
     "skill_future": Metric(
         "Skill future",
         "1",
-        "1 - RMSE future / RMSE future of the best trivial forecast (persistence, linear) of the same contest",
+        "1 - RMSE future / RMSE future of the best trivial forecast (persistence, linear, mean_velocity) of the same contest",
         higher_is_better=True,
     ),
     "skill_domain": Metric("Skill domain", "1", "The same for RMSE domain", higher_is_better=True),
@@ -151,6 +151,7 @@ METRICS: Mapping[str, Metric] = {
         "Strict floor",
         FIELD,
         "RMSE of the best strictly equivariant roll-out, where all orientations of a state are equally likely",
+        unranked=EQUAL,
     ),
     "rollout_equivariance_error": Metric(
         "Equivariance error, rolled out", FIELD, "Mean |F(gx) - g F(x)| over the steps of a roll-out F, over the group"

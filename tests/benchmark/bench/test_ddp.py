@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from benchmark.bench.ddp import ALONE, APART, HALF, OURS, time_on_rank, to_markdown
+from benchmark.bench.harness import noise
 from benchmark.suite import loading as suites
 
 
@@ -22,3 +23,11 @@ def test_one_rank_has_no_column_of_several() -> None:
         "| convnet | 524,288 | 4 | 1 | 40 ms | 20 ms | | | | | |",
         "| convnet | 524,288 | 4 | 2 | 40 ms | 20 ms | 30 ms | 25 ms | 5 ms | 1.50 | 1.2 % |",
     ]
+
+
+def test_the_steps_that_are_timed_are_as_long_as_those_of_the_training() -> None:
+    cell = suites.load("quickstart").only("model=convnet").cells[0]
+    for steps, expected in ((1, 1), (None, 4)):
+        settings = cell.train.model_copy(update={"rollout_steps": steps})
+        train, validation = noise(cell.model_copy(update={"train": settings}), most=2)
+        assert (train.steps, validation.steps) == (expected, 4)
