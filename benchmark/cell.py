@@ -276,7 +276,8 @@ class Cell(Frozen):
     def named(self, label: str) -> str:
         """The cell in a sentence, with the label of its model."""
         dataset = self.dataset
-        return f"{dataset.name} level {dataset.level} ({dataset.preset}), {label}, seed {self.seed}"
+        size = dataset.preset if dataset.place == "centered" else f"{dataset.preset}, {dataset.place}"
+        return f"{dataset.name} level {dataset.level} ({size}), {label}, seed {self.seed}"
 
 
 def _canonical(document: Any) -> str:

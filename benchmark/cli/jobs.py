@@ -117,6 +117,8 @@ def _status_rows(suite: Suite, store: Store, now: InQueue) -> list[dict[str, Any
             {
                 "id": cell.id,
                 "dataset": cell.dataset.name,
+                "preset": cell.dataset.preset,
+                "grid": cell.dataset.place,
                 "level": cell.dataset.level,
                 "model": cell.model.name,
                 "label": labels[cell.id],

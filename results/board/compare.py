@@ -25,7 +25,7 @@ from results.statistics.multiple_comparisons import SIGNIFICANT, PairTest, adjus
 from results.statistics.two_models import Effect, Sample, effects
 from results.store.store import Store
 
-PLACE = ("dataset", "preset", "grid", "level")
+PLACE = ("dataset", "preset", "grid", "level", "terms")
 Key = Callable[[Row], Hashable]
 
 

@@ -83,7 +83,7 @@ def _pairs(compared: Compared, pairs: Sequence[Pair]) -> Table:
     table.add_column("Better", overflow="fold")
     for pair in pairs:
         table.add_row(
-            Text(", ".join(filter(None, (str(pair.first.level), pair.first.budget)))),
+            Text(", ".join(filter(None, (str(pair.first.level), *pair.first.varied, pair.first.budget)))),
             *([Text(_label(pair))] if models else []),
             *(Text(one.written(compared.metric)) for one in (pair.first, pair.second)),
             *map(Text, ["", "", ""] if pair.same else _numbers(pair, compared.metric)),

@@ -10,7 +10,7 @@ from benchmark.suite.budget import Budget, described
 from benchmark.suite.labels import labels
 from benchmark.terminal import one_line
 from results.board.quantities import METRICS, require_ranking, summaries
-from results.board.row import Row, Seed, declared, declared_test_runs, family_on, merits
+from results.board.row import Row, Seed, declared, declared_test_runs, family_on, merits, with_varied_protocols
 from results.board.trivial import skilled
 from results.store.record import Record
 
@@ -36,7 +36,8 @@ def aggregate(
     """
     require_ranking(metric)
     entries = _entries(cells, budgets or {})
-    rows = _rows(entries, records, labels([(cells[0], budget) for cells, budget in entries]))
+    names = labels([(cells[0], budget) for cells, budget in entries], budgets or {})
+    rows = with_varied_protocols(_rows(entries, records, names))
 
     def order(ranked: tuple[Row, float]) -> tuple[Any, ...]:
         row, merit = ranked

@@ -77,7 +77,7 @@ METRICS: Mapping[str, Metric] = {
     "skill_future": Metric(
         "Skill future",
         "1",
-        "1 - RMSE future / RMSE future of the best trivial forecast (persistence, linear, mean_velocity) of the same contest",
+        "1 - RMSE future / RMSE future of the best trivial forecast of the same contest",
         higher_is_better=True,
     ),
     "skill_domain": Metric("Skill domain", "1", "The same for RMSE domain", higher_is_better=True),

@@ -13,6 +13,7 @@ from benchmark.cell import Level, TestRuns
 from benchmark.errors import UserError
 from benchmark.models.task import TASKS
 from benchmark.suite.facts import dataset_facts, model_facts
+from benchmark.suite.labels import varying
 from benchmark.training.recorder import NOT_LEARNED, State
 from results.board.notes import MARK, difference_from_paper, group_words, size_of
 from results.board.quantities import (
@@ -69,6 +70,8 @@ class Row:
     """Kind of the dataset's test runs; None if the dataset is gone."""
     budget: str = ""
     """Budget of the contest, as in its heading."""
+    varied: tuple[str, ...] = ()
+    """Settings of the protocol beside its name in which rows of the board differ."""
     environments: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     """Provenance of each seed; empty if it has no result."""
 
@@ -196,7 +199,12 @@ class Row:
     @property
     def terms(self) -> str:
         """Protocol and budget, as in the heading of a contest."""
-        return ", ".join(filter(None, (self.protocol["name"], self.budget)))
+        return ", ".join(filter(None, (self.protocol["name"], *self.varied, self.budget)))
+
+    @property
+    def figure(self) -> tuple[Any, ...]:
+        """Key of the figures: equal for rows with the same dataset, preset, grid, protocol and budget."""
+        return (*self.panel, *self.contest[-2:])
 
     @cached_property
     def task(self) -> tuple[Any, ...]:
@@ -207,6 +215,12 @@ class Row:
     def contest(self) -> tuple[Any, ...]:
         """Key of the contest: equal for rows with the same task and budget."""
         return (*self.task, self.budget)
+
+
+def with_varied_protocols(rows: Sequence[Row]) -> list[Row]:
+    """All rows of a board, each with those settings of its protocol in which they differ."""
+    protocols = [{key: value for key, value in row.protocol.items() if key != "name"} for row in rows]
+    return [replace(row, varied=varied) for row, varied in zip(rows, varying(protocols), strict=True)]
 
 
 def samples(rows: Sequence[Row], metric: str) -> list[Sample]:

@@ -12,7 +12,7 @@ from results.board.contests import BoardTests, contests
 from results.board.leaderboard import SETTING, best
 from results.board.published_board import COMPARED, STATISTICS, row_document
 from results.board.quantities import BY_RUN, METRICS, SKILLS, summaries
-from results.board.row import Row, Seed, declared
+from results.board.row import Row, Seed, declared, with_varied_protocols
 from results.board.trivial import skilled
 
 DERIVED = ("done", "expected", "best", "metrics", "written")
@@ -168,7 +168,7 @@ def rows_of_board(document: Mapping[str, Any]) -> list[Row]:
             statistics = summaries([[seed.get(name) for seed in values] for name in METRICS])
             metrics = {name: one for name, one in zip(METRICS, statistics, strict=True) if one is not None}
             rows[index] = replace(rows[index], recorded=tuple(values), metrics=metrics)
-    return rows
+    return with_varied_protocols(rows)
 
 
 def _differences(what: str, claimed: Any, given: Any) -> Iterator[tuple[str, Any, Any]]:

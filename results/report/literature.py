@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmark.cell import Protocol
+from benchmark.suite.labels import plain
 from results.board.row import Row
 
 WANG = "Wang, Walters, Yu 2022 (arXiv 2201.11969)"
@@ -58,10 +60,15 @@ def beside(rows: Sequence[Row]) -> list[Beside]:
 
 
 def _difference(row: Row) -> str:
-    """Differences from the published protocol, grid and number of steps."""
-    texts = [] if row.protocol["name"] == "icml2022" else [f"our protocol is {row.protocol['name']}"]
-    if row.protocol["test_steps"] != 20:
-        texts.append(f"{row.protocol['test_steps']} rolled-out steps instead of 20")
+    """Differences from the published protocol, loss and grid."""
+    published = Protocol(name="icml2022").model_dump()
+    texts = [
+        f"{'protocol' if key == 'name' else key} {plain(row.protocol.get(key))} instead of {plain(published.get(key))}"
+        for key in dict.fromkeys((*published, *row.protocol))
+        if row.protocol.get(key) != published.get(key)
+    ]
+    if (steps := row.train.get("rollout_steps")) is not None:
+        texts.append(f"{steps} steps in the loss")
     if row.dataset.startswith("smoke"):
         if not row.grid.startswith("staggered"):
             texts.append("at cell centres")

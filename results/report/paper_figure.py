@@ -1,7 +1,7 @@
 """A figure for a paper: a metric against the measured symmetry breaking of the data, with matplotlib."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -19,20 +19,21 @@ DATA, FLOOR = "data_equivariance_error", "strict_floor"
 def figure(board: str | Path, store: str | Path | None = None, metric: str = "rmse_future") -> Figure:
     """Lines of the models of a published board, or of a suite in `store`, with bootstrap intervals over seeds.
 
-    One axes for each dataset, preset and budget. x is the measured data equivariance error, as in the report; the
-    dashed line is the strict floor. UserError: no such board, suite or metric, or nothing to draw.
+    One axes for each dataset, preset, grid, protocol and budget. x is the measured data equivariance error, as in the
+    report; the dashed line is the strict floor. UserError: no such board, suite or metric, or nothing to draw.
     """
     require_ranking(metric)
-    panels: dict[str, list[Row]] = defaultdict(list)
+    panels: dict[Hashable, list[Row]] = defaultdict(list)
     for row in rows_of(board, store, metric):
         if metric in row.metrics and DATA in row.metrics:
-            panels[f"{row.dataset} ({row.preset}){f', {row.budget}' if row.budget else ''}"].append(row)
+            panels[row.figure].append(row)
     if not panels:
         raise UserError(f"{board}: no row has both {metric} and a measured data error; nothing to draw")
     drawn = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
-    for axes, (title, rows) in zip(drawn.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    for axes, rows in zip(drawn.subplots(1, len(panels), squeeze=False)[0], panels.values(), strict=True):
         _draw(axes, rows, metric)
         unit = {name: unit_of(name, {rows[0].dataset}) for name in (DATA, metric)}
+        title = f"{rows[0].dataset} ({rows[0].size}), {rows[0].terms}"
         axes.set(title=title, xlabel=f"measured data equivariance error ({unit[DATA]})")
         axes.set_ylabel(f"{METRICS[metric].title} ({unit[metric]})")
         axes.legend(fontsize="small")

@@ -19,6 +19,7 @@ from benchmark.markdown import Markdown, bold, escape, table
 from benchmark.models import model_registry
 from benchmark.suite import loading as suites
 from benchmark.suite.facts import model_facts
+from benchmark.suite.labels import varying
 from benchmark.suite.suite import Suite
 from benchmark.training.recorder import METRICS_VERSION
 from results.board.notes import paper_notes, size_of, symmetry_notes, unit_of
@@ -170,17 +171,17 @@ def page(document: Mapping[str, Any], verified: Sequence[Verification] = ()) -> 
         table(
             ["data", "level", "model", *(METRICS[name].title for name in shown), "seeds"],
             (
-                [row["dataset"], row["level"], row["label"]]
+                [place, row["level"], row["label"]]
                 + [texts[name][index] for name in shown]
                 + [f"{row['done']}/{row['expected']} {row['remark']}"]
-                for index, row in enumerate(document["rows"])
+                for index, (row, place) in enumerate(zip(document["rows"], _places(document["rows"]), strict=True))
             ),
         ),
     ]
     lines += ["", "## Missing cells", ""]
     lines += [
         f"- {escape(one['dataset'])} level {escape(one['level'])}, {escape(one['label'])}, seed"
-        f" {one['seed']}: {one['state']}{': ' + escape(one['why']) if one['why'] else ''}"
+        f" {one['seed']} ({one['id']}): {one['state']}{': ' + escape(one['why']) if one['why'] else ''}"
         for one in document["missing"]
     ] or ["None: every cell is done."]
     lines += [f"- unreadable record: {escape(name)}" for name in document["unreadable"]]
@@ -198,6 +199,16 @@ def page(document: Mapping[str, Any], verified: Sequence[Verification] = ()) -> 
     )
     lines.append(table(["data", "level", "file", "sha256", *known.values()], files))
     return "\n".join(lines) + "\n"
+
+
+def _places(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Data set of each row, with those of its preset, grid, protocol and budget in which rows differ."""
+    keys = ("preset", "grid", "budget")
+    settings = [{**{key: row.get(key, "") for key in keys}, **row["protocol"]} for row in rows]
+    return [
+        row["dataset"] + "".join(f", {setting}" for setting in varied if not setting.endswith(" "))
+        for row, varied in zip(rows, varying(settings), strict=True)
+    ]
 
 
 def _notes(document: Mapping[str, Any]) -> list[str]:
@@ -264,10 +275,11 @@ def _tables(document: Mapping[str, Any]) -> list[str]:
     metric = METRICS[document["metric"]]
 
     panels: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
-    for row in document["rows"]:
-        runs = f", {row['test_runs']} test runs" if row.get("test_runs") else ""
-        budget = f", {row['budget']}" if row.get("budget") else ""
-        panels[row["dataset"], row["preset"], row["grid"], f"{budget}{runs}"].append(row)
+    for row, varied in zip(document["rows"], varying([row["protocol"] for row in document["rows"]]), strict=True):
+        runs = [f"{row['test_runs']} test runs"] if row.get("test_runs") else []
+        budget = [row["budget"]] if row.get("budget") else []
+        terms = "".join(f", {term}" for term in (*varied, *budget, *runs))
+        panels[row["dataset"], row["preset"], row["grid"], terms].append(row)
     for (dataset, preset, grid, terms), rows in panels.items():
         levels = list(dict.fromkeys(str(row["level"]) for row in rows))
         unit, size = unit_of(document["metric"], [dataset]), size_of(dataset, preset, grid)

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from math import inf
 from typing import Any
 
@@ -160,7 +161,7 @@ class Report:
             provenance_notes=provenance_notes(rows),
             mark=MARK,
             left_out=untuned_models(suite),
-            undrawn_panels=max(0, len({_panel_key(row) for row in rows}) - MOST_PANELS),
+            undrawn_panels=max(0, len({row.figure for row in rows}) - MOST_PANELS),
             tuning=_tuning(suite, self.records, self.store),
             broken=[(one.folder.relative_to(self.store.root).as_posix(), one.reason) for one in self.broken],
             provenance=_provenance(self.records[cell.id] for cell in suite.cells if cell.id in self.records),
@@ -193,24 +194,16 @@ def panels_of(rows: Sequence[Row], records: Mapping[str, Record], metric: str) -
     """The figures of the board; drawing them takes most of the time of a page."""
     look = styles(rows)
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    protocols: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    one_name = len({row.protocol["name"] for row in rows}) == 1
     for row in rows:
-        groups[_panel_key(row)].append(row)
-        protocols[row.panel][row.task[-1]] = row.protocol
+        groups[row.figure].append(row)
     panels = []
     for members in list(groups.values())[:MOST_PANELS]:
-        name = members[0].dataset
-        own, others = members[0].protocol, protocols[members[0].panel].values()
-        varied = [f"{key} {value}" for key, value in own.items() if any(one.get(key) != value for one in others)]
-        varied += [members[0].budget] if members[0].budget else []
-        heading = f"{name} ({', '.join((members[0].size, *varied))})"
+        first = members[0]
+        terms = ([] if one_name else [first.protocol["name"]], first.varied, [first.budget] if first.budget else [])
+        heading = f"{first.dataset} ({', '.join((first.size, *chain(*terms)))})"
         panels.append(Panel(heading, _plots(members, look, records, metric), beside(members)))
     return panels
-
-
-def _panel_key(row: Row) -> tuple[Any, ...]:
-    """Dataset, preset, grid, protocol and budget: rows of another contest at a level get figures of their own."""
-    return (*row.panel, *row.contest[-2:])
 
 
 def _plots(rows: Sequence[Row], look: Mapping[str, Style], records: Mapping[str, Record], metric: str) -> list[Plot]:

@@ -52,7 +52,8 @@ def board_note(tests: BoardTests) -> str:
     lines.append(table(("data", "level", "model", *(METRICS[name].title for name in BOARD_COLUMNS), "seeds"), ()))
     for row in rows:
         seeds = f"{row.count('done')}/{len(row.seeds)} {row.remark}"
-        lines.append(line((row.dataset, row.level, row.marked, *map(row.written, BOARD_COLUMNS), seeds)))
+        data = row.dataset if tests.one_protocol else f"{row.dataset}, {row.terms}"
+        lines.append(line((data, row.level, row.marked, *map(row.written, BOARD_COLUMNS), seeds)))
         if sum(map(len, lines)) + len(lines) > LONGEST_TAG - 100:
             return "\n".join([*lines[:-1], "", "The other rows are in the artifacts."])[:LONGEST_TAG]
     return "\n".join(lines)[:LONGEST_TAG]

@@ -192,7 +192,7 @@ def test_published_figures_stand_beside_ours(new_board):
     html = render(board)
     assert "Published results beside ours" in html
     assert "0.80 ± 0.00" in html
-    assert "our protocol is disjoint" in html
+    assert "protocol disjoint instead of icml2022" in html
     ours = [one.ours is not None for one in literature.beside(leaderboard.aggregate([cell], {}))]
     assert ours.count(True) == 2, "the paper's and the reproduction's"
     assert "Published results" not in render(
