@@ -102,12 +102,13 @@ def _shape_of_part(part: Suite, suite: Suite, site: Site) -> Shape:
 def affordable_cells(cells: Sequence[Cell], rank_seconds: Mapping[str, float], budget: float) -> list[Cell]:
     """Cells that a budget pays for, in whole blocks, so that models are compared on equal terms.
 
-    A block holds all models on one seed, level, protocol and training. Blocks are taken seed by seed, each if it fits.
-    `rank_seconds` is the cost by cell id; `budget` has the same unit.
+    A block holds all models on one seed, level and protocol, with all settings of training, since some are of one model
+    alone. Blocks are taken seed by seed, each if it fits. `rank_seconds` is the cost by cell id; `budget` has the
+    same unit.
     """
     blocks: dict[str, list[Cell]] = {}
     for cell in sorted(cells, key=lambda cell: cell.seed):  # stable: otherwise the order of the suite
-        block = repr((cell.dataset, cell.protocol, *((cell.seed, cell.train) if is_trained(cell) else ())))
+        block = repr((cell.dataset, cell.protocol, *((cell.seed,) if is_trained(cell) else ())))
         blocks.setdefault(block, []).append(cell)
     chosen: set[str] = set()
     for block_cells in blocks.values():

@@ -81,6 +81,19 @@ def test_a_budget_pays_for_complete_seeds_of_all_models(tmp_path: Path) -> None:
     assert len(affordable_cells(cells, cost, 60.0)) == len(cells)
 
 
+@pytest.mark.parametrize(("epochs", "each"), [("3", 3), ("[2, 4]", 6)])
+def test_a_budget_pays_for_relaxed_models_as_for_strict_ones(tmp_path: Path, epochs: str, each: int) -> None:
+    """The training of a relaxed model has a rate that strict ones lack; and a suite may have an axis of trainings."""
+    models = "[{convnet: {hidden: 4}}, {e2cnn: {hidden: 2}}, {relaxed_steerable_rotation: {hidden: 2}}]"
+    path = suite_in(tmp_path, models, "[0, 1]")
+    path.write_text(path.read_text().replace("level: 0", "level: [0, 3]").replace("epochs: 3", f"epochs: {epochs}"))
+    cells = suites.load(str(path)).cells
+    assert len(cells) == 4 * each
+    kept = affordable_cells(cells, seconds_of(cells, 1.0), 2.0 * each - 1)
+    assert len(kept) == each
+    assert {(cell.dataset.level, cell.seed) for cell in kept} == {(0, 0)}
+
+
 def test_arrays_are_split_at_max_array_size(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, seeds=90)
     small = SITE.model_copy(update={"max_array_size": 40})
