@@ -59,7 +59,7 @@ def shape_here(suite: Suite, store: Store, parallel: int | None = None) -> Shape
     shape = local_shape(suite.resources, [cell.train.batch_size for cell in trained])
     if parallel is None:
         ranks = gpu_count() if shape.device == "cuda" else available_cpus()
-        kinds = {(cell.dataset, cell.protocol, cell.train.batch_size): cell for cell in trained}
+        kinds = {(cell.dataset, cell.train.batch_size, cell.rollout_steps): cell for cell in trained}
         rank_bytes = max((_rank_bytes(cell, store, shape) for cell in kinds.values()), default=RANK_BYTES)
         parallel = min(ranks, int(memory_bytes() / rank_bytes)) // shape.ranks
     lanes = max(1, min(parallel, len(trained)))

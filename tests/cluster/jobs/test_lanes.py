@@ -85,6 +85,17 @@ def test_memory_limits_lanes_of_published_size(tmp_path: Path, store: Store, mon
     assert shape_here(suite, store).lanes == 8  # fields are in GPU memory
 
 
+@pytest.mark.parametrize("steps", ["[1, 6]", "[6, 1]"])
+def test_the_longest_roll_out_limits_lanes(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, steps: str
+) -> None:
+    path = suite_in(tmp_path, seeds=str(list(range(9))))
+    text = path.read_text().replace("preset: tiny", "preset: paper").replace("train_steps: 2", "train_steps: 6")
+    path.write_text(text.replace("batch_size: 8", f"batch_size: 64, rollout_steps: {steps}"))
+    machine(monkeypatch, cpus=8, gigabytes=30.0)
+    assert shape_here(suites.load(str(path)), store).lanes == 1  # 20 GB of six steps, 4 GB of one
+
+
 @pytest.mark.parametrize(
     ("chosen", "resources", "parallel", "gpus"),
     [
