@@ -129,7 +129,7 @@ def _executor(folder: Path, suite: Suite, site: Site, job: TuneJob) -> submitit.
             "srun": ("--no-kill", "--wait=0", "--kill-on-bad-exit=0", *site.srun),
         }
     )
-    shape = Allocation(job.device, job.nodes, job.nodes, gpus=job.node_gpus)
+    shape = Allocation(job.device, job.nodes, job.nodes, minutes=suite.resources.minutes, gpus=job.node_gpus)
     executor = executor_for(folder, node, shape, f"symbench tune {suite.name}", teardown=requeue_if_marked(folder))
     executor.update_parameters(additional_parameters={"requeue": True, "no-kill": True})
     return executor

@@ -1,6 +1,7 @@
 """Studies sent to a cluster: the sbatch script, the submission note, and studies that are already queued."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from benchmark.files import write_json
 from benchmark.models import convnet
 from benchmark.suite import loading as suites
 from benchmark.suite.studies import distinct_studies
-from benchmark.suite.suite import Suite
+from benchmark.suite.suite import Resources, Suite
 from cluster.site import Site
 from cluster.slurm import submissions
 from cluster.slurm.submissions import TuningSubmission
@@ -47,6 +48,11 @@ def test_studies_are_sent_once(fake: FakeSlurm, suite: Suite, store: Store) -> N
     fake.says("squeue", "100_0 RUNNING", "100_1 PENDING")
     assert send(suite, store) == "tiny: nothing to send; 2 studies are in earlier jobs"
     assert submissions.live_jobs(store, suite.name, TuningSubmission) == ["100_0", "100_1"]
+
+
+def test_the_time_limit_is_that_of_the_suite(fake: FakeSlurm, suite: Suite, store: Store) -> None:
+    send(replace(suite, resources=Resources(minutes=240)), store)
+    assert "#SBATCH --time=240\n" in fake.sent[0]
 
 
 def test_a_job_has_the_plugins_of_the_suite(
