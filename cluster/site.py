@@ -46,6 +46,7 @@ class Site(Frozen):
     cells_per_gpu: PositiveInt = 1
     scratch: str | None = None
     gflops: PositiveFloat | None = None
+    """Speed of the ranks that the site has by default: with a GPU if `gpus_per_node` is above 0, otherwise without."""
 
     @model_validator(mode="after")
     def _signal_comes_after_the_start(self) -> Site:

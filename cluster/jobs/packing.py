@@ -47,6 +47,11 @@ class Shape:
         """Number of GPUs of the job, or of ranks if it has no GPU: its cost for each hour."""
         return self.gpus_per_node(site) * self.nodes if self.device == "cuda" else self.ranks * self.lanes
 
+    def gflops(self, site: Site) -> float:
+        """Speed of all ranks, for estimates; ranks without a GPU on a site with GPUs have the default."""
+        of_site = site.gflops if (self.device == "cuda") == (site.gpus_per_node > 0) else None
+        return (of_site or GFLOPS[self.device]) * self.ranks
+
     def job_seconds(self, cells: Sequence[Cell], seconds: Mapping[str, float]) -> float:
         """Estimated duration of a job with `cells`, from estimates by cell id."""
         times = [seconds[cell.id] for cell in cells]

@@ -18,7 +18,7 @@ from benchmark.planning.plan import (
 from benchmark.suite.facts import is_trained
 from benchmark.suite.suite import Suite
 from cluster.jobs.capacity import shapes_here, threads_of
-from cluster.jobs.packing import GFLOPS, Shape, shapes
+from cluster.jobs.packing import Shape, shapes
 from cluster.site import Site
 from cluster.slurm.probe_results import ProbeResults
 from results.store.record import Record
@@ -34,7 +34,7 @@ def on_site(suite: Suite, cells: Sequence[Cell], records: Records, site: Site, s
     """Estimates by cell id for the ranks that cells have on `site`. Raises UserError if it cannot run a cell."""
     expected: Estimates = {}
     for shape, members in shapes(suite, cells, site).items():
-        speed = partial(float, 1e9 * (site.gflops or GFLOPS[shape.device]) * shape.ranks)
+        speed = partial(float, 1e9 * shape.gflops(site))
         step_timing_of: StepTimingOf = lambda cell: None  # noqa: E731
         if any(map(is_trained, members)) and (store.root / "step_timings").is_dir():  # else SLURM need not be asked
             step_timing_of = ProbeResults.on_site(store, site, shape).read

@@ -73,6 +73,26 @@ def test_ranks_on_cpus_cost_rank_hours(tmp_path: Path) -> None:
     assert str(on_cpus).endswith("4 rank-hours")
 
 
+@pytest.mark.parametrize(
+    ("shape", "gpus", "gflops"),
+    [
+        (Shape("cuda", 2), 4, 30000.0),
+        (Shape("cpu", 2), 4, 100.0),  # the default: the site speaks of its GPUs
+        (Shape("cpu", 2), 0, 30000.0),
+    ],
+)
+def test_a_site_gives_the_speed_of_its_usual_ranks(shape: Shape, gpus: int, gflops: float) -> None:
+    assert shape.gflops(SITE.model_copy(update={"gflops": 15000.0, "gpus_per_node": gpus})) == gflops
+
+
+def test_cells_on_cpus_of_a_site_with_gpus_take_the_time_of_cpus(tmp_path: Path) -> None:
+    suite, store = suite_of(tmp_path, "{gpus: 0}"), Store(tmp_path / "store")
+    fast = SITE.model_copy(update={"gflops": 15000.0})
+    assert estimates.on_site(suite, suite.cells, {}, fast, store) == estimates.on_site(
+        suite, suite.cells, {}, SITE, store
+    )
+
+
 def test_cost_of_no_jobs() -> None:
     assert str(Cost.of([], {}, SITE)) == "0 jobs, the longest about 0 s; 0 rank-hours"
 
