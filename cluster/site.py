@@ -54,6 +54,10 @@ class Site(Frozen):
             raise ValueError(f"signal_seconds ({self.signal_seconds}) must be less than minutes ({self.minutes}) x 60")
         return self
 
+    def partition_of(self, device: Literal["cpu", "cuda"]) -> str | None:
+        """Partition of jobs whose ranks have that device; None: SLURM's default."""
+        return self.cpu_partition or self.partition if device == "cpu" else self.partition
+
 
 def available() -> list[str]:
     """Names of the sites that come with symbench."""

@@ -20,6 +20,7 @@ from benchmark.cell import Cell
 from benchmark.files import write_json
 from benchmark.planning.step_timing import StepTiming, kind
 from benchmark.training.machine import available_cpus
+from cluster.jobs.capacity import threads_of
 from cluster.jobs.packing import Shape
 from cluster.site import Site
 from cluster.slurm import commands as slurm
@@ -44,14 +45,15 @@ class ProbeResults:
             import torch  # takes seconds
 
             device = torch.cuda.get_device_name(0)
-        where = {"host": socket.gethostname(), "device": device, "cpus": available_cpus()}
+        where = {"host": socket.gethostname(), "device": device, "cpus": available_cpus(), "threads": threads_of(shape)}
         return cls(store.root / "step_timings", where, shape)
 
     @classmethod
     def on_site(cls, store: Store, site: Site, shape: Shape) -> ProbeResults:
         """Results of the nodes of `site`."""
-        keys = {"partition", "constraint", "gres", "gpus_per_node", "cpus", "setup", "python", "srun"}
-        where = {"cluster": slurm.settings().get("ClusterName", ""), **site.model_dump(mode="json", include=keys)}
+        keys = {"constraint", "gres", "gpus_per_node", "cpus", "setup", "python", "srun"}
+        where = {"cluster": slurm.settings().get("ClusterName", ""), "partition": site.partition_of(shape.device)}
+        where |= site.model_dump(mode="json", include=keys)
         return cls(store.root / "step_timings", where, shape)
 
     def read(self, cell: Cell) -> StepTiming | None:

@@ -151,10 +151,9 @@ def executor_for(
         "srun_args": [f"--cpus-per-task={site.cpus}", *tasks, *site.srun],
         "teardown": list(teardown) or None,
         "additional_parameters": {"requeue": True},
-        **{key: getattr(site, key) for key in ("partition", "account", "qos", "constraint")},
+        "partition": site.partition_of(shape.device),
+        **{key: getattr(site, key) for key in ("account", "qos", "constraint")},
     }
-    if shape.device == "cpu" and site.cpu_partition:
-        parameters["partition"] = site.cpu_partition
     if gpus:
         parameters |= {"gres": f"{site.gres}:{gpus}"} if site.gres else {"gpus_per_node": gpus}
     executor = (_DryExecutor if dry else submitit.SlurmExecutor)(folder=folder, python=site.python)

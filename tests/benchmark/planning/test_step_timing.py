@@ -114,9 +114,22 @@ def test_another_place_has_no_pace_of_this_one(cell: Cell, tmp_path: Path, monke
         assert ProbeResults.on_site(store, SITE, other).read(cell) is None
     for key, value in (("partition", "big"), ("constraint", "a100"), ("cpus", 2), ("python", "python3")):
         assert ProbeResults.on_site(store, SITE.model_copy(update={key: value}), one).read(cell) is None
+    own = SITE.model_copy(update={"cpu_partition": "small"})
+    assert ProbeResults.on_site(store, own, one).read(cell) is None
+    gpu = Shape("cuda", 1)
+    assert ProbeResults.on_site(store, own, gpu).path(cell) == ProbeResults.on_site(store, SITE, gpu).path(cell)
     assert ProbeResults.here(store, one).read(cell) is None
     monkeypatch.setattr(slurm, "settings", lambda: {"ClusterName": "south"})
     assert ProbeResults.on_site(store, SITE, one).read(cell) is None
+
+
+def test_other_threads_have_no_pace_of_these(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.jobs.capacity.available_cpus", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    ProbeResults.here(Store(tmp_path), Shape("cpu", 1)).keep(cell, TIMING)
+    assert ProbeResults.here(Store(tmp_path), Shape("cpu", 1)).read(cell) == TIMING
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert ProbeResults.here(Store(tmp_path), Shape("cpu", 1)).read(cell) is None
 
 
 def test_a_file_that_cannot_be_read_is_measured_again(cell: Cell, tmp_path: Path) -> None:
