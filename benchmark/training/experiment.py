@@ -24,6 +24,7 @@ from benchmark.models import model_registry
 from benchmark.models.baseline import Baseline
 from benchmark.models.task import AnyTask, task_on
 from benchmark.training import gpu
+from benchmark.training.arrangement import in_layout
 from benchmark.training.model_errors import author_errors
 
 TUNING_SPLITS: tuple[SplitName, ...] = ("train", "validation")
@@ -62,11 +63,13 @@ class Experiment:
             return self.model_class(self.config, self.task)
 
     def windows(self, field: Tensor, device: torch.device, tuning: bool = False) -> dict[SplitName, Windows]:
-        """Windows of all splits over `field` (run, time, ...), which is copied to the device once if it has room.
+        """Windows of all splits over `field` (run, time, ...), as stored, in the layout that the model sees.
 
-        With `tuning`, training and validation only; frames that only the test splits use are NaN in the copy.
+        The field is copied to the device once if it has room. With `tuning`, training and validation only; frames that
+        only the test splits use are NaN in the copy.
         """
         splits, frames = self.splits, self.task.input_frames
+        field = in_layout(field, self.cell.dataset.layout).contiguous()
         if tuning:
             splits = {name: splits[name] for name in TUNING_SPLITS}
             visible = torch.full_like(field, math.nan)

@@ -22,7 +22,7 @@ from benchmark.kinds.kinds import KINDS
 from benchmark.models.baseline import Baseline
 from benchmark.models.model_digest import model_digest
 from benchmark.training import environment
-from benchmark.training.arrangement import in_layout, physical
+from benchmark.training.arrangement import physical
 from benchmark.training.checkpoint import Progress
 from benchmark.training.distributed import World
 from benchmark.training.experiment import Experiment, stored_field
@@ -59,8 +59,7 @@ def run_cell(
         recorder.finish("n/a", {}, refusal)
         return
     environment.reset_peak_memory(world.device)
-    layout = cell.dataset.layout
-    windows = experiment.windows(in_layout(stored.field, layout).contiguous(), world.device, tuning)
+    windows = experiment.windows(stored.field, world.device, tuning)
     with deterministic(cell.seed):
         model = experiment.build().to(world.device)
         # Uses no random number of the training: each epoch is seeded on its own.
@@ -78,7 +77,7 @@ def run_cell(
             recorder.finish("done", {"rmse_validation": progress.best_rmse, **measured})
             return
         network, has_weights = model, model.trained
-        model, seen = physical(model, windows, layout)
+        model, seen = physical(model, windows, cell.dataset.layout)
         metrics = _evaluate(experiment, model, stored, seen, world) | measured
         metrics |= _data_errors(stored, cell.protocol.test_steps)
         trivial = None

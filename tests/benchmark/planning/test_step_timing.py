@@ -10,7 +10,7 @@ from support import store_in, suite_in, symbench
 
 from benchmark.cell import Cell
 from benchmark.errors import MachineError
-from benchmark.planning.probe import STEPS, _Clock, measure
+from benchmark.planning.probe import STEPS, _Clock, _windows, measure
 from benchmark.planning.step_timing import StepTiming, kind
 from benchmark.suite import loading as suites
 from benchmark.training.distributed import World
@@ -56,6 +56,17 @@ def test_a_few_real_steps_are_timed(cell: Cell, tmp_path: Path, data: str) -> No
     assert timing.data == data
     assert timing.step > 0
     assert timing.forecast > 0
+
+
+def test_a_probe_sees_the_field_in_the_layout_of_the_training(cell: Cell, tmp_path: Path) -> None:
+    folder = store_in(tmp_path / "store").data_folder
+    seen, turned = (
+        _windows(changed(cell, "dataset", layout=layout), World(), folder)[0]["train"].field
+        for layout in ("physical", "published")
+    )
+    assert not torch.equal(seen, seen.mT)
+    assert torch.equal(turned, seen.mT)
+    assert turned.is_contiguous()
 
 
 def test_warm_up_is_not_counted_and_slow_steps_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
