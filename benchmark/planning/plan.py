@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from benchmark.cell import Cell, Level, ModelChoice
+from benchmark.cell import Cell, Grid, Layout, Level, ModelChoice
 from benchmark.models.task import AnyTask
 from benchmark.planning.step_timing import StepTiming
 from benchmark.suite import facts, remembered
@@ -62,11 +62,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PlanRow:
-    """Cells of one dataset, level, setting of a model, budget and resources."""
+    """Cells of one dataset, level, place, setting of a model, budget and resources."""
 
     dataset: str
     preset: str
     level: Level
+    grid: Grid
+    layout: Layout
     model: str
     label: str
     """The model, with the settings that distinguish it from others of the model in the suite."""
@@ -100,11 +102,12 @@ def open_cells_of(suite: Suite, states: Mapping[str, str]) -> tuple[Cell, ...]:
 def make_plan(suite: Suite, open_cells: Sequence[Cell], expected: Mapping[str, Estimate]) -> Plan:
     """Plan of `suite`, with the estimate of each open cell by its id."""
     labels = labels_of(suite.cells)
-    groups: dict[tuple[str, str, Level, str, str, str, str], list[Cell]] = {}
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in suite.cells:
         dataset, budget = cell.dataset, " and ".join(map(described, suite.budgets.get(cell.id, ())))
         resources, model = str(suite.own_resources.get(cell.id, "")), cell.model.name
-        key = (dataset.name, dataset.preset, dataset.level, model, labels[cell.id], budget, resources)
+        place = dataset.name, dataset.preset, dataset.level, dataset.grid, dataset.layout
+        key = (*place, model, labels[cell.id], budget, resources)
         groups.setdefault(key, []).append(cell)
     rows = []
     for key, cells in groups.items():

@@ -77,6 +77,14 @@ def test_unmeasured_cells_are_estimated_from_flops() -> None:
     assert all(row.estimate == "from FLOPs" for row in trained)
 
 
+def test_each_place_of_a_dataset_has_rows_of_its_own() -> None:
+    rows = make_plan(suites.load("handedness").only("model=e2cnn"), [], {}).rows
+    assert [(row.grid, row.layout, row.cells) for row in rows] == [
+        ("centered", "physical", 5),
+        ("centered", "published", 5),
+    ]
+
+
 @pytest.mark.parametrize("model", ["convnet", "unet", "relaxed_steerable_rotation"])
 def test_flops_of_many_widths_follow_from_three(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = suites.load("quickstart").only("model=convnet").cells[0]
