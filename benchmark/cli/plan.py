@@ -75,10 +75,11 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
         print_json({**counts, "estimated_seconds": _rounded(result.estimated_seconds), **cost, "rows": rows})
         return
     own = [key for key in ("budget", "resources") if any(getattr(row, key) for row in result.rows)]
+    places = [key for key in ("grid", "layout") if len({getattr(row, key) for row in result.rows}) > 1]
     print_table(
         loaded.name,
         [
-            {key: getattr(row, key) for key in ("dataset", "preset", "level")}
+            {key: getattr(row, key) for key in ("dataset", "preset", "level", *places)}
             | {"model": row.label}
             | {key: getattr(row, key) for key in (*own, "cells", "finished")}
             | {"time": _time(row), "estimated": row.estimate}

@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from benchmark.cell import Cell
+from benchmark.cli.main import cli
 from benchmark.evaluation.evaluate import BATCH
 from benchmark.planning import plan as plan_module
 from benchmark.planning.footprint import footprint
@@ -83,6 +85,13 @@ def test_each_place_of_a_dataset_has_rows_of_its_own() -> None:
         ("centered", "physical", 5),
         ("centered", "published", 5),
     ]
+
+
+@pytest.mark.parametrize(("suite", "shown"), [("handedness", True), ("quickstart", False)])
+def test_the_table_has_a_column_of_layouts_if_there_are_several(suite: str, shown: bool, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["plan", suite, "--only", "model=persistence", "--store", str(tmp_path)])
+    assert ("layout" in result.output, "grid" in result.output) == (shown, False)
+    assert ("published" in result.output) == shown
 
 
 @pytest.mark.parametrize("model", ["convnet", "unet", "relaxed_steerable_rotation"])
