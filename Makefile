@@ -4,8 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 TORCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
-# Python compiles a file when it is first imported; to compile all of them would take a third of the installation.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Arguments of the bench of baselines, such as `make bench BENCH="e2cnn --batch 2"` or `BENCH=--quick`.
 BENCH ?=
 # Arguments of the bench of epochs at the published size, small enough for two cores; `make paper` needs a GPU.
