@@ -74,24 +74,26 @@ def plan(selection: Selection, site: str, hours: float | None, probe: bool, pati
         counts |= {"set": list(loaded.overrides), "outdated": outdated, "mixed": review.mixed_lines, **files.counts}
         print_json({**counts, "estimated_seconds": _rounded(result.estimated_seconds), **cost, "rows": rows})
         return
-    own = [key for key in ("budget", "resources") if any(getattr(row, key) for row in result.rows)]
-    places = [key for key in ("grid", "layout") if len({getattr(row, key) for row in result.rows}) > 1]
-    print_table(
-        loaded.name,
-        [
-            {key: getattr(row, key) for key in ("dataset", "preset", "level", *places)}
-            | {"model": row.label}
-            | {key: getattr(row, key) for key in (*own, "cells", "finished")}
-            | {"time": _time(row), "estimated": row.estimate}
-            for row in result.rows
-        ],
-    )
+    print_table(loaded.name, _table(result.rows))
     unknown = sum(estimate.basis == "unknown" for estimate in expected.values())
     beside = f", and {unknown} cells of unknown time, which cannot be built" if unknown else ""
     click.echo(f"{total} cells: {total - count} finished, {count} open, about {text}{beside}")
     click.echo(f"about {files}")
     for line in (*_overrides(loaded), *review.outdated_lines, *review.mixed_lines):
         click.echo(line, err=True)
+
+
+def _table(rows: Sequence[PlanRow]) -> list[dict[str, Any]]:
+    """Rows for the terminal, with the columns that these rows need."""
+    own = [key for key in ("budget", "resources") if any(getattr(row, key) for row in rows)]
+    places = [key for key in ("grid", "layout") if len({getattr(row, key) for row in rows}) > 1]
+    return [
+        {key: getattr(row, key) for key in ("dataset", "preset", "level", *places)}
+        | {"model": row.label}
+        | {key: getattr(row, key) for key in (*own, "cells", "finished")}
+        | {"time": _time(row), "estimated": row.estimate}
+        for row in rows
+    ]
 
 
 def _rounded(seconds: float) -> float:

@@ -42,7 +42,7 @@ class Waiting(ConvNet):
         time.sleep(0 if Path(FOLDER, "go").exists() else 0.1)
 '''
 """Code of the baseline `waiting`."""
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 600
 CLUSTER = Path(__file__).with_name("cluster.py")
 COSTS = {"training_seconds", "samples_per_second", "peak_memory_bytes"}
 
