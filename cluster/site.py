@@ -56,7 +56,9 @@ class Site(Frozen):
 
     def partition_of(self, device: Literal["cpu", "cuda"]) -> str | None:
         """Partition of jobs whose ranks have that device; None: SLURM's default."""
-        return self.cpu_partition or self.partition if device == "cpu" else self.partition
+        if device == "cpu" and self.cpu_partition:
+            return self.cpu_partition
+        return self.partition
 
 
 def available() -> list[str]:

@@ -202,7 +202,7 @@ class Row:
         return ", ".join(filter(None, (self.protocol["name"], *self.varied, self.budget)))
 
     @property
-    def figure(self) -> tuple[Any, ...]:
+    def figure_key(self) -> tuple[Any, ...]:
         """Key of the figures: equal for rows with the same dataset, preset, grid, protocol and budget."""
         return (*self.panel, *self.contest[-2:])
 

@@ -26,7 +26,7 @@ def figure(board: str | Path, store: str | Path | None = None, metric: str = "rm
     panels: dict[Hashable, list[Row]] = defaultdict(list)
     for row in rows_of(board, store, metric):
         if metric in row.metrics and DATA in row.metrics:
-            panels[row.figure].append(row)
+            panels[row.figure_key].append(row)
     if not panels:
         raise UserError(f"{board}: no row has both {metric} and a measured data error; nothing to draw")
     drawn = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")

@@ -270,7 +270,7 @@ def other_metrics(document: Mapping[str, Any]) -> str:
 
 
 def _tables(document: Mapping[str, Any]) -> list[str]:
-    """Tables of the metric of each model at each level, one for each dataset and budget."""
+    """Tables of the metric of each model at each level, one for each dataset, protocol and budget."""
     lines = ["", " ".join(filter(None, (TABLE_NOTE, escape(_statistics(document)), _versions(document))))]
     metric = METRICS[document["metric"]]
 

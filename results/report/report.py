@@ -5,7 +5,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from math import inf
 from typing import Any
 
@@ -161,7 +160,7 @@ class Report:
             provenance_notes=provenance_notes(rows),
             mark=MARK,
             left_out=untuned_models(suite),
-            undrawn_panels=max(0, len({row.figure for row in rows}) - MOST_PANELS),
+            undrawn_panels=max(0, len({row.figure_key for row in rows}) - MOST_PANELS),
             tuning=_tuning(suite, self.records, self.store),
             broken=[(one.folder.relative_to(self.store.root).as_posix(), one.reason) for one in self.broken],
             provenance=_provenance(self.records[cell.id] for cell in suite.cells if cell.id in self.records),
@@ -196,12 +195,12 @@ def panels_of(rows: Sequence[Row], records: Mapping[str, Record], metric: str) -
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     one_name = len({row.protocol["name"] for row in rows}) == 1
     for row in rows:
-        groups[row.figure].append(row)
+        groups[row.figure_key].append(row)
     panels = []
     for members in list(groups.values())[:MOST_PANELS]:
         first = members[0]
-        terms = ([] if one_name else [first.protocol["name"]], first.varied, [first.budget] if first.budget else [])
-        heading = f"{first.dataset} ({', '.join((first.size, *chain(*terms)))})"
+        name = "" if one_name else first.protocol["name"]
+        heading = f"{first.dataset} ({', '.join(filter(None, (first.size, name, *first.varied, first.budget)))})"
         panels.append(Panel(heading, _plots(members, look, records, metric), beside(members)))
     return panels
 
